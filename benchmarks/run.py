@@ -1,0 +1,521 @@
+"""Measure the goals G1 to G10 and print them as Markdown: ``python -m benchmarks.run [--goals G1,G7] ...``.
+
+Everything is measured in one go, whole processes, interleaved with the reference paths on the same files. Without
+``--material`` the full-size files are made first (8 GB). ``--size small`` runs the same code on tiny files within a
+minute or two; its ratios show start-up times and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.harness import (
+    MIB,
+    ONE_THREAD,
+    Command,
+    CommandFailedError,
+    Part,
+    Sample,
+    busy_neighbours,
+    header_shapes,
+    interleave,
+    layers_of,
+    limit_parts,
+    limit_seconds,
+    measured_limits,
+    median,
+    ranks_of,
+    ratio,
+    run,
+)
+from lib_resize.synthetic import FULL, SMALL, LoraOptions, Model, write_checkpoint, write_lora
+
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULT_RECIPE = "fro_ckpt=1,thr=-3.5"
+SPECTRAL_RECIPE = "spn_ckpt=1,thr=-2.5"
+FOUR_RECIPES = "fro_ckpt=1,thr=-3.5:fro_ckpt=1,thr=-3.4:fro_ckpt=1,thr=-3.6:spn_lora=1,thr=-0.7"
+BATCH = 10
+NEIGHBOURS = 2
+
+
+# What is measured with what
+
+
+@dataclass(frozen=True)
+class Material:
+    """A checkpoint and LoRAs of rank 32 and 128."""
+
+    base: Path
+    r32: Path
+    r128: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a number, its goal, and on which side of the goal it should lie."""
+
+    goal: str
+    what: str
+    value: float
+    target: float
+    at_least: bool = True
+    unit: str = "x"
+
+    @property
+    def met(self) -> bool:
+        """Whether the goal is reached."""
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    goals: Sequence[str]
+    pairs: int
+    slow_pairs: int
+    samples: int
+    per_shape: int
+    cores: int
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What bounds one job: shared addends, the start that is not shared, and what the record asks for besides."""
+
+    parts: Sequence[Part]
+    cores: int
+    start_up: float
+    source_hash: float
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds at best, the hash of the source not counted."""
+        return limit_seconds(self.parts, self.cores, self.start_up)
+
+
+@dataclass
+class Bench:
+    """Material, a folder for outputs and caches, and all that was measured so far."""
+
+    material: Material
+    scratch: Path
+    options: Options
+    measured: dict[str, list[Sample]] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
+
+    def lora(self, name: str) -> Path:
+        """The LoRA called r32 or r128."""
+        return self.material.r32 if name == "r32" else self.material.r128
+
+    def ours(self, job: str, loras: Sequence[Path], recipe: str = DEFAULT_RECIPE, cold: bool = False) -> Command:
+        """Our command line; ``cold`` starts without known norms."""
+        output, cache = self.scratch / f"ours {job}", self.scratch / f"our cache{' cold' * cold}"
+        words = ["-m", "lib_resize", "resize", str(self.material.base), *map(str, loras)]
+        return Command(
+            [sys.executable, *words, "-o", str(output), "-r", recipe],
+            {"PYTHONPATH": str(ROOT), "RESIZE_LORA_CACHE": str(cache)},
+            [output, cache] if cold else [output],
+        )
+
+    def reference(
+        self,
+        job: str,
+        loras: Sequence[Path],
+        recipe: str = DEFAULT_RECIPE,
+        cold: bool = False,
+        threads: int = 0,
+    ) -> Command:
+        """The reference path by QR and SVD; ``threads`` 0 leaves torch its default."""
+        output, norms = (
+            self.scratch / f"reference {job}",
+            self.scratch / f"reference norms{' cold' * cold}.json",
+        )
+        words = [str(Path(__file__).with_name("references.py")), str(self.material.base), *map(str, loras)]
+        return Command(
+            [sys.executable, *words, "-o", str(output), "-r", recipe, "--norms", str(norms)],
+            ONE_THREAD if threads == 1 else {},
+            [output, norms] if cold else [output],
+        )
+
+    def measure(self, job: str, commands: Mapping[str, Command], pairs: int, warm_ups: int = 0) -> None:
+        """Interleave the commands and remember their samples under "job: name"."""
+        say(f"{job}: {', '.join(commands)} x {pairs}")
+        for name, samples in interleave(commands, pairs, warm_ups).items():
+            self.measured[f"{job}: {name}"] = samples
+
+    def warm(self, lora: str) -> dict[str, list[Sample]]:
+        """One LoRA by the default recipe, norms known: ours, the reference, the reference on one thread."""
+        paths, job = [self.lora(lora)], f"{lora} warm"
+        if self.of(job):
+            return self.of(job)
+        commands = {
+            "ours": self.ours(job, paths),
+            "reference": self.reference(job, paths),
+            "reference, one thread": self.reference(f"{job} 1", paths, threads=1),
+        }
+        self.measure(job, commands, self.options.pairs, warm_ups=1)
+        return self.of(job)
+
+    def cold(self, recipe: str, kind: str) -> dict[str, list[Sample]]:
+        """The LoRA of rank 32 when no norm of the base is known; the files are in the page cache."""
+        paths, job = [self.material.r32], f"r32 cold {kind}"
+        if self.of(job):
+            return self.of(job)
+        commands = {
+            "ours": self.ours(job, paths, recipe, cold=True),
+            "reference": self.reference(job, paths, recipe, cold=True),
+        }
+        pairs = self.options.slow_pairs if kind == "spectral" else self.options.pairs
+        read_through(self.material.base)
+        self.measure(job, commands, pairs)
+        return self.of(job)
+
+    def of(self, job: str) -> dict[str, list[Sample]]:
+        """Samples of one job by command."""
+        return {key.partition(": ")[2]: value for key, value in self.measured.items() if key.startswith(f"{job}: ")}
+
+    def written(self, job: str) -> Path:
+        """The one file that our last run of a job wrote."""
+        (path,) = (self.scratch / f"ours {job}").glob("*.safetensors")
+        return path
+
+
+def read_through(path: Path) -> None:
+    """Bring a file into the page cache, as far as it fits."""
+    with path.open("rb") as file:
+        while file.read(64 * MIB):
+            pass
+
+
+def say(text: str) -> None:
+    """Progress, beside the table."""
+    sys.stderr.write(f"[{text}]\n")
+    sys.stderr.flush()
+
+
+# The goals
+
+
+def g1(bench: Bench) -> Iterator[Row]:
+    """Rank 32, warm: wall time."""
+    samples = bench.warm("r32")
+    yield Row("G1", "r32 warm, wall", ratio(samples["reference"], samples["ours"]).wall, 4)
+    alone = ratio(samples["reference, one thread"], samples["ours"])
+    yield Row("G1", "r32 warm, wall, reference on one thread", alone.wall, 3.5)
+
+
+def g2(bench: Bench) -> Iterator[Row]:
+    """Rank 128, warm: wall time and CPU."""
+    samples = bench.warm("r128")
+    yield Row("G2", "r128 warm, wall", ratio(samples["reference"], samples["ours"]).wall, 6)
+    alone = ratio(samples["reference, one thread"], samples["ours"])
+    yield Row("G2", "r128 warm, CPU, reference on one thread", alone.cpu, 2.5)
+
+
+def g3(bench: Bench) -> Iterator[Row]:
+    """The full matrix, extrapolated from sampled layers, against our whole process."""
+    ours = median(bench.warm("r32")["ours"]).wall
+    for method, target in (("full", 1000.0), ("randomised", 150.0)):
+        seconds = full_matrix_seconds(bench, method)
+        yield Row("G3", f"r32, {method} SVD of the delta ({seconds:.3g} s extrapolated)", seconds / ours, target)
+
+
+def full_matrix_seconds(bench: Bench, method: str) -> float:
+    """Wall seconds of the full-matrix reference for the whole LoRA, on one torch thread."""
+    say(f"r32 {method} SVD of sampled layers")
+    words = [sys.executable, str(Path(__file__).with_name("references.py")), str(bench.material.r32)]
+    words += ["--full-matrix", method, "--per-shape", str(bench.options.per_shape)]
+    done = subprocess.run(words, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True)
+    return float(json.loads(done.stdout)["wall"])
+
+
+def g4(bench: Bench) -> Iterator[Row]:
+    """Cold spectral norms: time, and the worst error on sampled layers."""
+    from benchmarks.accuracy import worst_norm_errors
+
+    samples = bench.cold(SPECTRAL_RECIPE, "spectral")
+    found = ratio(samples["reference"], samples["ours"])
+    yield Row("G4", "r32 cold spectral norms, wall", found.wall, 8)
+    yield Row("G4", "r32 cold spectral norms, CPU", found.cpu, 4)
+    ours, theirs = worst_norm_errors(bench.material.base, bench.scratch / "reference norms cold.json")
+    yield Row("G4", f"worst error of a norm (reference: {100 * theirs:.2g} %)", 100 * ours, 0.1, False, " %")
+
+
+def g5(bench: Bench) -> Iterator[Row]:
+    """Cold Frobenius norms."""
+    samples = bench.cold(DEFAULT_RECIPE, "Frobenius")
+    yield Row("G5", "r32 cold Frobenius norms, wall", ratio(samples["reference"], samples["ours"]).wall, 2)
+
+
+def g6(bench: Bench) -> Iterator[Row]:
+    """More recipes on one LoRA, and more LoRAs in one run."""
+    bench.warm("r32")  # norms are known from here on
+    paths = [bench.material.r32]
+    commands = {
+        "one": bench.ours("one recipe", paths),
+        "four": bench.ours("four recipes", paths, FOUR_RECIPES),
+    }
+    bench.measure("recipes", commands, bench.options.pairs, warm_ups=1)
+    one, four = (median(bench.of("recipes")[name]).wall for name in ("one", "four"))
+    yield Row("G6", "an extra recipe, share of a first run", (four - one) / 3 / one, 0.35, False)
+    loras = copies(bench.material.r32, bench.scratch / "batch")
+    commands = {
+        "ours": bench.ours("batch", loras),
+        "reference, one thread": bench.reference("batch", loras, threads=1),
+    }
+    bench.measure("batch of 10", commands, bench.options.slow_pairs)
+    samples = bench.of("batch of 10")
+    found = ratio(samples["reference, one thread"], samples["ours"])
+    yield Row("G6", f"batch of {BATCH} r32, wall, reference on one thread", found.wall, 2.5)
+
+
+def copies(source: Path, folder: Path) -> list[Path]:
+    """The same LoRA under ten names, without more disk where links can be had."""
+    folder.mkdir(exist_ok=True)
+    paths = [folder / f"lora {index}.safetensors" for index in range(BATCH)]
+    for path in paths:
+        if not path.exists():
+            try:
+                os.link(source, path)
+            except OSError:
+                shutil.copyfile(source, path)
+    return paths
+
+
+def g7(bench: Bench) -> Iterator[Row]:
+    """Peak resident memory, mapped input included."""
+    for lora, target in (("r32", 300.0), ("r128", 1.2 * 1024)):
+        samples = bench.warm(lora)
+        yield Row("G7", f"{lora} warm, peak", median(samples["ours"]).peak / MIB, target, False, " MiB")
+        share = 1 / ratio(samples["reference"], samples["ours"]).peak
+        yield Row("G7", f"{lora} warm, peak, share of the reference", share, 0.35, False)
+    peak = median(bench.cold(DEFAULT_RECIPE, "Frobenius")["ours"]).peak / MIB
+    yield Row("G7", "r32 cold, peak", peak, 512, False, " MiB")
+
+
+def g8(bench: Bench) -> Iterator[Row]:
+    """How far a warm run is from what this machine could do at best."""
+    limits = measured_limits([8, 16, 32, 64, 128])
+    for lora, target in (("r32", 2.0), ("r128", 1.6)):
+        wall = median(bench.warm(lora)["ours"]).wall
+        kept = ranks_of(header_shapes(bench.written(f"{lora} warm")))
+        parts = limit_parts(layers_of(header_shapes(bench.lora(lora)), kept), limits)
+        source_hash = bench.lora(lora).stat().st_size / limits.sha256
+        limit = bench.limits[lora] = Limit(parts, bench.options.cores, limits.start_up, source_hash)
+        yield Row(
+            "G8",
+            f"{lora} warm, wall over the limit of {limit.seconds:.2f} s",
+            wall / limit.seconds,
+            target,
+            False,
+        )
+
+
+def g9(bench: Bench) -> Iterator[Row]:
+    """Slow-down beside busy neighbours, turn by turn with a quiet run."""
+    command = bench.ours("beside neighbours", [bench.material.r32])
+    run(command)
+    quiet, busy = [], []
+    say(f"r32 beside {NEIGHBOURS} busy neighbours x {bench.options.pairs}")
+    for _ in range(bench.options.pairs):
+        quiet.append(run(command))
+        with busy_neighbours(NEIGHBOURS):
+            busy.append(run(command))
+    bench.measured.update({"neighbours: quiet": quiet, "neighbours: busy": busy})
+    yield Row("G9", f"slow-down beside {NEIGHBOURS} busy neighbours", ratio(busy, quiet).wall, 2, False)
+
+
+def g10(bench: Bench) -> Iterator[Row]:
+    """Accuracy of what is written, and the promise of ``size=``."""
+    from benchmarks.accuracy import delta_excess, worst_sigma_error
+
+    for lora in ("r32", "r128"):
+        bench.warm(lora)
+        written, count = bench.written(f"{lora} warm"), bench.options.samples
+        excess = delta_excess(bench.lora(lora), written, count)
+        yield Row("G10", f"{lora}, error of the delta over that of exact factors", excess, 1.05, False)
+        error = worst_sigma_error(bench.lora(lora), count)
+        yield Row("G10", f"{lora}, relative error of a singular value", error, 1e-6, False, "")
+    yield Row("G10", "file made by size=, share of the target", size_share(bench), 1, False)
+
+
+def size_share(bench: Bench) -> float:
+    """Bytes of the file on disk over those asked for: a quarter of the source, in whole hundredths of a MiB."""
+    target = round(bench.material.r32.stat().st_size / 4 / MIB, 2)
+    run(bench.ours("size", [bench.material.r32], f"fro_ckpt=1,size={target}"))
+    return bench.written("size").stat().st_size / (target * MIB)
+
+
+GOALS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
+    "G1": g1,
+    "G2": g2,
+    "G3": g3,
+    "G4": g4,
+    "G5": g5,
+    "G6": g6,
+    "G7": g7,
+    "G8": g8,
+    "G9": g9,
+    "G10": g10,
+}
+
+
+# The report
+
+
+def report(bench: Bench, rows: Sequence[Row], failures: Mapping[str, str], small: bool) -> str:
+    """Everything as Markdown."""
+    note = "Tiny files: the ratios show start-up times, and the goals do not apply.\n" if small else ""
+    sections = [machine(bench.options), note, goal_table(rows), sample_table(bench.measured)]
+    sections += [limit_table(lora, limit) for lora, limit in bench.limits.items()]
+    sections += [f"{goal} could not be measured:\n\n```\n{text}\n```\n" for goal, text in failures.items()]
+    return "\n".join(section for section in sections if section)
+
+
+def machine(options: Options) -> str:
+    """What ran where."""
+    names = ("numpy", "torch", "safetensors")
+    versions = ", ".join(f"{name} {installed(name)}" for name in names)
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return (
+        f"{processor()}, {options.cores} cores, {platform.system()}{load}; "
+        f"Python {platform.python_version()}, {versions}; medians of {options.pairs} interleaved pairs "
+        f"(slow jobs: {options.slow_pairs}).\n"
+    )
+
+
+def installed(name: str) -> str:
+    """Version of a distribution."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def goal_table(rows: Sequence[Row]) -> str:
+    """Goals beside what was reached."""
+    lines = ["| goal | measure | reached | wanted | |", "|---|---|---|---|---|"]
+    for row in rows:
+        sign = "≥" if row.at_least else "≤"
+        value, target = f"{row.value:.3g}{row.unit}", f"{sign} {row.target:.4g}{row.unit}"
+        lines.append(f"| {row.goal} | {row.what} | {value} | {target} | {'met' if row.met else '**missed**'} |")
+    return "\n".join(lines) + "\n"
+
+
+def sample_table(measured: Mapping[str, Sequence[Sample]]) -> str:
+    """Medians and spread of every job."""
+    lines = ["| job | wall s, median (min .. max) | CPU s | peak MiB | n |", "|---|---|---|---|---|"]
+    for name, samples in measured.items():
+        middle, walls = median(samples), [sample.wall for sample in samples]
+        wall = f"{middle.wall:.2f} ({min(walls):.2f} .. {max(walls):.2f})"
+        lines.append(f"| {name} | {wall} | {middle.cpu:.2f} | {middle.peak / MIB:.0f} | {len(samples)} |")
+    return "\n".join(lines) + "\n"
+
+
+def limit_table(lora: str, limit: Limit) -> str:
+    """Addends of the limit, in seconds of one thread."""
+    lines = [f"| limit of {lora}, warm | seconds |", "|---|---|"]
+    lines += [f"| {part.name}, one thread | {part.seconds:.3f} |" for part in limit.parts]
+    lines.append(f"| start of the interpreter and numpy, not shared | {limit.start_up:.3f} |")
+    lines.append(f"| **wall on {limit.cores} cores** | **{limit.seconds:.3f}** |")
+    lines.append(f"| not counted: SHA-256 of the source for our record | {limit.source_hash:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+# The command
+
+
+def make_material(folder: Path, model: Model) -> Material:
+    """The files in ``folder``, made where they are missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    material = Material(*(folder / f"{name}.safetensors" for name in ("base", "r32", "r128")))
+    if not material.base.exists():
+        say(f"making {material.base}")
+        write_checkpoint(material.base, model)
+    for path, rank in ((material.r32, 32), (material.r128, 128)):
+        if not path.exists():
+            say(f"making {path}")
+            write_lora(path, LoraOptions(model, rank=rank, seed=rank))
+    return material
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--goals", default=",".join(GOALS), help="which goals, separated by commas (default: all)")
+    parser.add_argument("--pairs", type=int, default=5, help="interleaved runs of each command")
+    parser.add_argument("--slow-pairs", type=int, default=1, help="the same for jobs that take minutes")
+    parser.add_argument("--samples", type=int, default=40, help="layers sampled for accuracy")
+    parser.add_argument("--per-shape", type=int, default=2, help="layers per shape for the full-matrix reference")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores that share the limit")
+    parser.add_argument("--material", type=Path, help="folder of base, r32 and r128.safetensors; made if missing")
+    parser.add_argument("--size", choices=("full", "small"), default="full", help="of material that is made")
+    parser.add_argument("--scratch", type=Path, help="folder for outputs and caches (default: a temporary one)")
+    parser.add_argument("--output", type=Path, help="write the Markdown here too")
+    return parser.parse_args(argv)
+
+
+def measure_goals(bench: Bench) -> tuple[list[Row], dict[str, str]]:
+    """Rows of all asked goals, and why some could not be measured."""
+    rows: list[Row] = []
+    failures: dict[str, str] = {}
+    for goal in bench.options.goals:
+        try:
+            rows += GOALS[goal](bench)
+        except (CommandFailedError, subprocess.CalledProcessError) as error:
+            failures[goal] = str(error)
+            say(f"{goal} failed")
+    return rows, failures
+
+
+def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Bench, bool]:
+    """The bench whose temporary files lie in ``folder``; the second value tells whether its files are tiny."""
+    goals = [goal.strip().upper() for goal in options.goals.split(",")]
+    unknown = [goal for goal in goals if goal not in GOALS]
+    if unknown:
+        raise SystemExit(f"unknown goals {', '.join(unknown)}; known are {', '.join(GOALS)}")
+    chosen = Options(goals, options.pairs, options.slow_pairs, options.samples, options.per_shape, options.cores)
+    model = SMALL if options.size == "small" else FULL
+    material = make_material(options.material or folder / "material", model)
+    scratch = options.scratch or folder / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Bench(material, scratch, chosen), material.base.stat().st_size < 1 << 30
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; the exit code is 1 where a goal could not be measured."""
+    options = arguments(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        bench, small = bench_in(Path(folder), options)
+        rows, failures = measure_goals(bench)
+        text = report(bench, rows, failures, small)
+    sys.stdout.write(text)
+    if options.output:
+        options.output.write_text(text, "utf-8")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,71 @@
+"""Resize LoRA: LoRA files made small without changing what they draw.
+
+The public names are loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES: dict[str, str] = {
+    "ResizeError": "errors",
+    "UsageError": "errors",
+    "RecipeError": "errors",
+    "FileError": "errors",
+    "DamagedFileError": "errors",
+    "UnsupportedError": "errors",
+    "LayerError": "errors",
+    "PairingError": "errors",
+    "DeviceError": "errors",
+    "OutputError": "errors",
+    "Cancelled": "errors",
+    "Plan": "plan",
+    "LayerPlan": "plan",
+    "Recipe": "recipe.grammar",
+    "parse_recipe": "recipe.grammar",
+    "parse_recipes": "recipe.grammar",
+    "Analysis": "analysis",
+    "Checkpoint": "base.checkpoint",
+    "Settings": "batch",
+    "Outcome": "batch",
+    "resize": "batch",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from .analysis import Analysis as Analysis
+    from .base.checkpoint import Checkpoint as Checkpoint
+    from .batch import Outcome as Outcome
+    from .batch import Settings as Settings
+    from .batch import resize as resize
+    from .errors import Cancelled as Cancelled
+    from .errors import DamagedFileError as DamagedFileError
+    from .errors import DeviceError as DeviceError
+    from .errors import FileError as FileError
+    from .errors import LayerError as LayerError
+    from .errors import OutputError as OutputError
+    from .errors import PairingError as PairingError
+    from .errors import RecipeError as RecipeError
+    from .errors import ResizeError as ResizeError
+    from .errors import UnsupportedError as UnsupportedError
+    from .errors import UsageError as UsageError
+    from .plan import LayerPlan as LayerPlan
+    from .plan import Plan as Plan
+    from .recipe.grammar import Recipe as Recipe
+    from .recipe.grammar import parse_recipe as parse_recipe
+    from .recipe.grammar import parse_recipes as parse_recipes
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{home}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,96 @@
+"""The scale of a layer whose file keeps it outside the tensors: PEFT's and diffusers' configurations.
+
+PEFT multiplies ``up @ down`` by ``lora_alpha / r``, or by ``lora_alpha / sqrt(r)`` with ``use_rslora``; rank and
+alpha of single layers stand in ``rank_pattern`` and ``alpha_pattern``, whose keys match the end of a layer's name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DamagedFileError
+
+CONFIG_NAME = "adapter_config.json"
+METADATA_KEY = "lora_adapter_metadata"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One configuration, for the stems that start with its prefix."""
+
+    prefix: str
+    fields: Mapping[str, Any]
+    origin: str
+    """Where it was found, for notes."""
+
+    def scale(self, stem: str, rank: int) -> float:
+        """Scale of a layer of the given rank on disk."""
+        name = stem[len(self.prefix) :]
+        alpha = _patterned(self.fields.get("alpha_pattern"), name, self.fields.get("lora_alpha", rank))
+        return float(alpha) / (math.sqrt(rank) if self.fields.get("use_rslora") else rank)
+
+
+def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
+    """The configurations that belong to a file: in its metadata, or beside it for a PEFT adapter."""
+    if METADATA_KEY in metadata:
+        return _from_metadata(metadata[METADATA_KEY])
+    beside = path.parent / CONFIG_NAME
+    is_peft = path.stem.startswith("adapter_model") or any(stem.startswith("base_model.model.") for stem in stems)
+    if is_peft and beside.is_file():
+        return [Config(prefix="base_model.model.", fields=_read(beside), origin=CONFIG_NAME)]
+    return []
+
+
+def outer_scale(configs: list[Config], stem: str, rank: int) -> tuple[float, str] | None:
+    """Scale and its origin for a stem; None where no configuration speaks of it."""
+    for config in configs:
+        if stem.startswith(config.prefix):
+            return config.scale(stem, rank), config.origin
+    return None
+
+
+def _from_metadata(text: str) -> list[Config]:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return []  # other tools ignore it as well
+    if not isinstance(fields, dict):
+        return []
+    by_prefix: dict[str, dict[str, Any]] = {}
+    for name, value in fields.items():
+        prefix, _, field = name.rpartition(".")
+        by_prefix.setdefault(prefix, {})[field] = value
+    return [
+        Config(prefix=f"{prefix}." if prefix else "", fields=values, origin=METADATA_KEY)
+        for prefix, values in sorted(by_prefix.items(), reverse=True)
+        if "lora_alpha" in values
+    ]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        fields = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(
+            f"{path}: cannot be read as JSON ({error}). The adapter beside it needs its lora_alpha; "
+            f"repair the file, or move it away to use scale 1."
+        ) from error
+    if not isinstance(fields, dict):
+        raise DamagedFileError(f"{path}: an object was expected, found {type(fields).__name__}.")
+    return fields
+
+
+def _patterned(patterns: Any, name: str, default: Any) -> Any:
+    for pattern, value in (patterns or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", name):
+                return value
+        except re.error:
+            continue
+    return default

@@ -1,0 +1,106 @@
+"""A key of an adapter file is a layer's stem and a suffix that tells the tensor's role; here they are parted.
+
+``lora_unet_mid_block_attn_to_q.lora_down.weight`` has the stem ``lora_unet_mid_block_attn_to_q`` and the role
+``down``. Stems keep their own spelling; what they mean is the business of `lib_resize.names`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Part:
+    """One key of a file, parted."""
+
+    key: str
+    stem: str
+    role: str
+    """up, down, mid, alpha, scale, magnitude, up_bias, or the suffix itself for all other tensors."""
+    suffix: str
+    """What follows the stem, its first separator included."""
+
+
+_ROLES: dict[str, str] = {
+    ".lora_up.weight": "up",
+    ".lora_down.weight": "down",
+    ".lora_mid.weight": "mid",
+    ".lora_B.weight": "up",
+    ".lora_A.weight": "down",
+    ".lora_B": "up",
+    ".lora_A": "down",
+    ".lora.up.weight": "up",
+    ".lora.down.weight": "down",
+    ".lora_linear_layer.up.weight": "up",
+    ".lora_linear_layer.down.weight": "down",
+    ".alpha": "alpha",
+    ".scale": "scale",
+    ".dora_scale": "magnitude",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+    ".magnitude": "magnitude",
+    ".lora_B.bias": "up_bias",
+    ".diff": "diff",
+    ".diff_b": "diff_b",
+    ".set_weight": "set_weight",
+    ".reshape_weight": "reshape_weight",
+    ".w_norm": "w_norm",
+    ".b_norm": "b_norm",
+    ".on_input": "on_input",
+    ".ia3_l": "ia3_l",
+    ".oft_blocks": "oft_blocks",
+    ".oft_diag": "oft_diag",
+    ".oft_R.weight": "oft_R",
+    ".oft_R": "oft_R",
+    ".boft_R": "boft_R",
+    ".boft_s": "boft_s",
+    ".rescale": "rescale",
+    ".bias_indices": "bias_indices",
+    ".bias_values": "bias_values",
+    ".bias_size": "bias_size",
+    ".lambda_layer": "lambda_layer",
+    ".p_layer.weight": "p_layer",
+    ".q_layer.weight": "q_layer",
+    **{f".hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f".lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t1", "t2")},
+    **{f".{part}.weight": part for part in ("a1", "a2", "b1", "b2", "bm")},
+}
+_LONGEST = max(suffix.count(".") for suffix in _ROLES)
+
+_PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
+    # diffusers' attention processors (to_q_lora.down.weight) and XLabs' (qkv_lora1.down.weight)
+    (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\d*\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
+    # PEFT in memory, its adapter's name left in the key (lora_A.default.weight)
+    (
+        re.compile(r"^(?P<stem>.+)(?P<suffix>\.(?P<word>lora_A|lora_B|lora_magnitude_vector)\.[^.]+(?:\.weight)?)$"),
+        {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"},
+    ),
+    # cloneofsimo's numbered layers (unet:0:up)
+    (re.compile(r"^(?P<stem>[^:]+:\d+)(?P<suffix>:(?P<word>up|down))$"), {"up": "pti_up", "down": "pti_down"}),
+    # Control-LoRA's bare factors
+    (re.compile(r"^(?P<stem>.+)(?P<suffix>\.(?P<word>up|down))$"), {"up": "bare_up", "down": "bare_down"}),
+)
+
+
+def part(key: str) -> Part:
+    """Parts a key. One without a known suffix has its whole self as stem and an empty role."""
+    at = len(key)
+    found: Part | None = None
+    for _ in range(_LONGEST):
+        at = key.rfind(".", 0, at)
+        if at <= 0:
+            break
+        role = _ROLES.get(key[at:])
+        if role is not None:
+            found = Part(key, key[:at], role, key[at:])
+    if found is not None and found.role not in _SHADOWED:
+        return found
+    for pattern, roles in _PATTERNS:
+        match = pattern.match(key)
+        if match:
+            return Part(key, match["stem"], roles[match["word"]], match["suffix"])
+    return found or Part(key, key, "", "")
+
+
+_SHADOWED = frozenset({"diff"})  # words too short to outweigh a longer pattern

@@ -1,0 +1,242 @@
+"""Many LoRAs, many recipes: each file is read and decomposed once, whatever the number of recipes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .adapters.layer import Adapter
+from .adapters.merge import merge
+from .adapters.read import read_adapter
+from .adapters.write import Style
+from .analysis import Analysis, Bench, analyse
+from .base.checkpoint import Checkpoint
+from .base.pairing import looks_like_checkpoint
+from .errors import Cancelled, FileError, ResizeError, UnsupportedError
+from .files.header import read_header
+from .files.outname import SUFFIX, fold, names_in_tree, unique_path
+from .files.reader import SafeFile
+from .files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
+from .files.stamp import RECORD, made_by_us
+from .jobs import Job, execute, prepare, stem_details, wished_stem
+from .linalg.arrays import open_arrays
+from .linalg.threads import one_blas_thread, usable_cores
+from .plan import Plan
+from .progress import Progress, Quiet
+from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
+from .sources import Source
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is asked for beside the sources."""
+
+    recipes: tuple[Recipe, ...] = ()
+    """Empty: ``fro_ckpt=1,thr=-3.5`` with a base model, ``high`` without."""
+    output: Path | None = None
+    """Folder of the results; None: beside each source."""
+    base: Checkpoint | Path | None = None
+    """A path is opened for the batch; a checkpoint that is open already stays open."""
+    style: Style = field(default_factory=Style)
+    suffix: str | None = None
+    """Ends the new name in place of the recipe."""
+    device: str = "cpu"
+    threads: int | None = None
+    """Workers; None: one a core."""
+    dry_run: bool = False
+    overwrite: bool = False
+    skip_existing: bool = False
+    sidecars: bool = True
+
+    @property
+    def all_recipes(self) -> tuple[Recipe, ...]:
+        """The recipes asked for, or the default."""
+        return self.recipes or parse_recipes(DEFAULT_WITH_BASE if self.base else DEFAULT_WITHOUT_BASE)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one source and one recipe."""
+
+    source: str
+    plan: Plan | None = None
+    """None where it failed, or was skipped before it was looked at."""
+    job: Job | None = field(default=None, compare=False)
+    """For those who want to look closer."""
+    error: ResizeError | None = None
+    skipped: Path | None = None
+    """The result that was there already."""
+    sidecars: tuple[Path, ...] = ()
+
+
+def resize(
+    sources: Sequence[Source], settings: Settings, progress: Progress | None = None
+) -> Iterator[Outcome]:
+    """Resizes each source by each recipe, one after the other, and yields what became of it.
+
+    A failure of one source is an outcome. Raises PairingError and the like never; UsageError, DeviceError and
+    FileError where nothing can begin (device, base model), and Cancelled where `progress` asks for it.
+    """
+    with contextlib.ExitStack() as stack:
+        workshop = _Workshop(settings, progress or Quiet(), stack)
+        for source in sources:
+            yield from workshop.outcomes(source)
+
+
+class _Workshop:
+    """What all sources of a batch share."""
+
+    def __init__(self, settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> None:
+        self.settings = settings
+        arrays = open_arrays(settings.device)
+        workers = (settings.threads or usable_cores()) if settings.device == "cpu" else 1
+        stack.enter_context(one_blas_thread())
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        self.bench = Bench(arrays, pool, progress)
+        self.checkpoint = settings.base if isinstance(settings.base, Checkpoint) else None
+        if isinstance(settings.base, Path):
+            self.checkpoint = Checkpoint(settings.base)
+            stack.callback(self.checkpoint.close)
+        self.names = _Names(settings)
+
+    def outcomes(self, source: Source) -> Iterator[Outcome]:
+        """One outcome a recipe, or one for all where the source cannot be read."""
+        done, left = self._skipped(source)
+        yield from done
+        if not left:
+            return
+        try:
+            with _opened(source) as adapter:
+                yield from self._of_adapter(source, adapter, left)
+        except Cancelled:
+            raise
+        except ResizeError as error:
+            yield Outcome(source.label, error=error)
+        except (OSError, MemoryError) as error:
+            yield Outcome(source.label, error=FileError(f"{source.label}: {error or 'out of memory'}"))
+
+    def _skipped(self, source: Source) -> tuple[list[Outcome], list[Recipe]]:
+        """What need not be opened, and the recipes that are left."""
+        if not self.settings.skip_existing:
+            return [], list(self.settings.all_recipes)
+        found = [(recipe, self.names.existing(source, recipe)) for recipe in self.settings.all_recipes]
+        done = [Outcome(source.label, skipped=path) for _, path in found if path is not None]
+        return done, [recipe for recipe, path in found if path is None]
+
+    def _of_adapter(self, source: Source, adapter: Adapter, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
+        if source.found and made_by_us(adapter.metadata):
+            yield Outcome(source.label, skipped=source.members[0].path)
+            return
+        hashes = [] if self.settings.dry_run else [self.bench.pool.submit(file.sha256) for file in adapter.files]
+        analysis = analyse(adapter, self.checkpoint, recipes, self.bench)
+        for recipe in recipes:
+            try:
+                yield self._of_recipe(source, analysis, recipe, hashes)
+            except Cancelled:
+                raise
+            except ResizeError as error:
+                yield Outcome(source.label, error=error)
+
+    def _of_recipe(
+        self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Sequence[Future[str]]
+    ) -> Outcome:
+        settings = self.settings
+        job = prepare(analysis, recipe, settings.style, self.names.placer(source), suffix=settings.suffix)
+        self.names.claim(job.path)
+        if settings.skip_existing and job.path.exists():
+            return Outcome(source.label, job.plan, job, skipped=job.path)
+        if settings.dry_run:
+            return Outcome(source.label, job.plan, job)
+        plan = execute(job, self.bench, [future.result() for future in hashes], overwrite=settings.overwrite)
+        copies = _copy_sidecars(source, job.path, settings)
+        return Outcome(source.label, plan, job, sidecars=tuple(copies))
+
+
+class _Names:
+    """Where results go: under names that no other file of the tree has, for hosts know a LoRA by that alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._trees: dict[Path, set[str]] = {}
+        self._claimed: set[str] = set()
+
+    def placer(self, source: Source) -> _Placer:
+        own = source.members[0].path.parent
+        root = self._settings.output or own
+        if root not in self._trees:
+            self._trees[root] = names_in_tree(root)
+        folder = root / source.below if self._settings.output else own
+        here = {fold(path.stem) for path in folder.glob(f"*{SUFFIX}")}
+        return _Placer(folder, self._trees[root] - here, self._claimed)
+
+    def claim(self, path: Path) -> None:
+        self._claimed.add(fold(path.stem))
+
+    def existing(self, source: Source, recipe: Recipe) -> Path | None:
+        """The result of an earlier run, where its name or its own record tells."""
+        place = self.placer(source)
+        if recipe.selection == "thr" or self._settings.suffix is not None or not recipe.weights:
+            threshold = recipe.value if recipe.selection == "thr" else None
+            path = place(wished_stem(source.name, recipe, threshold, self._settings.suffix))
+            return path if path.exists() else None
+        beginning = f"{source.name}_{stem_details(recipe)}_th"
+        for path in sorted(place.folder.glob(f"*{SUFFIX}")):
+            if path.name.startswith(beginning) and _is_result(path, recipe):
+                return path
+        return None
+
+
+@dataclass(frozen=True)
+class _Placer:
+    """From a wished stem to a path. A file under that very path is not in the way: the writer asks about it."""
+
+    folder: Path
+    elsewhere: set[str]
+    """Folded stems in other folders of the tree."""
+    claimed: set[str]
+    """Folded stems of this batch's results."""
+
+    def __call__(self, stem: str) -> Path:
+        return unique_path(self.folder, stem, lambda folded: folded in self.elsewhere or folded in self.claimed)
+
+
+def _is_result(path: Path, recipe: Recipe) -> bool:
+    try:
+        return f'"recipe":"{recipe}"' in read_header(path).metadata.get(RECORD, "").replace(": ", ":")
+    except ResizeError:
+        return False
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[Adapter]:
+    with contextlib.ExitStack() as stack:
+        adapters = []
+        for member in source.members:
+            file = SafeFile(member.path)
+            stack.callback(file.close)
+            adapters.append(_read(file))
+        if source.is_plain:
+            yield adapters[0]
+        else:
+            yield merge(adapters, [member.weight for member in source.members], source.name)
+
+
+def _read(file: SafeFile) -> Adapter:
+    if looks_like_checkpoint(file.header.entries):
+        raise UnsupportedError(
+            f"{file.path}: this is a base model, not a LoRA. To compare with it, name it first or after --base."
+        )
+    return read_adapter(file)
+
+
+def _copy_sidecars(source: Source, target: Path, settings: Settings) -> list[Path]:
+    lora = source.members[0].path
+    if not settings.sidecars or not has_sidecars(lora):
+        return []
+    with SafeFile(target) as file:
+        facts = SidecarFacts(bytes=file.header.file_bytes, sha256=file.sha256())
+    return copy_sidecars(lora, target, facts=facts, overwrite=settings.overwrite)

@@ -1,0 +1,136 @@
+"""The command ``resize-lora``: arguments only. numpy is imported when a subcommand runs, torch when a device asks."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from . import __version__
+from .errors import ResizeError, UsageError
+from .linalg.threads import ask_for_one_blas_thread
+from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipes
+
+DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status: 0, 1 where a file failed, 2 for a bad command, 130 for Ctrl-C."""
+    _speak_any_language()
+    parsed = _parser().parse_args(arguments)
+    ask_for_one_blas_thread()
+    from . import commands
+
+    try:
+        return int(getattr(commands, parsed.command)(parsed))
+    except UsageError as error:
+        print(f"resize-lora: {error}", file=sys.stderr)
+        return 2
+    except ResizeError as error:
+        print(f"resize-lora: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("resize-lora: stopped; finished files stay, nothing is half written.", file=sys.stderr)
+        return 130
+
+
+def _speak_any_language() -> None:
+    """A name that the terminal cannot show must not stop the work."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="resize-lora", description="Makes LoRA files small without changing what they draw."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_resize(commands.add_parser("resize", help="make smaller files", **_described(_RESIZE, _RECIPES)))
+    _add_inspect(commands.add_parser("inspect", help="look at a file", **_described(_INSPECT)))
+    _add_demo(commands.add_parser("demo", help="see it work on files made for the purpose", **_described(_DEMO)))
+    return parser
+
+
+def _described(description: str, epilog: str | None = None) -> dict[str, object]:
+    return {
+        "description": description,
+        "epilog": epilog,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+
+
+_RESIZE = """\
+Resizes LoRA files. A checkpoint may stand first: it is known by its content, and dimensions are then compared
+with its layers. Folders are searched through; "style.safetensors:0.6,char.safetensors:0.4" merges first."""
+
+_INSPECT = """\
+Tells what a LoRA file is, how many of its dimensions matter, how small each preset would make it, and what a
+host would refuse."""
+
+_DEMO = """\
+Makes a small SDXL-shaped checkpoint and LoRAs, resizes them by three recipes and prints the table."""
+
+
+def _rows(table: dict[str, str]) -> str:
+    return "\n".join(f"  {name:14} {text}" for name, text in table.items())
+
+
+_RECIPES = f"""\
+recipes: items separated by commas, several recipes by colons; exactly one selection each.
+scores, with weights, such as fro_ckpt=0.8,params=0.2 (log10 of a dimension's strength less the weighted references):
+{_rows(SCORES)}
+selections:
+{_rows(SELECTIONS)}
+limits:
+{_rows(LIMITS)}
+rescale=X multiplies the LoRA's strength. Presets:
+{_rows(PRESETS)}"""
+
+
+def _recipes(text: str) -> object:
+    try:
+        return parse_recipes(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _add_resize(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="FILE", help="[checkpoint] LoRA files, folders, patterns or merges")
+    add("-o", "--output_folder", "--output-folder", metavar="DIR", help="folder of the results (default: beside each)")
+    add("-r", "--score_recipes", "--recipes", type=_recipes, metavar="RECIPES",
+        help=f"what to keep (default: {DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without)")  # fmt: skip
+    add("-t", "--output_dtype", "--output-dtype", choices=DTYPE_WORDS, default="16",
+        help="numbers of the result: float16, float32, bfloat16, float8 (e4m3), or as they were (default: 16)")  # fmt: skip
+    add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
+    add("-v", "--verbose", action="count", default=0, help="thresholds and quantiles; -vv also each layer")
+    add("--base", metavar="FILE", help="the checkpoint, named outright")
+    add("--dry-run", action="store_true", help="say what would be, exact sizes included, and write nothing")
+    add("--report", metavar="FILE.json", help="write all figures, layer by layer, as JSON")
+    add("--naming", choices=("keep", "kohya"), default="keep",
+        help="kohya: rename layers to the spelling that every host loads")  # fmt: skip
+    add("--suffix", help="ends the new name in place of the recipe")
+    add("--overwrite", action="store_true", help="replace results that are there already; never the source")
+    add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
+    add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
+    add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
+    add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+
+
+def _threads(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads, 1 or more")
+    return int(text)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="FILE", help="LoRA files, folders or patterns")
+    parser.add_argument("--json", action="store_true", help="the same as a JSON list")
+    parser.add_argument("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--keep", metavar="DIR", help="put the files there and leave them (default: a temporary folder)")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="as for resize")

@@ -1,0 +1,227 @@
+"""The subcommands: from parsed arguments to calls of the library, and from outcomes to text and exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import report
+from .adapters.write import DTYPES, Style
+from .base.checkpoint import Checkpoint
+from .base.pairing import looks_like_checkpoint
+from .batch import Outcome, Settings
+from .batch import resize as resize_all
+from .errors import OutputError, ResizeError, UsageError
+from .files.reader import SafeFile
+from .progress import Quiet
+from .recipe.grammar import parse_recipes
+from .sources import Source, expand
+
+
+def resize(arguments: argparse.Namespace) -> int:
+    """``resize-lora resize``."""
+    base, names = _base_and_loras(arguments)
+    sources = expand(names)
+    settings = Settings(
+        recipes=arguments.score_recipes or (),
+        output=Path(arguments.output_folder) if arguments.output_folder else None,
+        base=base,
+        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya"),
+        suffix=arguments.suffix,
+        device=arguments.device,
+        threads=arguments.threads,
+        dry_run=arguments.dry_run,
+        overwrite=arguments.overwrite,
+        skip_existing=arguments.skip_existing,
+        sidecars=not arguments.no_sidecars,
+    )
+    return _run(sources, settings, arguments)
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """``resize-lora inspect``."""
+    from .inspect import describe
+
+    findings, failed = [], False
+    for source in expand(arguments.inputs):
+        path = source.members[0].path
+        try:
+            found = describe(path, threads=arguments.threads)
+        except ResizeError as error:
+            failed = True
+            if arguments.json:
+                findings.append({"source": str(path), "error": str(error)})
+            else:
+                print(f"resize-lora: {error}", file=sys.stderr)
+            continue
+        findings.append(found.as_json())
+        if not arguments.json:
+            print(found.as_text() + "\n")
+    if arguments.json:
+        print(json.dumps(findings, indent=2, ensure_ascii=False))
+    return int(failed)
+
+
+_DEMO_RECIPES = "medium:fro_ckpt=1,thr=-3.5:fro_lora=1,size=0.25"
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """``resize-lora demo``: the whole way on files made for the purpose."""
+    if arguments.keep:
+        return _demo_in(Path(arguments.keep), arguments)
+    with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
+        return _demo_in(Path(folder), arguments)
+
+
+def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
+    from .synthetic import LoraOptions, write_checkpoint, write_lora
+
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "small_sdxl.safetensors"
+    write_checkpoint(checkpoint)
+    loras = [folder / "pastry.safetensors", folder / "ink_locon.safetensors"]
+    write_lora(loras[0], LoraOptions(rank=32, seed=1))
+    write_lora(loras[1], LoraOptions(rank=16, conv=True, conv_rank=8, seed=2))
+    print(f"A small SDXL-shaped checkpoint and {len(loras)} LoRAs, resized by {_DEMO_RECIPES}\n")
+    settings = Settings(
+        recipes=parse_recipes(_DEMO_RECIPES), output=folder / "resized", base=checkpoint, overwrite=True
+    )
+    chosen = argparse.Namespace(verbose=arguments.verbose, report=None, continue_on_error=False, dry_run=False)
+    status = _run(expand([str(path) for path in loras]), settings, chosen)
+    if arguments.keep:
+        print(f"\nThe files are in {folder}.")
+    return status
+
+
+def _base_and_loras(arguments: argparse.Namespace) -> tuple[Checkpoint | None, list[str]]:
+    """A checkpoint may stand first; it is known by its content."""
+    names = list(arguments.inputs)
+    if arguments.base:
+        return Checkpoint(Path(arguments.base)), names
+    first = _checkpoint(Path(names[0]))
+    if first is not None and len(names) == 1:
+        raise UsageError(f"{first.path} is a checkpoint; name the LoRA files after it.")
+    return first, names[1:] if first else names
+
+
+def _checkpoint(path: Path) -> Checkpoint | None:
+    """The base model in a file; None where it is none, and where it cannot be read, which is told in its turn."""
+    if not path.is_file():
+        return None
+    try:
+        file = SafeFile(path)
+    except ResizeError:
+        return None
+    if looks_like_checkpoint(file.header.entries):
+        return Checkpoint(file)
+    file.close()
+    return None
+
+
+def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.report:
+        _check_writable(Path(arguments.report))
+    outcomes: list[Outcome] = []
+    with _Bars(len(sources)) as bars:
+        for outcome in _until_failure(resize_all(sources, settings, bars), arguments.continue_on_error):
+            outcomes.append(outcome)
+            bars.file(outcome.source)
+            for line in _lines(outcome, arguments.verbose):
+                bars.say(line, error=outcome.error is not None)
+    _finish(outcomes, arguments)
+    return int(any(outcome.error for outcome in outcomes))
+
+
+def _until_failure(outcomes: Iterator[Outcome], go_on: bool) -> Iterator[Outcome]:
+    for outcome in outcomes:
+        yield outcome
+        if outcome.error and not go_on:
+            return
+
+
+def _lines(outcome: Outcome, verbose: int) -> Iterator[str]:
+    if outcome.error is not None:
+        yield f"resize-lora: {outcome.error}"
+        return
+    if outcome.plan is None:
+        yield f"{outcome.source}: skipped, {outcome.skipped} is there already"
+        return
+    if verbose and outcome.job is not None:
+        yield from report.thresholds(outcome.job)
+    if verbose > 1:
+        yield from report.layer_lines(outcome.plan)
+    for note in report.notes(outcome.plan):
+        yield f"{Path(outcome.plan.output).name}: {note}"
+
+
+def _finish(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
+    if outcomes:
+        print(report.table(outcomes))
+    if arguments.dry_run:
+        print("Nothing was written (--dry-run).")
+    if arguments.report:
+        text = json.dumps(report.as_json(outcomes), indent=1, ensure_ascii=False)
+        _write_report(Path(arguments.report), text)
+
+
+def _check_writable(path: Path) -> None:
+    """Said before hours of work, not after."""
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"--report {path}: the folder is not there, or this is a folder; name a file to write.")
+
+
+def _write_report(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(text + "\n", "utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"--report {path}: cannot be written: {error.strerror}.") from error
+
+
+class _Bars(Quiet):
+    """One bar over files and one over layers, on a terminal; nothing in a pipe."""
+
+    def __init__(self, files: int) -> None:
+        self._bars: tuple[Any, Any] | None = None
+        self._seen: set[str] = set()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bars = tqdm(total=files, unit="file", leave=False), tqdm(unit="layer", leave=False, position=1)
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for bar in self._bars or ():
+            bar.close()
+
+    def start(self, stage: str, total: int) -> None:
+        if self._bars:
+            self._bars[1].reset(total=total)
+            self._bars[1].set_description(stage)
+
+    def step(self, count: int = 1) -> None:
+        if self._bars:
+            self._bars[1].update(count)
+
+    def file(self, source: str) -> None:
+        """A source is told of once, whatever the number of its recipes."""
+        if self._bars and source not in self._seen:
+            self._seen.add(source)
+            self._bars[0].update()
+
+    def say(self, line: str, *, error: bool = False) -> None:
+        """A line that does not disturb the bars."""
+        stream = sys.stderr if error else sys.stdout
+        if self._bars:
+            self._bars[0].write(line, file=stream)
+        else:
+            print(line, file=stream)

@@ -1,0 +1,63 @@
+"""Every error of the package, one tree.
+
+ResizeError                 anything that we refuse or that went wrong; its text is meant for the user
+├── UsageError              the command or call makes no sense (exit code 2)
+│   └── RecipeError         a recipe that cannot be read; raised before any file is opened
+├── FileError               a file that cannot be used; the message starts with its path
+│   ├── DamagedFileError    not a whole, well-formed safetensors file
+│   └── UnsupportedError    well-formed, but of a kind that we refuse by name
+├── LayerError              one layer of a LoRA cannot be computed (NaN, Inf, ranks that differ)
+├── PairingError            the recipe needs the base model and a layer has no partner there
+├── DeviceError             the asked device or its library is not there
+├── OutputError             the result cannot be written (exists, no room, not allowed)
+└── Cancelled               the user stopped the job
+
+A caller who wants one handler writes ``except ResizeError as error: print(error)``.
+A message says what was found, where, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+
+class ResizeError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class UsageError(ResizeError):
+    """The command line or a call asks for something impossible."""
+
+
+class RecipeError(UsageError):
+    """A recipe has an unknown word, a bad number or no single selection."""
+
+
+class FileError(ResizeError):
+    """A file cannot be used."""
+
+
+class DamagedFileError(FileError):
+    """A file is not a complete, well-formed safetensors file."""
+
+
+class UnsupportedError(FileError):
+    """A file is well-formed, but we do not handle its kind."""
+
+
+class LayerError(ResizeError):
+    """A layer of a LoRA holds values or shapes that cannot be resized."""
+
+
+class PairingError(ResizeError):
+    """A recipe needs the base model's weights and a layer has no partner there."""
+
+
+class DeviceError(ResizeError):
+    """The asked compute device is not available."""
+
+
+class OutputError(ResizeError):
+    """A result cannot be written."""
+
+
+class Cancelled(ResizeError):
+    """The user stopped the job; nothing was left behind."""

@@ -1,0 +1,267 @@
+"""Whole files or no files: a draft under a temporary name, then one step to the final one. Stdlib only.
+
+The temporary lies in the folder of the final file, so that the last step is a rename on one disk, and its
+name ends in ``.part``, so that no host lists it as a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from ..errors import OutputError
+
+_DRAFT_NAME = re.compile(r"\.resize-lora-[0-9a-f]{16}\.part")
+_STALE_SECONDS = 24 * 3600
+_GATHER_BYTES = 1 << 20
+# What file systems without hard links answer: FAT, some network and FUSE mounts, Android.
+_NO_LINKS = frozenset(
+    (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
+)
+_WINDOWS_IN_USE = (32, 33, 1224)  # sharing violation, lock violation, user-mapped section open
+
+
+def mib(nbytes: int) -> str:
+    """Bytes as text in MiB (2**20 bytes), with two decimals."""
+    return f"{nbytes / 2**20:.2f} MiB"
+
+
+class Draft:
+    """A new file that gets its final name only when it is complete.
+
+    ``with Draft(final) as draft:`` then ``open``, ``write``…, ``finish``, ``publish``. Whatever ends the
+    block early, Ctrl-C included, the temporary is removed and the final name is as it was. All its own
+    failures are ``OutputError``; errors raised by the code inside the block pass unchanged.
+    """
+
+    def __init__(self, final: Path, *, overwrite: bool = False) -> None:
+        self.final = final
+        self.overwrite = overwrite
+        self.path = final.parent / f".resize-lora-{secrets.token_hex(8)}.part"
+        """The temporary; it exists from ``open`` until ``publish``."""
+        self._fd = -1
+        self._gathered = bytearray()
+
+    def __enter__(self) -> Draft:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def open(self) -> None:
+        """Make the folder if need be, refuse what is already clear to fail, create the empty temporary."""
+        with _in_plain_words(self.final):
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+            refuse_taken(self.final, overwrite=self.overwrite)
+            sweep(self.final.parent)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            self._fd = os.open(self.path, flags, 0o666)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes; small pieces are gathered into larger writes."""
+        if self._gathered and len(self._gathered) + len(data) > _GATHER_BYTES:
+            self._flush()
+        if len(data) > _GATHER_BYTES // 4:
+            self._flush()
+            self._write_all(memoryview(data))
+        else:
+            self._gathered += data
+
+    def rewrite_start(self, data: bytes) -> None:
+        """Replace the first bytes of what was written."""
+        self._flush()
+        with _in_plain_words(self.final):
+            os.lseek(self._fd, 0, os.SEEK_SET)
+        self._write_all(memoryview(data))
+        with _in_plain_words(self.final):
+            os.lseek(self._fd, 0, os.SEEK_END)
+
+    def finish(self) -> None:
+        """Bring all bytes to the disk and close the temporary."""
+        self._flush()
+        with _in_plain_words(self.final):
+            os.fsync(self._fd)
+        self._close()
+
+    def publish(self) -> None:
+        """Give the finished file its final name, in one step."""
+        with _in_plain_words(self.final):
+            if self.overwrite:
+                self.path.replace(self.final)
+            else:
+                _move_if_free(self.path, self.final)
+            _sync_folder(self.final.parent)
+
+    def _flush(self) -> None:
+        gathered, self._gathered = self._gathered, bytearray()
+        self._write_all(memoryview(gathered))
+
+    def _write_all(self, view: memoryview) -> None:
+        with _in_plain_words(self.final):
+            while len(view):
+                view = view[os.write(self._fd, view) :]
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def write_whole(final: Path, data: bytes, *, overwrite: bool = False) -> None:
+    """Write a small file completely or not at all. Raises ``OutputError``."""
+    with Draft(final, overwrite=overwrite) as draft:
+        draft.open()
+        draft.write(data)
+        draft.finish()
+        draft.publish()
+
+
+def refuse_taken(final: Path, *, overwrite: bool) -> None:
+    """Raise ``OutputError`` if the name cannot be used: taken without ``overwrite``, a folder, too long."""
+    with _in_plain_words(final):
+        try:
+            os.lstat(final)
+        except FileNotFoundError:
+            return
+    if final.is_dir():
+        raise OutputError(f"{final}: there is a folder of this name. Choose another name.")
+    if not overwrite:
+        raise OutputError(_exists(final))
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Raise ``OutputError`` if the disk of this existing folder has fewer than ``needed`` bytes free."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return
+    # Some network mounts report a size of zero; they cannot tell, and the write itself will.
+    if usage.total > 0 and usage.free < needed:
+        raise OutputError(
+            f"{folder}: the disk has {mib(usage.free)} free, the file needs {mib(needed)}. "
+            "Free some space or choose another folder."
+        )
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporaries of runs that died more than a day ago; anything else is left alone."""
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for item in found:
+            if _DRAFT_NAME.fullmatch(item.name):
+                _remove_if_stale(item)
+
+
+def _remove_if_stale(item: os.DirEntry[str]) -> None:
+    with contextlib.suppress(OSError):
+        if item.is_file(follow_symlinks=False):
+            age = time.time() - item.stat(follow_symlinks=False).st_mtime
+            if age > _STALE_SECONDS:
+                Path(item.path).unlink()
+
+
+def _move_if_free(temporary: Path, final: Path) -> None:
+    """Rename without ever replacing: of several processes that try at once, exactly one succeeds."""
+    if sys.platform == "win32":
+        temporary.rename(final)  # fails by itself if the name is taken
+        return
+    try:
+        os.link(temporary, final)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _move_under_lock(temporary, final)
+    else:
+        temporary.unlink()
+
+
+def _move_under_lock(temporary: Path, final: Path) -> None:
+    """For file systems without hard links: look, then rename, while no other run of ours can."""
+    with _locked_folder(final.parent):
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
+        temporary.rename(final)
+
+
+@contextlib.contextmanager
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Hold an advisory lock on the folder itself: nothing to clean up, and a kill releases it."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system can (Windows cannot open folders)."""
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def _in_plain_words(final: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(explain(error, final)) from error
+    except ValueError as error:  # a NUL in the path
+        raise OutputError(f"{str(final)!r}: this cannot be a file name: {error}.") from error
+
+
+def _exists(final: Path) -> str:
+    return f"{final}: this file exists already. Choose another name, or allow overwriting (--overwrite)."
+
+
+def explain(error: OSError, final: Path) -> str:
+    """What a failed write to ``final`` means for the user, and what to do."""
+    if isinstance(error, FileExistsError):
+        return _exists(final) if os.path.lexists(final) else f"{final}: a file stands where its folder should be."
+    if getattr(error, "winerror", None) in _WINDOWS_IN_USE:
+        return f"{final}: another program has the file open, perhaps a WebUI that loaded it. Close it there."
+    words = _WORDS.get(error.errno or 0)
+    if words is None:
+        return f"{final}: cannot be written: {error.strerror or error}."
+    return f"{final}: {words.format(folder=final.parent, length=len(os.fsencode(final.name)))}"
+
+
+_DENIED = "we are not allowed to write in the folder {folder}. Check its permissions or choose another folder."
+_FULL = "no room is left on the disk of {folder}. Free some space or choose another folder."
+_WORDS = {
+    errno.EACCES: _DENIED,
+    errno.EPERM: _DENIED,
+    errno.EROFS: "the disk of {folder} is mounted read-only. Choose another folder.",
+    errno.ENOSPC: _FULL,
+    getattr(errno, "EDQUOT", errno.ENOSPC): _FULL,
+    errno.EFBIG: "the file is larger than this disk or account allows in one file. Choose another folder.",
+    errno.ENAMETOOLONG: "the name is too long ({length} bytes; most disks allow 255). Choose a shorter one.",
+    errno.ENOTDIR: "a file stands where its folder should be. Choose another folder.",
+    errno.ENOENT: "the folder {folder} is gone. Is the drive still there?",
+    errno.EIO: "the disk reported a fault while writing. Check the disk, and the room that is left on it.",
+}

@@ -1,0 +1,215 @@
+"""The files that lie beside a LoRA and share its name: copied along, and made true. Standard library only.
+
+Previews, descriptions and examples are copied as they are. JSON ones (WebUI user metadata, Civitai Helper,
+LoRA Manager, StabilityMatrix) are copied with what they say of the file itself made true (name, path, size,
+SHA-256, preview, time) or taken out (other hashes, precision); all they say of the work stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import OutputError
+from .atomic import write_whole
+
+PREVIEW_TYPES = ("png", "jpg", "jpeg", "webp", "gif", "mp4", "webm")
+_PREVIEWS = tuple(f"{lead}.{kind}" for kind in PREVIEW_TYPES for lead in ("", ".preview"))
+_TEXTS = (".txt", ".description.txt")
+_JSONS = (".json", ".civitai.info", ".metadata.json", ".cm-info.json")
+_EXAMPLE = re.compile(r"\.example\.[0-9]+\.(?!safetensors$|pt$|ckpt$|bin$)[a-z0-9]+")
+_INDENT = re.compile(r"\{\r?\n([ \t]+)\"")
+
+
+@dataclass(frozen=True)
+class SidecarFacts:
+    """What is true of the new LoRA file."""
+
+    bytes: int
+    """Its size."""
+    sha256: str
+    """SHA-256 of the whole file, hex."""
+    source_sha256: str | None = None
+    """The same of the source; helps to find it in lists of several files."""
+
+
+def copy_sidecars(source: Path, target: Path, *, facts: SidecarFacts, overwrite: bool = False) -> list[Path]:
+    """Copy every sidecar of the LoRA ``source`` to the name of ``target``; returns what was written.
+
+    Sidecars that exist already stay as they are unless ``overwrite``. Each is written whole or not at all.
+    Raises ``OutputError`` naming all that failed, after all were tried; the rest has then been copied.
+    """
+    about = _About(source, target, facts)
+    written, failed = [], []
+    for suffix in _sidecar_suffixes(source):
+        old, new = _beside(source, suffix), _beside(target, suffix)
+        try:
+            if _keeps(old, new, overwrite):
+                continue
+            data = old.read_bytes()
+            write_whole(new, about.retell(data) if suffix.lower() in _JSONS else data, overwrite=overwrite)
+            written.append(new)
+        except (OSError, OutputError) as error:
+            failed.append(f"{old.name} ({error})")
+    if failed:
+        raise OutputError(f"{target}: the file is complete, but not all of its sidecars: {'; '.join(failed)}")
+    return written
+
+
+def has_sidecars(source: Path) -> bool:
+    """Whether `copy_sidecars` would find anything."""
+    return bool(_sidecar_suffixes(source))
+
+
+def _keeps(old: Path, new: Path, overwrite: bool) -> bool:
+    """Whether the sidecar at ``new`` stays as it is: it is ours to keep, or the original itself."""
+    return os.path.lexists(new) and (not overwrite or new.samefile(old))
+
+
+def _beside(lora: Path, suffix: str) -> Path:
+    return lora.with_name(lora.stem + suffix)
+
+
+def _sidecar_suffixes(source: Path) -> list[str]:
+    """What follows the stem in the sidecars' names; previews first, since the others name them."""
+    try:
+        names = [item.name for item in source.parent.iterdir() if item.is_file()]
+    except OSError:
+        return []
+    endings = [name[len(source.stem) :] for name in names if name.startswith(f"{source.stem}.")]
+    known = (*_PREVIEWS, *_TEXTS, *_JSONS)
+    found = [ending for ending in endings if ending.lower() in known or _EXAMPLE.fullmatch(ending.lower())]
+    return sorted(found, key=lambda ending: (ending.lower() not in _PREVIEWS, ending))
+
+
+class _Gone:
+    """Stands for a field that is taken out."""
+
+
+_GONE = _Gone()
+
+
+@dataclass(frozen=True)
+class _About:
+    source: Path
+    target: Path
+    facts: SidecarFacts
+
+    def retell(self, data: bytes) -> bytes:
+        """A JSON sidecar with the fields of the file made true; as it is if it has none or is damaged."""
+        try:
+            text = data.decode("utf-8-sig")
+            old = json.loads(text)
+        except (ValueError, RecursionError):
+            return data
+        if not isinstance(old, dict):
+            return data
+        new = self._told(old)
+        return data if new == old else _like(text, new)
+
+    def _told(self, fields: Mapping[str, object]) -> dict[str, object]:
+        """One level of a sidecar, and below it only where other levels tell of the same file."""
+        told = {key: self._value(key.lower(), old) for key, old in fields.items()}
+        return {key: new for key, new in told.items() if new is not _GONE}
+
+    def _value(self, key: str, old: object) -> object:
+        if key == "files" and isinstance(old, list):
+            return [self._file(entry) if self._is_ours(entry, old) else entry for entry in old]
+        if key == "civitai" and isinstance(old, dict):
+            return self._told(old)
+        if key == "filemetadata" and isinstance(old, dict):
+            return _without_precision(old)
+        rule = _RULES.get(key)
+        return old if rule is None else rule(self, old)
+
+    def _is_ours(self, entry: object, entries: list[object]) -> bool:
+        """Whether an entry of Civitai's list of files is the one that this LoRA was downloaded as."""
+        if not isinstance(entry, dict):
+            return False
+        hashes = entry.get("hashes")
+        digest = hashes.get("SHA256") if isinstance(hashes, dict) else None
+        if isinstance(digest, str) and digest.lower() == (self.facts.source_sha256 or "").lower():
+            return True
+        return len(entries) == 1 or entry.get("primary") is True or entry.get("name") == self.source.name
+
+    def _file(self, entry: Mapping[str, object]) -> dict[str, object]:
+        told = self._told(entry)
+        if "name" in told:
+            told["name"] = self.target.name
+        metadata = told.get("metadata")
+        if isinstance(metadata, dict):
+            told["metadata"] = _without_precision(metadata)
+        return told
+
+    def name(self, old: object) -> object:
+        return self.target.name if str(old).lower().endswith(self.source.suffix.lower()) else self.target.stem
+
+    def path(self, _old: object) -> object:
+        return self.target.absolute().as_posix()
+
+    def size(self, old: object) -> object:
+        return self.facts.bytes if isinstance(old, (int, float)) else _GONE
+
+    def size_kb(self, _old: object) -> object:
+        return self.facts.bytes / 1024
+
+    def digest(self, old: object) -> object:
+        return self.facts.sha256.upper() if str(old).isupper() else self.facts.sha256
+
+    def hashes(self, old: object) -> object:
+        return {"SHA256": self.facts.sha256.upper()} if isinstance(old, dict) else _GONE
+
+    def preview(self, old: object) -> object:
+        """The copied preview; empty, as managers write it, if there is none; a web address stays."""
+        name = re.split(r"[/\\]", str(old))[-1]
+        if "://" in str(old) or not name.startswith(f"{self.source.stem}."):
+            return old if "://" in str(old) else ""
+        preview = _beside(self.target, name[len(self.source.stem) :])
+        return preview.absolute().as_posix() if preview.is_file() else ""
+
+    def time(self, old: object) -> object:
+        try:
+            return self.target.stat().st_mtime if isinstance(old, (int, float)) else _GONE
+        except OSError:
+            return _GONE
+
+    def gone(self, _old: object) -> object:
+        return _GONE
+
+
+_RULES: dict[str, Callable[[_About, object], object]] = {
+    "file_name": _About.name,
+    "filename": _About.name,
+    "file_path": _About.path,
+    "filepath": _About.path,
+    "size": _About.size,
+    "file_size": _About.size,
+    "filesize": _About.size,
+    "sizekb": _About.size_kb,
+    "sha256": _About.digest,
+    "hashes": _About.hashes,
+    "preview_url": _About.preview,
+    "preview_path": _About.preview,
+    "modified": _About.time,
+    **dict.fromkeys(("hash", "autov1", "autov2", "autov3", "blake3", "crc32", "md5"), _About.gone),
+}
+"""Fields that tell of the file itself, by lower-case name."""
+
+
+def _without_precision(fields: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in fields.items() if key.lower() != "fp"}
+
+
+def _like(text: str, document: Mapping[str, object]) -> bytes:
+    """JSON in the layout of the text that it replaces."""
+    indent = _INDENT.match(text)
+    layout = indent.group(1) if indent else None
+    end = "\n" if text.endswith("\n") else ""
+    try:
+        return (json.dumps(document, ensure_ascii=text.isascii(), indent=layout) + end).encode("utf-8")
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
+        return (json.dumps(document, indent=layout) + end).encode("utf-8")

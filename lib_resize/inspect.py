@@ -1,0 +1,168 @@
+"""What a LoRA file is, and what could become of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .adapters.layer import Adapter
+from .adapters.read import kinds_of, read_adapter
+from .adapters.write import Style
+from .analysis import Analysis, Bench, analyse
+from .errors import ResizeError
+from .files.reader import SafeFile
+from .jobs import prepare
+from .linalg.arrays import NumpyArrays
+from .linalg.casts import Double
+from .linalg.threads import one_blas_thread, usable_cores
+from .names.spelling import file_spelling
+from .progress import Quiet
+from .recipe.grammar import parse_recipe
+from .report import mib
+
+RETENTIONS = (0.99, 0.95, 0.92, 0.88)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What `inspect` tells of a file."""
+
+    source: str
+    bytes: int
+    family: str
+    """Of the base model; "unknown" where the names are of none that we know."""
+    kind: str
+    """LoRA, LoCon or DoRA, and what else is in the file."""
+    spelling: str
+    layers: int
+    zero: int
+    """Layers that are zero."""
+    ranks: dict[int, int]
+    """Rank -> number of layers."""
+    dtypes: dict[str, int]
+    """safetensors dtype -> number of tensors."""
+    effective_rank: float
+    """Mean over layers that are not zero of exp(entropy of s / sum s) (Roy and Vetterli 2007)."""
+    predicted: dict[str, int | None]
+    """Weight retention -> bytes of the float16 file; None where it cannot be had."""
+    warnings: tuple[str, ...]
+    """What a host would refuse or get wrong."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding as JSON values."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """The finding for a reader."""
+        ranks = ", ".join(f"{rank} ({count} layers)" for rank, count in sorted(self.ranks.items(), reverse=True)[:6])
+        lines = [
+            self.source,
+            f"  {self.family} {self.kind}, {mib(self.bytes)} MiB, {', '.join(self.dtypes)}, names: {self.spelling}",
+            f"  {self.layers} layers, {self.zero} of them zero; rank {ranks}; effective rank {self.effective_rank:.1f}",
+            "  predicted: " + ", ".join(self._prediction(name, size) for name, size in self.predicted.items()),
+            *(f"  ! {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def _prediction(self, retention: str, size: int | None) -> str:
+        if size is None:
+            return f"{retention}: no"
+        return f"{retention}: {mib(size)} MiB ({1 - size / self.bytes:+.0%} saved)".replace("+", "")
+
+
+def describe(path: Path, *, threads: int | None = None) -> Finding:
+    """Looks at one file. Raises FileError and LayerError as a resize of it would."""
+    with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
+        adapter = read_adapter(file)
+        analysis = analyse(adapter, None, (), Bench(NumpyArrays(), pool, Quiet()))
+        return Finding(
+            source=str(path),
+            bytes=adapter.bytes,
+            family=adapter.family.name if adapter.family else "unknown",
+            kind=_kind(adapter),
+            spelling=file_spelling([layer.stem for layer in adapter.layers]),
+            layers=len(adapter.layers),
+            zero=len(analysis.zero),
+            ranks=dict(Counter(layer.pair.rank for layer in adapter.layers).most_common()),
+            dtypes=dict(Counter(entry.dtype for entry in file.header.entries.values()).most_common()),
+            effective_rank=_mean_effective_rank([facts.s for facts in analysis.layers]),
+            predicted={f"{share:g}": _predicted(analysis, share) for share in RETENTIONS},
+            warnings=tuple(_warnings(adapter)),
+        )
+
+
+def effective_rank(s: Double) -> float:
+    """exp of the Shannon entropy of the singular values' shares of their sum (Roy and Vetterli 2007); 0 for zeros."""
+    alive = s[s > 0]
+    if not len(alive):
+        return 0.0
+    share = alive / alive.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _mean_effective_rank(spectra: Sequence[Double]) -> float:
+    ranks = [effective_rank(s) for s in spectra if s[0] > 0]
+    return float(np.mean(ranks)) if ranks else 0.0
+
+
+def _predicted(analysis: Analysis, share: float) -> int | None:
+    try:
+        recipe = parse_recipe(f"fro_lora=1,min_rank=1,retain={share}")
+        return prepare(analysis, recipe, Style(), lambda stem: Path(stem + ".safetensors")).plan.bytes_after
+    except ResizeError:
+        return None
+
+
+def _kind(adapter: Adapter) -> str:
+    words = ["LoCon" if any(layer.is_conv for layer in adapter.layers) else "LoRA"]
+    if any(layer.magnitude for layer in adapter.layers):
+        words.append("with DoRA magnitudes")
+    others = Counter(copied.why for copied in adapter.copied if copied.why != "DoRA magnitude")
+    words += [f"+ {count} {why}" for why, count in others.items()]
+    return " ".join(words)
+
+
+def _warnings(adapter: Adapter) -> Iterator[str]:
+    yield from adapter.notes
+    orphans = [copied.key for copied in adapter.copied if copied.why == "alpha without factors"]
+    if orphans:
+        yield f"A1111 and diffusers refuse the whole file: {orphans[0]} has no factors ({len(orphans)} such keys)"
+    unknown = [c.key for c in adapter.copied if c.why in ("unknown", "embedding")]
+    if len(unknown) > 12:
+        yield f"Forge does not apply a LoRA with more than 12 keys that it does not know: {len(unknown)} here"
+    if adapter.family is not None and adapter.family.name == "SDXL":
+        yield from _sdxl_warnings(adapter)
+    alphas = {layer.pair.scale * layer.pair.rank for layer in adapter.layers if layer.carries_alpha}
+    if len(alphas) > 1:
+        yield "diffusers applies attention layers at a wrong strength, because alpha differs between layers"
+    if adapter.family is not None and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
+        yield "A1111 takes it for an SD1 LoRA, because ss_base_model_version is missing; a resized file has it"
+
+
+_UNREAD = {
+    "diffusers": "A1111 loads none of it, ComfyUI and Forge no attention layer",
+    "diffusers (old processor)": "A1111 loads none of it",
+    "PEFT": "A1111, Forge and ComfyUI load none of it",
+    "ComfyUI": "A1111 and diffusers load none of it",
+    "LyCORIS": "A1111 and diffusers load none of it",
+}
+
+
+def _sdxl_warnings(adapter: Adapter) -> Iterator[str]:
+    spelling = file_spelling([layer.stem for layer in adapter.layers])
+    if spelling in _UNREAD:
+        yield f"{_UNREAD[spelling]}, because of its spelling ({spelling}); --naming kohya makes it load everywhere"
+    if any(layer.stem.startswith("lora_te_") for layer in adapter.layers):
+        yield "A1111 ignores lora_te_ layers beside SDXL; --naming kohya renames them"
+
+
+def header_kinds(path: Path) -> dict[str, int]:
+    """How many stems of each kind a file has, from its header alone."""
+    with SafeFile(path) as file:
+        return dict(Counter(kind.name for kind, _ in kinds_of(file.header.entries).values()))

@@ -1,0 +1,319 @@
+"""One recipe for one analysed LoRA: the plan, without writing anything, and then the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from . import __version__
+from .adapters.write import Draft, NewLayer, Style, draft, factors
+from .analysis import Analysis, Bench
+from .errors import OutputError, ResizeError
+from .files.reader import SafeFile
+from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
+from .files.writer import Chunk, file_bytes, verify, write_safetensors
+from .linalg.casts import Bits, Double, doubles
+from .linalg.factor import Pair, Stored
+from .linalg.truncate import discarded, frobenius
+from .plan import LayerPlan, Plan
+from .progress import in_order
+from .recipe.grammar import Recipe, number
+from .recipe.scores import check_partners
+from .recipe.select import Choice, Question, choose, share_kept
+
+_UNKNOWN_HASH = "0" * 64
+
+Place = Callable[[str], Path]
+"""From a file's wished stem to its path; the stem may be changed to be unique."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that is settled before the first byte is written."""
+
+    analysis: Analysis
+    recipe: Recipe
+    style: Style
+    choice: Choice
+    draft: Draft
+    plan: Plan
+    path: Path
+
+
+def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, suffix: str | None = None) -> Job:
+    """Chooses, drafts and sizes a file. The plan's `bytes_after` is exact.
+
+    Raises PairingError where the recipe needs base layers that are missing, ResizeError where nothing fits.
+    """
+    maker = _Maker(analysis, recipe, style, place, suffix)
+    unpaired = check_partners(recipe, list(analysis.layers), analysis.base_name or "")
+    choice = choose(recipe, Question(analysis.layers, analysis.adapter.together, maker.size_of))
+    return maker.job(choice, unpaired)
+
+
+def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = False) -> Plan:
+    """Writes the file, whole or not at all, and checks it. `hashes` are the SHA-256 of the adapter's files.
+
+    Raises OutputError where it cannot be written or does not hold what it should.
+    """
+    maker = _Maker(job.analysis, job.recipe, job.style, lambda stem: job.path, None)
+    metadata = maker.metadata(job.choice, job.draft, job.path.stem, hashes)
+
+    def check(path: Path) -> None:
+        verify(path, job.draft.specs)
+        _check_deltas(path, job)
+
+    written = write_safetensors(
+        job.path,
+        job.draft.specs,
+        metadata,
+        _chunks(job, bench),
+        overwrite=overwrite,
+        check=check,
+        sources=job.analysis.adapter.paths,
+    )
+    return replace(job.plan, bytes_after=written.bytes)
+
+
+def wished_stem(name: str, recipe: Recipe, threshold: float | None, suffix: str | None) -> str:
+    """``my_lora_spnckpt1_size32_th-2.871``: the source's name and what was done, or the user's own suffix."""
+    if suffix is not None:
+        return name + suffix
+    return f"{name}_{stem_details(recipe)}" + ("" if threshold is None else f"_th{number(threshold, 3)}")
+
+
+def stem_details(recipe: Recipe) -> str:
+    """The recipe as it stands in a file name, all but the threshold."""
+    parts = [f"{name.replace('_', '')}{number(weight, 2)}" for name, weight in sorted(recipe.weights.items())]
+    if recipe.rescale != 1.0:
+        parts.append(f"scale{number(recipe.rescale, 2)}")
+    if recipe.selection != "thr":
+        parts.append(f"{recipe.selection.replace('_', '')}{number(recipe.value, 3)}")
+    limits = (("max", recipe.max_rank), ("conv", recipe.max_conv_rank), ("min", recipe.min_rank))
+    parts += [f"{word}{limit}" for word, limit in limits if limit]
+    return "_".join(parts)
+
+
+class _Maker:
+    """Turns a choice into names, metadata, size and plan."""
+
+    def __init__(self, analysis: Analysis, recipe: Recipe, style: Style, place: Place, suffix: str | None) -> None:
+        self.analysis = analysis
+        self.adapter = analysis.adapter
+        self.recipe = recipe
+        self.style = style
+        self.place = place
+        self.suffix = suffix
+        self.strongest = [float(facts.s[0]) * recipe.rescale for facts in analysis.layers]
+
+    def path(self, choice: Choice) -> Path:
+        return self.place(wished_stem(self.adapter.name, self.recipe, choice.threshold, self.suffix))
+
+    def draft(self, choice: Choice) -> Draft:
+        return draft(self.adapter, self.strongest, choice.ranks, self.style)
+
+    def size_of(self, choice: Choice) -> int:
+        if not any(choice.ranks):
+            return file_bytes((), self.metadata(choice, Draft((), {}, ()), self.path(choice).stem))
+        made = self.draft(choice)
+        return file_bytes(made.specs, self.metadata(choice, made, self.path(choice).stem))
+
+    def metadata(
+        self, choice: Choice, made: Draft, stem: str, hashes: Sequence[str] | None = None
+    ) -> dict[str, str]:
+        layers = {
+            new.up.name[: -len(new.layer.up.suffix)] if not self.style.kohya else str(new.layer.canonical): LayerFact(
+                new.rank, new.alpha_value if new.alpha else None, new.layer.is_conv
+            )
+            for new in made.layers
+        }
+        ranks = {layer.pair.rank for layer in self.adapter.layers}
+        family = self.adapter.family
+        return restamp(
+            self.adapter.metadata,
+            StampFacts(
+                output_name=stem,
+                record=self._record(choice, list(hashes or [_UNKNOWN_HASH] * len(self.adapter.files))),
+                layers=layers,
+                source_rank=ranks.pop() if len(ranks) == 1 else None,
+                base_model_version=family.base_model_version if family else None,
+            ),
+        )
+
+    def _record(self, choice: Choice, hashes: list[str]) -> Record:
+        names = [path.name for path in self.adapter.paths]
+        merged = len(names) > 1 or self.adapter.weights != (1.0,)
+        return Record(
+            version=__version__,
+            source=names[0] if not merged else self.adapter.name,
+            source_sha256=hashes[0] if not merged else "",
+            recipe=str(self.recipe),
+            threshold=choice.threshold,
+            retention=share_kept(self.analysis.layers, choice.kept),
+            merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
+            if merged
+            else (),
+        )
+
+    def job(self, choice: Choice, unpaired: Sequence[str]) -> Job:
+        made, path = self.draft(choice), self.path(choice)
+        size = file_bytes(made.specs, self.metadata(choice, made, path.stem))
+        plan = Plan(
+            source=_label(self.analysis),
+            output=str(path),
+            recipe=str(self.recipe),
+            threshold=choice.threshold,
+            bytes_before=self.adapter.bytes,
+            bytes_after=size,
+            retention=share_kept(self.analysis.layers, choice.kept),
+            layers=tuple(_layer_plans(self.analysis, choice)),
+            copied=tuple((key, source.why) for key, source in made.copied.items()),
+            dropped=tuple(
+                facts.name for facts, kept in zip(self.analysis.layers, choice.kept, strict=True) if not len(kept)
+            ),
+            zero=tuple(self.analysis.zero),
+            notes=tuple(self._notes(choice, unpaired)),
+        )
+        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path)
+
+    def _notes(self, choice: Choice, unpaired: Sequence[str]) -> Iterator[str]:
+        yield from self.adapter.notes
+        if self.adapter.family is None:
+            yield "unknown model family; layers are taken as they are"
+        if any(layer.magnitude for layer in self.adapter.layers):
+            yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
+        if unpaired:
+            yield f"{_some(unpaired)} scored without the base model: no partner in {self.analysis.base_name}"
+        restored = self._below_threshold(choice)
+        whole = {i for group in self.adapter.together for i in group}
+        companions = [self.analysis.layers[i].name for i in restored if i not in whole]
+        attention = [self.analysis.layers[i].name for i in restored if i in whole]
+        if attention:
+            yield f"{_some(attention)} kept at rank 1: A1111 applies text encoder attention only whole"
+        if companions:
+            yield f"{_some(companions)} kept at rank 1: other tensors of theirs stay"
+
+    def _below_threshold(self, choice: Choice) -> list[int]:
+        """Layers that the recipe alone would have dropped."""
+        if choice.threshold is None or self.recipe.min_rank:
+            return []
+        return [
+            i
+            for i, (kept, scores) in enumerate(zip(choice.kept, choice.scores, strict=True))
+            if len(kept) == 1 and scores[kept[0]] < choice.threshold
+        ]
+
+
+def _some(names: Sequence[str]) -> str:
+    """A count and the first names; the JSON report tells the rank of every layer."""
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return f"{len(names)} layers ({', '.join(names[:2])}{more})"
+
+
+def _label(analysis: Analysis) -> str:
+    adapter = analysis.adapter
+    if len(adapter.files) == 1 and adapter.weights == (1.0,):
+        return str(adapter.paths[0])
+    return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
+
+
+def _layer_plans(analysis: Analysis, choice: Choice) -> Iterator[LayerPlan]:
+    for facts, kept in zip(analysis.layers, choice.kept, strict=True):
+        whole, lost = frobenius(facts.s), discarded(facts.s, kept)
+        fro = facts.base.fro if facts.base else None
+        yield LayerPlan(
+            name=facts.name,
+            old_rank=len(facts.s),
+            new_rank=len(kept),
+            error_lora=lost / whole if whole > 0 else 1.0,
+            error_ckpt=lost / fro if fro else None,
+        )
+
+
+# Writing ----------------------------------------------------------------------------------------------------
+
+
+def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
+    """The data of every tensor, in the order of the file; layers are computed a little ahead."""
+    adapter, made = job.analysis.adapter, job.draft
+    alphas = {new.alpha.name: new.alpha_value for new in made.layers if new.alpha is not None}
+    results = in_order(bench.pool, lambda new: _factors(job, new, bench), _in_file_order(made), bench.ahead)
+    ready: dict[str, Bits] = {}
+    bench.progress.start("write", len(made.layers))
+    for spec in made.specs:
+        if spec.name in alphas:
+            yield np.array(alphas[spec.name], np.float32)
+        elif spec.name in made.copied:
+            source = made.copied[spec.name]
+            yield adapter.files[source.source].bytes(source.key)
+        else:
+            while spec.name not in ready:
+                ready.update(next(results))
+                bench.progress.step()
+            yield ready.pop(spec.name)
+
+
+def _in_file_order(made: Draft) -> list[NewLayer]:
+    owner = {spec.name: new for new in made.layers for spec in (new.up, new.down)}
+    ordered = {id(owner[spec.name]): owner[spec.name] for spec in made.specs if spec.name in owner}
+    return list(ordered.values())
+
+
+def _factors(job: Job, new: NewLayer, bench: Bench) -> dict[str, Bits]:
+    if job.recipe.rescale != 1.0:
+        new = replace(new, gain=new.gain * math.sqrt(job.recipe.rescale))
+    return factors(new, job.analysis.spectra[new.index], job.choice.kept[new.index], bench.arrays)
+
+
+# Checking ---------------------------------------------------------------------------------------------------
+
+_ROUNDING = {"F32": 1e-3, "F16": 3e-3, "BF16": 2e-2, "F8_E4M3": 0.15}
+_SAMPLES = 4
+
+
+def _check_deltas(path: Path, job: Job) -> None:
+    """Reads some layers back and compares their deltas with what was meant, in factor space."""
+    strong = [new for new in job.draft.layers if job.analysis.layers[new.index].s[0] > 0]
+    with SafeFile(path) as file:
+        for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
+            kept = job.analysis.layers[new.index].s[job.choice.kept[new.index]] * job.recipe.rescale
+            error = _delta_error(_read_back(file, new), new.layer.pair, kept, job.recipe.rescale)
+            if not error <= _ROUNDING[new.up.dtype]:
+                raise OutputError(
+                    f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
+                    f"nothing was kept. Check the disk, and tell us."
+                )
+
+
+def _read_back(file: SafeFile, new: NewLayer) -> Pair:
+    up, down = (
+        Stored(file.bits(spec.name).reshape(shape), spec.dtype)
+        for spec, shape in ((new.up, (new.up.shape[0], new.rank)), (new.down, (new.rank, -1)))
+    )
+    alpha = file.scalar(new.alpha.name) if new.alpha else float(new.rank)
+    return Pair(up, down, alpha / new.rank)
+
+
+def _delta_error(found: Pair, source: Pair, kept: Double, rescale: float) -> float:
+    """``||found - kept part of source||_F`` over the norm of that part, where found lies in its span."""
+    up, down = doubles(found.up.bits, found.up.kind), doubles(found.down.bits, found.down.kind)
+    source_up, source_down = doubles(source.up.bits, source.up.kind), doubles(source.down.bits, source.down.kind)
+    square = found.scale**2 * float(np.sum((up.T @ up) * (down @ down.T)))
+    shared = found.scale * source.scale * rescale * float(np.sum((up.T @ source_up) * (down @ source_down.T)))
+    whole = float(kept @ kept)
+    if whole == 0.0:
+        return float(np.sqrt(square))
+    return float(np.sqrt(abs(square - 2 * shared + whole) / whole))
+
+
+def refuse_growth(plan: Plan) -> None:
+    """For callers who ask for a smaller file or none. Raises ResizeError where the new file would not be smaller."""
+    if plan.bytes_after >= plan.bytes_before:
+        raise ResizeError(
+            f"{plan.source}: the new file would have {plan.bytes_after} bytes, not less than the {plan.bytes_before} "
+            f"of the source. Its spectrum is flat, or it is small already."
+        )

@@ -1,0 +1,133 @@
+"""The array namespace that the mathematics is written against: numpy on the CPU, torch on a device.
+
+Everything that both libraries spell alike (``@``, ``.T``, slices, arithmetic) is used directly. What differs
+is in `Arrays`: bringing stored bits in, and taking results out. Small r by r problems are always solved by
+numpy on the CPU, in double precision.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DeviceError
+from .casts import Bits, scratch, singles, widen
+
+Array = Any
+"""A numpy array or a torch tensor, floating."""
+
+
+class Arrays(Protocol):
+    """What numpy and torch spell differently."""
+
+    device: str
+    """Where the work is done: "cpu", or torch's name of a device."""
+    block_elements: int
+    """How many numbers to bring in at once: what stays in cache on a CPU, what is small beside a model on a device."""
+
+    def wide(self, bits: Bits, kind: str) -> Array:
+        """The stored numbers as float64, same shape; valid until the next call of this thread."""
+        ...
+
+    def single(self, bits: Bits, kind: str) -> Array:
+        """The stored numbers as float32, same shape; valid until the next call of this thread."""
+        ...
+
+    def bring(self, values: NDArray[np.float32]) -> Array:
+        """A numpy float32 array on the device."""
+        ...
+
+    def empty(self, *shape: int) -> Array:
+        """An uninitialised float32 array on the device."""
+        ...
+
+    def host(self, values: Array) -> NDArray[Any]:
+        """The array as numpy, same dtype and shape."""
+        ...
+
+
+class NumpyArrays:
+    """The CPU: numpy alone, so that no torch need be imported."""
+
+    device = "cpu"
+    block_elements = 81920  # of float64: 640 KiB of a 1 MiB cache
+
+    def wide(self, bits: Bits, kind: str) -> Array:
+        return widen(bits, kind, scratch("wide", bits.size, np.float64).reshape(bits.shape))
+
+    def single(self, bits: Bits, kind: str) -> Array:
+        return widen(bits, kind, scratch("single", bits.size, np.float32).reshape(bits.shape))
+
+    def bring(self, values: NDArray[np.float32]) -> Array:
+        return values
+
+    def empty(self, *shape: int) -> Array:
+        return np.empty(shape, np.float32)
+
+    def host(self, values: Array) -> NDArray[Any]:
+        return np.asarray(values)
+
+
+class TorchArrays:
+    """A device of torch. Where it has no float64 (MPS), sums that need it are made on the CPU."""
+
+    block_elements = 1 << 25  # of float32: 128 MiB
+
+    def __init__(self, device: str) -> None:
+        self._torch = _import_torch(device)
+        try:
+            self._device = self._torch.device(device)
+            self._torch.zeros(1, device=self._device).sum().item()
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise DeviceError(
+                f"device {device!r} cannot be used: {str(error).splitlines()[0]}. "
+                f"Take `-d cpu`, or install a torch that supports this device."
+            ) from error
+        self.device = str(self._device)
+        self._wide_device = "cpu" if self._device.type == "mps" else self._device
+
+    def wide(self, bits: Bits, kind: str) -> Array:
+        return self._tensor(bits, kind, self._wide_device).double()
+
+    def single(self, bits: Bits, kind: str) -> Array:
+        return self._tensor(bits, kind, self._device).float()
+
+    def bring(self, values: NDArray[np.float32]) -> Array:
+        return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+
+    def empty(self, *shape: int) -> Array:
+        return self._torch.empty(shape, dtype=self._torch.float32, device=self._device)
+
+    def host(self, values: Array) -> NDArray[Any]:
+        return np.asarray(values.cpu().numpy())
+
+    def _tensor(self, bits: Bits, kind: str, device: Any) -> Array:
+        """Bits cross to the device as they are stored, and are converted there; F8 is not known everywhere."""
+        torch = self._torch
+        if kind.startswith("F8"):
+            return torch.from_numpy(singles(bits, kind)).to(device)
+        owned = np.array(bits, copy=True)  # torch does not take read-only memory
+        if kind in ("F32", "F64"):
+            return torch.from_numpy(owned).to(device)
+        half = torch.bfloat16 if kind == "BF16" else torch.float16
+        return torch.from_numpy(owned.view(np.int16)).view(half).to(device)
+
+
+def open_arrays(device: str = "cpu") -> Arrays:
+    """The namespace of a device: "cpu" is numpy, any other name is torch's ("cuda", "cuda:1", "mps").
+
+    Raises DeviceError where torch or the device is missing.
+    """
+    return NumpyArrays() if device == "cpu" else TorchArrays(device)
+
+
+def _import_torch(device: str) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise DeviceError(
+            f"device {device!r} needs torch, which is not installed. Take `-d cpu`, or install torch."
+        ) from error
+    return torch

@@ -1,0 +1,256 @@
+"""Exact singular value decomposition of ``scale * B @ A`` from the thin factors, never from the full matrix.
+
+Method, for a pair B (n, r), A (r, m), all r by r work in float64:
+
+1. Gram matrices ``G_B = B^T B`` and ``G_A = A A^T``; each dimension is scaled so that the rows of A have unit
+   length (``D``), which leaves ``B @ A`` as it is and frees the Cholesky step from bad scaling.
+2. ``G_A = C C^T`` (Cholesky; by eigenvectors where A is rank-deficient).
+3. ``H = C^T G_B C = W diag(s^2) W^T``: one symmetric eigenproblem gives the singular values.
+4. ``B @ P`` is ``U sqrt(s)`` with ``P = C W s^-1/2`` and ``Q @ A`` is ``sqrt(s) V^T`` with
+   ``Q = s^-3/2 W^T C^T G_B``: no factor is inverted, so rank deficiency does no harm.
+
+The relative error of s_i is about 1e-16 (t / s_i)^2, with ``t = sqrt(||G_A|| ||G_B||)``, which is near s_1 unless
+the two factors cancel one another. Where that is not enough, because a singular value that is not zero lies below
+1e-6 t or t is far above s_1, the layer is decomposed again by QR of both factors and an SVD of the r by r core
+(Golub and Van Loan, Matrix Computations, 5.4 and 8.6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import LayerError
+from .arrays import Array, Arrays
+from .casts import Bits, Double, Single, all_finite, doubles, singles
+
+NOTHING = 1e-7
+"""A singular value below this share of the largest is rounding and counts as zero."""
+_DOUBTFUL = 1e-6  # of t: the error of s_i is 1e-4 there
+_CANCELLING = 100.0  # t over s_1
+_SUSPECT = 2.0**32  # a sum of squares that only an F16 infinity read as a number can reach
+
+
+class Factor(Protocol):
+    """One stored matrix. Its bits may be made anew at every look, so look once."""
+
+    @property
+    def bits(self) -> Bits:
+        """Storage array (rows, columns), C-contiguous; see `casts`."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """safetensors dtype of the numbers: F16, BF16, F32, F64, F8_E4M3, F8_E5M2."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A matrix whose bits lie somewhere, such as in a mapped file."""
+
+    bits: Bits
+    kind: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.bits.shape
+        return int(rows), int(columns)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Matrices side by side (axis 1) or one below the other (axis 0), each times its gain; made when looked at."""
+
+    parts: tuple[Factor, ...]
+    gains: tuple[float, ...]
+    axis: int
+    kind: str = "F32"
+
+    @property
+    def bits(self) -> Bits:
+        values = [
+            singles(part.bits, part.kind) * np.float32(gain)
+            for part, gain in zip(self.parts, self.gains, strict=True)
+        ]
+        return np.ascontiguousarray(np.concatenate(values, axis=self.axis))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        along = sum(part.shape[self.axis] for part in self.parts)
+        across = self.parts[0].shape[1 - self.axis]
+        return (along, across) if self.axis == 0 else (across, along)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The delta ``scale * up @ down`` of a layer."""
+
+    up: Factor
+    """B, (n, r)."""
+    down: Factor
+    """A, (r, m)."""
+    scale: float = 1.0
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(n, m): rows of up, columns of down."""
+        return self.up.shape[0], self.down.shape[1]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The singular value decomposition of a pair, in factor space."""
+
+    s: Double
+    """Singular values of the delta, scale included, (r,), descending, exact zeros for dimensions that carry nothing."""
+    p: Single
+    """(r, r): ``up @ p[:, :k]`` is ``U sqrt(s)`` of the first k dimensions, (n, k)."""
+    q: Single
+    """(r, r): ``q[:k] @ down`` is ``sqrt(s) V^T`` of the first k dimensions, (k, m)."""
+
+    @property
+    def effective_rank(self) -> int:
+        """How many dimensions are not zero."""
+        return int(np.count_nonzero(self.s))
+
+
+def decompose(pairs: Sequence[Pair], arrays: Arrays) -> list[Spectrum]:
+    """Decomposes pairs of one common rank r; many small ones together are cheaper than one by one.
+
+    Raises LayerError where a factor holds NaN or an infinity, or ranks differ.
+    """
+    _check_ranks(pairs)
+    if pairs[0].rank == 0:
+        raise LayerError("the rank is 0: a layer without dimensions; the file is damaged")
+    gram_up = np.stack([gram_of_columns(pair.up, arrays) for pair in pairs])
+    gram_down = np.stack([gram_of_rows(pair.down, arrays) for pair in pairs])
+    _check_finite(pairs, gram_up, gram_down)
+    s, p, q, exact = _solve(gram_up, gram_down)
+    solved = ((s[i], p[i], q[i]) if exact[i] else _solve_by_qr(pair) for i, pair in enumerate(pairs))
+    return [_spectrum(*solution, pair.scale) for solution, pair in zip(solved, pairs, strict=True)]
+
+
+def gram_of_columns(factor: Factor, arrays: Arrays) -> Double:
+    """``X^T X`` of X (rows, r) in float64, (r, r)."""
+    return _sum(block.T @ block for block in _wide_blocks(factor, arrays, axis=0))
+
+
+def gram_of_rows(factor: Factor, arrays: Arrays) -> Double:
+    """``X X^T`` of X (r, columns) in float64, (r, r)."""
+    return _sum(block @ block.T for block in _wide_blocks(factor, arrays, axis=1))
+
+
+def _wide_blocks(factor: Factor, arrays: Arrays, axis: int) -> Iterator[Array]:
+    bits = factor.bits
+    step = max(64, arrays.block_elements // max(bits.shape[1 - axis], 1))
+    for start in range(0, bits.shape[axis], step):
+        part = bits[start : start + step] if axis == 0 else bits[:, start : start + step]
+        yield arrays.wide(part, factor.kind)
+
+
+def _sum(terms: Iterator[Array]) -> Double:
+    total = next(terms)
+    for term in terms:
+        total += term
+    return total if isinstance(total, np.ndarray) else np.asarray(total.cpu().numpy())
+
+
+def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, NDArray[np.bool_]]:
+    """Stacks of Gram matrices (layers, r, r) -> s (layers, r), P and Q (layers, r, r) of the unscaled deltas, and
+    whether each is exact enough."""
+    length = np.sqrt(np.diagonal(gram_down, axis1=1, axis2=2))
+    d = np.where(length > 0, length, 1.0)
+    g_up = gram_up * d[:, :, None] * d[:, None, :]
+    g_down = gram_down / d[:, :, None] / d[:, None, :]
+    c = _root(g_down)
+    square, w = np.linalg.eigh(np.swapaxes(c, 1, 2) @ g_up @ c)
+    s = np.sqrt(np.maximum(square[:, ::-1], 0.0))
+    t = np.sqrt(np.linalg.norm(g_up, axis=(1, 2)) * np.linalg.norm(g_down, axis=(1, 2)))[:, None]
+    s = np.where(s > NOTHING * t, s, 0.0)
+    doubtful = np.any((s > 0) & (s < _DOUBTFUL * t), axis=1) | (t[:, 0] > _CANCELLING * s[:, 0])
+    cw = c @ w[:, :, ::-1]
+    with np.errstate(divide="ignore"):
+        inverse_root = np.where(s > 0, 1.0 / np.sqrt(s), 0.0)[:, None, :]
+    p = d[:, :, None] * cw * inverse_root
+    q = np.swapaxes(g_up @ cw * inverse_root**3, 1, 2) / d[:, None, :]
+    return s, p, q, ~doubtful | (t[:, 0] == 0)
+
+
+def _root(gram: Double) -> Double:
+    """C with ``C C^T = gram``: Cholesky for the whole stack, by eigenvectors for those that have no safe one."""
+    try:
+        c = np.linalg.cholesky(gram)
+    except np.linalg.LinAlgError:
+        return np.concatenate([_root(one[None]) for one in gram]) if len(gram) > 1 else _root_by_eigenvectors(gram)
+    diagonal = np.diagonal(c, axis1=1, axis2=2)
+    weak = diagonal.min(axis=1) < 1e-6 * diagonal.max(axis=1)
+    if weak.any():
+        c[weak] = _root_by_eigenvectors(gram[weak])
+    return c
+
+
+def _root_by_eigenvectors(gram: Double) -> Double:
+    value, vector = np.linalg.eigh(gram)
+    return np.asarray(vector * np.sqrt(np.maximum(value, 0.0))[:, None, :])
+
+
+def _spectrum(s: Double, p: Double, q: Double, scale: float) -> Spectrum:
+    root = np.sqrt(abs(scale))
+    return Spectrum(
+        s=s * abs(scale), p=(p * root).astype(np.float32), q=(q * np.copysign(root, scale)).astype(np.float32)
+    )
+
+
+def _solve_by_qr(pair: Pair) -> tuple[Double, Double, Double]:
+    """The same three, from QR of both factors in float64: slower, good to 1e-12 of the largest singular value."""
+    r_up = np.linalg.qr(doubles(pair.up.bits, pair.up.kind), mode="r")
+    r_down = np.linalg.qr(doubles(pair.down.bits, pair.down.kind).T, mode="r")
+    u, s, vt = np.linalg.svd(r_up @ r_down.T)
+    u, s, vt = u[:, : pair.rank], s[: pair.rank], vt[: pair.rank]
+    s = np.where(s > 1e-12 * s[0], s, 0.0)
+    root = np.sqrt(s)
+    p = np.linalg.pinv(r_up, rcond=1e-13) @ (u[:, : len(s)] * root)
+    q = (root[:, None] * vt[: len(s)]) @ np.linalg.pinv(r_down.T, rcond=1e-13)
+    return _padded(s, p, q, pair.rank)
+
+
+def _padded(s: Double, p: Double, q: Double, rank: int) -> tuple[Double, Double, Double]:
+    """Factors of a rank above min(n, m) have fewer singular values than dimensions: the rest is zero."""
+    missing = rank - len(s)
+    if missing <= 0:
+        return s, p, q
+    return np.pad(s, (0, missing)), np.pad(p, ((0, 0), (0, missing))), np.pad(q, ((0, missing), (0, 0)))
+
+
+def _check_ranks(pairs: Sequence[Pair]) -> None:
+    for pair in pairs:
+        up, down = pair.up.shape, pair.down.shape
+        if up[1] != down[0]:
+            raise LayerError(f"up is {up} and down is {down}: the ranks do not agree; the file is damaged")
+        if down[0] != pairs[0].rank:
+            raise ValueError("pairs of one call must share their rank")
+
+
+def _check_finite(pairs: Sequence[Pair], gram_up: Double, gram_down: Double) -> None:
+    for pair, *grams in zip(pairs, gram_up, gram_down, strict=True):
+        for name, factor, gram in zip(("up", "down"), (pair.up, pair.down), grams, strict=True):
+            largest = float(np.diagonal(gram).max())
+            if largest < _SUSPECT or (np.isfinite(largest) and all_finite(factor.bits, factor.kind)):
+                continue
+            raise LayerError(f"{name} holds NaN or infinite values: the file is damaged or its training diverged")
+        if not np.isfinite(pair.scale):
+            raise LayerError(f"its scale is {pair.scale}: alpha is damaged")

@@ -1,0 +1,40 @@
+"""From a spectrum and a number of dimensions to the factors of a smaller rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Arrays
+from .casts import Double, Single
+from .factor import Pair, Spectrum
+
+Kept = NDArray[np.integer[Any]]
+"""Indices of the dimensions that stay, ascending."""
+
+
+def truncated(
+    pair: Pair, spectrum: Spectrum, kept: Kept, arrays: Arrays, gain: float = 1.0
+) -> tuple[Single, Single]:
+    """The part of the delta that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
+
+    For the first k dimensions it is the best approximation of rank k (Eckart and Young 1936). Both factors come
+    times `gain`, so that ``up @ down`` is gain^2 times that part; sqrt(s) is in each. The arrays own their memory.
+    """
+    p = arrays.bring(spectrum.p[:, kept] * np.float32(gain))
+    q = arrays.bring(spectrum.q[kept] * np.float32(gain))
+    up = arrays.host(arrays.single(pair.up.bits, pair.up.kind) @ p)
+    down = arrays.host(q @ arrays.single(pair.down.bits, pair.down.kind))
+    return up, down
+
+
+def frobenius(s: Double) -> float:
+    """Frobenius norm of a matrix with singular values `s`."""
+    return float(np.sqrt(s @ s))
+
+
+def discarded(s: Double, kept: Kept) -> float:
+    """Frobenius norm of what is lost when only the dimensions `kept` remain."""
+    return frobenius(np.delete(s, kept))

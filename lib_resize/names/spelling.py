@@ -1,0 +1,222 @@
+"""From a layer's name in any spelling to its canonical id, and to the family it belongs to.
+
+A *stem* is the key of a LoRA file without the suffix that names the factor: ``X`` for
+``X.lora_down.weight``. A stem is a prefix of `PREFIXES`, which tells the component and the separator,
+and a body, which is looked up in the family's table with dots or with underscores as it stands. Nothing
+is ever guessed back from underscores.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from math import prod
+
+from .families import FAMILIES, Family, attention_group, block, component, flatten, layers
+
+__all__ = [
+    "PREFIXES",
+    "Prefix",
+    "attention_group",
+    "block",
+    "canonical",
+    "component",
+    "file_spelling",
+    "identify",
+    "split",
+    "spelling_of",
+]
+
+KOHYA_SGM = "kohya (SGM)"
+KOHYA_DIFFUSERS = "kohya (diffusers)"
+DIFFUSERS = "diffusers"
+DIFFUSERS_OLD = "diffusers (old processor)"
+PEFT = "PEFT"
+LYCORIS = "LyCORIS"
+COMFYUI = "ComfyUI"
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How the stems of one producer start.
+
+    `slots` are the components that may follow: 0 is the denoiser, 1 and 2 are the text encoders, as in
+    `Family.components`. `flat` tells that the body is written with underscores. `spelling` is the
+    producer's name, or None where the words of the body decide.
+    """
+
+    text: str
+    slots: tuple[int, ...]
+    flat: bool = False
+    spelling: str | None = None
+
+
+_UNET, _TE1, _TE2, _UNET_OR_TE1 = (0,), (1,), (2,), (0, 1)
+
+_ROWS = (
+    Prefix("lora_unet_", _UNET, True),
+    Prefix("lora_te_", _TE1, True, KOHYA_DIFFUSERS),
+    Prefix("lora_te1_", _TE1, True, KOHYA_SGM),
+    Prefix("lora_te2_", _TE2, True, KOHYA_SGM),
+    Prefix("oft_unet_", _UNET, True),
+    Prefix("lycoris_", _UNET_OR_TE1, True, LYCORIS),
+    Prefix("lycoris_unet_", _UNET, True, LYCORIS),
+    Prefix("lycoris_te_", _TE1, True, LYCORIS),
+    Prefix("lycoris_te1_", _TE1, True, LYCORIS),
+    Prefix("lycoris_te2_", _TE2, True, LYCORIS),
+    Prefix("lycoris_text_encoder_", _TE1, True, LYCORIS),
+    Prefix("lycoris_text_encoder_2_", _TE2, True, LYCORIS),
+    Prefix("diffusion_model.", _UNET, spelling=COMFYUI),
+    Prefix("model.diffusion_model.", _UNET, spelling=COMFYUI),
+    Prefix("text_encoders.clip_l.transformer.", _TE1, spelling=COMFYUI),
+    Prefix("text_encoders.clip_h.transformer.", _TE1, spelling=COMFYUI),
+    Prefix("text_encoders.clip_g.transformer.", _TE2, spelling=COMFYUI),
+    Prefix("unet.", _UNET, spelling=DIFFUSERS),
+    Prefix("text_encoder.", _TE1, spelling=DIFFUSERS),
+    Prefix("text_encoder_2.", _TE2, spelling=DIFFUSERS),
+    Prefix("base_model.model.", _UNET_OR_TE1, spelling=PEFT),
+    Prefix("base_model.model.unet.", _UNET, spelling=PEFT),
+    Prefix("base_model.model.text_encoder.", _TE1, spelling=PEFT),
+    Prefix("base_model.model.text_encoder_2.", _TE2, spelling=PEFT),
+    Prefix("unet.base_model.model.", _UNET, spelling=PEFT),
+    Prefix("text_encoder.base_model.model.", _TE1, spelling=PEFT),
+    Prefix("text_encoder_2.base_model.model.", _TE2, spelling=PEFT),
+)
+_BARE = Prefix("", _UNET_OR_TE1)
+
+PREFIXES = (*sorted(_ROWS, key=lambda row: -len(row.text)), _BARE)
+"""Every known prefix, the longest first, so that the first that fits is the right one."""
+
+_BY_FIRST_LETTER = {
+    letter: tuple(row for row in PREFIXES if row.text.startswith(letter))
+    for letter in {row.text[0] for row in _ROWS}
+}
+
+_SGM_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
+_DIFFUSERS_ROOTS = (
+    "down_blocks",
+    "mid_block",
+    "up_blocks",
+    "time_embedding",
+    "add_embedding",
+    "conv_in",
+    "conv_out",
+)
+_TEXT_ROOTS = ("text_model", "encoder", "text_projection")
+
+
+def split(stem: str) -> tuple[Prefix, str]:
+    """The prefix row and the body of a stem; the bare prefix fits everything."""
+    for row in _BY_FIRST_LETTER.get(stem[:1], ()):
+        if stem.startswith(row.text):
+            return row, stem[len(row.text) :]
+    return _BARE, stem
+
+
+def canonical(stem: str, family: Family) -> str | None:
+    """The canonical id of a layer in `family`, or None if the family has no such layer.
+
+    `stem` is a key without its suffix, in any spelling; see `PREFIXES`. Two spellings of one layer give
+    one id, so a file that holds a layer twice shows it by two stems with one id.
+    """
+    return _find(*split(stem), family)
+
+
+def identify(stems: Mapping[str, tuple[int, int]]) -> Family | None:
+    """The family that a LoRA was made for, from the names of its layers and their shapes.
+
+    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened.
+
+    1. A family is a candidate if it knows more than half of the layers of the denoiser, or, in a file
+       that trains text encoders alone, more than half of those. Known text encoders do not make a
+       denoiser of another kind (SD3 has both of SDXL's encoders) a known one.
+    2. Of several candidates the one that knows the most layers wins; then the one whose shapes agree
+       most often (SD1.5 and SD2 differ in nothing else); then the one whose own spelling is used most
+       often; then the first in `FAMILIES`. Names come before shapes, so a small model that is named
+       like SDXL is SDXL.
+    3. Without a candidate the family is unknown: None.
+    """
+    parts = {stem: split(stem) for stem in stems}
+    text = {stem for stem, (prefix, body) in parts.items() if _is_text(prefix, body)}
+    deciding = parts.keys() - text or parts.keys()
+    best, best_score = None, (0, 0, 0)
+    for family in FAMILIES:
+        known = {stem: name for stem, part in parts.items() if (name := _find(*part, family))}
+        if 2 * len(deciding & known.keys()) <= len(deciding):
+            continue
+        score = _score(stems, known, family)
+        if score > best_score:
+            best, best_score = family, score
+        if score == (len(stems),) * 3:
+            break
+    return best
+
+
+def spelling_of(stem: str) -> str:
+    """The spelling of one stem, in words for the user.
+
+    One of ``kohya (SGM)``, ``kohya (diffusers)``, ``diffusers``, ``diffusers (old processor)``, ``PEFT``,
+    ``LyCORIS``, ``ComfyUI`` (dotted words of single-file checkpoints, with or without prefix) and
+    ``unknown``. Both of kohya's spellings write text encoders alike: ``lora_te1_`` and ``lora_te2_``
+    count as SGM, as SDXL's, and ``lora_te_`` as diffusers, as SD1.5's.
+    """
+    prefix, body = split(stem)
+    if prefix.spelling == DIFFUSERS:
+        return DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
+    if prefix.spelling is not None:
+        return prefix.spelling
+    if _starts_with(body, _SGM_ROOTS, prefix):
+        return KOHYA_SGM if prefix.flat else COMFYUI
+    if _starts_with(body, _DIFFUSERS_ROOTS, prefix):
+        return KOHYA_DIFFUSERS if prefix.flat else DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
+    return DIFFUSERS if _is_text(prefix, body) else UNKNOWN
+
+
+def file_spelling(stems: Iterable[str]) -> str:
+    """The spelling of a whole file: the most frequent one of its denoiser, else of its text encoders."""
+    listed = list(stems)
+    denoiser = [stem for stem in listed if not _is_text(*split(stem))]
+    counted = Counter(spelling_of(stem) for stem in denoiser or listed)
+    return counted.most_common(1)[0][0] if counted else UNKNOWN
+
+
+def _starts_with(body: str, roots: tuple[str, ...], prefix: Prefix) -> bool:
+    separator = "_" if prefix.flat else "."
+    return body in roots or body.startswith(tuple(root + separator for root in roots))
+
+
+def _is_text(prefix: Prefix, body: str) -> bool:
+    return 0 not in prefix.slots or (1 in prefix.slots and _starts_with(body, _TEXT_ROOTS, prefix))
+
+
+def _find(prefix: Prefix, body: str, family: Family) -> str | None:
+    for slot in prefix.slots:
+        if slot < len(family.components):
+            found = _bodies(family, slot, prefix.flat).get(body)
+            if found is not None:
+                return found
+    return None
+
+
+def _score(
+    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family
+) -> tuple[int, int, int]:
+    """Layers known, layers whose shape agrees, layers in the family's own spelling."""
+    table = layers(family)
+    shapes = sum(_flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())
+    return len(known), shapes, sum(stem == name for stem, name in known.items())
+
+
+def _flat_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[0], prod(shape[1:])
+
+
+@cache
+def _bodies(family: Family, slot: int, flat: bool) -> Mapping[str, str]:
+    """Body -> canonical id for one component, in every vocabulary."""
+    owner = family.components[slot]
+    rows = [row for row in layers(family).values() if row.component == owner]
+    return {(flatten(name) if flat else name): row.id for row in rows for name in row.spellings}

@@ -1,0 +1,251 @@
+"""Recipes as text and as data.
+
+A recipe is a list of items separated by commas; several recipes are separated by colons::
+
+    fro_ckpt=0.8,params=0.2,size=50:medium:rank=16,max_conv_rank=8
+
+* Scores, each with a weight (default 1; weights are normalised to sum 1): see `SCORES`.
+* Exactly one selection: see `SELECTIONS`.
+* Limits that go with any selection: ``max_rank max_conv_rank min_rank``.
+* ``rescale``: the strength that is baked in.
+* A preset (`PRESETS`) stands for its items, and limits may follow it.
+
+No torch and no numpy here: text is checked before any file is opened.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..errors import RecipeError
+
+SCORES: dict[str, str] = {
+    "spn_ckpt": "largest singular value of the base layer",
+    "spn_lora": "largest singular value of the LoRA layer",
+    "fro_ckpt": "Frobenius norm of the base layer",
+    "fro_lora": "Frobenius norm of the LoRA layer",
+    "subspace": "how much the base layer acts along the dimension itself",
+    "params": "numbers stored per rank",
+}
+"""What the strength of a dimension is compared with."""
+
+BASE_SCORES = frozenset({"spn_ckpt", "fro_ckpt", "subspace"})
+"""Scores that need the base model."""
+SELF_SCORES = frozenset({"spn_lora", "fro_lora"})
+"""Scores that compare a layer with itself, and so can stand in where a base layer is missing."""
+
+SELECTIONS: dict[str, str] = {
+    "thr": "keep dimensions whose log10 score is at least this",
+    "size": "largest file of at most so many MiB",
+    "retain": "fewest dimensions that keep this share of the whole LoRA's Frobenius norm",
+    "rank": "the same rank in every layer",
+    "sv_ratio": "per layer, dimensions stronger than the strongest divided by this",
+    "sv_fro": "per layer, fewest dimensions that keep this share of its Frobenius norm",
+    "sv_cumulative": "per layer, fewest dimensions that keep this share of the sum of its singular values",
+}
+"""How many dimensions stay."""
+
+SCORED_SELECTIONS = frozenset({"thr", "size", "retain"})
+"""Selections that rank the dimensions of all layers against one another, by score."""
+
+LIMITS: dict[str, str] = {
+    "max_rank": "no layer keeps more dimensions than this",
+    "max_conv_rank": "the same for convolutions larger than 1x1, in place of max_rank and rank",
+    "min_rank": "every layer that is not zero keeps at least so many",
+}
+
+PRESETS: dict[str, str] = {
+    "high": "fro_lora=1,min_rank=1,retain=0.95",
+    "medium": "fro_lora=1,min_rank=1,retain=0.92",
+    "low": "fro_lora=1,min_rank=1,retain=0.88",
+}
+
+DEFAULT_WITH_BASE = "fro_ckpt=1,thr=-3.5"
+DEFAULT_WITHOUT_BASE = "high"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way of choosing what to keep."""
+
+    weights: dict[str, float]
+    """Score name -> weight; they sum to 1. Empty where the selection needs no score."""
+    selection: str
+    """One of `SELECTIONS`."""
+    value: float
+    """The selection's number: log10, MiB, share, rank or ratio."""
+    rescale: float = 1.0
+    """All singular values are multiplied by this before scoring and in the result."""
+    max_rank: int | None = None
+    max_conv_rank: int | None = None
+    min_rank: int = 0
+    text: str = field(default="", compare=False)
+    """As the user wrote it."""
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a score compares with the base model."""
+        return any(name in BASE_SCORES for name in self.weights)
+
+    def cap(self, is_conv: bool) -> int | None:
+        """The largest rank that a layer may keep; None for no limit."""
+        if is_conv and self.max_conv_rank is not None:
+            return self.max_conv_rank
+        return self.max_rank
+
+    def __str__(self) -> str:
+        """The recipe in full, in a fixed order; reads back as an equal recipe."""
+        items = [f"{name}={number(weight, 6)}" for name, weight in sorted(self.weights.items())]
+        if self.rescale != 1.0:
+            items.append(f"rescale={number(self.rescale, 6)}")
+        for limit in ("max_rank", "max_conv_rank", "min_rank"):
+            if getattr(self, limit):
+                items.append(f"{limit}={getattr(self, limit)}")
+        return ",".join([*items, f"{self.selection}={number(self.value, 6)}"])
+
+
+def parse_recipes(text: str) -> tuple[Recipe, ...]:
+    """All recipes of a text, in order. Raises RecipeError with the place of the first fault."""
+    recipes = []
+    start = 0
+    for part in text.split(":"):
+        recipes.append(parse_recipe(part, offset=start))
+        start += len(part) + 1
+    return tuple(recipes)
+
+
+def parse_recipe(text: str, *, offset: int = 0) -> Recipe:
+    """One recipe. `offset` is added to the columns in error messages."""
+    reader = _Reader(text, offset)
+    for item, column in _items(text, offset):
+        reader.take(item, column)
+    return reader.recipe()
+
+
+def number(value: float, decimals: int) -> str:
+    """A number without trailing zeros: 1.0 -> "1", -2.8710 -> "-2.871"."""
+    text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
+
+
+def _items(text: str, offset: int) -> list[tuple[str, int]]:
+    found, column = [], offset
+    for item in text.split(","):
+        found.append((item, column + 1 + len(item) - len(item.lstrip())))
+        column += len(item) + 1
+    return [(item.strip(), at) for item, at in found]
+
+
+def _known() -> str:
+    return (
+        f"scores: {' '.join(SCORES)}; exactly one selection: {' '.join(SELECTIONS)}; "
+        f"limits: {' '.join(LIMITS)}; rescale; or a preset: {' '.join(PRESETS)}"
+    )
+
+
+class _Reader:
+    """Collects the items of one recipe and checks each where it stands."""
+
+    def __init__(self, text: str, offset: int) -> None:
+        self.text = text
+        self.offset = offset
+        self.weights: dict[str, float] = {}
+        self.selections: dict[str, float] = {}
+        self.others: dict[str, float] = {}
+        self.from_preset: set[str] = set()  # a preset's limits may be said again
+
+    def take(self, item: str, column: int) -> None:
+        if item in PRESETS:
+            if self.weights or self.selections:
+                raise self._fault(f"the preset {item!r} must come first", column)
+            for part in PRESETS[item].split(","):
+                self.take(part, column)
+            self.from_preset = set(LIMITS) & set(self.others)
+            return
+        name, equals, value = (part.strip() for part in item.partition("="))
+        if not name:
+            raise self._fault("an item is empty", column)
+        if name not in SCORES and name not in _RULES:
+            raise self._fault(f"unknown word {name!r}. Known are {_known()}", column)
+        place = self.weights if name in SCORES else self.selections if name in SELECTIONS else self.others
+        if name in place and name not in self.from_preset:
+            raise self._fault(f"{name!r} stands twice", column)
+        if name not in SCORES and not equals:
+            raise self._fault(f"{name!r} needs a number, as in {name}={_RULES[name].example}", column)
+        place[name] = self._number(name, value if equals else "1", column)
+        self.from_preset.discard(name)
+
+    def recipe(self) -> Recipe:
+        selection, value = self._selection()
+        low, high = int(self.others.get("min_rank", 0)), self.others.get("max_rank")
+        if high is not None and low > high:
+            raise self._fault(f"min_rank={low} is above max_rank={int(high)}", self.offset + 1)
+        return Recipe(
+            weights=self._weights(selection),
+            selection=selection,
+            value=value,
+            rescale=self.others.get("rescale", 1.0),
+            max_rank=_whole(self.others.get("max_rank")),
+            max_conv_rank=_whole(self.others.get("max_conv_rank")),
+            min_rank=low,
+            text=self.text.strip(),
+        )
+
+    def _selection(self) -> tuple[str, float]:
+        if len(self.selections) != 1:
+            found = " and ".join(self.selections) or "none"
+            raise self._fault(f"exactly one selection is needed, found {found}. Known are {_known()}", self.offset + 1)
+        return next(iter(self.selections.items()))
+
+    def _weights(self, selection: str) -> dict[str, float]:
+        if selection not in SCORED_SELECTIONS and not self.weights:
+            return {}
+        weights = self.weights or {"fro_lora": 1.0}
+        total = sum(weights.values())
+        if total <= 0:
+            raise self._fault("the weights of the scores sum to 0; give one of them more", self.offset + 1)
+        return {name: weight / total for name, weight in weights.items() if weight > 0}
+
+    def _number(self, name: str, value: str, column: int) -> float:
+        rule = _RULES.get(name, _WEIGHT)
+        try:
+            parsed = float(value)
+        except ValueError:
+            parsed = math.nan
+        if not math.isfinite(parsed) or not rule.accepts(parsed):
+            raise self._fault(f"{name}={value!r}: {rule.wants}, as in {name}={rule.example}", column)
+        return parsed
+
+    def _fault(self, what: str, column: int) -> RecipeError:
+        return RecipeError(f"recipe {self.text.strip()!r}, column {column}: {what}.")
+
+
+@dataclass(frozen=True)
+class _Rule:
+    accepts: Callable[[float], bool]
+    wants: str
+    example: str
+
+
+_SHARE = _Rule(lambda x: 0 < x <= 1, "must be above 0 and at most 1", "0.95")
+_WHOLE = _Rule(lambda x: x >= 1 and x == int(x), "must be a whole number of at least 1", "16")
+_WEIGHT = _Rule(lambda x: x >= 0, "must be a weight of 0 or more", "0.5")
+_RULES: dict[str, _Rule] = {
+    "thr": _Rule(lambda x: True, "must be a number", "-3.5"),
+    "size": _Rule(lambda x: x > 0, "must be a size in MiB above 0", "32"),
+    "retain": _SHARE,
+    "rank": _WHOLE,
+    "sv_ratio": _Rule(lambda x: x >= 1, "must be a ratio of at least 1", "5"),
+    "sv_fro": _SHARE,
+    "sv_cumulative": _SHARE,
+    "max_rank": _WHOLE,
+    "max_conv_rank": _WHOLE,
+    "min_rank": _Rule(lambda x: x >= 0 and x == int(x), "must be a whole number of at least 0", "1"),
+    "rescale": _Rule(lambda x: x > 0, "must be a strength above 0", "0.8"),
+}
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)

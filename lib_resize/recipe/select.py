@@ -1,0 +1,229 @@
+"""The choice: which dimensions of all layers stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ResizeError
+from ..linalg.casts import Double
+from ..linalg.truncate import Kept
+from .grammar import SCORED_SELECTIONS, Recipe, number
+from .scores import LayerFacts, score
+
+Mask = NDArray[np.bool_]
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which dimensions stay, for every layer of the question."""
+
+    kept: tuple[Kept, ...]
+    """Indices of the kept dimensions, one array a layer, ascending; empty where the layer goes."""
+    threshold: float | None
+    """The score that the weakest freely chosen dimension has, log10; None for selections layer by layer."""
+    scores: tuple[Double, ...]
+    """The scores that it rests on; empty for selections layer by layer."""
+
+    @property
+    def ranks(self) -> list[int]:
+        return [len(kept) for kept in self.kept]
+
+
+SizeOf = Callable[[Choice], int]
+"""The exact bytes of the file that a choice would give."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that a choice depends on beside the recipe."""
+
+    layers: Sequence[LayerFacts]
+    together: Sequence[tuple[int, ...]] = ()
+    """Groups of layers, by index, of which a host applies all or none: where one stays, each keeps a rank."""
+    size_of: SizeOf | None = None
+    """Needed for `size=`."""
+
+
+def choose(recipe: Recipe, question: Question) -> Choice:
+    """The dimensions that a recipe keeps.
+
+    Raises ResizeError where nothing would stay or `size=` cannot be met, PairingError where a score needs a base
+    layer that is missing.
+    """
+    if recipe.selection in SCORED_SELECTIONS:
+        choice = _Ranking(recipe, question).choose()
+    else:
+        choice = _layer_by_layer(recipe, question)
+    if not any(choice.ranks):
+        raise ResizeError(
+            f"recipe {recipe}: no dimension would stay. The strongest scores are below what it asks for; "
+            f"lower thr=, or take a preset such as medium."
+        )
+    return choice
+
+
+def share_kept(layers: Sequence[LayerFacts], kept: Sequence[Kept]) -> float:
+    """Weight retention: the Frobenius norm of what stays over that of all, 0 to 1; 1 for a LoRA of zeros."""
+    whole = sum(float(layer.s @ layer.s) for layer in layers)
+    part = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, kept, strict=True))
+    return float(np.sqrt(min(part / whole, 1.0))) if whole > 0 else 1.0
+
+
+def _limits(recipe: Recipe, layer: LayerFacts) -> tuple[int, int]:
+    """Fewest and most dimensions that a layer may keep."""
+    alive = int(np.count_nonzero(layer.s))
+    cap = recipe.cap(layer.is_conv)
+    most = max(alive if cap is None else min(alive, cap), layer.least)
+    return max(min(recipe.min_rank, most), layer.least), most
+
+
+def _completed(question: Question, kept: list[Kept], order: Sequence[Kept]) -> tuple[Kept, ...]:
+    """Gives the best dimension back to layers that a host would otherwise drop their whole group for."""
+    for group in question.together:
+        if any(len(kept[i]) for i in group):
+            for i in group:
+                if not len(kept[i]):
+                    kept[i] = order[i][:1]
+    return tuple(kept)
+
+
+# Selections layer by layer ----------------------------------------------------------------------------------
+
+
+def _layer_by_layer(recipe: Recipe, question: Question) -> Choice:
+    kept: list[Kept] = []
+    for layer in question.layers:
+        fewest, most = _limits(recipe, layer)
+        wanted = _RANKS[recipe.selection](layer, recipe)
+        kept.append(np.arange(min(max(wanted, fewest), most)))
+    order = [np.arange(len(layer.s)) for layer in question.layers]
+    return Choice(kept=_completed(question, kept, order), threshold=None, scores=())
+
+
+def _uniform(layer: LayerFacts, recipe: Recipe) -> int:
+    return recipe.max_conv_rank if layer.is_conv and recipe.max_conv_rank else int(recipe.value)
+
+
+def _by_ratio(layer: LayerFacts, recipe: Recipe) -> int:
+    """How many singular values are greater than the largest divided by the ratio; at least one."""
+    return max(1, int(np.count_nonzero(layer.s > layer.s[0] / recipe.value)))
+
+
+def _by_frobenius(layer: LayerFacts, recipe: Recipe) -> int:
+    return _fewest(layer.s * layer.s, recipe.value**2)
+
+
+def _by_sum(layer: LayerFacts, recipe: Recipe) -> int:
+    return _fewest(layer.s, recipe.value)
+
+
+def _fewest(amounts: Double, share: float) -> int:
+    """The fewest leading amounts whose sum is at least this share of the whole."""
+    running = np.cumsum(amounts)
+    return int(np.searchsorted(running, share * running[-1] * (1 - 1e-14), side="left")) + 1
+
+
+_RANKS: dict[str, Callable[[LayerFacts, Recipe], int]] = {
+    "rank": _uniform,
+    "sv_ratio": _by_ratio,
+    "sv_fro": _by_frobenius,
+    "sv_cumulative": _by_sum,
+}
+
+
+# Selections over all layers ---------------------------------------------------------------------------------
+
+
+class _Ranking:
+    """All dimensions of all layers in one order, best score first; ties by layer, then by strength."""
+
+    def __init__(self, recipe: Recipe, question: Question) -> None:
+        self.recipe = recipe
+        self.question = question
+        self.scores = tuple(score(recipe, layer) for layer in question.layers)
+        self.best_first = [np.argsort(-scores, kind="stable") for scores in self.scores]
+        limits = [_limits(recipe, layer) for layer in question.layers]
+        self.forced = [order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)]
+        free = [order[low:high] for order, (low, high) in zip(self.best_first, limits, strict=True)]
+        self.layer = np.repeat(np.arange(len(free)), [len(part) for part in free])
+        self.index = np.concatenate(free) if free else np.zeros(0, np.intp)
+        flat = np.concatenate([scores[part] for scores, part in zip(self.scores, free, strict=True)] or [np.zeros(0)])
+        order = np.argsort(-flat, kind="stable")
+        self.layer, self.index, self.flat = self.layer[order], self.index[order], flat[order]
+
+    def choose(self) -> Choice:
+        count = {"thr": self._by_threshold, "retain": self._by_retention, "size": self._by_size}
+        return self.first(count[self.recipe.selection]())
+
+    def first(self, count: int) -> Choice:
+        """The forced dimensions and the first `count` of the others."""
+        kept = list(self.forced)
+        layer, index = self.layer[:count], self.index[:count]
+        by_layer = np.argsort(layer, kind="stable")
+        bounds = np.searchsorted(layer[by_layer], np.arange(len(kept) + 1))
+        index = index[by_layer]
+        for i, forced in enumerate(self.forced):
+            kept[i] = np.sort(np.concatenate([forced, index[bounds[i] : bounds[i + 1]]]))
+        return Choice(
+            kept=_completed(self.question, kept, self.best_first),
+            threshold=self._threshold(count),
+            scores=self.scores,
+        )
+
+    def _threshold(self, count: int) -> float | None:
+        if self.recipe.selection == "thr":
+            return self.recipe.value
+        return float(self.flat[count - 1]) if count else None
+
+    def _by_threshold(self) -> int:
+        return int(np.count_nonzero(self.flat >= self.recipe.value))
+
+    def _by_retention(self) -> int:
+        layers = self.question.layers
+        whole = sum(float(layer.s @ layer.s) for layer in layers)
+        held = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, self.forced, strict=True))
+        squares = np.concatenate([layer.s * layer.s for layer in layers])
+        starts = np.cumsum([0] + [len(layer.s) for layer in layers])
+        running = held + np.cumsum(squares[starts[self.layer] + self.index])
+        wanted = self.recipe.value**2 * whole * (1 - 1e-14)
+        if held >= wanted:
+            return 0
+        return min(int(np.searchsorted(running, wanted, side="left")) + 1, len(running))
+
+    def _by_size(self) -> int:
+        if self.question.size_of is None:
+            raise ValueError("size= needs a question that knows the size of its files")
+        budget = self.recipe.value * MIB
+        least = self.question.size_of(self.first(0))
+        if least > budget:
+            raise ResizeError(
+                f"size={number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
+                f"{least / MIB:.3f} MiB. Ask for that or more"
+                + (", or leave min_rank= away." if self.recipe.min_rank else ".")
+            )
+        return self._largest_within(budget, least)
+
+    def _largest_within(self, budget: float, least: int) -> int:
+        """The largest count whose file fits; the file grows with the count. Secant steps inside a bracket."""
+        size_of = self.question.size_of
+        assert size_of is not None
+        cost = np.concatenate([[0], np.cumsum([self.question.layers[i].parameters for i in self.layer])])
+        low, high = 0, len(self.flat)
+        low_size, high_size = least, size_of(self.first(high))
+        if high_size <= budget:
+            return high
+        while high - low > 1:
+            per_parameter = (high_size - low_size) / (cost[high] - cost[low])
+            guess = int(np.searchsorted(cost, cost[low] + (budget - low_size) / per_parameter, side="right")) - 1
+            middle = min(max(guess, low + 1), high - 1)
+            size = size_of(self.first(middle))
+            if size <= budget:
+                low, low_size = middle, size
+            else:
+                high, high_size = middle, size
+        return low

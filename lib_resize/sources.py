@@ -1,0 +1,125 @@
+"""What the user names on the command line: files, folders, patterns and merges."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import UsageError
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file and the strength that it gets."""
+
+    path: Path
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """One LoRA to resize: a file, or several that are merged first."""
+
+    members: tuple[Member, ...]
+    below: Path = Path()
+    """Folder of the file below the folder that the user named; results keep it."""
+    found: bool = False
+    """Found in a folder, rather than named: results of earlier runs are left out then."""
+
+    @property
+    def label(self) -> str:
+        """As it stands in tables and messages."""
+        if self.is_plain:
+            return str(self.members[0].path)
+        return ",".join(f"{member.path}:{member.weight:g}" for member in self.members)
+
+    @property
+    def is_plain(self) -> bool:
+        """A single file at its own strength."""
+        return len(self.members) == 1 and self.members[0].weight == 1.0
+
+    @property
+    def name(self) -> str:
+        """Stem of its results: the file's own, or all names with their weights."""
+        if self.is_plain:
+            return self.members[0].path.stem
+        return "+".join(f"{member.path.stem}_{member.weight:g}" for member in self.members)
+
+
+def expand(arguments: Sequence[str]) -> list[Source]:
+    """The LoRAs that the arguments name, each once, in order.
+
+    A file that is not there is found out when it is opened. Raises UsageError for patterns and folders that hold
+    nothing, and for merges that cannot be read.
+    """
+    sources: dict[object, Source] = {}
+    for argument in arguments:
+        for source in _expand(argument):
+            sources.setdefault((tuple((str(m.path.absolute()), m.weight) for m in source.members)), source)
+    return list(sources.values())
+
+
+def _expand(argument: str) -> list[Source]:
+    path = Path(argument)
+    if path.is_dir():
+        return _required(list(_in_folder(path)), f"folder {argument} holds no {SUFFIX} file")
+    if path.exists():
+        return [Source((Member(path),))]
+    if glob.has_magic(argument):
+        names = sorted(glob.glob(argument, recursive=True), key=str.casefold)
+        if names or "," not in argument:
+            found = [source for name in names for source in _expand(name)]
+            return _required(found, f"nothing matches {argument}")
+    if "," in argument or _weight(argument) is not None:
+        return [Source(tuple(_member(piece, argument) for piece in argument.split(",")))]
+    return [Source((Member(_completed(path)),))]
+
+
+def _required(found: list[Source], otherwise: str) -> list[Source]:
+    if not found:
+        raise UsageError(f"{otherwise}; name a LoRA file, a folder of them or a pattern such as loras/*{SUFFIX}.")
+    return found
+
+
+def _in_folder(folder: Path) -> Iterator[Source]:
+    """All safetensors files below a folder, links followed, in the order of their names."""
+    for place, below, names in os.walk(folder, followlinks=True):
+        below.sort(key=str.casefold)
+        for name in sorted(names, key=str.casefold):
+            if name.lower().endswith(SUFFIX):
+                path = Path(place, name)
+                yield Source((Member(path),), below=path.parent.relative_to(folder), found=True)
+
+
+def _member(piece: str, argument: str) -> Member:
+    text = piece.strip()
+    weight = _weight(text)
+    name = text if weight is None else text.rpartition(":")[0].strip()
+    if not name:
+        raise UsageError(f"{argument!r}: a name is missing; a merge is written as 'style.safetensors:0.6,char:0.4'.")
+    if weight == 0.0:
+        raise UsageError(f"{argument!r}: weight 0 leaves nothing of {name}; leave it away.")
+    return Member(_completed(Path(name)), 1.0 if weight is None else weight)
+
+
+def _weight(text: str) -> float | None:
+    """The number behind the last colon; a Windows drive letter's colon is followed by none."""
+    _, colon, tail = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return None
+    try:
+        weight = float(tail)
+    except ValueError:
+        return None
+    return weight if abs(weight) < float("inf") else None
+
+
+def _completed(path: Path) -> Path:
+    """The suffix may be left away, as in a prompt."""
+    completed = path.with_name(path.name + SUFFIX)
+    return completed if not path.exists() and completed.exists() else path

@@ -1,0 +1,97 @@
+"""Conversions give the same bits as the libraries that define them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_resize.linalg import casts
+
+ALL_HALVES = np.arange(65536, dtype=np.uint16)
+TORCH = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def torch_values(bits: np.ndarray, kind: str) -> np.ndarray:
+    carrier = torch.from_numpy(bits.view(np.int16 if bits.dtype == np.uint16 else np.uint8).copy())
+    return carrier.view(TORCH[kind]).float().numpy()
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
+@pytest.mark.parametrize("wide", [np.float32, np.float64])
+def test_every_finite_code_is_read_exactly(kind: str, wide: type) -> None:
+    bits = ALL_HALVES if "8" not in kind else np.arange(256, dtype=np.uint8)
+    expected = torch_values(bits, kind)
+    found = casts.widen(bits, kind, np.empty(bits.shape, wide))
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(found[finite], expected[finite])
+
+
+def test_f16_infinities_are_recognisable() -> None:
+    infinite = ALL_HALVES[~np.isfinite(ALL_HALVES.view(np.float16))]
+    assert np.all(np.abs(casts.singles(infinite, "F16")) >= 65536)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
+def test_all_finite_finds_each_single_bad_code(kind: str) -> None:
+    bits = ALL_HALVES if "8" not in kind else np.arange(256, dtype=np.uint8)
+    for code, value in zip(bits, torch_values(bits, kind), strict=True):
+        assert casts.all_finite(np.array([0, code], bits.dtype), kind) == np.isfinite(value)
+
+
+def test_reading_a_strided_piece_equals_reading_the_whole() -> None:
+    bits = np.random.default_rng(0).integers(0, 0x7BFF, (64, 3000), dtype=np.uint16)
+    whole = casts.doubles(bits, "F16")
+    np.testing.assert_array_equal(casts.doubles(bits[:, 100:2100], "F16"), whole[:, 100:2100])
+
+
+def awkward_values() -> np.ndarray:
+    """Numbers of every size, every float16 and float8 value, their middles and the neighbours of those."""
+    rng = np.random.default_rng(1)
+    spread = rng.standard_normal(200_000) * 10.0 ** rng.uniform(-9, 4.7, 200_000)
+    codes = np.concatenate([torch_values(ALL_HALVES, "F16"), torch_values(np.arange(256, dtype=np.uint8), "F8_E4M3")])
+    grid = np.unique(codes[np.isfinite(codes)].astype(np.float64))
+    middles = (grid[1:] + grid[:-1]) / 2
+    exact = np.concatenate([grid, middles, [464.0, 447.9, 480.0, 500.0, 65519.9, -0.0]]).astype(np.float32)
+    near = [np.nextafter(exact, np.float32(np.inf)), np.nextafter(exact, np.float32(-np.inf))]
+    return np.concatenate([spread.astype(np.float32), exact, *near])
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_rounding_to_halves_gives_the_bits_of_torch(kind: str) -> None:
+    values = awkward_values()
+    expected = torch.from_numpy(values).to(TORCH[kind]).view(torch.int16).numpy().view(np.uint16)
+    np.testing.assert_array_equal(casts.round_to(values, kind), expected)
+
+
+def test_rounding_to_f8_gives_the_bits_of_torch_where_it_fits() -> None:
+    values = awkward_values()
+    values = values[np.abs(values) <= 448]
+    expected = torch.from_numpy(values).to(torch.float8_e4m3fn).view(torch.uint8).numpy()
+    np.testing.assert_array_equal(casts.round_to(values, "F8_E4M3"), expected)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("F16", 65520.0), ("F8_E4M3", 464.0)])
+def test_overflow_is_never_a_number(kind: str, limit: float) -> None:
+    values = np.array([limit * 1.01, -limit * 3, np.inf, np.nan], np.float32)
+    assert not np.isfinite(torch_values(casts.round_to(values, kind), kind)).any()
+
+
+@given(st.integers(0, 2**16 - 1), st.sampled_from(["F16", "BF16", "F8_E4M3"]))
+def test_rounding_what_was_read_changes_nothing(code: int, kind: str) -> None:
+    bits = np.array([code if "8" not in kind else code & 255], casts.STORAGE[kind])
+    if casts.all_finite(bits, kind):
+        np.testing.assert_array_equal(casts.round_to(casts.singles(bits, kind), kind), bits)
+
+
+def test_largest_magnitude_sees_both_signs_and_nan() -> None:
+    assert casts.largest_magnitude(np.array([1.0, -3.0], np.float32)) == 3.0
+    assert np.isnan(casts.largest_magnitude(np.array([1.0, np.nan], np.float32)))
+    assert casts.largest_magnitude(np.zeros(0, np.float32)) == 0.0

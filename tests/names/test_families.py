@@ -1,0 +1,134 @@
+"""The tables of families: counts, canonical ids, components, blocks and groups."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from lib_resize.names.families import (
+    FAMILIES,
+    SD2,
+    SD15,
+    SDXL,
+    Family,
+    attention_group,
+    block,
+    component,
+    flatten,
+    layers,
+)
+
+family_cases = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+
+
+def test_every_family_has_the_layers_of_its_parts() -> None:
+    assert Counter(row.component for row in layers(SDXL).values()) == {"unet": 794, "te1": 72, "te2": 193}
+    assert Counter(row.component for row in layers(SD15).values()) == {"unet": 282, "te": 72}
+    assert Counter(row.component for row in layers(SD2).values()) == {"unet": 282, "te": 144}
+
+
+@family_cases
+def test_an_id_is_the_name_that_kohya_writes(family: Family) -> None:
+    for name, row in layers(family).items():
+        assert name == row.id
+        assert name in {f"lora_{row.component}_{flatten(spelling)}" for spelling in row.spellings}
+
+
+@family_cases
+def test_no_two_layers_of_a_component_share_a_spelling(family: Family) -> None:
+    for owner in family.components:
+        rows = [row for row in layers(family).values() if row.component == owner]
+        dotted = Counter(spelling for row in rows for spelling in row.spellings)
+        flat = Counter(flatten(spelling) for row in rows for spelling in row.spellings)
+        assert max(dotted.values()) == max(flat.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        (SDXL, "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"),
+        (SDXL, "lora_unet_output_blocks_5_2_conv"),
+        (SDXL, "lora_te1_text_model_encoder_layers_0_mlp_fc1"),
+        (SDXL, "lora_te2_text_model_encoder_layers_31_self_attn_out_proj"),
+        (SDXL, "lora_te2_text_projection"),
+        (SD15, "lora_unet_down_blocks_0_attentions_1_transformer_blocks_0_attn2_to_out_0"),
+        (SD15, "lora_te_text_model_encoder_layers_11_mlp_fc2"),
+        (SD2, "lora_unet_mid_block_attentions_0_proj_in"),
+        (SD2, "lora_te_text_model_encoder_layers_22_self_attn_q_proj"),
+    ],
+)
+def test_known_names_are_ids(family: Family, name: str) -> None:
+    assert name in layers(family)
+
+
+def test_the_table_of_a_family_is_made_once_and_cannot_be_changed() -> None:
+    assert layers(SDXL) is layers(SDXL)
+    with pytest.raises(TypeError):
+        layers(SDXL)["x"] = next(iter(layers(SDXL).values()))  # type: ignore[index]
+
+
+@family_cases
+def test_a_family_stays_itself_in_another_process(family: Family) -> None:
+    assert pickle.loads(pickle.dumps(family)) == family
+
+
+@family_cases
+def test_the_component_of_every_layer_can_be_read_from_its_id(family: Family) -> None:
+    assert all(component(name) == row.component for name, row in layers(family).items())
+
+
+def test_a_name_of_no_component_is_other() -> None:
+    assert component("lora_unet_d0t_attn1_to_q") == "unet"
+    assert component("transformer.x") == "other"
+
+
+def test_blocks_of_sdxl_are_counted_as_in_its_checkpoint() -> None:
+    found = Counter(block(name) for name in layers(SDXL))
+    ins, outs = {f"IN{n:02d}" for n in range(9)}, {f"OUT{n:02d}" for n in range(9)}
+    assert found.keys() == ins | outs | {"MID", "TIME", "LABEL", "OUT", "TE1", "TE2"}
+    assert block("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q") == "IN04"
+    assert block("lora_unet_output_blocks_2_2_conv") == "OUT02"
+
+
+def test_sd15_uses_the_same_block_labels_as_a_checkpoint() -> None:
+    assert block("lora_unet_down_blocks_0_attentions_0_proj_in") == "IN01"
+    assert block("lora_unet_up_blocks_3_attentions_2_proj_out") == "OUT11"
+    assert block("lora_unet_mid_block_resnets_1_conv1") == "MID"
+    assert block("lora_te_text_model_encoder_layers_0_mlp_fc1") == "TE"
+
+
+def test_a_layer_of_no_family_is_in_block_other() -> None:
+    assert block("lora_unet_d0t_attn1_to_q") == "OTHER"
+
+
+@pytest.mark.parametrize(("family", "owner", "depth"), [(SDXL, "te2", 32), (SD2, "te", 24)])
+def test_open_clip_attention_comes_in_groups_of_four(family: Family, owner: str, depth: int) -> None:
+    groups: dict[str, set[str]] = {}
+    for name in layers(family):
+        key = attention_group(name, family)
+        if key is not None:
+            groups.setdefault(key, set()).add(name)
+    assert len(groups) == depth
+    start = f"lora_{owner}_text_model_encoder_layers_7_self_attn"
+    assert groups[start] == {f"{start}_{part}" for part in ("q_proj", "k_proj", "v_proj", "out_proj")}
+    assert all(len(members) == 4 for members in groups.values())
+
+
+def test_layers_of_the_other_encoders_stand_alone() -> None:
+    assert all(attention_group(name, SD15) is None for name in layers(SD15))
+    assert all(attention_group(n, SDXL) is None for n, row in layers(SDXL).items() if row.component != "te2")
+    assert attention_group("lora_te2_text_model_encoder_layers_0_mlp_fc1", SDXL) is None
+    assert attention_group("no such layer", SDXL) is None
+
+
+def test_names_need_nothing_but_the_standard_library() -> None:
+    code = (
+        "import sys, lib_resize.names.spelling\n"
+        "print(sorted({'numpy', 'torch', 'safetensors'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
