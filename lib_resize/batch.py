@@ -15,7 +15,7 @@ from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
-from .errors import Cancelled, FileError, ResizeError, UnsupportedError
+from .errors import Cancelled, FileError, ResizeError, UnsupportedError, UsageError
 from .files.header import read_header
 from .files.outname import SUFFIX, fold, names_in_tree, unique_path
 from .files.reader import SafeFile
@@ -91,6 +91,7 @@ class _Workshop:
 
     def __init__(self, settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> None:
         self.settings = settings
+        _check_recipes(settings)
         arrays = open_arrays(settings.device)
         workers = (settings.threads or usable_cores()) if settings.device == "cpu" else 1
         stack.enter_context(one_blas_thread())
@@ -154,6 +155,16 @@ class _Workshop:
         plan = execute(job, self.bench, [future.result() for future in hashes], overwrite=settings.overwrite)
         copies = _copy_sidecars(source, job.path, settings)
         return Outcome(source.label, plan, job, sidecars=tuple(copies))
+
+
+def _check_recipes(settings: Settings) -> None:
+    """Said before any LoRA is opened."""
+    for recipe in settings.all_recipes:
+        if recipe.needs_base and settings.base is None:
+            raise UsageError(
+                f"recipe {recipe} compares with the base model; name a checkpoint first or after --base, or take a "
+                f"recipe that needs none, such as -r medium."
+            )
 
 
 class _Names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from . import __version__
 from .errors import ResizeError, UsageError
@@ -53,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _described(description: str, epilog: str | None = None) -> dict[str, object]:
+def _described(description: str, epilog: str | None = None) -> dict[str, Any]:
     return {
         "description": description,
         "epilog": epilog,
@@ -100,17 +101,33 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="FILE", help="[checkpoint] LoRA files, folders, patterns or merges")
     add("-o", "--output_folder", "--output-folder", metavar="DIR", help="folder of the results (default: beside each)")
-    add("-r", "--score_recipes", "--recipes", type=_recipes, metavar="RECIPES",
-        help=f"what to keep (default: {DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without)")  # fmt: skip
-    add("-t", "--output_dtype", "--output-dtype", choices=DTYPE_WORDS, default="16",
-        help="numbers of the result: float16, float32, bfloat16, float8 (e4m3), or as they were (default: 16)")  # fmt: skip
+    add(
+        "-r",
+        "--score_recipes",
+        "--recipes",
+        type=_recipes,
+        metavar="RECIPES",
+        help=f"what to keep (default: {DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without)",
+    )
+    add(
+        "-t",
+        "--output_dtype",
+        "--output-dtype",
+        choices=DTYPE_WORDS,
+        default="16",
+        help="numbers of the result: float16, float32, bfloat16, float8 (e4m3), or as they were (default: 16)",
+    )
     add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("-v", "--verbose", action="count", default=0, help="thresholds and quantiles; -vv also each layer")
     add("--base", metavar="FILE", help="the checkpoint, named outright")
     add("--dry-run", action="store_true", help="say what would be, exact sizes included, and write nothing")
     add("--report", metavar="FILE.json", help="write all figures, layer by layer, as JSON")
-    add("--naming", choices=("keep", "kohya"), default="keep",
-        help="kohya: rename layers to the spelling that every host loads")  # fmt: skip
+    add(
+        "--naming",
+        choices=("keep", "kohya"),
+        default="keep",
+        help="kohya: rename layers to the spelling that every host loads",
+    )
     add("--suffix", help="ends the new name in place of the recipe")
     add("--overwrite", action="store_true", help="replace results that are there already; never the source")
     add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
@@ -132,5 +149,5 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--keep", metavar="DIR", help="put the files there and leave them (default: a temporary folder)")
+    parser.add_argument("--keep", metavar="DIR", help="leave the files in this folder (default: a temporary one)")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="as for resize")

@@ -180,7 +180,7 @@ def _write_report(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         temporary.write_text(text + "\n", "utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(f"--report {path}: cannot be written: {error.strerror}.") from error
 

@@ -59,5 +59,5 @@ class OutputError(ResizeError):
     """A result cannot be written."""
 
 
-class Cancelled(ResizeError):
+class Cancelled(ResizeError):  # noqa: N818 - the user wanted it, so it is no error to him
     """The user stopped the job; nothing was left behind."""

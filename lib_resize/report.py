@@ -24,11 +24,11 @@ def mib(size: int) -> str:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """One row an output, and a sum where there are several."""
+    """One row an output, and a sum where there are several of one recipe."""
     rows = [_row(outcome) for outcome in outcomes]
     done = [outcome.plan for outcome in outcomes if outcome.plan and not outcome.skipped and not outcome.error]
-    if len(done) > 1:
-        before = sum({plan.source: plan.bytes_before for plan in done}.values())
+    if len(done) > 1 and len({plan.source for plan in done}) == len(done):
+        before = sum(plan.bytes_before for plan in done)
         after = sum(plan.bytes_after for plan in done)
         rows.append([f"{len(done)} files", mib(before), mib(after), _saved(before, after), ""])
     return aligned([["LoRA", "MiB before", "after", "saved", "weight retention"], *rows])

@@ -71,7 +71,7 @@ def _expand(argument: str) -> list[Source]:
     if path.exists():
         return [Source((Member(path),))]
     if glob.has_magic(argument):
-        names = sorted(glob.glob(argument, recursive=True), key=str.casefold)
+        names = sorted(glob.glob(argument, recursive=True), key=str.casefold)  # noqa: PTH207 - Path.glob takes no absolute pattern
         if names or "," not in argument:
             found = [source for name in names for source in _expand(name)]
             return _required(found, f"nothing matches {argument}")

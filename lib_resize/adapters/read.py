@@ -53,7 +53,7 @@ def read_adapter(file: SafeFile) -> Adapter:
         files=(file,),
         metadata=file.header.metadata,
         layers=layers,
-        copied=tuple(_copied(stems, layers)),
+        copied=tuple(_copied(stems)),
         family=family,
         notes=tuple(sorted(notes)),
         together=groups_together(layers, family),
@@ -169,7 +169,7 @@ _TAKEN = frozenset({"up", "down", "alpha", "scale"})
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias difference", "diff_b": "bias difference"}
 
 
-def _copied(stems: Mapping[str, tuple[Kind, Mapping[str, Part]]], layers: Iterable[Layer]) -> Iterable[Copied]:
+def _copied(stems: Mapping[str, tuple[Kind, Mapping[str, Part]]]) -> Iterable[Copied]:
     for stem, (kind, parts) in stems.items():
         for role, tensor in parts.items():
             if kind.verdict == "copy":

@@ -53,7 +53,7 @@ def save(fingerprint: str, norms: Mapping[str, tuple[float, float | None]]) -> N
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(document), "utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
 

@@ -170,9 +170,7 @@ def _parts(key: str, shape: tuple[int, ...]) -> Iterator[tuple[int, str, BaseWei
         yield home.slot, body.removesuffix(".weight"), BaseWeight(key, shape)
 
 
-def _open_clip_parts(
-    slot: int, key: str, body: str, shape: tuple[int, ...]
-) -> Iterator[tuple[int, str, BaseWeight]]:
+def _open_clip_parts(slot: int, key: str, body: str, shape: tuple[int, ...]) -> Iterator[tuple[int, str, BaseWeight]]:
     for name, part, transposed in _open_clip()[body]:
         if part is None:
             yield slot, name, BaseWeight(key, shape, None, transposed)

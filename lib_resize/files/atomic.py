@@ -22,7 +22,7 @@ from ..errors import OutputError
 
 _DRAFT_NAME = re.compile(r"\.resize-lora-[0-9a-f]{16}\.part")
 _STALE_SECONDS = 24 * 3600
-_GATHER_BYTES = 1 << 20
+_GATHER_BYTES = 1 << 16
 # What file systems without hard links answer: FAT, some network and FUSE mounts, Android.
 _NO_LINKS = frozenset(
     (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)

@@ -77,10 +77,10 @@ def _beside(lora: Path, suffix: str) -> Path:
 def _sidecar_suffixes(source: Path) -> list[str]:
     """What follows the stem in the sidecars' names; previews first, since the others name them."""
     try:
-        names = [item.name for item in source.parent.iterdir() if item.is_file()]
+        beside = [item for item in source.parent.iterdir() if item.name.startswith(f"{source.stem}.")]
     except OSError:
         return []
-    endings = [name[len(source.stem) :] for name in names if name.startswith(f"{source.stem}.")]
+    endings = [item.name[len(source.stem) :] for item in beside if item.is_file()]
     known = (*_PREVIEWS, *_TEXTS, *_JSONS)
     found = [ending for ending in endings if ending.lower() in known or _EXAMPLE.fullmatch(ending.lower())]
     return sorted(found, key=lambda ending: (ending.lower() not in _PREVIEWS, ending))

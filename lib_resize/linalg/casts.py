@@ -68,6 +68,8 @@ def widen(bits: Bits, kind: str, out: NDArray[Any]) -> NDArray[Any]:
     Exact for every finite value. Infinities and NaN of F16 come out as numbers of 65536 and more, so
     that a caller who sees such a number must ask `all_finite`.
     """
+    if bits.dtype != STORAGE[kind]:
+        raise ValueError(f"{kind} is carried by {STORAGE[kind].__name__}, not by {bits.dtype}")
     if kind in ("F32", "F64"):
         out[...] = bits
         return out

@@ -25,8 +25,8 @@ __all__ = [
     "component",
     "file_spelling",
     "identify",
-    "split",
     "spelling_of",
+    "split",
 ]
 
 KOHYA_SGM = "kohya (SGM)"
@@ -91,8 +91,7 @@ PREFIXES = (*sorted(_ROWS, key=lambda row: -len(row.text)), _BARE)
 """Every known prefix, the longest first, so that the first that fits is the right one."""
 
 _BY_FIRST_LETTER = {
-    letter: tuple(row for row in PREFIXES if row.text.startswith(letter))
-    for letter in {row.text[0] for row in _ROWS}
+    letter: tuple(row for row in PREFIXES if row.text.startswith(letter)) for letter in {row.text[0] for row in _ROWS}
 }
 
 _SGM_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
@@ -201,9 +200,7 @@ def _find(prefix: Prefix, body: str, family: Family) -> str | None:
     return None
 
 
-def _score(
-    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family
-) -> tuple[int, int, int]:
+def _score(stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family) -> tuple[int, int, int]:
     """Layers known, layers whose shape agrees, layers in the family's own spelling."""
     table = layers(family)
     shapes = sum(_flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())

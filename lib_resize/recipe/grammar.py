@@ -96,7 +96,7 @@ class Recipe:
         return self.max_rank
 
     def __str__(self) -> str:
-        """The recipe in full, in a fixed order; reads back as an equal recipe."""
+        """The recipe in full, in a fixed order, numbers to six decimals; reads back as the same choice."""
         items = [f"{name}={number(weight, 6)}" for name, weight in sorted(self.weights.items())]
         if self.rescale != 1.0:
             items.append(f"rescale={number(self.rescale, 6)}")
@@ -233,7 +233,7 @@ _SHARE = _Rule(lambda x: 0 < x <= 1, "must be above 0 and at most 1", "0.95")
 _WHOLE = _Rule(lambda x: x >= 1 and x == int(x), "must be a whole number of at least 1", "16")
 _WEIGHT = _Rule(lambda x: x >= 0, "must be a weight of 0 or more", "0.5")
 _RULES: dict[str, _Rule] = {
-    "thr": _Rule(lambda x: True, "must be a number", "-3.5"),
+    "thr": _Rule(lambda _: True, "must be a number", "-3.5"),
     "size": _Rule(lambda x: x > 0, "must be a size in MiB above 0", "32"),
     "retain": _SHARE,
     "rank": _WHOLE,

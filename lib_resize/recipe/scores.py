@@ -49,8 +49,8 @@ class LayerFacts:
 
 
 _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
-    "spn_ckpt": lambda layer: layer.base and layer.base.spn,
-    "fro_ckpt": lambda layer: layer.base and layer.base.fro,
+    "spn_ckpt": lambda layer: None if layer.base is None else layer.base.spn,
+    "fro_ckpt": lambda layer: None if layer.base is None else layer.base.fro,
     "subspace": lambda layer: None if layer.base is None else layer.base.subspace,
     "spn_lora": lambda layer: float(layer.s[0]),
     "fro_lora": lambda layer: frobenius(layer.s),

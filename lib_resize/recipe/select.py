@@ -148,7 +148,7 @@ class _Ranking:
         self.scores = tuple(score(recipe, layer) for layer in question.layers)
         self.best_first = [np.argsort(-scores, kind="stable") for scores in self.scores]
         limits = [_limits(recipe, layer) for layer in question.layers]
-        self.forced = [order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)]
+        self.forced: list[Kept] = [order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)]
         free = [order[low:high] for order, (low, high) in zip(self.best_first, limits, strict=True)]
         self.layer = np.repeat(np.arange(len(free)), [len(part) for part in free])
         self.index = np.concatenate(free) if free else np.zeros(0, np.intp)
@@ -199,21 +199,22 @@ class _Ranking:
         if self.question.size_of is None:
             raise ValueError("size= needs a question that knows the size of its files")
         budget = self.recipe.value * MIB
-        least = self.question.size_of(self.first(0))
+        fewest = 0 if any(len(forced) for forced in self.forced) else min(1, len(self.flat))
+        least = self.question.size_of(self.first(fewest))
         if least > budget:
             raise ResizeError(
                 f"size={number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
                 f"{least / MIB:.3f} MiB. Ask for that or more"
                 + (", or leave min_rank= away." if self.recipe.min_rank else ".")
             )
-        return self._largest_within(budget, least)
+        return self._largest_within(budget, fewest, least)
 
-    def _largest_within(self, budget: float, least: int) -> int:
+    def _largest_within(self, budget: float, fewest: int, least: int) -> int:
         """The largest count whose file fits; the file grows with the count. Secant steps inside a bracket."""
         size_of = self.question.size_of
         assert size_of is not None
-        cost = np.concatenate([[0], np.cumsum([self.question.layers[i].parameters for i in self.layer])])
-        low, high = 0, len(self.flat)
+        cost = np.concatenate([[0], np.cumsum([self.question.layers[i].parameters for i in self.layer.tolist()])])
+        low, high = fewest, len(self.flat)
         low_size, high_size = least, size_of(self.first(high))
         if high_size <= budget:
             return high

@@ -191,16 +191,18 @@ def test_civitai_info_tells_of_the_new_file_and_links_to_the_old_page(source, ta
     assert copied(source, target, ".civitai.info", CIVITAI) == true_civitai()
 
 
-@pytest.mark.parametrize("known", ["hash", "name", "only"])
+@pytest.mark.parametrize("known", ["hash", "name", "primary", "only"])
 def test_the_own_entry_among_several_is_found(source, target, known):
     own = {"name": "renamed.safetensors", "sizeKB": 1.0, "hashes": {"SHA256": "00"}}
     if known == "hash":
         own["hashes"] = {"SHA256": OLD}
     if known == "name":
         own["name"] = source.name
+    if known == "primary":
+        own["primary"] = True
     others = [] if known == "only" else [{"name": "other.safetensors", "sizeKB": 9.0, "hashes": {"SHA256": "11"}}]
     found = copied(source, target, ".civitai.info", {"files": [*others, own]})
-    assert found["files"] == [*others, {"name": target.name, "sizeKB": 2.0, "hashes": {"SHA256": NEW.upper()}}]
+    assert found["files"] == [*others, {**own, "name": target.name, "sizeKB": 2.0, "hashes": {"SHA256": NEW.upper()}}]
 
 
 def test_manager_metadata_is_true(source, target):

@@ -1,0 +1,177 @@
+"""Two commands for a machine that has only Python and pip:
+
+    python develop.py demo    see Resize LoRA work, on files made for the purpose
+    python develop.py test    the whole check: formatting, lint, types, tests
+
+Each makes its own environment in the folder `.venv` beside this file and installs there what it needs; nothing else
+on the machine changes, and deleting `.venv` undoes it. The second call finds it ready. Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+BOOTSTRAP = VENV / "pip-bootstrap"
+
+OLDEST_PYTHON = (3, 10)
+OLDEST_PIP = (22, 3)  # the first with `pip --python`
+EXTRAS = {"demo": "", "test": "[test]"}
+CHECKS = {
+    "ruff format": ("ruff", "format", "--check", "."),
+    "ruff check": ("ruff", "check", "."),
+    "mypy": ("mypy",),
+    "pytest": ("pytest",),
+}
+_VERSIONS = """
+import platform, importlib.metadata as installed
+names = {"ruff", "mypy", "pytest", "numpy", "safetensors", "torch", "diffusers"}
+found = {one.metadata["Name"].lower(): one.version for one in installed.distributions()}
+print("Python", platform.python_version(), *(f"{name} {found[name]}" for name in sorted(names & found.keys())))
+"""
+
+
+class SetupError(Exception):
+    """Something that the user has to know; its text says what to do."""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs one of the two commands and returns its exit status."""
+    if len(arguments) != 1 or arguments[0] not in EXTRAS:
+        print(__doc__)
+        return 0 if arguments in (["-h"], ["--help"]) else 2
+    try:
+        _check_python()
+        _install(arguments[0])
+    except SetupError as error:
+        print(f"develop.py: {error}", file=sys.stderr)
+        return 1
+    return _demo() if arguments[0] == "demo" else _test()
+
+
+def _demo() -> int:
+    return _run([str(PYTHON), "-m", "lib_resize", "demo"])
+
+
+def _test() -> int:
+    """Runs all checks, whatever becomes of the first ones."""
+    _run([str(PYTHON), "-c", _VERSIONS])
+    start = time.monotonic()
+    failed = []
+    for name, command in CHECKS.items():
+        print(f"\n$ {' '.join(command)}", flush=True)
+        if _run([str(PYTHON), "-m", *command]):
+            failed.append(name)
+    seconds = time.monotonic() - start
+    if failed:
+        print(f"\nFailed: {', '.join(failed)} ({seconds:.0f} s).")
+    else:
+        print(f"\nAll is well: {', '.join(CHECKS)} ({seconds:.0f} s).")
+    return int(bool(failed))
+
+
+# The environment --------------------------------------------------------------------------------------------
+
+
+def _check_python() -> None:
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise SetupError(f"this is Python {sys.version.split()[0]}; {oldest} or newer is needed. Start it with that.")
+
+
+def _install(command: str) -> None:
+    """Makes `.venv` hold what a command needs; does nothing where it does already."""
+    stamps = {name: VENV / f"installed-for-{name}" for name in EXTRAS}
+    state = _state()
+    if _works() and any(_read(stamps[name]) == state for name in (command, "test")):
+        return
+    if not _works():
+        print(f"Making an environment in {VENV} ...", flush=True)
+        _must([_base_python(), "-m", "venv", "--without-pip", "--clear", str(VENV)], "the environment cannot be made")
+    print("Installing what is needed there; later calls skip this ...", flush=True)
+    pip, environment = _pip()
+    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    _must(
+        [*pip, "--python", str(PYTHON), "install", *quiet, "--editable", f"{ROOT}{EXTRAS[command]}"],
+        "pip could not install what is needed; its message stands above. Is there a network?",
+        environment,
+    )
+    stamps[command].write_text(state, "utf-8")
+
+
+def _state() -> str:
+    """What an installation rests on: the lists of packages, and where this folder lies."""
+    told = (ROOT / "pyproject.toml").read_bytes() + os.fsencode(ROOT)
+    return hashlib.sha256(told).hexdigest()
+
+
+def _works() -> bool:
+    """Whether there is an environment whose Python runs, and is new enough."""
+    asked = f"import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
+    return PYTHON.is_file() and subprocess.run([str(PYTHON), "-c", asked], check=False).returncode == 0
+
+
+def _base_python() -> str:
+    """The Python that this one's environment was made with, so that `.venv` does not rest on another one."""
+    return str(getattr(sys, "_base_executable", None) or sys.executable)
+
+
+def _pip() -> tuple[list[str], dict[str, str]]:
+    """A pip that can install into an environment without one, and what to run it with.
+
+    The one at hand if it is new enough, else a new one that the old one puts into `.venv`.
+    """
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
+    for python in dict.fromkeys((sys.executable, _base_python())):
+        version = _pip_version(python)
+        if version is None:
+            continue
+        if version < OLDEST_PIP:
+            print(f"pip {version[0]}.{version[1]} is too old for this; a new one goes into .venv ...", flush=True)
+            _must(
+                [python, "-m", "pip", "install", "--quiet", "--target", str(BOOTSTRAP), "--upgrade", "pip"],
+                "the old pip could not fetch a new one; its message stands above",
+                environment,
+            )
+            paths = [str(BOOTSTRAP), *filter(None, [environment.get("PYTHONPATH")])]
+            environment["PYTHONPATH"] = os.pathsep.join(paths)
+        return [python, "-m", "pip"], environment
+    raise SetupError(
+        "this Python has no pip. Install it (on Debian and Ubuntu: apt install python3-pip), then try again."
+    )
+
+
+def _pip_version(python: str) -> tuple[int, int] | None:
+    found = subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False)
+    words = found.stdout.decode("utf-8", "replace").split()
+    if found.returncode or len(words) < 2:
+        return None
+    major, minor, *_ = *words[1].split("."), "0"
+    return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else OLDEST_PIP
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8")
+    except OSError:
+        return None
+
+
+def _run(command: list[str]) -> int:
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
+
+
+def _must(command: list[str], otherwise: str, environment: dict[str, str] | None = None) -> None:
+    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
+        raise SetupError(f"{otherwise}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,320 @@
+"""From file to smaller file: what is read, what is kept, what is refused, with every kind of layer and number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
+
+from lib_resize.adapters.write import Style
+from lib_resize.batch import Outcome, Settings, resize
+from lib_resize.errors import DamagedFileError, LayerError, UnsupportedError
+from lib_resize.linalg.casts import round_to
+from lib_resize.recipe.grammar import parse_recipes
+from lib_resize.sources import expand
+
+
+def run(argument: Path | str, recipe: str = "rank=2", **settings) -> list[Outcome]:
+    return list(resize(expand([str(argument)]), Settings(recipes=parse_recipes(recipe), **settings)))
+
+
+def resized(argument: Path | str, recipe: str = "rank=2", **settings) -> tuple[dict[str, np.ndarray], Outcome]:
+    (outcome,) = run(argument, recipe, **settings)
+    assert outcome.error is None, outcome.error
+    return tensors_of(Path(outcome.plan.output)), outcome
+
+
+def refused(argument: Path | str, recipe: str = "rank=2", **settings) -> Exception:
+    (outcome,) = run(argument, recipe, **settings)
+    assert outcome.error is not None
+    folder = Path(str(argument).partition(":")[0]).parent
+    assert not [p for p in folder.iterdir() if p.name.startswith(".") or "rank2" in p.name]
+    return outcome.error
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+@pytest.mark.parametrize("alpha", [None, 3.0, 12.0, -2.0])
+@pytest.mark.parametrize(("dtype", "rounding"), [("F16", 7e-4), ("F32", 1e-6), ("BF16", 6e-3), ("F8_E4M3", 0.07)])
+def test_the_written_delta_is_the_exact_truncation(tmp_path, rank, alpha, dtype, rounding) -> None:
+    source = kohya("lora_unet_a", alpha=alpha) | kohya("lora_unet_b", 40, 9, seed=1, alpha=alpha)
+    found, _ = resized(write(tmp_path / "x.safetensors", source), f"rank={rank}", style=Style(dtype))
+    for stem in ("lora_unet_a", "lora_unet_b"):
+        assert relative(delta(found, stem), best(delta(source, stem), rank)) < rounding
+
+
+def test_full_rank_keeps_every_key_and_every_delta(tmp_path) -> None:
+    source = kohya("lora_unet_a") | kohya("lora_unet_b", 8, 30, seed=1)
+    found, outcome = resized(write(tmp_path / "x.safetensors", source), "retain=1")
+    assert found.keys() == source.keys()
+    assert outcome.plan.retention == pytest.approx(1.0)
+    for stem in ("lora_unet_a", "lora_unet_b"):
+        assert relative(delta(found, stem), delta(source, stem)) < 5e-4
+
+
+@pytest.mark.parametrize("shapes", [((24, 6, 1, 1), (6, 16, 3, 3)), ((24, 6), (6, 16, 3, 3)), ((24, 6, 1, 1), (6, 16)),
+                                    ((24, 6, 1, 1), (6, 16, 1, 1)), ((24, 6, 1, 1, 1), (6, 4, 2, 2, 2))])  # fmt: skip
+def test_convolutions_and_mixed_shapes_keep_their_own(tmp_path, shapes) -> None:
+    up_shape, down_shape = shapes
+    up, down = factors(24, int(np.prod(down_shape[1:])), 6)
+    source = {"c.lora_up.weight": up.reshape(up_shape), "c.lora_down.weight": down.reshape(down_shape)}
+    found, _ = resized(write(tmp_path / "x.safetensors", source))
+    assert found["c.lora_up.weight"].shape == (24, 2, *up_shape[2:])
+    assert found["c.lora_down.weight"].shape == (2, *down_shape[1:])
+    assert relative(delta(found, "c"), best(delta(source, "c"), 2)) < 7e-4
+
+
+def test_all_layers_of_a_file_share_one_alpha(tmp_path) -> None:
+    source = kohya("a", strength=1.0) | kohya("b", strength=1e-3, seed=1) | kohya("c", strength=30, seed=2)
+    path = write(tmp_path / "x.safetensors", source)
+    found, outcome = resized(path, "spn_lora,min_rank=1,thr=-0.9")
+    assert len({layer.new_rank for layer in outcome.plan.layers}) > 0
+    assert len({float(found[f"{stem}.alpha"]) for stem in "abc"}) == 1
+    for stem, layer in zip("abc", outcome.plan.layers, strict=True):
+        assert relative(delta(found, stem), best(delta(source, stem), layer.new_rank)) < 7e-4
+
+
+@pytest.mark.parametrize("strength", [1e-7, 1e-4, 1e4])
+def test_tiny_and_huge_layers_beside_ordinary_ones_are_exact_in_float16(tmp_path, strength) -> None:
+    source = kohya("tiny", strength=strength) | kohya("usual", seed=1)
+    for stem in ("tiny", "usual"):
+        found, _ = resized(write(tmp_path / "x.safetensors", source), style=Style("F16"), overwrite=True)
+        assert relative(delta(found, stem), best(delta(source, stem), 2)) < 7e-4
+
+
+def test_a_uniform_rank_is_its_own_alpha(tmp_path) -> None:
+    found, _ = resized(write(tmp_path / "x.safetensors", kohya("a") | kohya("b", seed=1)), "rank=3")
+    assert {float(found["a.alpha"]), float(found["b.alpha"])} == {3.0}
+
+
+def test_dora_magnitudes_stay_byte_for_byte_and_alpha_is_the_rank(tmp_path) -> None:
+    magnitude = np.random.default_rng(5).random((24, 1)).astype(np.float16)
+    source = kohya("a") | {"a.dora_scale": magnitude} | kohya("b", seed=1)
+    found, outcome = resized(write(tmp_path / "x.safetensors", source), "spn_lora,thr=-0.5")
+    np.testing.assert_array_equal(found["a.dora_scale"], magnitude)
+    assert float(found["a.alpha"]) == found["a.lora_down.weight"].shape[0]
+    assert any("DoRA" in note for note in outcome.plan.notes)
+    assert ("a.dora_scale", "DoRA magnitude") in outcome.plan.copied
+
+
+def test_a_dora_layer_never_falls_away(tmp_path) -> None:
+    """Its magnitudes act even where its delta is zero."""
+    source = kohya("weak", strength=1e-5) | {"weak.dora_scale": np.ones((24, 1), np.float32)}
+    source |= kohya("zero", strength=0) | {"zero.dora_scale": np.ones((24, 1), np.float32)} | kohya("strong", seed=1)
+    source |= kohya("plain_weak", strength=1e-5, seed=2)
+    found, _ = resized(write(tmp_path / "x.safetensors", source), "params,thr=-2")
+    assert {key.partition(".")[0] for key in found} == {"weak", "zero", "strong"}
+    assert not np.any(delta(found, "zero"))
+
+
+def test_what_is_not_low_rank_is_copied_byte_for_byte_and_named(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    others = {
+        "lora_unet_n.w_norm": rng.standard_normal(7).astype(np.float32),
+        "lora_unet_n.b_norm": rng.standard_normal(7).astype(np.float16),
+        "lora_unet_d.diff": rng.standard_normal((3, 4)).astype(np.float64),
+        "a.diff_b": rng.standard_normal(24).astype(np.float32),
+        "bundle_emb.cat.clip_l": rng.standard_normal((2, 8)).astype(np.float16),
+        "<s1>": rng.standard_normal(8).astype(np.float32),
+        "strange.int": np.arange(5, dtype=np.int64),
+    }
+    path = write(tmp_path / "x.safetensors", kohya("a") | others)
+    found, outcome = resized(path)
+    assert set(found) == set(kohya("a")) | set(others)
+    assert {key for key, _ in outcome.plan.copied} == set(others)
+    for key, value in others.items():
+        np.testing.assert_array_equal(found[key], value.astype(np.float64))
+
+
+def test_zero_layers_fall_away_with_all_their_keys_and_are_counted(tmp_path) -> None:
+    source = kohya("a") | kohya("dead", strength=0, seed=1)
+    found, outcome = resized(write(tmp_path / "x.safetensors", source))
+    assert {key.partition(".")[0] for key in found} == {"a"}
+    assert outcome.plan.zero == outcome.plan.dropped == ("dead",)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"])
+def test_every_floating_dtype_is_read(tmp_path, dtype) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    kinds = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+             "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}  # fmt: skip
+    source = {key: torch.from_numpy(value).to(kinds[dtype]) for key, value in kohya("a", alpha=4.0).items()}
+    save_file(source, tmp_path / "x.safetensors")
+    found, _ = resized(tmp_path / "x.safetensors", "rank=3")
+    expected = {key: value.double().numpy() for key, value in source.items()}
+    assert relative(delta(found, "a"), best(delta(expected, "a"), 3)) < 7e-4
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F16", 2), ("F32", 4)])
+def test_same_keeps_the_dtype_of_the_source(tmp_path, dtype, size) -> None:
+    source = kohya("a")
+    if dtype == "F16":
+        source = {key: value.astype(np.float16) for key, value in source.items()}
+    path = write(tmp_path / "x.safetensors", source)
+    (outcome,) = run(path, style=Style(dtype=None))
+    from lib_resize.files.header import read_header
+
+    entries = read_header(outcome.plan.output).entries
+    assert entries["a.lora_up.weight"].dtype == dtype
+    assert outcome.plan.bytes_after == Path(outcome.plan.output).stat().st_size
+
+
+def test_an_fp32_source_halves_at_full_rank(tmp_path) -> None:
+    path = write(tmp_path / "x.safetensors", kohya("a", 400, 300, 32))
+    _, outcome = resized(path, "retain=1")
+    assert 0.49 < outcome.plan.bytes_after / outcome.plan.bytes_before < 0.53
+
+
+# Refusals ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("extra", "kind"),
+    [
+        ({"l.hada_w1_a": (4, 2), "l.hada_w1_b": (2, 4), "l.hada_w2_a": (4, 2), "l.hada_w2_b": (2, 4)}, "LoHa"),
+        ({"l.lokr_w1": (2, 2), "l.lokr_w2": (4, 4)}, "LoKr"),
+        ({"l.a1.weight": (4, 2), "l.a2.weight": (2, 4), "l.b1.weight": (4, 2), "l.b2.weight": (2, 4)}, "GLoRA"),
+        ({"l.lora_up.weight": (4, 2), "l.lora_down.weight": (2, 4, 1, 1), "l.lora_mid.weight": (2, 2, 3, 3)}, "Tucker"),
+        ({"l.oft_blocks": (2, 3, 3)}, "OFT"),
+        ({"l.boft_R": (2, 2, 3, 3)}, "BOFT"),
+        ({"l.weight": (4,), "l.on_input": ()}, "IA3"),
+        ({"unet:0:up": (4, 2), "unet:0:down": (2, 4)}, "cloneofsimo"),
+        ({"lora_controlnet": (1,)}, "Control-LoRA"),
+    ],
+)
+@pytest.mark.parametrize("beside", [True, False])
+def test_kinds_that_are_not_handled_are_refused_by_name(tmp_path, extra, kind, beside) -> None:
+    tensors = {key: np.ones(shape, np.float32) for key, shape in extra.items()} | (kohya("a") if beside else {})
+    error = refused(write(tmp_path / "x.safetensors", tensors))
+    assert isinstance(error, UnsupportedError)
+    assert kind in str(error)
+    assert str(tmp_path / "x.safetensors") in str(error)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        (lambda t: t.pop("a.lora_up.weight"), DamagedFileError, "layer a has down but no up"),
+        (lambda t: t.pop("a.lora_down.weight"), DamagedFileError, "layer a has up but no down"),
+        (lambda t: t.update({"a.lora_up.weight": np.ones((24, 5), np.float32)}), LayerError, "ranks 5 and 6 differ"),
+        (lambda t: t.update({"a.lora_up.weight": np.ones((24, 0), np.float32),
+                             "a.lora_down.weight": np.ones((0, 16), np.float32)}), LayerError, "without dimensions"),
+        (lambda t: t["a.lora_up.weight"].__setitem__((0, 0), np.nan), LayerError, "layer a: up holds NaN"),
+        (lambda t: t["a.lora_down.weight"].__setitem__((0, 0), np.inf), LayerError, "layer a: down holds NaN"),
+        (lambda t: t.update({"a.alpha": np.array(np.nan, np.float32)}), LayerError, "layer a: its scale is nan"),
+        (lambda t: t.update({"a.lora_up.weight": np.ones((24, 6), np.int8)}), LayerError, "dtype I8"),
+        (lambda t: t.update({"a.lora_up.weight": np.ones(24, np.float32)}), LayerError, "expected (out, rank)"),
+        (lambda t: t.update({"a.lora_A.weight": np.ones((6, 16), np.float32)}), DamagedFileError, "two tensors for"),
+    ],
+)  # fmt: skip
+def test_damaged_layers_are_refused_by_name(tmp_path, change, error, text) -> None:
+    tensors = kohya("fine", seed=3) | kohya("a")
+    change(tensors)
+    found = refused(write(tmp_path / "x.safetensors", tensors))
+    assert isinstance(found, error)
+    assert text in str(found)
+
+
+def test_a_file_without_low_rank_pairs_is_refused(tmp_path) -> None:
+    path = write(tmp_path / "x.safetensors", {"a.diff": np.ones((3, 3), np.float32)})
+    assert "nothing to resize" in str(refused(path))
+
+
+def test_a_checkpoint_is_not_taken_for_a_lora(tmp_path) -> None:
+    key = "model.diffusion_model.input_blocks.1.1.proj_in.weight"
+    assert "base model" in str(refused(write(tmp_path / "x.safetensors", {key: np.ones((8, 8), np.float32)})))
+
+
+def test_float16_overflow_is_refused_with_the_way_out(tmp_path) -> None:
+    source = {"a.lora_A.weight": np.full((2, 4), 1e6, np.float32), "a.lora_B.weight": np.full((4, 2), 1e6, np.float32)}
+    error = refused(write(tmp_path / "x.safetensors", source))
+    assert "Take -t 32" in str(error)
+
+
+# Merges -----------------------------------------------------------------------------------------------------
+
+SD15_LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+def test_a_merge_is_the_exact_weighted_sum(tmp_path) -> None:
+    one = kohya("lora_unet_a", rank=3) | kohya("lora_unet_only_one", seed=4)
+    two = kohya("lora_unet_a", rank=6, seed=7) | kohya("lora_unet_only_two", seed=8, alpha=None)
+    write(tmp_path / "one.safetensors", one)
+    write(tmp_path / "two.safetensors", two)
+    found, outcome = resized(f"{tmp_path / 'one.safetensors'}:0.6,{tmp_path / 'two'}:-0.4", "retain=1")
+    expected = 0.6 * delta(one, "lora_unet_a") - 0.4 * delta(two, "lora_unet_a")
+    assert relative(delta(found, "lora_unet_a"), expected) < 7e-4
+    assert relative(delta(found, "lora_unet_only_one"), 0.6 * delta(one, "lora_unet_only_one")) < 7e-4
+    assert relative(delta(found, "lora_unet_only_two"), -0.4 * delta(two, "lora_unet_only_two")) < 7e-4
+    assert Path(outcome.plan.output).name.startswith("one_0.6+two_-0.4_")
+
+
+def test_a_merge_across_spellings_meets_under_canonical_names(tmp_path) -> None:
+    stem = "lora_unet_" + SD15_LAYER.replace(".", "_")
+    up, down = factors(320, 320, 4, seed=1)
+    one = kohya(stem, 320, 320, 4)
+    two = {f"unet.{SD15_LAYER}.lora.up.weight": up, f"unet.{SD15_LAYER}.lora.down.weight": down}
+    write(tmp_path / "one.safetensors", one)
+    write(tmp_path / "two.safetensors", two)
+    found, _ = resized(f"{tmp_path / 'one'},{tmp_path / 'two'}:2", "retain=1")
+    expected = delta(one, stem) + 2 * up.astype(np.float64) @ down.astype(np.float64)
+    assert relative(delta(found, stem), expected) < 7e-4
+    assert set(found) == {f"{stem}.{part}" for part in ("lora_up.weight", "lora_down.weight", "alpha")}
+
+
+def test_a_weighted_single_file_is_scaled(tmp_path) -> None:
+    source = kohya("a")
+    found, _ = resized(f"{write(tmp_path / 'x.safetensors', source)}:0.5", "retain=1")
+    assert relative(delta(found, "a"), 0.5 * delta(source, "a")) < 7e-4
+
+
+@pytest.mark.parametrize("extra", [{"a.dora_scale": np.ones((24, 1), np.float32)}, {"a.diff_b": np.ones(24, np.float32)}])
+def test_what_cannot_be_added_is_not_merged(tmp_path, extra) -> None:
+    write(tmp_path / "one.safetensors", kohya("a") | extra)
+    write(tmp_path / "two.safetensors", kohya("a", seed=2))
+    (outcome,) = run(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert next(iter(extra)) in str(outcome.error)
+
+
+def test_layers_of_other_sizes_are_not_merged(tmp_path) -> None:
+    write(tmp_path / "one.safetensors", kohya("a"))
+    write(tmp_path / "two.safetensors", kohya("a", 12, 12))
+    (outcome,) = run(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert "(24, 16) and (12, 12) differ" in str(outcome.error)
+
+
+# Names ------------------------------------------------------------------------------------------------------
+
+
+def test_rescale_is_baked_in(tmp_path) -> None:
+    source = kohya("a")
+    found, outcome = resized(write(tmp_path / "x.safetensors", source), "rescale=0.8,rank=3")
+    assert relative(delta(found, "a"), 0.8 * best(delta(source, "a"), 3)) < 7e-4
+    assert "scale0.8" in outcome.plan.output
+
+
+def test_naming_kohya_renames_all_that_belongs_to_a_layer(tmp_path) -> None:
+    body = "unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    canonical = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+    up, down = factors(640, 640, 4)
+    source = {f"{body}.lora_A.weight": down, f"{body}.lora_B.weight": up,
+              f"{body}.lora_magnitude_vector": np.ones(640, np.float32), f"{body}.lora_B.bias": np.ones(640, np.float32),
+              "keep.me": np.ones(2, np.float32)}  # fmt: skip
+    found, _ = resized(write(tmp_path / "x.safetensors", source), style=Style(kohya=True))
+    assert set(found) == {"keep.me", *(f"{canonical}{end}" for end in (
+        ".lora_up.weight", ".lora_down.weight", ".alpha", ".dora_scale", ".diff_b"))}  # fmt: skip
+    assert found[f"{canonical}.dora_scale"].shape == (640, 1)
+
+
+def test_naming_kohya_is_refused_where_no_name_is_known(tmp_path) -> None:
+    error = refused(write(tmp_path / "x.safetensors", kohya("toy_layer")), style=Style(kohya=True))
+    assert "toy_layer" in str(error)
+
+
+def test_fp8_is_refused_where_no_alpha_can_carry_the_scale(tmp_path) -> None:
+    up, down = factors(24, 16, 4)
+    path = write(tmp_path / "x.safetensors", {"a.lora_A.weight": down, "a.lora_B.weight": up})
+    assert "--naming kohya" in str(refused(path, style=Style("F8_E4M3")))

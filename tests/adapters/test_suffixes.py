@@ -1,0 +1,85 @@
+"""Keys are parted the same way by every writer's spelling."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib_resize.adapters.registry import kind_of
+from lib_resize.adapters.suffixes import part
+
+STEM = "unet.down_blocks.1.attentions.0.to_out.0"
+
+
+@pytest.mark.parametrize(
+    ("key", "stem", "role"),
+    [
+        ("lora_unet_a_b.lora_up.weight", "lora_unet_a_b", "up"),
+        ("lora_unet_a_b.lora_down.weight", "lora_unet_a_b", "down"),
+        ("lora_unet_a_b.lora_mid.weight", "lora_unet_a_b", "mid"),
+        ("lora_unet_a_b.alpha", "lora_unet_a_b", "alpha"),
+        ("lora_unet_a_b.dora_scale", "lora_unet_a_b", "magnitude"),
+        (f"{STEM}.lora_A.weight", STEM, "down"),
+        (f"{STEM}.lora_B.weight", STEM, "up"),
+        (f"{STEM}.lora_A.default.weight", STEM, "down"),
+        (f"{STEM}.lora_B.my_adapter.weight", STEM, "up"),
+        (f"{STEM}.lora_A", STEM, "down"),
+        (f"{STEM}.lora_B.bias", STEM, "up_bias"),
+        (f"{STEM}.lora.up.weight", STEM, "up"),
+        (f"{STEM}.lora.down.weight", STEM, "down"),
+        (f"{STEM}.lora_linear_layer.down.weight", STEM, "down"),
+        (f"{STEM}.lora_magnitude_vector", STEM, "magnitude"),
+        (f"{STEM}.lora_magnitude_vector.weight", STEM, "magnitude"),
+        (f"{STEM}.lora_magnitude_vector.default.weight", STEM, "magnitude"),
+        ("unet.mid.attn1.processor.to_q_lora.down.weight", "unet.mid.attn1.processor.to_q", "down"),
+        ("double_blocks.0.processor.qkv_lora1.up.weight", "double_blocks.0.processor.qkv", "up"),
+        ("unet:12:up", "unet:12", "pti_up"),
+        ("lora_te_a.hada_w1_a", "lora_te_a", "hada_w1_a"),
+        ("lora_te_a.lokr_w2_b", "lora_te_a", "lokr_w2_b"),
+        ("lora_te_a.diff", "lora_te_a", "diff"),
+        ("lora_te_a.oft_R.weight", "lora_te_a", "oft_R"),
+        ("bundle_emb.cat.clip_l", "bundle_emb.cat.clip_l", ""),
+        ("<s1>", "<s1>", ""),
+        ("something.else", "something.else", ""),
+    ],
+)
+def test_a_key_parts_into_stem_and_role(key: str, stem: str, role: str) -> None:
+    found = part(key)
+    assert (found.stem, found.role) == (stem, role)
+    assert found.role == "" or found.stem + found.suffix == key
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        (["a.lora_up.weight", "a.lora_down.weight", "a.alpha"], "LoRA"),
+        (["a.lora_up.weight", "a.lora_down.weight", "a.lora_mid.weight"], "Tucker LoCon"),
+        (["a.hada_w1_a", "a.hada_w1_b", "a.alpha"], "LoHa"),
+        (["a.lokr_w1", "a.lokr_w2_a", "a.dora_scale"], "LoKr"),
+        (["a.a1.weight", "a.a2.weight", "a.b1.weight", "a.b2.weight", "a.alpha"], "GLoRA"),
+        (["a.oft_blocks", "a.alpha"], "OFT"),
+        (["a.oft_diag"], "OFT"),
+        (["a.oft_R.weight"], "OFT"),
+        (["a.boft_R", "a.boft_s"], "BOFT"),
+        (["a.on_input", "a.weight"], "IA3"),
+        (["a.ia3_l"], "IA3"),
+        (["a.lambda_layer", "a.p_layer.weight", "a.q_layer.weight", "a.alpha"], "T-LoRA"),
+        (["unet:0:up", "unet:0:down"], "cloneofsimo LoRA"),
+        (["input_blocks.1.0.up", "input_blocks.1.0.down"], "Control-LoRA"),
+        (["lora_controlnet"], "Control-LoRA"),
+        (["lllite_unet_x.down.0.weight"], "ControlNet-LLLite"),
+        (["image_proj.norm.weight"], "IP-Adapter"),
+        (["a.diff", "a.diff_b"], "weight difference"),
+        (["a.w_norm", "a.b_norm"], "norm"),
+        (["a.alpha"], "alpha without factors"),
+        (["bundle_emb.cat.clip_g"], "embedding"),
+        (["<s1>"], "embedding"),
+        (["who.knows"], "unknown"),
+    ],
+)
+def test_a_kind_is_known_by_its_keys(keys: list[str], kind: str) -> None:
+    parts = [part(key) for key in keys]
+    by_stem = {p.stem: {} for p in parts}
+    for found in parts:
+        by_stem[found.stem][found.role] = found
+    stem = parts[0].stem
+    assert kind_of(stem, by_stem[stem]).name == kind
