@@ -53,6 +53,9 @@ def main(arguments: list[str]) -> int:
     except SetupError as error:
         print(f"develop.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("develop.py: stopped.", file=sys.stderr)
+        return 130
     return _demo() if arguments[0] == "demo" else _test()
 
 
@@ -94,13 +97,16 @@ def _install(command: str) -> None:
         return
     if not _works():
         print(f"Making an environment in {VENV} ...", flush=True)
-        _must([_base_python(), "-m", "venv", "--without-pip", "--clear", str(VENV)], "the environment cannot be made")
+        _must(
+            [_base_python(), "-m", "venv", "--without-pip", "--clear", str(VENV)],
+            "the environment cannot be made; the message stands above. On Debian and Ubuntu: apt install python3-venv.",
+        )
     print("Installing what is needed there; later calls skip this ...", flush=True)
     pip, environment = _pip()
     quiet = [] if sys.stdout.isatty() else ["--quiet"]
     _must(
         [*pip, "--python", str(PYTHON), "install", *quiet, "--editable", f"{ROOT}{EXTRAS[command]}"],
-        "pip could not install what is needed; its message stands above. Is there a network?",
+        "pip could not install what is needed; its message stands above. It fetches packages, so it needs a network.",
         environment,
     )
     stamps[command].write_text(state, "utf-8")
@@ -137,7 +143,7 @@ def _pip() -> tuple[list[str], dict[str, str]]:
             print(f"pip {version[0]}.{version[1]} is too old for this; a new one goes into .venv ...", flush=True)
             _must(
                 [python, "-m", "pip", "install", "--quiet", "--target", str(BOOTSTRAP), "--upgrade", "pip"],
-                "the old pip could not fetch a new one; its message stands above",
+                "the old pip could not fetch a new one; its message stands above.",
                 environment,
             )
             paths = [str(BOOTSTRAP), *filter(None, [environment.get("PYTHONPATH")])]
@@ -165,12 +171,14 @@ def _read(path: Path) -> str | None:
 
 
 def _run(command: list[str]) -> int:
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    """Runs in the environment, and keeps even the cache of norms there."""
+    environment = {**os.environ, "RESIZE_LORA_CACHE": str(VENV / "cache")}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 def _must(command: list[str], otherwise: str, environment: dict[str, str] | None = None) -> None:
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode:
-        raise SetupError(f"{otherwise}.")
+        raise SetupError(otherwise)
 
 
 if __name__ == "__main__":

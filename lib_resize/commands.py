@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -26,9 +27,15 @@ from .sources import Source, expand
 
 def resize(arguments: argparse.Namespace) -> int:
     """``resize-lora resize``."""
-    base, names = _base_and_loras(arguments)
-    sources = expand(names)
-    settings = Settings(
+    with contextlib.ExitStack() as stack:
+        base, names = _base_and_loras(arguments)
+        if base is not None:
+            stack.callback(base.close)
+        return _run(expand(names), _settings(arguments, base), arguments)
+
+
+def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Settings:
+    return Settings(
         recipes=arguments.score_recipes or (),
         output=Path(arguments.output_folder) if arguments.output_folder else None,
         base=base,
@@ -41,7 +48,6 @@ def resize(arguments: argparse.Namespace) -> int:
         skip_existing=arguments.skip_existing,
         sidecars=not arguments.no_sidecars,
     )
-    return _run(sources, settings, arguments)
 
 
 def inspect(arguments: argparse.Namespace) -> int:
@@ -105,9 +111,12 @@ def _base_and_loras(arguments: argparse.Namespace) -> tuple[Checkpoint | None, l
     if arguments.base:
         return Checkpoint(Path(arguments.base)), names
     first = _checkpoint(Path(names[0]))
-    if first is not None and len(names) == 1:
+    if first is None:
+        return None, names
+    if len(names) == 1:
+        first.close()
         raise UsageError(f"{first.path} is a checkpoint; name the LoRA files after it.")
-    return first, names[1:] if first else names
+    return first, names[1:]
 
 
 def _checkpoint(path: Path) -> Checkpoint | None:

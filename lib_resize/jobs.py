@@ -60,7 +60,7 @@ def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = 
 
     Raises OutputError where it cannot be written or does not hold what it should.
     """
-    maker = _Maker(job.analysis, job.recipe, job.style, lambda stem: job.path, None)
+    maker = _Maker(job.analysis, job.recipe, job.style, lambda _: job.path, None)
     metadata = maker.metadata(job.choice, job.draft, job.path.stem, hashes)
 
     def check(path: Path) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamagedFileError
+from ..errors import DamagedFileError, LayerError
 
 CONFIG_NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"
@@ -30,10 +30,21 @@ class Config:
     """Where it was found, for notes."""
 
     def scale(self, stem: str, rank: int) -> float:
-        """Scale of a layer of the given rank on disk."""
+        """Scale of a layer, `rank` being its rank on disk.
+
+        Where the configuration tells another rank than the file has, somebody has resized the tensors since and left
+        the configuration; the scale is that of training all the same.
+        """
         name = stem[len(self.prefix) :]
-        alpha = _patterned(self.fields.get("alpha_pattern"), name, self.fields.get("lora_alpha", rank))
-        return float(alpha) / (math.sqrt(rank) if self.fields.get("use_rslora") else rank)
+        trained = self._number("r", "rank_pattern", name, rank)
+        alpha = self._number("lora_alpha", "alpha_pattern", name, trained)
+        return alpha / (math.sqrt(trained) if self.fields.get("use_rslora") else trained)
+
+    def _number(self, field: str, patterns: str, name: str, default: float) -> float:
+        value = _patterned(self.fields.get(patterns), name, self.fields.get(field, default))
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or (field == "r" and value <= 0):
+            raise LayerError(f"layer {name}: {self.origin} gives {field} as {value!r}; a number was expected.")
+        return float(value)
 
 
 def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
@@ -87,7 +98,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _patterned(patterns: Any, name: str, default: Any) -> Any:
-    for pattern, value in (patterns or {}).items():
+    for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
         try:
             if re.match(rf"(.*\.)?({pattern})$", name):
                 return value

@@ -15,7 +15,7 @@ from ..linalg.norms import frobenius_norm, spectral_norm
 from ..names.families import Family
 from ..progress import Progress, in_order
 from . import norm_cache
-from .pairing import BaseWeight, partner, read_base
+from .pairing import BaseWeight, looks_like_adapter, partner, read_base
 
 
 class Checkpoint:
@@ -24,7 +24,7 @@ class Checkpoint:
     def __init__(self, path: Path | SafeFile) -> None:
         self._file = path if isinstance(path, SafeFile) else SafeFile(path)
         self._model = read_base({key: entry.shape for key, entry in self._file.header.entries.items()})
-        if not self._model.weights and not self._model.generic:
+        if looks_like_adapter(self._file.header.entries) or not (self._model.weights or self._model.generic):
             self._file.close()
             raise UnsupportedError(f"{self._file.path}: no base model found in it; a checkpoint was expected.")
         self._fingerprint: str | None = None

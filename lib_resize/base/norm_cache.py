@@ -7,6 +7,7 @@ read counts as absent, one that cannot be written is left.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -50,12 +51,13 @@ def save(fingerprint: str, norms: Mapping[str, tuple[float, float | None]]) -> N
     merged = {**load(fingerprint), **norms}
     document = {"version": VERSION, "fingerprint": fingerprint, "norms": merged}
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(document), "utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+        try:
+            temporary.write_text(json.dumps(document), "utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _file(fingerprint: str) -> Path:

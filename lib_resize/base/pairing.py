@@ -115,10 +115,19 @@ def looks_like_checkpoint(keys: Iterable[str]) -> bool:
     """
     found = False
     for key in keys:
-        if key.endswith(_ADAPTER_ENDS) or any(mark in key for mark in _ADAPTER_MARKS):
+        if _is_adapter_key(key):
             return False
         found = found or (key.startswith(_DENOISER_STARTS) and key.endswith(".weight"))
     return found
+
+
+def looks_like_adapter(keys: Iterable[str]) -> bool:
+    """Whether any key bears the mark of an adapter, which no base model has."""
+    return any(map(_is_adapter_key, keys))
+
+
+def _is_adapter_key(key: str) -> bool:
+    return key.endswith(_ADAPTER_ENDS) or any(mark in key for mark in _ADAPTER_MARKS)
 
 
 def read_base(shapes: Mapping[str, tuple[int, ...]]) -> BaseModel:

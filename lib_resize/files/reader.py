@@ -132,17 +132,10 @@ class SafeFile:
             return read_fully(self._stream, count)
 
     def _pieces(self) -> Iterator[memoryview]:
-        """The whole file in order, each piece valid until the next is asked for."""
-        buffer = memoryview(bytearray(_PIECE))
-        position = 0
-        while True:
-            with self._turn:
-                self._stream.seek(position)
-                count = self._stream.readinto(buffer)
-            if not count:
-                return
-            position += count
-            yield buffer[:count]
+        """The whole file in order, as views of the map, whose pages are wanted anyway."""
+        whole = memoryview(self._whole())
+        for start in range(0, len(whole), _PIECE):
+            yield whole[start : start + _PIECE]
 
     def _whole(self) -> mmap.mmap:
         if self._map is None:

@@ -140,7 +140,9 @@ def decompose(pairs: Sequence[Pair], arrays: Arrays) -> list[Spectrum]:
     gram_down = np.stack([gram_of_rows(pair.down, arrays) for pair in pairs])
     _check_finite(pairs, gram_up, gram_down)
     s, p, q, exact = _solve(gram_up, gram_down)
-    solved = ((s[i], p[i], q[i]) if exact[i] else _solve_by_qr(pair) for i, pair in enumerate(pairs))
+    solved: Iterator[tuple[Double, Double, Double]] = (
+        (s[i], p[i], q[i]) if exact[i] else _solve_by_qr(pair) for i, pair in enumerate(pairs)
+    )
     return [_spectrum(*solution, pair.scale) for solution, pair in zip(solved, pairs, strict=True)]
 
 
@@ -193,7 +195,7 @@ def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, 
 def _root(gram: Double) -> Double:
     """C with ``C C^T = gram``: Cholesky for the whole stack, by eigenvectors for those that have no safe one."""
     try:
-        c = np.linalg.cholesky(gram)
+        c = np.asarray(np.linalg.cholesky(gram), np.float64)
     except np.linalg.LinAlgError:
         return np.concatenate([_root(one[None]) for one in gram]) if len(gram) > 1 else _root_by_eigenvectors(gram)
     diagonal = np.diagonal(c, axis1=1, axis2=2)
@@ -217,8 +219,8 @@ def _spectrum(s: Double, p: Double, q: Double, scale: float) -> Spectrum:
 
 def _solve_by_qr(pair: Pair) -> tuple[Double, Double, Double]:
     """The same three, from QR of both factors in float64: slower, good to 1e-12 of the largest singular value."""
-    r_up = np.linalg.qr(doubles(pair.up.bits, pair.up.kind), mode="r")
-    r_down = np.linalg.qr(doubles(pair.down.bits, pair.down.kind).T, mode="r")
+    r_up = np.asarray(np.linalg.qr(doubles(pair.up.bits, pair.up.kind), mode="r"))
+    r_down = np.asarray(np.linalg.qr(doubles(pair.down.bits, pair.down.kind).T, mode="r"))
     u, s, vt = np.linalg.svd(r_up @ r_down.T)
     u, s, vt = u[:, : pair.rank], s[: pair.rank], vt[: pair.rank]
     s = np.where(s > 1e-12 * s[0], s, 0.0)

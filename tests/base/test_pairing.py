@@ -44,9 +44,7 @@ def clip(prefix: str, layers: int, width: int, short: bool = False) -> Shapes:
     keys = {w.stored: w.shape for w in clip_l_weights(layers, width)}
     keys |= {"text_model.embeddings.token_embedding.weight": (99, width)}
     keys |= {"text_model.final_layer_norm.weight": (width,)}
-    return {
-        prefix + (key.removeprefix("text_model.") if short else key): shape for key, shape in keys.items()
-    }
+    return {prefix + (key.removeprefix("text_model.") if short else key): shape for key, shape in keys.items()}
 
 
 def open_clip(prefix: str, layers: int, width: int) -> Shapes:
@@ -107,8 +105,7 @@ BASES: dict[str, tuple[Family, Shapes]] = {
     ),
     "SD1.5 of old": (
         SD15,
-        unet(SD15_UNET, "model.diffusion_model.", sgm)
-        | clip("cond_stage_model.transformer.", 12, 768, short=True),
+        unet(SD15_UNET, "model.diffusion_model.", sgm) | clip("cond_stage_model.transformer.", 12, 768, short=True),
     ),
     "SD1.5 diffusers": (SD15, unet(SD15_UNET, "unet.", own) | clip("text_encoder.", 12, 768)),
     "SD1.5 tiny": (
@@ -163,12 +160,8 @@ def test_a_full_base_has_a_partner_of_the_right_shape_for_every_layer(name: str)
         assert base.weights[layer_id].matrix == (row.shape[0], prod(row.shape[1:]))
 
 
-@pytest.mark.parametrize(
-    ("name", "owner", "depth", "width"), [("SDXL", "te2", 32, 1280), ("SD2", "te", 24, 1024)]
-)
-def test_slices_cover_the_fused_attention_in_the_order_q_k_v(
-    name: str, owner: str, depth: int, width: int
-) -> None:
+@pytest.mark.parametrize(("name", "owner", "depth", "width"), [("SDXL", "te2", 32, 1280), ("SD2", "te", 24, 1024)])
+def test_slices_cover_the_fused_attention_in_the_order_q_k_v(name: str, owner: str, depth: int, width: int) -> None:
     base = read_base(BASES[name][1])
     for index in range(depth):
         start = f"lora_{owner}_text_model_encoder_layers_{index}_self_attn"
@@ -185,9 +178,7 @@ def test_open_clip_mlp_and_output_are_paired_whole() -> None:
     )
     assert base.weights[start + "mlp_fc1"] == BaseWeight(stored + "mlp.c_fc.weight", (5120, 1280))
     assert base.weights[start + "mlp_fc2"] == BaseWeight(stored + "mlp.c_proj.weight", (1280, 5120))
-    assert base.weights[start + "self_attn_out_proj"] == BaseWeight(
-        stored + "attn.out_proj.weight", (1280, 1280)
-    )
+    assert base.weights[start + "self_attn_out_proj"] == BaseWeight(stored + "attn.out_proj.weight", (1280, 1280))
 
 
 def test_the_text_projection_is_transposed_in_open_clip_only() -> None:
@@ -266,9 +257,7 @@ def test_a_model_of_unknown_family_pairs_by_its_own_names() -> None:
         "lora_te1_words_layer_0_fc",
     }
     for stem in ("lora_unet_d0r_conv1", "diffusion_model.d0r.conv1", "lycoris_d0r_conv1", "d0r.conv1"):
-        assert partner(base, None, stem) == BaseWeight(
-            "model.diffusion_model.d0r.conv1.weight", (64, 32, 3, 3)
-        )
+        assert partner(base, None, stem) == BaseWeight("model.diffusion_model.d0r.conv1.weight", (64, 32, 3, 3))
     for stem in ("lora_te_words_layer_0_fc", "text_encoder.words.layer.0.fc"):
         assert partner(base, None, stem) is not None
     assert partner(base, None, "lora_unet_d0r_norm1") is None
@@ -320,9 +309,7 @@ def test_an_adapter_never_looks_like_a_checkpoint(key: str) -> None:
     assert not looks_like_checkpoint([*FULL, key])
 
 
-@pytest.mark.parametrize(
-    "key", ["text_model.encoder.layers.0.mlp.fc1.weight", "down_blocks", "emb_params", ""]
-)
+@pytest.mark.parametrize("key", ["text_model.encoder.layers.0.mlp.fc1.weight", "down_blocks", "emb_params", ""])
 def test_files_without_a_denoiser_are_not_checkpoints(key: str) -> None:
     assert not looks_like_checkpoint([key])
 

@@ -38,9 +38,7 @@ def exact(pair: Pair) -> np.ndarray:
     """The delta of a pair in float64."""
     from lib_resize.linalg.casts import doubles
 
-    return (
-        pair.scale * doubles(pair.up.bits, pair.up.kind) @ doubles(pair.down.bits, pair.down.kind)
-    )
+    return pair.scale * doubles(pair.up.bits, pair.up.kind) @ doubles(pair.down.bits, pair.down.kind)
 
 
 def exact_truncation(pair: Pair, rank: int) -> np.ndarray:

@@ -48,7 +48,10 @@ HARD_CASES = {
     "tiny": lambda up, down: (up * 1e-7, down),
     "tiny both": lambda up, down: (up * 1e-7, down * 1e-7),
     "badly scaled": lambda up, down: (up * 1e-4, down * 1e4),
-    "badly scaled within": lambda up, down: (up * np.geomspace(1e4, 1e-4, 16), down * np.geomspace(1e-4, 1e4, 16)[:, None]),
+    "badly scaled within": lambda up, down: (
+        up * np.geomspace(1e4, 1e-4, 16),
+        down * np.geomspace(1e-4, 1e4, 16)[:, None],
+    ),
     "one dimension": lambda up, down: (up[:, :1], down[:1]),
 }
 
@@ -81,7 +84,8 @@ def test_zero_layers_have_effective_rank_zero() -> None:
     for zero in (pair_of(up * 0, down, "F16"), pair_of(up, down * 0, "F16")):
         spectrum = decompose([zero], CPU)[0]
         assert spectrum.effective_rank == 0
-        assert np.isfinite(spectrum.p).all() and np.isfinite(spectrum.q).all()
+        assert np.isfinite(spectrum.p).all()
+        assert np.isfinite(spectrum.q).all()
 
 
 @given(

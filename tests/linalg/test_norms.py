@@ -24,7 +24,9 @@ def no_gap(n: int, m: int, rng: np.random.Generator) -> np.ndarray:
 WEIGHTS = {
     "gaussian": lambda n, m, rng: rng.standard_normal((n, m)),
     "no gap": no_gap,
-    "outliers": lambda n, m, rng: rng.standard_normal((n, m)) + 8 * np.outer(rng.standard_normal(n), rng.standard_normal(m)),
+    "outliers": lambda n, m, rng: (
+        rng.standard_normal((n, m)) + 8 * np.outer(rng.standard_normal(n), rng.standard_normal(m))
+    ),
     "tiny": lambda n, m, rng: rng.standard_normal((n, m)) * 1e-12,
 }
 

@@ -127,8 +127,7 @@ def test_layers_of_the_other_encoders_stand_alone() -> None:
 
 def test_names_need_nothing_but_the_standard_library() -> None:
     code = (
-        "import sys, lib_resize.names.spelling\n"
-        "print(sorted({'numpy', 'torch', 'safetensors'} & sys.modules.keys()))"
+        "import sys, lib_resize.names.spelling\nprint(sorted({'numpy', 'torch', 'safetensors'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -103,9 +103,7 @@ def test_every_unet_layer_in_every_spelling_finds_its_id(family: Family, speller
     ("family", "slot", "owner", "depth"),
     [(SDXL, 1, "te1", 12), (SDXL, 2, "te2", 32), (SD15, 1, "te", 12), (SD2, 1, "te", 23)],
 )
-def test_every_text_layer_in_every_spelling_finds_its_id(
-    family: Family, slot: int, owner: str, depth: int
-) -> None:
+def test_every_text_layer_in_every_spelling_finds_its_id(family: Family, slot: int, owner: str, depth: int) -> None:
     for name in encoder_names(depth):
         wanted = f"lora_{owner}_{flatten(name)}"
         for body in (name, name.removeprefix("text_model.")):
@@ -187,9 +185,7 @@ def test_an_id_is_only_given_to_a_name_that_the_table_spells_out(
 @pytest.mark.parametrize("speller", UNET_SPELLINGS.values(), ids=UNET_SPELLINGS)
 @pytest.mark.parametrize("role", ["attention", "conv", ""])
 @pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
-def test_a_unet_lora_is_of_its_own_family_in_every_spelling(
-    family: Family, role: str, speller: Speller
-) -> None:
+def test_a_unet_lora_is_of_its_own_family_in_every_spelling(family: Family, role: str, speller: Speller) -> None:
     found = identify(stems_of(CONFIGS[family], speller, role))
     if role == "conv" and family is SD2:
         assert found in (SD15, SD2)  # their convolutions are the same, in names and in shapes

@@ -1,0 +1,423 @@
+"""The command as a person uses it: what it prints, what it writes, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from lib_resize import cli
+from lib_resize.base import norm_cache
+from lib_resize.files.reader import SafeFile
+from lib_resize.synthetic import LoraOptions, write_lora
+
+
+def run(*arguments: object) -> int:
+    try:
+        return cli.main([str(argument) for argument in arguments])
+    except SystemExit as end:  # argparse's own way
+        return int(end.code or 0)
+
+
+def outputs(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "出力 folder"
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "numpy") as file:
+        return file.metadata()
+
+
+def test_the_default_with_a_checkpoint_is_the_one_of_the_original_tool(checkpoint, lora, out) -> None:
+    assert run("resize", checkpoint, lora, "-o", out) == 0
+    assert outputs(out) == ["pastry_frockpt1_th-3.5.safetensors"]
+
+
+def test_the_default_without_a_checkpoint_is_high(lora, out, capsys) -> None:
+    assert run("resize", lora, "-o", out) == 0
+    assert re.fullmatch(r"pastry_frolora1_retain0\.95_min1_th-[\d.]+\.safetensors", outputs(out)[0])
+    assert "weight retention" in capsys.readouterr().out
+
+
+def test_base_names_the_checkpoint_outright(checkpoint, lora, out) -> None:
+    assert run("resize", lora, "--base", checkpoint, "-o", out, "-r", "spn_ckpt=1,thr=-2") == 0
+    assert outputs(out) == ["pastry_spnckpt1_th-2.safetensors"]
+
+
+def test_many_recipes_share_one_decomposition(checkpoint, lora, out, monkeypatch) -> None:
+    from lib_resize import analysis
+
+    seen = []
+    original = analysis.decompose
+    monkeypatch.setattr(analysis, "decompose", lambda pairs, arrays: seen.extend(pairs) or original(pairs, arrays))
+    recipes = "fro_ckpt=1,thr=-3.5:spn_lora=1,thr=-0.7:spn_ckpt=1,size=0.3:rank=2,max_conv_rank=1:sv_fro=0.9"
+    assert run("resize", checkpoint, lora, "-o", out, "-r", recipes) == 0
+    with SafeFile(lora) as file:
+        assert len(seen) == sum(key.endswith(".alpha") for key in file.header.entries)
+    assert [re.sub(r"_th.*", "", name) for name in outputs(out)] == [
+        "pastry_frockpt1", "pastry_rank2_conv1.safetensors", "pastry_spnckpt1_size0.3", "pastry_spnlora1",
+        "pastry_svfro0.9.safetensors"]  # fmt: skip
+
+
+def test_size_is_kept_on_disk(lora, out) -> None:
+    for size in (0.2, 0.35, 0.5):
+        assert run("resize", lora, "-o", out, "-r", f"fro_lora=1,size={size}", "--overwrite") == 0
+    sizes = {name: (out / name).stat().st_size for name in outputs(out)}
+    for name, size in sizes.items():
+        asked = float(re.search(r"size([\d.]+)_th", name)[1]) * 2**20
+        assert asked - 4096 < size <= asked
+
+
+def test_every_dtype_word_is_obeyed(lora, out) -> None:
+    for word, dtype in (("16", "F16"), ("32", "F32"), ("bf16", "BF16"), ("8", "F8_E4M3"), ("same", "F16")):
+        assert run("resize", lora, "-o", out / word, "-t", word, "-r", "rank=2") == 0
+        with SafeFile(next((out / word).iterdir())) as file:
+            found = {entry.dtype for key, entry in file.header.entries.items() if key.endswith(".weight")}
+        assert found == {dtype}
+
+
+def test_verbose_lines_are_the_documented_ones(checkpoint, lora, out, capsys) -> None:
+    assert run("resize", checkpoint, lora, "-o", out, "-vv") == 0
+    text = capsys.readouterr().out
+    assert re.search(r"recipe fro_ckpt=1,thr=-3\.5, threshold -3\.500, total rank \d+ -> \d+", text)
+    assert re.search(r"^Score quantiles: 0\.01:-\d\.\d{3} .* 0\.99:-?\d\.\d{3}$", text, re.M)
+    lines = re.findall(r"^dim: 8->(\d) rle_lora: (\d+\.\d\d)% rle_ckpt: (\d+\.\d\d)% (lora_\w+)$", text, re.M)
+    assert len(lines) > 200
+    assert all(0 <= float(lora_error) <= 100 for _, lora_error, _, _ in lines)
+
+
+def test_without_v_layers_are_not_listed(lora, out, capsys) -> None:
+    assert run("resize", lora, "-o", out) == 0
+    assert "rle_lora" not in capsys.readouterr().out
+
+
+def test_dry_run_writes_nothing_and_tells_the_exact_size(lora, out, tmp_path) -> None:
+    told = tmp_path / "told.json"
+    assert run("resize", lora, "-o", out, "-r", "medium:size=0.3", "--dry-run", "--report", told) == 0
+    assert not out.exists()
+    assert run("resize", lora, "-o", out, "-r", "medium:size=0.3") == 0
+    for plan in json.loads(told.read_text("utf-8")):
+        assert plan["bytes_after"] == Path(plan["output"]).stat().st_size
+
+
+def test_the_report_has_an_object_for_every_output_and_failure(checkpoint, lora, out, tmp_path) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"no")
+    report = tmp_path / "report.json"
+    arguments = ("resize", checkpoint, bad, lora, "-o", out, "--report", report, "--continue-on-error")
+    assert run(*arguments, "-r", "fro_ckpt=1,thr=-3:rank=2") == 1
+    failed, first, second = json.loads(report.read_text("utf-8"))
+    assert failed.keys() == {"source", "error"}
+    assert "bad.safetensors" in failed["error"]
+    assert first.keys() >= {"source", "output", "recipe", "threshold", "bytes_before", "bytes_after", "retention",
+                            "layers", "copied", "dropped"}  # fmt: skip
+    assert first["threshold"] == -3.0
+    assert second["threshold"] is None
+    layer = first["layers"][0]
+    assert layer.keys() == {"name", "old_rank", "new_rank", "error_lora", "error_ckpt"}
+    assert first["bytes_before"] == lora.stat().st_size
+
+
+def test_a_failure_stops_unless_told_to_go_on(lora, out, tmp_path, capsys) -> None:
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(b"no")
+    assert run("resize", bad, lora, "-o", out) == 1
+    assert not out.exists()
+    assert run("resize", bad, lora, "-o", out, "--continue-on-error") == 1
+    assert len(outputs(out)) == 1
+    assert "bad.safetensors: the file has 2 bytes" in capsys.readouterr().err
+
+
+def test_an_existing_result_is_kept_without_overwrite(lora, out, capsys) -> None:
+    assert run("resize", lora, "-o", out, "-r", "rank=2") == 0
+    (result,) = out.iterdir()
+    result.write_bytes(b"mine")
+    assert run("resize", lora, "-o", out, "-r", "rank=2") == 1
+    assert result.read_bytes() == b"mine"
+    assert "exists already" in capsys.readouterr().err
+    assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 0
+    assert result.read_bytes() != b"mine"
+    assert outputs(out) == [result.name]
+
+
+@pytest.mark.parametrize("recipe", ["rank=2", "fro_lora=1,thr=-0.5", "medium", "size=0.3"])
+def test_skip_existing_leaves_results_without_opening_the_source(lora, out, recipe, monkeypatch, capsys) -> None:
+    assert run("resize", lora, "-o", out, "-r", recipe) == 0
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    from lib_resize import batch
+
+    monkeypatch.setattr(batch, "analyse", lambda *arguments: pytest.fail("was decomposed again"))
+    assert run("resize", lora, "-o", out, "-r", recipe, "--skip-existing") == 0
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_folders_are_walked_and_their_shape_is_kept(lora, out, tmp_path) -> None:
+    library = tmp_path / "my loras"
+    for place in ("a.safetensors", "角色/b.safetensors", "角色/deep er/c.safetensors"):
+        (library / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(lora, library / place)
+    (library / "notes.txt").write_text("no LoRA")
+    assert run("resize", library, "-o", out, "-r", "rank=1") == 0
+    assert outputs(out) == sorted(
+        str(Path(name)) for name in
+        ("a_rank1.safetensors", "角色/b_rank1.safetensors", "角色/deep er/c_rank1.safetensors"))  # fmt: skip
+
+
+def test_results_beside_their_sources_are_not_resized_again(lora, tmp_path) -> None:
+    library = tmp_path / "loras"
+    library.mkdir()
+    shutil.copy(lora, library / "a.safetensors")
+    for _ in range(2):
+        assert run("resize", library, "-r", "rank=1", "--skip-existing") == 0
+    assert outputs(library) == ["a.safetensors", "a_rank1.safetensors"]
+
+
+def test_equal_names_of_different_folders_stay_apart(lora, out, tmp_path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        shutil.copy(lora, tmp_path / place / "same.safetensors")
+    both = (tmp_path / "one/same.safetensors", tmp_path / "two/same.safetensors")
+    assert run("resize", *both, "-o", out, "-r", "rank=1") == 0
+    assert outputs(out) == ["same_rank1.safetensors", "same_rank1_2.safetensors"]
+    assert metadata(out / "same_rank1_2.safetensors")["ss_output_name"] == "same_rank1_2"
+
+
+def test_a_name_taken_elsewhere_in_the_tree_is_not_used(lora, out) -> None:
+    (out / "sub").mkdir(parents=True)
+    (out / "sub/pastry_rank1.safetensors").write_bytes(b"")
+    assert run("resize", lora, "-o", out, "-r", "rank=1") == 0
+    assert "pastry_rank1_2.safetensors" in outputs(out)
+
+
+def test_patterns_are_expanded_where_the_shell_does_not(lora, out, tmp_path) -> None:
+    for name in ("a1", "a2", "b1"):
+        shutil.copy(lora, tmp_path / f"{name}.safetensors")
+    assert run("resize", tmp_path / "a*.safetensors", "-o", out, "-r", "rank=1") == 0
+    assert outputs(out) == ["a1_rank1.safetensors", "a2_rank1.safetensors"]
+
+
+def test_suffix_names_the_result(lora, out) -> None:
+    assert run("resize", lora, "-o", out, "-r", "rank=1", "--suffix", "_small") == 0
+    assert outputs(out) == ["pastry_small.safetensors"]
+
+
+def test_the_source_is_never_overwritten(lora, tmp_path) -> None:
+    source = tmp_path / "a.safetensors"
+    shutil.copy(lora, source)
+    before = source.read_bytes()
+    assert run("resize", source, "--suffix", "", "--overwrite", "-r", "rank=1") == 1
+    assert source.read_bytes() == before
+
+
+def test_sidecars_come_along_unless_not_wanted(lora, out, tmp_path) -> None:
+    source = tmp_path / "a.safetensors"
+    shutil.copy(lora, source)
+    (tmp_path / "a.preview.png").write_bytes(b"picture")
+    (tmp_path / "a.json").write_text('{"activation text": "pastry"}')
+    (tmp_path / "a.metadata.json").write_text(json.dumps({"file_name": "a", "sha256": "old", "notes": "mine"}))
+    assert run("resize", source, "-o", out, "-r", "rank=1") == 0
+    assert outputs(out) == [f"a_rank1{end}" for end in (".json", ".metadata.json", ".preview.png", ".safetensors")]
+    told = json.loads((out / "a_rank1.metadata.json").read_text())
+    assert told["file_name"] == "a_rank1"
+    assert told["notes"] == "mine"
+    assert told["sha256"] != "old"
+    assert run("resize", source, "-o", tmp_path / "bare", "-r", "rank=1", "--no-sidecars") == 0
+    assert outputs(tmp_path / "bare") == ["a_rank1.safetensors"]
+
+
+def test_metadata_is_carried_over_and_made_true(checkpoint, lora, out) -> None:
+    assert run("resize", checkpoint, lora, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 0
+    before, after = metadata(lora), metadata(out / "pastry_frockpt1_th-3.safetensors")
+    assert after["ss_tag_frequency"] == before["ss_tag_frequency"]
+    assert after["ss_base_model_version"] == "sdxl_base_v1-0"
+    assert after["ss_network_dim"] == "Dynamic"
+    assert after["ss_output_name"] == "pastry_frockpt1_th-3"
+    record = json.loads(after["resize_lora"])
+    with SafeFile(lora) as file:
+        assert record["source_sha256"] == file.sha256()
+    assert (record["source"], record["recipe"], record["threshold"]) == (lora.name, "fro_ckpt=1,thr=-3", -3.0)
+    assert 0.5 < record["retention"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["resize", "nope.safetensors"], 1, "no such file"),
+        (["resize", "nothing*.safetensors"], 2, "nothing matches"),
+        (["resize", "LORA", "-r", "frob=1"], 2, "unknown word 'frob'"),
+        (["resize", "LORA", "-r", "fro_ckpt=1,thr=-2"], 2, "name a checkpoint first"),
+        (["resize", "CHECKPOINT"], 2, "is a checkpoint; name the LoRA files after it"),
+        (["resize", "LORA", "-d", "warp", "-r", "rank=1"], 1, "device 'warp' cannot be used"),
+        (["resize", "LORA", "--base", "LORA", "-r", "rank=1"], 1, "no base model found"),
+        (["resize", "LORA", "--report", "no/such/folder/r.json"], 2, "--report"),
+        (["resize", "LORA:0"], 2, "weight 0"),
+        (["resize", "LORA,"], 2, "a name is missing"),
+        (["resize", "LORA", "-r", "size=0.001"], 1, "the smallest file"),
+        (["resize", "LORA", "--threads", "0"], 2, "not a number of threads"),
+        (["resize"], 2, "required"),
+        ([], 2, "required"),
+    ],
+)
+def test_bad_commands_end_with_a_sentence_and_their_status(
+    arguments, status, text, checkpoint, lora, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = [word.replace("LORA", str(lora)).replace("CHECKPOINT", str(checkpoint)) for word in arguments]
+    assert run(*named, *(["-o", tmp_path / "out"] if named else [])) == status
+    captured = capsys.readouterr()
+    assert text in captured.err
+    assert "Traceback" not in captured.err
+    assert not (tmp_path / "out").exists() or not outputs(tmp_path / "out")
+
+
+def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) -> None:
+    from lib_resize.synthetic import SMALL  # names of SD1.5 that SDXL has not
+
+    foreign = write_lora(tmp_path / "foreign.safetensors", LoraOptions(model=SMALL, rank=2))
+    data = foreign.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1")
+    foreign.write_bytes(data)
+    assert run("resize", checkpoint, foreign, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 1
+    error = capsys.readouterr().err
+    assert "have no partner in small_sdxl.safetensors" in error
+    assert "lora_unet_other_blocks_4_1" in error
+
+
+def test_a_checkpoint_among_the_loras_is_told_apart(checkpoint, lora, out, capsys) -> None:
+    assert run("resize", lora, checkpoint, "-o", out, "-r", "rank=1") == 1
+    assert "this is a base model, not a LoRA" in capsys.readouterr().err
+    assert outputs(out) == ["pastry_rank1.safetensors"]
+
+
+# Norm cache -------------------------------------------------------------------------------------------------
+
+
+def cached() -> Path:
+    (path,) = norm_cache.cache_folder().glob("norms-*.json")
+    return path
+
+
+def retention(checkpoint: Path, lora: Path, out: Path) -> float:
+    report = out.with_suffix(".json")
+    assert run("resize", checkpoint, lora, "-o", out, "-r", "spn_ckpt=1,thr=-1.5", "--dry-run", "--report", report) == 0
+    return json.loads(report.read_text("utf-8"))[0]["retention"]
+
+
+def test_a_second_run_touches_no_base_weight(checkpoint, lora, out, monkeypatch) -> None:
+    from lib_resize.base.checkpoint import Checkpoint
+
+    first = retention(checkpoint, lora, out)
+    monkeypatch.setattr(Checkpoint, "matrix", lambda *arguments: pytest.fail("the base was read again"))
+    assert retention(checkpoint, lora, out) == first
+
+
+def test_a_moved_checkpoint_keeps_its_norms_and_a_changed_one_loses_them(checkpoint, lora, out, tmp_path) -> None:
+    retention(checkpoint, lora, out)
+    before = set(norm_cache.cache_folder().iterdir())
+    moved = tmp_path / "renamed model.safetensors"
+    shutil.copy(checkpoint, moved)
+    retention(moved, lora, out)
+    assert set(norm_cache.cache_folder().iterdir()) == before
+    data = bytearray(moved.read_bytes())
+    for at in range(len(data) // 2, len(data), 64):
+        data[at] ^= 1
+    moved.write_bytes(data)
+    retention(moved, lora, out)
+    assert len(set(norm_cache.cache_folder().iterdir())) == len(before) + 1
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{", b'{"version": 1}', b"\xff\xfe", b'{"version":1,"norms":{"a":["x",1]}}', b"[]", b"null"]
+)
+def test_a_damaged_cache_is_ignored_and_rebuilt(checkpoint, lora, out, damage, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "cache"))
+    first = retention(checkpoint, lora, out)
+    whole = cached().read_bytes()
+    cached().write_bytes(damage)
+    assert retention(checkpoint, lora, out) == first
+    assert cached().read_bytes() == whole
+
+
+def test_an_unwritable_cache_only_costs_time(checkpoint, lora, out, monkeypatch, tmp_path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "file" / "cache"))
+    assert 0 < retention(checkpoint, lora, out) <= 1
+
+
+# Inspect and demo -------------------------------------------------------------------------------------------
+
+
+def test_inspect_predicts_the_sizes_that_resize_writes(lora, out, capsys) -> None:
+    assert run("inspect", "--json", lora) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["family"], found["kind"], found["spelling"]) == ("SDXL", "LoCon", "kohya (SGM)")
+    assert found["ranks"] == {"8": found["layers"]}
+    assert 1 < found["effective_rank"] < 8
+    for share, predicted in found["predicted"].items():
+        assert run("resize", lora, "-o", out / share, "-r", f"fro_lora=1,min_rank=1,retain={share}") == 0
+        assert next((out / share).iterdir()).stat().st_size == predicted
+
+
+def test_inspect_tells_what_hosts_refuse(out, tmp_path, capsys) -> None:
+    path = write_lora(tmp_path / "x.safetensors", LoraOptions(rank=2, spelling="diffusers"))
+    assert run("inspect", path) == 0
+    assert "A1111 loads none of it" in capsys.readouterr().out
+
+
+def test_inspect_goes_on_after_a_bad_file_and_fails_at_the_end(lora, tmp_path, capsys) -> None:
+    (tmp_path / "bad.safetensors").write_bytes(b"")
+    assert run("inspect", tmp_path / "bad.safetensors", lora) == 1
+    captured = capsys.readouterr()
+    assert "bad.safetensors" in captured.err
+    assert "SDXL LoCon" in captured.out
+
+
+def test_the_demo_runs_with_nothing_but_the_package(tmp_path, capsys) -> None:
+    assert run("demo", "--keep", tmp_path / "demo") == 0
+    table = capsys.readouterr().out
+    assert table.count("%") >= 12
+    assert len(outputs(tmp_path / "demo/resized")) == 6
+
+
+# Whole processes --------------------------------------------------------------------------------------------
+
+
+def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lib_resize", *map(str, arguments)],
+        capture_output=True, text=True, encoding="utf-8", check=False, cwd=Path(cli.__file__).parents[1], **options)  # fmt: skip
+
+
+def test_a_pipe_sees_no_bars(lora, out) -> None:
+    ended = command("resize", lora, "-o", out)
+    assert ended.returncode == 0
+    assert ended.stderr == ""
+    assert "\r" not in ended.stdout
+
+
+def test_a_terminal_that_knows_no_unicode_does_not_stop_the_work(lora, out) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ended = command("resize", lora, "-o", out, "--report", out.parent / "日本.json", env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert len(outputs(out)) == 1
+
+
+def test_the_same_input_gives_the_same_bytes(checkpoint, lora, out) -> None:
+    for place, threads in (("one", 1), ("two", 3)):
+        command("resize", checkpoint, lora, "-o", out / place, "-r", "fro_ckpt=1,size=0.3", "--threads", threads)
+    names = outputs(out / "one")
+    assert names == outputs(out / "two")
+    for name in names:
+        assert (out / "one" / name).read_bytes() == (out / "two" / name).read_bytes()

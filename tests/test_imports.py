@@ -1,0 +1,334 @@
+"""Which room may import which, and what an import costs: held by reading the code, and by running it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "lib_resize"
+ROOT = Path(__file__).parents[1]
+
+ROOMS: dict[str, frozenset[str]] = {
+    "errors": frozenset(),
+    "plan": frozenset(),
+    "progress": frozenset(),
+    "names": frozenset(),
+    "sources": frozenset({"errors"}),
+    "files": frozenset({"errors"}),
+    "linalg": frozenset({"errors"}),
+    "recipe": frozenset({"errors", "linalg"}),
+    "report": frozenset({"plan"}),
+    "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
+    "adapters": frozenset({"errors", "files", "linalg", "names"}),
+    "synthetic": frozenset({"errors", "files", "linalg", "names"}),
+    "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
+    "jobs": frozenset({"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe"}),
+    "inspect": frozenset(
+        {"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "progress", "recipe", "report"}
+    ),
+    "batch": frozenset(
+        {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
+    ),
+    "commands": frozenset(
+        {"adapters", "base", "batch", "errors", "files", "inspect", "progress", "recipe", "report", "sources"}
+        | {"synthetic"}
+    ),
+    "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
+    "package": frozenset(),
+    "__main__": frozenset({"cli"}),
+}
+"""Room -> the rooms that it may import, beside itself. A room is a file or folder of `lib_resize`; ``package`` is
+``lib_resize/__init__.py``."""
+
+NARROWER: dict[str, frozenset[str]] = {
+    "files.header": frozenset({"errors"}),
+    "recipe.grammar": frozenset({"errors"}),
+    "linalg.threads": frozenset(),
+    "linalg.casts": frozenset(),
+    "adapters.suffixes": frozenset(),
+    "adapters.registry": frozenset({"adapters.suffixes"}),
+    "base.norm_cache": frozenset(),
+}
+"""Single modules that may import less than their room, their neighbours included."""
+
+FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
+"""Imports that only type checkers see."""
+
+LIBRARIES: dict[str, frozenset[str]] = {
+    "adapters.write": frozenset({"numpy"}),
+    "files.reader": frozenset({"numpy"}),
+    "files.writer": frozenset({"numpy"}),
+    "inspect": frozenset({"numpy"}),
+    "jobs": frozenset({"numpy"}),
+    "linalg.arrays": frozenset({"numpy"}),
+    "linalg.casts": frozenset({"numpy"}),
+    "linalg.factor": frozenset({"numpy"}),
+    "linalg.norms": frozenset({"numpy"}),
+    "linalg.truncate": frozenset({"numpy"}),
+    "recipe.scores": frozenset({"numpy"}),
+    "recipe.select": frozenset({"numpy"}),
+    "synthetic": frozenset({"numpy"}),
+}
+"""Module -> the libraries that it may import when it is itself imported; no other module may import any."""
+
+LATE_LIBRARIES: dict[str, frozenset[str]] = {
+    "commands": frozenset({"tqdm"}),
+    "files.writer": frozenset({"safetensors"}),
+    "linalg.arrays": frozenset({"torch"}),
+    "linalg.threads": frozenset({"threadpoolctl"}),
+}
+"""Module -> the libraries that it may import inside of functions."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement's target."""
+
+    target: str
+    """Dotted, inside of the package without its name: ``files.header``; a library's top name: ``numpy``."""
+    inside: bool
+    """Of our own package."""
+    late: bool = False
+    """In a function, so that it costs nothing until that is called."""
+    for_types: bool = False
+    """Under ``if TYPE_CHECKING``."""
+
+
+def module_name(path: Path) -> str:
+    """``files.header`` for its path; ``package`` for the package's own ``__init__``."""
+    parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "package"
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / PACKAGE).rglob("*.py"))}
+PACKAGES = {"package", *(name for name, path in MODULES.items() if path.name == "__init__.py")}
+
+
+def imports_of(name: str, code: str) -> list[Import]:
+    """All imports of a module's code, the standard library's left out."""
+    finder = _Finder(name)
+    finder.visit(ast.parse(code))
+    return finder.found
+
+
+class _Finder(ast.NodeVisitor):
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.found: list[Import] = []
+        self._late = self._for_types = False
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self._note(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        self._note(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        before, self._late = self._late, True
+        self.generic_visit(node)
+        self._late = before
+
+    def visit_If(self, node: ast.If) -> None:
+        before = self._for_types
+        self._for_types = before or ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for child in node.body:
+            self.visit(child)
+        self._for_types = before
+        for child in node.orelse:
+            self.visit(child)
+
+    def _note(self, node: ast.Import | ast.ImportFrom) -> None:
+        for target, inside in _targets(node, self.name):
+            self.found.append(Import(target, inside, self._late, self._for_types))
+
+
+def _targets(node: ast.Import | ast.ImportFrom, name: str) -> Iterator[tuple[str, bool]]:
+    if isinstance(node, ast.ImportFrom) and node.level:
+        above = name.split(".") if name != "package" else []
+        if name not in PACKAGES:
+            above = above[:-1]
+        above = above[: len(above) - node.level + 1]
+        start = ".".join([*above, *(node.module.split(".") if node.module else [])])
+        for alias in node.names:
+            below = f"{start}.{alias.name}".lstrip(".")
+            yield (below if below in MODULES else start or "package"), True
+        return
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+    for full in names:
+        top, _, rest = full.partition(".")
+        if top == PACKAGE:
+            yield rest or "package", True
+        elif top not in sys.stdlib_module_names:
+            yield top, False
+
+
+def room(name: str) -> str:
+    """The file or folder of the package that a module is or lies in."""
+    return name.split(".")[0]
+
+
+def faults(name: str, code: str) -> list[str]:
+    """What a module's imports break of the tables above, in words."""
+    return [told for one in imports_of(name, code) if (told := _fault(name, one)) is not None]
+
+
+def _fault(name: str, one: Import) -> str | None:
+    if one.inside:
+        return _inner_fault(name, one)
+    if one.for_types:
+        return None
+    allowed = LIBRARIES.get(name, frozenset()) | (LATE_LIBRARIES.get(name, frozenset()) if one.late else frozenset())
+    if one.target in allowed:
+        return None
+    return f"{name} imports the library {one.target}" + (" in a function" if one.late else "")
+
+
+def _inner_fault(name: str, one: Import) -> str | None:
+    target, own = room(one.target), room(name)
+    if name in NARROWER:
+        allowed = NARROWER[name]
+        return None if one.target in allowed or target in allowed else f"{name} imports {one.target}"
+    if target == own or target in ROOMS[own] or (one.for_types and target in FOR_TYPES_ONLY.get(own, frozenset())):
+        return None
+    if name == "package" and one.for_types:
+        return None
+    return f"{name} imports {one.target}: the room {own} may not use the room {target}"
+
+
+# The tables hold --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_a_module_imports_only_what_its_room_may(name: str) -> None:
+    assert faults(name, MODULES[name].read_text("utf-8")) == []
+
+
+def test_every_room_is_in_the_table_and_the_table_has_no_other() -> None:
+    assert {room(name) for name in MODULES} == ROOMS.keys()
+    assert {*NARROWER, *LIBRARIES, *LATE_LIBRARIES} <= MODULES.keys()
+
+
+def test_no_room_imports_itself_by_way_of_others() -> None:
+    """What `cli` imports is imported by no one: rooms stand in one order."""
+    placed: set[str] = set()
+    left = dict(ROOMS)
+    while left:
+        ready = {name for name, used in left.items() if used <= placed}
+        assert ready, f"these rooms import one another in a circle: {sorted(left)}"
+        placed |= ready
+        left = {name: used for name, used in left.items() if name not in ready}
+
+
+def test_every_entry_of_the_tables_is_used() -> None:
+    """A permission that nobody needs is a hole."""
+    used: dict[str, set[str]] = {name: set() for name in ROOMS}
+    libraries: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        for one in imports_of(name, path.read_text("utf-8")):
+            if one.inside and not one.for_types:
+                used[room(name)].add(room(one.target))
+            elif not one.inside:
+                libraries.setdefault(name, set()).add(one.target)
+    assert {name: sorted(allowed - used[name]) for name, allowed in ROOMS.items() if allowed - used[name]} == {}
+    for table in (LIBRARIES, LATE_LIBRARIES):
+        assert {name: sorted(allowed - libraries.get(name, set())) for name, allowed in table.items()} == {
+            name: [] for name in table
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("linalg.factor", "from ..files.reader import SafeFile"),
+        ("linalg.factor", "import torch"),
+        ("linalg.factor", "def f():\n    import torch"),
+        ("linalg.arrays", "import torch"),
+        ("linalg.arrays", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
+        ("linalg.arrays", "class A:\n    from torch import nn"),
+        ("adapters.read", "from ..recipe import grammar"),
+        ("adapters.read", "from lib_resize.base.checkpoint import Checkpoint"),
+        ("base.checkpoint", "from .. import adapters"),
+        ("recipe.grammar", "from .scores import score"),
+        ("recipe.grammar", "import numpy as np"),
+        ("files.header", "from .reader import SafeFile"),
+        ("files.header", "from safetensors import safe_open"),
+        ("plan", "from .report import table"),
+        ("batch", "from .cli import main"),
+        ("batch", "import gradio"),
+        ("batch", "def f():\n    from modules import shared"),
+        ("commands", "from tqdm import tqdm"),
+        ("report", "from .batch import Outcome"),
+        ("package", "from .plan import Plan"),
+    ],
+)
+def test_a_forbidden_import_is_found(name: str, code: str) -> None:
+    assert len(faults(name, code)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("linalg.arrays", "def f():\n    try:\n        import torch\n    except ImportError:\n        pass"),
+        ("report", "if TYPE_CHECKING:\n    from .batch import Outcome"),
+        ("files.writer", "from . import atomic"),
+        ("jobs", "from . import __version__"),
+        ("commands", "def f():\n    if x:\n        from tqdm import tqdm"),
+    ],
+)
+def test_an_allowed_import_is_let_through(name: str, code: str) -> None:
+    assert faults(name, code) == []
+
+
+# What an import costs ---------------------------------------------------------------------------------------
+
+
+def loaded_by(code: str, *arguments: str) -> set[str]:
+    """Top names of the modules that a fresh Python holds after it has run the code."""
+    told = "\nimport sys as _sys\n_sys.stderr.write('LOADED ' + ' '.join({n.partition('.')[0] for n in _sys.modules}))"
+    command = [sys.executable, "-c", code + told, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.partition("LOADED ")[2].split())
+
+
+AS_COMMAND = """
+import contextlib, runpy, sys
+sys.argv = ["lib_resize", *sys.argv[1:]]
+with contextlib.suppress(SystemExit):
+    runpy.run_module("lib_resize", run_name="__main__")
+"""
+HEAVY = {"numpy", "torch", "safetensors", "tqdm"}
+
+
+def test_importing_the_package_loads_no_library() -> None:
+    assert HEAVY & loaded_by("import lib_resize") == set()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["resize", "--help"], ["inspect", "--help"], ["demo", "--help"]],
+    ids=" ".join,
+)
+def test_asking_for_help_loads_no_library(arguments: list[str]) -> None:
+    assert HEAVY & loaded_by(AS_COMMAND, *arguments) == set()
+
+
+def test_a_bad_recipe_is_refused_before_any_library_is_loaded() -> None:
+    assert HEAVY & loaded_by(AS_COMMAND, "resize", "a.safetensors", "-r", "nonsense=1") == set()
+
+
+def test_a_whole_resize_on_the_cpu_loads_no_torch() -> None:
+    loaded = loaded_by(AS_COMMAND, "demo")
+    assert "numpy" in loaded
+    assert {"torch", "gradio", "modules"} & loaded == set()
+
+
+def test_these_tests_see_what_is_loaded() -> None:
+    assert "numpy" in loaded_by("import lib_resize; lib_resize.Settings")
+    assert "colorsys" in loaded_by("import lib_resize, colorsys")
