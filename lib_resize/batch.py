@@ -111,8 +111,11 @@ class _Workshop:
         if not left:
             return
         try:
-            with _opened(source) as adapter:
-                yield from self._of_adapter(source, adapter, left)
+            with contextlib.ExitStack() as stack:
+                files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
+                hashes = [] if self.settings.dry_run else [self.bench.pool.submit(file.sha256) for file in files]
+                stack.callback(lambda: [future.cancel() for future in hashes])
+                yield from self._of_adapter(source, _read(source, files), left, hashes)
         except Cancelled:
             raise
         except ResizeError as error:
@@ -128,11 +131,12 @@ class _Workshop:
         done = [Outcome(source.label, skipped=path) for _, path in found if path is not None]
         return done, [recipe for recipe, path in found if path is None]
 
-    def _of_adapter(self, source: Source, adapter: Adapter, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
+    def _of_adapter(
+        self, source: Source, adapter: Adapter, recipes: Sequence[Recipe], hashes: Sequence[Future[str]]
+    ) -> Iterator[Outcome]:
         if source.found and made_by_us(adapter.metadata):
             yield Outcome(source.label, skipped=source.members[0].path)
             return
-        hashes = [] if self.settings.dry_run else [self.bench.pool.submit(file.sha256) for file in adapter.files]
         analysis = analyse(adapter, self.checkpoint, recipes, self.bench)
         for recipe in recipes:
             try:
@@ -222,21 +226,14 @@ def _is_result(path: Path, recipe: Recipe) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[Adapter]:
-    with contextlib.ExitStack() as stack:
-        adapters = []
-        for member in source.members:
-            file = SafeFile(member.path)
-            stack.callback(file.close)
-            adapters.append(_read(file))
-        if source.is_plain:
-            yield adapters[0]
-        else:
-            yield merge(adapters, [member.weight for member in source.members], source.name)
+def _read(source: Source, files: Sequence[SafeFile]) -> Adapter:
+    adapters = [_read_one(file) for file in files]
+    if source.is_plain:
+        return adapters[0]
+    return merge(adapters, [member.weight for member in source.members], source.name)
 
 
-def _read(file: SafeFile) -> Adapter:
+def _read_one(file: SafeFile) -> Adapter:
     if looks_like_checkpoint(file.header.entries):
         raise UnsupportedError(
             f"{file.path}: this is a base model, not a LoRA. To compare with it, name it first or after --base."

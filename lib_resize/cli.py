@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _speak_any_language()
     parsed = _parser().parse_args(arguments)
     ask_for_one_blas_thread()
+    gc.set_threshold(100_000)  # many small objects are made, and hardly a cycle
     from . import commands
 
     try:
@@ -33,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("resize-lora: stopped; finished files stay, nothing is half written.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        _stop_writing()
+        return 1
 
 
 def _speak_any_language() -> None:
@@ -40,6 +47,12 @@ def _speak_any_language() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+
+
+def _stop_writing() -> None:
+    """Whoever read our output has left, as `head` does; what is still in the buffer must not complain at the end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

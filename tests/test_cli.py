@@ -6,8 +6,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -421,3 +423,51 @@ def test_the_same_input_gives_the_same_bytes(checkpoint, lora, out) -> None:
     assert names == outputs(out / "two")
     for name in names:
         assert (out / "one" / name).read_bytes() == (out / "two" / name).read_bytes()
+
+
+def _library(lora: Path, folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        shutil.copy(lora, folder / f"{i:03}.safetensors")
+    return folder
+
+
+def _wait_for(folder: Path, process: subprocess.Popen[bytes]) -> None:
+    while process.poll() is None and not any(folder.glob("*.safetensors")):
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9), (signal.SIGTERM, -15)])
+def test_a_stopped_batch_leaves_whole_files_only(lora, out, tmp_path, number, status) -> None:
+    library = _library(lora, tmp_path / "library", 40)
+    arguments = [sys.executable, "-m", "lib_resize", "resize", str(library), "-o", str(out), "-r", "medium:rank=2"]
+    process = subprocess.Popen(arguments, cwd=Path(cli.__file__).parents[1], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    _wait_for(out, process)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == status
+    finished = list(out.glob("*.safetensors"))
+    assert 0 < len(finished) < 80
+    for path in finished:
+        with SafeFile(path) as file:
+            json.loads(file.header.metadata["resize_lora"])
+    if number == signal.SIGINT:
+        assert b"stopped; finished files stay" in error
+        assert len(outputs(out)) == len(finished)
+    assert all(path.read_bytes() == lora.read_bytes() for path in library.iterdir())
+
+
+def test_two_batches_at_once_share_one_output_folder(checkpoint, lora, out, tmp_path) -> None:
+    library = _library(lora, tmp_path / "library", 6)
+    arguments = [sys.executable, "-m", "lib_resize", "resize", str(checkpoint), str(library), "-o", str(out),
+                 "-r", "fro_ckpt=1,thr=-2", "--skip-existing", "--continue-on-error"]  # fmt: skip
+    where = Path(cli.__file__).parents[1]
+    both = [subprocess.Popen(arguments, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in both:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0 or b"exists already" in error, error
+    assert outputs(out) == [f"{i:03}_frockpt1_th-2.safetensors" for i in range(6)]
+    for name in outputs(out):
+        with SafeFile(out / name) as file:
+            assert file.header.metadata["ss_output_name"] == Path(name).stem

@@ -225,6 +225,13 @@ def test_no_room_imports_itself_by_way_of_others() -> None:
         left = {name: used for name, used in left.items() if name not in ready}
 
 
+def test_the_architecture_page_shows_the_same_table() -> None:
+    lines = (ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    told = {row[0].strip("`"): frozenset(row[2].split(", ")) - {"nothing"} for row in rows}
+    assert told == ROOMS
+
+
 def test_every_entry_of_the_tables_is_used() -> None:
     """A permission that nobody needs is a hole."""
     used: dict[str, set[str]] = {name: set() for name in ROOMS}

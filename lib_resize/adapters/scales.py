@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DamagedFileError, LayerError
+from ..files.stamp import made_by_us
 
 CONFIG_NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"
@@ -28,6 +29,8 @@ class Config:
     fields: Mapping[str, Any]
     origin: str
     """Where it was found, for notes."""
+    path: Path
+    """The adapter's file, for messages."""
 
     def scale(self, stem: str, rank: int) -> float:
         """Scale of a layer, `rank` being its rank on disk.
@@ -43,18 +46,23 @@ class Config:
     def _number(self, field: str, patterns: str, name: str, default: float) -> float:
         value = _patterned(self.fields.get(patterns), name, self.fields.get(field, default))
         if not isinstance(value, (int, float)) or not math.isfinite(value) or (field == "r" and value <= 0):
-            raise LayerError(f"layer {name}: {self.origin} gives {field} as {value!r}; a number was expected.")
+            raise LayerError(
+                f"{self.path}: layer {name}: {self.origin} gives {field} as {value!r}; a number was expected. "
+                f"Put the right one there, or take the field out to use scale 1."
+            )
         return float(value)
 
 
 def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
     """The configurations that belong to a file: in its metadata, or beside it for a PEFT adapter."""
     if METADATA_KEY in metadata:
-        return _from_metadata(metadata[METADATA_KEY])
+        return _from_metadata(metadata[METADATA_KEY], path)
+    if made_by_us(metadata):
+        return []  # a result of ours has scale 1, and the configuration beside it is that of its source
     beside = path.parent / CONFIG_NAME
     is_peft = path.stem.startswith("adapter_model") or any(stem.startswith("base_model.model.") for stem in stems)
     if is_peft and beside.is_file():
-        return [Config(prefix="base_model.model.", fields=_read(beside), origin=CONFIG_NAME)]
+        return [Config(prefix="base_model.model.", fields=_read(beside), origin=CONFIG_NAME, path=path)]
     return []
 
 
@@ -66,7 +74,7 @@ def outer_scale(configs: list[Config], stem: str, rank: int) -> tuple[float, str
     return None
 
 
-def _from_metadata(text: str) -> list[Config]:
+def _from_metadata(text: str, path: Path) -> list[Config]:
     try:
         fields = json.loads(text)
     except ValueError:
@@ -78,7 +86,7 @@ def _from_metadata(text: str) -> list[Config]:
         prefix, _, field = name.rpartition(".")
         by_prefix.setdefault(prefix, {})[field] = value
     return [
-        Config(prefix=f"{prefix}." if prefix else "", fields=values, origin=METADATA_KEY)
+        Config(prefix=f"{prefix}." if prefix else "", fields=values, origin=METADATA_KEY, path=path)
         for prefix, values in sorted(by_prefix.items(), reverse=True)
         if "lora_alpha" in values
     ]

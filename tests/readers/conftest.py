@@ -1,4 +1,5 @@
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Norms that other runs have cached are not looked at."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RESIZE_LORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield
-    patch.undo()
+def _cache_of_long_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What fixtures of a module measure is not kept for the person who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESIZE_LORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

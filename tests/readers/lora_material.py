@@ -103,6 +103,34 @@ def unscaled(lora: Lora) -> Lora:
     return {key: replace(factors, alpha=None) for key, factors in lora.items()}
 
 
+def small_shapes() -> dict[Key, tuple[int, ...]]:
+    """Some layers of SDXL of every kind, at tiny widths."""
+    unet: dict[str, tuple[int, ...]] = {
+        "down_blocks.1.resnets.0.conv1": (32, 16, 3, 3),
+        "down_blocks.1.resnets.0.conv_shortcut": (32, 16, 1, 1),
+        "down_blocks.1.resnets.0.time_emb_proj": (32, 64),
+        "up_blocks.0.upsamplers.0.conv": (24, 24, 3, 3),
+    }
+    for block in ("down_blocks.1.attentions.0", "mid_block.attentions.0", "up_blocks.1.attentions.2"):
+        unet |= {f"{block}.{name}": (32, 32) for name in ("proj_in", "proj_out")}
+        inner = f"{block}.transformer_blocks.0"
+        unet |= {f"{inner}.attn1.to_{part}": (32, 32) for part in ("q", "k", "v", "out.0")}
+        unet |= {f"{inner}.attn2.to_{part}": (32, 48 if part in "kv" else 32) for part in ("q", "k", "v", "out.0")}
+        unet |= {f"{inner}.ff.net.0.proj": (256, 32), f"{inner}.ff.net.2": (32, 128)}
+    return {("unet", name): shape for name, shape in unet.items()} | _text_shapes("te1", 16) | _text_shapes("te2", 24)
+
+
+def _text_shapes(component: str, width: int) -> dict[Key, tuple[int, ...]]:
+    found: dict[Key, tuple[int, ...]] = {}
+    for layer in range(3):
+        stem = f"text_model.encoder.layers.{layer}"
+        for part in ("q", "k", "v", "out"):
+            found[component, f"{stem}.self_attn.{part}_proj"] = (width, width)
+        found[component, f"{stem}.mlp.fc1"] = (4 * width, width)
+        found[component, f"{stem}.mlp.fc2"] = (width, 4 * width)
+    return found
+
+
 # ---------------------------------------------------------------- spellings
 
 

@@ -147,7 +147,7 @@ def test_full_rank_is_the_lora_itself(cases: Cases, spelling: str, tmp_path: Pat
 def test_ranks_that_differ_between_layers_are_applied_at_the_right_strength(
     cases: Cases, spelling: str, tmp_path: Path
 ) -> None:
-    case = cases.whole(spelling)
+    case = cases.few(spelling)
     outcome = resized(case.path, "fro_lora=1,thr=-0.7", tmp_path)
     found = applied(output(outcome))
     assert len(attention_ranks(found)) > 2
@@ -335,15 +335,20 @@ def _saved(folder: Path, trained: Trained) -> Path:
 def _peft_config(component: str, trained: Trained) -> Any:
     from peft import LoraConfig
 
-    names = ["to_q", "to_k", "to_v", "to_out.0"] if component == "unet" else ["q_proj", "k_proj", "v_proj", "out_proj"]
+    last = ["to_q", "to_k", "to_v", "to_out.0"] if component == "unet" else ["q_proj", "k_proj", "v_proj", "out_proj"]
+    targets = [name for name in _linear(tiny_sdxl.components()[component]) if any(few in name for few in tiny_sdxl.FEW)]
     return LoraConfig(
         r=trained.rank,
         lora_alpha=trained.alpha,
         use_rslora=trained.rslora,
-        target_modules=names,
-        rank_pattern={names[0]: 4, "attn2.to_k": 6} if trained.ranks else {},
-        alpha_pattern={names[1]: 3, "attn2.to_v": 16} if trained.ranks else {},
+        target_modules=[name for name in targets if name.endswith(tuple(last))],
+        rank_pattern={last[0]: 4, "attn2.to_k": 6} if trained.ranks else {},
+        alpha_pattern={last[1]: 3, "attn2.to_v": 16} if trained.ranks else {},
     )
+
+
+def _linear(model: torch.nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
 def _fill(model: torch.nn.Module, seed: int) -> None:

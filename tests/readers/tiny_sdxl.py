@@ -14,6 +14,7 @@ import torch
 from lora_material import Key, Matrix
 
 ADAPTER = "tested"
+FEW = ("down_blocks.1.attentions.0.", "mid_block.", "up_blocks.0.attentions.2.", "encoder.layers.1.")
 
 
 @functools.cache
@@ -86,8 +87,7 @@ def shapes(conv: bool = False) -> dict[Key, tuple[int, ...]]:
 @functools.cache
 def few_shapes() -> dict[Key, tuple[int, ...]]:
     """A part of the attention layers, of each kind and level: diffusers takes long to load many."""
-    blocks = ("down_blocks.1.attentions.0.", "mid_block.", "up_blocks.0.attentions.2.", "encoder.layers.1.")
-    return {key: shape for key, shape in shapes().items() if any(block in key[1] for block in blocks)}
+    return {key: shape for key, shape in shapes().items() if any(block in key[1] for block in FEW)}
 
 
 def _trained(component: str, name: str, conv: bool) -> bool:
@@ -122,11 +122,14 @@ def applied(path: Path) -> dict[Key, Applied]:
 
 @contextmanager
 def _loaded(path: Path) -> Iterator[dict[str, Any]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # for matrices as small as these, the others only get in the way
     try:
         pipeline().load_lora_weights(str(path), adapter_name=ADAPTER)
         yield components()
     finally:
         unload()
+        torch.set_num_threads(threads)
 
 
 def unload() -> None:

@@ -1,0 +1,135 @@
+"""``develop.py`` installs once, runs every check, and says plainly what came of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "develop.py"
+
+
+class Machine:
+    """Stands for all that develop.py would start."""
+
+    def __init__(self) -> None:
+        self.ran: list[list[str]] = []
+        self.installed: list[list[str]] = []
+        self.failing: set[str] = set()
+
+    def run(self, command: list[str]) -> int:
+        self.ran.append(command)
+        return int(bool(self.failing & set(command)))
+
+    def must(self, command: list[str], otherwise: str, environment: dict[str, str] | None = None) -> None:
+        self.installed.append(command)
+
+
+@pytest.fixture
+def develop(tmp_path: Path) -> ModuleType:
+    """The script as a module, at work in an empty folder."""
+    spec = importlib.util.spec_from_file_location("develop_under_test", SOURCE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.ROOT = tmp_path
+    module.VENV = tmp_path / ".venv"
+    module.VENV.mkdir()
+    (tmp_path / "pyproject.toml").write_text("[project]\n", "utf-8")
+    return module
+
+
+@pytest.fixture
+def machine(develop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(develop, "_run", made.run)
+    monkeypatch.setattr(develop, "_must", made.must)
+    monkeypatch.setattr(develop, "_works", lambda: True)
+    monkeypatch.setattr(develop, "_pip_version", lambda python: (25, 0))
+    return made
+
+
+def test_the_second_call_installs_nothing(develop: ModuleType, machine: Machine) -> None:
+    assert develop.main(["demo"]) == 0
+    assert len(machine.installed) == 1
+    assert develop.main(["demo"]) == 0
+    assert len(machine.installed) == 1
+    assert len(machine.ran) == 2
+
+
+def test_new_requirements_are_installed(develop: ModuleType, machine: Machine) -> None:
+    develop.main(["demo"])
+    (develop.ROOT / "pyproject.toml").write_text("[project]\ndependencies = []\n", "utf-8")
+    develop.main(["demo"])
+    assert len(machine.installed) == 2
+
+
+def test_the_demo_finds_what_the_tests_installed_but_not_the_other_way(develop: ModuleType, machine: Machine) -> None:
+    develop.main(["demo"])
+    develop.main(["test"])
+    assert [command[-1].endswith("[test]") for command in machine.installed] == [False, True]
+    develop.main(["demo"])
+    assert len(machine.installed) == 2
+
+
+def test_an_installation_that_failed_is_tried_again(
+    develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise develop.SetupError("no network")
+
+    monkeypatch.setattr(develop, "_must", fail)
+    assert develop.main(["demo"]) == 1
+    assert "no network" in capsys.readouterr().err
+    assert machine.ran == []
+    monkeypatch.setattr(develop, "_must", machine.must)
+    assert develop.main(["demo"]) == 0
+    assert len(machine.installed) == 1
+
+
+def test_all_checks_run_in_order_and_the_last_line_names_those_that_fail(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.failing = {"format", "mypy"}
+    assert develop.main(["test"]) == 1
+    assert [command[2:] for command in machine.ran[1:]] == [list(one) for one in develop.CHECKS.values()]
+    assert [command[2] for command in machine.ran[1:]] == ["ruff", "ruff", "mypy", "pytest"]
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Failed: ruff format, mypy (")
+
+
+def test_where_all_is_well_the_last_line_says_so(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert develop.main(["test"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("All is well: ruff format, ruff check, mypy, pytest (")
+
+
+def test_an_old_pip_first_fetches_a_new_one(
+    develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(develop, "_pip_version", lambda python: (21, 3))
+    develop.main(["demo"])
+    assert [("--target" in command, "--python" in command) for command in machine.installed] == [
+        (True, False),
+        (False, True),
+    ]
+
+
+def test_a_python_without_pip_is_told_so(
+    develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(develop, "_pip_version", lambda python: None)
+    assert develop.main(["demo"]) == 1
+    assert "no pip" in capsys.readouterr().err
+
+
+def test_an_old_python_is_refused_by_its_version(
+    develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(develop, "OLDEST_PYTHON", (99, 0))
+    assert develop.main(["test"]) == 1
+    assert "99.0 or newer is needed" in capsys.readouterr().err
+    assert machine.installed == []
