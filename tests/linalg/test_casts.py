@@ -26,24 +26,12 @@ def torch_values(bits: np.ndarray, kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
 @pytest.mark.parametrize("wide", [np.float32, np.float64])
-def test_every_finite_code_is_read_exactly(kind: str, wide: type) -> None:
+def test_every_code_is_read_exactly(kind: str, wide: type) -> None:
     bits = ALL_HALVES if "8" not in kind else np.arange(256, dtype=np.uint8)
-    expected = torch_values(bits, kind)
     found = casts.widen(bits, kind, np.empty(bits.shape, wide))
-    finite = np.isfinite(expected)
-    np.testing.assert_array_equal(found[finite], expected[finite])
-
-
-def test_f16_infinities_are_recognisable() -> None:
-    infinite = ALL_HALVES[~np.isfinite(ALL_HALVES.view(np.float16))]
-    assert np.all(np.abs(casts.singles(infinite, "F16")) >= 65536)
-
-
-@pytest.mark.parametrize("kind", ["F16", "BF16", "F8_E4M3", "F8_E5M2"])
-def test_all_finite_finds_each_single_bad_code(kind: str) -> None:
-    bits = ALL_HALVES if "8" not in kind else np.arange(256, dtype=np.uint8)
-    for code, value in zip(bits, torch_values(bits, kind), strict=True):
-        assert casts.all_finite(np.array([0, code], bits.dtype), kind) == np.isfinite(value)
+    with np.errstate(invalid="ignore"):
+        expected = torch_values(bits, kind).astype(wide)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_reading_a_strided_piece_equals_reading_the_whole() -> None:
@@ -87,7 +75,7 @@ def test_overflow_is_never_a_number(kind: str, limit: float) -> None:
 @given(st.integers(0, 2**16 - 1), st.sampled_from(["F16", "BF16", "F8_E4M3"]))
 def test_rounding_what_was_read_changes_nothing(code: int, kind: str) -> None:
     bits = np.array([code if "8" not in kind else code & 255], casts.STORAGE[kind])
-    if casts.all_finite(bits, kind):
+    if np.isfinite(casts.singles(bits, kind)).all():
         np.testing.assert_array_equal(casts.round_to(casts.singles(bits, kind), kind), bits)
 
 
