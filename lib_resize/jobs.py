@@ -241,7 +241,8 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
     """The data of every tensor, in the order of the file; layers are computed a little ahead."""
     adapter, made = job.analysis.adapter, job.draft
     alphas = {new.alpha.name: new.alpha_value for new in made.layers if new.alpha is not None}
-    results = in_order(bench.pool, lambda new: _factors(job, new, bench), _in_file_order(made), bench.ahead)
+    groups = list(_groups(_in_file_order(made)))
+    results = zip(groups, in_order(bench.pool, lambda group: _factors(job, group, bench), groups, bench.ahead), strict=True)
     ready: dict[str, Bits] = {}
     bench.progress.start("write", len(made.layers))
     for spec in made.specs:
@@ -252,8 +253,9 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
             yield adapter.files[source.source].bytes(source.key)
         else:
             while spec.name not in ready:
-                ready.update(next(results))
-                bench.progress.step()
+                group, tensors = next(results)
+                ready.update(tensors)
+                bench.progress.step(len(group))
             yield ready.pop(spec.name)
 
 
@@ -263,10 +265,30 @@ def _in_file_order(made: Draft) -> list[NewLayer]:
     return list(ordered.values())
 
 
-def _factors(job: Job, new: NewLayer, bench: Bench) -> dict[str, Bits]:
-    if job.recipe.rescale != 1.0:
-        new = replace(new, gain=new.gain * math.sqrt(job.recipe.rescale))
-    return factors(new, job.analysis.spectra[new.index], job.choice.kept[new.index], bench.arrays)
+_GROUP = 1 << 18  # numbers written: fewer, larger steps, so that workers seldom wait for one another
+
+
+def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
+    """Neighbours that are computed in one go."""
+    group: list[NewLayer] = []
+    size = 0
+    for new in layers:
+        group.append(new)
+        size += new.rank * new.layer.parameters
+        if size >= _GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
+    strength = math.sqrt(job.recipe.rescale)
+    work = [
+        (replace(new, gain=new.gain * strength), job.analysis.spectra[new.index], job.choice.kept[new.index])
+        for new in group
+    ]
+    return factors(work, bench.arrays)
 
 
 # Checking ---------------------------------------------------------------------------------------------------

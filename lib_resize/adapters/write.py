@@ -13,7 +13,7 @@ Rules that every reader of LoRA files agrees on:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import LayerError, UnsupportedError
 from ..files.header import TensorSpec, file_order
 from ..linalg.arrays import Arrays
-from ..linalg.casts import LARGEST, Bits, largest_magnitude, round_to
+from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
 from ..linalg.factor import Spectrum
 from ..linalg.truncate import Kept, truncated
 from ..names.spelling import canonical
@@ -92,24 +92,38 @@ def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], st
     return Draft(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
 
 
-def factors(new: NewLayer, spectrum: Spectrum, kept: Kept, arrays: Arrays) -> dict[str, Bits]:
-    """The tensors of one new layer by key, as storage arrays.
+def factors(work: Sequence[tuple[NewLayer, Spectrum, Kept]], arrays: Arrays) -> dict[str, Bits]:
+    """The factors of some new layers by key, as storage arrays, from their spectra and the dimensions they keep.
 
     Raises LayerError where a number does not fit the dtype.
     """
-    up, down = truncated(new.layer.pair, spectrum, kept, arrays, new.gain)
-    out = {}
-    for spec, values in ((new.up, up), (new.down, down)):
-        largest = largest_magnitude(values)
-        if not largest <= LARGEST[spec.dtype]:
-            raise LayerError(
-                f"layer {new.layer.stem}: {spec.name} would hold {largest:.3g}, more than {spec.dtype} can. "
-                f"Take -t 32 or -t bf16."
-            )
-        out[spec.name] = round_to(values, spec.dtype)
-    if new.alpha is not None:
-        out[new.alpha.name] = np.array(new.alpha_value, np.float32)
+    exact: dict[TensorSpec, Single] = {}
+    for new, spectrum, kept in work:
+        up, down = truncated(new.layer.pair, spectrum, kept, arrays, new.gain)
+        for spec, values in ((new.up, up), (new.down, down)):
+            _check_fits(new, spec, values)
+            exact[spec] = values
+    out: dict[str, Bits] = {}
+    for dtype in {spec.dtype for spec in exact}:
+        out.update(_rounded({spec: values for spec, values in exact.items() if spec.dtype == dtype}, dtype))
     return out
+
+
+def _check_fits(new: NewLayer, spec: TensorSpec, values: Single) -> None:
+    largest = largest_magnitude(values)
+    if not largest <= LARGEST[spec.dtype]:
+        raise LayerError(
+            f"layer {new.layer.stem}: {spec.name} would hold {largest:.3g}, more than {spec.dtype} can. "
+            f"Take -t 32 or -t bf16."
+        )
+
+
+def _rounded(exact: dict[TensorSpec, Single], dtype: str) -> Iterator[tuple[str, Bits]]:
+    """Rounds all in one go: for small tensors the calls cost more than the numbers."""
+    bits = round_to(np.concatenate([values.reshape(-1) for values in exact.values()]), dtype)
+    ends = np.cumsum([values.size for values in exact.values()])
+    for spec, part in zip(exact, np.split(bits, ends[:-1]), strict=True):
+        yield spec.name, part
 
 
 def _shares_alpha(layer: Layer, style: Style) -> bool:
