@@ -70,8 +70,9 @@ def _test() -> int:
     failed = []
     for name, command in CHECKS.items():
         print(f"\n$ {' '.join(command)}", flush=True)
-        if _run([str(PYTHON), "-m", *command]):
-            failed.append(name)
+        status = _run([str(PYTHON), "-m", *command])
+        if status:
+            failed.append(name if status > 0 else f"{name} (killed by signal {-status})")
     seconds = time.monotonic() - start
     if failed:
         print(f"\nFailed: {', '.join(failed)} ({seconds:.0f} s).")

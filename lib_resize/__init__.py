@@ -20,6 +20,7 @@ _HOMES: dict[str, str] = {
     "LayerError": "errors",
     "PairingError": "errors",
     "DeviceError": "errors",
+    "HostError": "errors",
     "OutputError": "errors",
     "Cancelled": "errors",
     "Plan": "plan",
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DeviceError as DeviceError
     from .errors import FileError as FileError
+    from .errors import HostError as HostError
     from .errors import LayerError as LayerError
     from .errors import OutputError as OutputError
     from .errors import PairingError as PairingError

@@ -54,16 +54,20 @@ def analyse(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[R
     Raises LayerError with the layer's name where one cannot be decomposed.
     """
     spectra = _decompose_all(adapter, bench)
-    layers = tuple(_facts(adapter, spectra))
-    if checkpoint is None:
-        return Analysis(adapter, spectra, layers)
+    analysis = Analysis(adapter, spectra, tuple(_facts(adapter, spectra)))
+    return analysis if checkpoint is None else beside(analysis, checkpoint, recipes, bench)
+
+
+def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
+    """The same LoRA with what the recipes need of a base model; nothing is decomposed again."""
+    adapter = analysis.adapter
     asked = {name for recipe in recipes for name in recipe.weights}
     pairs = {i: weight for i, layer in enumerate(adapter.layers) if (weight := _partner(checkpoint, layer))}
     base = _base_facts(checkpoint, pairs, "spn_ckpt" in asked, bench)
     if "subspace" in asked:
-        base = _with_subspace(checkpoint, pairs, base, adapter, spectra, bench)
-    layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(layers))
-    return Analysis(adapter, spectra, layers, checkpoint.path.name)
+        base = _with_subspace(checkpoint, pairs, base, adapter, analysis.spectra, bench)
+    layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(analysis.layers))
+    return replace(analysis, layers=layers, base_name=checkpoint.path.name)
 
 
 def _decompose_all(adapter: Adapter, bench: Bench) -> tuple[Spectrum, ...]:

@@ -72,9 +72,7 @@ class Outcome:
     sidecars: tuple[Path, ...] = ()
 
 
-def resize(
-    sources: Sequence[Source], settings: Settings, progress: Progress | None = None
-) -> Iterator[Outcome]:
+def resize(sources: Sequence[Source], settings: Settings, progress: Progress | None = None) -> Iterator[Outcome]:
     """Resizes each source by each recipe, one after the other, and yields what became of it.
 
     A failure of one source is an outcome. Raises PairingError and the like never; UsageError, DeviceError and
@@ -146,9 +144,7 @@ class _Workshop:
             except ResizeError as error:
                 yield Outcome(source.label, error=error)
 
-    def _of_recipe(
-        self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Sequence[Future[str]]
-    ) -> Outcome:
+    def _of_recipe(self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Sequence[Future[str]]) -> Outcome:
         settings = self.settings
         job = prepare(analysis, recipe, settings.style, self.names.placer(source), suffix=settings.suffix)
         self.names.claim(job.path)
@@ -227,13 +223,14 @@ def _is_result(path: Path, recipe: Recipe) -> bool:
 
 
 def _read(source: Source, files: Sequence[SafeFile]) -> Adapter:
-    adapters = [_read_one(file) for file in files]
+    adapters = [read_lora(file) for file in files]
     if source.is_plain:
         return adapters[0]
     return merge(adapters, [member.weight for member in source.members], source.name)
 
 
-def _read_one(file: SafeFile) -> Adapter:
+def read_lora(file: SafeFile) -> Adapter:
+    """`read_adapter`, with a word of its own for a base model that was taken for a LoRA."""
     if looks_like_checkpoint(file.header.entries):
         raise UnsupportedError(
             f"{file.path}: this is a base model, not a LoRA. To compare with it, name it first or after --base."

@@ -23,7 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _speak_any_language()
     parsed = _parser().parse_args(arguments)
     ask_for_one_blas_thread()
-    gc.set_threshold(100_000)  # many small objects are made, and hardly a cycle
     from . import commands
 
     try:
@@ -40,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _stop_writing()
         return 1
+
+
+def entry() -> int:
+    """The command as a process of its own, which may set up the interpreter for itself."""
+    gc.set_threshold(100_000)  # many small objects are made, and hardly a cycle
+    return main()
 
 
 def _speak_any_language() -> None:
@@ -64,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_resize(commands.add_parser("resize", help="make smaller files", **_described(_RESIZE, _RECIPES)))
     _add_inspect(commands.add_parser("inspect", help="look at a file", **_described(_INSPECT)))
     _add_demo(commands.add_parser("demo", help="see it work on files made for the purpose", **_described(_DEMO)))
+    _add_ui(commands.add_parser("ui", help="the panel in a browser, without a WebUI", **_described(_UI)))
     return parser
 
 
@@ -85,6 +91,10 @@ host would refuse."""
 
 _DEMO = """\
 Makes a small SDXL-shaped checkpoint and LoRAs, resizes them by three recipes and prints the table."""
+
+_UI = """\
+Serves the panel that AUTOMATIC1111 and Forge show as a tab, for the LoRA folders of ComfyUI, SD.Next and others.
+It needs Gradio beside the package (pip install "gradio==4.40.0")."""
 
 
 def _rows(table: dict[str, str]) -> str:
@@ -164,3 +174,19 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", metavar="DIR", help="leave the files in this folder (default: a temporary one)")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="as for resize")
+
+
+def _add_ui(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--lora-dir", action="append", default=[], metavar="DIR", help="a folder of LoRAs; may be given again")
+    add("--checkpoint", action="append", default=[], metavar="FILE", help="a base model to compare with")
+    add("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 lets other machines in (default: 127.0.0.1)")
+    add("--port", type=_port, default=7867, help="default: 7867")
+    add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
+    add("--demo", action="store_true", help="serve a few files made for the purpose")
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
+    return int(text)

@@ -105,6 +105,49 @@ def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
     return status
 
 
+def ui(arguments: argparse.Namespace) -> int:
+    """``resize-lora ui``: the panel in a browser, until it is stopped."""
+    if not (arguments.lora_dir or arguments.demo):
+        raise UsageError("name a folder of LoRAs with --lora-dir DIR, or look at made-up ones with --demo.")
+    with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
+        loras, checkpoints = [Path(name) for name in arguments.lora_dir], [Path(name) for name in arguments.checkpoint]
+        if arguments.demo:
+            made, checkpoint = _demo_library(Path(folder))
+            loras, checkpoints = [*loras, made], [*checkpoints, checkpoint]
+        return _serve(loras, checkpoints, arguments)
+
+
+def _demo_library(folder: Path) -> tuple[Path, Path]:
+    from .synthetic import LoraOptions, write_checkpoint, write_lora
+
+    loras = folder / "loras"
+    (loras / "styles").mkdir(parents=True)
+    write_lora(loras / "styles" / "pastry.safetensors", LoraOptions(rank=32, seed=1))
+    write_lora(loras / "styles" / "ink_locon.safetensors", LoraOptions(rank=16, conv=True, conv_rank=8, seed=2))
+    write_lora(loras / "portrait_fp32.safetensors", LoraOptions(rank=16, dtype="F32", seed=3))
+    return loras, write_checkpoint(folder / "small_sdxl.safetensors")
+
+
+def _serve(loras: Sequence[Path], checkpoints: Sequence[Path], arguments: argparse.Namespace) -> int:
+    try:
+        from .panel.standalone import Address, serve
+    except ImportError as error:
+        raise UsageError(
+            f'the panel needs Gradio, and {error.name} is not installed: pip install "gradio==4.40.0"'
+        ) from error
+    from .hosts.standalone import StandaloneHost
+    from .panel.service import Service
+
+    address = Address(arguments.host, arguments.port)
+    service = Service(StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote))
+    print(f"The panel is at {address.url}; Ctrl-C stops it.", flush=True)
+    try:
+        serve(service.call, address)
+    finally:
+        service.close()
+    return 0
+
+
 def _base_and_loras(arguments: argparse.Namespace) -> tuple[Checkpoint | None, list[str]]:
     """A checkpoint may stand first; it is known by its content."""
     names = list(arguments.inputs)
@@ -159,7 +202,8 @@ def _lines(outcome: Outcome, verbose: int) -> Iterator[str]:
         yield f"resize-lora: {outcome.error}"
         return
     if outcome.plan is None:
-        yield f"{outcome.source}: skipped, {outcome.skipped} is there already"
+        own = outcome.skipped == Path(outcome.source)
+        yield f"{outcome.source}: skipped, " + ("a result already" if own else f"{outcome.skipped} is there already")
         return
     if verbose and outcome.job is not None:
         yield from report.thresholds(outcome.job)

@@ -9,6 +9,7 @@ ResizeError                 anything that we refuse or that went wrong; its text
 ├── LayerError              one layer of a LoRA cannot be computed (NaN, Inf, ranks that differ)
 ├── PairingError            the recipe needs the base model and a layer has no partner there
 ├── DeviceError             the asked device or its library is not there
+├── HostError               the WebUI around us could not do what it was asked
 ├── OutputError             the result cannot be written (exists, no room, not allowed)
 └── Cancelled               the user stopped the job
 
@@ -29,6 +30,9 @@ class UsageError(ResizeError):
 
 class RecipeError(UsageError):
     """A recipe has an unknown word, a bad number or no single selection."""
+
+    column: int = 0
+    """Where in the text, counted from 1; 0 where no place is at fault."""
 
 
 class FileError(ResizeError):
@@ -53,6 +57,10 @@ class PairingError(ResizeError):
 
 class DeviceError(ResizeError):
     """The asked compute device is not available."""
+
+
+class HostError(ResizeError):
+    """The program that the panel lives in could not do what it was asked."""
 
 
 class OutputError(ResizeError):

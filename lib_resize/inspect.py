@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from .adapters.layer import Adapter
-from .adapters.read import kinds_of, read_adapter
+from .adapters.read import kinds_of
 from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
+from .batch import read_lora
 from .errors import ResizeError
 from .files.reader import SafeFile
 from .jobs import prepare
@@ -79,7 +80,7 @@ class Finding:
 def describe(path: Path, *, threads: int | None = None) -> Finding:
     """Looks at one file. Raises FileError and LayerError as a resize of it would."""
     with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
-        adapter = read_adapter(file)
+        adapter = read_lora(file)
         analysis = analyse(adapter, None, (), Bench(NumpyArrays(), pool, Quiet()))
         return Finding(
             source=str(path),

@@ -109,12 +109,16 @@ class _Maker:
         self.place = place
         self.suffix = suffix
         self.strongest = [float(facts.s[0]) * recipe.rescale for facts in analysis.layers]
+        self._drafts: dict[tuple[int, ...], Draft] = {}
 
     def path(self, choice: Choice) -> Path:
         return self.place(wished_stem(self.adapter.name, self.recipe, choice.threshold, self.suffix))
 
     def draft(self, choice: Choice) -> Draft:
-        return draft(self.adapter, self.strongest, choice.ranks, self.style)
+        ranks = tuple(choice.ranks)
+        if ranks not in self._drafts:  # the search for a size ends at one that it has seen
+            self._drafts[ranks] = draft(self.adapter, self.strongest, ranks, self.style)
+        return self._drafts[ranks]
 
     def size_of(self, choice: Choice) -> int:
         if not any(choice.ranks):
@@ -122,9 +126,7 @@ class _Maker:
         made = self.draft(choice)
         return file_bytes(made.specs, self.metadata(choice, made, self.path(choice).stem))
 
-    def metadata(
-        self, choice: Choice, made: Draft, stem: str, hashes: Sequence[str] | None = None
-    ) -> dict[str, str]:
+    def metadata(self, choice: Choice, made: Draft, stem: str, hashes: Sequence[str] | None = None) -> dict[str, str]:
         layers = {
             new.up.name[: -len(new.layer.up.suffix)] if not self.style.kohya else str(new.layer.canonical): LayerFact(
                 new.rank, new.alpha_value if new.alpha else None, new.layer.is_conv
@@ -242,7 +244,9 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
     adapter, made = job.analysis.adapter, job.draft
     alphas = {new.alpha.name: new.alpha_value for new in made.layers if new.alpha is not None}
     groups = list(_groups(_in_file_order(made)))
-    results = zip(groups, in_order(bench.pool, lambda group: _factors(job, group, bench), groups, bench.ahead), strict=True)
+    results = zip(
+        groups, in_order(bench.pool, lambda group: _factors(job, group, bench), groups, bench.ahead), strict=True
+    )
     ready: dict[str, Bits] = {}
     bench.progress.start("write", len(made.layers))
     for spec in made.specs:

@@ -45,7 +45,8 @@ def _row(outcome: Outcome) -> list[str]:
 
 
 def _saved(before: int, after: int) -> str:
-    return f"{1 - after / before:.0%}"
+    saved = 1 - after / before
+    return f"{saved:.1%}" if saved > 0.99 else f"{saved:.0%}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -240,7 +240,7 @@ def _strong_directions(kind: int, chance: np.random.Generator) -> Single:
 
 def _row_gains(spec: TensorSpec) -> Single:
     """Rows of fused q, k and v differ in size, so that taking one for another shows in every norm."""
-    gains = np.ones(spec.shape[0], np.float32)
+    gains: Single = np.ones(spec.shape[0], np.float32)
     if spec.name.endswith("in_proj_weight"):
         gains = np.repeat(np.array([1.0, 0.8, 0.5], np.float32), spec.shape[0] // 3)
     return gains

@@ -399,7 +399,13 @@ def test_the_demo_runs_with_nothing_but_the_package(tmp_path, capsys) -> None:
 def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lib_resize", *map(str, arguments)],
-        capture_output=True, text=True, encoding="utf-8", check=False, cwd=Path(cli.__file__).parents[1], **options)  # fmt: skip
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        cwd=Path(cli.__file__).parents[1],
+        **options,
+    )
 
 
 def test_a_pipe_sees_no_bars(lora, out) -> None:
@@ -442,7 +448,9 @@ def _wait_for(folder: Path, process: subprocess.Popen[bytes]) -> None:
 def test_a_stopped_batch_leaves_whole_files_only(lora, out, tmp_path, number, status) -> None:
     library = _library(lora, tmp_path / "library", 40)
     arguments = [sys.executable, "-m", "lib_resize", "resize", str(library), "-o", str(out), "-r", "medium:rank=2"]
-    process = subprocess.Popen(arguments, cwd=Path(cli.__file__).parents[1], stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        arguments, cwd=Path(cli.__file__).parents[1], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     _wait_for(out, process)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)

@@ -18,10 +18,11 @@ class Machine:
         self.ran: list[list[str]] = []
         self.installed: list[list[str]] = []
         self.failing: set[str] = set()
+        self.status = 1
 
     def run(self, command: list[str]) -> int:
         self.ran.append(command)
-        return int(bool(self.failing & set(command)))
+        return self.status if self.failing & set(command) else 0
 
     def must(self, command: list[str], otherwise: str, environment: dict[str, str] | None = None) -> None:
         self.installed.append(command)
@@ -98,6 +99,14 @@ def test_all_checks_run_in_order_and_the_last_line_names_those_that_fail(
     assert [command[2:] for command in machine.ran[1:]] == [list(one) for one in develop.CHECKS.values()]
     assert [command[2] for command in machine.ran[1:]] == ["ruff", "ruff", "mypy", "pytest"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("Failed: ruff format, mypy (")
+
+
+def test_a_check_that_was_killed_is_told_apart(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.failing, machine.status = {"pytest"}, -9
+    assert develop.main(["test"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Failed: pytest (killed by signal 9) (")
 
 
 def test_where_all_is_well_the_last_line_says_so(

@@ -46,6 +46,16 @@ ROOMS: dict[str, frozenset[str]] = {
 """Room -> the rooms that it may import, beside itself. A room is a file or folder of `lib_resize`; ``package`` is
 ``lib_resize/__init__.py``."""
 
+OUTER: dict[str, frozenset[str]] = {
+    "hosts": frozenset({"backend", "ldm_patched", "modules", "modules_forge", "numpy", "torch"}),
+    "panel": frozenset({"PIL", "fastapi", "gradio", "numpy", "uvicorn"}),
+}
+"""Rooms around the engine -> the libraries that they may import. They may use every room of `ROOMS`, and `panel` may
+use `hosts`; no room of `ROOMS` may use them."""
+
+EAGER = {"panel.layout": frozenset({"gradio"}), "panel.standalone": frozenset({"fastapi", "gradio"})}
+"""Modules of these rooms that import such a library when they are themselves imported; numpy may be by all."""
+
 NARROWER: dict[str, frozenset[str]] = {
     "files.header": frozenset({"errors"}),
     "recipe.grammar": frozenset({"errors"}),
@@ -179,6 +189,8 @@ def faults(name: str, code: str) -> list[str]:
 
 
 def _fault(name: str, one: Import) -> str | None:
+    if room(name) in OUTER:
+        return _outer_fault(name, one)
     if one.inside:
         return _inner_fault(name, one)
     if one.for_types:
@@ -187,6 +199,15 @@ def _fault(name: str, one: Import) -> str | None:
     if one.target in allowed:
         return None
     return f"{name} imports the library {one.target}" + (" in a function" if one.late else "")
+
+
+def _outer_fault(name: str, one: Import) -> str | None:
+    own = room(name)
+    if one.inside:
+        allowed = {*ROOMS, own, *(("hosts",) if own == "panel" else ())} - {"cli", "commands", "__main__"}
+        return None if room(one.target) in allowed else f"{name} imports {one.target}"
+    free = OUTER[own] if one.late or one.for_types else {"numpy"} | EAGER.get(name, frozenset())
+    return None if one.target in free else f"{name} imports the library {one.target}"
 
 
 def _inner_fault(name: str, one: Import) -> str | None:
@@ -198,7 +219,28 @@ def _inner_fault(name: str, one: Import) -> str | None:
         return None
     if name == "package" and one.for_types:
         return None
+    if name == "commands" and one.late and target in OUTER:  # ``resize-lora ui``
+        return None
     return f"{name} imports {one.target}: the room {own} may not use the room {target}"
+
+
+HOSTS_OWN = frozenset({"backend", "ldm_patched", "modules", "modules_forge"})
+WEBUIS = frozenset({"hosts.a1111", "hosts.forge", "hosts.reforge", "hosts.webui"})
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - WEBUIS))
+def test_a_hosts_own_modules_are_known_to_the_webuis_alone(name: str) -> None:
+    assert not {one.target for one in imports_of(name, MODULES[name].read_text("utf-8"))} & HOSTS_OWN
+
+
+def test_the_protocol_of_hosts_needs_nothing_at_all() -> None:
+    """So that a host can be faked, and written, without the engine."""
+    assert imports_of("hosts.host", MODULES["hosts.host"].read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize("name", ["hosts.host", "hosts.detect", "hosts.standalone", "hosts.a1111", "hosts.forge"])
+def test_hosts_load_no_library_until_weights_are_read(name: str) -> None:
+    assert (HEAVY | {"gradio", "modules"}) & loaded_by(f"import lib_resize.{name}") == set()
 
 
 # The tables hold --------------------------------------------------------------------------------------------
@@ -210,7 +252,7 @@ def test_a_module_imports_only_what_its_room_may(name: str) -> None:
 
 
 def test_every_room_is_in_the_table_and_the_table_has_no_other() -> None:
-    assert {room(name) for name in MODULES} == ROOMS.keys()
+    assert {room(name) for name in MODULES} - OUTER.keys() == ROOMS.keys()
     assert {*NARROWER, *LIBRARIES, *LATE_LIBRARIES} <= MODULES.keys()
 
 
@@ -234,7 +276,7 @@ def test_the_architecture_page_shows_the_same_table() -> None:
 
 def test_every_entry_of_the_tables_is_used() -> None:
     """A permission that nobody needs is a hole."""
-    used: dict[str, set[str]] = {name: set() for name in ROOMS}
+    used: dict[str, set[str]] = {name: set() for name in {**ROOMS, **OUTER}}
     libraries: dict[str, set[str]] = {}
     for name, path in MODULES.items():
         for one in imports_of(name, path.read_text("utf-8")):
@@ -268,6 +310,14 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("plan", "from .report import table"),
         ("batch", "from .cli import main"),
         ("batch", "import gradio"),
+        ("batch", "from .hosts import host"),
+        ("report", "from .panel.names import tag"),
+        ("hosts.webui", "from modules import shared"),
+        ("hosts.webui", "from ..panel import names"),
+        ("hosts.webui", "def f():\n    import gradio"),
+        ("panel.service", "import gradio"),
+        ("panel.service", "def f():\n    from modules import shared"),
+        ("panel.service", "from ..cli import main"),
         ("batch", "def f():\n    from modules import shared"),
         ("commands", "from tqdm import tqdm"),
         ("report", "from .batch import Outcome"),
@@ -285,6 +335,9 @@ def test_a_forbidden_import_is_found(name: str, code: str) -> None:
         ("report", "if TYPE_CHECKING:\n    from .batch import Outcome"),
         ("files.writer", "from . import atomic"),
         ("jobs", "from . import __version__"),
+        ("hosts.webui", "def f():\n    from modules import shared"),
+        ("panel.service", "from ..hosts.host import Host"),
+        ("panel.layout", "import gradio as gr"),
         ("commands", "def f():\n    if x:\n        from tqdm import tqdm"),
     ],
 )

@@ -74,7 +74,7 @@ def test_what_cannot_be_meant_is_refused(argument: str) -> None:
 
 
 def test_an_empty_folder_is_told_so(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="holds no .safetensors file"):
+    with pytest.raises(UsageError, match=r"holds no \.safetensors file"):
         expand([str(tmp_path)])
 
 

@@ -122,8 +122,8 @@ def _rounded(exact: dict[TensorSpec, Single], dtype: str) -> Iterator[tuple[str,
     """Rounds all in one go: for small tensors the calls cost more than the numbers."""
     bits = round_to(np.concatenate([values.reshape(-1) for values in exact.values()]), dtype)
     ends = np.cumsum([values.size for values in exact.values()])
-    for spec, part in zip(exact, np.split(bits, ends[:-1]), strict=True):
-        yield spec.name, part
+    for spec, piece in zip(exact, np.split(bits, ends[:-1]), strict=True):
+        yield spec.name, piece
 
 
 def _shares_alpha(layer: Layer, style: Style) -> bool:

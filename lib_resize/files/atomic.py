@@ -102,8 +102,8 @@ class Draft:
             if self.overwrite:
                 self.path.replace(self.final)
             else:
-                _move_if_free(self.path, self.final)
-            _sync_folder(self.final.parent)
+                move_if_free(self.path, self.final)
+            sync_folder(self.final.parent)
 
     def _flush(self) -> None:
         gathered, self._gathered = self._gathered, bytearray()
@@ -173,7 +173,7 @@ def _remove_if_stale(item: os.DirEntry[str]) -> None:
                 Path(item.path).unlink()
 
 
-def _move_if_free(temporary: Path, final: Path) -> None:
+def move_if_free(temporary: Path, final: Path) -> None:
     """Rename without ever replacing: of several processes that try at once, exactly one succeeds."""
     if sys.platform == "win32":
         temporary.rename(final)  # fails by itself if the name is taken
@@ -215,7 +215,7 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name itself durable, where the system can (Windows cannot open folders)."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)

@@ -78,8 +78,7 @@ class Joined:
     @property
     def bits(self) -> Bits:
         values = [
-            singles(part.bits, part.kind) * np.float32(gain)
-            for part, gain in zip(self.parts, self.gains, strict=True)
+            singles(part.bits, part.kind) * np.float32(gain) for part, gain in zip(self.parts, self.gains, strict=True)
         ]
         return np.ascontiguousarray(np.concatenate(values, axis=self.axis))
 

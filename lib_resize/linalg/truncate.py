@@ -15,9 +15,7 @@ Kept = NDArray[np.integer[Any]]
 """Indices of the dimensions that stay, ascending."""
 
 
-def truncated(
-    pair: Pair, spectrum: Spectrum, kept: Kept, arrays: Arrays, gain: float = 1.0
-) -> tuple[Single, Single]:
+def truncated(pair: Pair, spectrum: Spectrum, kept: Kept, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
     """The part of the delta that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
 
     For the first k dimensions it is the best approximation of rank k (Eckart and Young 1936). Both factors come

@@ -87,7 +87,7 @@ class Recipe:
     @property
     def needs_base(self) -> bool:
         """Whether a score compares with the base model."""
-        return any(name in BASE_SCORES for name in self.weights)
+        return self.selection in SCORED_SELECTIONS and any(name in BASE_SCORES for name in self.weights)
 
     def cap(self, is_conv: bool) -> int | None:
         """The largest rank that a layer may keep; None for no limit."""
@@ -219,7 +219,9 @@ class _Reader:
         return parsed
 
     def _fault(self, what: str, column: int) -> RecipeError:
-        return RecipeError(f"recipe {self.text.strip()!r}, column {column}: {what}.")
+        error = RecipeError(f"recipe {self.text.strip()!r}, column {column}: {what}.")
+        error.column = column
+        return error
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def choose(recipe: Recipe, question: Question) -> Choice:
     layer that is missing.
     """
     if recipe.selection in SCORED_SELECTIONS:
-        choice = _Ranking(recipe, question).choose()
+        choice = Ranking(recipe, question).choose()
     else:
         choice = _layer_by_layer(recipe, question)
     if not any(choice.ranks):
@@ -139,7 +139,7 @@ _RANKS: dict[str, Callable[[LayerFacts, Recipe], int]] = {
 # Selections over all layers ---------------------------------------------------------------------------------
 
 
-class _Ranking:
+class Ranking:
     """All dimensions of all layers in one order, best score first; ties by layer, then by strength."""
 
     def __init__(self, recipe: Recipe, question: Question) -> None:

@@ -11,7 +11,6 @@ from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 from lib_resize.adapters.write import Style
 from lib_resize.batch import Outcome, Settings, resize
 from lib_resize.errors import DamagedFileError, LayerError, UnsupportedError
-from lib_resize.linalg.casts import round_to
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.sources import expand
 
@@ -271,7 +270,9 @@ def test_a_weighted_single_file_is_scaled(tmp_path) -> None:
     assert relative(delta(found, "a"), 0.5 * delta(source, "a")) < 7e-4
 
 
-@pytest.mark.parametrize("extra", [{"a.dora_scale": np.ones((24, 1), np.float32)}, {"a.diff_b": np.ones(24, np.float32)}])
+@pytest.mark.parametrize(
+    "extra", [{"a.dora_scale": np.ones((24, 1), np.float32)}, {"a.diff_b": np.ones(24, np.float32)}]
+)
 def test_what_cannot_be_added_is_not_merged(tmp_path, extra) -> None:
     write(tmp_path / "one.safetensors", kohya("a") | extra)
     write(tmp_path / "two.safetensors", kohya("a", seed=2))
@@ -301,7 +302,8 @@ def test_naming_kohya_renames_all_that_belongs_to_a_layer(tmp_path) -> None:
     canonical = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
     up, down = factors(640, 640, 4)
     source = {f"{body}.lora_A.weight": down, f"{body}.lora_B.weight": up,
-              f"{body}.lora_magnitude_vector": np.ones(640, np.float32), f"{body}.lora_B.bias": np.ones(640, np.float32),
+              f"{body}.lora_magnitude_vector": np.ones(640, np.float32),
+              f"{body}.lora_B.bias": np.ones(640, np.float32),
               "keep.me": np.ones(2, np.float32)}  # fmt: skip
     found, _ = resized(write(tmp_path / "x.safetensors", source), style=Style(kohya=True))
     assert set(found) == {"keep.me", *(f"{canonical}{end}" for end in (

@@ -104,7 +104,7 @@ def test_a_weight_with_nan_stops_with_its_name(tmp_path: Path) -> None:
     weight[3, 3] = np.nan
     save_file({key: weight, "model.diffusion_model.label_emb.0.0.weight": weight}, tmp_path / "x.safetensors")
     checkpoint = Checkpoint(tmp_path / "x.safetensors")
-    with pytest.raises(LayerError, match="proj_in.weight holds NaN"):
+    with pytest.raises(LayerError, match=r"proj_in\.weight holds NaN"):
         norms_of(checkpoint, "lora_unet_input_blocks_4_1_proj_in", (64, 64))
     checkpoint.close()
 

@@ -342,3 +342,35 @@ def exact(lora: Lora) -> dict[Key, Exact]:
 def difference(found: Matrix, wanted: Matrix) -> float:
     """Relative to what is wanted, Frobenius."""
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+@dataclass(frozen=True)
+class Thin:
+    """A delta ``up @ down`` that is too large to be looked at in full; float64."""
+
+    up: Matrix
+    """(n, r)"""
+    down: Matrix
+    """(r, m)"""
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius."""
+        return float(np.linalg.norm(np.linalg.qr(self.up, mode="r") @ np.linalg.qr(self.down.T, mode="r").T))
+
+    @cached_property
+    def svd(self) -> tuple[Matrix, Matrix, Matrix]:
+        """By QR of both factors and LAPACK's decomposition of what is between."""
+        left, inner_left = np.linalg.qr(self.up)
+        right, inner_right = np.linalg.qr(self.down.T)
+        u, s, vt = np.linalg.svd(inner_left @ inner_right.T)
+        return left @ u[:, : len(s)], s, vt[: len(s)] @ right.T
+
+    def truncation(self, rank: int) -> Thin:
+        """The best approximation of that rank."""
+        u, s, vt = self.svd
+        return Thin(u[:, :rank] * s[:rank], vt[:rank])
+
+    def difference(self, wanted: Thin) -> float:
+        """Relative to what is wanted, Frobenius."""
+        return Thin(np.hstack([self.up, -wanted.up]), np.vstack([self.down, wanted.down])).norm / wanted.norm

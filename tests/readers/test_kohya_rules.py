@@ -125,7 +125,7 @@ def test_full_rank_acts_as_the_source_in_every_host(kind: str, dtype: str, tmp_p
             assert difference(delta, true[name].delta) < tolerance[dtype], name
 
 
-@pytest.mark.parametrize("recipe", ["rank=3", "params=1,retain=0.8", "fro_lora=1,size=0.04", "sv_cumulative=0.7"])
+@pytest.mark.parametrize("recipe", ["rank=3", "fro_lora=1,size=0.04", "sv_cumulative=0.7"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_fewer_dimensions_are_the_best_approximation_in_every_host(kind: str, recipe: str, tmp_path: Path) -> None:
     source, true = written(KINDS[kind], tmp_path)
@@ -379,8 +379,10 @@ def test_the_alias_is_the_new_name(tmp_path: Path) -> None:
     assert len({*aliases, "source"}) == 4
 
 
-@pytest.mark.parametrize("metadata", SOURCES)
-@pytest.mark.parametrize("dtype", ["16", "bf16", "8", "32"])
+@pytest.mark.parametrize(
+    ("metadata", "dtype"),
+    [*((metadata, "16") for metadata in SOURCES), ("full", "bf16"), ("full", "8"), ("none", "32")],
+)
 def test_hashes_are_those_of_kohyas_algorithm(metadata: str, dtype: str, tmp_path: Path) -> None:
     """Both are taken of what the safetensors library would make of the tensors and the `ss_` fields."""
     source = save(tmp_path / "source.safetensors", kohya(big_lora()), metadata=SOURCES[metadata])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from lora_material import (
     save,
 )
 
-from lib_resize import Outcome
+from lib_resize import LayerError, Outcome
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 
@@ -232,6 +233,14 @@ def test_without_a_configuration_the_scale_is_one(tmp_path: Path) -> None:
     true = {name: Exact(delta) for name, delta in deltas(adapter.path).items()}
     (adapter.path.parent / "adapter_config.json").unlink()
     check(resized(adapter.path, "rank=3", tmp_path / "out"), true)
+
+
+@pytest.mark.parametrize("fields", [{"lora_alpha": "much"}, {"lora_alpha": None}, {"r": 0, "lora_alpha": 8}], ids=str)
+def test_a_configuration_without_sense_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    adapter = saved(tmp_path / "adapter")
+    adapter.path.with_name("adapter_config.json").write_text(json.dumps(fields), "utf-8")
+    with pytest.raises(LayerError, match=r"adapter_model\.safetensors: layer .*adapter_config\.json"):
+        resized(adapter.path, "rank=3", tmp_path / "out")
 
 
 @pytest.mark.parametrize("alpha", [8, 20])

@@ -1,0 +1,141 @@
+"""AUTOMATIC1111's WebUI, and forks that keep its model as it does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .host import Loaded
+from .keys import DENOISER
+from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
+from .webui import WebUI, cmd_options, family_of, loaded_model, networks
+
+_STALE = (("stale",),)
+
+
+@dataclass(frozen=True)
+class A1111Model:
+    """A model of `sgm` or `ldm` classes with LoRAs merged into it. Names only: the model is looked up at each question,
+    because the same object may hold another checkpoint a moment later."""
+
+    title: str
+    path: Path | None
+    family: str | None
+    identity: tuple[str, str]
+    """File name and hash as the host knows them."""
+    device: Callable[[], str]
+
+    def weight(self, key: str, rows: tuple[int, int] | None = None, device: str | None = None) -> Any | None:
+        model = self._model()
+        tensor: Any = None if model is None else _pristine(model, key)
+        if not readable(tensor):
+            return None
+        return copied(tensor if rows is None else tensor[rows[0] : rows[1]], device or self.device())
+
+    def dtype(self, key: str) -> str:
+        model = self._model()
+        tensor = None if model is None else _pristine(model, key)
+        return dtype_name(tensor) if readable(tensor) else ""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        model = self._model()
+        found: dict[str, tuple[int, ...]] = {}
+        for prefix, root in _roots(model) if model is not None else ():
+            found.update(shapes_below(root.named_parameters(), prefix))
+        return found
+
+    def quantised(self) -> str | None:
+        model = self._model()
+        for _, root in _roots(model) if model is not None else ():
+            for module in root.modules():
+                weight = getattr(module, "weight", None)
+                if (
+                    hasattr(weight, "dtype")
+                    and getattr(module, "fp16_weight", None) is None
+                    and packing(weight, module)
+                ):
+                    return packing(weight, module)
+        return None
+
+    def _model(self) -> Any | None:
+        model = loaded_model()
+        return model if model is not None and _identity(model) == self.identity else None
+
+
+class A1111Host(WebUI):
+    """AUTOMATIC1111's WebUI."""
+
+    name = "AUTOMATIC1111"
+
+    def _further_roots(self) -> list[str | None]:
+        return [getattr(cmd_options(), "lyco_dir_backcompat", None)]
+
+    def loaded(self) -> Loaded | None:
+        model = loaded_model()
+        info = getattr(model, "sd_checkpoint_info", None)
+        if info is None or not _is_torch(model):
+            return None
+        return A1111Model(str(info.title), Path(info.filename), family_of(model), _identity(model), self.device)
+
+    def _forget(self, path: Path) -> None:
+        super()._forget(path)
+        module, model = networks(), loaded_model()
+        if module is not None:
+            getattr(module, "loaded_networks", []).clear()
+            getattr(module, "networks_in_memory", {}).pop(path.stem, None)
+        for layer in (getattr(model, "network_layer_mapping", None) or {}).values():
+            if getattr(layer, "network_current_names", ()) and hasattr(layer, "network_weights_backup"):
+                layer.network_current_names = _STALE
+
+
+def _is_torch(model: Any) -> bool:
+    """Forks that run ONNX have a model without torch weights."""
+    return attribute(model, "model.diffusion_model.named_parameters") is not None
+
+
+def _identity(model: Any) -> tuple[str, str]:
+    info = model.sd_checkpoint_info
+    return str(info.filename), str(getattr(info, "sha256", None) or getattr(info, "hash", None) or "")
+
+
+def _roots(model: Any) -> Iterator[tuple[str, Any]]:
+    """Prefixes of the file, and the modules whose names follow them."""
+    denoiser = attribute(model, "model.diffusion_model")
+    if denoiser is not None:
+        yield DENOISER, denoiser
+    embedders = attribute(model, "conditioner.embedders")
+    for index, embedder in enumerate(embedders if embedders is not None else ()):
+        if hasattr(embedder, "wrapped"):
+            yield f"conditioner.embedders.{index}.", embedder.wrapped
+    if embedders is None and attribute(model, "cond_stage_model.wrapped") is not None:
+        yield "cond_stage_model.", model.cond_stage_model.wrapped
+
+
+def _pristine(model: Any, key: str) -> Any | None:
+    """The tensor of a key as it was before any LoRA."""
+    for prefix, root in _roots(model):
+        if key.startswith(prefix):
+            parent, _, own = key.removeprefix(prefix).rpartition(".")
+            module = attribute(root, parent) if parent else root
+            return None if module is None else _without_lora(root, module, parent, own)
+    return None
+
+
+def _without_lora(root: Any, module: Any, name: str, own: str) -> Any | None:
+    """Fused attention keeps one backup for both of its matrices; a 16-bit twin of an 8-bit weight is exact."""
+    exact = getattr(module, "fp16_weight", None)
+    if own == "weight" and exact is not None:
+        return exact
+    backup = getattr(module, "network_weights_backup", None)
+    if own == "in_proj_weight":
+        return backup[0] if backup is not None else getattr(module, own, None)
+    if own == "weight" and name.endswith(".out_proj"):
+        attention = attribute(root, name.rpartition(".")[0])
+        fused = getattr(attention, "network_weights_backup", None)
+        if isinstance(fused, tuple):
+            return fused[1]
+    if own == "weight" and backup is not None:
+        return backup
+    return getattr(module, own, None)

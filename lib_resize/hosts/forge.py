@@ -1,0 +1,226 @@
+"""Forge and Forge Neo: a model that is loaded at the first picture, and text encoders in Hugging Face's layout."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import HostError
+from .host import Loaded
+from .keys import DENOISER, Piece, hf_pieces
+from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below, torch_name
+from .webui import WebUI, family_of, loaded_model, networks, whatever_happens
+
+
+@dataclass(frozen=True)
+class PatchedModel:
+    """A model behind patchers, with LoRAs merged into it or put beside it. Names only; looked up at each question."""
+
+    title: str
+    path: Path | None
+    family: str | None
+    identity: tuple[str, str]
+    device: Callable[[], str]
+
+    def weight(self, key: str, rows: tuple[int, int] | None = None, device: str | None = None) -> Any | None:
+        parts = self._parts(key)
+        if not parts:
+            return None
+        return _joined(parts, rows, device or self.device())
+
+    def dtype(self, key: str) -> str:
+        parts = self._parts(key)
+        return dtype_name(parts[0][0]) if parts else ""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        model = self._model()
+        if model is None:
+            return {}
+        found: dict[str, tuple[int, ...]] = {}
+        for module, _ in _homes(model):
+            own = getattr(module, "diffusion_model", None)
+            if own is not None:
+                found.update(shapes_below(own.named_parameters(), DENOISER))
+        return found
+
+    def quantised(self) -> str | None:
+        model = self._model()
+        for module, _ in _homes(model) if model is not None else ():
+            for layer in module.modules():
+                for own in ("weight", "qweight"):
+                    weight = getattr(layer, own, None)
+                    if weight is not None and hasattr(weight, "dtype") and packing(weight, layer):
+                        return packing(weight, layer)
+        return None
+
+    def _model(self) -> Any | None:
+        model = loaded_model()
+        return model if _objects(model) is not None and identity_of(model) == self.identity else None
+
+    def _parts(self, key: str) -> list[tuple[Any, bool]]:
+        """The host's tensors that make up a key, without LoRA, and whether each is transposed; empty if one lacks."""
+        model = self._model()
+        found = [] if model is None else [(_pristine(model, piece), piece.transposed) for piece in hf_pieces(key)]
+        whole = all(readable(tensor) and torch_name(tensor).startswith(("float", "bfloat")) for tensor, _ in found)
+        return found if whole else []
+
+
+class ForgeHost(WebUI):
+    """Forge, and Forge Neo with its several folders of LoRAs."""
+
+    name = "Forge"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = _own_name()
+
+    def loaded(self) -> Loaded | None:
+        """Before the first picture the host holds a stand-in without weights."""
+        model = loaded_model()
+        if _objects(model) is None:
+            return None
+        path, title = identity_of(model)
+        return PatchedModel(title, Path(path) if path else None, family_of(model), (path, title), self.device)
+
+    def pending(self) -> str | None:
+        from modules import sd_models
+
+        parameters = getattr(sd_models.model_data, "forge_loading_parameters", None) or {}
+        info = parameters.get("checkpoint_info")
+        if info is None:
+            return None
+        loaded = self.loaded()
+        if loaded is not None and str(loaded.path) == str(info.filename):
+            return None
+        return str(info.title)
+
+    def device(self) -> str:
+        manager = self._memory()
+        if manager is None or super().device() == "cpu":
+            return super().device()
+        return str(manager.get_torch_device())
+
+    def make_room(self, bytes: int) -> None:
+        manager = self._memory()
+        if manager is not None and self.device() != "cpu":
+            with whatever_happens():
+                manager.free_memory(bytes, manager.get_torch_device())
+
+    def tidy(self) -> None:
+        manager = self._memory()
+        if manager is None:
+            super().tidy()
+            return
+        with whatever_happens():
+            manager.soft_empty_cache()
+
+    def _memory(self) -> Any | None:
+        """The module that moves models between memories."""
+        try:
+            from backend import memory_management
+        except ImportError:
+            return None
+        return memory_management
+
+    def _draw(self, settings: dict[str, Any], loras: tuple[str, ...]) -> Any:
+        """In the host's main thread, which swallows exceptions and, asked from itself, would wait for ever."""
+        try:
+            from modules_forge import main_thread
+        except ImportError:
+            return self._picture(settings, loras)
+        if threading.current_thread() is threading.main_thread():
+            return self._picture(settings, loras)
+        answer: list[Any] = []
+        errors: list[Exception] = []
+
+        def work() -> None:
+            try:
+                answer.append(self._picture(settings, loras))
+            except Exception as error:
+                errors.append(error)
+
+        main_thread.run_and_wait_result(work)
+        if errors:
+            raise errors[0]
+        if not answer:
+            raise HostError("Forge's main thread gave no picture back.")
+        return answer[0]
+
+    def _forget(self, path: Path) -> None:
+        super()._forget(path)
+        forget_state_dict = getattr(getattr(networks(), "load_lora_state_dict", None), "cache_clear", None)
+        if forget_state_dict is not None:
+            forget_state_dict()
+        model = loaded_model()
+        if model is not None and hasattr(model, "current_lora_hash"):
+            model.current_lora_hash = "changed"
+        for module, _ in _homes(model):
+            loader = getattr(module, "lora_loader", None)
+            if loader is not None:
+                loader.loaded_hash = "changed"
+
+
+def _own_name() -> str:
+    version = getattr(sys.modules.get("modules_forge.forge_version"), "version", "")
+    return "Forge Neo" if str(version).startswith("neo") else "Forge"
+
+
+def identity_of(model: Any) -> tuple[str, str]:
+    """File and title that the host notes at a model."""
+    info = getattr(model, "sd_checkpoint_info", None)
+    path = getattr(info, "filename", None) or getattr(model, "filename", None) or ""
+    return str(path), str(getattr(info, "title", None) or Path(str(path)).name)
+
+
+def _objects(model: Any) -> Any:
+    return getattr(model, "forge_objects_original", None) or getattr(model, "forge_objects", None)
+
+
+def _homes(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Modules that hold the denoiser and the text encoders, each with its patcher."""
+    objects = _objects(model)
+    denoiser = attribute(objects, "unet.model") if objects is not None else None
+    if denoiser is not None:
+        yield denoiser, objects.unet
+    encoders = attribute(objects, "clip.cond_stage_model") if objects is not None else None
+    if encoders is not None:
+        yield encoders, getattr(objects.clip, "patcher", None)
+
+
+def _pristine(model: Any, piece: Piece) -> Any | None:
+    """A tensor as it was before any LoRA: from Forge's backup, from the patcher's, or the parameter itself."""
+    for module, patcher in _homes(model):
+        parameter = attribute(module, piece.key)
+        if parameter is None:
+            continue
+        held = getattr(attribute(module, "lora_loader"), "backup", None) or {}
+        if piece.key in held:
+            return held[piece.key]
+        saved = (getattr(patcher, "backup", None) or {}).get(piece.key)
+        return parameter if saved is None else getattr(saved, "weight", saved)
+    return None
+
+
+def _joined(parts: list[tuple[Any, bool]], rows: tuple[int, int] | None, device: str) -> Any:
+    """Copies of the rows asked for, of tensors that follow one another; only those that hold some are copied."""
+    first, last = rows if rows is not None else (0, sum(_rows(*part) for part in parts))
+    chosen, start = [], 0
+    for tensor, transposed in parts:
+        stop = start + _rows(tensor, transposed)
+        if start < last and first < stop:
+            view = tensor.detach().T if transposed else tensor.detach()
+            chosen.append(copied(view[max(first - start, 0) : last - start], device))
+        start = stop
+    if len(chosen) == 1:
+        return chosen[0]
+    import torch
+
+    return torch.cat(chosen)
+
+
+def _rows(tensor: Any, transposed: bool) -> int:
+    return int(tensor.shape[1 if transposed else 0])

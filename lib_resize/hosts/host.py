@@ -1,0 +1,242 @@
+"""What the panel asks of the program that it lives in. Standard library only.
+
+A host is a guest's view of its house: it says which LoRAs and checkpoints there are, lends the loaded model for
+reading, and guards it by a lock. Features are asked for, never names of hosts:
+
+``loaded_model``  a model is in memory and may be read
+``generate``      the host makes pictures from our code
+``prompt``        the page has prompts into which a LoRA can be written
+``cards``         the page has cards of LoRAs
+``xyz``           the host has an X/Y/Z plot
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+LOADED_MODEL = "loaded_model"
+GENERATE = "generate"
+PROMPT = "prompt"
+CARDS = "cards"
+XYZ = "xyz"
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A LoRA in the host's list."""
+
+    name: str
+    """What ``<lora:NAME:1>`` takes; no other entry of the list has it."""
+    path: Path
+    alias: str | None = None
+    """Another name that the host knows it by."""
+    preview: Path | None = None
+    """A picture beside it."""
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    """A checkpoint in the host's list."""
+
+    title: str
+    """As the host shows it; no other entry of the list has it."""
+    path: Path
+
+
+class Loaded(Protocol):
+    """The model that the host has in memory. An object of this kind holds names only, never a tensor or a module.
+
+    Keys are those of a single-file checkpoint (``model.diffusion_model.….weight``,
+    ``conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight``), however the host itself keeps
+    the tensor: fused q, k, v or three apart.
+    """
+
+    @property
+    def title(self) -> str:
+        """What the host calls it."""
+        ...
+
+    @property
+    def path(self) -> Path | None:
+        """The file that it came from, as far as the host knows."""
+        ...
+
+    @property
+    def family(self) -> str | None:
+        """SDXL, SD1.5 or SD2, as far as the host knows."""
+        ...
+
+    def weight(self, key: str, rows: tuple[int, int] | None = None, device: str | None = None) -> Any | None:
+        """A float32 copy of the tensor, LoRA patches set aside, as a torch tensor on a device (None: the host's).
+
+        `rows` is a half-open range of its first dimension. None where the model has no such tensor, or where another
+        model has taken its place since. Call it under the host's lock and in torch's inference mode.
+        """
+        ...
+
+    def dtype(self, key: str) -> str:
+        """How the tensor is kept in memory, in words of safetensors (F16, F32, F8_E4M3, ...); "" for no such tensor."""
+        ...
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """All keys and shapes that `weight` can give, for a model whose file cannot be read."""
+        ...
+
+    def quantised(self) -> str | None:
+        """Why the numbers in memory are not those of the file, in words; None where they are."""
+        ...
+
+
+class Host(Protocol):
+    """The program that the panel lives in."""
+
+    @property
+    def name(self) -> str:
+        """What the person calls it."""
+        ...
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What it can do; see the words above."""
+        ...
+
+    def lora_roots(self) -> list[Path]:
+        """Folders that hold LoRAs, the one for new files first; real paths, each once."""
+        ...
+
+    def loras(self) -> list[LoraFile]:
+        """All LoRAs of the host's list, by name."""
+        ...
+
+    def resolve(self, name: str) -> LoraFile:
+        """The LoRA of that name (or else alias) in the host's list. Raises FileError where there is none."""
+        ...
+
+    def checkpoints(self) -> list[CheckpointFile]:
+        """All checkpoints of the host's list, by title."""
+        ...
+
+    def loaded(self) -> Loaded | None:
+        """The model in memory; None where there is none yet. Never loads one."""
+        ...
+
+    def pending(self) -> str | None:
+        """Title of the checkpoint that is selected and not loaded; None where that is the loaded one."""
+        ...
+
+    def lock(self) -> AbstractContextManager[None]:
+        """While it is held the host neither makes pictures nor changes its model.
+
+        Any thread of ours may take it while another thread of ours holds it, so it does not keep our own threads
+        apart. Hold it for moments: a person's picture waits for it. Never call `generate` while holding it.
+        """
+        ...
+
+    def busy(self) -> str | None:
+        """What the host is doing at the moment, in words, where a job of ours would have to wait."""
+        ...
+
+    def device(self) -> str:
+        """Where the host computes, as torch names it: "cpu", "cuda:0", "mps"."""
+        ...
+
+    def make_room(self, bytes: int) -> None:
+        """Asks the host to free so much memory of its device. Hold the lock. Never fails."""
+        ...
+
+    def tidy(self) -> None:
+        """Gives cached memory of the device back. Never fails."""
+        ...
+
+    def refresh(self) -> None:
+        """The host's list of LoRAs is read again, so that it has our new files."""
+        ...
+
+    def forget(self, path: Path) -> None:
+        """Resets what the host remembers of a LoRA whose file was replaced under its name. Takes the lock."""
+        ...
+
+    def is_remote(self) -> bool:
+        """Whether people at other machines may sit in front: then no path is shown or taken."""
+        ...
+
+    def trash_root(self) -> Path:
+        """Folder of undone results, which may not exist yet."""
+        ...
+
+    def begin_job(self, title: str) -> None:
+        """A job of ours begins; shown in the host's own progress, where nothing else is shown there."""
+        ...
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """So many steps of the job are done."""
+        ...
+
+    def end_job(self) -> None:
+        """The job is over, however it ended."""
+        ...
+
+    def generate(self, request: Mapping[str, Any]) -> Any:
+        """One picture (PIL image); takes the lock, saves nothing, sets everything back.
+
+        `request` has ``prompt`` and may have ``negative_prompt``, ``seed``, ``steps``, ``cfg_scale``, ``width``,
+        ``height``, ``sampler_name``, ``scheduler``, and ``loras``: names that must have been applied. Raises
+        UsageError for other words, Cancelled where `stop_generating` came, FileError where a LoRA was not applied,
+        and HostError where the host cannot do it.
+        """
+        ...
+
+    def stop_generating(self) -> None:
+        """Stops the picture of our own `generate`; nobody else's."""
+        ...
+
+
+class HostLock(Protocol):
+    """What a host's lock has."""
+
+    def acquire(self) -> object: ...
+
+    def release(self) -> object: ...
+
+
+class Turn:
+    """A host's lock that is not re-entrant, taken once for all of our threads that read."""
+
+    def __init__(self, lock: HostLock) -> None:
+        self._lock = lock
+        self._mutex = threading.Lock()
+        self._holders = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether a thread of ours holds the lock."""
+        return self._holders > 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Waits for its turn, or joins those of ours that have it."""
+        with self._mutex:  # whoever comes while the first one waits, waits here
+            if self._holders == 0:
+                self._lock.acquire()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._holders -= 1
+                if self._holders == 0:
+                    self._lock.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits for its turn behind everyone, our own readers too."""
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()

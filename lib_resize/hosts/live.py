@@ -1,0 +1,337 @@
+"""The model in a host's memory as the base of a resize: read in place, checked against its file, never written to.
+
+`LiveCheckpoint` is a `base.checkpoint.Checkpoint` whose weights come from memory as long as they can be trusted. Which
+weights there are, and under which content their norms are remembered, is read from the file's header, so that the
+command line and the panel share their norms. Each weight that is read is compared with a sample of the file; at the
+first one that differs, the file is read from then on, and `notes` says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..base import norm_cache
+from ..base.checkpoint import Checkpoint
+from ..base.pairing import BaseWeight, read_base
+from ..errors import DeviceError, FileError, UnsupportedError
+from ..files.reader import SafeFile
+from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays
+from ..linalg.casts import STORAGE, Single, singles
+from ..linalg.factor import Stored
+from ..linalg.norms import frobenius_norm, largest_singular_value, spectral_norm
+from ..names.families import Family
+from ..progress import Progress, in_order
+from .host import Host, Loaded
+
+MEMORY, FILE, NOTHING = "memory", "file", "none"
+LOADED = "loaded"
+"""The choice of whatever model the host has."""
+
+ROOM = 256 << 20
+"""Bytes beside the model that we take of the host's device, at most."""
+_LARGEST_COPY = 160 << 20  # with half of it again while 16 bits become 32, and the vectors of a spectral norm
+_SAMPLE = 512
+_BLOCK = 1 << 22
+_ROUNDING = {"F64": 2.0**-22, "F32": 2.0**-22, "F16": 2.0**-10}
+"""By how much a number may differ because memory keeps fewer digits than the file; twice a half unit. BF16 is too
+coarse for norms that agree with the file's to 1e-4."""
+_SMALLEST = 2.0**-24  # of F16
+
+Norms = tuple[float, float | None]
+
+
+class _Untrusted(Exception):  # noqa: N818 - a reason, not an error
+    """The memory cannot be taken for the file; the text says why."""
+
+
+class LiveCheckpoint(Checkpoint):
+    """A loaded model whose file can be read. Raises what `Checkpoint` raises for the file."""
+
+    def __init__(self, host: Host, loaded: Loaded) -> None:
+        if loaded.path is None:
+            raise FileError(f"{loaded.title}: the host does not say which file this model came from.")
+        super().__init__(loaded.path)
+        self._begin(host, loaded)
+
+    def _begin(self, host: Host, loaded: Loaded) -> None:
+        self.notes: list[str] = []
+        """What the person should know of where the weights came from; sentences."""
+        self.source = MEMORY
+        self.device = host.device()
+        """What computed, or will compute, the norms."""
+        self._host, self._loaded = host, loaded
+        self._reading = threading.Lock()
+        reason = loaded.quantised()
+        if reason is not None:
+            self._leave_memory(f"in memory its weights are rounded by {reason}")
+
+    def matrix(self, weight: BaseWeight) -> Stored:
+        """The weight as float32, (rows, columns), from memory where it can be trusted."""
+        if self.source == MEMORY:
+            try:
+                return self._from_memory(weight)
+            except _Untrusted as reason:
+                self._leave_memory(str(reason))
+        return super().matrix(weight)
+
+    def _compute(
+        self, missing: list[BaseWeight], spectral: bool, arrays: Arrays, pool: ThreadPoolExecutor, progress: Progress
+    ) -> None:
+        if self.source == MEMORY:
+            try:
+                self._keep(self._compute_in_memory(missing, spectral, pool, progress))
+                return
+            except _Untrusted as reason:
+                self._leave_memory(str(reason))
+        self.device = arrays.device
+        super()._compute(missing, spectral, arrays, pool, progress)
+
+    def _keep(self, found: dict[str, Norms]) -> None:
+        assert self._fingerprint is not None
+        self._norms.update(found)
+        norm_cache.save(self._fingerprint, self._norms)
+
+    def _compute_in_memory(
+        self, missing: list[BaseWeight], spectral: bool, pool: ThreadPoolExecutor, progress: Progress
+    ) -> dict[str, Norms]:
+        """On a device one weight after the other; on the CPU two workers, of which one reads at a time."""
+
+        def measure(weight: BaseWeight) -> Norms:
+            return self._measure(weight, spectral)
+
+        progress.start("read base", len(missing))
+        found = {}
+        with self._guest():
+            results = in_order(pool, measure, missing, ahead=2) if self.device == "cpu" else map(measure, missing)
+            for weight, norms in zip(missing, results, strict=True):
+                found[self._label(weight)] = norms
+                progress.step()
+        return found
+
+    @contextlib.contextmanager
+    def _guest(self) -> Iterator[None]:
+        """Asks for room before, and leaves none taken after."""
+        if self.device == "cpu":
+            yield
+            return
+        with self._host.lock():
+            self._host.make_room(ROOM)
+        try:
+            yield
+        finally:
+            self._host.tidy()
+
+    def _measure(self, weight: BaseWeight, spectral: bool) -> Norms:
+        norms = self._measured_on_device(weight, spectral) if self._fits_device(weight) else None
+        if norms is not None:
+            return norms
+        matrix, arrays = self._from_memory(weight), NumpyArrays()
+        fro = _finite(frobenius_norm(matrix, arrays), weight)
+        return fro, spectral_norm(matrix, arrays) if spectral else None
+
+    def _fits_device(self, weight: BaseWeight) -> bool:
+        return self.device != "cpu" and 4 * math.prod(weight.shape) <= _LARGEST_COPY
+
+    def _measured_on_device(self, weight: BaseWeight, spectral: bool) -> Norms | None:
+        """None where the device cannot, for want of memory or of an operation; the CPU goes on from there."""
+        try:
+            with self._turn():
+                tensor = self._read(weight, self.device).reshape(weight.shape[0], -1)
+                fro = _finite(_frobenius(tensor), weight)
+                return fro, _spectral(tensor, self.device) if spectral else None
+        except (RuntimeError, DeviceError) as error:
+            reason = _why(error)
+        self._host.tidy()
+        self.notes.append(f"{self.path.name}: {self.device} {reason}; the CPU finished the work.")
+        self.device = "cpu"
+        return None
+
+    def _from_memory(self, weight: BaseWeight) -> Stored:
+        with self._turn():
+            values: Single = self._read(weight, "cpu").reshape(weight.shape[0], -1).numpy()
+        return Stored(values, "F32")
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One reader at a time, under the host's lock, which is let go after every weight."""
+        import torch
+
+        with self._reading, self._host.lock(), torch.inference_mode():
+            yield
+
+    def _read(self, weight: BaseWeight, device: str) -> Any:
+        tensor = self._loaded.weight(weight.key, weight.rows, device)
+        if tensor is None:
+            raise _Untrusted(f"the host no longer holds it, or holds no {weight.key}")
+        if tuple(tensor.shape) != weight.shape:
+            raise _Untrusted(f"{weight.key} is {list(tensor.shape)} in memory, not {list(weight.shape)}")
+        self._compare(weight, tensor)
+        return tensor
+
+    def _compare(self, weight: BaseWeight, tensor: Any) -> None:
+        start = max(0, (math.prod(weight.shape) - _SAMPLE) // 2)
+        window = slice(start, start + _SAMPLE)
+        held = tensor.reshape(-1)[window].cpu().numpy()
+        stored = singles(self._file.window(weight.key, weight.rows).reshape(-1)[window], self._dtype(weight))
+        allowed = _ROUNDING.get(self._loaded.dtype(weight.key), 0.0) * np.abs(stored) + _SMALLEST
+        if not bool(np.all(np.abs(held - stored) <= allowed)):
+            kept = self._loaded.dtype(weight.key)
+            raise _Untrusted(f"{weight.key}, in memory as {kept}, is not what the file holds")
+
+    def _leave_memory(self, reason: str) -> None:
+        if self.source == MEMORY:
+            self.source = FILE
+            self.notes.append(f"{self.path.name} is read from its file: {reason}.")
+
+    def _label(self, weight: BaseWeight) -> str:
+        return weight.key if weight.rows is None else f"{weight.key}[{weight.rows[0]}:{weight.rows[1]}]"
+
+
+class UnfiledCheckpoint(LiveCheckpoint):
+    """A loaded model whose file cannot be read (a pickle, or gone): nothing to compare with, nothing remembered."""
+
+    def __init__(self, host: Host, loaded: Loaded) -> None:
+        shapes = loaded.shapes()
+        self._title = loaded.path or Path(loaded.title)
+        self._model = read_base(dict(shapes))
+        self._order = {key: place for place, key in enumerate(shapes)}
+        self._fingerprint: str | None = None
+        self._norms: norm_cache.Norms = {}
+        self._begin(host, loaded)
+        if not (self._model.weights or self._model.generic):
+            self._leave_memory("no weights that we know are in memory")
+        self.notes.append(f"{self._title.name}: no safetensors file to compare with; what is in memory is believed.")
+
+    @property
+    def path(self) -> Path:
+        return self._title
+
+    @property
+    def family(self) -> Family | None:
+        return self._model.family
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _load(self) -> None:
+        """Nothing is remembered between runs."""
+
+    def _keep(self, found: dict[str, Norms]) -> None:
+        self._norms.update(found)
+
+    def _compare(self, weight: BaseWeight, tensor: Any) -> None:
+        """There is no file."""
+
+    def _leave_memory(self, reason: str) -> None:
+        raise UnsupportedError(
+            f"{self._title}: {reason}, and the file cannot be read as safetensors. Choose another reference."
+        )
+
+    def _dtype(self, weight: BaseWeight) -> str:
+        kind = self._loaded.dtype(weight.key)
+        return kind if kind in STORAGE else ""
+
+    def _position(self, weight: BaseWeight) -> tuple[int, int]:
+        return self._order[weight.key], (weight.rows or (0, 0))[0]
+
+
+@dataclass
+class Reference:
+    """The base model of a resize, and where its weights come from."""
+
+    title: str = ""
+    checkpoint: Checkpoint | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> str:
+        """``memory``, ``file`` or ``none``; may change from memory to file while weights are read."""
+        if self.checkpoint is None:
+            return NOTHING
+        return self.checkpoint.source if isinstance(self.checkpoint, LiveCheckpoint) else FILE
+
+    @property
+    def note(self) -> str:
+        """All that there is to say, one sentence after the other."""
+        own = self.checkpoint.notes if isinstance(self.checkpoint, LiveCheckpoint) else []
+        return " ".join([*self.remarks, *own])
+
+    def close(self) -> None:
+        """Gives the file back."""
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+
+
+def open_reference(host: Host, choice: str = LOADED) -> Reference:
+    """The model in memory, or else the file of the one selected (`choice` "loaded"); a checkpoint of the host's list,
+    by title; or nothing ("none"). Raises FileError where a title is not in the list, and what `Checkpoint` raises."""
+    if choice == NOTHING:
+        return Reference()
+    if choice != LOADED:
+        return Reference(choice, Checkpoint(_path_of(host, choice)))
+    loaded = host.loaded()
+    if loaded is not None:
+        return Reference(loaded.title, _live(host, loaded), list(_remark_on_pending(host)))
+    selected = host.pending()
+    if selected is None:
+        return Reference(remarks=["No checkpoint is loaded."])
+    remark = f"{selected} is selected and not in memory; its file is read."
+    return Reference(selected, Checkpoint(_path_of(host, selected)), [remark])
+
+
+def _live(host: Host, loaded: Loaded) -> LiveCheckpoint:
+    if loaded.path is not None and _is_safetensors(loaded.path):
+        return LiveCheckpoint(host, loaded)
+    return UnfiledCheckpoint(host, loaded)
+
+
+def _is_safetensors(path: Path) -> bool:
+    try:
+        SafeFile(path).close()
+    except FileError:
+        return False
+    return True
+
+
+def _remark_on_pending(host: Host) -> Iterator[str]:
+    selected = host.pending()
+    if selected is not None:
+        yield f"{selected} is selected, but the model in memory is still the one before it."
+
+
+def _path_of(host: Host, title: str) -> Path:
+    for checkpoint in host.checkpoints():
+        if checkpoint.title == title:
+            return checkpoint.path
+    raise FileError(f"{title}: no checkpoint of this title is in the host's list. Choose another reference.")
+
+
+def _finite(fro: float, weight: BaseWeight) -> float:
+    if not math.isfinite(fro):
+        raise _Untrusted(f"{weight.key} holds NaN or infinite values in memory")
+    return fro
+
+
+def _frobenius(tensor: Any) -> float:
+    """``||W||_F``, blocks summed in float32 on the device and their sums in float64."""
+    return math.sqrt(sum(float(block @ block) for block in tensor.reshape(-1).split(_BLOCK)))
+
+
+def _spectral(tensor: Any, device: str) -> float:
+    return largest_singular_value(tensor, TorchArrays(device))
+
+
+def _why(error: Exception) -> str:
+    text = str(error)
+    if "out of memory" in text.lower() or "not enough" in text.lower() or "ALLOC_FAILED" in text:
+        return "ran out of memory"
+    return f"could not do it ({text.splitlines()[0] if text else type(error).__name__})"

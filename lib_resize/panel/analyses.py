@@ -1,0 +1,491 @@
+"""LoRAs that were decomposed: kept in memory, so that plans are made of them without new linear algebra.
+
+A kept analysis holds spectra and names but no part of the file, which stays free to be moved; to write, the file is
+opened again and put back in its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..adapters.layer import Adapter, Layer
+from ..adapters.read import read_adapter
+from ..adapters.write import Style
+from ..analysis import Analysis, Bench, analyse, beside
+from ..base.pairing import looks_like_checkpoint
+from ..errors import FileError, PairingError, ResizeError, UnsupportedError
+from ..files.header import DTYPE_BYTES
+from ..files.outname import SUFFIX
+from ..files.reader import SafeFile
+from ..files.stamp import made_by_us
+from ..hosts.host import Host, LoraFile
+from ..hosts.live import open_reference
+from ..jobs import Job, prepare
+from ..linalg.arrays import NumpyArrays
+from ..linalg.casts import Bits
+from ..linalg.factor import Pair
+from ..linalg.threads import one_blas_thread, usable_cores
+from ..names.families import block
+from ..plan import Plan
+from ..progress import Progress
+from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
+from ..recipe.select import Question, Ranking
+from .faults import Fault
+from .library import Stamp, stamp_of
+from .options import DEFAULT_SCORES
+from .references import NOTHING, Reference, described, told
+
+FLOOR = 0.88
+"""Weight retention below which a plan warns."""
+FLAT = 0.10
+"""Share of the numbers that High must save, or the spectrum is flat."""
+MOST_BYTES = 1 << 30
+_OVERHEAD = 4096  # names and numbers beside the arrays, a layer
+_POINTS = 200
+_ANCHORS = 9  # points of the table whose files are sized exactly; the header grows evenly between them
+
+Answer = dict[str, Any]
+Warning_ = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A factor whose numbers were let go of."""
+
+    kind: str
+    shape: tuple[int, int]
+
+    @property
+    def bits(self) -> Bits:
+        raise ValueError("a kept analysis holds no factors; open the file again")
+
+
+@dataclass
+class Kept:
+    """One analysed LoRA."""
+
+    lora: LoraFile
+    stamp: Stamp
+    analysis: Analysis
+    """Without base, and with `Absent` factors."""
+    blocks: tuple[str, ...]
+    """Block of every layer."""
+    based: Analysis | None = None
+    """The same with what recipes asked of the base so far."""
+    base_key: tuple[str, str | None] | None = None
+    """Which base that was: kind of choice and title."""
+    asked: frozenset[str] = frozenset()
+    """Scores that `based` can answer."""
+    reference: Reference = NOTHING
+    shown: Answer | None = None
+    """The table and all that the page shows, once made."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes, nearly."""
+        spectra = self.analysis.spectra
+        return sum(one.s.nbytes + one.p.nbytes + one.q.nbytes for one in spectra) + _OVERHEAD * len(spectra)
+
+    @property
+    def family(self) -> str | None:
+        family = self.analysis.adapter.family
+        return family.name if family else None
+
+
+class Analyses:
+    """The analysed LoRAs of a host, the latest used last; the oldest go when memory is short."""
+
+    def __init__(self, host: Host, most_bytes: int = MOST_BYTES) -> None:
+        self._host = host
+        self._most = most_bytes
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._lock = threading.RLock()
+
+    def get(self, lora: LoraFile) -> Kept | None:
+        """The analysis of a file as it is now; None where there is none."""
+        with self._lock:
+            kept = self._kept.get(lora.name)
+            if kept is None:
+                return None
+            try:
+                current = kept.lora.path == lora.path and kept.stamp == stamp_of(lora.path)
+            except OSError:
+                current = False
+            if not current:
+                del self._kept[lora.name]
+                return None
+            self._kept.move_to_end(lora.name)
+            return kept
+
+    def made(self, lora: LoraFile, progress: Progress) -> Kept:
+        """The analysis of a file, made if need be. Raises what reading and decomposing raise."""
+        kept = self.get(lora)
+        if kept is None:
+            kept = _decomposed(lora, progress)
+            with self._lock:
+                self._kept[lora.name] = kept
+                self._make_room(kept)
+        return kept
+
+    def with_base(self, kept: Kept, recipes: Sequence[Recipe], choice: str, progress: Progress) -> Kept:
+        """Measures what recipes need of the reference, unless that was done. Raises PairingError where it cannot."""
+        if not needs_measuring(kept, recipes, choice, self._host):
+            return kept
+        asked = frozenset(name for recipe in recipes for name in recipe.weights) | (
+            kept.asked if kept.base_key == base_key(choice, described(self._host, choice)) else frozenset()
+        )
+        opened = open_reference(self._host, choice)
+        try:
+            if opened.checkpoint is None:
+                raise PairingError(no_reference(recipes[0], opened.note))
+            _check_families(kept, told(opened))
+            with bench(progress) as tools, reopened(kept) as whole:
+                wanted = [replace(recipes[0], weights=dict.fromkeys(asked, 1.0))]
+                based = beside(replace(kept.analysis, adapter=whole), opened.checkpoint, wanted, tools)
+            reference = told(opened)
+        finally:
+            opened.close()
+        with self._lock:
+            kept.based = replace(based, adapter=kept.analysis.adapter)
+            kept.base_key, kept.asked, kept.reference = base_key(choice, reference), asked, reference
+        return kept
+
+    def _make_room(self, newest: Kept) -> None:
+        total = sum(kept.bytes for kept in self._kept.values())
+        for name in list(self._kept):
+            if total <= self._most or self._kept[name] is newest:
+                break
+            total -= self._kept.pop(name).bytes
+
+
+# Making one ----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def bench(progress: Progress) -> Iterator[Bench]:
+    """What the work is done with, on the CPU: decompositions are too small to be worth a device's time."""
+    workers = usable_cores()
+    with one_blas_thread():
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
+        try:
+            yield Bench(NumpyArrays(), pool, progress)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decomposed(lora: LoraFile, progress: Progress) -> Kept:
+    stamp = _stamped(lora)
+    with _read(lora.path) as adapter, bench(progress) as tools:
+        analysis = analyse(adapter, None, (), tools)
+        hollow = replace(adapter, layers=tuple(_without_factors(layer) for layer in adapter.layers))
+        blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)
+    return Kept(lora, stamp, replace(analysis, adapter=hollow), blocks)
+
+
+def _stamped(lora: LoraFile) -> Stamp:
+    try:
+        return stamp_of(lora.path)
+    except OSError as error:
+        raise FileError(f"{lora.path}: {error.strerror}. Refresh the list.") from error
+
+
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[Adapter]:
+    with SafeFile(path) as file:
+        if looks_like_checkpoint(file.header.entries):
+            raise UnsupportedError(f"{path}: this is a base model, not a LoRA.")
+        yield read_adapter(file)
+
+
+@contextlib.contextmanager
+def reopened(kept: Kept) -> Iterator[Adapter]:
+    """The file of a kept analysis with all its numbers. Raises FileError where it is another one by now."""
+    with _read(kept.lora.path) as adapter:
+        stems = [layer.stem for layer in adapter.layers]
+        if _stamped(kept.lora) != kept.stamp or stems != [layer.stem for layer in kept.analysis.adapter.layers]:
+            raise FileError(f"{kept.lora.path}: changed since it was analysed. Try again.")
+        yield adapter
+
+
+def _without_factors(layer: Layer) -> Layer:
+    up, down = layer.pair.up, layer.pair.down
+    return replace(layer, pair=Pair(Absent(up.kind, up.shape), Absent(down.kind, down.shape), layer.pair.scale))
+
+
+# The base ------------------------------------------------------------------------------------------------------
+
+
+def base_key(choice: str, reference: Reference) -> tuple[str, str | None]:
+    return choice, reference.title
+
+
+def needs_measuring(kept: Kept, recipes: Sequence[Recipe], choice: str, host: Host) -> bool:
+    """Whether recipes ask something of the base that this analysis does not know yet."""
+    wanted = frozenset(name for recipe in recipes for name in recipe.weights) & BASE_SCORES
+    if not wanted:
+        return False
+    known = kept.asked if kept.base_key == base_key(choice, described(host, choice)) else frozenset[str]()
+    return not wanted <= known
+
+
+def no_reference(recipe: Recipe, why: str) -> str:
+    """The sentence for a recipe that needs a base model where there is none."""
+    return f"recipe {recipe} compares with a base model. {why or 'None was chosen.'} Pick one, or take a preset."
+
+
+def _check_families(kept: Kept, reference: Reference) -> None:
+    if kept.family is not None and reference.family is not None and kept.family != reference.family:
+        raise PairingError(
+            f"{kept.lora.name} is made for {kept.family}, {reference.title} is {reference.family}. "
+            f"Take a recipe that needs no base model, such as a preset, or pick another reference."
+        )
+
+
+def analysis_for(kept: Kept, recipe: Recipe, choice: str, host: Host) -> Analysis:
+    """The facts that a recipe rests on. Raises Fault where they must be measured first, PairingError where that is
+    hopeless."""
+    if not recipe.needs_base:
+        return kept.analysis
+    reference = described(host, choice)
+    if reference.kind == "none":
+        raise PairingError(no_reference(recipe, reference.note))
+    _check_families(kept, reference)
+    if needs_measuring(kept, [recipe], choice, host) or kept.based is None:
+        raise Fault("not_analysed", f"{kept.lora.name} was not compared with {reference.title} yet. Analyse it first.")
+    return kept.based
+
+
+# What the page is shown ----------------------------------------------------------------------------------------
+
+
+def ranks_of(ranks: Sequence[int]) -> list[int]:
+    """Smallest, median and largest of layers that stay."""
+    staying = sorted(rank for rank in ranks if rank)
+    return [staying[0], staying[len(staying) // 2], staying[-1]] if staying else [0, 0, 0]
+
+
+def block_order(label: str) -> tuple[int, str]:
+    """Text encoders first, then the denoiser from its input to its output."""
+    order = ("TE", "TIME", "LABEL", "IN", "MID", "OUT")
+    return next((place for place, start in enumerate(order) if label.startswith(start)), len(order)), label
+
+
+def by_block(kept: Kept, ranks: Sequence[int]) -> dict[str, float]:
+    """Mean rank of each block's layers, in the model's order."""
+    sums: dict[str, list[int]] = {}
+    for label, rank in zip(kept.blocks, ranks, strict=True):
+        sums.setdefault(label, []).append(rank)
+    return {label: round(sum(sums[label]) / len(sums[label]), 2) for label in sorted(sums, key=block_order)}
+
+
+def plan_blocks(kept: Kept, plan: Plan) -> Answer:
+    old, new = by_block(kept, old_ranks(kept)), by_block(kept, [layer.new_rank for layer in plan.layers])
+    return {label: {"layers": kept.blocks.count(label), "old": old[label], "kept": new[label]} for label in old}
+
+
+def old_ranks(kept: Kept) -> list[int]:
+    return [layer.pair.rank for layer in kept.analysis.adapter.layers]
+
+
+def shown(kept: Kept, progress: Progress) -> Answer:
+    """All that the page shows of an analysed LoRA, made once; see `Analysed` in docs/panel-protocol.md."""
+    if kept.shown is None:
+        kept.shown = _Showing(kept, progress).answer()
+    return kept.shown
+
+
+def warnings_of(kept: Kept, reference: Reference) -> list[Warning_]:
+    """What is said of a LoRA before any recipe."""
+    adapter, found = kept.analysis.adapter, []
+    if all(set(layer.dtypes) == {"F32"} for layer in adapter.layers):
+        found.append(_warning("fp32", "fp32 file: half of it is free."))
+    if adapter.family is None:
+        found.append(_warning("unknown_family", "Unknown model family: its own norms are used."))
+    elif reference.family is not None and reference.family != adapter.family.name:
+        text = f"{adapter.family.name} LoRA, {reference.family} loaded: will use its own norms."
+        found.append(_warning("other_family", text))
+    if made_by_us(adapter.metadata):
+        found.append(_warning("resized", "Resized already: what was lost then stays lost. Better take the original."))
+    return found
+
+
+def plan_warnings(plan: Plan) -> list[Warning_]:
+    """What is said of a plan."""
+    found = []
+    if plan.bytes_after >= plan.bytes_before:
+        found.append(_warning("not_smaller", "The new file would not be smaller than this one."))
+    if plan.retention < FLOOR:
+        text = f"Weight retention {100 * plan.retention:.1f} % is under {100 * FLOOR:.0f} %: expect visible change."
+        found.append(_warning("low_retention", text))
+    return found
+
+
+def _warning(kind: str, text: str) -> Warning_:
+    return {"kind": kind, "text": text}
+
+
+def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None) -> Job:
+    """The plan of a recipe under a name of usual length."""
+    return prepare(kept.analysis, recipe, style or Style(), lambda _: Path(f"{kept.lora.path.stem}_00mb{SUFFIX}"))
+
+
+class _Showing:
+    """Makes the table, the presets and the blocks of one LoRA."""
+
+    def __init__(self, kept: Kept, progress: Progress) -> None:
+        self._kept = kept
+        self._progress = progress
+        self._style = Style()
+        self._layers = kept.analysis.adapter.layers
+
+    def answer(self) -> Answer:
+        self._progress.start("sizes", len(PRESETS) + _ANCHORS)
+        jobs = {name: self._job(parse_recipe(name)) for name in PRESETS}
+        kept = self._kept
+        flat = self._is_flat(jobs["high"])
+        return {
+            "name": kept.lora.name,
+            "bytes": kept.analysis.adapter.bytes,
+            "layers": len(self._layers),
+            "zero": len(kept.analysis.zero),
+            "ranks": ranks_of(old_ranks(kept)),
+            "table": self._table(),
+            "blocks": self._blocks(jobs),
+            "flat": flat is not None,
+            "warnings": [] if flat is None else [flat],
+            "presets": {name: self._preset(job) for name, job in jobs.items()},
+            "device": "cpu",
+        }
+
+    def _job(self, recipe: Recipe) -> Job | None:
+        try:
+            return preset_job(self._kept, recipe, self._style)
+        except ResizeError:
+            return None
+        finally:
+            self._progress.step()
+
+    def _preset(self, job: Job | None) -> Answer | None:
+        if job is None:
+            return None
+        plan = job.plan
+        return {
+            "bytes": plan.bytes_after,
+            "saved": plan.saved,
+            "retention": plan.retention,
+            "ranks": ranks_of(job.choice.ranks),
+            "layers_gone": len(plan.dropped),
+            "recipe": plan.recipe,
+        }
+
+    def _blocks(self, jobs: Mapping[str, Job | None]) -> Answer:
+        old = by_block(self._kept, old_ranks(self._kept))
+        new = {name: by_block(self._kept, job.choice.ranks) for name, job in jobs.items() if job is not None}
+        return {
+            label: {
+                "layers": self._kept.blocks.count(label),
+                "old": rank,
+                "kept": {name: blocks[label] for name, blocks in new.items()},
+            }
+            for label, rank in old.items()
+        }
+
+    def _is_flat(self, high: Job | None) -> Warning_ | None:
+        if high is None:
+            return None
+        whole = sum(layer.pair.rank * layer.parameters for layer in self._layers)
+        left = sum(rank * layer.parameters for rank, layer in zip(high.choice.ranks, self._layers, strict=True))
+        saved = 1 - left / whole
+        if saved >= FLAT:
+            return None
+        text = f"Its spectrum is flat: High would save {max(0.0, 100 * saved):.0f} %."
+        return _warning("flat", f"{text} Perhaps it was extracted from a checkpoint.")
+
+    def _table(self) -> list[Answer]:
+        recipe = parse_recipe(f"{DEFAULT_SCORES},retain=1")
+        ranking = _Curve(self._kept, Ranking(recipe, Question(self._kept.analysis.layers)), self._style)
+        counts = ranking.counts(_POINTS)
+        anchors = sorted({counts[round(i * (len(counts) - 1) / (_ANCHORS - 1))] for i in range(_ANCHORS)})
+        heads = [self._head(ranking, count) for count in anchors]
+        known = [(anchor, head) for anchor, head in zip(anchors, heads, strict=True) if head is not None]
+        if not known:
+            return []
+        grown = np.interp(counts, [count for count, _ in known], [head for _, head in known])
+        return [ranking.point(count, head) for count, head in zip(counts, grown, strict=True)]
+
+    def _head(self, ranking: _Curve, count: int) -> int | None:
+        """Bytes of a point's file beside the numbers of its factors."""
+        retention = ranking.retention(count)
+        job = self._job(replace(parse_recipe(f"{DEFAULT_SCORES},retain=1"), value=retention))
+        if job is None:
+            return None
+        return job.plan.bytes_after - ranking.data(job.choice.ranks)
+
+
+class _Curve:
+    """The order in which a recipe lets dimensions go, and what is left at each count of them."""
+
+    def __init__(self, kept: Kept, ranking: Ranking, style: Style) -> None:
+        layers, adapter = kept.analysis.layers, kept.analysis.adapter
+        self._ranking = ranking
+        self._together = adapter.together
+        self._cost = np.array([_cost(layer, style) for layer in adapter.layers], np.int64)
+        self._forced = np.array([len(forced) for forced in ranking.forced], np.int64)
+        squares = [facts.s * facts.s for facts in layers]
+        held = sum(float(part[index].sum()) for part, index in zip(squares, ranking.forced, strict=True))
+        whole = sum(float(part.sum()) for part in squares)
+        starts = np.cumsum([0] + [len(part) for part in squares])
+        flat = np.concatenate(squares)
+        running = held + np.concatenate([[0.0], np.cumsum(flat[starts[ranking.layer] + ranking.index])])
+        self._retention = np.sqrt(np.minimum(running / whole, 1.0)) if whole > 0 else np.ones(len(running))
+        self._size = np.concatenate([[0], np.cumsum(self._cost[ranking.layer])])
+
+    def counts(self, points: int) -> list[int]:
+        """Numbers of free dimensions, rising: half of them even in bytes, half even in retention."""
+        last = len(self._ranking.layer)
+        half = points // 2
+        by_size = np.searchsorted(self._size, np.linspace(self._size[0], self._size[-1], half))
+        by_share = np.searchsorted(self._retention, np.linspace(self._retention[0], self._retention[-1], half))
+        return sorted({int(min(count, last)) for count in (0, last, *by_size, *by_share)})
+
+    def retention(self, count: int) -> float:
+        """As a recipe's text holds it, so that it brings this point again."""
+        return max(1e-6, float(np.floor(self._retention[count] * 1e6) / 1e6))
+
+    def ranks(self, count: int) -> list[int]:
+        new = self._forced + np.bincount(self._ranking.layer[:count], minlength=len(self._forced))
+        for group in self._together:
+            if any(new[i] for i in group):
+                for i in group:
+                    new[i] = max(new[i], 1)
+        return [int(rank) for rank in new]
+
+    def data(self, ranks: Sequence[int]) -> int:
+        """Bytes of the factors' numbers."""
+        return int(np.dot(np.array(ranks, np.int64), self._cost))
+
+    def point(self, count: int, head: float) -> Answer:
+        ranks = self.ranks(count)
+        threshold = float(self._ranking.flat[count - 1]) if count else None
+        return {
+            "retention": self.retention(count),
+            "bytes": round(self.data(ranks) + head),
+            "ranks": ranks_of(ranks),
+            "layers_gone": ranks.count(0),
+            "threshold": None if threshold is None else round(threshold, 4),
+        }
+
+
+def _cost(layer: Layer, style: Style) -> int:
+    """Bytes that one rank of a layer takes."""
+    up, down = (DTYPE_BYTES[style.dtype or kind] for kind in layer.dtypes)
+    return up * layer.size[0] + down * layer.size[1]

@@ -1,0 +1,166 @@
+"""Names and folders of new files, and names in prompts. Nothing leaves the host's own LoRA folders."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..files.outname import clean_stem, fold, unique_path
+from .faults import Fault
+
+_FIELD = re.compile(r"\{([^{}]*)\}")
+_FIELDS = ("size", "retention", "rank")
+MIB = 1 << 20
+
+
+def size_word(bytes: int) -> str:
+    """``46mb``; below one MB ``412kb``."""
+    return f"{round(bytes / MIB)}mb" if bytes >= MIB else f"{max(1, round(bytes / 1024))}kb"
+
+
+def check_suffix(suffix: str) -> str:
+    """The pattern of a name's end, if it is one. Raises Fault."""
+    unknown = [field for field in _FIELD.findall(suffix) if field not in _FIELDS]
+    bare = _FIELD.sub("", suffix)
+    if unknown or "{" in bare or "}" in bare or len(suffix) > 100:
+        raise Fault("request", f"suffix {suffix!r}: known in braces are {', '.join(_FIELDS)}, as in _{{size}}.")
+    return suffix
+
+
+@dataclass(frozen=True)
+class NameFacts:
+    """What a new name may tell of the file."""
+
+    bytes: int
+    retention: float
+    rank: int
+
+
+def filled(suffix: str, facts: NameFacts) -> str:
+    """The end of a name."""
+    words = {
+        "size": size_word(facts.bytes),
+        "retention": f"{100 * facts.retention:.0f}",
+        "rank": str(facts.rank),
+    }
+    return _FIELD.sub(lambda match: words[match[1]], suffix)
+
+
+def new_path(folder: Path, stem: str, taken: Collection[str]) -> Path:
+    """The file of a new name; `taken` are the folded names that the host knows."""
+    return unique_path(folder, stem, taken)
+
+
+def folded(names: Collection[str]) -> set[str]:
+    """In the form in which names are compared."""
+    return {fold(name) for name in names}
+
+
+# Folders -------------------------------------------------------------------------------------------------------
+
+
+def inside(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether a path lies in one of the folders, by where it really is."""
+    try:
+        real = path.resolve()
+        reals = [root.resolve() for root in roots]
+    except (OSError, RuntimeError, ValueError):  # a link that leads to itself, a NUL
+        return False
+    return any(real == root or root in real.parents for root in reals)
+
+
+def output_folder(lora: Path, roots: Sequence[Path], below: str | None) -> Path:
+    """Where results of a LoRA go: beside it, or in a sub-folder of its root.
+
+    A LoRA that is reached by a link out of the roots has its results in its root. Raises Fault for a sub-folder
+    that is none.
+    """
+    home = next((root for root in roots if _holds(root, lora)), roots[0] if roots else lora.parent)
+    if below is None:
+        return lora.parent if inside(lora.parent, roots) else home
+    folder = home.joinpath(*_parts(below))
+    if not inside(folder, roots):
+        raise Fault(
+            "request", f"folder {below!r}: leads out of the LoRA folders. Name one inside, such as small/style."
+        )
+    return folder
+
+
+def _holds(root: Path, lora: Path) -> bool:
+    return root in lora.parents or inside(lora, [root])
+
+
+def _parts(below: str) -> list[str]:
+    parts = [part.strip() for part in below.split("/") if part.strip()]
+    for part in parts:
+        if part in (".", "..") or clean_stem(part) != part:
+            raise Fault(
+                "request",
+                f"folder {below!r}: {part!r} cannot be the name of a folder. Use letters, digits, spaces, - and _.",
+            )
+    if below.startswith(("/", "\\")) or len(parts) > 16:
+        raise Fault("request", f"folder {below!r}: name a folder inside of the LoRA folder, such as small/style.")
+    return parts
+
+
+# Prompts -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a person wrote of a LoRA in the WebUI."""
+
+    activation: str = ""
+    negative: str = ""
+    weight: float = 1.0
+
+
+def notes_of(lora: Path) -> Notes:
+    """From the JSON beside the LoRA; nothing where there is none or it is damaged."""
+    try:
+        document = json.loads(lora.with_suffix(".json").read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return Notes()
+    if not isinstance(document, dict):
+        return Notes()
+    return Notes(_text(document, "activation text"), _text(document, "negative text"), _weight(document))
+
+
+def _text(document: dict[str, object], key: str) -> str:
+    value = document.get(key)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _weight(document: dict[str, object]) -> float:
+    value = document.get("preferred weight")
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < abs(value) < 100:
+        return float(value)
+    return 1.0
+
+
+def tag(name: str, weight: float) -> str:
+    """``<lora:name:0.8>``."""
+    return f"<lora:{name}:{weight:g}>"
+
+
+def _tags_of(names: Collection[str]) -> re.Pattern[str]:
+    choices = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
+    return re.compile(rf"<lora:({choices})((?::[^<>]*)?)>")
+
+
+def has_tag(prompt: str, names: Collection[str]) -> bool:
+    """Whether a prompt uses one of these LoRAs."""
+    return bool(names) and _tags_of(names).search(prompt) is not None
+
+
+def replace_tags(prompt: str, names: Collection[str], new: str) -> str:
+    """The prompt with one LoRA in place of others, all multipliers as they were."""
+    return _tags_of(names).sub(lambda match: f"<lora:{new}{match[2]}>", prompt) if names else prompt
+
+
+def without_tags(prompt: str, names: Collection[str]) -> str:
+    """The prompt without these LoRAs."""
+    return _tags_of(names).sub("", prompt).strip() if names else prompt

@@ -1,0 +1,85 @@
+"""Small pictures of LoRAs for the list, as text; kept while the program runs."""
+
+from __future__ import annotations
+
+import base64
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..hosts.host import Host
+from .library import Stamp, stamp_of
+
+HEIGHT = 160
+_MOST = 4000  # pictures, of some 5 KB each
+_SECONDS = 0.1
+_LARGEST_FILE = 64 << 20
+_TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
+
+
+class Previews:
+    """Every method may be called from any thread."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._kept: OrderedDict[Path, tuple[Stamp, str | None]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def answer(self, names: Sequence[str]) -> dict[str, Any]:
+        """As many as can be had at once; the others are told as pending."""
+        by_name = {lora.name: lora.preview for lora in self._host.loras()}
+        until = time.monotonic() + _SECONDS
+        found: dict[str, str | None] = {}
+        pending: list[str] = []
+        for number, name in enumerate(names):
+            if number and time.monotonic() > until:
+                pending.append(name)
+            else:
+                found[name] = self._picture(by_name.get(name))
+        return {"previews": found, "pending": pending}
+
+    def _picture(self, path: Path | None) -> str | None:
+        if path is None:
+            return None
+        try:
+            stamp = stamp_of(path)
+        except OSError:
+            return None
+        with self._lock:
+            kept = self._kept.get(path)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        picture = _small(path, stamp[0])
+        with self._lock:
+            self._kept[path] = stamp, picture
+            while len(self._kept) > _MOST:
+                self._kept.popitem(last=False)
+        return picture
+
+
+def _small(path: Path, size: int) -> str | None:
+    """None for what is no picture, and for films."""
+    kind = _TYPES.get(path.suffix.lower())
+    if kind is None or size > _LARGEST_FILE:
+        return None
+    try:
+        return _shrunk(path)
+    except Exception:  # whatever a broken picture does to its reader
+        return None
+
+
+def _shrunk(path: Path) -> str:
+    import io
+
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        picture.draft("RGB", (4 * HEIGHT, HEIGHT))
+        small = picture.convert("RGB")
+    small.thumbnail((4 * HEIGHT, HEIGHT))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

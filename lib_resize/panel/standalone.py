@@ -1,0 +1,177 @@
+"""The panel as a program of its own, for people without a WebUI and for the browser tests.
+
+A FastAPI application that holds the same Gradio Blocks as a host's tab, with the script and the style put into the
+page's head, as a host does for its extensions.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import sysconfig
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, Response
+
+from ..errors import FileError, UsageError
+from .layout import build
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_ASSETS = ("javascript/resize_lora.js", "style.css")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the panel is served."""
+
+    host: str = "127.0.0.1"
+    port: int = 7867
+
+    @property
+    def remote(self) -> bool:
+        """Whether other machines can reach it."""
+        return self.host not in LOOPBACK
+
+    @property
+    def url(self) -> str:
+        """For a person's browser."""
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else name}:{self.port}/"
+
+
+def serve(call: Callable[[str], str], address: Address) -> None:
+    """Serves the panel until it is stopped. Raises UsageError where the address cannot be had."""
+    import uvicorn
+
+    _check_free(address)
+    uvicorn.run(application(call, address), host=address.host, port=address.port, log_level="warning")
+
+
+def application(call: Callable[[str], str], address: Address) -> Application:
+    """The panel's web application, guarded and with its script."""
+    app = FastAPI(openapi_url=None)
+    assets = Path(_asset_root())
+    for name in _ASSETS:
+        app.get(f"/resize-lora/{Path(name).name}")(_file(assets / name))
+    mounted = gr.mount_gradio_app(app, build(call), path="/")
+    return _Guard(_Head(mounted, head_tags(assets)), address)
+
+
+def head_tags(assets: Path) -> str:
+    """What a host would put into the page's head for us: style, translations and script."""
+    stamps = [f"/resize-lora/{(assets / name).name}?{(assets / name).stat().st_mtime_ns}" for name in _ASSETS]
+    languages = json.dumps(languages_of(assets / "localizations"), ensure_ascii=False).replace("</", "<\\/")
+    return (
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="stylesheet" href="{html.escape(stamps[1])}">'
+        f"<script>window.resizeLoraLanguages = {languages};</script>"
+        f'<script src="{html.escape(stamps[0])}" defer></script>'
+    )
+
+
+def languages_of(folder: Path) -> dict[str, dict[str, str]]:
+    """Language -> English text -> its translation, of every file in the folder."""
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def _asset_root() -> Path:
+    """The checkout, or the data folder of an installed package. Raises FileError where the script is in neither."""
+    places = (Path(__file__).parents[2], Path(sysconfig.get_path("data")) / "share" / "resize-lora")
+    for place in places:
+        if all((place / name).is_file() for name in _ASSETS):
+            return place
+    raise FileError(
+        f"{_ASSETS[0]} is neither in {places[0]} nor in {places[1]}; run from a checkout, or install the package again."
+    )
+
+
+def _file(path: Path) -> Callable[[], Response]:
+    def answer() -> Response:
+        return FileResponse(path)
+
+    return answer
+
+
+def _check_free(address: Address) -> None:
+    import socket
+
+    try:
+        with socket.create_server((address.host, address.port)):
+            return
+    except OSError as error:
+        raise UsageError(
+            f"--host {address.host} --port {address.port}: {error.strerror}; choose another with --port."
+        ) from error
+
+
+class _Head:
+    """Puts tags into the head of the one page."""
+
+    def __init__(self, inner: Application, tags: str) -> None:
+        self._inner = inner
+        self._tags = tags.encode()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/":
+            await self._inner(scope, receive, send)
+            return
+        start: Message = {}
+        body = bytearray()
+
+        async def gather(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body.extend(message.get("body", b""))
+            if not message.get("more_body"):
+                await self._finish(start, bytes(body), send)
+
+        await self._inner(scope, receive, gather)
+
+    async def _finish(self, start: Message, body: bytes, send: Send) -> None:
+        body = body.replace(b"</head>", self._tags + b"</head>", 1)
+        headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({**start, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class _Guard:
+    """Refuses calls that another site's page sends here, by its origin or under a name that is not ours."""
+
+    def __init__(self, inner: Application, address: Address) -> None:
+        self._inner = inner
+        self._address = address
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and not self._may(dict(scope["headers"])):
+            await _refuse(scope["type"], send)
+            return
+        await self._inner(scope, receive, send)
+
+    def _may(self, headers: dict[bytes, bytes]) -> bool:
+        host = headers.get(b"host", b"").decode("latin-1")
+        if not self._address.remote and urlsplit(f"//{host}").hostname not in LOOPBACK:
+            return False
+        origin = headers.get(b"origin")
+        return origin is None or urlsplit(origin.decode("latin-1")).netloc == host
+
+
+async def _refuse(kind: str, send: Send) -> None:
+    if kind == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"This panel answers only its own page."})

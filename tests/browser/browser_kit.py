@@ -1,0 +1,45 @@
+"""What the browser tests share. Imports without Playwright, so that the tests can be skipped with a reason."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from stub_service import AWKWARD
+
+try:
+    from playwright.sync_api import expect
+except ImportError:
+    expect = None
+
+__all__ = ["AWKWARD", "URL", "ask", "expect", "heard", "row", "setup"]
+
+URL = os.environ.get("RESIZE_LORA_URL")
+
+
+def setup(page: Any, **settings: Any) -> None:
+    """Sets the stub up, and loads the page anew."""
+    if URL:
+        pytest.skip("needs the stub behind the panel")
+    ask(page, "change", settings)
+    page.reload(wait_until="commit")
+    page.wait_for_selector("#resize_lora_list", state="attached")
+    page.wait_for_function("document.querySelector('#resize_lora_list').innerText.trim() !== ''")
+
+
+def ask(page: Any, method: str, params: dict[str, Any] | None = None) -> Any:
+    """Speaks to the service as the script does, through the hidden components."""
+    page.wait_for_selector("#resize_lora_reply textarea", state="attached")
+    return page.evaluate("([method, params]) => window.resizeLoraCall(method, params)", [method, params or {}])
+
+
+def heard(page: Any) -> list[dict[str, Any]]:
+    """What the page asked of the stub so far, polls left out."""
+    return ask(page, "heard")
+
+
+def row(page: Any, name: str) -> Any:
+    """A LoRA's row in the library."""
+    quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return page.locator(f".resize-lora-row:visible:has(.resize-lora-title:text-is({quoted}))")

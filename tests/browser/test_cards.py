@@ -1,0 +1,148 @@
+"""Right-click on a card, the card's button, and the way into the prompt, on a page made as hosts make theirs."""
+
+# ruff: noqa: E501 (lines of script, and figures in rows)
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser_kit import AWKWARD, ask, expect, heard, setup
+
+HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8").split("*/", 1)[1].strip().rstrip(";")
+
+
+@pytest.fixture
+def host(page: Any) -> Any:
+    setup(page)
+    names = json.dumps(["pastry-sdxl", AWKWARD, "pastry-sdxl_46mb"])
+    page.evaluate(f"() => {{ window.hostNames = {names}; ({HOST_PAGE})(); }}")
+    return page
+
+
+def card(page: Any, tab: str = "txt2img", place: int = 0) -> Any:
+    return page.locator(f"#{tab}_lora_cards .card").nth(place)
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+@pytest.mark.parametrize("part", [".preview", ".name", ".description", ".actions"])
+def test_a_right_click_on_any_part_of_a_card_shows_our_menu_alone(host: Any, part: str, tab: str) -> None:
+    card(host, tab).locator(part).click(button="right")
+    menu = host.locator("#resize_lora_menu")
+    expect(menu).to_be_visible()
+    expect(menu.get_by_role("menuitem")).to_have_count(5)
+    assert not host.evaluate("window.otherMenus")
+
+
+def test_tree_rows_have_the_menu_and_send_the_file_name_only(host: Any) -> None:
+    host.locator("#txt2img_lora_tree .tree-list-item-label").first.click(button="right")
+    host.get_by_role("menuitem", name="Resize to Low").click()
+    expect(host.locator("#resize_lora_toasts")).to_contain_text("pastry-sdxl 218 →")
+    sent = [one for one in heard(host) if one["method"] == "resize"]
+    assert sent[-1]["params"] == {"names": ["pastry-sdxl"], "target": {"preset": "low"}}
+
+
+def test_a_shifted_right_click_and_other_cards_stay_the_browsers(host: Any) -> None:
+    card(host).locator(".name").click(button="right", modifiers=["Shift"])
+    host.locator("#txt2img_checkpoints_cards .card .name").click(button="right")
+    expect(host.locator("#resize_lora_menu")).to_have_count(0)
+    assert host.evaluate("window.otherMenus") == 2
+
+
+def test_cards_made_later_have_the_menu_too(host: Any) -> None:
+    host.evaluate(
+        "() => { const box = document.querySelector('#txt2img_lora_cards'); box.replaceChildren(...[...box.children].map(x => x.cloneNode(true)).reverse()); }"
+    )
+    card(host).locator(".name").click(button="right")
+    expect(host.locator(".resize-lora-menu-title")).to_have_text("pastry-sdxl_46mb")
+
+
+def test_awkward_names_are_text_and_arrive_whole(host: Any) -> None:
+    card(host, place=1).locator(".name").click(button="right")
+    expect(host.locator(".resize-lora-menu-title")).to_have_text(AWKWARD)
+    host.get_by_role("menuitem", name="Resize to Medium").click()
+    expect(host.locator("#resize_lora_toasts")).to_contain_text(f"{AWKWARD} 54.8 →")
+
+
+def test_sizes_stand_in_the_menu_once_a_file_is_analysed(host: Any, shot: Any) -> None:
+    ask(host, "analyse", {"names": ["pastry-sdxl"]})
+    for _ in range(5):
+        ask(host, "status")
+    card(host).locator(".name").click(button="right")
+    expect(host.get_by_role("menuitem", name="Resize to Medium")).to_contain_text("≈ 47.3 MB")
+    shot(host, "card-menu")
+
+
+def test_compare_is_grey_with_its_reason_where_the_file_is_not_ours(host: Any) -> None:
+    card(host).locator(".name").click(button="right")
+    entry = host.get_by_role("menuitem", name="Compare with original")
+    expect(entry).to_have_attribute("title", "This file was not made by Resize LoRA.")
+    entry.click(force=True)
+    host.keyboard.press("Escape")
+    assert "compare" not in {one["method"] for one in heard(host)}
+    card(host, place=2).locator(".name").click(button="right")
+    expect(entry).to_have_attribute("aria-disabled", "false")
+
+
+def test_the_menu_works_by_keyboard_and_closes_on_escape(host: Any) -> None:
+    card(host).locator(".name").click(button="right")
+    host.keyboard.press("ArrowDown")
+    expect(host.get_by_role("menuitem", name="Resize to High")).to_be_focused()
+    host.keyboard.press("End")
+    expect(host.get_by_role("menuitem", name="Compare")).to_be_focused()
+    host.keyboard.press("Escape")
+    expect(host.locator("#resize_lora_menu")).to_have_count(0)
+
+
+def test_resize_opens_the_tab_with_that_lora_chosen(host: Any) -> None:
+    card(host).locator(".name").click(button="right")
+    host.get_by_role("menuitem", name="Resize…").click()
+    expect(host.locator("#resize_lora_subject")).to_have_text("pastry-sdxl")
+    assert host.evaluate("window.opened") == "resize_lora"
+
+
+def test_the_button_of_a_card_opens_the_menu_and_not_the_card(host: Any) -> None:
+    host.evaluate("document.querySelector('#txt2img_lora_cards .resize-lora-button').click()")
+    expect(host.locator("#resize_lora_menu")).to_be_visible()
+    assert not host.evaluate("window.cardClicks")
+
+
+def test_new_cards_appear_in_both_tabs(host: Any) -> None:
+    card(host).locator(".name").click(button="right")
+    host.get_by_role("menuitem", name="Resize to Low").click()
+    expect(host.locator("#resize_lora_toasts")).to_contain_text("→")
+    assert host.evaluate("window.refreshed") == ["txt2img", "img2img"]
+
+
+def tried(page: Any, prompt: str, words: str = "Try in txt2img") -> str:
+    page.evaluate("text => { document.querySelector('#txt2img_prompt textarea').value = text; }", prompt)
+    ask(page, "resize", {"names": ["pastry-sdxl"], "target": {"preset": "medium"}})
+    for _ in range(5):
+        ask(page, "status")
+    page.locator('.resize-lora-row[data-name="hogs"]').click()
+    page.click("#resize_lora_generate")
+    result = page.locator(".resize-lora-result").filter(has_text="pastry-sdxl →").first
+    result.get_by_text(words, exact=True).click()
+    area = page.locator("#txt2img_prompt textarea")
+    expect(area).to_have_value(re.compile("_47mb"))
+    expect(area).to_be_focused()
+    return area.input_value()
+
+
+@pytest.mark.parametrize("rest", [":1", ":0.8:0.5", ":te=0.3:unet=1:dyn=4", ""])
+def test_try_replaces_the_tag_and_keeps_its_multipliers(host: Any, rest: str) -> None:
+    text = tried(host, f"a cake, <lora:pastry-sdxl{rest}> on <lora:hogs:1> a plate")
+    assert text == f"a cake, <lora:pastry-sdxl_47mb{rest}> on <lora:hogs:1> a plate"
+    at = host.evaluate("document.querySelector('#txt2img_prompt textarea').selectionStart")
+    assert text[:at].endswith(f"pastry-sdxl_47mb{rest}>")
+
+
+def test_try_adds_the_tag_with_weight_and_activation_where_the_original_is_not(host: Any) -> None:
+    assert tried(host, "a cake") == "a cake <lora:pastry-sdxl_47mb:0.8> prbstyle"
+
+
+def test_try_and_generate_starts(host: Any) -> None:
+    tried(host, "a cake <lora:Pastry:0.6>", "Try and generate")
+    assert host.evaluate("window.generated") == "txt2img"

@@ -1,0 +1,259 @@
+"""The tab: library, target, run, results, by mouse and by keyboard."""
+
+# ruff: noqa: E501 (lines of script, and figures in rows)
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from browser_kit import AWKWARD, ask, expect, heard, row, setup
+
+
+def choose(page: Any, name: str) -> None:
+    row(page, name).click()
+    expect(page.locator("#resize_lora_subject")).to_have_text(name)
+
+
+def analysed(page: Any, name: str = "pastry-sdxl") -> None:
+    choose(page, name)
+    expect(page.locator("#resize_lora_figureSize")).to_contain_text("→")
+    expect(page.locator("#resize_lora_plot svg")).to_be_visible()
+
+
+def test_the_library_lists_every_file_as_text(page: Any) -> None:
+    expect(row(page, AWKWARD)).to_contain_text(AWKWARD)
+    expect(page.locator("#resize_lora_list b")).to_have_count(0)
+    expect(row(page, "broken")).to_have_attribute("title", re.compile("header ends early"))
+
+
+def test_search_family_and_fit_filter_without_asking_the_server(page: Any) -> None:
+    before = len(heard(page))
+    page.fill("#resize_lora_search", "animals")
+    expect(page.locator(".resize-lora-row:visible")).to_have_count(1)
+    page.fill("#resize_lora_search", "")
+    page.select_option("#resize_lora_family", "SD1.5")
+    expect(page.locator(".resize-lora-row:visible")).to_have_count(1)
+    page.select_option("#resize_lora_family", "")
+    page.check("#resize_lora_fits")
+    expect(row(page, "snorlax_sd15")).to_have_count(0)
+    assert len([one for one in heard(page)[before:] if one["method"] not in ("previews",)]) == 0
+
+
+def test_a_column_sorts_both_ways(page: Any) -> None:
+    head = page.locator('[data-column="name"]')
+    head.click()
+    expect(page.locator(".resize-lora-row:visible .resize-lora-title").first).to_have_text("broken")
+    head.click()
+    expect(page.locator(".resize-lora-row:visible .resize-lora-title").first).to_have_text("snorlax_sd15")
+
+
+def test_two_thousand_rows_are_a_few_in_the_page_and_scroll_at_once(page: Any) -> None:
+    setup(page, files="many")
+    assert page.locator(".resize-lora-row").count() < 40
+    longest = page.evaluate("""async () => {
+        const list = document.querySelector('#resize_lora_list'); let longest = 0;
+        for (let i = 0; i < 30; i++) {
+            const before = performance.now(); list.scrollTop = i * 2900;
+            await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+            longest = Math.max(longest, performance.now() - before);
+        }
+        return longest; }""")
+    assert longest < 500
+    page.check("#resize_lora_fits")
+    page.check("#resize_lora_all")
+    expect(page.locator("#resize_lora_totals")).to_contain_text("1,000 selected")
+    expect(page.locator("#resize_lora_generate")).to_have_text("Resize 1,000 LoRAs")
+
+
+def test_choosing_a_lora_predicts_before_anything_is_written(page: Any, shot: Any) -> None:
+    analysed(page)
+    expect(page.locator("#resize_lora_figureSaved")).to_have_text(re.compile(r"^\u2212\d+ %$"))
+    expect(page.locator("#resize_lora_figureRanks")).to_contain_text("32 →")
+    expect(page.locator("#resize_lora_bars svg")).to_be_visible()
+    assert "resize" not in {one["method"] for one in heard(page)}
+    shot(page, "panel-wide-light")
+    page.evaluate("document.body.classList.add('dark')")
+    shot(page, "panel-wide-dark")
+
+
+def test_the_slider_answers_at_once_and_asks_for_the_exact_size_on_release(page: Any) -> None:
+    analysed(page)
+    page.wait_for_timeout(300)
+    before = len([one for one in heard(page) if one["method"] == "plan"])
+    slider, figure = page.locator("#resize_lora_slider"), page.locator("#resize_lora_figureSize")
+    seen = page.evaluate("""() => {
+        const slider = document.querySelector('#resize_lora_slider'), seen = [];
+        for (const value of [20, 60, 100]) {
+            slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true}));
+            seen.push(document.querySelector('#resize_lora_figureSize').textContent);
+        }
+        return seen; }""")
+    assert len(set(seen)) == 3
+    slider.dispatch_event("change")
+    expect(figure).to_have_text(seen[-1])
+    plans = [one for one in heard(page) if one["method"] == "plan"][before:]
+    assert len(plans) == 1
+    assert "size" in plans[0]["params"]["target"]
+
+
+def test_the_slider_means_size_retention_or_rank(page: Any) -> None:
+    analysed(page)
+    for meaning, pattern in (("retention", r"retain=0\.92"), ("rank", r"^rank=\d+$"), ("size", r"size=\d")):
+        page.select_option("#resize_lora_meaning", meaning)
+        expect(page.locator("#resize_lora_recipe")).to_have_value(re.compile(pattern))
+    page.fill("#resize_lora_number", "40")
+    page.press("#resize_lora_number", "Tab")
+    expect(page.locator("#resize_lora_recipe")).to_have_value(re.compile("size=40$"))
+
+
+def test_a_preset_can_be_chosen_by_keyboard(page: Any) -> None:
+    analysed(page)
+    page.focus("#resize_lora_medium")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#resize_lora_low")).to_be_checked()
+    expect(page.locator("#resize_lora_recipe")).to_have_value(re.compile("retain=0.88"))
+
+
+def test_a_faulty_recipe_is_told_as_one_types_and_cannot_be_run(page: Any) -> None:
+    analysed(page)
+    page.fill("#resize_lora_recipe", "fro_lora=1,tnr=-3")
+    expect(page.locator("#resize_lora_fault")).to_contain_text("unknown word 'tnr'")
+    expect(page.locator("#resize_lora_fault code")).to_have_text("fro_lora=1,▸tnr=-3")
+    expect(page.locator("#resize_lora_generate")).to_be_disabled()
+    page.fill("#resize_lora_recipe", "fro_lora=1,size=40")
+    expect(page.locator("#resize_lora_fault")).to_be_empty()
+    expect(page.locator("#resize_lora_generate")).to_be_enabled()
+
+
+def test_a_flat_spectrum_and_a_low_retention_are_said_first(page: Any) -> None:
+    analysed(page, "flat-extracted")
+    expect(page.locator("#resize_lora_warnings")).to_contain_text("flat")
+    analysed(page)
+    page.select_option("#resize_lora_meaning", "retention")
+    page.fill("#resize_lora_number", "70")
+    page.press("#resize_lora_number", "Tab")
+    expect(page.locator("#resize_lora_warnings")).to_contain_text("under 88 %")
+
+
+def test_a_broken_file_says_why_and_cannot_be_run(page: Any) -> None:
+    choose(page, "broken")
+    expect(page.locator("#resize_lora_warnings")).to_contain_text("header ends early")
+    expect(page.locator("#resize_lora_generate")).to_be_disabled()
+
+
+def test_ctrl_enter_runs_and_the_result_can_be_undone_and_restored(page: Any, shot: Any) -> None:
+    analysed(page)
+    page.keyboard.press("Control+Enter")
+    result = page.locator(".resize-lora-result").first
+    expect(result).to_contain_text("pastry-sdxl →")
+    shot(page, "panel-result")
+    result.get_by_text("Undo", exact=True).click()
+    expect(result).to_have_attribute("data-state", "trashed")
+    result.get_by_text("Restore", exact=True).click()
+    expect(result).to_have_attribute("data-state", "there")
+
+
+def test_escape_cancels_our_jobs_only(page: Any) -> None:
+    setup(page, slow=100)
+    choose(page, "hogs")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator(".resize-lora-job")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator("#resize_lora_queue")).to_be_hidden()
+    cancelled = [one for one in heard(page) if one["method"] == "cancel"]
+    assert cancelled[-1]["params"]["jobs"]
+
+
+def test_a_file_that_fails_does_not_stop_the_rest(page: Any) -> None:
+    page.check("#resize_lora_all")
+    answer = ask(page, "resize", {"names": ["broken", "hogs"], "target": {"preset": "low"}})
+    assert len(answer["jobs"]) == 2
+    page.locator("#resize_lora_high").check(force=True)
+    page.click("#resize_lora_generate")
+    expect(page.locator(".resize-lora-failed")).to_contain_text("header ends early")
+    expect(page.locator(".resize-lora-result").filter(has_text="hogs →")).not_to_have_count(0)
+
+
+def test_a_job_waits_for_the_picture_and_says_so(page: Any) -> None:
+    setup(page, busy="generating")
+    row(page, "hogs").click()
+    page.click("#resize_lora_generate")
+    expect(page.locator(".resize-lora-job").last).to_contain_text(re.compile("waits for the picture|before it|queued"))
+    expect(page.locator("#resize_lora_generate")).to_contain_text("waits for the picture")
+    page.keyboard.press("Escape")
+
+
+def test_the_list_works_by_keyboard(page: Any) -> None:
+    page.focus("#resize_lora_list")
+    page.keyboard.press("Home")
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowDown")
+    expect(page.locator('.resize-lora-row[aria-selected="true"]')).to_have_count(2)
+    page.keyboard.press("Control+a")
+    expect(page.locator("#resize_lora_totals")).to_contain_text("7 selected")
+
+
+def test_emptying_the_trash_asks(page: Any) -> None:
+    analysed(page)
+    page.click("#resize_lora_generate")
+    page.locator(".resize-lora-result").first.get_by_text("Undo", exact=True).click()
+    page.click("#resize_lora_trash")
+    page.click("#resize_lora_empty")
+    assert "empty_trash" not in {one["method"] for one in heard(page)}
+    page.click("#resize_lora_empty_sure")
+    expect(page.locator(".resize-lora-result").first).to_have_attribute("data-state", "gone")
+
+
+def test_a_comparison_shows_both_under_one_slider_with_its_number(page: Any, shot: Any) -> None:
+    analysed(page)
+    page.click("#resize_lora_generate")
+    page.locator(".resize-lora-result").first.get_by_text("Compare", exact=True).click()
+    expect(page.locator("dialog")).to_contain_text("mean pixel difference 1.8 of 255")
+    page.focus("#resize_lora_wipe")
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    expect(page.locator(".resize-lora-over")).to_have_attribute("style", re.compile("40%"))
+    shot(page, "compare")
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_each_lack_has_its_own_sentence(page: Any, shot: Any) -> None:
+    setup(page, files="none", remote=True, reference={"kind": "none", "title": None, "family": None, "note": ""})
+    expect(page.locator("#resize_lora_list")).to_contain_text("There are no LoRAs in Lora.")
+    expect(page.locator("#resize_lora_reference")).to_contain_text("No checkpoint is loaded.")
+    page.click("#resize_lora_advanced summary")
+    expect(page.locator("#resize_lora_advanced")).to_contain_text("no folder is offered")
+    expect(page.locator("#resize_lora_folder")).to_have_count(0)
+    shot(page, "nothing-there")
+
+
+def test_every_control_has_a_name(page: Any) -> None:
+    analysed(page)
+    page.click("#resize_lora_advanced summary")
+    nameless = page.evaluate("""() => [...document.querySelectorAll('#resize_lora_root :is(input, select, button)')]
+        .filter(one => !one.ariaLabel && !one.textContent.trim() && !(one.labels && one.labels.length && one.labels[0].textContent.trim()))
+        .map(one => one.outerHTML)""")
+    assert nameless == []
+
+
+def test_a_second_run_of_the_script_changes_nothing(page: Any, address: str) -> None:
+    page.evaluate(
+        "async () => { const s = document.createElement('script'); s.textContent = await (await fetch([...document.scripts].find(x => /resize_lora\\.js/.test(x.src)).src)).text(); document.head.append(s); }"
+    )
+    expect(page.locator("#resize_lora_root")).to_have_count(1)
+
+
+def test_a_phone_shows_all_of_it_and_keeps_the_button_in_reach(phone: Any, shot: Any) -> None:
+    page = phone
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(page.locator("#resize_lora_generate")).to_be_in_viewport()
+    row(page, "pastry-sdxl").click()
+    expect(page.locator("#resize_lora_figureSize")).to_contain_text("→")
+    shot(page, "phone-light")
+    page.evaluate("document.querySelector('#resize_lora_target').scrollIntoView()")
+    expect(page.locator("#resize_lora_generate")).to_be_in_viewport()
+    shot(page, "phone-target-light")
+    page.evaluate("document.body.classList.add('dark')")
+    shot(page, "phone-target-dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,34 @@
+"""Every text of the script has its translations, with the same places for values. Needs no browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = (ROOT / "javascript" / "resize_lora.js").read_text("utf-8")
+TEXTS = set(re.findall(r"\bt\('([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\("([^"\\]+)"', SCRIPT))
+
+
+@pytest.fixture(params=["zh-Hans", "ja"])
+def words(request: pytest.FixtureRequest) -> dict[str, str]:
+    return json.loads((ROOT / "localizations" / f"{request.param}.json").read_text("utf-8"))
+
+
+def test_every_text_is_translated(words: dict[str, str]) -> None:
+    assert len(TEXTS) > 80
+    assert sorted(TEXTS - words.keys()) == []
+
+
+def test_translations_keep_the_places_of_values(words: dict[str, str]) -> None:
+    def places(text: str) -> list[str]:
+        return sorted(re.findall(r"\{\w+\}", text))
+
+    assert {text: told for text, told in words.items() if places(text) != places(told)} == {}
+
+
+def test_the_script_writes_text_and_never_html() -> None:
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", SCRIPT)

@@ -1,0 +1,138 @@
+"""A host of the tests' own: folders of LoRAs, a model that may be put in, and a memory of what was asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib_resize.errors import Cancelled, FileError
+from lib_resize.hosts.host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, CheckpointFile, Loaded, LoraFile, Turn
+
+ALL_FEATURES = frozenset({LOADED_MODEL, GENERATE, PROMPT, CARDS, XYZ})
+ENDINGS = (".safetensors", ".pt", ".ckpt")
+
+
+@dataclass
+class FakeHost:
+    """Set the fields to what the test wants the host to be; read `events` for what the code asked of it."""
+
+    roots: list[Path]
+    checkpoint_files: list[Path] = field(default_factory=list)
+    model: Loaded | None = None
+    selected: str | None = None
+    name: str = "Fake WebUI"
+    features: frozenset[str] = ALL_FEATURES
+    remote: bool = False
+    working_on: str | None = None
+    """Set it to be busy."""
+    where: str = "cpu"
+    listed: list[LoraFile] | None = None
+    """The host's list; None: read from the folders at each question. `refresh` reads it again."""
+    picture: Callable[[Mapping[str, Any]], Any] | None = None
+    events: list[tuple[Any, ...]] = field(default_factory=list)
+    queue_lock: Any = field(default_factory=threading.Lock)
+    """Hold it to play a generation under way."""
+
+    def __post_init__(self) -> None:
+        self._turn = Turn(self.queue_lock)
+        self._stopped = threading.Event()
+
+    @property
+    def holds_lock(self) -> bool:
+        return self._turn.held
+
+    def lora_roots(self) -> list[Path]:
+        return list(self.roots)
+
+    def loras(self) -> list[LoraFile]:
+        return list(self.listed) if self.listed is not None else self._scan()
+
+    def _scan(self) -> list[LoraFile]:
+        found: dict[str, LoraFile] = {}
+        for root in self.roots:
+            for path in sorted(root.rglob("*")):
+                if path.suffix in ENDINGS:
+                    preview = path.with_suffix(".png")
+                    found[path.stem] = LoraFile(path.stem, path, None, preview if preview.exists() else None)
+        return sorted(found.values(), key=lambda lora: lora.name)
+
+    def resolve(self, name: str) -> LoraFile:
+        for lora in self.loras():
+            if name in (lora.name, lora.alias):
+                return lora
+        raise FileError(f"{name}: no LoRA of this name is in the list of {self.name}.")
+
+    def checkpoints(self) -> list[CheckpointFile]:
+        return [CheckpointFile(path.name, path) for path in self.checkpoint_files]
+
+    def loaded(self) -> Loaded | None:
+        return self.model
+
+    def pending(self) -> str | None:
+        return self.selected
+
+    def lock(self) -> AbstractContextManager[None]:
+        self.events.append(("lock",))
+        return self._turn.shared()
+
+    def busy(self) -> str | None:
+        return self.working_on
+
+    def device(self) -> str:
+        return self.where
+
+    def make_room(self, bytes: int) -> None:
+        self.events.append(("make_room", bytes))
+
+    def tidy(self) -> None:
+        self.events.append(("tidy",))
+
+    def refresh(self) -> None:
+        self.events.append(("refresh",))
+        if self.listed is not None:
+            self.listed = self._scan()
+
+    def forget(self, path: Path) -> None:
+        self.events.append(("forget", path))
+
+    def is_remote(self) -> bool:
+        return self.remote
+
+    def trash_root(self) -> Path:
+        return self.roots[0] / ".resize_lora_trash"
+
+    def begin_job(self, title: str) -> None:
+        self.events.append(("begin_job", title))
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self.events.append(("progress", done, total, text))
+
+    def end_job(self) -> None:
+        self.events.append(("end_job",))
+
+    def generate(self, request: Mapping[str, Any]) -> Any:
+        self.events.append(("generate", dict(request)))
+        self._stopped.clear()
+        with self._turn.alone():
+            image = (self.picture or plain_picture)(request)
+        if self._stopped.is_set():
+            raise Cancelled("The picture was stopped.")
+        return image
+
+    def stop_generating(self) -> None:
+        self.events.append(("stop_generating",))
+        self._stopped.set()
+
+
+def plain_picture(request: Mapping[str, Any]) -> Any:
+    """One colour for one prompt and seed."""
+    import zlib
+
+    from PIL import Image
+
+    number = zlib.crc32(f"{request['prompt']} {request.get('seed')}".encode())
+    return Image.new("RGB", (32, 32), (number & 255, number >> 8 & 255, number >> 16 & 255))

@@ -1,0 +1,528 @@
+"""What we ask of WebUIs, and the traps on the way."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from standins import (
+    FakeInitialModel,
+    WebUI,
+    a1111_merge,
+    a1111_model,
+    add_backend,
+    forge_merge,
+    forge_model,
+    forge_parts,
+    module,
+)
+
+from lib_resize.errors import Cancelled, FileError, HostError, UsageError
+from lib_resize.hosts.a1111 import A1111Host
+from lib_resize.hosts.detect import detect
+from lib_resize.hosts.forge import ForgeHost
+from lib_resize.hosts.host import CARDS
+from lib_resize.hosts.reforge import ReforgeHost
+from lib_resize.hosts.scan import TRASH
+from lib_resize.hosts.standalone import StandaloneHost
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def webui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WebUI:
+    folder = tmp_path / "Lora"
+    folder.mkdir()
+    return WebUI(folder, SimpleNamespace()).install(monkeypatch)
+
+
+@pytest.fixture
+def forge(webui: WebUI, monkeypatch: pytest.MonkeyPatch) -> ForgeHost:
+    add_backend(webui)
+    webui.install(monkeypatch)
+    return ForgeHost()
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+# Which host -------------------------------------------------------------------------------------------------
+
+
+def test_without_a_webui_none_is_found() -> None:
+    assert detect() is None
+
+
+def test_hosts_are_told_apart_by_where_they_keep_their_model(webui: WebUI, monkeypatch: Any) -> None:
+    assert type(detect()) is A1111Host
+    library = module("ldm_patched", __path__=[])
+    monkeypatch.setitem(sys.modules, "ldm_patched", library)
+    monkeypatch.setitem(sys.modules, "ldm_patched.modules", module("ldm_patched.modules"))
+    assert type(detect()) is ReforgeHost
+    add_backend(webui)
+    webui.install(monkeypatch)
+    assert type(detect()) is ForgeHost
+
+
+def test_forge_neo_says_its_name(webui: WebUI, monkeypatch: Any) -> None:
+    add_backend(webui)
+    webui.install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "modules_forge.forge_version", module("x", version="neo"))
+    assert ForgeHost().name == "Forge Neo"
+
+
+# LoRAs ------------------------------------------------------------------------------------------------------
+
+
+def test_the_hosts_list_is_the_list(webui: WebUI) -> None:
+    """Two files of one name are one LoRA to the host: the one that it took last."""
+    put(webui.lora_dir / "a" / "dup.safetensors")
+    taken = put(webui.lora_dir / "b" / "dup.safetensors")
+    put(taken.with_suffix(".preview.png"))
+    webui.add_lora("dup", taken, alias="Style")
+    host = A1111Host()
+    (lora,) = host.loras()
+    assert (lora.name, lora.path, lora.alias, lora.preview) == (
+        "dup",
+        taken,
+        "Style",
+        taken.with_suffix(".preview.png"),
+    )
+    assert host.resolve("dup") == host.resolve("Style") == lora
+
+
+@pytest.mark.parametrize("name", ["../dup", "b/dup", "dup.safetensors", "", "/etc/passwd"])
+def test_a_path_is_no_name(webui: WebUI, name: str) -> None:
+    webui.add_lora("dup", put(webui.lora_dir / "b" / "dup.safetensors"))
+    with pytest.raises(FileError, match="no LoRA of this name"):
+        A1111Host().resolve(name)
+
+
+def test_an_alias_of_two_is_nobodys(webui: WebUI) -> None:
+    for name in ("one", "two"):
+        webui.add_lora(name, put(webui.lora_dir / f"{name}.safetensors"), alias="Style")
+    with pytest.raises(FileError):
+        A1111Host().resolve("Style")
+
+
+@pytest.mark.parametrize("name", ['rz it\'s & "q" [v1]', "猫 ねこ", "a, b; c"])
+def test_names_of_all_kinds_work(webui: WebUI, name: str) -> None:
+    path = put(webui.lora_dir / "x.safetensors")
+    webui.add_lora(name, path)
+    assert A1111Host().resolve(name).path == path
+
+
+def test_without_the_lora_extension_the_folders_are_read_and_there_are_no_cards(webui: WebUI, monkeypatch: Any) -> None:
+    monkeypatch.delitem(sys.modules, "networks")
+    put(webui.lora_dir / "deep" / "a.safetensors")
+    put(webui.lora_dir / TRASH / "b.safetensors")
+    host = A1111Host()
+    assert [lora.name for lora in host.loras()] == ["a"]
+    assert CARDS not in host.features
+    host.refresh()
+
+
+def test_a1111_has_a_second_folder_that_forge_does_not_scan(webui: WebUI, forge: ForgeHost, tmp_path: Path) -> None:
+    (tmp_path / "LyCORIS").mkdir()
+    webui.cmd_opts.lyco_dir_backcompat = str(tmp_path / "LyCORIS")
+    assert A1111Host().lora_roots() == [webui.lora_dir, tmp_path / "LyCORIS"]
+    assert ReforgeHost().lora_roots() == [webui.lora_dir, tmp_path / "LyCORIS"]
+    assert forge.lora_roots() == [webui.lora_dir]
+
+
+def test_neos_several_roots_are_honoured_by_real_paths_and_once(webui: WebUI, forge: ForgeHost, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "second")
+    webui.cmd_opts.lora_dirs = [str(webui.lora_dir), str(tmp_path / "link"), str(tmp_path / "gone")]
+    assert forge.lora_roots() == [webui.lora_dir, tmp_path / "second"]
+    assert forge.trash_root().parent == webui.lora_dir
+
+
+def test_refreshing_asks_the_host(webui: WebUI) -> None:
+    A1111Host().refresh()
+    assert webui.calls == ["listed"]
+
+
+@pytest.mark.parametrize("option", ["share", "listen", "ngrok", "server_name", "hide_ui_dir_config"])
+def test_other_people_may_sit_in_front(webui: WebUI, option: str) -> None:
+    assert not A1111Host().is_remote()
+    setattr(webui.cmd_opts, option, "127.0.0.1")
+    assert A1111Host().is_remote()
+
+
+# The model --------------------------------------------------------------------------------------------------
+
+
+def test_asking_for_the_model_never_loads_one(webui: WebUI) -> None:
+    webui.load(None)
+    assert A1111Host().loaded() is None
+    with pytest.raises(AssertionError, match="loads a model"):
+        _ = sys.modules["modules.shared"].sd_model
+
+
+def test_a_model_without_torch_weights_is_none(webui: WebUI) -> None:
+    """Forks that run ONNX."""
+    webui.load(SimpleNamespace(sd_checkpoint_info=SimpleNamespace(filename="x", title="x")))
+    assert A1111Host().loaded() is None
+
+
+def test_forge_before_the_first_picture_and_after_a_failure_has_none(webui: WebUI, forge: ForgeHost) -> None:
+    for nothing in (FakeInitialModel(), None):
+        webui.load(nothing)
+        assert forge.loaded() is None
+        assert forge.pending() is None
+
+
+def test_what_is_selected_is_pending_until_it_is_loaded(webui: WebUI, forge: ForgeHost, checkpoint: Path) -> None:
+    info = SimpleNamespace(title="small", filename=str(checkpoint))
+    webui.data.forge_loading_parameters = {"checkpoint_info": info}
+    assert forge.pending() == "small"
+    webui.load(forge_model(checkpoint))
+    assert forge.pending() is None
+
+
+def test_no_reference_keeps_a_model_alive(webui: WebUI, forge: ForgeHost, checkpoint: Path) -> None:
+    """Forge looks at reference counts to throw abandoned models away."""
+    for make, host in ((a1111_model, A1111Host()), (forge_model, forge)):
+        model = webui.load(make(checkpoint))
+        loaded = host.loaded()
+        assert loaded.weight("model.diffusion_model.input_blocks.4.1.proj_in.weight") is not None
+        root = getattr(model, "forge_objects", None)
+        watched = weakref.ref(root.unet.model if root else model.model.diffusion_model)
+        webui.load(None)
+        del model, root
+        gc.collect()
+        assert watched() is None
+        assert loaded.weight("model.diffusion_model.input_blocks.4.1.proj_in.weight") is None
+        assert loaded.shapes() == {}
+
+
+def test_a_backup_that_stays_after_the_lora_is_gone_is_still_right(webui: WebUI, checkpoint: Path) -> None:
+    model = webui.load(a1111_model(checkpoint))
+    loaded, key = A1111Host().loaded(), "model.diffusion_model.input_blocks.4.1.proj_in.weight"
+    before = loaded.weight(key)
+    a1111_merge(model)
+    assert loaded.weight(key).equal(before)
+    a1111_merge(model, amount=-0.5)
+    assert loaded.weight(key).equal(before)
+
+
+# Lock and progress ------------------------------------------------------------------------------------------
+
+
+def test_a_generation_waits_for_us_and_we_for_it(webui: WebUI) -> None:
+    host = A1111Host()
+    with host.lock(), host.lock():
+        assert webui.lock._lock.locked()
+        assert host.busy() is None, "it is ours"
+    assert not webui.lock._lock.locked()
+    with webui.lock:
+        assert host.busy() == "the WebUI is making a picture or loading a model"
+
+
+def test_the_hosts_progress_is_left_alone_while_it_works(webui: WebUI) -> None:
+    """Beginning a job clears the interruption and the numbers of whoever is at work."""
+    host = A1111Host()
+    with webui.lock:
+        webui.state.begin("task(user)")
+        webui.state.interrupt()
+        host.begin_job("ours")
+        host.progress(1, 2, "layer")
+        host.end_job()
+        assert (webui.state.job, webui.state.interrupted, webui.state.textinfo) == ("task(user)", True, None)
+
+
+def test_a_generation_that_begins_meanwhile_takes_the_progress_over(webui: WebUI) -> None:
+    host = A1111Host()
+    host.begin_job("ours")
+    host.progress(1, 2, "first\nsecond")
+    assert webui.state.textinfo == "ours: first second", "a text of two lines is not shown"
+    webui.state.begin("task(user)")
+    host.progress(2, 2, "more")
+    host.end_job()
+    assert (webui.state.job, webui.state.job_count, webui.state.ended) == ("task(user)", -1, 0)
+
+
+# Pictures ---------------------------------------------------------------------------------------------------
+
+REQUEST = {"prompt": "a cat <lora:style:1>", "seed": 1, "steps": 2, "loras": ["style"]}
+
+
+def with_style(webui: WebUI) -> None:
+    webui.on_draw = lambda made: sys.modules["networks"].loaded_networks.append(SimpleNamespace(name="style"))
+
+
+@pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
+def test_a_picture_is_made_under_the_lock_saved_nowhere_and_all_is_set_back(
+    kind: Any, webui: WebUI, monkeypatch: Any
+) -> None:
+    add_backend(webui)
+    webui.install(monkeypatch)
+    with_style(webui)
+    got = in_thread(lambda: kind().generate(REQUEST))
+    assert got == "picture"
+    (made,) = webui.draws
+    assert made.closed
+    assert made.scripts is None
+    assert made.settings["do_not_save_samples"]
+    assert made.settings["do_not_save_grid"]
+    assert (webui.state.job, webui.state.ended) == ("", 1)
+    assert not webui.lock._lock.locked()
+
+
+@pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
+def test_a_lora_that_was_not_applied_is_said(kind: Any, webui: WebUI, monkeypatch: Any) -> None:
+    """The host makes the picture without it and says so in comments only, or nowhere."""
+    add_backend(webui)
+    webui.install(monkeypatch)
+    with pytest.raises(FileError, match="style: the WebUI did not apply this LoRA"):
+        in_thread(lambda: kind().generate(REQUEST))
+
+
+@pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
+def test_whatever_a_host_raises_is_told_and_the_lock_is_let_go(kind: Any, webui: WebUI, monkeypatch: Any) -> None:
+    add_backend(webui)
+    webui.install(monkeypatch)
+
+    class NansException(Exception):  # noqa: N818 - the host's own name
+        pass
+
+    def fail(made: Any) -> None:
+        raise NansException("A tensor with NaNs was produced")
+
+    webui.on_draw = fail
+    with pytest.raises(HostError, match="NansException: A tensor with NaNs"):
+        in_thread(lambda: kind().generate(REQUEST))
+    assert (webui.state.job, webui.lock._lock.locked()) == ("", False)
+
+
+def test_forge_asked_from_its_main_thread_does_not_wait_for_itself(webui: WebUI, forge: ForgeHost) -> None:
+    with_style(webui)
+    assert forge.generate(REQUEST) == "picture"
+
+
+def test_stopping_ends_our_picture(webui: WebUI) -> None:
+    host = A1111Host()
+    webui.on_draw = lambda made: host.stop_generating()
+    with pytest.raises(Cancelled):
+        host.generate(REQUEST)
+    assert webui.state.interrupted
+
+
+def test_stopping_while_we_wait_does_not_stop_the_persons_picture(webui: WebUI) -> None:
+    host = A1111Host()
+    caught: list[BaseException] = []
+    webui.lock.acquire()
+    webui.state.begin("task(user)")
+
+    def ask() -> None:
+        try:
+            host.generate(REQUEST)
+        except Cancelled as error:
+            caught.append(error)
+
+    worker = threading.Thread(target=ask)
+    worker.start()
+    threading.Event().wait(0.1)
+    host.stop_generating()
+    assert not webui.state.interrupted
+    webui.lock.release()
+    worker.join(10)
+    assert len(caught) == 1
+    assert webui.draws == []
+
+
+@pytest.mark.parametrize(
+    "request_", [{"prompt": "x", "outpath_samples": "/"}, {"prompt": 1}, {}, {"prompt": "x", "sd_model": 1}]
+)
+def test_only_settings_of_a_picture_are_taken(webui: WebUI, request_: Any) -> None:
+    with pytest.raises(UsageError):
+        A1111Host().generate(request_)
+    assert webui.draws == []
+
+
+def in_thread(work: Any) -> Any:
+    """As the panel's worker calls."""
+    found: list[Any] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            found.append(work())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    if failed:
+        raise failed[0]
+    return found[0]
+
+
+# A LoRA under an old name -----------------------------------------------------------------------------------
+
+
+def test_a1111_forgets_a_replaced_lora_in_all_three_places(webui: WebUI, checkpoint: Path) -> None:
+    model = webui.load(a1111_model(checkpoint))
+    a1111_merge(model)
+    networks = webui.modules["networks"]
+    networks.loaded_networks.append("old")
+    networks.networks_in_memory = {"style": "old", "other": "kept"}
+    A1111Host().forget(webui.lora_dir / "style.safetensors")
+    assert networks.loaded_networks == []
+    assert networks.networks_in_memory == {"other": "kept"}
+    assert {one.network_current_names for one in model.network_layer_mapping.values()} == {(("stale",),)}
+    processing = webui.modules["modules.processing"]
+    assert processing.StableDiffusionProcessing.cached_c == [None, None]
+    assert processing.StableDiffusionProcessing.cached_uc == [None, None]
+    assert webui.calls == ["listed"]
+    assert not webui.lock._lock.locked()
+
+
+def test_forge_forgets_a_replaced_lora_in_all_three_places(webui: WebUI, forge: ForgeHost, checkpoint: Path) -> None:
+    model = webui.load(forge_model(checkpoint))
+    forge_merge(model)
+    cleared: list[int] = []
+    webui.modules["networks"].load_lora_state_dict = SimpleNamespace(cache_clear=lambda: cleared.append(1))
+    forge.forget(webui.lora_dir / "style.safetensors")
+    assert cleared == [1]
+    assert model.current_lora_hash == "changed"
+    assert [part.lora_loader.loaded_hash for part, _ in forge_parts(model)] == ["changed", "changed"]
+
+
+def test_neo_without_that_cache_forgets_too(webui: WebUI, forge: ForgeHost, checkpoint: Path) -> None:
+    model = webui.load(forge_model(checkpoint, loaders=False))
+    webui.modules["networks"].load_lora_state_dict = object()
+    forge.forget(webui.lora_dir / "style.safetensors")
+    assert model.current_lora_hash == "changed"
+
+
+# Cards and doors --------------------------------------------------------------------------------------------
+
+
+def test_the_card_button_is_put_once_on_each_new_lora_page_and_on_no_other(webui: WebUI) -> None:
+    pages = [SimpleNamespace(name=name, btn_edit_item_tpl="<x {tabname}>") for name in ("lora", "checkpoints")]
+    webui.modules["modules.ui_extra_networks"].extra_pages = pages
+    host = A1111Host()
+    assert host.add_card_button()
+    assert host.add_card_button()
+    made = pages[0].btn_edit_item_tpl.format(tabname="txt2img")
+    assert made.count("resizeLoraFromCard(event, 'txt2img')") == 1
+    assert pages[1].btn_edit_item_tpl == "<x {tabname}>"
+
+
+def load_as_hosts_do(path: Path) -> Any:
+    """Not in `sys.modules`, and named with its ending."""
+    spec = importlib.util.spec_from_file_location(path.name, path)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_preload_adds_our_arguments_and_imports_nothing_of_the_host() -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    load_as_hosts_do(ROOT / "preload.py").preload(parser)
+    options = parser.parse_args([])
+    assert vars(options) == {"resize_lora_cpu": False, "resize_lora_api": False}
+
+
+def test_install_installs_nothing(capsys: Any) -> None:
+    code = (ROOT / "install.py").read_text("utf-8")
+    assert "pip" not in code
+    assert "subprocess" not in code
+    load_as_hosts_do(ROOT / "install.py")
+    assert capsys.readouterr().out == ""
+
+
+def test_the_cpu_can_be_asked_for(webui: WebUI, monkeypatch: Any) -> None:
+    add_backend(webui, "cuda:0")
+    webui.install(monkeypatch)
+    assert ForgeHost().device() == A1111Host().device() == "cuda:0"
+    webui.cmd_opts.resize_lora_cpu = True
+    assert ForgeHost().device() == A1111Host().device() == "cpu"
+
+
+DOOR = """
+import importlib.util, sys, types
+sys.path[:0] = [{tests!r}, {root!r}]
+from pathlib import Path
+from standins import WebUI, module
+import pytest
+webui = WebUI(Path({folder!r}))
+asked = []
+webui.modules["modules.script_callbacks"] = module("modules.script_callbacks", **{{
+    name: (lambda name: lambda callback, **_: asked.append((name, callback)))(name)
+    for name in ("on_ui_tabs", "on_app_started", "on_script_unloaded", "on_ui_settings")}})
+webui.modules["modules"].script_callbacks = webui.modules["modules.script_callbacks"]
+sys.modules.update(webui.modules)
+sys.modules["gradio"] = module("gradio")
+sys.path.remove({root!r})
+for name in [name for name in sys.modules if name.startswith("lib_resize")]:
+    del sys.modules[name]
+
+def run():
+    sys.path.insert(0, {root!r})
+    spec = importlib.util.spec_from_file_location("resize_lora.py", {root!r} + "/scripts/resize_lora.py")
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    sys.path.remove({root!r})
+
+run()
+first = sys.modules["lib_resize.panel.service"]
+import lib_resize.hosts.live, lib_resize.hosts.forge  # lazily, after the path is gone
+assert "on_ui_tabs" in dict(asked) and "on_app_started" in dict(asked)
+dict(asked)["on_app_started"](None, None)
+dict(asked)["on_script_unloaded"]()
+run()
+assert sys.modules["lib_resize.panel.service"] is not first, "stale modules after a reload"
+"""
+
+
+def test_the_script_needs_its_folder_on_the_path_only_while_it_is_loaded_and_can_be_reloaded(tmp_path: Path) -> None:
+    places = {"tests": str(Path(__file__).parent), "folder": str(tmp_path), "root": str(ROOT)}
+    code = "import sys; sys.path[:] = [p for p in sys.path if p]\n" + DOOR.format(**places)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# Standalone -------------------------------------------------------------------------------------------------
+
+
+def test_standalone_names_are_unique_and_resolve_to_their_files(tmp_path: Path) -> None:
+    paths = [put(tmp_path / name) for name in ("a.safetensors", "x/b.safetensors", "y/b.safetensors")]
+    put(tmp_path / "a.png")
+    host = StandaloneHost([tmp_path])
+    assert [lora.name for lora in host.loras()] == ["a", "x/b", "y/b"]
+    assert [host.resolve(name).path for name in ("a", "x/b", "y/b")] == paths
+    assert host.resolve("a").preview == tmp_path / "a.png"
+    with pytest.raises(FileError):
+        host.resolve("../a")
+
+
+def test_standalone_refuses_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="--lora-dir"):
+        StandaloneHost([tmp_path / "gone"])
+    with pytest.raises(FileError, match="--checkpoint"):
+        StandaloneHost([tmp_path], [tmp_path / "gone.safetensors"])
+    with pytest.raises(HostError, match="inside of a WebUI"):
+        StandaloneHost([tmp_path]).generate({"prompt": "x"})
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    put(tmp_path / "deep" / "a.safetensors")
+    (tmp_path / "deep" / "again").symlink_to(tmp_path)
+    assert len(StandaloneHost([tmp_path]).loras()) == 1

@@ -1,0 +1,45 @@
+"""The panel's tests share a folder of small LoRAs, which each test gets as a copy of its own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from panelhost import Browser, fake_host
+
+from lib_resize.panel.service import Service
+from lib_resize.synthetic import LoraOptions, write_lora
+
+
+@pytest.fixture(scope="session")
+def pantry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pantry")
+    write_lora(folder / "pastry.safetensors", LoraOptions(rank=8, text_encoders=False, seed=1))
+    write_lora(folder / "ink.safetensors", LoraOptions(rank=4, text_encoders=False, seed=2, dtype="F32"))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path, pantry: Path) -> Path:
+    """The host's LoRA folder."""
+    return Path(shutil.copytree(pantry, tmp_path / "models" / "Lora"))
+
+
+@pytest.fixture
+def host(root: Path):
+    return fake_host(root)
+
+
+@pytest.fixture
+def browser(host, tmp_path: Path) -> Iterator[Browser]:
+    service = Service(host, tmp_path / "cache" / "library.json")
+    yield Browser(service)
+    service.close()
+    service.queue.join()
+    service.library.join()

@@ -1,0 +1,196 @@
+"""The list: headers only, read once, and again only where a file changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from panelhost import Browser, fake_host
+from safetensors.numpy import save_file
+
+from lib_resize.panel import library
+from lib_resize.panel.library import Facts, load_cache, read_facts, save_cache
+from lib_resize.panel.service import Service
+
+STEM = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+
+
+def tiny(path: Path, rank: int = 2, metadata: dict[str, str] | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    factors = {"lora_up": np.ones((8, rank), np.float16), "lora_down": np.ones((rank, 8), np.float16)}
+    save_file({f"{STEM}.{part}.weight": array for part, array in factors.items()}, path, metadata)
+    return path
+
+
+def test_two_thousand_files_are_listed_in_two_seconds_and_then_at_once(tmp_path: Path) -> None:
+    root = tmp_path / "Lora"
+    first = tiny(root / "0000.safetensors").read_bytes()
+    for number in range(1, 2000):
+        folder = root / f"folder {number % 20}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number:04}.safetensors").write_bytes(first)
+    host = fake_host(root)
+    host.listed = host.loras()
+    browser = Browser(Service(host, tmp_path / "cache.json"))
+    began = time.process_time()  # of this process: wall time would measure its neighbours
+    files = browser.listed()
+    assert time.process_time() - began < 2.0
+    assert len(files) == 2000
+    assert {file["family"] for file in files.values()} == {"SDXL"}
+    began = time.process_time()
+    browser.ask("library")
+    assert time.process_time() - began < 0.5
+
+
+def test_a_file_is_read_again_only_where_size_or_time_changed(
+    browser: Browser, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert browser.listed()["pastry"]["rank"] == 8
+    read = []
+    monkeypatch.setattr(library, "read_facts", lambda path: read.append(path.name) or read_facts(path))
+    browser.listed()
+    assert read == []
+    tiny(root / "pastry.safetensors", rank=3)
+    assert browser.listed()["pastry"]["rank"] == 3
+    assert read == ["pastry.safetensors"]
+
+
+def test_facts_and_predictions_outlive_the_program(
+    browser: Browser, host, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser.listed()
+    presets = browser.analysed("pastry")["files"][0]["presets"]
+    again = Browser(Service(host, tmp_path / "cache" / "library.json"))
+    monkeypatch.setattr(library, "read_facts", lambda path: pytest.fail(f"{path} was read again"))
+    file = again.listed()["pastry"]
+    assert file["predicted"] == {name: presets[name]["bytes"] for name in ("high", "medium", "low")}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[]",
+        "{",
+        '{"version": 1}',
+        '{"version": 1, "files": []}',
+        '{"version": 99, "files": {}}',
+        "\x00\x01",
+        "null",
+    ],
+)
+def test_a_damaged_cache_counts_as_none(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "library.json"
+    path.write_text(damage)
+    assert load_cache(path) == {}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"stamp": [1], "facts": {}, "predicted": None},
+        {"stamp": [1, "2"], "facts": {}, "predicted": None},
+        {"stamp": [1, 2], "facts": {"rank": "8"}, "predicted": None},
+        {"stamp": [1, 2], "facts": {"strange": 8}, "predicted": None},
+        {"stamp": [1, 2], "facts": {}, "predicted": {"high": "many"}},
+    ],
+)
+def test_a_damaged_entry_is_left_out_and_the_rest_stays(tmp_path: Path, row: dict) -> None:
+    path = tmp_path / "library.json"
+    good = ((5, 6), Facts(family="SDXL", rank=4), {"high": 7, "low": None})
+    save_cache(path, {"/good": good})
+    document = json.loads(path.read_text())
+    document["files"]["/bad"] = row
+    path.write_text(json.dumps(document))
+    assert load_cache(path) == {"/good": good}
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(host, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert Browser(Service(host, blocked / "library.json")).listed()["pastry"]["problem"] is None
+
+
+def test_a_page_that_asks_since_a_revision_gets_what_changed(browser: Browser, root: Path) -> None:
+    browser.listed()
+    before = browser.ask("library")["revision"]
+    assert browser.ask("library", since=before)["files"] == []
+    tiny(root / "new one.safetensors")
+    (root / "ink.safetensors").unlink()
+    answer = browser.until(lambda: (one := browser.ask("library", since=before))["complete"] and one)
+    assert [file["name"] for file in answer["files"]] == ["new one"]
+    assert answer["gone"] == ["ink"]
+    assert answer["revision"] > before
+
+
+def damaged_files(folder: Path) -> dict[str, str]:
+    (folder / "empty.safetensors").write_bytes(b"")
+    (folder / "cut.safetensors").write_bytes(tiny(folder / "whole.safetensors").read_bytes()[:-8])
+    (folder / "page.safetensors").write_text("<!DOCTYPE html><p>Please log in")
+    (folder / "pickle.pt").write_bytes(b"PK\x03\x04 and so on, a pickle in a zip")
+    (folder / "noise.safetensors").write_bytes(os.urandom(5000))
+    (folder / "dangling.safetensors").symlink_to(folder / "nowhere")
+    save_file({"a.lokr_w1": np.ones((2, 2), np.float32)}, folder / "lokr.safetensors")
+    save_file({"model.diffusion_model.out.2.weight": np.ones((2, 2), np.float32)}, folder / "base.safetensors")
+    save_file({f"{STEM}.lora_up.weight": np.ones((2, 2), np.float32)}, folder / "half.safetensors")
+    save_file({"x": np.ones(2, np.float32)}, folder / "nothing.safetensors")
+    return {
+        "empty": "empty",
+        "cut": "cut off",
+        "page": "web page",
+        "pickle": "pickle",
+        "noise": "",
+        "lokr": "LoKr (1 layers)",
+        "base": "base model",
+        "half": "only one of up and down",
+        "nothing": "nothing to resize",
+        "dangling": "cannot be read",
+    }
+
+
+def test_every_damaged_file_is_listed_with_its_problem_and_without_its_path(browser: Browser, root: Path) -> None:
+    expected = damaged_files(root)
+    files = browser.listed()
+    for name, part in expected.items():
+        assert files[name]["problem"], name
+        assert part in files[name]["problem"], name
+        assert str(root) not in json.dumps(files[name]), name
+    assert files["pastry"]["problem"] is None
+    assert files["lokr"]["kind"] == "LoKr"
+
+
+def test_fits_follows_the_family_of_the_reference(root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    host = fake_host(root, checkpoint_files=[checkpoint])
+    browser = Browser(Service(host, tmp_path / "cache.json"))
+    assert browser.listed()["pastry"]["fits"] is None
+    revision = browser.ask("library")["revision"]
+    host.selected = checkpoint.name
+    changed = browser.ask("library", since=revision)["files"]
+    assert {file["name"]: file["fits"] for file in changed} == {"pastry": True, "ink": True}
+
+
+def test_folders_are_told_below_their_root_and_roots_by_name(tmp_path: Path) -> None:
+    one, other = tmp_path / "a" / "Lora", tmp_path / "b" / "Lora"
+    tiny(one / "x.safetensors")
+    tiny(one / "styles" / "ink" / "y.safetensors")
+    tiny(other / "z.safetensors")
+    single = Browser(Service(fake_host(one), tmp_path / "1.json")).listed()
+    assert {name: file["folder"] for name, file in single.items()} == {"x": "", "y": "styles/ink"}
+    both = Browser(Service(fake_host(one, other), tmp_path / "2.json"))
+    assert {name: file["folder"] for name, file in both.listed().items()} == {
+        "x": "a/Lora",
+        "y": "a/Lora/styles/ink",
+        "z": "b/Lora",
+    }
+    assert both.ask("library")["roots"] == ["a/Lora", "b/Lora"]
+
+
+def test_a_file_of_ours_tells_its_original(browser: Browser) -> None:
+    made = browser.resized("pastry")
+    file = browser.listed()[made["output"]]
+    assert file["ours"] == {"source": "pastry", "recipe": made["recipe"], "there": True}

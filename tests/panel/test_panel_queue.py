@@ -1,0 +1,163 @@
+"""One thread, jobs in order, each of which can be stopped; the host's picture comes first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from panelhost import fake_host
+
+from lib_resize.errors import FileError
+from lib_resize.panel.queue import Queue, Work
+
+
+@pytest.fixture
+def queue(host):
+    made = Queue(host)
+    yield made
+    made.close()
+    made.join()
+
+
+def work(run, title: str = "job", **more) -> Work:
+    return Work("resize", title, run, **more)
+
+
+def job(queue: Queue, id: str) -> dict:
+    return next(one for one in queue.status()["queue"] if one["id"] == id)
+
+
+def wait(queue: Queue, id: str, *states: str) -> dict:
+    states = states or ("done", "failed", "cancelled")
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if job(queue, id)["state"] in states:
+            return job(queue, id)
+        time.sleep(0.002)
+    raise AssertionError(job(queue, id))
+
+
+def endless(handle):
+    handle.start("analyse", 10**6)
+    while True:
+        handle.step()
+        time.sleep(0.001)
+
+
+def test_jobs_run_in_order_in_one_thread(queue: Queue) -> None:
+    ran = []
+    ids = [queue.add(work(lambda handle, n=n: ran.append((n, threading.get_ident())))) for n in range(20)]
+    wait(queue, ids[-1])
+    assert [number for number, _ in ran] == list(range(20))
+    assert len({thread for _, thread in ran}) == 1
+
+
+def test_a_job_that_is_put_first_goes_before_all_that_wait(queue: Queue) -> None:
+    ran, gate = [], threading.Event()
+    queue.add(work(lambda handle: gate.wait(5)))
+    later = queue.add(work(lambda handle: ran.append("later")))
+    queue.add(work(lambda handle: ran.append("first")), first=True)
+    gate.set()
+    wait(queue, later)
+    assert ran == ["first", "later"]
+
+
+@pytest.mark.parametrize("error", [FileError("x: broken"), ValueError("ours"), MemoryError(), OSError(28, "No space")])
+def test_a_job_that_fails_does_not_stop_the_next(queue: Queue, error: Exception) -> None:
+    def fails(handle):
+        raise error
+
+    first, second = queue.add(work(fails)), queue.add(work(lambda handle: 5))
+    assert wait(queue, second)["result"] == 5
+    failed = job(queue, first)
+    assert failed["state"] == "failed"
+    assert failed["error"]["message"]
+
+
+def test_cancel_takes_back_what_waits_and_stops_what_runs(queue: Queue) -> None:
+    running, waiting = queue.add(work(endless)), queue.add(work(lambda handle: pytest.fail("it was cancelled")))
+    wait(queue, running, "running")
+    assert queue.cancel([waiting, running, "j99"]) == [waiting, running]
+    assert wait(queue, running)["state"] == "cancelled"
+    assert job(queue, waiting)["state"] == "cancelled"
+    assert queue.cancel([running]) == []
+    assert queue.add(work(lambda handle: None))
+    assert queue.status()["active"] <= 1
+
+
+def test_a_job_waits_while_the_host_makes_a_picture_and_says_so(host, queue: Queue) -> None:
+    host.working_on = "txt2img"
+    id = queue.add(work(lambda handle: "ran"))
+    assert wait(queue, id, "waits")["stage"] == "waits for the picture"
+    assert not any(event[0] == "begin_job" for event in host.events)
+    host.working_on = None
+    assert wait(queue, id)["result"] == "ran"
+
+
+def test_a_job_that_waits_for_a_picture_can_be_cancelled_and_the_picture_goes_on(host, queue: Queue) -> None:
+    host.working_on = "txt2img"
+    id = queue.add(work(lambda handle: pytest.fail("it was cancelled")))
+    wait(queue, id, "waits")
+    queue.cancel([id])
+    assert wait(queue, id)["state"] == "cancelled"
+    assert host.working_on == "txt2img"
+    assert not any(event[0] in ("stop_generating", "begin_job", "end_job") for event in host.events)
+
+
+def test_the_host_is_told_of_begin_and_end_however_the_job_ends(host, queue: Queue) -> None:
+    ids = [queue.add(work(lambda handle: 1, "good")), queue.add(work(lambda handle: 1 / 0, "bad"))]
+    wait(queue, ids[-1])
+    names = [event[0] for event in host.events]
+    assert names.count("begin_job") == names.count("end_job") == names.count("tidy") == 2
+
+
+def test_a_host_whose_progress_fails_does_not_stop_a_job(host, queue: Queue) -> None:
+    for name in ("begin_job", "progress", "end_job", "tidy", "busy"):
+        setattr(host, name, lambda *arguments: 1 / 0)
+
+    def steps(handle):
+        handle.start("analyse", 3)
+        handle.step(3)
+        return "fine"
+
+    assert wait(queue, queue.add(work(steps)))["result"] == "fine"
+
+
+def test_status_since_a_revision_tells_only_what_changed(queue: Queue) -> None:
+    first = queue.add(work(lambda handle: 1))
+    wait(queue, first)
+    revision = queue.status()["revision"]
+    assert queue.status(revision)["queue"] == []
+    second = queue.add(work(lambda handle: 2))
+    wait(queue, second)
+    assert [one["id"] for one in queue.status(revision)["queue"]] == [second]
+
+
+def test_the_time_left_is_measured_and_falls(queue: Queue) -> None:
+    def slow(handle):
+        handle.portion(0.0, 1.0)
+        handle.start("analyse", 100)
+        for _ in range(100):
+            time.sleep(0.01)
+            handle.step()
+
+    id = queue.add(work(slow))
+    seen = []
+    while (one := job(queue, id))["state"] in ("queued", "running"):
+        if one["seconds_left"] is not None:
+            seen.append(one["seconds_left"])
+        time.sleep(0.05)
+    assert seen[0] < 3.0
+    assert seen[-1] < seen[0]
+
+
+def test_close_ends_the_thread(tmp_path: Path) -> None:
+    queue = Queue(fake_host(tmp_path))
+    id = queue.add(work(endless))
+    wait(queue, id, "running")
+    queue.close()
+    queue.join()
+    assert job(queue, id)["state"] == "cancelled"
+    assert not queue._thread.is_alive()
