@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from . import __version__
+from .adapters.layer import Copied
 from .adapters.write import Draft, NewLayer, Style, draft, factors
 from .analysis import Analysis, Bench
-from .errors import OutputError, ResizeError
+from .errors import LayerError, OutputError, ResizeError
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
-from .linalg.casts import Bits, Double, doubles
+from .linalg.casts import LARGEST, Bits, Double, doubles, round_to, singles
 from .linalg.factor import Pair, Stored
 from .linalg.truncate import discarded, frobenius
 from .plan import LayerPlan, Plan
@@ -172,7 +173,7 @@ class _Maker:
             bytes_before=self.adapter.bytes,
             bytes_after=size,
             retention=share_kept(self.analysis.layers, choice.kept),
-            layers=tuple(_layer_plans(self.analysis, choice)),
+            layers=tuple(_layer_plans(self.analysis, choice, self.recipe.rescale)),
             copied=tuple((key, source.why) for key, source in made.copied.items()),
             dropped=tuple(
                 facts.name for facts, kept in zip(self.analysis.layers, choice.kept, strict=True) if not len(kept)
@@ -223,7 +224,7 @@ def _label(analysis: Analysis) -> str:
     return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
 
 
-def _layer_plans(analysis: Analysis, choice: Choice) -> Iterator[LayerPlan]:
+def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:
     for facts, kept in zip(analysis.layers, choice.kept, strict=True):
         whole, lost = frobenius(facts.s), discarded(facts.s, kept)
         fro = facts.base.fro if facts.base else None
@@ -232,7 +233,7 @@ def _layer_plans(analysis: Analysis, choice: Choice) -> Iterator[LayerPlan]:
             old_rank=len(facts.s),
             new_rank=len(kept),
             error_lora=lost / whole if whole > 0 else 1.0,
-            error_ckpt=lost / fro if fro else None,
+            error_ckpt=lost * rescale / fro if fro else None,
         )
 
 
@@ -241,7 +242,7 @@ def _layer_plans(analysis: Analysis, choice: Choice) -> Iterator[LayerPlan]:
 
 def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
     """The data of every tensor, in the order of the file; layers are computed a little ahead."""
-    adapter, made = job.analysis.adapter, job.draft
+    made = job.draft
     alphas = {new.alpha.name: new.alpha_value for new in made.layers if new.alpha is not None}
     groups = list(_groups(_in_file_order(made)))
     results = zip(
@@ -253,14 +254,25 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
         if spec.name in alphas:
             yield np.array(alphas[spec.name], np.float32)
         elif spec.name in made.copied:
-            source = made.copied[spec.name]
-            yield adapter.files[source.source].bytes(source.key)
+            yield _copy(made.copied[spec.name], job)
         else:
             while spec.name not in ready:
                 group, tensors = next(results)
                 ready.update(tensors)
                 bench.progress.step(len(group))
             yield ready.pop(spec.name)
+
+
+def _copy(copied: Copied, job: Job) -> Chunk:
+    """A tensor as it was, or times what its layer's scale and the recipe do to it."""
+    file = job.analysis.adapter.files[copied.source]
+    gain = 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
+    if gain == 1.0:
+        return file.bytes(copied.key)
+    kind = file.header.entries[copied.key].dtype
+    if kind not in LARGEST:
+        raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
+    return round_to(singles(file.bits(copied.key), kind) * np.float32(gain), kind)
 
 
 def _in_file_order(made: Draft) -> list[NewLayer]:

@@ -30,7 +30,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
     "jobs": frozenset({"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe"}),
     "inspect": frozenset(
-        {"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "progress", "recipe", "report"}
+        {"adapters", "analysis", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe", "report"}
     ),
     "batch": frozenset(
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}

@@ -67,6 +67,9 @@ class Copied:
     stem: str
     source: int = 0
     """Which of the adapter's files holds it."""
+    gain: float | None = None
+    """For what acts times its layer's scale, as the bias of an up does: the scale that readers no longer apply, since
+    it is folded into the new factors. None for tensors that are copied as they are."""
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def read_adapter(file: SafeFile) -> Adapter:
         files=(file,),
         metadata=file.header.metadata,
         layers=layers,
-        copied=tuple(_copied(stems)),
+        copied=tuple(_copied(stems, layers)),
         family=family,
         notes=tuple(sorted(notes)),
         together=groups_together(layers, family),
@@ -166,13 +166,15 @@ def _scale(
 
 
 _TAKEN = frozenset({"up", "down", "alpha", "scale"})
-_WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias difference", "diff_b": "bias difference"}
+_WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}
 
 
-def _copied(stems: Mapping[str, tuple[Kind, Mapping[str, Part]]]) -> Iterable[Copied]:
+def _copied(stems: Mapping[str, tuple[Kind, Mapping[str, Part]]], layers: Iterable[Layer]) -> Iterable[Copied]:
+    scales = {layer.stem: layer.pair.scale for layer in layers}
     for stem, (kind, parts) in stems.items():
         for role, tensor in parts.items():
             if kind.verdict == "copy":
                 yield Copied(tensor.key, kind.name, stem)
             elif role not in _TAKEN:
-                yield Copied(tensor.key, _WHY.get(role, "unknown"), stem)
+                gain = scales[stem] if role == "up_bias" else None
+                yield Copied(tensor.key, _WHY.get(role, "unknown"), stem, gain=gain)

@@ -19,7 +19,6 @@ _STEPS = 160
 _TOLERANCE = 1e-3  # of the residual; the error of the norm itself is of second order in it
 _FIRST_LOOK = 8
 _LOOK_EVERY = 4
-_STRIPE = 1 << 18  # numbers of a weight that stay in cache between their two uses
 
 
 def frobenius_norm(weight: Factor, arrays: Arrays) -> float:
@@ -41,9 +40,9 @@ def spectral_norm(weight: Factor, arrays: Arrays) -> float:
 def largest_singular_value(w: Array, arrays: Arrays) -> float:
     """Largest singular value of w (n, m), float32: the root of the largest eigenvalue of ``w^T w``, by Lanczos.
 
-    Lanczos 1950, with full reorthogonalisation (without it float32 breaks down), from a fixed random start; each
-    step reads the weight once. It stops when the residual of the leading Ritz pair is at most 1e-3 of its value
-    (Saad, Numerical Methods for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
+    Lanczos 1950, with full reorthogonalisation (without it float32 breaks down), from a fixed random start. It stops
+    when the residual of the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical Methods
+    for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
     """
     n, m = w.shape
     steps = min(_STEPS, n + 1, m)
@@ -56,7 +55,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
     diagonal: list[float] = []
     couplings: list[float] = []
     for step in range(steps):
-        y = _gram_times(w, basis[step], 1.0 / scale, arrays)
+        y = (w.T @ ((w @ basis[step]) * (1.0 / scale))) * (1.0 / scale)
         diagonal.append(float(basis[step] @ y))
         y = _orthogonal(_orthogonal(y, basis[: step + 1]), basis[: step + 1])
         coupling = _length(y)
@@ -72,13 +71,6 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
 
 def _length(x: Array) -> float:
     return math.sqrt(float(x @ x))
-
-
-def _gram_times(w: Array, x: Array, gain: float, arrays: Arrays) -> Array:
-    """``gain^2 w^T (w x)``, in stripes of rows that are used twice while they are in cache."""
-    n, m = w.shape
-    step = n if arrays.device != "cpu" else max(8, _STRIPE // m)
-    return gain * sum(w[i : i + step].T @ (gain * (w[i : i + step] @ x)) for i in range(0, n, step))
 
 
 def _orthogonal(x: Array, basis: Array) -> Array:

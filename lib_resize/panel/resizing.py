@@ -30,7 +30,7 @@ from .analyses import (
     reopened,
     warnings_of,
 )
-from .names import NameFacts, filled, folded, new_path, output_folder
+from .names import MIB, NameFacts, filled, folded, new_path, output_folder
 from .options import Options
 from .queue import Handle
 from .references import described
@@ -80,7 +80,7 @@ def _aliases(loras: Sequence[LoraFile]) -> set[str]:
 def planned(analysis: Analysis, recipe: Recipe, options: Options, name: Namer) -> Job:
     """The job under the name that tells its own size. Raises what `jobs.prepare` raises."""
     source = analysis.adapter.paths[0]
-    ending = filled(options.suffix, _guess(analysis))
+    ending = filled(options.suffix, _guess(analysis, recipe))
     for _ in range(_TRIES):
         wished = name(source.stem + ending)
         job = prepare(analysis, recipe, options.style, partial(_always, wished))
@@ -98,8 +98,12 @@ def _always(path: Path, _: str) -> Path:
     return path
 
 
-def _guess(analysis: Analysis) -> NameFacts:
-    return NameFacts(analysis.adapter.bytes // 4, 0.9, 10)
+def _guess(analysis: Analysis, recipe: Recipe) -> NameFacts:
+    """Right in its number of digits, mostly, so that one look is enough."""
+    bytes = (
+        min(recipe.value * MIB, analysis.adapter.bytes) if recipe.selection == "size" else analysis.adapter.bytes / 4
+    )
+    return NameFacts(int(bytes), 0.9, 10)
 
 
 def _name_facts(job: Job) -> NameFacts:

@@ -101,7 +101,11 @@ class StubService:
 
     def reset(self, **settings: Any) -> dict[str, Any]:
         """Begins anew; settings: files ("few", "many", "none"), features, remote, reference, slow, busy."""
-        self.settings = {"files": "few", "features": ["prompt", "cards", "generate", "loaded_model", "xyz"], "slow": 3}
+        self.settings: dict[str, Any] = {
+            "files": "few",
+            "features": ["prompt", "cards", "generate", "loaded_model", "xyz"],
+            "slow": 3,
+        }
         self.settings.update(settings)
         made: dict[str, Callable[[], list[dict[str, Any]]]] = {"few": few, "many": many, "none": list}
         self.files = {one["name"]: one for one in made[self.settings["files"]]()}
@@ -148,7 +152,7 @@ class StubService:
         }  # fmt: skip
 
     def _reference(self) -> dict[str, Any]:
-        return self.settings.get("reference", REFERENCE)
+        return dict(self.settings.get("reference", REFERENCE))
 
     def do_library(self, since: int | None = None, refresh: bool = False) -> dict[str, Any]:
         files = list(self.files.values()) if since is None or since < self.library_revision else []
