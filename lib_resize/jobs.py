@@ -11,6 +11,7 @@ import numpy as np
 
 from . import __version__
 from .adapters.layer import Copied
+from .adapters.registry import ORPHAN
 from .adapters.write import Draft, NewLayer, Style, draft, factors
 from .analysis import Analysis, Bench
 from .errors import LayerError, OutputError, ResizeError
@@ -185,6 +186,9 @@ class _Maker:
 
     def _notes(self, choice: Choice, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
+        orphans = [copied.key for copied in self.adapter.copied if copied.why == ORPHAN.name]
+        if orphans:
+            yield f"{len(orphans)} alpha keys without factors left out ({orphans[0]}): hosts refuse a file with them"
         if self.adapter.family is None:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):

@@ -36,6 +36,8 @@ def _kind(name: str, verdict: Verdict, *any_of: str, all_of: tuple[str, ...] = (
     return Kind(name, frozenset(any_of), verdict, frozenset(all_of))
 
 
+ORPHAN = _kind("alpha without factors", "copy", "alpha", "scale")
+
 KINDS: tuple[Kind, ...] = (
     _kind("T-LoRA", "refuse", "lambda_layer"),
     _kind("LoHa", "refuse", *(f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"))),
@@ -47,13 +49,14 @@ KINDS: tuple[Kind, ...] = (
     _kind("Tucker LoCon", "refuse", "mid"),
     _kind("cloneofsimo LoRA", "refuse", "pti_up", "pti_down"),
     _kind("Control-LoRA", "refuse", "bare_up", "bare_down"),
+    _kind("LoRA of an embedding", "refuse", "embedding_up", "embedding_down"),
     _kind("LoRA", "resize", "up", "down"),
     _kind("weight difference", "copy", "diff", "set_weight", "reshape_weight"),
     _kind("bias difference", "copy", "diff_b", "up_bias"),
     _kind("norm", "copy", "w_norm", "b_norm"),
     _kind("sparse bias", "copy", "bias_indices", "bias_values", "bias_size"),
     _kind("DoRA magnitude without factors", "copy", "magnitude"),
-    _kind("alpha without factors", "copy", "alpha", "scale"),
+    ORPHAN,
     _kind("OFT rescale", "copy", "rescale"),
 )
 

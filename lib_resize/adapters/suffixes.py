@@ -41,6 +41,8 @@ _ROLES: dict[str, str] = {
     ".lora_magnitude_vector.weight": "magnitude",
     ".magnitude": "magnitude",
     ".lora_B.bias": "up_bias",
+    ".lora_embedding_A": "embedding_down",
+    ".lora_embedding_B": "embedding_up",
     ".diff": "diff",
     ".diff_b": "diff_b",
     ".set_weight": "set_weight",

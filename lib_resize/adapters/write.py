@@ -26,6 +26,7 @@ from ..linalg.factor import Spectrum
 from ..linalg.truncate import Kept, truncated
 from ..names.spelling import canonical
 from .layer import Adapter, Copied, Layer
+from .registry import ORPHAN
 from .suffixes import part
 
 DTYPES: dict[str, str | None] = {"16": "F16", "32": "F32", "bf16": "BF16", "8": "F8_E4M3", "same": None}
@@ -205,8 +206,11 @@ def _check_kohya(adapter: Adapter) -> None:
 
 
 def _copied(adapter: Adapter, style: Style) -> list[tuple[TensorSpec, Copied]]:
+    """What goes along. An alpha without factors makes A1111 and diffusers refuse a whole file, so it stays behind."""
     found = []
     for source in adapter.copied:
+        if source.why == ORPHAN.name:
+            continue
         entry = adapter.files[source.source].header.entries[source.key]
         spec = TensorSpec(source.key, entry.dtype, entry.shape)
         found.append((_renamed(spec, source, adapter) if style.kohya else spec, source))

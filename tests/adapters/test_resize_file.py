@@ -126,6 +126,13 @@ def test_what_is_not_low_rank_is_copied_byte_for_byte_and_named(tmp_path) -> Non
         np.testing.assert_array_equal(found[key], value.astype(np.float64))
 
 
+def test_an_orphan_alpha_stays_behind_and_is_told(tmp_path) -> None:
+    source = kohya("a") | {"lost.alpha": np.array(4.0, np.float32)}
+    found, outcome = resized(write(tmp_path / "x.safetensors", source))
+    assert set(found) == set(kohya("a"))
+    assert any("lost.alpha" in note for note in outcome.plan.notes)
+
+
 def test_zero_layers_fall_away_with_all_their_keys_and_are_counted(tmp_path) -> None:
     source = kohya("a") | kohya("dead", strength=0, seed=1)
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
@@ -181,6 +188,7 @@ def test_an_fp32_source_halves_at_full_rank(tmp_path) -> None:
         ({"l.boft_R": (2, 2, 3, 3)}, "BOFT"),
         ({"l.weight": (4,), "l.on_input": ()}, "IA3"),
         ({"unet:0:up": (4, 2), "unet:0:down": (2, 4)}, "cloneofsimo"),
+        ({"l.lora_embedding_A": (2, 9), "l.lora_embedding_B": (4, 2)}, "embedding"),
         ({"lora_controlnet": (1,)}, "Control-LoRA"),
     ],
 )
