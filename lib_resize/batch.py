@@ -65,7 +65,7 @@ class Outcome:
     plan: Plan | None = None
     """None where it failed, or was skipped before it was looked at."""
     job: Job | None = field(default=None, compare=False)
-    """For those who want to look closer."""
+    """For those who want to look closer. It keeps the source mapped and its spectra in memory: let go of it soon."""
     error: ResizeError | None = None
     skipped: Path | None = None
     """The result that was there already."""

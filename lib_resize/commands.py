@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -182,19 +183,22 @@ def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Name
     outcomes: list[Outcome] = []
     with _Bars(len(sources)) as bars:
         for outcome in _until_failure(resize_all(sources, settings, bars), arguments.continue_on_error):
-            outcomes.append(outcome)
+            outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped, and there may be thousands
             bars.file(outcome.source)
             for line in _lines(outcome, arguments.verbose):
                 bars.say(line, error=outcome.error is not None)
+            del outcome
     _finish(outcomes, arguments)
     return int(any(outcome.error for outcome in outcomes))
 
 
 def _until_failure(outcomes: Iterator[Outcome], go_on: bool) -> Iterator[Outcome]:
     for outcome in outcomes:
+        failed = outcome.error is not None
         yield outcome
-        if outcome.error and not go_on:
+        if failed and not go_on:
             return
+        del outcome  # before the next source is opened
 
 
 def _lines(outcome: Outcome, verbose: int) -> Iterator[str]:

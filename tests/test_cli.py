@@ -422,6 +422,25 @@ def test_a_terminal_that_knows_no_unicode_does_not_stop_the_work(lora, out) -> N
     assert len(outputs(out)) == 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_long_batch_lets_go_of_the_files_it_is_done_with(lora, out, tmp_path, monkeypatch) -> None:
+    from lib_resize import batch
+
+    library = _library(lora, tmp_path / "library", 8)
+    mapped: list[int] = []
+    original = batch.analyse
+
+    def counting(*arguments):
+        maps = Path("/proc/self/maps").read_text("utf-8")
+        mapped.append(len({line.split()[-1] for line in maps.splitlines() if str(library) in line}))
+        return original(*arguments)
+
+    monkeypatch.setattr(batch, "analyse", counting)
+    assert run("resize", library, "-o", out, "-r", "rank=1:rank=2") == 0
+    assert len(mapped) == 8
+    assert max(mapped) <= 2
+
+
 def test_the_same_input_gives_the_same_bytes(checkpoint, lora, out) -> None:
     for place, threads in (("one", 1), ("two", 3)):
         command("resize", checkpoint, lora, "-o", out / place, "-r", "fro_ckpt=1,size=0.3", "--threads", threads)
