@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from .adapters.layer import Adapter
-from .adapters.read import kinds_of
 from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
 from .batch import read_lora
@@ -161,9 +160,3 @@ def _sdxl_warnings(adapter: Adapter) -> Iterator[str]:
         yield f"{_UNREAD[spelling]}, because of its spelling ({spelling}); --naming kohya makes it load everywhere"
     if any(layer.stem.startswith("lora_te_") for layer in adapter.layers):
         yield "A1111 ignores lora_te_ layers beside SDXL; --naming kohya renames them"
-
-
-def header_kinds(path: Path) -> dict[str, int]:
-    """How many stems of each kind a file has, from its header alone."""
-    with SafeFile(path) as file:
-        return dict(Counter(kind.name for kind, _ in kinds_of(file.header.entries).values()))

@@ -14,7 +14,7 @@ from .adapters.layer import Copied
 from .adapters.registry import ORPHAN
 from .adapters.write import Draft, NewLayer, Style, draft, factors
 from .analysis import Analysis, Bench
-from .errors import LayerError, OutputError, ResizeError
+from .errors import LayerError, OutputError
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
@@ -350,12 +350,3 @@ def _delta_error(found: Pair, source: Pair, kept: Double, rescale: float) -> flo
     if whole == 0.0:
         return float(np.sqrt(square))
     return float(np.sqrt(abs(square - 2 * shared + whole) / whole))
-
-
-def refuse_growth(plan: Plan) -> None:
-    """For callers who ask for a smaller file or none. Raises ResizeError where the new file would not be smaller."""
-    if plan.bytes_after >= plan.bytes_before:
-        raise ResizeError(
-            f"{plan.source}: the new file would have {plan.bytes_after} bytes, not less than the {plan.bytes_before} "
-            f"of the source. Its spectrum is flat, or it is small already."
-        )

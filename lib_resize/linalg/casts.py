@@ -56,11 +56,6 @@ def scratch(slot: str, elements: int, dtype: type[np.generic]) -> NDArray[Any]:
     return held[:elements]
 
 
-def forget_scratch() -> None:
-    """Gives this thread's buffers back."""
-    _scratch.__dict__.clear()
-
-
 def widen(bits: Bits, kind: str, out: NDArray[Any]) -> NDArray[Any]:
     """Writes the numbers stored in `bits` (any shape, dtype `kind`) into `out` (same shape, float32 or float64).
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import ResizeError
 from ..linalg.casts import Double
@@ -14,7 +13,6 @@ from ..linalg.truncate import Kept
 from .grammar import SCORED_SELECTIONS, Recipe, number
 from .scores import LayerFacts, score
 
-Mask = NDArray[np.bool_]
 MIB = 1 << 20
 
 
