@@ -45,8 +45,8 @@ class Analysis:
     layers: tuple[LayerFacts, ...]
     """One each for `adapter.layers`."""
     base_name: str | None = None
-    other: Analysis | None = None
-    """The same LoRA with layers converted, where that was asked for or may make the better file."""
+    others: Mapping[str, Analysis] = field(default_factory=dict)
+    """The same LoRA with layers converted, by the word of `Style.convert` that it stands for."""
     weights: Mapping[int, Callable[[], Factor]] = field(default_factory=dict)
     """What reads the base weight of a layer, by index: of those that cannot be written or measured without."""
 
@@ -69,11 +69,26 @@ def analyse(
     Raises LayerError with the layer's name where one cannot be decomposed, UnsupportedError where one needs a base
     model that is not there.
     """
-    analysis = _analysed(adapter, checkpoint, recipes, bench)
-    wanted = {"auto": is_loha, "lora": is_convertible}.get(convert)
-    if wanted is None or not any(map(wanted, adapter.layers)):
+    return also_as(_analysed(adapter, checkpoint, recipes, bench), convert, checkpoint, recipes, bench)
+
+
+_CONVERTED: Mapping[str, Callable[[Layer], bool]] = {"auto": is_loha, "lora": is_convertible}
+
+
+def lacks(analysis: Analysis, convert: str) -> bool:
+    """Whether a style asks for a form that was not analysed."""
+    wanted = _CONVERTED.get(convert)
+    return wanted is not None and convert not in analysis.others and any(map(wanted, analysis.adapter.layers))
+
+
+def also_as(
+    analysis: Analysis, convert: str, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], bench: Bench
+) -> Analysis:
+    """The same with the form that a style asks for, if there is one."""
+    if not lacks(analysis, convert):
         return analysis
-    return replace(analysis, other=_analysed(converted(adapter, wanted), checkpoint, recipes, bench))
+    other = _analysed(converted(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, bench)
+    return replace(analysis, others={**analysis.others, convert: other})
 
 
 def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
@@ -115,20 +130,18 @@ def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> 
 
 def reseated(analysis: Analysis, adapter: Adapter) -> Analysis:
     """The analysis of an adapter whose file was closed and opened again."""
-    if analysis.other is None:
-        return replace(analysis, adapter=adapter)
-    pairs = zip(analysis.adapter.layers, analysis.other.adapter.layers, strict=True)
-    changed = {own.stem for own, other in pairs if type(own.form) is not type(other.form)}
-    again = converted(adapter, lambda layer: layer.stem in changed)
-    return replace(analysis, adapter=adapter, other=replace(analysis.other, adapter=again))
+    others = {
+        word: replace(other, adapter=converted(adapter, _CONVERTED[word])) for word, other in analysis.others.items()
+    }
+    return replace(analysis, adapter=adapter, others=others)
 
 
 def hollowed(analysis: Analysis) -> Analysis:
     """The same with nothing of its files in memory: enough to plan, not to write."""
     adapter = analysis.adapter
     layers = tuple(replace(layer, form=hollow(layer.form)) for layer in adapter.layers)
-    other = analysis.other and hollowed(analysis.other)
-    return replace(analysis, adapter=replace(adapter, layers=layers), other=other)
+    others = {word: hollowed(other) for word, other in analysis.others.items()}
+    return replace(analysis, adapter=replace(adapter, layers=layers), others=others)
 
 
 def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
@@ -140,8 +153,8 @@ def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe]
     if "subspace" in asked:
         base = _with_subspace(checkpoint, pairs, base, adapter, analysis.spectra, bench)
     layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(analysis.layers))
-    other = analysis.other and beside(analysis.other, checkpoint, recipes, bench)
-    return replace(analysis, layers=layers, base_name=checkpoint.path.name, other=other)
+    others = {word: beside(other, checkpoint, recipes, bench) for word, other in analysis.others.items()}
+    return replace(analysis, layers=layers, base_name=checkpoint.path.name, others=others)
 
 
 def _decompose_all(adapter: Adapter, weights: Weights, bench: Bench) -> tuple[Solved, ...]:

@@ -58,20 +58,19 @@ def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, s
 
     Raises PairingError where the recipe needs base layers that are missing, ResizeError where nothing fits.
     """
-    attempts = [_Attempt(analysis, recipe, style, place, suffix)]
-    if analysis.other is not None and style.convert != "none":
-        attempts.append(_Attempt(analysis.other, recipe, style, place, suffix))
-    jobs = [attempt.job() for attempt in attempts]
-    if len(jobs) == 1 or jobs[1] is None:
-        return jobs[0] or attempts[0].fail()
-    own, other = jobs
-    if own is None:
-        return other
+    own = _Attempt(analysis, recipe, style, place, suffix)
+    mine = own.job()
+    other = analysis.others.get(style.convert)
+    theirs = other and _Attempt(other, recipe, style, place, suffix).job()
+    if not theirs or other is None:
+        return mine or own.fail()
+    if mine is None:
+        return theirs
     if style.convert == "lora":
-        return _noted(other, _CONVERTED.format(kinds=_kinds_that_differ(analysis), **_sizes(other, own)))
-    if _is_better(other, own):
-        return _noted(other, _BETTER.format(**_sizes(other, own)))
-    return _noted(own, _KEPT.format(**_sizes(own, other)))
+        return _noted(theirs, _CONVERTED.format(kinds=_kinds_that_differ(analysis, other), **_sizes(theirs, mine)))
+    if _is_better(theirs, mine):
+        return _noted(theirs, _BETTER.format(**_sizes(theirs, mine)))
+    return _noted(mine, _KEPT.format(**_sizes(mine, theirs)))
 
 
 _CONVERTED = "written as LoRA, as asked: {size} at retention {held}; {kinds} it would have {other} at {other_held}"
@@ -128,10 +127,9 @@ def _sizes(taken: Job, left: Job) -> dict[str, str]:
     }
 
 
-def _kinds_that_differ(analysis: Analysis) -> str:
-    assert analysis.other is not None
-    pairs = zip(analysis.adapter.layers, analysis.other.adapter.layers, strict=True)
-    kinds = {own.form.kind for own, other in pairs if type(own.form) is not type(other.form)}
+def _kinds_that_differ(analysis: Analysis, other: Analysis) -> str:
+    pairs = zip(analysis.adapter.layers, other.adapter.layers, strict=True)
+    kinds = {own.form.kind for own, new in pairs if type(own.form) is not type(new.form)}
     return "as " + " and ".join(sorted(kinds))
 
 
@@ -277,7 +275,8 @@ class _Maker:
         yield from self._kept_whole(choice)
         unread = [copied.key for copied in self.adapter.copied if copied.why in UNREAD_BY_FORGE]
         if len(unread) > MOST_UNREAD_BY_FORGE:
-            yield f"Forge applies no file with more than {MOST_UNREAD_BY_FORGE} keys that it does not know: {len(unread)}"
+            most = MOST_UNREAD_BY_FORGE
+            yield f"Forge applies no file with more than {most} keys that it does not know; here are {len(unread)}"
         if unpaired:
             yield f"{_some(unpaired)} scored without the base model: no partner in {self.analysis.base_name}"
         restored = self._below_threshold(choice)

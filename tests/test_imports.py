@@ -71,6 +71,13 @@ FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
+    "adapters.forms.form": frozenset({"numpy"}),
+    "adapters.forms.full": frozenset({"numpy"}),
+    "adapters.forms.glora": frozenset({"numpy"}),
+    "adapters.forms.loha": frozenset({"numpy"}),
+    "adapters.forms.lokr": frozenset({"numpy"}),
+    "adapters.forms.lora": frozenset({"numpy"}),
+    "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
@@ -78,9 +85,14 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
+    "linalg.dense": frozenset({"numpy"}),
+    "linalg.dora": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
+    "linalg.hadamard": frozenset({"numpy"}),
+    "linalg.made": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
     "linalg.truncate": frozenset({"numpy"}),
+    "linalg.tucker": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
     "synthetic": frozenset({"numpy"}),

@@ -102,7 +102,7 @@ MOST_UNREAD_BY_FORGE = 12
 CONTROL_MARKER = "lora_controlnet"
 """The key that tells a Control-LoRA from other files with bare up and down."""
 
-_CONTROLS = "steers the model beside its layers instead of changing them, so it is not a LoRA of a model; the file stays as it is"
+_CONTROLS = "steers the model beside its layers instead of changing them, so it is no LoRA; the file stays as it is"
 _FOREIGN_PREFIXES = {
     "lllite_": "ControlNet-LLLite",
     "image_proj.": "IP-Adapter",

@@ -17,7 +17,7 @@ from .truncate import Kept
 
 def singular_values(matrix: Factor, arrays: Arrays) -> Double:
     """All min(n, m) of them, descending. Raises LayerError where the matrix holds NaN or an infinity."""
-    return _roots(np.linalg.eigvalsh(_gram(matrix, arrays))[::-1])
+    return _roots(np.asarray(np.linalg.eigvalsh(_gram(matrix, arrays)), np.float64)[::-1])
 
 
 def dimensions(matrix: Factor, kept: Kept, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:

@@ -51,4 +51,4 @@ def descending(s: Double) -> Double:
             before, length = pools.pop()
             mean, count = (before * length + mean * count) / (length + count), length + count
         pools.append((mean, count))
-    return np.sqrt(np.repeat([mean for mean, _ in pools], [count for _, count in pools]))
+    return np.asarray(np.sqrt(np.repeat([mean for mean, _ in pools], [count for _, count in pools])))

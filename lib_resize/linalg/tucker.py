@@ -110,7 +110,7 @@ def as_pair(core: Core) -> Pair:
 
     def make() -> Single:
         middle = numbers(core.mid).reshape(rank, inner, core.taps)
-        return np.einsum("abt,by->ayt", middle, numbers(core.down), optimize=True).reshape(rank, -1)
+        return np.asarray(np.einsum("abt,by->ayt", middle, numbers(core.down), optimize=True)).reshape(rank, -1)
 
     return Pair(core.up, Made((rank, core.size[1]), make), core.scale)
 
@@ -121,7 +121,7 @@ def whole_core(up: Single, mid: Single, down: Single) -> Single:
     return np.asarray(up @ inner.reshape(len(inner), -1))
 
 
-def along_core(core: Core, spectrum: CoreSpectrum, weight: Single, arrays: Arrays) -> Double:
+def along_core(core: Core, spectrum: CoreSpectrum, weight: Single) -> Double:
     """``|<step_k, W>| / |step_k|`` for the part of the delta that each dimension k adds; W is (n, m * taps)."""
     up, down = doubles(core.up.bits, core.up.kind), doubles(core.down.bits, core.down.kind)
     inner = ((up @ spectrum.left).T @ weight).reshape(core.rank, -1, core.taps)

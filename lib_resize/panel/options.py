@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters.write import DTYPES, Style
+from ..adapters.write import CONVERSIONS, DTYPES, Style
 from ..errors import RecipeError
 from ..recipe.grammar import PRESETS, Recipe, number, parse_recipe, parse_recipes
 from .faults import Fault
@@ -112,10 +112,11 @@ class Options:
     scores: str = DEFAULT_SCORES
     rescale: float = 1.0
     reference: str = LOADED
+    convert: str = "auto"
 
     @property
     def style(self) -> Style:
-        return Style(dtype=DTYPES[self.dtype], kohya=self.naming == "kohya")
+        return Style(dtype=DTYPES[self.dtype], kohya=self.naming == "kohya", convert=self.convert)
 
 
 def read_options(values: Mapping[str, Any], *, remote: bool) -> Options:
@@ -132,6 +133,7 @@ def read_options(values: Mapping[str, Any], *, remote: bool) -> Options:
         scores=params.text("scores", DEFAULT_SCORES),
         rescale=params.number("rescale", 1.0),
         reference=params.text("reference", LOADED),
+        convert=_one_of("convert", params.text("convert", "auto"), tuple(CONVERSIONS)),
     )
     params.text("folder", "")
     params.finish()

@@ -104,7 +104,7 @@ class Full(Form):
         w = singles(weight.bits, weight.kind)
         met = np.einsum("ij,ij->j", up, (w.T if turned else w) @ down.T, dtype=np.float64)
         strengths = (up.astype(np.float64) ** 2).sum(axis=0)
-        return np.abs(np.divide(met, strengths, out=np.zeros(self.rank), where=strengths > 0))
+        return np.asarray(np.abs(np.divide(met, strengths, out=np.zeros(self.rank), where=strengths > 0)))
 
 
 def cheapest_whole(size: tuple[int, int]) -> int:

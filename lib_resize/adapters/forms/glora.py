@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -110,7 +109,7 @@ class Glora(Form):
         outer = np.einsum("xj,xtk->tjk", u, p.reshape(len(u), taps, -1), optimize=True, dtype=np.float64)
         along = np.einsum("jit,ki->tjk", v.reshape(self.rank, -1, taps), q, optimize=True, dtype=np.float64)
         mixed = (outer * along).sum(axis=0)
-        return _gram(u, v) + _gram(p, q) + mixed + mixed.T
+        return np.asarray(_gram(u, v) + _gram(p, q) + mixed + mixed.T)
 
     def slots(self, rank: int) -> tuple[Slot, ...]:
         return tuple(Slot(role, self._shape(role, rank), self.stored) for role in ("a1", "a2", "b1", "b2"))
@@ -152,7 +151,7 @@ def _scaled(pair: Pair, scale: float) -> Pair:
 
 def _gram(up: Single, down: Single) -> Double:
     left, right = up.astype(np.float64), down.astype(np.float64)
-    return (left.T @ left) * (right @ right.T)
+    return np.asarray((left.T @ left) * (right @ right.T))
 
 
 def _by_input(weight: Single, inputs: int) -> Single:

@@ -181,7 +181,11 @@ def _leading(spectrum: SideSpectrum) -> float:
 
 def _truncation(side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays) -> Pair:
     nested = _nested(side, spectrum, arrays)
-    return Pair(Stored(np.ascontiguousarray(nested.up[:, :k]), "F32"), Stored(np.ascontiguousarray(nested.down(k)), "F32"))  # fmt: skip
+    return Pair(_plain(nested.up[:, :k]), _plain(nested.down(k)))
+
+
+def _plain(values: Single) -> Stored:
+    return Stored(np.ascontiguousarray(values), "F32")
 
 
 def _nested(side: Side, spectrum: SideSpectrum, arrays: Arrays) -> Nested:

@@ -237,7 +237,7 @@ class Lokr(Form):
             up, down = dimensions(self.w2, np.arange(self.rank), arrays)
         met = np.einsum("bj,bd,jd->j", up, seen, down, optimize=True)
         strengths = solved.s / (abs(self.factor) or 1.0)
-        return np.abs(np.divide(met, strengths, out=np.zeros(self.rank), where=strengths > 0))
+        return np.asarray(np.abs(np.divide(met, strengths, out=np.zeros(self.rank), where=strengths > 0)))
 
 
 def _size(side: Large) -> tuple[int, int]:

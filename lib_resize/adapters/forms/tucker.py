@@ -87,7 +87,7 @@ class Tucker(Form):
 
     def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
         w = singles(weight.bits, weight.kind)
-        return along_core(self.core, solved, w.T if turned else w, arrays)
+        return along_core(self.core, solved, w.T if turned else w)
 
 
 def core_error(found: Core, source: Core, work: Work) -> float:
