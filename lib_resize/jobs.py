@@ -434,8 +434,7 @@ def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
     assert key is not None
     file = job.analysis.adapter.files[0]
     magnitude = singles(file.bits(key.key), file.header.entries[key.key].dtype)
-    weight = Normalised(numbers(base), magnitude, math.prod(form.kernel))
-    return weight.errors(form.full(form.values(whole)), form.full(form.values(work)))
+    return Normalised(numbers(base), magnitude).errors(form.full(form.values(whole)), form.full(form.values(work)))
 
 
 def _base(analysis: Analysis, new: NewLayer) -> Factor:

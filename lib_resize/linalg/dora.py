@@ -18,7 +18,6 @@ class Normalised:
     """(n, in * taps)."""
     magnitude: Single
     """(n), (n, 1, ...) for outputs, (1, in, ...) for inputs."""
-    taps: int = 1
 
     @property
     def by_input(self) -> bool:
@@ -27,7 +26,8 @@ class Normalised:
     def applied(self, delta: Single) -> Double:
         """``m V / ||V||``, (n, in * taps)."""
         v = self.weight.astype(np.float64) + delta
-        cube = v.reshape(len(v), -1, self.taps)
+        inputs = self.magnitude.size if self.by_input else v.shape[1]
+        cube = v.reshape(len(v), inputs, -1)
         axes = (0, 2) if self.by_input else (1, 2)
         length = np.sqrt((cube * cube).sum(axis=axes, keepdims=True))
         magnitude = self.magnitude.astype(np.float64).reshape(length.shape)
