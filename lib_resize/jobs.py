@@ -12,6 +12,7 @@ import numpy as np
 
 from . import __version__
 from .adapters.forms.form import Form, Work
+from .adapters.forms.full import Full
 from .adapters.layer import Copied
 from .adapters.read import form_of
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
@@ -22,7 +23,7 @@ from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
 from .linalg.arrays import Arrays
-from .linalg.casts import LARGEST, Bits, round_to, singles
+from .linalg.casts import LARGEST, Bits, Double, round_to, singles
 from .linalg.dora import Normalised
 from .linalg.factor import Factor
 from .linalg.made import numbers
@@ -259,11 +260,11 @@ class _Maker:
                 facts.name for facts, kept in zip(self.analysis.layers, choice.kept, strict=True) if not len(kept)
             ),
             zero=tuple(self.analysis.zero),
-            notes=tuple(self._notes(choice, unpaired)),
+            notes=tuple(self._notes(choice, made, unpaired)),
         )
         return Job(self.analysis, self.recipe, self.style, choice, made, plan, path)
 
-    def _notes(self, choice: Choice, unpaired: Sequence[str]) -> Iterator[str]:
+    def _notes(self, choice: Choice, made: Draft, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
         orphans = [copied.key for copied in self.adapter.copied if copied.why == ORPHAN.name]
         if orphans:
@@ -273,6 +274,7 @@ class _Maker:
         if any(layer.magnitude for layer in self.adapter.layers):
             yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
         yield from self._kept_whole(choice)
+        yield from self._biases_beside_factors(made)
         unread = [copied.key for copied in self.adapter.copied if copied.why in UNREAD_BY_FORGE]
         if len(unread) > MOST_UNREAD_BY_FORGE:
             most = MOST_UNREAD_BY_FORGE
@@ -287,6 +289,14 @@ class _Maker:
             yield f"{_some(attention)} kept at rank 1: A1111 applies text encoder attention only whole"
         if companions:
             yield f"{_some(companions)} kept at rank 1: other tensors of theirs stay"
+
+    def _biases_beside_factors(self, made: Draft) -> Iterator[str]:
+        """What was a difference in full, with one of its bias, and is up and down now."""
+        biases = {copied.stem for copied in made.copied.values() if copied.why == "bias difference"}
+        found = [new for new in made.layers if isinstance(new.layer.form, Full) and "up" in new.tensors]
+        names = [new.layer.stem for new in found if new.layer.stem in biases]
+        if names:
+            yield f"{_some(names)} are up and down now, beside which A1111 applies no bias difference; others do"
 
     def _kept_whole(self, choice: Choice) -> Iterator[str]:
         """Layers of which nothing was taken, because fewer dimensions would not be smaller."""
@@ -453,11 +463,20 @@ def _check_deltas(path: Path, job: Job, arrays: Arrays) -> None:
     with SafeFile(path) as file:
         for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
             error = new.layer.form.error(_read_back(file, new), _work(job, new, arrays, gain=1.0))
-            if not error <= _ROUNDING[next(iter(new.tensors.values())).dtype]:
+            if not error <= _tolerance(new, job.analysis.layers[new.index].s * job.recipe.rescale):
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
                     f"nothing was kept. Check the disk, and tell us."
                 )
+
+
+def _tolerance(new: NewLayer, s: Double) -> float:
+    """What rounding may do to a layer. A difference in full has no factors to balance: where its numbers are too small
+    for float16, they are rounded to its finest step."""
+    dtype = next(iter(new.tensors.values())).dtype
+    if "diff" not in new.tensors or dtype != "F16":
+        return _ROUNDING[dtype]
+    return _ROUNDING[dtype] + 2.0**-25 * math.sqrt(new.numbers) / frobenius(s)
 
 
 def _read_back(file: SafeFile, new: NewLayer) -> Form:

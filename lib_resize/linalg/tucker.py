@@ -9,6 +9,7 @@ k-th shell, ``sum of core[a, b, t]^2 over max(a, b) = k``; it need not fall with
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,7 +146,7 @@ def _orthonormal(gram: Double, name: str) -> tuple[Double, Double]:
 
 def _leading(tensor: Double) -> Double:
     """Left singular vectors of the first mode's unfolding, strongest first."""
-    flat = tensor.reshape(len(tensor), -1)
+    flat = tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
     return np.asarray(np.linalg.eigh(flat @ flat.T)[1][:, ::-1])
 
 

@@ -317,3 +317,49 @@ def comfyui_type(parts: Group, weight: Matrix) -> Matrix:
     if "w_norm" in parts:
         return _flat(parts["w_norm"])
     raise SkippedError(f"nothing is known of {sorted(parts)}")
+
+
+# ---------------------------------------------------------------- other programs
+
+
+def diffusers_type(parts: Group, weight: Matrix) -> Matrix:
+    """One layer of a file in kohya's names by diffusers' rules (0.32 and later): pairs alone; what is left over fails
+    the whole file, but magnitudes, which are dropped with a warning."""
+    left = parts.keys() - {
+        "lora_up.weight",
+        "lora_down.weight",
+        "lora_A.weight",
+        "lora_B.weight",
+        "alpha",
+        "dora_scale",
+    }
+    if left:
+        raise RefusedError(f"left over: {sorted(left)}")
+    if {"lora_A.weight", "lora_B.weight"} <= parts.keys():  # of a UNet: alpha is ignored
+        return np.asarray(_flat(parts["lora_B.weight"]) @ _flat(parts["lora_A.weight"]))
+    if not {"lora_up.weight", "lora_down.weight"} <= parts.keys():
+        raise RefusedError(f"no pair in {sorted(parts)}")
+    return _lora(parts)
+
+
+def sdnext_type(parts: Group, weight: Matrix) -> Matrix:
+    """One layer by the rules of SD.Next (early 2025): A1111's, but alpha of lora_A and lora_B is honoured, and OFT has
+    neither rescale nor butterflies."""
+    if {"lora_A.weight", "lora_B.weight"} <= parts.keys():
+        renamed = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+        return _lora({renamed.get(key, key): values for key, values in parts.items()})
+    if "oft_blocks" in parts and (parts["oft_blocks"].ndim != 3 or "alpha" not in parts):
+        raise RefusedError("no such OFT")
+    return a1111_type({key: values for key, values in parts.items() if key != "rescale"}, weight)
+
+
+def applies_bias(host: str, parts: Group) -> bool:
+    """A1111, and SD.Next after it, look for diff_b beside a difference of weights alone."""
+    return host not in ("A1111", "SD.Next") or "diff" in parts
+
+
+def over_outputs(delta: Matrix, magnitude: Matrix, weight: Matrix, shape: tuple[int, ...], measured: str) -> Matrix:
+    """DoRA with a magnitude for each output, divided by the length of the merged weight's rows or of the base's."""
+    merged = weight + delta
+    length = np.linalg.norm(merged if measured == "merged" else weight, axis=1, keepdims=True)
+    return np.asarray(merged * (magnitude.reshape(-1, 1) / length)) - weight

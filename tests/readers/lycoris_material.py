@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return {name: tuple(layer.weight.shape) for name, layer in _layers().items()}
 
 
-def probed(layer: Callable[[torch.Tensor], torch.Tensor]) -> Matrix:
+def probed(layer: Any) -> Matrix:
     """A layer's linear map with its bias, from its answers to unit inputs."""
     own = layer.forward
     if isinstance(layer, nn.Linear):

@@ -238,7 +238,7 @@ def test_tlora_is_refused_by_name(tmp_path) -> None:
     from lycoris_material import Case
 
     path = write_lycoris(tmp_path / "x.safetensors", Case({"algo": "tlora"}))
-    with pytest.raises(UnsupportedError, match="T-LoRA .* LyCORIS merge it"):
+    with pytest.raises(UnsupportedError, match=r"T-LoRA .* LyCORIS merge it"):
         run(path, "rank=2", tmp_path / "out")
 
 
@@ -262,7 +262,10 @@ def test_a_file_may_mix_kinds_layer_by_layer(files, tmp_path) -> None:
             assert difference(deltas[layer], before[layer]) == pytest.approx(plan.error_lora, abs=2e-6)
 
 
-@pytest.mark.parametrize("others", [("lora", "loha"), ("lokr", "tucker"), ("lokr_full", "loha"), ("loha_tucker", "lokr_both"), ("lokr_tucker", "lokr")])  # fmt: skip
+MERGES = [("lora", "loha"), ("lokr", "tucker"), ("lokr_full", "loha"), ("loha_tucker", "lokr_both"), ("full", "dylora")]
+
+
+@pytest.mark.parametrize("others", MERGES, ids=" ".join)
 def test_kinds_merge_by_their_exact_deltas(files, tmp_path, others) -> None:
     weights = (0.6, -1.5)
     members = tuple(Member(files[name], weight) for name, weight in zip(others, weights, strict=True))

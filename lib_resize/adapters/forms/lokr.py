@@ -152,15 +152,25 @@ class Lokr(Form):
         return [Slot(role, shape, dtype) for role, shape in shapes.items()]
 
     def values(self, work: Work) -> dict[str, Single]:
-        return self._small_values() | self._large_values(work)
+        shift = self._shift(work)
+        return self._small_values(shift) | self._large_values(work, self.factor * work.gain**2 / shift)
 
-    def _small_values(self) -> dict[str, Single]:
+    def _shift(self, work: Work) -> float:
+        """A power of two that goes from w2 into w1 where one is so much greater that float16 could not hold both."""
+        spectrum, strength = _spectrum(work), abs(self.factor) * work.gain**2
+        w1 = self._weight / (abs(self.factor) or 1.0) / prod(_size(self.w1)) ** 0.5
+        w2 = strength * float(np.linalg.norm(spectrum.w2.s)) / prod(_size(self.w2)) ** 0.5
+        if w1 == 0.0 or w2 == 0.0 or 2.0**-8 < w1 / w2 < 2.0**8:
+            return 1.0
+        return float(2.0 ** np.round(np.log2(w2 / w1) / 2))
+
+    def _small_values(self, shift: float) -> dict[str, Single]:
         if not isinstance(self.w1, Pair):
-            return {"lokr_w1": numbers(self.w1)}
-        return {"lokr_w1_a": numbers(self.w1.up), "lokr_w1_b": numbers(self.w1.down)}
+            return {"lokr_w1": numbers(self.w1) * np.float32(shift)}
+        return {"lokr_w1_a": numbers(self.w1.up) * np.float32(shift), "lokr_w1_b": numbers(self.w1.down)}
 
-    def _large_values(self, work: Work) -> dict[str, Single]:
-        strength, spectrum, k = self.factor * work.gain**2, _spectrum(work).w2, len(work.kept)
+    def _large_values(self, work: Work, strength: float) -> dict[str, Single]:
+        spectrum, k = _spectrum(work).w2, len(work.kept)
         if isinstance(self.w2, Core):
             assert isinstance(spectrum, CoreSpectrum)
             up, mid, down = truncated_core(self.w2, spectrum, k, work.arrays, strength)
@@ -181,11 +191,11 @@ class Lokr(Form):
         return float(self.w1.rank) if isinstance(self.w1, Pair) else self.ignored_alpha
 
     def error(self, found: Lokr, work: Work) -> float:
-        small = relative(_dense(found.w1), _dense(self.w1))
-        return float(np.hypot(small, self._large_error(found, work)))
+        shift = self._shift(work)
+        small = relative(_dense(found.w1), shift * _dense(self.w1))
+        return float(np.hypot(small, self._large_error(found, work, self.factor * work.gain**2 / shift)))
 
-    def _large_error(self, found: Lokr, work: Work) -> float:
-        strength = self.factor * work.gain**2
+    def _large_error(self, found: Lokr, work: Work, strength: float) -> float:
         kept = _spectrum(work).w2.s[work.kept] * strength
         if found.has_whole:
             return relative(found.factor * _dense(found.w2), strength * _dense(self.w2))
