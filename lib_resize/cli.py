@@ -94,7 +94,7 @@ Makes a small SDXL-shaped checkpoint and LoRAs, resizes them by three recipes an
 
 _UI = """\
 Serves the panel that AUTOMATIC1111 and Forge show as a tab, for the LoRA folders of ComfyUI, SD.Next and others.
-It needs Gradio beside the package (pip install "gradio==4.40.0")."""
+It needs Gradio beside the package: pip install ".[ui]" in the folder of Resize LoRA."""
 
 
 def _rows(table: dict[str, str]) -> str:

@@ -131,15 +131,17 @@ def _demo_library(folder: Path) -> tuple[Path, Path]:
 
 def _serve(loras: Sequence[Path], checkpoints: Sequence[Path], arguments: argparse.Namespace) -> int:
     try:
-        from .panel.standalone import Address, serve
+        from .panel.standalone import Address, check_free, serve
     except ImportError as error:
         raise UsageError(
-            f'the panel needs Gradio, and {error.name} is not installed: pip install "gradio==4.40.0"'
+            f"the panel needs Gradio, and {error.name} is not installed. In the folder of Resize LoRA: "
+            'pip install ".[ui]", best in an environment of its own.'
         ) from error
     from .hosts.standalone import StandaloneHost
     from .panel.service import Service
 
     address = Address(arguments.host, arguments.port)
+    check_free(address)
     service = Service(StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote))
     print(f"The panel is at {address.url}; Ctrl-C stops it.", flush=True)
     try:
