@@ -33,7 +33,7 @@ CHECKS = {
     "ruff format": ("ruff", "format", "--check", "."),
     "ruff check": ("ruff", "check", "."),
     "mypy": ("mypy",),
-    "pytest": ("pytest",),
+    "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"),
 }
 _VERSIONS = """
 import platform, importlib.metadata as installed
@@ -113,7 +113,7 @@ def _panels() -> list[str]:
 
 
 def _panel(name: str) -> bool:
-    """Whether the environment is there in the end. Nothing large is compiled: that takes long, where it works at all."""
+    """Whether the environment is there in the end. Nothing large is compiled: it takes long, where it works at all."""
     try:
         _provide(VENV / name, PANELS[name], "installed-for-ui", more=("--only-binary", NEVER_COMPILED))
     except SetupError as error:
