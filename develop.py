@@ -33,7 +33,7 @@ CHECKS = {
     "ruff format": ("ruff", "format", "--check", "."),
     "ruff check": ("ruff", "check", "."),
     "mypy": ("mypy",),
-    "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup"),
+    "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
 }
 _VERSIONS = """
 import platform, importlib.metadata as installed

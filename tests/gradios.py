@@ -19,9 +19,9 @@ def pythons() -> list[str]:
     return [sys.executable] if importlib.util.find_spec("gradio") else []
 
 
-def label(python: str) -> str:
-    """A short name: that of its environment's folder."""
-    return Path(python).parents[1].name
+def label(place: str) -> str:
+    """A short name: an address as it is, a Python's by its environment's folder."""
+    return place if "://" in place else Path(place).parents[1].name
 
 
 def lacking(what: str) -> NoReturn:
@@ -32,6 +32,6 @@ def lacking(what: str) -> NoReturn:
 
 
 def parametrize(metafunc: pytest.Metafunc, name: str, places: list[str]) -> None:
-    """Runs what uses the fixture once for each place; those of one place stay together, since it is dear to start."""
-    marked = [pytest.param(place, id=label(place), marks=pytest.mark.xdist_group(label(place))) for place in places]
-    metafunc.parametrize(name, marked or [pytest.param(None, id="no gradio")], indirect=True, scope="session")
+    """Runs what uses the fixture once for each place."""
+    ids = [label(place) for place in places]
+    metafunc.parametrize(name, places or [None], ids=ids or ["no gradio"], indirect=True, scope="session")
