@@ -127,7 +127,8 @@ def _panel(name: str) -> bool:
 def _provide(folder: Path, extra: str, *stamps: str, more: tuple[str, ...] = ()) -> None:
     """Makes an environment hold the package with an extra; does nothing where one of the stamps says that it does.
 
-    Raises SetupError where that fails. The first stamp is set; `more` are arguments for pip.
+    Raises SetupError where that fails. The first stamp is set; `more` are arguments for pip, which is told to compile
+    nothing: most of the modules are never imported, and compiling them all takes longer than the rest.
     """
     state, works = _state(), _works(folder)
     if works and any(_read(folder / stamp) == state for stamp in stamps):
@@ -142,7 +143,7 @@ def _provide(folder: Path, extra: str, *stamps: str, more: tuple[str, ...] = ())
     pip, environment = _pip()
     quiet = () if sys.stdout.isatty() else ("--quiet",)
     _must(
-        [*pip, "--python", _python(folder), "install", *quiet, *more, "--editable", f"{ROOT}{extra}"],
+        [*pip, "--python", _python(folder), "install", "--no-compile", *quiet, *more, "--editable", f"{ROOT}{extra}"],
         "pip could not install what is needed; its message stands above. It fetches packages, so it needs a network.",
         environment,
     )
