@@ -318,13 +318,13 @@ def warnings_of(kept: Kept, reference: Reference) -> list[Warning_]:
     return found
 
 
-def plan_warnings(plan: Plan) -> list[Warning_]:
+def plan_warnings(plan: Plan, floor: float = FLOOR) -> list[Warning_]:
     """What is said of a plan."""
     found = []
     if plan.bytes_after >= plan.bytes_before:
         found.append(_warning("not_smaller", "The new file would not be smaller than this one."))
-    if plan.retention < FLOOR:
-        text = f"Weight retention {100 * plan.retention:.1f} % is under {100 * FLOOR:.0f} %: expect visible change."
+    if plan.retention < floor:
+        text = f"Weight retention {100 * plan.retention:.1f} % is under {100 * floor:.0f} %: expect visible change."
         found.append(_warning("low_retention", text))
     return found
 
