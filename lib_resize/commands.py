@@ -82,8 +82,6 @@ def demo(arguments: argparse.Namespace) -> int:
     """``resize-lora demo``: the whole way on files made for the purpose."""
     if arguments.keep:
         return _demo_in(Path(arguments.keep), arguments)
-    if arguments.api_auth and not arguments.api:
-        raise UsageError("--api-auth goes with --api.")
     with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
         return _demo_in(Path(folder), arguments)
 

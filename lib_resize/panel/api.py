@@ -209,13 +209,12 @@ def _ask_job(call: Call, method: str, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def _answered(route: Route, answer: dict[str, Any]) -> Response:
-    error = answer.get("error")
-    result = answer.get("result")
-    if error is None and route.method == "resize" and not result["jobs"]:  # every single name was refused
-        error, result = result["refused"][0], {"refused": result["refused"]}
-        return _response(STATUSES.get(error["kind"], 500), {"error": error, **result})
-    if error is not None:
-        return _response(STATUSES.get(error["kind"], 500), {"error": error})
+    error, result = answer.get("error"), answer.get("result") or {}
+    more = {}
+    if route.method == "resize" and not error and not result["jobs"]:  # every single name was refused
+        error, more = result["refused"][0], {"refused": result["refused"]}
+    if error:
+        return _response(STATUSES.get(error["kind"], 500), {"error": error, **more})
     return _response(route.status, result)
 
 
@@ -251,8 +250,9 @@ def _told_responses(route: Route) -> dict[int | str, dict[str, Any]]:
     }
     if not route.changes:
         refused = {status: text for status, text in refused.items() if status not in (409, 415, 422)}
-    told = {status: {"description": text, **_json(_ERROR)} for status, text in refused.items()}
-    return {route.status: {"description": route.summary, **_json(_ANY)}, **told}
+    told: dict[int | str, dict[str, Any]] = {route.status: {"description": route.summary, **_json(_ANY)}}
+    told.update({status: {"description": text, **_json(_ERROR)} for status, text in refused.items()})
+    return told
 
 
 def _told_request(route: Route) -> dict[str, Any]:

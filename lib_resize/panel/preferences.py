@@ -115,7 +115,7 @@ def read_preferences(values: Mapping[str, Any]) -> Preferences:
 def _read(setting: Setting, value: Any) -> str | bool | float:
     """Raises Fault."""
     if setting.choices:
-        if value not in setting.choices:
+        if not isinstance(value, str) or value not in setting.choices:
             raise Fault("request", f"one of {', '.join(setting.choices)} was expected, found {str(value)[:60]!r}.")
         return setting.choices[value]
     if setting.span is not None:
