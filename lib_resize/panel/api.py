@@ -7,6 +7,7 @@ the routes of extensions, so that this module asks for it itself. No pydantic mo
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from .gate import Gate, Refusal
 
 PREFIX = "/resize-lora/v1"
 _MOST_BYTES = 4 << 20
+_PATIENCE = 10.0  # seconds that a list may take
 
 Call = Callable[[str], str]
 Schema = dict[str, Any]
@@ -154,8 +156,7 @@ def _endpoint(route: Route, call: Call, gate: Gate) -> Callable[[Request], Await
             params = await _params(route, request)
         except Refusal as refusal:
             return _response(refusal.status, {"error": refusal.as_json()}, refusal.headers)
-        ask = _ask_job if "{id}" in route.path else _ask
-        return _answered(route, await run_in_threadpool(ask, call, route.method, params))
+        return _answered(route, await run_in_threadpool(_ASKS.get(route.path, _ask), call, route.method, params))
 
     return answer
 
@@ -206,6 +207,20 @@ def _ask_job(call: Call, method: str, params: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer or jobs:
         return answer if "error" in answer else {"result": jobs[0]}
     return {"error": {"kind": "gone", "message": f"There is no job {id!r}."}}
+
+
+def _ask_list(call: Call, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Waits for the headers to be read, where a page would ask again."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        answer = _ask(call, method, params)
+        if answer.get("result", {}).get("complete", True) or time.monotonic() > end:
+            return answer
+        time.sleep(0.05)
+
+
+_ASKS = {"/list": _ask_list, "/job/{id}": _ask_job}
+"""Routes that are a little more than one question."""
 
 
 def _answered(route: Route, answer: dict[str, Any]) -> Response:

@@ -56,7 +56,6 @@ def done(client: Client, browser: Browser, id: str) -> Any:
 def test_a_file_is_listed_analysed_planned_made_undone_and_restored(
     client: Client, browser: Browser, root: Path
 ) -> None:
-    browser.listed()
     assert {file["name"] for file in client.get(f"{V1}/list").json["files"]} == {"ink", "pastry"}
     begun = client.post(f"{V1}/analyse", {"names": ["pastry"]})
     assert begun.status == 202
