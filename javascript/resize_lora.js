@@ -234,9 +234,9 @@
         return `${target.mode === 'rank' ? '' : `${state.options.scores},`}${word}=${Number(value.toFixed(4))}`;
     }
 
-    function changedOptions() {
+    function changedOptions(options = state.options) {
         const changed = {};
-        for (const [name, value] of Object.entries(state.options)) if (value !== DEFAULTS[name]) changed[name] = value;
+        for (const [name, value] of Object.entries(options)) if (value !== DEFAULTS[name]) changed[name] = value;
         return changed;
     }
 
@@ -306,9 +306,18 @@
     async function begin() {
         state.hello = await call('hello');
         state.reference = state.hello.reference;
+        takeDefaults(state.hello.defaults);
         drawFrame();
         const [results] = await Promise.all([call('results'), readLibrary(), poll()]);
         takeResults(results);
+    }
+
+    /* What the person set on the host's settings page. */
+    function takeDefaults(defaults) {
+        if (!defaults) return;
+        Object.assign(state.options, defaults.options);
+        state.target.preset = defaults.preset;
+        defaults.notes.forEach(note => toast(note));
     }
 
     let reading = null;
@@ -1314,8 +1323,8 @@
         };
         const option = (name, text, choices) => labelled(text, chooser(`resize_lora_${name}`, text, choices, state.options[name], value => setOption(name, value)));
         const rescale = el('input', {type: 'number', min: '0.01', step: '0.05', id: 'resize_lora_rescale', value: '1', on: {change: () => setOption('rescale', Number(rescale.value) > 0 ? Number(rescale.value) : 1)}});
-        const suffix = el('input', {type: 'text', id: 'resize_lora_suffix', value: DEFAULTS.suffix, on: {change: () => setOption('suffix', suffix.value)}});
-        const sidecars = el('input', {type: 'checkbox', id: 'resize_lora_sidecars', checked: true, on: {change: () => setOption('sidecars', sidecars.checked)}});
+        const suffix = el('input', {type: 'text', id: 'resize_lora_suffix', value: state.options.suffix, on: {change: () => setOption('suffix', suffix.value)}});
+        const sidecars = el('input', {type: 'checkbox', id: 'resize_lora_sidecars', checked: state.options.sidecars, on: {change: () => setOption('sidecars', sidecars.checked)}});
         return el('details', {class: 'resize-lora-advanced', id: 'resize_lora_advanced'},
             el('summary', null, t('Advanced')),
             el('fieldset', null, el('legend', null, t('Scores, with weights')), Object.entries(words.scores).map(([name, hint]) => field(name, name, hint, '0.1'))),
@@ -1766,8 +1775,8 @@
 
     function onContextMenu(event) {
         if (event.shiftKey || !app().querySelector('#resize_lora_send')) return;
-        const card = cardOf(event.composedPath()[0]);
-        if (!card) return;
+        const target = event.composedPath()[0], card = cardOf(target);
+        if (!card || (window.opts && window.opts.resize_lora_card_menu === false && !target.closest('.resize-lora-row'))) return;
         event.preventDefault();
         event.stopPropagation();
         openMenu(card, event.clientX, event.clientY);
@@ -1844,7 +1853,9 @@
         const note = toast(`${card.name}: ${t('queued')}`, {stays: true});
         try {
             await start();
-            const answer = await call('resize', {names: [card.name], target: {preset}});
+            const options = changedOptions((state.hello.defaults || {}).options || {});
+            const params = {names: [card.name], target: {preset}};
+            const answer = await call('resize', Object.keys(options).length ? {...params, options} : params);
             if (answer.refused.length) throw new Error(answer.refused[0].message);
             const [job] = answer.jobs;
             state.mine.add(job);

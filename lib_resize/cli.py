@@ -184,6 +184,10 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=7867, help="default: 7867")
     add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("--demo", action="store_true", help="serve a few files made for the purpose")
+    add("--api", action="store_true", help="serve the HTTP API /resize-lora/v1 too")
+    add(
+        "--api-auth", metavar="USER:PASSWORD", help="who may use the API; several with commas between (default: anyone)"
+    )
 
 
 def _port(text: str) -> int:

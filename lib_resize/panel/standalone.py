@@ -20,6 +20,8 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 
 from ..errors import FileError, UsageError
+from ..hosts.access import Access, is_loopback
+from . import api
 from .layout import build
 
 Message = MutableMapping[str, Any]
@@ -27,7 +29,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ASSETS = ("javascript/resize_lora.js", "style.css")
 
 
@@ -41,7 +42,7 @@ class Address:
     @property
     def remote(self) -> bool:
         """Whether other machines can reach it."""
-        return self.host not in LOOPBACK
+        return not is_loopback(self.host)
 
     @property
     def url(self) -> str:
@@ -50,16 +51,19 @@ class Address:
         return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else name}:{self.port}/"
 
 
-def serve(call: Callable[[str], str], address: Address) -> None:
-    """Serves the panel until it is stopped. Ask `check_free` first."""
+def serve(call: Callable[[str], str], address: Address, access: Access | None = None) -> None:
+    """Serves the panel until it is stopped, and the HTTP API where it is said who may use it. Ask `check_free`
+    first."""
     import uvicorn
 
-    uvicorn.run(application(call, address), host=address.host, port=address.port, log_level="warning")
+    uvicorn.run(application(call, address, access), host=address.host, port=address.port, log_level="warning")
 
 
-def application(call: Callable[[str], str], address: Address) -> Application:
+def application(call: Callable[[str], str], address: Address, access: Access | None = None) -> Application:
     """The panel's web application, guarded and with its script."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None if access is None else f"{api.PREFIX}/openapi.json", docs_url=None, redoc_url=None)
+    if access is not None:
+        api.mount(app, call, access)
     assets = Path(_asset_root())
     for name in _ASSETS:
         app.get(f"/resize-lora/{Path(name).name}")(_file(assets / name))
@@ -172,7 +176,7 @@ class _Guard:
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
         host = headers.get(b"host", b"").decode("latin-1")
-        if not self._address.remote and _name_of(f"//{host}") not in LOOPBACK:
+        if not self._address.remote and not is_loopback(_name_of(f"//{host}")):
             return False
         origin = headers.get(b"origin")
         return origin is None or origin.decode("latin-1").partition("://")[2] == host
