@@ -139,7 +139,7 @@ def _map_of(module: Any, layer: nn.Module) -> Matrix:
     return after - before
 
 
-def _layers() -> dict[str, nn.Module]:
+def _layers() -> dict[str, Any]:
     blk = copy.deepcopy(Net().blk).double()
     return {"lin": blk.lin, "conv": blk.conv, "one": blk.one}
 
