@@ -23,6 +23,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+_NOT_HANDED_ON = {*ONE_THREAD, "PYTHONDONTWRITEBYTECODE"}
 
 
 # Whole processes
@@ -67,6 +68,7 @@ def run(command: Command) -> Sample:
     """Run ``command`` once and measure it; raises ``CommandFailedError`` when it does not end with 0.
 
     The numbers of threads that this process was given are not handed on: a command has its defaults or its own.
+    Nor is a ban on compiled modules, which every installation has.
     Needs a POSIX system, which alone tells the CPU time and peak memory of one finished child.
     """
     if not hasattr(os, "wait4"):
@@ -76,7 +78,7 @@ def run(command: Command) -> Sample:
     for path in command.remove:
         delete(path)
     read_end, write_end = os.pipe()
-    inherited = {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
     environment = {**inherited, **command.environment, "REPORT_FD": str(write_end)}
     words = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command.words]
     finished = subprocess.run(
