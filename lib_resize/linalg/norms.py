@@ -52,9 +52,9 @@ def spectral_norm(weight: Factor, arrays: Arrays) -> float:
 def largest_singular_value(w: Array, arrays: Arrays) -> float:
     """Largest singular value of w (n, m), float32: the root of the largest eigenvalue of ``w^T w``, by Lanczos.
 
-    Lanczos 1950: three terms, then all of the basis once more (without that float32 breaks down), from a fixed random start. It stops
-    when the residual of the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical Methods
-    for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
+    Lanczos 1950: three terms, then all of the basis once more (without that float32 breaks down), from a fixed
+    random start. It stops when the residual of the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical
+    Methods for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
     """
     n, m = w.shape
     steps = min(_STEPS, n + 1, m)
