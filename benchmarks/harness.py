@@ -23,7 +23,7 @@ from pathlib import Path
 
 MIB = 1 << 20
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-QUIET = 0.2  # cores
+QUIET = 0.3  # cores
 _NOT_HANDED_ON = {*ONE_THREAD, "PYTHONDONTWRITEBYTECODE"}
 
 
