@@ -44,8 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> int:
     """The command as a process of its own, which may set up the interpreter for itself."""
+    sys.setswitchinterval(5e-4)  # workers come back from numpy often, and shall not wait long for one that runs Python
     gc.set_threshold(100_000)  # many small objects are made, and hardly a cycle
-    return main()
+    status = main()
+    gc.freeze()  # the system takes all memory back at once; to search it for cycles first is wasted time
+    return status
 
 
 def _speak_any_language() -> None:

@@ -81,6 +81,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.forms.loha": frozenset({"numpy"}),
     "adapters.forms.lokr": frozenset({"numpy"}),
     "adapters.forms.lora": frozenset({"numpy"}),
+    "adapters.forms.tucker": frozenset({"numpy"}),
     "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),

@@ -98,9 +98,8 @@ def score(recipe: Recipe, layer: LayerFacts) -> Double:
             reference = _REFERENCES[name](layer)
             if reference is None:
                 raise ValueError(f"{name} was not computed for {layer.name}")
-            total = np.where(
-                layer.strengths > 0, total - weight * np.log10(_rescaled(name, reference, recipe)), -np.inf
-            )
+            total -= weight * np.log10(_rescaled(name, reference, recipe))
+    total = np.where(layer.strengths > 0, total, -np.inf)
     return np.minimum.accumulate(total) if layer.nested else np.asarray(total)
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from lib_resize.adapters.write import Style
 from lib_resize.batch import Settings, resize
-from lib_resize.errors import ResizeError
+from lib_resize.errors import OutputError, ResizeError
 from lib_resize.files.header import read_header
 from lib_resize.inspect import describe
 from lib_resize.recipe.grammar import parse_recipes
@@ -114,6 +114,7 @@ def check(content: bytes, **style: Any) -> None:
             read_header(files[0])
         else:
             assert isinstance(outcome.error, ResizeError)
+            assert not isinstance(outcome.error, OutputError)  # what is written reads back as what was meant
             assert files == []
             told = str(outcome.error)
             assert told.startswith((str(path), "x: layer ", "layer ", "x: ", str(out), "recipe ")), told
@@ -138,7 +139,10 @@ def test_damaged_layers_are_resized_or_refused_and_nothing_else(kinds, harm, con
 
 
 @fuzzed
-@given(kind=st.sampled_from(sorted(SHAPES)), changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6))  # fmt: skip
+@given(
+    kind=st.sampled_from(sorted(SHAPES)),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
+)
 def test_flipped_bytes_are_survived(kind, changes) -> None:
     content = bytearray(save(intact([kind, "lora"])))
     for place, byte in changes:
@@ -154,8 +158,13 @@ def test_files_that_end_too_soon_are_refused(kind, cut) -> None:
 
 
 @fuzzed
-@given(kind=st.sampled_from(sorted(SHAPES)), field=st.sampled_from(["shape", "dtype", "data_offsets"]), value=st.one_of(
-    st.integers(-2, 1 << 40), st.text(max_size=4), st.none(), st.lists(st.integers(-2, 1 << 40), max_size=5)))  # fmt: skip
+@given(
+    kind=st.sampled_from(sorted(SHAPES)),
+    field=st.sampled_from(["shape", "dtype", "data_offsets"]),
+    value=st.one_of(
+        st.integers(-2, 1 << 40), st.text(max_size=4), st.none(), st.lists(st.integers(-2, 1 << 40), max_size=5)
+    ),
+)
 def test_headers_that_lie_are_refused(kind, field, value) -> None:
     content = save(intact([kind, "lora"]))
     size = int.from_bytes(content[:8], "little")

@@ -28,7 +28,7 @@ from ...linalg.tucker import Core, CoreSpectrum, as_pair, decompose_core, trunca
 from .form import Form, Shape, Slot, Tensors, Work, fits, inner, projected_error, relative
 from .full import Full, Strengths, cheapest_whole, whole_from
 from .lora import LowRank, low_rank
-from .tucker import read_core
+from .tucker import core_error, read_core
 
 Small = Factor | Pair
 Large = Factor | Pair | Core
@@ -199,6 +199,11 @@ class Lokr(Form):
         kept = _spectrum(work).w2.s[work.kept] * strength
         if found.has_whole:
             return relative(found.factor * _dense(found.w2), strength * _dense(self.w2))
+        if isinstance(self.w2, Core):
+            assert isinstance(found.w2, Core)
+            core, spectrum = replace(found.w2, scale=found.factor), _spectrum(work).w2
+            assert isinstance(spectrum, CoreSpectrum)
+            return core_error(core, self.w2, spectrum, len(work.kept), work.arrays, strength)
         mine = _pair(found.w2)
         if self.has_whole:
             up, down = (doubles(one.bits, one.kind) for one in (mine.up, mine.down))

@@ -10,11 +10,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, singles
-from ...linalg.factor import Factor
+from ...linalg.factor import Factor, Stored
 from ...linalg.tucker import Core, CoreSpectrum, along_core, as_pair, decompose_core, truncated_core, whole_core
-from .form import Form, Shape, Slot, Tensors, Work, held, inner, projected_error
+from .form import Form, Shape, Slot, Tensors, Work, apart, inner
 from .lora import LowRank, low_rank
 
 
@@ -74,7 +76,7 @@ class Tucker(Form):
         return {"up": up, "mid": mid, "down": down}
 
     def error(self, found: Tucker, work: Work) -> float:
-        return core_error(found.core, self.core, work)
+        return core_error(found.core, self.core, _spectrum(work), len(work.kept), work.arrays, work.gain**2)
 
     def full(self, values: dict[str, Single]) -> Single:
         return whole_core(values["up"], values["mid"], values["down"])
@@ -90,10 +92,21 @@ class Tucker(Form):
         return along_core(self.core, solved, w.T if turned else w)
 
 
-def core_error(found: Core, source: Core, work: Work) -> float:
-    """Of a truncated core that was read back: truncations are orthogonal projections of the source."""
-    pair = as_pair(found)
-    return projected_error(inner(pair, pair), work.gain**2 * inner(pair, as_pair(source)), held(work))
+def core_error(found: Core, source: Core, spectrum: CoreSpectrum, rank: int, arrays: Arrays, strength: float) -> float:
+    """Of a truncated core that was read back, `strength` times the source's.
+
+    The truncation, made anew, must be what was found, and an orthogonal projection of the source: its inner product
+    with the source is its own squared norm.
+    """
+    up, middle, down = truncated_core(source, spectrum, rank, arrays, strength)
+    wanted = as_pair(Core(_plain(up), _plain(middle.reshape(rank, -1)), _plain(down)))
+    kept = float(np.sum(spectrum.s[:rank] ** 2)) * strength**2
+    shared = strength * inner(wanted, as_pair(source))
+    return max(apart(as_pair(found), wanted), abs(shared - kept) / kept if kept > 0 else 0.0)
+
+
+def _plain(values: Single) -> Stored:
+    return Stored(np.ascontiguousarray(values), "F32")
 
 
 def _spectrum(work: Work) -> CoreSpectrum:
