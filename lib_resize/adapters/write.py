@@ -100,9 +100,10 @@ def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], st
     Raises UnsupportedError where the style cannot be had for this file.
     """
     _check_style(adapter, style)
-    every = list(zip(adapter.layers, ranks, strongest, strict=True))
-    common = _common_alpha([one for one in every if one[1] and _shares_alpha(*one[:2], style)], style)
-    layers = tuple(_new_layer(i, common, style, *one[:2]) for i, one in enumerate(every) if one[1])
+    every = enumerate(zip(adapter.layers, ranks, strongest, strict=True))
+    staying = [_Staying(i, layer, rank, s, layer.form.slots(rank)) for i, (layer, rank, s) in every if rank]
+    common = _common_alpha([one for one in staying if one.shares_alpha(style)], style)
+    layers = tuple(_new_layer(one, common, style) for one in staying)
     copied = _copied(adapter, style)
     specs = [spec for new in layers for spec in (*new.tensors.values(), new.alpha) if spec is not None]
     return Draft(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
@@ -142,24 +143,36 @@ def _rounded(exact: dict[TensorSpec, Single], dtype: str) -> Iterator[tuple[str,
         yield spec.name, piece
 
 
-def _shares_alpha(layer: Layer, rank: int, style: Style) -> bool:
-    """Whether its alpha is the file's. A difference that is written in full has none."""
-    if layer.form.own_alpha or not _is_pair(layer, rank):
-        return False
-    return (layer.carries_alpha or style.kohya) and (layer.magnitude is None or style.dtype == "F8_E4M3")
+@dataclass(frozen=True)
+class _Staying:
+    """A layer that the new file has."""
+
+    index: int
+    layer: Layer
+    rank: int
+    strongest: float
+    slots: tuple[Slot, ...]
+
+    @property
+    def is_pair(self) -> bool:
+        """Written as up and down."""
+        return len(self.slots) == 2 and self.slots[0].role == "up"
+
+    def shares_alpha(self, style: Style) -> bool:
+        """Whether its alpha is the file's. A difference that is written in full has none."""
+        layer = self.layer
+        if not self.is_pair or not (style.kohya or layer.carries_alpha):
+            return False
+        return layer.magnitude is None or style.dtype == "F8_E4M3"
 
 
-def _is_pair(layer: Layer, rank: int) -> bool:
-    return {slot.role for slot in layer.form.slots(rank)} <= {"up", "down"}
-
-
-def _common_alpha(staying: Sequence[tuple[Layer, int, float]], style: Style) -> float:
+def _common_alpha(staying: Sequence[_Staying], style: Style) -> float:
     """c of the whole file. Its factors have entries near ``sqrt(s rank / c / n)``; c is lowered by powers of two
     until those of the weakest layer keep their precision in float16, unless products would overflow."""
-    ranks = {rank for _, rank, _ in staying}
+    ranks = {one.rank for one in staying}
     if not ranks:
         return 1.0
-    strengths = [(s * rank, max(layer.size)) for layer, rank, s in staying if s > 0]
+    strengths = [(one.strongest * one.rank, max(one.layer.size)) for one in staying if one.strongest > 0]
     if not strengths:
         return 1.0
     lowest = 2.0 ** math.ceil(math.log2(max(strength for strength, _ in strengths) / _LARGEST_PRODUCT))
@@ -172,17 +185,17 @@ def _common_alpha(staying: Sequence[tuple[Layer, int, float]], style: Style) -> 
     return max(2.0 ** math.floor(math.log2(weakest / _SMALLEST_ENTRY**2)), min(lowest, c))
 
 
-def _new_layer(index: int, common: float, style: Style, layer: Layer, rank: int) -> NewLayer:
-    form = layer.form
-    alpha = common if _shares_alpha(layer, rank, style) else form.alpha(rank)
-    has_alpha = "alpha" in layer.parts or (_is_pair(layer, rank) and (layer.carries_alpha or style.kohya))
+def _new_layer(one: _Staying, common: float, style: Style) -> NewLayer:
+    layer = one.layer
+    alpha = common if one.shares_alpha(style) else layer.form.alpha(one.rank)
+    has_alpha = "alpha" in layer.parts or (one.is_pair and (style.kohya or layer.carries_alpha))
     return NewLayer(
-        index=index,
+        index=one.index,
         layer=layer,
-        rank=rank,
-        gain=math.sqrt(rank / alpha) if _is_pair(layer, rank) else 1.0,
+        rank=one.rank,
+        gain=math.sqrt(one.rank / alpha) if one.is_pair else 1.0,
         stem=_stem(layer, style),
-        tensors={slot.role: _spec(layer, slot, style) for slot in form.slots(rank)},
+        tensors={slot.role: _spec(layer, slot, style) for slot in one.slots},
         alpha=TensorSpec(_key(layer, "alpha", style), "F32", ()) if has_alpha else None,
         alpha_value=alpha,
     )

@@ -61,9 +61,11 @@ class LayerFacts:
         """`s` as scores see it: falling, (r,)."""
         return descending(self.s) if self.nested else self.s
 
-    @property
+    @cached_property
     def alive(self) -> int:
         """How many dimensions there are up to the last that holds anything."""
+        if not self.nested:
+            return int(np.count_nonzero(self.s))
         found = np.flatnonzero(self.s)
         return int(found[-1]) + 1 if len(found) else 0
 
