@@ -46,7 +46,7 @@ def row(page: Any, name: str) -> Any:
 
 
 def open_tab(page: Any, id: str) -> None:
-    """Opens a tab of the host by the place of its panel, whose title may be translated; nothing where there are none."""
+    """Opens a tab of the host by the place of its panel, for titles are translated; nothing where there are no tabs."""
     page.evaluate(
         """id => { const tabs = document.querySelector('#tabs'), kids = tabs ? [...tabs.children] : [];
             const at = kids.filter(one => one.classList.contains('tabitem')).findIndex(one => one.id === `tab_${id}`);

@@ -1,7 +1,7 @@
 """The extension inside a real WebUI, through its page: cards, prompts, pictures, the host's lock, Reload UI.
 
-Runs where ``RESIZE_LORA_URL`` names a WebUI (with ``--api``, a checkpoint and some LoRAs, one with an awkward name). What
-it makes is undone at the end; the originals are only read. Pictures are of 64 pixels, so that a CPU makes them.
+Runs where ``RESIZE_LORA_URL`` names a WebUI (with ``--api``, a checkpoint and some LoRAs, one with an awkward name).
+What it makes is undone at the end; the originals are only read. Pictures are of 64 pixels, so that a CPU makes them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ pytestmark = pytest.mark.skipif(not URL, reason="name a running WebUI in RESIZE_
 
 TABS = ["txt2img", "img2img"]
 MENU = "#resize_lora_menu"
-LONG = 120_000  # milliseconds that a picture or a resize may take on a shared CPU
-NOISE = re.compile(r"ERR_FAILED|favicon|fonts?\.g|manifest\.json|404")  # what a page without a network says
+LONG = 60_000  # milliseconds that a picture or a resize may take on a shared CPU
+NOISE = re.compile(r"ERR_FAILED|favicon|fonts?\.g|manifest\.json|404|reading 'props'")
+"""What a page without a network says; and A1111, whenever a picture's width or height is typed."""
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +30,14 @@ def webui(browser: Any, address: str) -> Iterator[Any]:
     """One page for all tests, since a WebUI takes long to draw."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
     page = context.new_page()
-    page.set_default_timeout(60_000)
-    expect.set_options(timeout=30_000)
+    page.set_default_timeout(20_000)
+    expect.set_options(timeout=12_000)
     faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("pageerror", lambda error: faults.append(f"{error} {error.stack}"))
     page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
     page.route("**/*", lambda route: route.continue_() if address in route.request.url else route.abort())
     page.goto(address, wait_until="commit")
-    page.wait_for_selector("#resize_lora_root", state="attached")
+    page.wait_for_selector("#resize_lora_root", state="attached", timeout=LONG * 2)
     if "cards" not in ask(page, "hello")["features"]:
         pytest.skip("no WebUI with cards at this address")
     open_tab(page, "resize_lora")
@@ -70,7 +71,7 @@ def cards_page(page: Any, tab: str = "txt2img") -> None:
 
 
 def card(page: Any, name: str, tab: str = "txt2img") -> Any:
-    return page.locator(f"#{tab}_lora_cards .card[data-name={json.dumps(name)}]")
+    return page.locator(f"#{tab}_lora_cards .card[data-name={json.dumps(name, ensure_ascii=False)}]")
 
 
 def names(page: Any) -> list[str]:
@@ -101,6 +102,7 @@ def small(page: Any, tab: str = "txt2img", steps: int = 2) -> None:
 def prompt(page: Any, text: str | None = None, tab: str = "txt2img") -> str:
     area = page.locator(f"#{tab}_prompt textarea").first
     if text is not None:
+        open_tab(page, tab)
         area.fill(text)
     return str(area.input_value())
 
@@ -111,6 +113,13 @@ def resized(page: Any, name: str, target: dict[str, Any] | None = None) -> dict[
     wait_for(page, answer["jobs"])
     job = next(one for one in ask(page, "status")["queue"] if one["id"] == answer["jobs"][0])
     return dict(job["result"])
+
+
+def choose(page: Any, name: str) -> None:
+    """By the library's search, for a long list has only some of its rows in the page."""
+    page.locator("#resize_lora_search").fill(name)
+    row(page, name).click()
+    expect(page.locator("#resize_lora_subject")).to_have_text(name)
 
 
 def menu_on(page: Any, spot: Any) -> Any:
@@ -218,7 +227,7 @@ def test_resize_opens_the_tab_with_that_lora(webui: Any) -> None:
 def test_an_awkward_name_is_resized_and_listed_as_it_is(webui: Any) -> None:
     for name in [one for one in names(webui) if re.search(r"[&'\"\[]|[^\x00-\x7f]", one) and "_low" not in one]:
         made = resized(webui, name)["output"]
-        assert made.startswith(name)
+        assert made.startswith(re.sub(r'[",]', "_", name))  # what some disk or command line takes ill
         assert made in names(webui)
 
 
@@ -244,7 +253,7 @@ def test_try_and_generate_makes_a_picture_with_the_new_file(webui: Any) -> None:
     result = webui.locator(".resize-lora-result").filter(has_text=made).first
     result.get_by_text("Try and generate", exact=True).click()
     expect(webui.locator("#html_info_txt2img, #html_info_x_txt2img").first).to_contain_text(made, timeout=LONG)
-    expect(webui.locator("#html_log_txt2img")).not_to_contain_text("not found")
+    expect(webui.locator("#html_log_txt2img").first).not_to_contain_text("not found")
 
 
 def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
@@ -256,7 +265,7 @@ def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
     webui.locator(".resize-lora-result").filter(has_text=made).first.get_by_text("Compare", exact=True).click()
     expect(webui.locator("dialog[open]")).to_contain_text(re.compile(r"difference [\d.]+ of 255"), timeout=LONG)
     told = webui.locator("dialog[open]").inner_text()
-    number, effect = map(float, re.search(r"difference ([\d.]+) of 255; without the LoRA ([\d.]+)", told).groups())
+    number, effect = map(float, re.search(r"difference ([\d.]+) of 255; without the LoRA (\d+\.?\d*)", told).groups())
     assert 0 < number < effect
     take(webui, "compare")
     webui.keyboard.press("Escape")
@@ -280,7 +289,7 @@ def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
     webui.locator("#txt2img_generate").click()
     webui.wait_for_timeout(1500)
     open_tab(webui, "resize_lora")
-    row(webui, resizable(webui)["name"]).click()
+    choose(webui, resizable(webui)["name"])
     webui.locator("#resize_lora_generate").click()
     expect(webui.locator("#resize_lora_queue, #resize_lora_generate").first).to_contain_text(
         re.compile("waits for the picture")
@@ -294,26 +303,26 @@ def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
 
 
 def test_escape_in_another_tab_leaves_our_jobs_and_ours_leaves_the_picture(webui: Any) -> None:
-    every = [one["name"] for one in ask(webui, "library")["files"] if not one["problem"] and not one["ours"]]
+    open_tab(webui, "resize_lora")
+    webui.locator("#resize_lora_search").fill("")
+    webui.locator("#resize_lora_all").check()
+    webui.locator("#resize_lora_high").check(force=True)
+    webui.locator("#resize_lora_generate").click()
+    expect(webui.locator("#resize_lora_interrupt")).to_be_enabled()
     open_tab(webui, "txt2img")
-    jobs = ask(webui, "resize", {"names": every, "target": {"preset": "high"}})["jobs"]
     webui.locator("#txt2img_prompt").click()
     webui.keyboard.press("Escape")
     webui.wait_for_timeout(500)
-    states = {one["id"]: one["state"] for one in ask(webui, "status")["queue"]}
-    assert "cancelled" not in {states[job] for job in jobs}
+    jobs = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"]
+    assert {one["state"] for one in jobs} & {"queued", "waits", "running"}
     small(webui, steps=30)
     webui.locator("#txt2img_generate").click()
     open_tab(webui, "resize_lora")
-    row(webui, every[0]).click()
+    webui.locator("#resize_lora_list").focus()
     webui.keyboard.press("Escape")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        states = {one["id"]: one["state"] for one in ask(webui, "status")["queue"]}
-        if not {states[job] for job in jobs} & {"queued", "running", "waits"}:
-            break
-        webui.wait_for_timeout(200)
-    assert states[jobs[-1]] == "cancelled"
+    expect(webui.locator("#resize_lora_interrupt")).to_be_disabled()
+    ended = {one["id"]: one["state"] for one in ask(webui, "status")["queue"]}
+    assert ended[jobs[-1]["id"]] == "cancelled"
     open_tab(webui, "txt2img")
     expect(webui.locator("#html_info_txt2img, #html_info_x_txt2img").first).to_contain_text("Steps: 30", timeout=LONG)
 
@@ -336,7 +345,7 @@ def test_undo_takes_the_card_away_and_restore_brings_it_back(webui: Any) -> None
 
 def test_ctrl_enter_runs_in_our_tab(webui: Any) -> None:
     open_tab(webui, "resize_lora")
-    row(webui, resizable(webui)["name"]).click()
+    choose(webui, resizable(webui)["name"])
     before = len(ask(webui, "results")["results"])
     webui.locator("#resize_lora_list").focus()
     webui.keyboard.press("Control+Enter")
@@ -347,7 +356,7 @@ def test_ctrl_enter_runs_in_our_tab(webui: Any) -> None:
 
 
 def test_trees_have_the_menu_too_and_a_reload_of_the_ui_keeps_all(webui: Any) -> None:
-    """Reload UI runs our script anew and draws the cards as a tree; the first jobs after it must work."""
+    """Reload UI runs our script anew and draws the cards as a tree; the jobs after it must work."""
     options = webui.request.get(f"{URL.rstrip('/')}/sdapi/v1/options")
     if not options.ok:
         pytest.skip("the WebUI runs without --api")
@@ -391,7 +400,7 @@ def test_the_tab_fits_its_page_in_light_and_dark(webui: Any, theme: str, width: 
     webui.set_viewport_size({"width": width, "height": 844})
     webui.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
     open_tab(webui, "resize_lora")
-    row(webui, resizable(webui)["name"]).click()
+    choose(webui, resizable(webui)["name"])
     expect(webui.locator("#resize_lora_plot svg")).to_be_visible(timeout=LONG)
     webui.wait_for_timeout(600)
     take(webui, f"tab-{width}-{theme}")
