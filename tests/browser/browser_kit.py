@@ -54,6 +54,8 @@ def open_tab(page: Any, id: str) -> None:
             if (at >= 0) nav.querySelectorAll('button')[at].click(); }""",
         id,
     )
+    if page.locator("#tabs").count():  # shown a moment after the click
+        page.locator(f"#tab_{id}").wait_for(state="visible")
 
 
 def resizable(page: Any) -> dict[str, Any]:
