@@ -16,6 +16,7 @@ from .linalg.threads import ask_for_one_blas_thread
 from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipes
 
 DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
+CONVERT_WORDS = ("auto", "lora", "none")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,6 +154,13 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
         choices=("keep", "kohya"),
         default="keep",
         help="kohya: rename layers to the spelling that every host loads",
+    )
+    add(
+        "--convert",
+        choices=CONVERT_WORDS,
+        default="auto",
+        help="lora: write every layer as LoRA that can be; none: keep each layer's kind; "
+        "auto (default): keep it, but for LoHa where LoRA makes the better file",
     )
     add("--suffix", help="ends the new name in place of the recipe")
     add("--overwrite", action="store_true", help="replace results that are there already; never the source")

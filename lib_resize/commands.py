@@ -39,7 +39,7 @@ def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Setting
         recipes=arguments.score_recipes or (),
         output=Path(arguments.output_folder) if arguments.output_folder else None,
         base=base,
-        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya"),
+        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya", convert=arguments.convert),
         suffix=arguments.suffix,
         device=arguments.device,
         threads=arguments.threads,
