@@ -213,7 +213,8 @@ def _until_failure(outcomes: Iterator[Outcome], go_on: bool) -> Iterator[Outcome
 
 def _lines(outcome: Outcome, verbose: int) -> Iterator[str]:
     if outcome.error is not None:
-        yield f"resize-lora: {outcome.error}"
+        told, source = str(outcome.error), outcome.source
+        yield f"resize-lora: {told if Path(source).stem in told else f'{source}: {told}'}"
         return
     if outcome.plan is None:
         own = outcome.skipped == Path(outcome.source)
