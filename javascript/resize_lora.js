@@ -1203,7 +1203,7 @@
         parts.plot.replaceChildren(draw('svg', {
             width: String(scale.width), height: String(PLOT.height), role: 'img',
             'aria-label': now ? t('Retention against size. Now {size}, {retention}', {size: size(now.bytes), retention: percent(now.retention)}) : t('Retention against size'),
-        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : []));
+        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : [], presetNames(scale)));
     }
 
     function plotText() {
@@ -1234,13 +1234,17 @@
     }
 
     function presetMarks({known, x, y}) {
-        return PRESETS.filter(name => known.presets[name]).map(name => {
-            const preset = known.presets[name];
-            return draw('g', {class: 'resize-lora-mark'},
-                draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4}),
-                state.target.mode === 'preset' && state.target.preset === name ? []
-                    : draw('text', {x: x(preset.bytes) + 7, y: y(preset.retention) + 13}, t(PRESET_WORDS[name])));
-        });
+        const marks = PRESETS.filter(name => known.presets[name]).map(name => known.presets[name]);
+        return draw('g', {class: 'resize-lora-mark'}, marks.map(preset =>
+            draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4})));
+    }
+
+    /* Last of all, so that no line runs through them. */
+    function presetNames({known, x, y}) {
+        const chosen = state.target.mode === 'preset' ? state.target.preset : '';
+        const others = PRESETS.filter(name => known.presets[name] && name !== chosen);
+        return draw('g', {class: 'resize-lora-preset-names'}, others.map(name =>
+            draw('text', {x: x(known.presets[name].bytes) + 7, y: y(known.presets[name].retention) + 13}, t(PRESET_WORDS[name]))));
     }
 
     function choiceMark({x, y, width}, now) {
@@ -1679,12 +1683,18 @@
             setText(area, text);
             addNegative(into, tag.negative);
             openTab(`tab_${into}`);
+            await shown(area);
             area.focus();
             area.setSelectionRange(end, end);
             if (generate) find(`${into}_generate`).click();
         } catch (error) {
             complain(error);
         }
+    }
+
+    /* A tab that was opened a moment ago is drawn a moment later, and what is not drawn cannot have the cursor. */
+    async function shown(element) {
+        for (let i = 0; i < 40 && !element.offsetParent; i++) await pause(25);
     }
 
     function setText(area, text) {

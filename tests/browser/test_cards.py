@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, expect, heard, setup
+from browser_kit import AWKWARD, ask, expect, heard
 
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8").split("*/", 1)[1].strip().rstrip(";")
 
 
 @pytest.fixture
 def host(page: Any) -> Any:
-    setup(page)
     names = json.dumps(["pastry-sdxl", AWKWARD, "pastry-sdxl_46mb"])
     page.evaluate(f"() => {{ window.hostNames = {names}; ({HOST_PAGE})(); }}")
     return page
@@ -146,3 +145,11 @@ def test_try_adds_the_tag_with_weight_and_activation_where_the_original_is_not(h
 def test_try_and_generate_starts(host: Any) -> None:
     tried(host, "a cake <lora:Pastry:0.6>", "Try and generate")
     assert host.evaluate("window.generated") == "txt2img"
+
+
+def test_try_leaves_the_cursor_in_a_tab_that_is_drawn_a_moment_after_it_was_opened(host: Any) -> None:
+    host.evaluate(
+        """() => { const panel = document.querySelector('#tab_txt2img'); panel.style.display = 'none';
+            document.querySelector('#tabs > .tab-nav > button').onclick = () => setTimeout(() => { panel.style.display = ''; }, 60); }"""
+    )
+    tried(host, "a cake <lora:pastry-sdxl:1>")

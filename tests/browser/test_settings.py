@@ -1,6 +1,5 @@
 """What the host's settings page says: where the panel starts, what card menus send, and whether there are any."""
 
-
 from __future__ import annotations
 
 import json
