@@ -53,7 +53,11 @@ OUTER: dict[str, frozenset[str]] = {
 """Rooms around the engine -> the libraries that they may import. They may use every room of `ROOMS`, and `panel` may
 use `hosts`; no room of `ROOMS` may use them."""
 
-EAGER = {"panel.layout": frozenset({"gradio"}), "panel.standalone": frozenset({"fastapi", "gradio"})}
+EAGER = {
+    "panel.api": frozenset({"fastapi"}),
+    "panel.layout": frozenset({"gradio"}),
+    "panel.standalone": frozenset({"fastapi", "gradio"}),
+}
 """Modules of these rooms that import such a library when they are themselves imported; numpy may be by all."""
 
 NARROWER: dict[str, frozenset[str]] = {
@@ -71,6 +75,14 @@ FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
+    "adapters.forms.form": frozenset({"numpy"}),
+    "adapters.forms.full": frozenset({"numpy"}),
+    "adapters.forms.glora": frozenset({"numpy"}),
+    "adapters.forms.loha": frozenset({"numpy"}),
+    "adapters.forms.lokr": frozenset({"numpy"}),
+    "adapters.forms.lora": frozenset({"numpy"}),
+    "adapters.forms.tucker": frozenset({"numpy"}),
+    "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
@@ -78,9 +90,14 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
+    "linalg.dense": frozenset({"numpy"}),
+    "linalg.dora": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
+    "linalg.hadamard": frozenset({"numpy"}),
+    "linalg.made": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
     "linalg.truncate": frozenset({"numpy"}),
+    "linalg.tucker": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
     "synthetic": frozenset({"numpy"}),
