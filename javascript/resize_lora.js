@@ -1906,9 +1906,11 @@
             event.stopPropagation();
             return;
         }
-        if (window.get_uiCurrentTabContent || !root || !root.offsetParent || document.querySelector('dialog[open]')) return;
-        if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) parts.run.click();
-        else if (event.key === 'Escape') parts.cancel.click();
+        const popup = document.querySelector('.global-popup');
+        if (!parts.run || !root.offsetParent || document.querySelector('dialog[open]') || (popup && popup.style.display !== 'none')) return;
+        /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it would press only a button of its own. */
+        if (event.key === 'Escape') parts.cancel.click();
+        else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) parts.run.click();
     }
 
     /* The panel stands beside Gradio's own block, where neither its styles nor its updates reach it. */
