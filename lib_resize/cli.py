@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_resize(commands.add_parser("resize", help="make smaller files", **_described(_RESIZE, _RECIPES)))
+    _add_merge(commands.add_parser("merge", help="make one LoRA of several", **_described(_MERGE, _RECIPES)))
     _add_inspect(commands.add_parser("inspect", help="look at a file", **_described(_INSPECT)))
     _add_demo(commands.add_parser("demo", help="see it work on files made for the purpose", **_described(_DEMO)))
     _add_ui(commands.add_parser("ui", help="the panel in a browser, without a WebUI", **_described(_UI)))
@@ -84,6 +85,11 @@ def _described(description: str, epilog: str | None = None) -> dict[str, Any]:
 _RESIZE = """\
 Resizes LoRA files. A checkpoint may stand first: it is known by its content, and dimensions are then compared
 with its layers. Folders are searched through; "style.safetensors:0.6,char.safetensors:0.4" merges first."""
+
+_MERGE = """\
+Makes one LoRA of several, exactly: "style.safetensors:0.6" "char.safetensors:0.4", or all that a prompt names, with
+its strengths for text encoder, UNet and blocks: --prompt "<lora:style:0.6> <lora:char:0.4:lbw=OUTD>". A recipe then
+resizes it; without one nothing is lost but rounding."""
 
 _INSPECT = """\
 Tells what a LoRA file is, how many of its dimensions matter, how small each preset would make it, and what a
@@ -124,13 +130,32 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="FILE", help="[checkpoint] LoRA files, folders, patterns or merges")
     add("-o", "--output_folder", "--output-folder", metavar="DIR", help="folder of the results (default: beside each)")
+    default = f"{DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without"
+    _add_work(parser, default)
+    add("--suffix", help="ends the new name in place of the recipe")
+    add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
+    add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="FILE[:STRENGTH]", help="the LoRA files, without --prompt")
+    add("--prompt", metavar="TEXT", help="a prompt, or its tags alone; names are looked for in --lora-dir")
+    add("--lora-dir", action="append", default=[], metavar="DIR", help="a folder of LoRAs; may be given again")
+    add("-o", "--output", metavar="FILE", help="the new file, or a folder for it (default: beside the first LoRA)")
+    _add_work(parser, "all ranks")
+
+
+def _add_work(parser: argparse.ArgumentParser, default: str) -> None:
+    """What `resize` and `merge` share."""
+    add = parser.add_argument
     add(
         "-r",
         "--score_recipes",
         "--recipes",
         type=_recipes,
         metavar="RECIPES",
-        help=f"what to keep (default: {DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without)",
+        help=f"what to keep (default: {default})",
     )
     add(
         "-t",
@@ -151,10 +176,7 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="kohya: rename layers to the spelling that every host loads",
     )
-    add("--suffix", help="ends the new name in place of the recipe")
     add("--overwrite", action="store_true", help="replace results that are there already; never the source")
-    add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
-    add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
     add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
     add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
 

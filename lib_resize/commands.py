@@ -21,9 +21,11 @@ from .batch import Outcome, Settings
 from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
 from .files.reader import SafeFile
+from .lookup import LoraFolders
 from .progress import Quiet
+from .prompt import check_bakeable, parse_prompt
 from .recipe.grammar import parse_recipes
-from .sources import Source, expand
+from .sources import SUFFIX, Source, expand, of_members, of_prompt
 
 
 def resize(arguments: argparse.Namespace) -> int:
@@ -35,18 +37,67 @@ def resize(arguments: argparse.Namespace) -> int:
         return _run(expand(names), _settings(arguments, base), arguments)
 
 
+_ALL_RANKS = "rank=100000"  # more than any layer has
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """``resize-lora merge``."""
+    recipes = arguments.score_recipes or parse_recipes(_ALL_RANKS)
+    source = _merge_source(arguments)
+    with contextlib.ExitStack() as stack:
+        base = Checkpoint(Path(arguments.base)) if arguments.base else None
+        if base is not None:
+            stack.callback(base.close)
+        settings = _work_settings(arguments, base)
+        folder, target = _output_of(arguments.output, len(recipes))
+        sidecars = settings.sidecars and not arguments.prompt
+        settings = replace(settings, recipes=recipes, output=folder, target=target, sidecars=sidecars)
+        arguments.continue_on_error = False
+        return _run([source], settings, arguments)
+
+
+def _merge_source(arguments: argparse.Namespace) -> Source:
+    """From files with strengths, or from a prompt. Raises UsageError, and PromptError for what cannot be baked."""
+    if bool(arguments.inputs) == (arguments.prompt is not None):
+        raise UsageError("merge takes LoRA files with strengths, or --prompt with --lora-dir; give one of the two.")
+    if arguments.inputs:
+        if arguments.lora_dir:
+            raise UsageError("--lora-dir belongs to --prompt; files are named by their paths.")
+        return of_members(arguments.inputs)
+    tags = parse_prompt(arguments.prompt).tags
+    check_bakeable(tags)
+    return of_prompt(tags, LoraFolders([Path(name) for name in arguments.lora_dir]).find)
+
+
+def _output_of(text: str | None, recipes: int) -> tuple[Path | None, Path | None]:
+    """Folder or file of the result, as far as it is given."""
+    if text is None or Path(text).is_dir() or text.endswith(("/", os.sep)):
+        return (Path(text) if text else None), None
+    if recipes > 1:
+        raise UsageError(f"-o {text}: one file cannot hold the results of {recipes} recipes; name a folder.")
+    path = Path(text)
+    return None, path if path.suffix.lower() == SUFFIX else path.with_name(path.name + SUFFIX)
+
+
 def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Settings:
+    return replace(
+        _work_settings(arguments, base),
+        output=Path(arguments.output_folder) if arguments.output_folder else None,
+        suffix=arguments.suffix,
+        skip_existing=arguments.skip_existing,
+    )
+
+
+def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Settings:
+    """What all commands share that write."""
     return Settings(
         recipes=arguments.score_recipes or (),
-        output=Path(arguments.output_folder) if arguments.output_folder else None,
         base=base,
         style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya"),
-        suffix=arguments.suffix,
         device=arguments.device,
         threads=arguments.threads,
         dry_run=arguments.dry_run,
         overwrite=arguments.overwrite,
-        skip_existing=arguments.skip_existing,
         sidecars=not arguments.no_sidecars,
     )
 

@@ -225,7 +225,10 @@ def _label(analysis: Analysis) -> str:
     adapter = analysis.adapter
     if len(adapter.files) == 1 and adapter.weights == (1.0,):
         return str(adapter.paths[0])
-    return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
+    return ",".join(
+        f"{path}:{weight if isinstance(weight, str) else f'{weight:g}'}"
+        for path, weight in zip(adapter.paths, adapter.weights, strict=True)
+    )
 
 
 def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:

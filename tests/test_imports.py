@@ -19,13 +19,15 @@ ROOMS: dict[str, frozenset[str]] = {
     "plan": frozenset(),
     "progress": frozenset(),
     "names": frozenset(),
-    "sources": frozenset({"errors"}),
+    "prompt": frozenset({"errors"}),
+    "sources": frozenset({"errors", "prompt"}),
+    "lookup": frozenset({"errors", "files", "sources"}),
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),
     "report": frozenset({"plan"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
-    "adapters": frozenset({"errors", "files", "linalg", "names"}),
+    "adapters": frozenset({"errors", "files", "linalg", "names", "prompt"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
     "jobs": frozenset({"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe"}),
@@ -36,8 +38,8 @@ ROOMS: dict[str, frozenset[str]] = {
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
     ),
     "commands": frozenset(
-        {"adapters", "base", "batch", "errors", "files", "inspect", "progress", "recipe", "report", "sources"}
-        | {"synthetic"}
+        {"adapters", "base", "batch", "errors", "files", "inspect", "lookup", "progress", "prompt", "recipe"}
+        | {"report", "sources", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
     "package": frozenset(),

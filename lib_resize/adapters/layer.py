@@ -85,8 +85,8 @@ class Adapter:
     family: Family | None
     notes: tuple[str, ...] = ()
     """What the user should know of how it was read."""
-    weights: tuple[float, ...] = (1.0,)
-    """Strength of each file in a merge."""
+    weights: tuple[float | str, ...] = (1.0,)
+    """Strength of each file in a merge, in words where it differs between layers."""
     together: tuple[tuple[int, ...], ...] = field(default=())
     """Groups of layers, by index, that a host applies only together."""
 

@@ -65,11 +65,11 @@ class LayerFact:
 
 @dataclass(frozen=True)
 class MergedSource:
-    """One of the files of a merge: name, SHA-256 of the whole file (hex), weight."""
+    """One of the files of a merge: name, SHA-256 of the whole file (hex), weight (in words where layers differ)."""
 
     name: str
     sha256: str
-    weight: float
+    weight: float | str
 
 
 @dataclass(frozen=True)
