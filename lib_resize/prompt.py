@@ -270,7 +270,7 @@ def _joined(before: str, after: str) -> str:
     """Two texts between which a tag was, without its comma or space."""
     if re.search(r"(,\s*|^\s*)$", before) and (comma := re.match(r"\s*,[ \t]*", after)):
         return before + after[comma.end() :]
-    return before + after[1:] if before[-1:] == " " and after[:1] == " " else before + after
+    return before[:-1] + after if before[-1:] == " " and after[:1] in (" ", ",") else before + after
 
 
 def check_bakeable(tags: Sequence[Tag]) -> None:
