@@ -189,6 +189,7 @@
         target: {mode: 'preset', preset: 'medium', size: 50, retention: 0.92, rank: 16, recipe: ''},
         meaning: 'size',
         options: {...DEFAULTS},
+        without: true,
         plan: null,
         trouble: '',
         jobs: new Map(),
@@ -1152,7 +1153,7 @@
         if (state.trouble) texts.push(state.trouble);
         const plan = now && now.exact ? now : null;
         const found = (plan || known || {warnings: []}).warnings;
-        found.forEach(one => texts.push(one.text));
+        found.forEach(one => texts.push(one.template ? t(one.template, one.values) : one.text));
         if (plan) plan.notes.forEach(note => texts.push(note));
         if (now && !plan && now.bytes >= file.bytes && !found.some(one => one.kind === 'not_smaller')) texts.push(t('The new file would not be smaller.'));
         if (now && !plan && now.retention < state.hello.floor && !found.some(one => one.kind === 'low_retention')) {
@@ -1321,7 +1322,13 @@
                 labelled(t('Strength'), rescale, t('Baked into the new file')),
                 labelled(t('End of the name'), suffix, '{size} {retention} {rank}'),
                 folderField(),
-                el('label', {class: 'resize-lora-check'}, sidecars, t('Copy preview and description'))));
+                el('label', {class: 'resize-lora-check'}, sidecars, t('Copy preview and description'))),
+            can('generate') ? el('fieldset', null, el('legend', null, t('Compare')), withoutField()) : []);
+    }
+
+    function withoutField() {
+        const without = el('input', {type: 'checkbox', id: 'resize_lora_without', checked: state.without, on: {change: () => { state.without = without.checked; }}});
+        return el('label', {class: 'resize-lora-check'}, without, t('Also without the LoRA, to see what it does at all'));
     }
 
     function folderField() {
@@ -1505,9 +1512,13 @@
         const columns = ['name', 'output', 'folder', 'bytes_before', 'bytes_after', 'saved', 'retention', 'recipe', 'state'];
         const cell = value => /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? '');
         const lines = [columns, ...state.results.map(result => columns.map(column => result[column]))].map(line => line.map(cell).join(','));
-        const link = el('a', {href: URL.createObjectURL(new Blob([`\ufeff${lines.join('\r\n')}\r\n`], {type: 'text/csv'})), download: 'resize-lora.csv'});
-        link.click();
-        setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+        const address = URL.createObjectURL(new Blob([`\ufeff${lines.join('\r\n')}\r\n`], {type: 'text/csv'}));
+        download(address, 'resize-lora.csv');
+        setTimeout(() => URL.revokeObjectURL(address), 10000);
+    }
+
+    function download(address, name) {
+        el('a', {href: address, download: name}).click();
     }
 
     // Dialogs and toasts ------------------------------------------------------------------------------------------
@@ -1573,7 +1584,7 @@
 
     async function compareIt(about, tab) {
         try {
-            const {job} = await call('compare', {...about, settings: pictureSettings(tab || 'txt2img'), without: true});
+            const {job} = await call('compare', {...about, settings: pictureSettings(tab || 'txt2img'), without: state.without});
             state.mine.add(job);
             jobToasts.set(job, toast(t('Compare'), {stays: true, tools: [button(t('Cancel'), () => cancel([job]))]}));
             await poll();
@@ -1626,8 +1637,22 @@
             show(slider, key === 'slider');
         });
         wipe();
-        dialog(t('Compare'), [Object.values(pages), slider, el('p', null, result.text), el('div', {class: 'resize-lora-tools'}, view, el('span', {class: 'resize-lora-quiet'}, `${result.resized.name} · seed ${result.seed} · ${result.width}×${result.height}`))]);
+        const save = button(t('Save pictures'), () => savePictures(result), {id: 'resize_lora_save_pictures'});
+        dialog(t('Compare'), [Object.values(pages), slider, el('p', null, distance(result)), el('div', {class: 'resize-lora-tools'}, view, save, el('span', {class: 'resize-lora-quiet'}, `${result.resized.name} · seed ${result.seed} · ${result.width}×${result.height}`))]);
         slider.focus();
+    }
+
+    function distance(result) {
+        const number = t('Mean pixel difference {number} of 255', {number: round(result.number, 2)});
+        return result.effect == null ? `${number}.` : `${number}; ${t('without the LoRA {number}', {number: round(result.effect, 2)})}.`;
+    }
+
+    /* Nothing is saved unless asked: each picture goes where the browser puts downloads. */
+    function savePictures(result) {
+        const kinds = {original: result.original, resized: result.resized, difference: {picture: result.difference}, without: result.without};
+        Object.entries(kinds).filter(([, one]) => one && one.picture).forEach(([kind, one]) => {
+            download(one.picture, `${result.resized.name}_${kind}_${result.seed}.png`);
+        });
     }
 
     // The prompt --------------------------------------------------------------------------------------------------

@@ -208,14 +208,31 @@ def test_a_comparison_shows_both_under_one_slider_with_its_number(page: Any, sho
     analysed(page)
     page.click("#resize_lora_generate")
     page.locator(".resize-lora-result").first.get_by_text("Compare", exact=True).click()
-    expect(page.locator("dialog")).to_contain_text("mean pixel difference 1.8 of 255")
+    expect(page.locator("dialog")).to_contain_text("Mean pixel difference 1.8 of 255; without the LoRA 34.2.")
     page.focus("#resize_lora_wipe")
     for _ in range(10):
         page.keyboard.press("ArrowRight")
     expect(page.locator(".resize-lora-over")).to_have_attribute("style", re.compile("40%"))
     shot(page, "compare")
+    saved: list[str] = []
+    page.on("download", lambda download: saved.append(download.suggested_filename))
+    page.click("#resize_lora_save_pictures")
+    page.wait_for_timeout(500)
+    assert sorted(saved) == [
+        f"pastry-sdxl_46mb_{kind}_1.png" for kind in ("difference", "original", "resized", "without")
+    ]
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_a_comparison_leaves_the_third_picture_out_where_it_is_not_wanted(page: Any) -> None:
+    analysed(page)
+    page.click("#resize_lora_advanced summary")
+    page.uncheck("#resize_lora_without")
+    page.click("#resize_lora_generate")
+    page.locator(".resize-lora-result").first.get_by_text("Compare", exact=True).click()
+    expect(page.locator("dialog")).to_be_visible()
+    assert [one["params"]["without"] for one in heard(page) if one["method"] == "compare"] == [False]
 
 
 def test_each_lack_has_its_own_sentence(page: Any, shot: Any) -> None:
