@@ -114,6 +114,7 @@ def _facts(adapter: Adapter, spectra: Sequence[Spectrum]) -> Iterator[LayerFacts
             parameters=layer.parameters,
             is_conv=layer.is_conv,
             least=int(layer.stem in companions),
+            beyond=layer.lost,
         )
 
 

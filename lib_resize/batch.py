@@ -87,18 +87,23 @@ def resize(sources: Sequence[Source], settings: Settings, progress: Progress | N
             yield from workshop.outcomes(source)
 
 
+def open_bench(settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> Bench:
+    """What work is done with, until the stack ends. Raises DeviceError."""
+    arrays = open_arrays(settings.device)
+    workers = (settings.threads or usable_cores()) if settings.device == "cpu" else 1
+    stack.enter_context(one_blas_thread())
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
+    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+    return Bench(arrays, pool, progress)
+
+
 class _Workshop:
     """What all sources of a batch share."""
 
     def __init__(self, settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> None:
         self.settings = settings
         _check_recipes(settings)
-        arrays = open_arrays(settings.device)
-        workers = (settings.threads or usable_cores()) if settings.device == "cpu" else 1
-        stack.enter_context(one_blas_thread())
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        self.bench = Bench(arrays, pool, progress)
+        self.bench = open_bench(settings, progress, stack)
         self.checkpoint = settings.base if isinstance(settings.base, Checkpoint) else None
         if isinstance(settings.base, Path):
             self.checkpoint = Checkpoint(settings.base)

@@ -8,10 +8,10 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import report
 from .adapters.write import DTYPES, Style
@@ -22,10 +22,13 @@ from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
 from .files.reader import SafeFile
 from .lookup import LoraFolders
-from .progress import Quiet
+from .progress import Progress, Quiet
 from .prompt import check_bakeable, parse_prompt
-from .recipe.grammar import parse_recipes
+from .recipe.grammar import Recipe, parse_recipes
 from .sources import SUFFIX, Source, expand, of_members, of_prompt
+
+if TYPE_CHECKING:
+    from .extract import Wish
 
 
 def resize(arguments: argparse.Namespace) -> int:
@@ -54,6 +57,43 @@ def merge(arguments: argparse.Namespace) -> int:
         settings = replace(settings, recipes=recipes, output=folder, target=target, sidecars=sidecars)
         arguments.continue_on_error = False
         return _run([source], settings, arguments)
+
+
+_EXTRACT_RECIPE = "rank=64"
+
+
+def extract(arguments: argparse.Namespace) -> int:
+    """``resize-lora extract``."""
+    from .extract import extract as extract_all
+
+    recipes = _extract_recipes(arguments)
+    folder, target = _output_of(arguments.output, len(recipes))
+    arguments.continue_on_error = False
+    with contextlib.ExitStack() as stack:
+        tuned, base = (Checkpoint(Path(name)) for name in (arguments.tuned, arguments.base))
+        for checkpoint in (tuned, base):
+            stack.callback(checkpoint.close)
+        settings = replace(_work_settings(arguments, None), recipes=recipes, output=folder, target=target)
+        wish = _extract_wish(arguments, recipes)
+        return _show(lambda bars: extract_all(tuned, base, wish, settings, bars), 1, arguments)
+
+
+def _extract_recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
+    texts = [f"rank={arguments.rank}"] if arguments.rank else []
+    texts += [f"fro_lora=1,size={arguments.size}"] if arguments.size else []
+    if len(texts) + bool(arguments.score_recipes) > 1:
+        raise UsageError("extract takes one of --rank, --size and -r.")
+    conv = f",max_conv_rank={arguments.conv_rank}" if arguments.conv_rank else ""
+    return arguments.score_recipes or parse_recipes((texts or [_EXTRACT_RECIPE])[0] + conv)
+
+
+def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> Wish:
+    """As many dimensions as any of the recipes could keep."""
+    from .extract import DEFAULT_RANK, Wish
+
+    most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
+    rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)
+    return Wish(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers)
 
 
 def _merge_source(arguments: argparse.Namespace) -> Source:
@@ -93,12 +133,12 @@ def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Se
     return Settings(
         recipes=arguments.score_recipes or (),
         base=base,
-        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya"),
+        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=getattr(arguments, "naming", "keep") == "kohya"),
         device=arguments.device,
         threads=arguments.threads,
         dry_run=arguments.dry_run,
         overwrite=arguments.overwrite,
-        sidecars=not arguments.no_sidecars,
+        sidecars=not getattr(arguments, "no_sidecars", True),
     )
 
 
@@ -229,11 +269,16 @@ def _checkpoint(path: Path) -> Checkpoint | None:
 
 
 def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Namespace) -> int:
+    return _show(lambda bars: resize_all(sources, settings, bars), len(sources), arguments)
+
+
+def _show(work: Callable[[Progress], Iterator[Outcome]], files: int, arguments: argparse.Namespace) -> int:
+    """Does the work, tells of each outcome as it comes, and of all at the end."""
     if arguments.report:
         _check_writable(Path(arguments.report))
     outcomes: list[Outcome] = []
-    with _Bars(len(sources)) as bars:
-        for outcome in _until_failure(resize_all(sources, settings, bars), arguments.continue_on_error):
+    with _Bars(files) as bars:
+        for outcome in _until_failure(work(bars), arguments.continue_on_error):
             outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped, and there may be thousands
             bars.file(outcome.source)
             for line in _lines(outcome, arguments.verbose):

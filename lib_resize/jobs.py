@@ -20,7 +20,7 @@ from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
 from .linalg.casts import LARGEST, Bits, Double, doubles, round_to, singles
 from .linalg.factor import Pair, Stored
-from .linalg.truncate import discarded, frobenius
+from .linalg.truncate import discarded
 from .plan import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
@@ -161,6 +161,7 @@ class _Maker:
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
+            extracted=self.adapter.extracted,
         )
 
     def job(self, choice: Choice, unpaired: Sequence[str]) -> Job:
@@ -233,7 +234,7 @@ def _label(analysis: Analysis) -> str:
 
 def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:
     for facts, kept in zip(analysis.layers, choice.kept, strict=True):
-        whole, lost = frobenius(facts.s), discarded(facts.s, kept)
+        whole, lost = facts.fro, math.hypot(discarded(facts.s, kept), facts.beyond)
         fro = facts.base.fro if facts.base else None
         yield LayerPlan(
             name=facts.name,

@@ -37,8 +37,11 @@ ROOMS: dict[str, frozenset[str]] = {
     "batch": frozenset(
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
     ),
+    "extract": frozenset(
+        {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
+    ),
     "commands": frozenset(
-        {"adapters", "base", "batch", "errors", "files", "inspect", "lookup", "progress", "prompt", "recipe"}
+        {"adapters", "base", "batch", "errors", "extract", "files", "inspect", "lookup", "progress", "prompt", "recipe"}
         | {"report", "sources", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
@@ -74,12 +77,16 @@ FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
 
 LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.write": frozenset({"numpy"}),
+    "extract": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
+    "files.spool": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
     "inspect": frozenset({"numpy"}),
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
+    "linalg.dense": frozenset({"numpy"}),
+    "linalg.leading": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
     "linalg.truncate": frozenset({"numpy"}),

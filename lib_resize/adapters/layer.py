@@ -34,6 +34,8 @@ class Layer:
     """DoRA's magnitudes: kept as they are."""
     canonical: str | None = None
     """Its name in the family's own words; None where the family or the layer is unknown."""
+    lost: float = 0.0
+    """Frobenius norm of what the pair does not hold of the delta that it stands for, as an extraction leaves it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -89,6 +91,8 @@ class Adapter:
     """Strength of each file in a merge, in words where it differs between layers."""
     together: tuple[tuple[int, ...], ...] = field(default=())
     """Groups of layers, by index, that a host applies only together."""
+    extracted: bool = False
+    """It is the difference of its files, which are checkpoints, and no merge of LoRAs."""
 
     @property
     def paths(self) -> list[Path]:

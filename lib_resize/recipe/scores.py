@@ -14,7 +14,6 @@ import numpy as np
 
 from ..errors import PairingError
 from ..linalg.casts import Double
-from ..linalg.truncate import frobenius
 from .grammar import BASE_SCORES, SELF_SCORES, Recipe
 
 
@@ -46,6 +45,18 @@ class LayerFacts:
     least: int = 0
     """Dimensions that must stay whatever the recipe says, even of a layer that is zero: 1 where other tensors of the
     layer stay, which would be orphans without it."""
+    beyond: float = 0.0
+    """Frobenius norm of what lies in none of the dimensions, as of a weight difference that was cut to some ranks."""
+
+    @property
+    def square(self) -> float:
+        """Square of the Frobenius norm of the layer as a whole."""
+        return float(self.s @ self.s) + self.beyond**2
+
+    @property
+    def fro(self) -> float:
+        """Frobenius norm of the layer as a whole."""
+        return math.sqrt(self.square)
 
 
 _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
@@ -53,7 +64,7 @@ _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
     "fro_ckpt": lambda layer: None if layer.base is None else layer.base.fro,
     "subspace": lambda layer: None if layer.base is None else layer.base.subspace,
     "spn_lora": lambda layer: float(layer.s[0]),
-    "fro_lora": lambda layer: frobenius(layer.s),
+    "fro_lora": lambda layer: layer.fro,
     "params": lambda layer: float(layer.parameters),
 }
 

@@ -379,7 +379,7 @@ class StubService:
             tags = parse_prompt(prompt).tags
         except PromptError as error:
             return {"ok": False, "message": str(error), "column": error.column, "tags": [], "warnings": [], "name": ""}
-        told = [
+        told: list[dict[str, Any]] = [
             {
                 "text": str(tag), "name": tag.name, "lora": tag.name if tag.name in self.files else None,
                 "column": tag.column, "troubles": self._troubles(tag), "remarks": list(tag.remarks),
