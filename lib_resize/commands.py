@@ -70,9 +70,10 @@ def extract(arguments: argparse.Namespace) -> int:
     folder, target = _output_of(arguments.output, len(recipes))
     arguments.continue_on_error = False
     with contextlib.ExitStack() as stack:
-        tuned, base = (Checkpoint(Path(name)) for name in (arguments.tuned, arguments.base))
-        for checkpoint in (tuned, base):
-            stack.callback(checkpoint.close)
+        tuned = Checkpoint(Path(arguments.tuned))
+        stack.callback(tuned.close)
+        base = Checkpoint(Path(arguments.base))
+        stack.callback(base.close)
         settings = replace(_work_settings(arguments, None), recipes=recipes, output=folder, target=target)
         wish = _extract_wish(arguments, recipes)
         return _show(lambda bars: extract_all(tuned, base, wish, settings, bars), 1, arguments)

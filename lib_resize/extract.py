@@ -306,10 +306,10 @@ class _Budget:
 
 
 def _changed_vectors(tuned: Weights, base: Weights) -> list[str] | None:
-    """Biases and norms that differ; None where the two models name them differently."""
+    """Biases and norms that differ; None where they cannot be compared."""
     ours, theirs = tuned.vectors, base.vectors
     shared = [key for key, shape in ours.items() if theirs.get(key) == shape]
-    if ours and not shared:
+    if (ours or theirs) and not shared:
         return None
     return [key for key in shared if not _same(tuned.vector(key), base.vector(key))]
 
@@ -329,7 +329,7 @@ def _notes(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> Iterator[str]:
     if tally.only_one:
         yield f"{tally.only_one} layers are in one of the two checkpoints alone"
     if tally.vectors is None:
-        yield "biases and norms were not compared: the checkpoints name them differently"
+        yield "biases and norms were not compared: the two models do not name them alike"
     elif tally.vectors:
         norms = [key for key in tally.vectors if "norm" in key or "ln_" in key]
         yield (

@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..errors import Cancelled, FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
-from . import baking, names
+from . import baking, extracting, names
 from .analyses import FLOOR, Analyses, Kept, needs_measuring, ranks_of, shown, warnings_of
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
@@ -71,6 +72,7 @@ class Service:
             "read_prompt": self._read_prompt,
             "bake": self._bake,
             "bake_into": self._bake_into,
+            "extract": self._extract,
             "compare": self._compare,
         }
 
@@ -505,6 +507,38 @@ class Service:
         if not baked:
             raise Fault("request", f"{result.output} was not baked from a prompt.")
         return baking.rewritten(prompt, baked, result.output)
+
+    # Extracting ------------------------------------------------------------------------------------------------
+
+    def _extract(self, params: Params) -> Answer:
+        tuned, base = params.text("tuned", LOADED), params.text("base", extracting.FILE)
+        name, text_encoders = params.text("name", ""), params.flag("text_encoders", True)
+        options = self._options(params)
+        recipe = read_recipe(params, options)
+        params.finish_after("recipe", "target")
+        order = extracting.ExtractOrder(tuned, base, recipe, options, "", text_encoders)
+        extracting.check_order(order, self.host)
+        name = baking.check_name(name or extracting.suggested_name(order, self.host))
+        order = replace(order, name=name, taken=frozenset(self.results.trashed_names()))
+        work = Work(kind="extract", title=f"difference → {name}", run=lambda h: self._extracted(order, h), name=name)
+        return {"job": self.queue.add(work)}
+
+    def _extracted(self, order: extracting.ExtractOrder, handle: Handle) -> Answer:
+        began = time.monotonic()
+        handle.wait_for_host()
+        written = extracting.extract(self.host, order, handle)
+        self._files_moved()
+        facts = _result_facts(written, described(self.host, order.options.reference), time.monotonic() - began)
+        return self.results.add(
+            Result(
+                id="",
+                name=order.name,
+                output=self._name_of(written.path),
+                path=written.path,
+                sidecars=(),
+                facts=facts,
+            )
+        )
 
     # Errors ----------------------------------------------------------------------------------------------------
 

@@ -71,7 +71,7 @@ VALUES = (
 )
 METHODS = ["hello", "library", "previews", "analyse", "plan", "check_recipe", "resize", "status", "cancel", "results"]
 METHODS += ["undo", "restore", "trash", "empty_trash", "prompt_tag", "compare", "unknown"]
-METHODS += ["read_prompt", "bake", "bake_into"]
+METHODS += ["read_prompt", "bake", "bake_into", "extract"]
 
 
 @pytest.fixture(scope="module")
