@@ -81,8 +81,8 @@ class Wish:
     """For convolutions larger than 1x1: None is `rank`, 0 leaves them out."""
     text_encoders: bool = True
     edges: bool = False
-    """Also first and last convolution, time and label embedding, which trainers leave alone and older diffusers refuses
-    in a LoRA."""
+    """Also first and last convolution, time and label embedding, which trainers leave alone and older diffusers does
+    not read."""
 
 
 @dataclass
