@@ -234,9 +234,9 @@
         return `${target.mode === 'rank' ? '' : `${state.options.scores},`}${word}=${Number(value.toFixed(4))}`;
     }
 
-    function changedOptions() {
+    function changedOptions(options = state.options) {
         const changed = {};
-        for (const [name, value] of Object.entries(state.options)) if (value !== DEFAULTS[name]) changed[name] = value;
+        for (const [name, value] of Object.entries(options)) if (value !== DEFAULTS[name]) changed[name] = value;
         return changed;
     }
 
@@ -306,9 +306,18 @@
     async function begin() {
         state.hello = await call('hello');
         state.reference = state.hello.reference;
+        takeDefaults(state.hello.defaults);
         drawFrame();
         const [results] = await Promise.all([call('results'), readLibrary(), poll()]);
         takeResults(results);
+    }
+
+    /* What the person set on the host's settings page. */
+    function takeDefaults(defaults) {
+        if (!defaults) return;
+        Object.assign(state.options, defaults.options);
+        state.target.preset = defaults.preset;
+        defaults.notes.forEach(note => toast(note));
     }
 
     let reading = null;
@@ -1194,7 +1203,7 @@
         parts.plot.replaceChildren(draw('svg', {
             width: String(scale.width), height: String(PLOT.height), role: 'img',
             'aria-label': now ? t('Retention against size. Now {size}, {retention}', {size: size(now.bytes), retention: percent(now.retention)}) : t('Retention against size'),
-        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : []));
+        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : [], presetNames(scale)));
     }
 
     function plotText() {
@@ -1225,13 +1234,17 @@
     }
 
     function presetMarks({known, x, y}) {
-        return PRESETS.filter(name => known.presets[name]).map(name => {
-            const preset = known.presets[name];
-            return draw('g', {class: 'resize-lora-mark'},
-                draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4}),
-                state.target.mode === 'preset' && state.target.preset === name ? []
-                    : draw('text', {x: x(preset.bytes) + 7, y: y(preset.retention) + 13}, t(PRESET_WORDS[name])));
-        });
+        const marks = PRESETS.filter(name => known.presets[name]).map(name => known.presets[name]);
+        return draw('g', {class: 'resize-lora-mark'}, marks.map(preset =>
+            draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4})));
+    }
+
+    /* Last of all, so that no line runs through them. */
+    function presetNames({known, x, y}) {
+        const chosen = state.target.mode === 'preset' ? state.target.preset : '';
+        const others = PRESETS.filter(name => known.presets[name] && name !== chosen);
+        return draw('g', {class: 'resize-lora-preset-names'}, others.map(name =>
+            draw('text', {x: x(known.presets[name].bytes) + 7, y: y(known.presets[name].retention) + 13}, t(PRESET_WORDS[name]))));
     }
 
     function choiceMark({x, y, width}, now) {
@@ -1310,8 +1323,8 @@
         };
         const option = (name, text, choices) => labelled(text, chooser(`resize_lora_${name}`, text, choices, state.options[name], value => setOption(name, value)));
         const rescale = el('input', {type: 'number', min: '0.01', step: '0.05', id: 'resize_lora_rescale', value: '1', on: {change: () => setOption('rescale', Number(rescale.value) > 0 ? Number(rescale.value) : 1)}});
-        const suffix = el('input', {type: 'text', id: 'resize_lora_suffix', value: DEFAULTS.suffix, on: {change: () => setOption('suffix', suffix.value)}});
-        const sidecars = el('input', {type: 'checkbox', id: 'resize_lora_sidecars', checked: true, on: {change: () => setOption('sidecars', sidecars.checked)}});
+        const suffix = el('input', {type: 'text', id: 'resize_lora_suffix', value: state.options.suffix, on: {change: () => setOption('suffix', suffix.value)}});
+        const sidecars = el('input', {type: 'checkbox', id: 'resize_lora_sidecars', checked: state.options.sidecars, on: {change: () => setOption('sidecars', sidecars.checked)}});
         return el('details', {class: 'resize-lora-advanced', id: 'resize_lora_advanced'},
             el('summary', null, t('Advanced')),
             el('fieldset', null, el('legend', null, t('Scores, with weights')), Object.entries(words.scores).map(([name, hint]) => field(name, name, hint, '0.1'))),
@@ -1884,8 +1897,8 @@
 
     function onContextMenu(event) {
         if (event.shiftKey || !app().querySelector('#resize_lora_send')) return;
-        const card = cardOf(event.composedPath()[0]);
-        if (!card) return;
+        const target = event.composedPath()[0], card = cardOf(target);
+        if (!card || (window.opts && window.opts.resize_lora_card_menu === false && !target.closest('.resize-lora-row'))) return;
         event.preventDefault();
         event.stopPropagation();
         openMenu(card, event.clientX, event.clientY);
@@ -1962,7 +1975,9 @@
         const note = toast(`${card.name}: ${t('queued')}`, {stays: true});
         try {
             await start();
-            const answer = await call('resize', {names: [card.name], target: {preset}});
+            const options = changedOptions((state.hello.defaults || {}).options || {});
+            const params = {names: [card.name], target: {preset}};
+            const answer = await call('resize', Object.keys(options).length ? {...params, options} : params);
             if (answer.refused.length) throw new Error(answer.refused[0].message);
             const [job] = answer.jobs;
             state.mine.add(job);

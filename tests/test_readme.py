@@ -29,7 +29,7 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
 WORDS = {**SCORES, **SELECTIONS, **LIMITS, **PRESETS, "rescale": ""}
-FOREIGN_OPTIONS = {"docs/from-other-tools.md", "docs/performance.md"}
+FOREIGN_OPTIONS = {"docs/api.md", "docs/from-other-tools.md", "docs/performance.md", "docs/webui.md"}
 """Pages that name options of other programs."""
 
 

@@ -318,13 +318,13 @@ def warnings_of(kept: Kept, reference: Reference) -> list[Warning_]:
     return found
 
 
-def plan_warnings(plan: Plan) -> list[Warning_]:
+def plan_warnings(plan: Plan, floor: float = FLOOR) -> list[Warning_]:
     """What is said of a plan."""
     found = []
     if plan.bytes_after >= plan.bytes_before:
         found.append(_warning("not_smaller", "The new file would not be smaller than this one."))
-    if plan.retention < FLOOR:
-        shares = {"retention": f"{100 * plan.retention:.1f} %", "floor": f"{100 * FLOOR:.0f} %"}
+    if plan.retention < floor:
+        shares = {"retention": f"{100 * plan.retention:.1f} %", "floor": f"{100 * floor:.0f} %"}
         template = "Weight retention {retention} is under {floor}: expect visible change."
         found.append(_warning("low_retention", template, shares))
     return found
