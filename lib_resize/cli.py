@@ -16,6 +16,7 @@ from .linalg.threads import ask_for_one_blas_thread
 from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipes
 
 DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
+CONVERT_WORDS = ("auto", "lora", "none")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,7 +145,7 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
     _add_work(parser, default)
     add("--base", metavar="FILE", help="the checkpoint, named outright")
     add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
-    _add_naming(parser)
+    _add_spelling(parser)
     add("--suffix", help="ends the new name in place of the recipe")
     add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
     add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
@@ -158,7 +159,7 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="FILE", help="the new file, or a folder for it (default: beside the first LoRA)")
     add("--base", metavar="FILE", help="a checkpoint, for recipes that compare with one")
     add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
-    _add_naming(parser)
+    _add_spelling(parser)
     _add_work(parser, "all ranks")
 
 
@@ -205,12 +206,19 @@ def _add_work(parser: argparse.ArgumentParser, default: str) -> None:
     add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
 
 
-def _add_naming(parser: argparse.ArgumentParser) -> None:
+def _add_spelling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--naming",
         choices=("keep", "kohya"),
         default="keep",
         help="kohya: rename layers to the spelling that every host loads",
+    )
+    parser.add_argument(
+        "--convert",
+        choices=CONVERT_WORDS,
+        default="auto",
+        help="lora: write every layer as LoRA that can be; none: keep each layer's kind; "
+        "auto (default): keep it, but for LoHa where LoRA makes the better file",
     )
 
 

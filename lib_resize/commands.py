@@ -133,7 +133,11 @@ def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Se
     return Settings(
         recipes=arguments.score_recipes or (),
         base=base,
-        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=getattr(arguments, "naming", "keep") == "kohya"),
+        style=Style(
+            dtype=DTYPES[arguments.output_dtype],
+            kohya=getattr(arguments, "naming", "keep") == "kohya",
+            convert=getattr(arguments, "convert", "auto"),
+        ),
         device=arguments.device,
         threads=arguments.threads,
         dry_run=arguments.dry_run,

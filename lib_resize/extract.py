@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
+from .adapters.forms.lora import low_rank
 from .adapters.layer import Adapter, Layer
 from .adapters.read import groups_together
 from .adapters.suffixes import Part
@@ -263,18 +264,15 @@ def _layer(
         found = leading(matrix, rank, bench.arrays)
     except LayerError as error:
         raise LayerError(f"{tuned.path}: layer {name}: {error}") from error
-    count = len(found.s)
-    if not count:
+    if not len(found.s):
         return None
-    ones = (1,) * (len(weight.shape) - 2)
     layer = Layer(
         stem=name,
-        pair=Pair(spool.add(found.up), spool.add(found.down)),
-        up=Part(f"{name}.lora_up.weight", name, "up", ".lora_up.weight"),
-        down=Part(f"{name}.lora_down.weight", name, "down", ".lora_down.weight"),
-        up_shape=(matrix.shape[0], count, *ones),
-        down_shape=(count, *(weight.shape[1:] if ones else (matrix.shape[1],))),
-        dtypes=("F32", "F32"),
+        form=low_rank(Pair(spool.add(found.up), spool.add(found.down)), weight.shape[2:], "F32"),
+        parts={
+            "up": Part(f"{name}.lora_up.weight", name, "up", ".lora_up.weight"),
+            "down": Part(f"{name}.lora_down.weight", name, "down", ".lora_down.weight"),
+        },
         canonical=name if tuned.family is not None else None,
         lost=found.lost,
     )

@@ -80,6 +80,14 @@ FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
+    "adapters.forms.form": frozenset({"numpy"}),
+    "adapters.forms.full": frozenset({"numpy"}),
+    "adapters.forms.glora": frozenset({"numpy"}),
+    "adapters.forms.loha": frozenset({"numpy"}),
+    "adapters.forms.lokr": frozenset({"numpy"}),
+    "adapters.forms.lora": frozenset({"numpy"}),
+    "adapters.forms.tucker": frozenset({"numpy"}),
+    "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "extract": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
@@ -91,9 +99,13 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "linalg.casts": frozenset({"numpy"}),
     "linalg.dense": frozenset({"numpy"}),
     "linalg.leading": frozenset({"numpy"}),
+    "linalg.dora": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
+    "linalg.hadamard": frozenset({"numpy"}),
+    "linalg.made": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
     "linalg.truncate": frozenset({"numpy"}),
+    "linalg.tucker": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
     "synthetic": frozenset({"numpy"}),

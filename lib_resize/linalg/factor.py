@@ -145,6 +145,10 @@ class Spectrum:
     """(r, r): ``q[:k] @ down`` is ``sqrt(s) V^T`` of the first k dimensions, (k, m)."""
 
     @property
+    def nbytes(self) -> int:
+        return self.s.nbytes + self.p.nbytes + self.q.nbytes
+
+    @property
     def effective_rank(self) -> int:
         """How many dimensions are not zero."""
         return int(np.count_nonzero(self.s))

@@ -165,7 +165,7 @@ def _merged(order: BakeOrder) -> Iterator[Adapter]:
 
 
 def _analysed(adapter: Adapter, order: BakeOrder, host: Host, tools: Bench) -> Analysis:
-    analysis = analyse(adapter, None, (), tools)
+    analysis = analyse(adapter, None, (), tools, convert=order.options.style.convert)
     if not order.recipe.needs_base:
         return analysis
     opened = open_reference(host, order.options.reference)
