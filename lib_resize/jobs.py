@@ -241,6 +241,7 @@ class _Maker:
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
+            extracted=self.adapter.extracted,
         )
 
     def job(self, choice: Choice, unpaired: Sequence[str]) -> Job:
@@ -327,12 +328,15 @@ def _label(analysis: Analysis) -> str:
     adapter = analysis.adapter
     if len(adapter.files) == 1 and adapter.weights == (1.0,):
         return str(adapter.paths[0])
-    return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
+    return ",".join(
+        f"{path}:{weight if isinstance(weight, str) else f'{weight:g}'}"
+        for path, weight in zip(adapter.paths, adapter.weights, strict=True)
+    )
 
 
 def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:
     for facts, kept in zip(analysis.layers, choice.kept, strict=True):
-        whole, lost = frobenius(facts.s), discarded(facts.s, kept)
+        whole, lost = facts.fro, math.hypot(discarded(facts.s, kept), facts.beyond)
         fro = facts.base.fro if facts.base else None
         yield LayerPlan(
             name=facts.name,
