@@ -34,7 +34,7 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> A
     """
     _check(adapters)
     family = adapters[0].family
-    if any(adapter.family != family for adapter in adapters):
+    if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
         families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
         raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({families}).")
     terms: dict[str, list[_Term]] = {}

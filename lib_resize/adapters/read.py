@@ -45,7 +45,7 @@ def read_adapter(file: SafeFile) -> Adapter:
         raise UnsupportedError(f"{file.path}: no low-rank pair (up and down) found, so there is nothing to resize.")
     _check_complete(file, pairs)
     configs = find_configs(file.path, file.header.metadata, list(pairs))
-    family = identify({stem: _delta_size(file, parts) for stem, parts in pairs.items()})
+    family = identify({stem: _delta_size(file, parts) for stem, parts in pairs.items()}, _told(file.header.metadata))
     notes: set[str] = set()
     layers = tuple(_layer(file, stem, parts, family, configs, notes) for stem, parts in pairs.items())
     return Adapter(
@@ -58,6 +58,11 @@ def read_adapter(file: SafeFile) -> Adapter:
         notes=tuple(sorted(notes)),
         together=groups_together(layers, family),
     )
+
+
+def _told(metadata: Mapping[str, str]) -> list[str]:
+    """What trainers write of the base model."""
+    return [metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")]
 
 
 def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tuple[int, ...], ...]:
