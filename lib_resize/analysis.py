@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from .adapters.layer import Adapter, Layer
 from .base.checkpoint import Checkpoint
-from .base.pairing import BaseWeight
+from .base.pairing import Partner
 from .errors import LayerError
 from .linalg.arrays import Arrays
 from .linalg.factor import Spectrum, decompose
@@ -117,12 +117,12 @@ def _facts(adapter: Adapter, spectra: Sequence[Spectrum]) -> Iterator[LayerFacts
         )
 
 
-def _partner(checkpoint: Checkpoint, layer: Layer) -> BaseWeight | None:
+def _partner(checkpoint: Checkpoint, layer: Layer) -> Partner | None:
     return checkpoint.partner(layer.canonical, layer.stem, layer.size)
 
 
 def _base_facts(
-    checkpoint: Checkpoint, pairs: dict[int, BaseWeight], spectral: bool, bench: Bench
+    checkpoint: Checkpoint, pairs: dict[int, Partner], spectral: bool, bench: Bench
 ) -> dict[int, BaseFacts]:
     norms = checkpoint.norms(
         pairs.values(), spectral=spectral, arrays=bench.arrays, pool=bench.pool, progress=bench.progress
@@ -132,7 +132,7 @@ def _base_facts(
 
 def _with_subspace(
     checkpoint: Checkpoint,
-    pairs: dict[int, BaseWeight],
+    pairs: dict[int, Partner],
     base: dict[int, BaseFacts],
     adapter: Adapter,
     spectra: Sequence[Spectrum],
@@ -143,7 +143,7 @@ def _with_subspace(
         along = subspace_norms(
             adapter.layers[i].pair,
             spectra[i],
-            checkpoint.matrix(weight),
+            checkpoint.whole(weight),
             bench.arrays,
             transposed=weight.transposed,
         )

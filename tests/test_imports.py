@@ -72,11 +72,14 @@ FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
 
 LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.write": frozenset({"numpy"}),
+    "base.checkpoint": frozenset({"numpy"}),
+    "base.gguf_store": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
     "inspect": frozenset({"numpy"}),
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
+    "linalg.assemble": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
@@ -88,6 +91,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 """Module -> the libraries that it may import when it is itself imported; no other module may import any."""
 
 LATE_LIBRARIES: dict[str, frozenset[str]] = {
+    "base.gguf_store": frozenset({"gguf"}),
     "commands": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),

@@ -6,7 +6,8 @@ A weight is a stored matrix (rows, columns); a convolution is taken as (out, in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -37,25 +38,47 @@ def spectral_norm(weight: Factor, arrays: Arrays) -> float:
     return largest_singular_value(arrays.single(weight.bits, weight.kind), arrays)
 
 
+def stacked_spectral_norm(parts: Sequence[Factor], gains: Sequence[float], arrays: Arrays) -> float:
+    """The largest singular value of parts one below the other, each times its gain, to about 1e-5.
+
+    Every step brings in one part after the other, so that no more than one is in memory as float32.
+    """
+
+    def brought(part: Factor, gain: float) -> Array:
+        return arrays.single(part.bits, part.kind) * gain if gain != 1.0 else arrays.single(part.bits, part.kind)
+
+    pieces = [partial(brought, part, gain) for part, gain in zip(parts, gains, strict=True)]
+    rows = sum(part.shape[0] for part in parts)
+    return _largest(pieces, (rows, parts[0].shape[1]), arrays)
+
+
 def largest_singular_value(w: Array, arrays: Arrays) -> float:
-    """Largest singular value of w (n, m), float32: the root of the largest eigenvalue of ``w^T w``, by Lanczos.
+    """Largest singular value of w (n, m), float32; see `_largest`."""
+    return _largest([lambda: w], w.shape, arrays)
+
+
+def _largest(pieces: Sequence[Callable[[], Array]], shape: tuple[int, int], arrays: Arrays) -> float:
+    """Largest singular value of w (n, m), the pieces one below the other: the root of the largest eigenvalue of
+    ``w^T w``, by Lanczos.
 
     Lanczos 1950, with full reorthogonalisation (without it float32 breaks down), from a fixed random start. It stops
     when the residual of the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical Methods
     for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
     """
-    n, m = w.shape
+    n, m = shape
     steps = min(_STEPS, n + 1, m)
     basis = arrays.empty(steps + 1, m)
     start = np.random.default_rng(0).standard_normal(m, dtype=np.float32)
     basis[0] = arrays.bring(start / np.float32(np.linalg.norm(start)))
-    scale = _length(w @ basis[0])  # of the weight, so that no square leaves the range of float32
+    scale = math.hypot(
+        *(_length(piece() @ basis[0]) for piece in pieces)
+    )  # of the weight, so that no square leaves the range of float32
     if scale == 0.0:
         return 0.0
     diagonal: list[float] = []
     couplings: list[float] = []
     for step in range(steps):
-        y = (w.T @ ((w @ basis[step]) * (1.0 / scale))) * (1.0 / scale)
+        y = _gram(pieces, basis[step], 1.0 / scale)
         diagonal.append(float(basis[step] @ y))
         y = _orthogonal(_orthogonal(y, basis[: step + 1]), basis[: step + 1])
         coupling = _length(y)
@@ -67,6 +90,16 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
                 return scale * math.sqrt(max(value, 0.0))
         basis[step + 1] = y * (1.0 / coupling)
     raise AssertionError("the last step returns")
+
+
+def _gram(pieces: Sequence[Callable[[], Array]], x: Array, factor: float) -> Array:
+    """``w^T w x`` times the square of a factor, piece by piece."""
+    total: Array = None
+    for piece in pieces:
+        w = piece()
+        y = (w.T @ ((w @ x) * factor)) * factor
+        total = y if total is None else total + y
+    return total
 
 
 def _length(x: Array) -> float:
