@@ -263,7 +263,8 @@ def _stacked(found: Iterable[_Piece], row: LayerName) -> Partner | None:
     of = max((piece.share.of for piece in found), default=1)
     end, parts = row.share.first * of // row.share.of, []
     for piece in sorted(found, key=lambda piece: (piece.share.first, piece.share.last)):
-        if piece.share.of == of and piece.share.first == end and not piece.swapped:
+        inside = piece.share.of == of and piece.share.last * row.share.of <= row.share.last * of
+        if inside and piece.share.first == end and not piece.swapped:
             parts.append(piece.weight)
             end = piece.share.last
     columns = {part.matrix[1] for part in parts}
