@@ -6,11 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from .adapters.fused import row_cuts
 from .adapters.layer import Adapter, Layer
 from .base.checkpoint import Checkpoint
 from .base.pairing import Partner
 from .errors import LayerError
 from .linalg.arrays import Arrays
+from .linalg.blocks import Block, blocks_of, decompose_blocks
 from .linalg.factor import Spectrum, decompose
 from .linalg.norms import subspace_norms
 from .progress import Progress, in_order
@@ -97,12 +99,22 @@ def _batches(layers: Sequence[Layer]) -> Iterator[list[int]]:
 
 
 def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays) -> list[Spectrum]:
+    blocks = [_blocks(layer, adapter) for layer in layers]
     try:
-        return decompose([layer.pair for layer in layers], arrays)
+        if len(layers) == 1 and blocks[0]:
+            return [decompose_blocks(layers[0].pair, blocks[0], arrays)]
+        if not any(blocks):
+            return decompose([layer.pair for layer in layers], arrays)
     except LayerError as error:
         if len(layers) == 1:
             raise LayerError(f"{adapter.name}: layer {layers[0].stem}: {error}") from error
     return [_decompose([layer], adapter, arrays)[0] for layer in layers]
+
+
+def _blocks(layer: Layer, adapter: Adapter) -> tuple[Block, ...]:
+    """The pieces of a fused layer that was trained in pieces."""
+    cuts = row_cuts(layer, adapter.family)
+    return blocks_of(layer.pair.up, cuts) if cuts else ()
 
 
 def _facts(adapter: Adapter, spectra: Sequence[Spectrum]) -> Iterator[LayerFacts]:

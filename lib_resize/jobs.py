@@ -18,6 +18,7 @@ from .errors import LayerError, OutputError
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
+from .linalg.blocks import by_block
 from .linalg.casts import LARGEST, Bits, Double, doubles, round_to, singles
 from .linalg.factor import Pair, Stored
 from .linalg.truncate import discarded, frobenius
@@ -193,6 +194,13 @@ class _Maker:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
             yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
+        pieced = [
+            layer.stem
+            for layer, s in zip(self.adapter.layers, self.analysis.spectra, strict=True)
+            if s.owner is not None
+        ]
+        if pieced:
+            yield f"{_some(pieced)} fused, but trained in pieces: each piece is resized by itself, and stays apart"
         if unpaired:
             yield f"{_some(unpaired)} scored without the base model: no partner in {self.analysis.base_name}"
         restored = self._below_threshold(choice)
@@ -305,7 +313,11 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
 def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
     strength = math.sqrt(job.recipe.rescale)
     work = [
-        (replace(new, gain=new.gain * strength), job.analysis.spectra[new.index], job.choice.kept[new.index])
+        (
+            replace(new, gain=new.gain * strength),
+            job.analysis.spectra[new.index],
+            by_block(job.analysis.spectra[new.index], job.choice.kept[new.index]),
+        )
         for new in group
     ]
     return factors(work, bench.arrays)

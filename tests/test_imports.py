@@ -80,6 +80,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.assemble": frozenset({"numpy"}),
+    "linalg.blocks": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),

@@ -1,0 +1,43 @@
+"""Where the rows of a fused layer are cut, by the table of its family."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from ..names.families import Family, layers
+from ..names.notation import WHOLE, Share
+from .layer import Layer
+
+
+def row_cuts(layer: Layer, family: Family | None) -> tuple[int, ...]:
+    """The rows at which a layer's pieces begin, but for the first; empty for a layer that nobody cuts, and where its
+    rows do not come out even."""
+    if family is None or layer.canonical is None:
+        return ()
+    own, pieces = _cut(family).get(layer.canonical, (WHOLE, ()))
+    count, rest = divmod(layer.size[0], own.last - own.first)
+    return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
+
+
+@cache
+def _cut(family: Family) -> dict[str, tuple[Share, tuple[Share, ...]]]:
+    """Id of every layer that another layout cuts -> its share of the whole, and the shares of its pieces; all in
+    the units of the pieces."""
+    by_whole: dict[str, list[tuple[str, Share]]] = {}
+    for row in layers(family).values():
+        if row.whole is not None and row.share.of > 1:
+            by_whole.setdefault(row.whole, []).append((row.id, row.share))
+    found = {}
+    for whole, members in by_whole.items():
+        of = members[0][1].of
+        for name, own in ((whole, Share(0, of, of)), *members):
+            inside = [share for other, share in members if other not in (whole, name) and _lies_in(share, own)]
+            smallest = sorted({share for share in inside if not any(_lies_in(o, share) for o in inside if o != share)},
+                              key=lambda share: share.first)  # fmt: skip
+            if len(smallest) > 1:
+                found[name] = (own, tuple(smallest))
+    return found
+
+
+def _lies_in(inner: Share, outer: Share) -> bool:
+    return outer.first <= inner.first and inner.last <= outer.last
