@@ -1,7 +1,9 @@
-"""Where the rows of a fused layer are cut, by the table of its family."""
+"""Fused layers and their pieces, by the table of the family: where rows are cut, and what a file holds twice."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 
 from ..names.families import Family, layers
@@ -17,6 +19,16 @@ def row_cuts(layer: Layer, family: Family | None) -> tuple[int, ...]:
     own, pieces = _cut(family).get(layer.canonical, (WHOLE, ()))
     count, rest = divmod(layer.size[0], own.last - own.first)
     return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
+
+
+def held_twice(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
+    """Stems of layers that the file holds once more, in another spelling or as a part of a fused one."""
+    if family is None:
+        return []
+    named = [(layer.stem, layer.canonical) for layer in layers_of_file if layer.canonical is not None]
+    table, count = layers(family), Counter(name for _, name in named)
+    wholes = {name: table[name].whole for _, name in named}
+    return [stem for stem, name in named if count[name] > 1 or wholes[name] in count]
 
 
 @cache

@@ -13,6 +13,8 @@ from ..linalg.casts import STORAGE
 from ..linalg.factor import Pair, Stored
 from ..names.families import Family, attention_group
 from ..names.spelling import canonical, identify
+from .cloneofsimo import NOTE, named
+from .fused import held_twice
 from .layer import Adapter, Copied, Layer
 from .registry import Kind, kind_of
 from .scales import Config, find_configs, outer_scale
@@ -38,6 +40,10 @@ def read_adapter(file: SafeFile) -> Adapter:
     Raises UnsupportedError for kinds that are refused or where nothing can be resized, DamagedFileError for
     layers without partner, LayerError for shapes that make no sense.
     """
+    notes: set[str] = set()
+    source, file = file, named(file)
+    if file is not source:
+        notes.add(NOTE)
     stems = kinds_of(file.header.entries)
     _refuse(file, stems)
     pairs = {stem: parts for stem, (kind, parts) in stems.items() if kind.verdict == "resize"}
@@ -46,8 +52,13 @@ def read_adapter(file: SafeFile) -> Adapter:
     _check_complete(file, pairs)
     configs = find_configs(file.path, file.header.metadata, list(pairs))
     family = identify({stem: _delta_size(file, parts) for stem, parts in pairs.items()}, _told(file.header.metadata))
-    notes: set[str] = set()
     layers = tuple(_layer(file, stem, parts, family, configs, notes) for stem, parts in pairs.items())
+    twice = held_twice(layers, family)
+    if twice:
+        notes.add(
+            f"{len(twice)} layers are in the file twice (first {twice[0]}), in two spellings or in pieces and whole; "
+            f"hosts use one of them, and all are resized"
+        )
     return Adapter(
         name=file.path.stem,
         files=(file,),

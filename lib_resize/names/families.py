@@ -315,7 +315,7 @@ SDXL = Family(
     ("unet", "te1", "te2"),
     _sdxl,
     roots=_UNET_ROOTS,
-    told=("sdxl_base", "stable-diffusion-xl-v1-base"),
+    told=("sdxl_", "stable-diffusion-xl-v1-base"),
     entrance="lora_unet_input_blocks_0_0",
 )
 REFINER = Family(
