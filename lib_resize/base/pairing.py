@@ -189,7 +189,8 @@ def read_base(shapes: Mapping[str, tuple[int, ...]]) -> BaseModel:
         found = [*_ema_parts(shapes), *found]
     found = [(slot, name, _scaled(weight, shapes)) for slot, name, weight in found if _is_plain(weight, shapes)]
     stems = {_DOTTED_PREFIXES[slot] + name: weight for slot, name, weight in reversed(found)}
-    family = identify({stem: weight.matrix for stem, weight in stems.items()})
+    denoiser = {stem: weight for stem, weight in stems.items() if stem.startswith(_DOTTED_PREFIXES[0])}
+    family = identify({stem: weight.matrix for stem, weight in (denoiser or stems).items()})
     generic = {_SLOT_PREFIXES[slot] + flatten(name): weight for slot, name, weight in reversed(found)}
     weights = {} if family is None else _by_id(stems, family)
     return BaseModel(family, weights, generic, {} if family is None else _by_whole(weights, family))

@@ -131,7 +131,7 @@ def canonical(stem: str, family: Family) -> str | None:
     `stem` is a key without its suffix, in any spelling; see `PREFIXES`. Two spellings of one layer give
     one id, so a file that holds a layer twice shows it by two stems with one id.
     """
-    return _find(*split(stem), family)
+    return _find(*split(stem), _tables(family))
 
 
 def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> Family | None:
@@ -153,18 +153,20 @@ def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> 
     parts = {stem: split(stem) for stem in stems}
     text = {stem for stem, (prefix, body) in parts.items() if _is_text(prefix, body)}
     deciding = parts.keys() - text or parts.keys()
-    words = [word for word in told if word]
+    words = [word for word in told if any(family.is_told(word) for family in FAMILIES)]
+    highest = (len(stems), len(stems), bool(words), sum(prefix.flat for prefix, _ in parts.values()))
     best, best_score = None, (0, 0, False, 0)
     for family in FAMILIES:
         if not text >= deciding and not _may_know(family, (parts[stem] for stem in deciding)):
             continue
-        known = {stem: name for stem, part in parts.items() if (name := _find(*part, family))}
+        tables = _tables(family)
+        known = {stem: name for stem, part in parts.items() if (name := _find(*part, tables))}
         if 2 * len(deciding & known.keys()) <= len(deciding):
             continue
         score = _score(stems, known, family, words)
         if score > best_score:
             best, best_score = family, score
-        if score == (len(stems), len(stems), bool(words), len(stems)):
+        if score == highest:
             break
     return best
 
@@ -217,12 +219,11 @@ def _is_text(prefix: Prefix, body: str) -> bool:
     return 0 not in prefix.slots or (1 in prefix.slots and _starts_with(body, _TEXT_ROOTS, prefix))
 
 
-def _find(prefix: Prefix, body: str, family: Family) -> str | None:
+def _find(prefix: Prefix, body: str, tables: Tables) -> str | None:
     for slot in prefix.slots:
-        if slot < len(family.components):
-            found = _bodies(family, slot, prefix.flat).get(body)
-            if found is not None:
-                return found
+        found = tables.get((slot, prefix.flat), {}).get(body)
+        if found is not None:
+            return found
     return None
 
 
@@ -240,9 +241,19 @@ def _flat_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], prod(shape[1:])
 
 
+Tables = Mapping[tuple[int, bool], Mapping[str, str]]
+"""Slot of a component, and whether names are flat -> body -> canonical id, in every vocabulary."""
+
+
 @cache
-def _bodies(family: Family, slot: int, flat: bool) -> Mapping[str, str]:
-    """Body -> canonical id for one component, in every vocabulary."""
-    owner = family.components[slot]
-    rows = [row for row in layers(family).values() if row.component == owner]
-    return {(flatten(name) if flat else name): row.id for row in rows for name in row.spellings}
+def _tables(family: Family) -> Tables:
+    slots = {owner: slot for slot, owner in enumerate(family.components)}
+    found: dict[tuple[int, bool], dict[str, str]] = {
+        (slot, flat): {} for slot in slots.values() for flat in (False, True)
+    }
+    for row in layers(family).values():
+        slot = slots[row.component]
+        for name in row.spellings:
+            found[slot, False][name] = row.id
+            found[slot, True][flatten(name)] = row.id
+    return found
