@@ -43,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> int:
     """The command as a process of its own, which may set up the interpreter for itself."""
+    sys.setswitchinterval(5e-4)  # workers come back from numpy often, and shall not wait long for one that runs Python
     gc.set_threshold(100_000)  # many small objects are made, and hardly a cycle
-    return main()
+    status = main()
+    gc.freeze()  # the system takes all memory back at once; to search it for cycles first is wasted time
+    return status
 
 
 def _speak_any_language() -> None:
@@ -94,7 +97,7 @@ Makes a small SDXL-shaped checkpoint and LoRAs, resizes them by three recipes an
 
 _UI = """\
 Serves the panel that AUTOMATIC1111 and Forge show as a tab, for the LoRA folders of ComfyUI, SD.Next and others.
-It needs Gradio beside the package (pip install "gradio==4.40.0")."""
+It needs Gradio beside the package: pip install ".[ui]" in the folder of Resize LoRA."""
 
 
 def _rows(table: dict[str, str]) -> str:
@@ -184,6 +187,10 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=7867, help="default: 7867")
     add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("--demo", action="store_true", help="serve a few files made for the purpose")
+    add("--api", action="store_true", help="serve the HTTP API /resize-lora/v1 too")
+    add(
+        "--api-auth", metavar="USER:PASSWORD", help="who may use the API; several with commas between (default: anyone)"
+    )
 
 
 def _port(text: str) -> int:

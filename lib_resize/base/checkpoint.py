@@ -15,7 +15,7 @@ from ..linalg.arrays import Arrays
 from ..linalg.assemble import Assembled, Gain, Part
 from ..linalg.casts import STORAGE, singles
 from ..linalg.factor import Factor, Stored
-from ..linalg.norms import frobenius_norm, spectral_norm, stacked_spectral_norm
+from ..linalg.norms import both_norms, frobenius_norm, stacked_spectral_norm
 from ..names.families import Family
 from ..progress import Progress, in_order
 from . import norm_cache
@@ -118,16 +118,18 @@ class Checkpoint:
         """Norms of a weight; those of a stack come from its parts, of which one is in memory at a time."""
         gains = [self._gain(part) for part in one.parts]
         if one.width is not None or any(np.ndim(gain) for gain in gains):
-            whole = self._whole(one, read)
-            return self._checked(frobenius_norm(whole, arrays), one), spectral_norm(whole, arrays) if spectral else None
+            return self._norms_of(self._whole(one, read), one, spectral, arrays)
         parts, scales = [read(part) for part in one.parts], [abs(float(gain)) for gain in gains]
+        if len(parts) == 1:
+            fro, spn = self._norms_of(parts[0], one, spectral, arrays)
+            return scales[0] * fro, None if spn is None else scales[0] * spn
         each = [scale * frobenius_norm(part, arrays) for part, scale in zip(parts, scales, strict=True)]
         fro = self._checked(math.hypot(*each), one)
-        if not spectral:
-            return fro, None
-        if len(parts) == 1:
-            return fro, scales[0] * spectral_norm(parts[0], arrays)
-        return fro, stacked_spectral_norm(parts, scales, arrays)
+        return fro, stacked_spectral_norm(parts, scales, arrays) if spectral else None
+
+    def _norms_of(self, weight: Factor, one: Partner, spectral: bool, arrays: Arrays) -> tuple[float, float | None]:
+        fro, spn = both_norms(weight, arrays) if spectral else (frobenius_norm(weight, arrays), None)
+        return self._checked(fro, one), spn
 
     def _checked(self, fro: float, one: Partner) -> float:
         if not fro < float("inf"):

@@ -35,4 +35,6 @@ def frobenius(s: Double) -> float:
 
 def discarded(s: Double, kept: Kept) -> float:
     """Frobenius norm of what is lost when only the dimensions `kept` remain."""
-    return frobenius(np.delete(s, kept))
+    gone = np.ones(len(s), np.bool_)
+    gone[kept] = False
+    return frobenius(s[gone])

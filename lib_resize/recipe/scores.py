@@ -73,8 +73,8 @@ def score(recipe: Recipe, layer: LayerFacts) -> Double:
             reference = _REFERENCES[name](layer)
             if reference is None:
                 raise ValueError(f"{name} was not computed for {layer.name}")
-            total = np.where(layer.s > 0, total - weight * np.log10(_rescaled(name, reference, recipe)), -np.inf)
-    return np.asarray(total)
+            total -= weight * np.log10(_rescaled(name, reference, recipe))
+    return np.asarray(np.where(layer.s > 0, total, -np.inf))
 
 
 def _rescaled(name: str, reference: Double | float, recipe: Recipe) -> Double | float:

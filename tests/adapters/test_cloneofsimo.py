@@ -164,5 +164,5 @@ def test_trained_files_become_what_lies_beside_them(numbered: str, kohya: str) -
             ours = found[name].pair
             assert ours.scale == layer.pair.scale == 1.0
             for a, b in ((ours.up, layer.pair.up), (ours.down, layer.pair.down)):
-                same = [singles(one.bits, one.kind).astype(np.float16) for one in (a, b)]
-                np.testing.assert_array_equal(*same, err_msg=name)
+                first, second = (singles(one.bits, one.kind).astype(np.float16) for one in (a, b))
+                np.testing.assert_array_equal(first, second, err_msg=name)
