@@ -12,11 +12,14 @@ from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
+from lib_resize.batch import Settings, resize
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles
 from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3, Family, LayerName, layers
 from lib_resize.names.spelling import canonical
 from lib_resize.progress import Quiet
+from lib_resize.recipe.grammar import parse_recipes
+from lib_resize.sources import expand
 
 TRANSFORMERS = {family.name: family for family in reversed(FAMILIES) if "input_blocks" not in family.roots[0]}
 family_cases = pytest.mark.parametrize("family", TRANSFORMERS.values(), ids=TRANSFORMERS)
@@ -113,6 +116,33 @@ def test_norms_of_stacks_are_those_of_the_whole(family: Family, tmp_path: Path) 
             assert spn == pytest.approx(np.linalg.norm(values.astype(np.float64), 2), rel=1e-4)
     assert stacked or not any(row.share.of > 1 for row in rows_of(family))
     checkpoint.close()
+
+
+@pytest.mark.parametrize("pieces", [False, True], ids=["a fused LoRA", "a split LoRA"])
+def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
+    """Base-relative recipes choose the same dimensions whichever way base and LoRA are cut."""
+    family, rng, rank = FLUX[0], np.random.default_rng(3), 3
+    lora = {}
+    wholes = {row.whole for row in rows_of(family)}
+    for row in rows_of(family):
+        size = wanted(family)[row.id].shape
+        is_meant = row.id not in wholes and not row.id.endswith("qkv") if pieces else row.whole is None
+        if is_meant and min(size) >= rank:
+            lora[f"{row.id}.lora_up.weight"] = rng.standard_normal((size[0], rank)).astype(np.float32)
+            lora[f"{row.id}.lora_down.weight"] = rng.standard_normal((rank, size[1])).astype(np.float32)
+    path = saved(tmp_path / "lora.safetensors", lora)
+    bases = [saved(tmp_path / "base.safetensors", native(family), "model.diffusion_model."),
+             sharded(tmp_path / "pipe" / "transformer", cut(family)).parent]  # fmt: skip
+    recipes = parse_recipes("spn_ckpt=0.5,fro_ckpt=0.5,retain=0.7:subspace=1,retain=0.7")
+    found = []
+    for base in bases:
+        settings = Settings(recipes=recipes, base=base, dry_run=True)
+        outcomes = list(resize(expand([str(path)]), settings))
+        assert [outcome.error for outcome in outcomes] == [None, None]
+        found.append([[layer.new_rank for layer in outcome.plan.layers] for outcome in outcomes])
+        errors = [layer.error_ckpt for outcome in outcomes for layer in outcome.plan.layers]
+        assert None not in errors, "a layer without partner"
+    assert found[0] == found[1]
 
 
 def shapes_of(family: Family, key: str) -> dict[str, tuple[int, ...]]:
