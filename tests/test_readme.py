@@ -75,6 +75,13 @@ def test_every_option_of_resize_is_in_its_table_and_no_other() -> None:
     assert told_options(section("Options of `resize`")) == options_of("resize")
 
 
+@pytest.mark.parametrize("command", ["merge", "extract"])
+def test_every_option_of_merge_and_extract_is_in_its_table_and_no_other(command: str) -> None:
+    table = section(f"Options of `{command}`")
+    rows = "\n".join(line for line in table.splitlines() if not line.startswith(("| `FILE", "| `TUNED")))
+    assert told_options(rows) == options_of(command)
+
+
 def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> None:
     table = section("Options of `inspect` and `demo`")
     for command in ("inspect", "demo"):
@@ -84,7 +91,8 @@ def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> No
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - FOREIGN_OPTIONS))
 def test_no_page_names_an_option_that_is_not_there(page: str) -> None:
-    known = {"--version", *(option for command in ("resize", "inspect", "demo") for option in options_of(command))}
+    commands = ("resize", "merge", "extract", "inspect", "demo")
+    known = {"--version", *(option for command in commands for option in options_of(command))}
     told = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES[page]))
     assert told - known == set()
 
@@ -157,7 +165,7 @@ def test_the_worked_examples_of_scores_are_right() -> None:
 def test_every_example_is_a_command_that_can_be_parsed(page: str, line: str) -> None:
     words = shlex.split(line)
     arguments = words[1:] if words[0] == "resize-lora" else words[3:]
-    assert cli._parser().parse_args(arguments).command in ("resize", "inspect", "demo")
+    assert cli._parser().parse_args(arguments).command in ("resize", "merge", "extract", "inspect", "demo")
 
 
 def test_there_are_examples() -> None:

@@ -11,13 +11,11 @@ from ..names.notation import WHOLE, Share
 from .layer import Layer
 
 
-def row_cuts(layer: Layer, family: Family | None) -> tuple[int, ...]:
-    """The rows at which a layer's pieces begin, but for the first; empty for a layer that nobody cuts, and where its
-    rows do not come out even."""
-    if family is None or layer.canonical is None:
-        return ()
-    own, pieces = _cut(family).get(layer.canonical, (WHOLE, ()))
-    count, rest = divmod(layer.size[0], own.last - own.first)
+def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:
+    """The rows at which the pieces of a layer begin, but for the first; empty for a layer that nobody cuts, and where
+    its rows do not come out even. `name` is its canonical id."""
+    own, pieces = _cut(family).get(name or "", (WHOLE, ()))
+    count, rest = divmod(rows, own.last - own.first)
     return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ..names.families import Family
 from ..progress import Progress, in_order
 from . import norm_cache
 from .norm_cache import Norms
-from .pairing import BaseWeight, Partner, fitted, looks_like_adapter, partner, read_base
+from .pairing import BaseWeight, Partner, fitted, looks_like_adapter, partner, read_base, vectors
 from .store import Store, open_store
 
 Reader = Callable[[BaseWeight], Stored]
@@ -50,6 +50,31 @@ class Checkpoint:
     def family(self) -> Family | None:
         return self._model.family
 
+    @property
+    def file(self) -> SafeFile:
+        """The file itself. Raises UnsupportedError where the model lies in several, or in none of safetensors."""
+        files = self._store.files
+        if len(files) != 1:
+            raise UnsupportedError(f"{self.path}: a model in a single safetensors file was expected here.")
+        return files[0]
+
+    @property
+    def weights(self) -> Mapping[str, BaseWeight]:
+        """All weights that a LoRA layer could change, by canonical id, or by kohya's rule where no family is known."""
+        found = self._model.weights or self._model.generic
+        return {name: weight for name, weight in found.items() if self._dtype(weight) in STORAGE}
+
+    @property
+    def vectors(self) -> Mapping[str, tuple[int, ...]]:
+        """Biases and norms, by key."""
+        shapes = self._store.shapes
+        return vectors({key: shape for key, shape in shapes.items() if self._store.dtype(key) in STORAGE})
+
+    def vector(self, key: str) -> Stored:
+        """A bias or norm as stored, (1, n)."""
+        stored = self._store.read(key)
+        return Stored(stored.bits.reshape(1, -1), stored.kind)
+
     def partner(self, canonical: str | None, stem: str, size: tuple[int, int]) -> Partner | None:
         """The weight that a layer changes, None where there is none of that size (n, m)."""
         found = partner(self._model, canonical, stem)
@@ -58,12 +83,20 @@ class Checkpoint:
         return fitted(found, size, canonical, self._model.family)
 
     def matrix(self, weight: BaseWeight) -> Stored:
-        """A part as stored, (rows, columns), its scale left out; its memory is given back when nobody holds it."""
+        """A part, (rows, columns), as stored or, where it has a scale, times that; its memory is given back when
+        nobody holds it."""
+        stored, gain = self._stored(weight), self._gain(weight)
+        if np.ndim(gain) == 0 and gain == 1.0:
+            return stored
+        return Stored(Assembled((Part(stored, gain),), stored.shape[1]).bits, "F32")
+
+    def _stored(self, weight: BaseWeight) -> Stored:
+        """A part as stored, its scale left out."""
         return self._store.read(weight.key, weight.rows)
 
     def whole(self, found: Partner) -> Factor:
         """The weight as the layer sees it, but for a transpose, (rows, columns)."""
-        return self._whole(found, self.matrix)
+        return self._whole(found, self._stored)
 
     def _whole(self, found: Partner, read: Reader) -> Factor:
         parts = tuple(Part(read(part), self._gain(part)) for part in found.parts)
@@ -107,7 +140,7 @@ class Checkpoint:
         self, missing: list[Partner], spectral: bool, arrays: Arrays, pool: ThreadPoolExecutor, progress: Progress
     ) -> None:
         progress.start("read base", len(missing))
-        found = in_order(pool, lambda one: self._measured(one, spectral, arrays, self.matrix), missing, ahead=8)
+        found = in_order(pool, lambda one: self._measured(one, spectral, arrays, self._stored), missing, ahead=8)
         for one, norms in zip(missing, found, strict=True):
             self._norms[name(one)] = norms
             progress.step()

@@ -30,6 +30,8 @@ class GgufStore:
         }
         self._order = {name: place for place, name in enumerate(self._tensors)}
 
+    files = ()
+
     def dtype(self, key: str) -> str:
         """Numbers come out as float32, however they are packed."""
         return "F32" if key in self._tensors else ""

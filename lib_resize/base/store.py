@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +32,11 @@ class Store(Protocol):
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Key -> shape of every tensor."""
+        ...
+
+    @property
+    def files(self) -> Sequence[SafeFile]:
+        """Its safetensors files."""
         ...
 
     def dtype(self, key: str) -> str:
@@ -64,6 +69,10 @@ class SafeStore:
         self._homes = {prefix + key: (file, key) for file, prefix in files.items() for key in file.header.entries}
         self.shapes = {key: file.header.entries[own].shape for key, (file, own) in self._homes.items()}
         self._order = {key: place for place, key in enumerate(self._homes)}
+
+    @property
+    def files(self) -> Sequence[SafeFile]:
+        return tuple(self._files)
 
     def dtype(self, key: str) -> str:
         file, own = self._homes[key]

@@ -87,7 +87,7 @@ def test_shapes_tell_the_order_and_the_family(choice: int, family, tmp_path: Pat
         assert adapter.family == family
         wanted = [name for name, _ in list(orders("unet", DEFAULT))[choice]]
         wanted += [name for name, _ in list(orders("text_encoder", ["CLIPAttention"]))[texts]]
-        found = {layer.stem: layer.pair for layer in adapter.layers}
+        found = {layer.stem: layer.form.pair for layer in adapter.layers}
         assert found.keys() == set(wanted)
         for number, name in enumerate(wanted[:144]):
             np.testing.assert_array_equal(found[name].up.bits, file.bits(f"unet:{number}:up"))
@@ -161,8 +161,8 @@ def test_trained_files_become_what_lies_beside_them(numbered: str, kohya: str) -
         wanted = {layer.stem: layer for layer in read_adapter(truth).layers}
         assert found.keys() == wanted.keys()
         for name, layer in wanted.items():
-            ours = found[name].pair
-            assert ours.scale == layer.pair.scale == 1.0
-            for a, b in ((ours.up, layer.pair.up), (ours.down, layer.pair.down)):
+            ours = found[name].form.pair
+            assert ours.scale == layer.form.pair.scale == 1.0
+            for a, b in ((ours.up, layer.form.pair.up), (ours.down, layer.form.pair.down)):
                 first, second = (singles(one.bits, one.kind).astype(np.float16) for one in (a, b))
                 np.testing.assert_array_equal(first, second, err_msg=name)

@@ -124,12 +124,12 @@ def test_one_number_off_and_the_layer_is_resized_as_one(tmp_path: Path) -> None:
 def test_rows_are_cut_where_the_table_says(tmp_path: Path) -> None:
     flux(tmp_path / "x.safetensors")
     with SafeFile(tmp_path / "x.safetensors") as file:
-        adapter = read_adapter(file)
-        found = {layer.stem: row_cuts(layer, adapter.family) for layer in adapter.layers}
+        found = {layer.stem: layer.form.cuts for layer in read_adapter(file).layers}
         assert found[NAMES["img_attn_qkv"].format(0)] == (24, 48)
         assert found[NAMES["linear1"].format(0)] == (24, 48, 72)
-        assert row_cuts(adapter.layers[0], None) == ()
-        assert row_cuts(adapter.layers[0], LUMINA2[0]) == ()
+    assert row_cuts(NAMES["linear1"].format(0), 71, FLUX[0]) == ()
+    assert row_cuts(NAMES["linear1"].format(0), 70, LUMINA2[0]) == ()
+    assert row_cuts(None, 70, FLUX[0]) == ()
 
 
 # Trap 20 ----------------------------------------------------------------------------------------------------
