@@ -44,6 +44,8 @@ FLAGS = [
     # Gradio's page asks for fonts and scripts elsewhere; without a network it would wait for them.
     f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {urlsplit(URL).hostname if URL else '127.0.0.1'}",
 ]
+START, PATIENCE = 240.0, 20.0
+"""Seconds that a server may take to start, and a page to show something: for machines that have much else to do."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 APPS = (
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -77,7 +79,8 @@ def address(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def _ready(url: str, server: subprocess.Popen[bytes]) -> str:
-    for _ in range(240):
+    end = time.monotonic() + START
+    while time.monotonic() < end:
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return url
@@ -96,6 +99,7 @@ def browser() -> Iterator[Any]:
     chromium = os.environ.get("RESIZE_LORA_CHROMIUM") or next(filter(shutil.which, (*BROWSERS, *APPS)), None)
     if chromium is None:
         lacking("no Chromium here; name one in RESIZE_LORA_CHROMIUM")
+    sync_api.expect.set_options(timeout=1000 * PATIENCE)
     with sync_api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=shutil.which(chromium), args=FLAGS)
         yield running
@@ -117,7 +121,7 @@ def phone(browser: Any, address: str) -> Iterator[Any]:
 def _open(browser: Any, address: str, viewport: dict[str, int], **more: Any) -> Iterator[Any]:
     context = browser.new_context(viewport=viewport, locale="en-US", **more)
     page = context.new_page()
-    page.set_default_timeout(20000)
+    page.set_default_timeout(1000 * PATIENCE)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     if not URL:

@@ -18,7 +18,7 @@ import pytest
 
 from lib_resize.synthetic import LoraOptions, write_lora
 
-START = 120.0
+START = 240.0
 
 
 def command(python: str, installed: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
