@@ -356,8 +356,13 @@ def test_escape_in_another_tab_leaves_our_jobs_and_ours_leaves_the_picture(webui
 
 
 def test_undo_takes_the_card_away_and_restore_brings_it_back(webui: Any) -> None:
-    made = resized(webui, resizable(webui)["name"])["output"]
-    open_tab(webui, "resize_lora")  # looks at what happened beside the page
+    open_tab(webui, "resize_lora")
+    choose(webui, resizable(webui)["name"])
+    rows = webui.locator(".resize-lora-result")
+    before = rows.count()
+    webui.locator("#resize_lora_generate").click()
+    expect(rows).to_have_count(before + 1, timeout=LONG)
+    made = rows.first.locator("strong").inner_text()
     cards_page(webui)
     expect(card(webui, made)).to_have_count(1)
     open_tab(webui, "resize_lora")
