@@ -145,7 +145,7 @@
     }
 
     function awaitReply(id, deadline, seen, resolve, reject) {
-        const text = app().querySelector('#resize_lora_reply textarea').value;
+        const box = app().querySelector('#resize_lora_reply textarea'), text = box ? box.value : seen;
         if (text !== seen) {
             const reply = parsed(text);
             if (reply && reply.id === id) {
@@ -154,7 +154,8 @@
                 return;
             }
         }
-        if (Date.now() > deadline) reject(new Error(t('The server does not answer.')));
+        if (!box) reject(new Error(t('The panel is not there yet.')));  // the host puts its page away to reload
+        else if (Date.now() > deadline) reject(new Error(t('The server does not answer.')));
         else setTimeout(awaitReply, 15, id, deadline, text, resolve, reject);
     }
 
@@ -2028,9 +2029,11 @@
             event.stopPropagation();
             return;
         }
-        if (window.get_uiCurrentTabContent || !root || !root.offsetParent || document.querySelector('dialog[open]')) return;
-        if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) parts.run.click();
-        else if (event.key === 'Escape') parts.cancel.click();
+        const popup = document.querySelector('.global-popup');
+        if (!parts.run || !root.offsetParent || document.querySelector('dialog[open]') || (popup && popup.style.display !== 'none')) return;
+        /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it would press only a button of its own. */
+        if (event.key === 'Escape') parts.cancel.click();
+        else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) parts.run.click();
     }
 
     /* The panel stands beside Gradio's own block, where neither its styles nor its updates reach it. */

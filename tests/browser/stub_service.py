@@ -146,7 +146,7 @@ class StubService:
         return {
             "host": "Stub", "features": self.settings["features"], "version": "0", "device": "cpu",
             "remote": self.settings.get("remote", False), "reference": self._reference(),
-            "checkpoints": ["juggernautXL_v9", "dreamshaper_8"], "presets": PRESETS, "floor": 0.88,
+            "checkpoints": ["juggernautXL_v9", "dreamshaper_8"], "presets": PRESETS, "floor": 0.88, "defaults": self.settings.get("defaults"),
             "counts": {"loras": len(self.files), "checkpoints": 2, "jobs": 0, "results": 0, "trashed": 0},
             "words": {
                 "scores": dict.fromkeys(("spn_ckpt", "spn_lora", "fro_ckpt", "fro_lora", "subspace", "params"), "a norm"),
