@@ -13,7 +13,18 @@ from typing import Any
 from . import __version__
 from .errors import ResizeError, UsageError
 from .linalg.threads import ask_for_one_blas_thread
-from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipes
+from .recipe.grammar import (
+    DEFAULT_WITH_BASE,
+    DEFAULT_WITHOUT_BASE,
+    FILLS,
+    LIMITS,
+    METHOD_NUMBERS,
+    METHODS,
+    PRESETS,
+    SCORES,
+    SELECTIONS,
+    parse_recipes,
+)
 
 DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
 
@@ -67,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_resize(commands.add_parser("resize", help="make smaller files", **_described(_RESIZE, _RECIPES)))
+    _add_upsample(commands.add_parser("upsample", help="raise the rank, and change nothing", **_described(_UPSAMPLE)))
     _add_inspect(commands.add_parser("inspect", help="look at a file", **_described(_INSPECT)))
     _add_demo(commands.add_parser("demo", help="see it work on files made for the purpose", **_described(_DEMO)))
     _add_ui(commands.add_parser("ui", help="the panel in a browser, without a WebUI", **_described(_UI)))
@@ -84,6 +96,10 @@ def _described(description: str, epilog: str | None = None) -> dict[str, Any]:
 _RESIZE = """\
 Resizes LoRA files. A checkpoint may stand first: it is known by its content, and dimensions are then compared
 with its layers. Folders are searched through; "style.safetensors:0.6,char.safetensors:0.4" merges first."""
+
+_UPSAMPLE = """\
+Gives every layer a larger rank and leaves its delta as it is: down gets new directions, orthonormal to the old ones,
+and up zeros for them. For programs that want all LoRAs of one rank, and for training that goes on at a larger one."""
 
 _INSPECT = """\
 Tells what a LoRA file is, how many of its dimensions matter, how small each preset would make it, and what a
@@ -109,6 +125,10 @@ selections:
 {_rows(SELECTIONS)}
 limits:
 {_rows(LIMITS)}
+with rank= alone, its method, what fills it up, and their numbers:
+{_rows(METHODS)}
+{_rows(FILLS)}
+{_rows(METHOD_NUMBERS)}
 rescale=X multiplies the LoRA's strength. Presets:
 {_rows(PRESETS)}"""
 
@@ -132,17 +152,44 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
         metavar="RECIPES",
         help=f"what to keep (default: {DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without)",
     )
+    _add_method(parser)
+    add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
+    add("--max-vram", type=_gib, metavar="GIB", help="most memory of the device, such as 1.5; beside a running WebUI")
+    add("--base", metavar="FILE", help="the checkpoint, named outright")
+    _add_output(parser, dtype="16")
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--method", choices=tuple(METHODS), help="how recipes of rank= find their factors (default: svd, exact)")
+    add("--niter", type=_count, metavar="N", help="power iterations of rsvd (default: 2)")
+    add(
+        "--oversample", type=_count, metavar="N", help="directions that rsvd follows beside those it keeps (default: 8)"
+    )
+    add("--seed", type=_count, metavar="N", help="of rsvd, projection and sparse (default: 0)")
+    add("--pad", action="store_true", help="fill layers up to rank= with zeros, so that all have the same rank")
+
+
+def _add_upsample(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="FILE", help="LoRA files, folders or patterns")
+    add("--rank", type=_rank, required=True, metavar="N", help="rank of every layer; none may have more")
+    add("--seed", type=_count, default=0, metavar="N", help="of the new directions (default: 0)")
+    add("-o", "--output_folder", "--output-folder", metavar="DIR", help="folder of the results (default: beside each)")
+    _add_output(parser, dtype="same")
+
+
+def _add_output(parser: argparse.ArgumentParser, dtype: str) -> None:
+    add = parser.add_argument
     add(
         "-t",
         "--output_dtype",
         "--output-dtype",
         choices=DTYPE_WORDS,
-        default="16",
-        help="numbers of the result: float16, float32, bfloat16, float8 (e4m3), or as they were (default: 16)",
+        default=dtype,
+        help=f"numbers of the result: float16, float32, bfloat16, float8 (e4m3), or as they were (default: {dtype})",
     )
-    add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("-v", "--verbose", action="count", default=0, help="thresholds and quantiles; -vv also each layer")
-    add("--base", metavar="FILE", help="the checkpoint, named outright")
     add("--dry-run", action="store_true", help="say what would be, exact sizes included, and write nothing")
     add("--report", metavar="FILE.json", help="write all figures, layer by layer, as JSON")
     add(
@@ -157,6 +204,30 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
     add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
     add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
     add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+    add("--nice", action="store_true", help="stand back: other programs go first")
+
+
+def _gib(text: str) -> int:
+    """Bytes."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in GiB above 0")
+    return int(size * 2**30)
+
+
+def _rank(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rank, 1 or more")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
 
 
 def _threads(text: str) -> int:

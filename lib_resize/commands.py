@@ -21,8 +21,9 @@ from .batch import Outcome, Settings
 from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
 from .files.reader import SafeFile
+from .priority import stand_back
 from .progress import Quiet
-from .recipe.grammar import parse_recipes
+from .recipe.grammar import METHOD_NUMBERS, Recipe, parse_recipes, with_way
 from .sources import Source, expand
 
 
@@ -35,15 +36,33 @@ def resize(arguments: argparse.Namespace) -> int:
         return _run(expand(names), _settings(arguments, base), arguments)
 
 
+def upsample(arguments: argparse.Namespace) -> int:
+    """``resize-lora upsample``."""
+    arguments.score_recipes = parse_recipes(f"rank={arguments.rank},extend,seed={arguments.seed}")
+    arguments.device, arguments.max_vram = "cpu", None
+    return _run(expand(arguments.inputs), _settings(arguments, None), arguments)
+
+
+def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
+    """Those asked for, with what --method and its companions add to them."""
+    recipes: tuple[Recipe, ...] = arguments.score_recipes or ()
+    if arguments.command != "resize":
+        return recipes
+    words = [*([arguments.method] if arguments.method else []), *(["pad"] if arguments.pad else [])]
+    numbers = [f"{name}={value}" for name in METHOD_NUMBERS if (value := getattr(arguments, name)) is not None]
+    return with_way(recipes, [*words, *numbers])
+
+
 def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Settings:
     return Settings(
-        recipes=arguments.score_recipes or (),
+        recipes=_recipes(arguments),
         output=Path(arguments.output_folder) if arguments.output_folder else None,
         base=base,
         style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya"),
         suffix=arguments.suffix,
         device=arguments.device,
         threads=arguments.threads,
+        max_vram=arguments.max_vram,
         dry_run=arguments.dry_run,
         overwrite=arguments.overwrite,
         skip_existing=arguments.skip_existing,
@@ -99,7 +118,9 @@ def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
     settings = Settings(
         recipes=parse_recipes(_DEMO_RECIPES), output=folder / "resized", base=checkpoint, overwrite=True
     )
-    chosen = argparse.Namespace(verbose=arguments.verbose, report=None, continue_on_error=False, dry_run=False)
+    chosen = argparse.Namespace(
+        verbose=arguments.verbose, report=None, continue_on_error=False, dry_run=False, nice=False
+    )
     status = _run(expand([str(path) for path in loras]), settings, chosen)
     if arguments.keep:
         print(f"\nThe files are in {folder}.")
@@ -180,15 +201,19 @@ def _checkpoint(path: Path) -> Checkpoint | None:
 def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.report:
         _check_writable(Path(arguments.report))
+    if arguments.nice and not stand_back():
+        print("resize-lora: --nice: this system does not let the priority be lowered", file=sys.stderr)
     outcomes: list[Outcome] = []
-    with _Bars(len(sources)) as bars:
-        for outcome in _until_failure(resize_all(sources, settings, bars), arguments.continue_on_error):
-            outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped, and there may be thousands
-            bars.file(outcome.source)
-            for line in _lines(outcome, arguments.verbose):
-                bars.say(line, error=outcome.error is not None)
-            del outcome
-    _finish(outcomes, arguments)
+    try:
+        with _Bars(len(sources)) as bars:
+            for outcome in _until_failure(resize_all(sources, settings, bars), arguments.continue_on_error):
+                outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped; there may be thousands
+                bars.file(outcome.source)
+                for line in _lines(outcome, arguments.verbose):
+                    bars.say(line, error=outcome.error is not None)
+                del outcome
+    finally:  # who stops a night's work wants to know how far it came
+        _finish(outcomes, arguments)
     return int(any(outcome.error for outcome in outcomes))
 
 

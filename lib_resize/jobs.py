@@ -12,20 +12,24 @@ import numpy as np
 from . import __version__
 from .adapters.layer import Copied
 from .adapters.registry import ORPHAN
-from .adapters.write import Draft, NewLayer, Style, draft, factors
+from .adapters.write import Draft, NewLayer, Rows, Style, draft, factors, zeros
 from .analysis import Analysis, Bench
 from .errors import LayerError, OutputError
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
-from .linalg.casts import LARGEST, Bits, Double, doubles, round_to, singles
-from .linalg.factor import Pair, Stored
-from .linalg.truncate import discarded, frobenius
+from .linalg.arrays import NumpyArrays
+from .linalg.casts import LARGEST, Bits, Single, doubles, round_to, singles
+from .linalg.extension import orthonormal_rows
+from .linalg.factor import Pair, Spectrum, Stored
+from .linalg.random_projection import generator
+from .linalg.truncate import discarded, frobenius, truncated
 from .plan import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
 from .recipe.scores import check_partners
 from .recipe.select import Choice, Question, choose, share_kept
+from .reduction import Reduction, reduction
 
 _UNKNOWN_HASH = "0" * 64
 
@@ -44,6 +48,12 @@ class Job:
     draft: Draft
     plan: Plan
     path: Path
+    reduction: Reduction | None = None
+    """What the factors are made with where that is not the exact decomposition."""
+
+    def spectrum(self, index: int) -> Spectrum:
+        """What layer `index` of the adapter is written with."""
+        return (self.reduction or self.analysis).spectra[index]
 
 
 def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, suffix: str | None = None) -> Job:
@@ -54,6 +64,7 @@ def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, s
     maker = _Maker(analysis, recipe, style, place, suffix)
     unpaired = check_partners(recipe, list(analysis.layers), analysis.base_name or "")
     choice = choose(recipe, Question(analysis.layers, analysis.adapter.together, maker.size_of))
+    maker.reduction = reduction(analysis, recipe, choice)
     return maker.job(choice, unpaired)
 
 
@@ -63,6 +74,7 @@ def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = 
     Raises OutputError where it cannot be written or does not hold what it should.
     """
     maker = _Maker(job.analysis, job.recipe, job.style, lambda _: job.path, None)
+    maker.reduction = job.reduction
     metadata = maker.metadata(job.choice, job.draft, job.path.stem, hashes)
 
     def check(path: Path) -> None:
@@ -97,6 +109,8 @@ def stem_details(recipe: Recipe) -> str:
         parts.append(f"{recipe.selection.replace('_', '')}{number(recipe.value, 3)}")
     limits = (("max", recipe.max_rank), ("conv", recipe.max_conv_rank), ("min", recipe.min_rank))
     parts += [f"{word}{limit}" for word, limit in limits if limit]
+    usual = {f"{name}={default}" for name, default in (("niter", 2), ("oversample", 8), ("seed", 0))}
+    parts += [item.replace("=", "") for item in recipe.way if item not in usual]
     return "_".join(parts)
 
 
@@ -111,6 +125,7 @@ class _Maker:
         self.place = place
         self.suffix = suffix
         self.strongest = [float(facts.s[0]) * recipe.rescale for facts in analysis.layers]
+        self.reduction: Reduction | None = None
         self._drafts: dict[tuple[int, ...], Draft] = {}
 
     def path(self, choice: Choice) -> Path:
@@ -157,7 +172,7 @@ class _Maker:
             source_sha256=hashes[0] if not merged else "",
             recipe=str(self.recipe),
             threshold=choice.threshold,
-            retention=share_kept(self.analysis.layers, choice.kept),
+            retention=self.retention(choice),
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
@@ -173,16 +188,38 @@ class _Maker:
             threshold=choice.threshold,
             bytes_before=self.adapter.bytes,
             bytes_after=size,
-            retention=share_kept(self.analysis.layers, choice.kept),
-            layers=tuple(_layer_plans(self.analysis, choice, self.recipe.rescale)),
+            retention=self.retention(choice),
+            layers=self._layer_plans(choice),
             copied=tuple((key, source.why) for key, source in made.copied.items()),
             dropped=tuple(
-                facts.name for facts, kept in zip(self.analysis.layers, choice.kept, strict=True) if not len(kept)
+                facts.name for facts, rank in zip(self.analysis.layers, choice.ranks, strict=True) if not rank
             ),
             zero=tuple(self.analysis.zero),
             notes=tuple(self._notes(choice, unpaired)),
         )
-        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path)
+        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path, self.reduction)
+
+    def _layer_plans(self, choice: Choice) -> tuple[LayerPlan, ...]:
+        exact = self.recipe.is_exact
+        return tuple(_layer_plans(self.analysis, choice, self.losses(choice), exact, self.recipe.rescale))
+
+    def losses(self, choice: Choice) -> list[float]:
+        """Frobenius norm of what each layer loses, without `rescale`."""
+        if self.reduction is not None:
+            return list(self.reduction.lost)
+        return [discarded(facts.s, kept) for facts, kept in zip(self.analysis.layers, choice.kept, strict=True)]
+
+    def retention(self, choice: Choice) -> float:
+        """For the exact decomposition the share that is kept; for others what the error of the delta leaves of it."""
+        if self.reduction is None:
+            return share_kept(self.analysis.layers, choice.kept)
+        return math.sqrt(max(0.0, 1.0 - self._error() ** 2))
+
+    def _error(self) -> float:
+        """Frobenius norm of what is lost over that of the whole LoRA; may be above 1 for random projections."""
+        whole = sum(float(facts.s @ facts.s) for facts in self.analysis.layers)
+        lost = math.hypot(*self.reduction.lost) if self.reduction else 0.0
+        return lost / math.sqrt(whole) if whole > 0 else 0.0
 
     def _notes(self, choice: Choice, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
@@ -193,6 +230,8 @@ class _Maker:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
             yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
+        if self.reduction is not None and self.recipe.method != "svd":
+            yield f"{self.recipe.method}: the new delta is off by {self._error():.1%} of the LoRA's norm"
         if unpaired:
             yield f"{_some(unpaired)} scored without the base model: no partner in {self.analysis.base_name}"
         restored = self._below_threshold(choice)
@@ -228,16 +267,25 @@ def _label(analysis: Analysis) -> str:
     return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
 
 
-def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:
-    for facts, kept in zip(analysis.layers, choice.kept, strict=True):
-        whole, lost = frobenius(facts.s), discarded(facts.s, kept)
+def _layer_plans(
+    analysis: Analysis, choice: Choice, losses: Sequence[float], exact: bool, rescale: float
+) -> Iterator[LayerPlan]:
+    rows = zip(analysis.layers, choice.kept, choice.ranks, losses, strict=True)
+    for facts, kept, rank, lost in rows:
+        whole = frobenius(facts.s)
+        error = lost / whole if whole > 0 else 1.0
         fro = facts.base.fro if facts.base else None
+        stays = facts.s[kept][facts.s[kept] > 0]
+        spectral = exact and whole > 0
         yield LayerPlan(
             name=facts.name,
             old_rank=len(facts.s),
-            new_rank=len(kept),
-            error_lora=lost / whole if whole > 0 else 1.0,
+            new_rank=rank,
+            error_lora=error,
             error_ckpt=lost * rescale / fro if fro else None,
+            fro_retained=math.sqrt(max(0.0, 1.0 - error**2)) if whole > 0 else None,
+            sum_retained=float(stays.sum() / facts.s.sum()) if spectral else None,
+            max_ratio=float(facts.s[0] / stays.min()) if spectral and len(stays) else None,
         )
 
 
@@ -305,10 +353,19 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
 def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
     strength = math.sqrt(job.recipe.rescale)
     work = [
-        (replace(new, gain=new.gain * strength), job.analysis.spectra[new.index], job.choice.kept[new.index])
-        for new in group
+        (replace(new, gain=new.gain * strength), job.spectrum(new.index), job.choice.kept[new.index]) for new in group
     ]
-    return factors(work, bench.arrays)
+    return factors(work, bench.arrays, _new_rows(job.recipe) if job.recipe.fill == "extend" else zeros)
+
+
+def _new_rows(recipe: Recipe) -> Rows:
+    def rows(new: NewLayer, down: Single, count: int) -> Single:
+        try:
+            return orthonormal_rows(down, count, generator(recipe.seed, new.layer.stem))
+        except LayerError as error:
+            raise LayerError(f"layer {new.layer.stem}: {error}.") from error
+
+    return rows
 
 
 # Checking ---------------------------------------------------------------------------------------------------
@@ -322,8 +379,7 @@ def _check_deltas(path: Path, job: Job) -> None:
     strong = [new for new in job.draft.layers if job.analysis.layers[new.index].s[0] > 0]
     with SafeFile(path) as file:
         for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
-            kept = job.analysis.layers[new.index].s[job.choice.kept[new.index]] * job.recipe.rescale
-            error = _delta_error(_read_back(file, new), new.layer.pair, kept, job.recipe.rescale)
+            error = _delta_error(_read_back(file, new), *_expected(job, new))
             if not error <= _ROUNDING[new.up.dtype]:
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
@@ -340,13 +396,27 @@ def _read_back(file: SafeFile, new: NewLayer) -> Pair:
     return Pair(up, down, alpha / new.rank)
 
 
-def _delta_error(found: Pair, source: Pair, kept: Double, rescale: float) -> float:
-    """``||found - kept part of source||_F`` over the norm of that part, where found lies in its span."""
+def _expected(job: Job, new: NewLayer) -> tuple[Pair, float]:
+    """A delta whose inner product with the right result is that of the result with itself, and what that is.
+
+    A truncation is orthogonal to what it left out, so for it the source itself will do.
+    """
+    pair, kept = new.layer.pair, job.choice.kept[new.index]
+    if job.recipe.is_exact:
+        s = job.analysis.layers[new.index].s[kept] * job.recipe.rescale
+        return replace(pair, scale=pair.scale * job.recipe.rescale), float(s @ s)
+    up, down = truncated(pair, job.spectrum(new.index), kept, NumpyArrays(), math.sqrt(job.recipe.rescale))
+    wide_up, wide_down = up.astype(np.float64), down.astype(np.float64)
+    whole = float(np.sum((wide_up.T @ wide_up) * (wide_down @ wide_down.T)))
+    return Pair(Stored(up, "F32"), Stored(down, "F32")), whole
+
+
+def _delta_error(found: Pair, source: Pair, whole: float) -> float:
+    """``||found - expected||_F`` over the norm of what is expected; see `_expected`."""
     up, down = doubles(found.up.bits, found.up.kind), doubles(found.down.bits, found.down.kind)
     source_up, source_down = doubles(source.up.bits, source.up.kind), doubles(source.down.bits, source.down.kind)
     square = found.scale**2 * float(np.sum((up.T @ up) * (down @ down.T)))
-    shared = found.scale * source.scale * rescale * float(np.sum((up.T @ source_up) * (down @ source_down.T)))
-    whole = float(kept @ kept)
+    shared = found.scale * source.scale * float(np.sum((up.T @ source_up) * (down @ source_down.T)))
     if whole == 0.0:
         return float(np.sqrt(square))
     return float(np.sqrt(abs(square - 2 * shared + whole) / whole))

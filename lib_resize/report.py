@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .plan import Plan
+from .plan import LayerPlan, Plan
 
 if TYPE_CHECKING:
     from .batch import Outcome
@@ -94,6 +94,9 @@ def thresholds(job: Job) -> Iterator[str]:
         + f", total rank {sum(layer.old_rank for layer in plan.layers)} -> {sum(ranks)}"
         + f" ({min((r for r in ranks if r), default=0)} to {max(ranks, default=0)} per layer)"
     )
+    if plan.layer_retention is not None:
+        mean, deviation = plan.layer_retention
+        yield f"Average Frobenius norm retention: {mean:.2%} | std: {deviation:0.3f}"
     scores = sorted(float(score) for layer in job.choice.scores for score in layer if math.isfinite(score))
     if scores:
         yield "Score quantiles: " + " ".join(f"{q:.2f}:{_quantile(scores, q):.3f}" for q in _QUANTILES)
@@ -103,18 +106,30 @@ def layer_lines(plan: Plan) -> Iterator[str]:
     """The lines of -vv, one a layer."""
     for layer in plan.layers:
         ckpt = "" if layer.error_ckpt is None else f" rle_ckpt: {layer.error_ckpt:.2%}"
-        yield f"dim: {layer.old_rank}->{layer.new_rank} rle_lora: {layer.error_lora:.2%}{ckpt} {layer.name}"
+        dims = f"dim: {layer.old_rank}->{layer.new_rank} rle_lora: {layer.error_lora:.2%}{ckpt} {layer.name}"
+        yield " | ".join([dims, *([shares] if (shares := _shares(layer)) else [])])
+
+
+def _shares(layer: LayerPlan) -> str:
+    """What stays of a layer, in the words and digits of kohya's script; empty for a layer of zeros."""
+    shown = [
+        ("sum(S) retained", layer.sum_retained, ".1%"),
+        ("fro retained", layer.fro_retained, ".1%"),
+        ("max(S) ratio", layer.max_ratio, "0.1f"),
+    ]
+    return ", ".join(f"{word}: {value:{form}}" for word, value, form in shown if value is not None)
 
 
 def as_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """The list that --report writes: an object for each output, or for each failure."""
-    return [_object(outcome) for outcome in outcomes if outcome.plan or outcome.error]
+    return [_object(outcome) for outcome in outcomes]
 
 
 def _object(outcome: Outcome) -> dict[str, Any]:
     if outcome.error is not None:
         return {"source": outcome.source, "error": str(outcome.error)}
-    assert outcome.plan is not None
+    if outcome.plan is None:
+        return {"source": outcome.source, "output": str(outcome.skipped), "skipped": True}
     return outcome.plan.as_json() | ({"skipped": True} if outcome.skipped else {})
 
 

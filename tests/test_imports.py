@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "plan": frozenset(),
+    "priority": frozenset(),
     "progress": frozenset(),
     "names": frozenset(),
     "sources": frozenset({"errors"}),
@@ -28,7 +29,10 @@ ROOMS: dict[str, frozenset[str]] = {
     "adapters": frozenset({"errors", "files", "linalg", "names"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
-    "jobs": frozenset({"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe"}),
+    "reduction": frozenset({"analysis", "linalg", "recipe"}),
+    "jobs": frozenset(
+        {"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe", "reduction"}
+    ),
     "inspect": frozenset(
         {"adapters", "analysis", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe", "report"}
     ),
@@ -36,8 +40,8 @@ ROOMS: dict[str, frozenset[str]] = {
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
     ),
     "commands": frozenset(
-        {"adapters", "base", "batch", "errors", "files", "inspect", "progress", "recipe", "report", "sources"}
-        | {"synthetic"}
+        {"adapters", "base", "batch", "errors", "files", "inspect", "priority", "progress", "recipe", "report"}
+        | {"sources", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
     "package": frozenset(),
@@ -78,11 +82,14 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
+    "linalg.extension": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
+    "linalg.random_projection": frozenset({"numpy"}),
     "linalg.truncate": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
+    "reduction": frozenset({"numpy"}),
     "synthetic": frozenset({"numpy"}),
 }
 """Module -> the libraries that it may import when it is itself imported; no other module may import any."""

@@ -13,7 +13,7 @@ Rules that every reader of LoRA files agrees on:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,14 +93,25 @@ def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], st
     return Draft(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
 
 
-def factors(work: Sequence[tuple[NewLayer, Spectrum, Kept]], arrays: Arrays) -> dict[str, Bits]:
+Rows = Callable[[NewLayer, Single, int], Single]
+"""From a layer, its down (k, m) and a count to so many more rows for it, (count, m)."""
+
+
+def zeros(_: NewLayer, down: Single, count: int) -> Single:
+    """Rows that do nothing."""
+    return np.zeros((count, down.shape[1]), np.float32)
+
+
+def factors(work: Sequence[tuple[NewLayer, Spectrum, Kept]], arrays: Arrays, rows: Rows = zeros) -> dict[str, Bits]:
     """The factors of some new layers by key, as storage arrays, from their spectra and the dimensions they keep.
+
+    Where a layer is to have more dimensions than it keeps, `rows` fill down up, and zeros up.
 
     Raises LayerError where a number does not fit the dtype.
     """
     exact: dict[TensorSpec, Single] = {}
     for new, spectrum, kept in work:
-        up, down = truncated(new.layer.pair, spectrum, kept, arrays, new.gain)
+        up, down = _filled(new, *truncated(new.layer.pair, spectrum, kept, arrays, new.gain), rows)
         for spec, values in ((new.up, up), (new.down, down)):
             _check_fits(new, spec, values)
             exact[spec] = values
@@ -108,6 +119,13 @@ def factors(work: Sequence[tuple[NewLayer, Spectrum, Kept]], arrays: Arrays) -> 
     for dtype in {spec.dtype for spec in exact}:
         out.update(_rounded({spec: values for spec, values in exact.items() if spec.dtype == dtype}, dtype))
     return out
+
+
+def _filled(new: NewLayer, up: Single, down: Single, rows: Rows) -> tuple[Single, Single]:
+    count = new.rank - len(down)
+    if not count:
+        return up, down
+    return np.pad(up, ((0, 0), (0, count))), np.concatenate([down, rows(new, down, count)])
 
 
 def _check_fits(new: NewLayer, spec: TensorSpec, values: Single) -> None:
