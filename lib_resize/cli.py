@@ -238,8 +238,13 @@ def _threads(text: str) -> int:
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="LoRA files, folders or patterns")
-    parser.add_argument("--json", action="store_true", help="the same as a JSON list")
-    parser.add_argument("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+    add = parser.add_argument
+    add("--json", action="store_true", help="the same as a JSON list")
+    add("--spectra", action="store_true", help="singular values by group of layers; of several files also all together")
+    add("--plot", metavar="DIR", help="draw spectra, effective ranks, retention over size and bytes into this folder")
+    add("--theme", choices=("light", "dark"), default="light", help="colours of the plots (default: light)")
+    add("--base", metavar="FILE", help="a checkpoint, whose scores then have curves too")
+    add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import report
 from .adapters.write import DTYPES, Style
@@ -20,11 +20,16 @@ from .base.pairing import looks_like_checkpoint
 from .batch import Outcome, Settings
 from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
+from .files.outname import fold, unique_path
 from .files.reader import SafeFile
 from .priority import stand_back
 from .progress import Quiet
 from .recipe.grammar import METHOD_NUMBERS, Recipe, parse_recipes, with_way
 from .sources import Source, expand
+
+if TYPE_CHECKING:
+    from .inspect import Finding
+    from .spectra import LayerSpectrum, Study
 
 
 def resize(arguments: argparse.Namespace) -> int:
@@ -72,26 +77,83 @@ def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Setting
 
 def inspect(arguments: argparse.Namespace) -> int:
     """``resize-lora inspect``."""
-    from .inspect import describe
+    if arguments.plot:
+        from .plots import check_can_draw
 
-    findings, failed = [], False
-    for source in expand(arguments.inputs):
-        path = source.members[0].path
+        check_can_draw()
+    with contextlib.ExitStack() as stack:
+        base = Checkpoint(Path(arguments.base)) if arguments.base else None
+        if base is not None:
+            stack.callback(base.close)
+        look = _Look(arguments, base)
+        for source in expand(arguments.inputs):
+            look.at(source.members[0].path)
+        return look.finish()
+
+
+class _Look:
+    """What `inspect` has seen so far."""
+
+    def __init__(self, arguments: argparse.Namespace, base: Checkpoint | None) -> None:
+        self._arguments = arguments
+        self._base = base
+        self._closely = bool(arguments.plot or arguments.spectra)
+        self._findings: list[dict[str, Any]] = []
+        self._layers: list[list[LayerSpectrum]] = []
+        self._stems: set[str] = set()
+        self._failed = False
+
+    def at(self, path: Path) -> None:
+        from .inspect import describe, describe_closely
+
         try:
-            found = describe(path, threads=arguments.threads)
+            if not self._closely:
+                self._tell(describe(path, threads=self._arguments.threads), None)
+                return
+            found, seen, layers = describe_closely(path, base=self._base, threads=self._arguments.threads)
         except ResizeError as error:
-            failed = True
-            if arguments.json:
-                findings.append({"source": str(path), "error": str(error)})
-            else:
-                print(f"resize-lora: {error}", file=sys.stderr)
-            continue
-        findings.append(found.as_json())
-        if not arguments.json:
+            self._fail(path, error)
+            return
+        self._layers.append(layers)
+        self._tell(found, seen)
+        self._draw(seen, path.stem)
+
+    def _fail(self, path: Path, error: ResizeError) -> None:
+        self._failed = True
+        self._findings.append({"source": str(path), "error": str(error)})
+        if not self._arguments.json:
+            print(f"resize-lora: {error}", file=sys.stderr)
+
+    def _tell(self, found: Finding, seen: Study | None) -> None:
+        more = {} if seen is None else {"spectra": seen.as_json()}
+        self._findings.append(found.as_json() | more)
+        if not self._arguments.json:
             print(found.as_text() + "\n")
-    if arguments.json:
-        print(json.dumps(findings, indent=2, ensure_ascii=False))
-    return int(failed)
+            if seen is not None and self._arguments.spectra:
+                print(report.spectra_table(seen.groups) + "\n")
+
+    def _draw(self, seen: Study, stem: str) -> None:
+        if self._arguments.plot:
+            from .plots import save
+
+            stem = unique_path(Path(), stem, self._stems).stem
+            self._stems.add(fold(stem))
+            written = save(seen, Path(self._arguments.plot), stem, self._arguments.theme)
+            if not self._arguments.json:
+                print(f"{len(written)} files {Path(self._arguments.plot) / stem}*\n")
+
+    def finish(self) -> int:
+        if len(self._layers) > 1:
+            from .spectra import study_of_many
+
+            seen = study_of_many("all", self._layers)
+            if self._arguments.spectra and not self._arguments.json:
+                print(f"all {seen.files} files\n{report.spectra_table(seen.groups)}\n")
+            self._findings.append({"source": "all", "spectra": seen.as_json()})
+            self._draw(seen, "all")
+        if self._arguments.json:
+            print(json.dumps(self._findings, indent=2, ensure_ascii=False))
+        return int(self._failed)
 
 
 _DEMO_RECIPES = "medium:fro_ckpt=1,thr=-3.5:fro_lora=1,size=0.25"

@@ -20,7 +20,7 @@ class LayerPlan:
     error_ckpt: float | None
     """The same over the Frobenius norm of the base layer; None without base, or without partner in it."""
     fro_retained: float | None = None
-    """Share of the layer's Frobenius norm that stays, 0 to 1, as kohya's script prints it; None for a layer of zeros."""
+    """Share of the layer's Frobenius norm that stays, 0 to 1, as kohya's script has it; None for a layer of zeros."""
     sum_retained: float | None = None
     """Share of the sum of its singular values; None for a layer of zeros, and for methods that keep other ones."""
     max_ratio: float | None = None

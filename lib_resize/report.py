@@ -13,6 +13,7 @@ from .plan import LayerPlan, Plan
 if TYPE_CHECKING:
     from .batch import Outcome
     from .jobs import Job
+    from .spectra import Group
 
 _MIB = 1 << 20
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -82,6 +83,23 @@ def notes(plan: Plan) -> Iterator[str]:
     if gone:
         yield f"{gone} of {len(plan.layers)} layers fall away"
     yield from plan.notes
+
+
+def spectra_table(groups: Iterable[Group]) -> str:
+    """One row a group of layers: how many dimensions do the work."""
+    titles = ["layers of", "number", "effective rank", "first holds", "rank for 90 %", "for 99 % of energy"]
+    rows = [
+        [
+            group.name,
+            str(group.layers),
+            f"{group.effective_rank:.1f}",
+            f"{group.top_energy:.1%}",
+            f"{group.rank_90:.1f}",
+            f"{group.rank_99:.1f}",
+        ]
+        for group in groups
+    ]
+    return aligned([titles, *rows])
 
 
 def thresholds(job: Job) -> Iterator[str]:

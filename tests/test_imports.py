@@ -33,15 +33,18 @@ ROOMS: dict[str, frozenset[str]] = {
     "jobs": frozenset(
         {"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe", "reduction"}
     ),
+    "spectra": frozenset({"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "recipe"}),
+    "plots": frozenset({"errors", "files", "spectra"}),
     "inspect": frozenset(
-        {"adapters", "analysis", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe", "report"}
+        {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
+        | {"report", "spectra"}
     ),
     "batch": frozenset(
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
     ),
     "commands": frozenset(
-        {"adapters", "base", "batch", "errors", "files", "inspect", "priority", "progress", "recipe", "report"}
-        | {"sources", "synthetic"}
+        {"adapters", "base", "batch", "errors", "files", "inspect", "plots", "priority", "progress", "recipe", "report"}
+        | {"sources", "spectra", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
     "package": frozenset(),
@@ -71,7 +74,7 @@ NARROWER: dict[str, frozenset[str]] = {
 }
 """Single modules that may import less than their room, their neighbours included."""
 
-FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
+FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs", "spectra"})}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
@@ -90,6 +93,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
     "reduction": frozenset({"numpy"}),
+    "plots": frozenset({"numpy"}),
+    "spectra": frozenset({"numpy"}),
     "synthetic": frozenset({"numpy"}),
 }
 """Module -> the libraries that it may import when it is itself imported; no other module may import any."""
@@ -99,6 +104,7 @@ LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"threadpoolctl"}),
+    "plots": frozenset({"matplotlib"}),
 }
 """Module -> the libraries that it may import inside of functions."""
 

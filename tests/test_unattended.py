@@ -1,4 +1,4 @@
-"""A night's work on a folder: kohya's figures, priority, the device's memory, going on where it stopped, and the report."""
+"""A night's work on a folder: kohya's figures, priority, the device's memory, stopping, going on, and the report."""
 
 from __future__ import annotations
 
