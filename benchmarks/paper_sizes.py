@@ -1,7 +1,8 @@
 """Sizes of full-shape SDXL LoRAs before and after ``rank=1``, beside those that a paper reports.
 
-``python -m benchmarks.paper_sizes`` needs no weights: files are made with their true header and nothing but holes behind
-it, and the size of the new file is what a plan promises. ``--write 4`` makes that rank in full, resizes it and compares.
+``python -m benchmarks.paper_sizes`` needs no weights: files are made with their true header and nothing but holes
+behind it, and the size of the new file is what a plan promises. ``--write 4`` makes that rank in full, resizes it and
+compares; the two may differ by the digits of the retention and the length of the name.
 The paper's "MB" are MiB (2^20 bytes).
 """
 
