@@ -5,6 +5,9 @@
 
 Each makes its own environment in the folder `.venv` beside this file and installs there what it needs; nothing else
 on the machine changes, and deleting `.venv` undoes it. The second call finds it ready. Standard library only.
+
+For the tests in a browser two more environments lie in `.venv`, one for each Gradio that a WebUI has. Where one cannot
+be made, or no Chromium is found, those tests are skipped with the reason; where CI=true they fail.
 """
 
 from __future__ import annotations
@@ -18,17 +21,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 BOOTSTRAP = VENV / "pip-bootstrap"
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_PIP = (22, 3)  # the first with `pip --python`
 EXTRAS = {"demo": "", "test": "[test]"}
+PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui]"}
+"""Folders in `.venv` whose Python can serve the panel -> what is installed there."""
+NEVER_COMPILED = "numpy,pandas,pillow,pydantic-core"
 CHECKS = {
     "ruff format": ("ruff", "format", "--check", "."),
     "ruff check": ("ruff", "check", "."),
     "mypy": ("mypy",),
-    "pytest": ("pytest",),
+    "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
 }
 _VERSIONS = """
 import platform, importlib.metadata as installed
@@ -50,27 +55,28 @@ def main(arguments: list[str]) -> int:
     try:
         _check_python()
         _install(arguments[0])
+        panels = _panels() if arguments[0] == "test" else []
     except SetupError as error:
         print(f"develop.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("develop.py: stopped.", file=sys.stderr)
         return 130
-    return _demo() if arguments[0] == "demo" else _test()
+    return _demo() if arguments[0] == "demo" else _test(panels)
 
 
 def _demo() -> int:
-    return _run([str(PYTHON), "-m", "lib_resize", "demo"])
+    return _run([_python(VENV), "-m", "lib_resize", "demo"])
 
 
-def _test() -> int:
-    """Runs all checks, whatever becomes of the first ones."""
-    _run([str(PYTHON), "-c", _VERSIONS])
+def _test(panels: list[str]) -> int:
+    """Runs all checks, whatever becomes of the first ones. `panels`: the Pythons that can serve the panel."""
+    _run([_python(VENV), "-c", _VERSIONS])
     start = time.monotonic()
     failed = []
     for name, command in CHECKS.items():
         print(f"\n$ {' '.join(command)}", flush=True)
-        status = _run([str(PYTHON), "-m", *command])
+        status = _run([_python(VENV), "-m", *command], {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels)})
         if status:
             failed.append(name if status > 0 else f"{name} (killed by signal {-status})")
     seconds = time.monotonic() - start
@@ -92,25 +98,61 @@ def _check_python() -> None:
 
 def _install(command: str) -> None:
     """Makes `.venv` hold what a command needs; does nothing where it does already."""
-    stamps = {name: VENV / f"installed-for-{name}" for name in EXTRAS}
-    state = _state()
-    if _works() and any(_read(stamps[name]) == state for name in (command, "test")):
+    _provide(VENV, EXTRAS[command], f"installed-for-{command}", "installed-for-test")
+
+
+def _panels() -> list[str]:
+    """The Pythons that can serve the panel, one for each Gradio. Raises SetupError where one lacks and CI=true.
+
+    Those that the environment names already are taken as they are.
+    """
+    named = os.environ.get("RESIZE_LORA_PYTHONS")
+    if named:
+        return named.split(os.pathsep)
+    return [_python(VENV / name) for name in PANELS if _panel(name)]
+
+
+def _panel(name: str) -> bool:
+    """Whether the environment is there in the end. Nothing large is compiled: it takes long, where it works at all."""
+    try:
+        _provide(VENV / name, PANELS[name], "installed-for-ui", more=("--only-binary", NEVER_COMPILED))
+    except SetupError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        print(f"develop.py: the browser tests leave {name} out: {error}", flush=True)
+        return False
+    return True
+
+
+def _provide(folder: Path, extra: str, *stamps: str, more: tuple[str, ...] = ()) -> None:
+    """Makes an environment hold the package with an extra; does nothing where one of the stamps says that it does.
+
+    Raises SetupError where that fails. The first stamp is set; `more` are arguments for pip, which is told to compile
+    nothing: most of the modules are never imported, and compiling them all takes longer than the rest.
+    """
+    state, works = _state(), _works(folder)
+    if works and any(_read(folder / stamp) == state for stamp in stamps):
         return
-    if not _works():
-        print(f"Making an environment in {VENV} ...", flush=True)
+    if not works:
+        print(f"Making an environment in {folder} ...", flush=True)
         _must(
-            [_base_python(), "-m", "venv", "--without-pip", "--clear", str(VENV)],
+            [_base_python(), "-m", "venv", "--without-pip", "--clear", str(folder)],
             "the environment cannot be made; the message stands above. On Debian and Ubuntu: apt install python3-venv.",
         )
     print("Installing what is needed there; later calls skip this ...", flush=True)
     pip, environment = _pip()
-    quiet = [] if sys.stdout.isatty() else ["--quiet"]
+    quiet = () if sys.stdout.isatty() else ("--quiet",)
     _must(
-        [*pip, "--python", str(PYTHON), "install", *quiet, "--editable", f"{ROOT}{EXTRAS[command]}"],
+        [*pip, "--python", _python(folder), "install", "--no-compile", *quiet, *more, "--editable", f"{ROOT}{extra}"],
         "pip could not install what is needed; its message stands above. It fetches packages, so it needs a network.",
         environment,
     )
-    stamps[command].write_text(state, "utf-8")
+    (folder / stamps[0]).write_text(state, "utf-8")
+
+
+def _python(folder: Path) -> str:
+    """An environment's interpreter."""
+    return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
 def _state() -> str:
@@ -119,10 +161,11 @@ def _state() -> str:
     return hashlib.sha256(told).hexdigest()
 
 
-def _works() -> bool:
+def _works(folder: Path) -> bool:
     """Whether there is an environment whose Python runs, and is new enough."""
     asked = f"import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
-    return PYTHON.is_file() and subprocess.run([str(PYTHON), "-c", asked], check=False).returncode == 0
+    python = _python(folder)
+    return Path(python).is_file() and subprocess.run([python, "-c", asked], check=False).returncode == 0
 
 
 def _base_python() -> str:
@@ -171,9 +214,9 @@ def _read(path: Path) -> str | None:
         return None
 
 
-def _run(command: list[str]) -> int:
-    """Runs in the environment, and keeps even the cache of norms there."""
-    environment = {**os.environ, "RESIZE_LORA_CACHE": str(VENV / "cache")}
+def _run(command: list[str], more: dict[str, str] | None = None) -> int:
+    """Runs in the environment, and keeps even the cache of norms there. `more`: variables for it."""
+    environment = {**os.environ, "RESIZE_LORA_CACHE": str(VENV / "cache"), **(more or {})}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 

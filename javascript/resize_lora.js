@@ -189,6 +189,7 @@
         target: {mode: 'preset', preset: 'medium', size: 50, retention: 0.92, rank: 16, recipe: ''},
         meaning: 'size',
         options: {...DEFAULTS},
+        without: true,
         plan: null,
         trouble: '',
         jobs: new Map(),
@@ -233,9 +234,9 @@
         return `${target.mode === 'rank' ? '' : `${state.options.scores},`}${word}=${Number(value.toFixed(4))}`;
     }
 
-    function changedOptions() {
+    function changedOptions(options = state.options) {
         const changed = {};
-        for (const [name, value] of Object.entries(state.options)) if (value !== DEFAULTS[name]) changed[name] = value;
+        for (const [name, value] of Object.entries(options)) if (value !== DEFAULTS[name]) changed[name] = value;
         return changed;
     }
 
@@ -305,9 +306,18 @@
     async function begin() {
         state.hello = await call('hello');
         state.reference = state.hello.reference;
+        takeDefaults(state.hello.defaults);
         drawFrame();
         const [results] = await Promise.all([call('results'), readLibrary(), poll()]);
         takeResults(results);
+    }
+
+    /* What the person set on the host's settings page. */
+    function takeDefaults(defaults) {
+        if (!defaults) return;
+        Object.assign(state.options, defaults.options);
+        state.target.preset = defaults.preset;
+        defaults.notes.forEach(note => toast(note));
     }
 
     let reading = null;
@@ -1152,7 +1162,7 @@
         if (state.trouble) texts.push(state.trouble);
         const plan = now && now.exact ? now : null;
         const found = (plan || known || {warnings: []}).warnings;
-        found.forEach(one => texts.push(one.text));
+        found.forEach(one => texts.push(one.template ? t(one.template, one.values) : one.text));
         if (plan) plan.notes.forEach(note => texts.push(note));
         if (now && !plan && now.bytes >= file.bytes && !found.some(one => one.kind === 'not_smaller')) texts.push(t('The new file would not be smaller.'));
         if (now && !plan && now.retention < state.hello.floor && !found.some(one => one.kind === 'low_retention')) {
@@ -1193,7 +1203,7 @@
         parts.plot.replaceChildren(draw('svg', {
             width: String(scale.width), height: String(PLOT.height), role: 'img',
             'aria-label': now ? t('Retention against size. Now {size}, {retention}', {size: size(now.bytes), retention: percent(now.retention)}) : t('Retention against size'),
-        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : []));
+        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : [], presetNames(scale)));
     }
 
     function plotText() {
@@ -1224,13 +1234,17 @@
     }
 
     function presetMarks({known, x, y}) {
-        return PRESETS.filter(name => known.presets[name]).map(name => {
-            const preset = known.presets[name];
-            return draw('g', {class: 'resize-lora-mark'},
-                draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4}),
-                state.target.mode === 'preset' && state.target.preset === name ? []
-                    : draw('text', {x: x(preset.bytes) + 7, y: y(preset.retention) + 13}, t(PRESET_WORDS[name])));
-        });
+        const marks = PRESETS.filter(name => known.presets[name]).map(name => known.presets[name]);
+        return draw('g', {class: 'resize-lora-mark'}, marks.map(preset =>
+            draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4})));
+    }
+
+    /* Last of all, so that no line runs through them. */
+    function presetNames({known, x, y}) {
+        const chosen = state.target.mode === 'preset' ? state.target.preset : '';
+        const others = PRESETS.filter(name => known.presets[name] && name !== chosen);
+        return draw('g', {class: 'resize-lora-preset-names'}, others.map(name =>
+            draw('text', {x: x(known.presets[name].bytes) + 7, y: y(known.presets[name].retention) + 13}, t(PRESET_WORDS[name]))));
     }
 
     function choiceMark({x, y, width}, now) {
@@ -1309,8 +1323,8 @@
         };
         const option = (name, text, choices) => labelled(text, chooser(`resize_lora_${name}`, text, choices, state.options[name], value => setOption(name, value)));
         const rescale = el('input', {type: 'number', min: '0.01', step: '0.05', id: 'resize_lora_rescale', value: '1', on: {change: () => setOption('rescale', Number(rescale.value) > 0 ? Number(rescale.value) : 1)}});
-        const suffix = el('input', {type: 'text', id: 'resize_lora_suffix', value: DEFAULTS.suffix, on: {change: () => setOption('suffix', suffix.value)}});
-        const sidecars = el('input', {type: 'checkbox', id: 'resize_lora_sidecars', checked: true, on: {change: () => setOption('sidecars', sidecars.checked)}});
+        const suffix = el('input', {type: 'text', id: 'resize_lora_suffix', value: state.options.suffix, on: {change: () => setOption('suffix', suffix.value)}});
+        const sidecars = el('input', {type: 'checkbox', id: 'resize_lora_sidecars', checked: state.options.sidecars, on: {change: () => setOption('sidecars', sidecars.checked)}});
         return el('details', {class: 'resize-lora-advanced', id: 'resize_lora_advanced'},
             el('summary', null, t('Advanced')),
             el('fieldset', null, el('legend', null, t('Scores, with weights')), Object.entries(words.scores).map(([name, hint]) => field(name, name, hint, '0.1'))),
@@ -1321,7 +1335,13 @@
                 labelled(t('Strength'), rescale, t('Baked into the new file')),
                 labelled(t('End of the name'), suffix, '{size} {retention} {rank}'),
                 folderField(),
-                el('label', {class: 'resize-lora-check'}, sidecars, t('Copy preview and description'))));
+                el('label', {class: 'resize-lora-check'}, sidecars, t('Copy preview and description'))),
+            can('generate') ? el('fieldset', null, el('legend', null, t('Compare')), withoutField()) : []);
+    }
+
+    function withoutField() {
+        const without = el('input', {type: 'checkbox', id: 'resize_lora_without', checked: state.without, on: {change: () => { state.without = without.checked; }}});
+        return el('label', {class: 'resize-lora-check'}, without, t('Also without the LoRA, to see what it does at all'));
     }
 
     function folderField() {
@@ -1504,9 +1524,13 @@
         const columns = ['name', 'output', 'folder', 'bytes_before', 'bytes_after', 'saved', 'retention', 'recipe', 'state'];
         const cell = value => /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? '');
         const lines = [columns, ...state.results.map(result => columns.map(column => result[column]))].map(line => line.map(cell).join(','));
-        const link = el('a', {href: URL.createObjectURL(new Blob([`\ufeff${lines.join('\r\n')}\r\n`], {type: 'text/csv'})), download: 'resize-lora.csv'});
-        link.click();
-        setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+        const address = URL.createObjectURL(new Blob([`\ufeff${lines.join('\r\n')}\r\n`], {type: 'text/csv'}));
+        download(address, 'resize-lora.csv');
+        setTimeout(() => URL.revokeObjectURL(address), 10000);
+    }
+
+    function download(address, name) {
+        el('a', {href: address, download: name}).click();
     }
 
     // Dialogs and toasts ------------------------------------------------------------------------------------------
@@ -1571,7 +1595,7 @@
 
     async function compareIt(about, tab) {
         try {
-            const {job} = await call('compare', {...about, settings: pictureSettings(tab || 'txt2img'), without: true});
+            const {job} = await call('compare', {...about, settings: pictureSettings(tab || 'txt2img'), without: state.without});
             state.mine.add(job);
             jobToasts.set(job, toast(t('Compare'), {stays: true, tools: [button(t('Cancel'), () => cancel([job]))]}));
             await poll();
@@ -1624,8 +1648,22 @@
             show(slider, key === 'slider');
         });
         wipe();
-        dialog(t('Compare'), [Object.values(pages), slider, el('p', null, result.text), el('div', {class: 'resize-lora-tools'}, view, el('span', {class: 'resize-lora-quiet'}, `${result.resized.name} · seed ${result.seed} · ${result.width}×${result.height}`))]);
+        const save = button(t('Save pictures'), () => savePictures(result), {id: 'resize_lora_save_pictures'});
+        dialog(t('Compare'), [Object.values(pages), slider, el('p', null, distance(result)), el('div', {class: 'resize-lora-tools'}, view, save, el('span', {class: 'resize-lora-quiet'}, `${result.resized.name} · seed ${result.seed} · ${result.width}×${result.height}`))]);
         slider.focus();
+    }
+
+    function distance(result) {
+        const number = t('Mean pixel difference {number} of 255', {number: round(result.number, 2)});
+        return result.effect == null ? `${number}.` : `${number}; ${t('without the LoRA {number}', {number: round(result.effect, 2)})}.`;
+    }
+
+    /* Nothing is saved unless asked: each picture goes where the browser puts downloads. */
+    function savePictures(result) {
+        const kinds = {original: result.original, resized: result.resized, difference: {picture: result.difference}, without: result.without};
+        Object.entries(kinds).filter(([, one]) => one && one.picture).forEach(([kind, one]) => {
+            download(one.picture, `${result.resized.name}_${kind}_${result.seed}.png`);
+        });
     }
 
     // The prompt --------------------------------------------------------------------------------------------------
@@ -1737,8 +1775,8 @@
 
     function onContextMenu(event) {
         if (event.shiftKey || !app().querySelector('#resize_lora_send')) return;
-        const card = cardOf(event.composedPath()[0]);
-        if (!card) return;
+        const target = event.composedPath()[0], card = cardOf(target);
+        if (!card || (window.opts && window.opts.resize_lora_card_menu === false && !target.closest('.resize-lora-row'))) return;
         event.preventDefault();
         event.stopPropagation();
         openMenu(card, event.clientX, event.clientY);
@@ -1815,7 +1853,9 @@
         const note = toast(`${card.name}: ${t('queued')}`, {stays: true});
         try {
             await start();
-            const answer = await call('resize', {names: [card.name], target: {preset}});
+            const options = changedOptions((state.hello.defaults || {}).options || {});
+            const params = {names: [card.name], target: {preset}};
+            const answer = await call('resize', Object.keys(options).length ? {...params, options} : params);
             if (answer.refused.length) throw new Error(answer.refused[0].message);
             const [job] = answer.jobs;
             state.mine.add(job);

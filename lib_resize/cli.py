@@ -110,7 +110,7 @@ Makes a small SDXL-shaped checkpoint and LoRAs, resizes them by three recipes an
 
 _UI = """\
 Serves the panel that AUTOMATIC1111 and Forge show as a tab, for the LoRA folders of ComfyUI, SD.Next and others.
-It needs Gradio beside the package (pip install "gradio==4.40.0")."""
+It needs Gradio beside the package: pip install ".[ui]" in the folder of Resize LoRA."""
 
 
 def _rows(table: dict[str, str]) -> str:
@@ -260,6 +260,10 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=7867, help="default: 7867")
     add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("--demo", action="store_true", help="serve a few files made for the purpose")
+    add("--api", action="store_true", help="serve the HTTP API /resize-lora/v1 too")
+    add(
+        "--api-auth", metavar="USER:PASSWORD", help="who may use the API; several with commas between (default: anyone)"
+    )
 
 
 def _port(text: str) -> int:

@@ -193,6 +193,8 @@ def ui(arguments: argparse.Namespace) -> int:
     """``resize-lora ui``: the panel in a browser, until it is stopped."""
     if not (arguments.lora_dir or arguments.demo):
         raise UsageError("name a folder of LoRAs with --lora-dir DIR, or look at made-up ones with --demo.")
+    if arguments.api_auth and not arguments.api:
+        raise UsageError("--api-auth goes with --api.")
     with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
         loras, checkpoints = [Path(name) for name in arguments.lora_dir], [Path(name) for name in arguments.checkpoint]
         if arguments.demo:
@@ -214,19 +216,24 @@ def _demo_library(folder: Path) -> tuple[Path, Path]:
 
 def _serve(loras: Sequence[Path], checkpoints: Sequence[Path], arguments: argparse.Namespace) -> int:
     try:
-        from .panel.standalone import Address, serve
+        from .panel.standalone import Address, check_free, serve
     except ImportError as error:
         raise UsageError(
-            f'the panel needs Gradio, and {error.name} is not installed: pip install "gradio==4.40.0"'
+            f"the panel needs Gradio, and {error.name} is not installed. In the folder of Resize LoRA: "
+            'pip install ".[ui]", best in an environment of its own.'
         ) from error
+    from .hosts.access import Access, read_users
     from .hosts.standalone import StandaloneHost
     from .panel.service import Service
 
     address = Address(arguments.host, arguments.port)
+    check_free(address)
+    users = read_users(arguments.api_auth) if arguments.api_auth else None
+    access = Access(users, exposed=address.remote) if arguments.api else None
     service = Service(StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote))
     print(f"The panel is at {address.url}; Ctrl-C stops it.", flush=True)
     try:
-        serve(service.call, address)
+        serve(service.call, address, access)
     finally:
         service.close()
     return 0

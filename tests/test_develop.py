@@ -16,16 +16,28 @@ class Machine:
 
     def __init__(self) -> None:
         self.ran: list[list[str]] = []
-        self.installed: list[list[str]] = []
+        self.told: dict[str, str] = {}
+        self.all_installed: list[list[str]] = []
         self.failing: set[str] = set()
         self.status = 1
 
-    def run(self, command: list[str]) -> int:
+    @property
+    def installed(self) -> list[list[str]]:
+        """Into the main environment, or before it."""
+        return [command for command in self.all_installed if command not in self.panels]
+
+    @property
+    def panels(self) -> list[list[str]]:
+        """Into one of those that serve the panel."""
+        return [command for command in self.all_installed if "[ui" in command[-1]]
+
+    def run(self, command: list[str], more: dict[str, str] | None = None) -> int:
         self.ran.append(command)
+        self.told |= more or {}
         return self.status if self.failing & set(command) else 0
 
     def must(self, command: list[str], otherwise: str, environment: dict[str, str] | None = None) -> None:
-        self.installed.append(command)
+        self.all_installed.append(command)
 
 
 @pytest.fixture
@@ -38,7 +50,8 @@ def develop(tmp_path: Path) -> ModuleType:
     spec.loader.exec_module(module)
     module.ROOT = tmp_path
     module.VENV = tmp_path / ".venv"
-    module.VENV.mkdir()
+    for name in (*module.PANELS, "."):
+        (module.VENV / name).mkdir(parents=True, exist_ok=True)
     (tmp_path / "pyproject.toml").write_text("[project]\n", "utf-8")
     return module
 
@@ -46,9 +59,11 @@ def develop(tmp_path: Path) -> ModuleType:
 @pytest.fixture
 def machine(develop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
+    for name in ("CI", "RESIZE_LORA_PYTHONS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(develop, "_run", made.run)
     monkeypatch.setattr(develop, "_must", made.must)
-    monkeypatch.setattr(develop, "_works", lambda: True)
+    monkeypatch.setattr(develop, "_works", lambda folder: True)
     monkeypatch.setattr(develop, "_pip_version", lambda python: (25, 0))
     return made
 
@@ -114,6 +129,60 @@ def test_where_all_is_well_the_last_line_says_so(
 ) -> None:
     assert develop.main(["test"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("All is well: ruff format, ruff check, mypy, pytest (")
+
+
+def test_the_tests_have_an_environment_for_each_gradio(develop: ModuleType, machine: Machine) -> None:
+    develop.main(["test"])
+    assert [command[-1].rpartition("[")[2] for command in machine.panels] == ["ui-gradio3]", "ui]"]
+    served_by = machine.told["RESIZE_LORA_PYTHONS"].split(develop.os.pathsep)
+    assert served_by == [command[command.index("--python") + 1] for command in machine.panels]
+    assert [Path(python).parents[1].name for python in served_by] == ["gradio3", "gradio4"]
+    develop.main(["test"])
+    assert len(machine.panels) == 2
+
+
+def test_the_demo_makes_no_environment_for_gradio(develop: ModuleType, machine: Machine) -> None:
+    develop.main(["demo"])
+    assert machine.panels == []
+
+
+def test_pythons_that_are_named_already_are_taken(
+    develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESIZE_LORA_PYTHONS", "/somewhere/python")
+    develop.main(["test"])
+    assert machine.panels == []
+    assert machine.told["RESIZE_LORA_PYTHONS"] == "/somewhere/python"
+
+
+@pytest.fixture
+def no_gradio3(develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def must(command: list[str], *rest: object) -> None:
+        if "[ui-gradio3]" in command[-1]:
+            raise develop.SetupError("no wheel of numpy")
+        machine.must(command, *rest)
+
+    monkeypatch.setattr(develop, "_must", must)
+
+
+@pytest.mark.usefixtures("no_gradio3")
+def test_a_gradio_that_cannot_be_had_is_named_and_the_rest_runs(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert develop.main(["test"]) == 0
+    assert "the browser tests leave gradio3 out: no wheel of numpy" in capsys.readouterr().out
+    assert [Path(machine.told["RESIZE_LORA_PYTHONS"]).parents[1].name] == ["gradio4"]
+    assert len(machine.ran) == 1 + len(develop.CHECKS)
+
+
+@pytest.mark.usefixtures("no_gradio3")
+def test_in_ci_a_gradio_that_cannot_be_had_is_a_failure(
+    develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    assert develop.main(["test"]) == 1
+    assert "no wheel of numpy" in capsys.readouterr().err
+    assert machine.ran == []
 
 
 def test_an_old_pip_first_fetches_a_new_one(

@@ -60,7 +60,11 @@ OUTER: dict[str, frozenset[str]] = {
 """Rooms around the engine -> the libraries that they may import. They may use every room of `ROOMS`, and `panel` may
 use `hosts`; no room of `ROOMS` may use them."""
 
-EAGER = {"panel.layout": frozenset({"gradio"}), "panel.standalone": frozenset({"fastapi", "gradio"})}
+EAGER = {
+    "panel.api": frozenset({"fastapi"}),
+    "panel.layout": frozenset({"gradio"}),
+    "panel.standalone": frozenset({"fastapi", "gradio"}),
+}
 """Modules of these rooms that import such a library when they are themselves imported; numpy may be by all."""
 
 NARROWER: dict[str, frozenset[str]] = {

@@ -8,7 +8,7 @@ from lib_resize.report import aligned, columns
 
 
 @pytest.mark.parametrize(
-    ("text", "width"), [("lora", 4), ("漢字", 4), ("カナ", 4), ("ü", 1), ("u\u0308", 1), ("Ａ", 2)]
+    ("text", "width"), [("lora", 4), ("漢字", 4), ("カナ", 4), ("ü", 1), ("u\u0308", 1), ("\uff21", 2)]
 )
 def test_a_text_takes_as_many_columns_as_a_terminal_gives_it(text: str, width: int) -> None:
     assert columns(text) == width

@@ -165,6 +165,11 @@ class Host(Protocol):
         """Whether people at other machines may sit in front: then no path is shown or taken."""
         ...
 
+    def settings(self) -> Mapping[str, Any]:
+        """What the person set on the host's settings page, by the host's keys (``resize_lora_…``); what is left out
+        is as it comes."""
+        ...
+
     def trash_root(self) -> Path:
         """Folder of undone results, which may not exist yet."""
         ...

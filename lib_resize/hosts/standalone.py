@@ -88,6 +88,10 @@ class StandaloneHost:
     def is_remote(self) -> bool:
         return self._remote
 
+    def settings(self) -> Mapping[str, Any]:
+        """There is no page for them."""
+        return {}
+
     def trash_root(self) -> Path:
         return self._roots[0] / TRASH
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
+from .access import Access, access_of
 from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, CheckpointFile, Loaded, LoraFile, Turn
 from .scan import TRASH, lora_paths, previews, real_folders
 
@@ -99,9 +100,11 @@ class WebUI:
 
     @property
     def features(self) -> frozenset[str]:
-        found = {LOADED_MODEL, GENERATE, PROMPT, XYZ}
+        found = {LOADED_MODEL, GENERATE, PROMPT}
         if networks() is not None:
             found.add(CARDS)
+        if self.xyz_script() is not None:
+            found.add(XYZ)
         return frozenset(found)
 
     def loaded(self) -> Loaded | None:
@@ -246,6 +249,42 @@ class WebUI:
                 if _BUTTON not in template:
                     page.btn_edit_item_tpl = template + _BUTTON
         return found
+
+    def xyz_script(self) -> Any | None:
+        """The module of the X/Y/Z plot; scripts are no part of `sys.modules`. None where there is none."""
+        try:
+            from modules import scripts
+        except ImportError:
+            return None
+        loaded = getattr(scripts, "scripts_data", None) or ()
+        modules = (getattr(one, "module", None) for one in loaded if Path(str(one.path)).name == "xyz_grid.py")
+        return next((module for module in modules if hasattr(module, "axis_options")), None)
+
+    # Settings and access ----------------------------------------------------------------------------------
+
+    def add_settings(self, section: tuple[str, str], offers: Iterable[Any]) -> None:
+        """Puts rows (`panel.preferences.Offer`) on the settings page."""
+        from modules import shared
+
+        for offer in offers:
+            row = shared.OptionInfo(offer.default, offer.label, offer.component, offer.arguments, section=section)
+            row = row.info(offer.info) if offer.info else row
+            shared.opts.add_option(offer.key, row.needs_reload_ui() if offer.reload else row)
+
+    def settings(self) -> Mapping[str, Any]:
+        from modules import shared
+
+        data = getattr(getattr(shared, "opts", None), "data", None)
+        return {key: value for key, value in dict(data or {}).items() if key.startswith("resize_lora_")}
+
+    def names_files(self) -> bool:
+        """Whether people may say how files are called, which ``--hide-ui-dir-config`` takes from them."""
+        return not getattr(cmd_options(), "hide_ui_dir_config", False)
+
+    def access(self) -> Access | None:
+        """Who may use the HTTP API; None where it was not asked for."""
+        options = cmd_options()
+        return access_of(options, os.environ) if getattr(options, "resize_lora_api", False) else None
 
     # Caches -----------------------------------------------------------------------------------------------
 

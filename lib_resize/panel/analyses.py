@@ -54,7 +54,7 @@ _POINTS = 200
 _ANCHORS = 9  # points of the table whose files are sized exactly; the header grows evenly between them
 
 Answer = dict[str, Any]
-Warning_ = dict[str, str]
+Warning_ = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -311,26 +311,28 @@ def warnings_of(kept: Kept, reference: Reference) -> list[Warning_]:
     if adapter.family is None:
         found.append(_warning("unknown_family", "Unknown model family: its own norms are used."))
     elif reference.family is not None and reference.family != adapter.family.name:
-        text = f"{adapter.family.name} LoRA, {reference.family} loaded: will use its own norms."
-        found.append(_warning("other_family", text))
+        families = {"family": adapter.family.name, "loaded": reference.family}
+        found.append(_warning("other_family", "{family} LoRA, {loaded} loaded: will use its own norms.", families))
     if made_by_us(adapter.metadata):
         found.append(_warning("resized", "Resized already: what was lost then stays lost. Better take the original."))
     return found
 
 
-def plan_warnings(plan: Plan) -> list[Warning_]:
+def plan_warnings(plan: Plan, floor: float = FLOOR) -> list[Warning_]:
     """What is said of a plan."""
     found = []
     if plan.bytes_after >= plan.bytes_before:
         found.append(_warning("not_smaller", "The new file would not be smaller than this one."))
-    if plan.retention < FLOOR:
-        text = f"Weight retention {100 * plan.retention:.1f} % is under {100 * FLOOR:.0f} %: expect visible change."
-        found.append(_warning("low_retention", text))
+    if plan.retention < floor:
+        shares = {"retention": f"{100 * plan.retention:.1f} %", "floor": f"{100 * floor:.0f} %"}
+        template = "Weight retention {retention} is under {floor}: expect visible change."
+        found.append(_warning("low_retention", template, shares))
     return found
 
 
-def _warning(kind: str, text: str) -> Warning_:
-    return {"kind": kind, "text": text}
+def _warning(kind: str, template: str, values: Mapping[str, str] | None = None) -> Warning_:
+    """`text` is for those who read English; `template` and `values` are for those who translate."""
+    return {"kind": kind, "text": template.format(**values or {}), "template": template, "values": dict(values or {})}
 
 
 def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None) -> Job:
@@ -407,8 +409,8 @@ class _Showing:
         saved = 1 - left / whole
         if saved >= FLAT:
             return None
-        text = f"Its spectrum is flat: High would save {max(0.0, 100 * saved):.0f} %."
-        return _warning("flat", f"{text} Perhaps it was extracted from a checkpoint.")
+        template = "Its spectrum is flat: High would save {saved}. Perhaps it was extracted from a checkpoint."
+        return _warning("flat", template, {"saved": f"{max(0.0, 100 * saved):.0f} %"})
 
     def _table(self) -> list[Answer]:
         recipe = parse_recipe(f"{DEFAULT_SCORES},retain=1")

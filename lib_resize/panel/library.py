@@ -294,6 +294,18 @@ class Library:
         with self._lock:
             return [known.lora.name for known in self._files.values() if known.facts.source == source]
 
+    def families(self) -> dict[str, list[str]]:
+        """Stem of an original -> names of our files that go back to it, by any number of steps. Waits for the scan."""
+        self._scan_if_needed(whole=False, refresh=False)
+        self.join()
+        with self._lock:
+            ours = {known.lora.name: known for known in self._files.values() if known.facts.source is not None}
+        sources = {known.lora.path.stem: str(known.facts.source) for known in ours.values()}
+        found: dict[str, list[str]] = {}
+        for name, known in ours.items():
+            found.setdefault(_first_source(known.lora.path.stem, sources), []).append(name)
+        return found
+
     def join(self, seconds: float = 60.0) -> None:
         """Waits for the scan that goes on."""
         thread = self._thread
@@ -401,6 +413,15 @@ class Library:
             "problem": facts.problem,
             "predicted": known.predicted,
         }
+
+
+def _first_source(stem: str, sources: Mapping[str, str]) -> str:
+    """Where a file of ours goes back to; files that name each other in a circle end it."""
+    seen = set()
+    while stem in sources and stem not in seen:
+        seen.add(stem)
+        stem = sources[stem]
+    return stem
 
 
 def root_names(roots: Sequence[Path]) -> list[str]:

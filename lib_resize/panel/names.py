@@ -148,7 +148,12 @@ def tag(name: str, weight: float) -> str:
 
 def _tags_of(names: Collection[str]) -> re.Pattern[str]:
     choices = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
-    return re.compile(rf"<lora:({choices})((?::[^<>]*)?)>")
+    return re.compile(rf"<(lora|lyco):({choices})((?::[^<>]*)?)>")
+
+
+def names_in(prompt: str) -> list[str]:
+    """The LoRAs that a prompt names, each once. WebUIs still take ``<lyco:…>`` for the same."""
+    return list(dict.fromkeys(re.findall(r"<(?:lora|lyco):([^:>]+)[^>]*>", prompt)))
 
 
 def has_tag(prompt: str, names: Collection[str]) -> bool:
@@ -158,7 +163,7 @@ def has_tag(prompt: str, names: Collection[str]) -> bool:
 
 def replace_tags(prompt: str, names: Collection[str], new: str) -> str:
     """The prompt with one LoRA in place of others, all multipliers as they were."""
-    return _tags_of(names).sub(lambda match: f"<lora:{new}{match[2]}>", prompt) if names else prompt
+    return _tags_of(names).sub(lambda match: f"<{match[1]}:{new}{match[3]}>", prompt) if names else prompt
 
 
 def without_tags(prompt: str, names: Collection[str]) -> str:

@@ -32,6 +32,7 @@ from .analyses import (
 )
 from .names import MIB, NameFacts, filled, folded, new_path, output_folder
 from .options import Options
+from .preferences import read_preferences
 from .queue import Handle
 from .references import described
 
@@ -128,7 +129,7 @@ def plan_answer(kept: Kept, recipe: Recipe, options: Options, host: Host) -> dic
         "layers_gone": len(plan.dropped),
         "threshold": plan.threshold,
         "notes": list(plan.notes),
-        "warnings": [*warnings_of(kept, reference), *plan_warnings(plan)],
+        "warnings": [*warnings_of(kept, reference), *plan_warnings(plan, read_preferences(host.settings()).floor)],
         "recipe": plan.recipe,
         "blocks": plan_blocks(kept, plan),
         "reference": (kept.reference if recipe.needs_base else reference).as_json(),

@@ -21,16 +21,18 @@ from ..errors import Cancelled, FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
 from . import names
-from .analyses import FLOOR, Analyses, Kept, needs_measuring, ranks_of, shown, warnings_of
+from .analyses import Analyses, Kept, needs_measuring, ranks_of, shown, warnings_of
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
 from .library import Library
 from .options import LOADED, Options, Params, read_options, read_recipe, read_recipes
+from .preferences import read_preferences
 from .previews import Previews
 from .queue import Handle, Queue, Work
 from .references import NOTHING, Reference, described
 from .resizing import Order, Written, plan_answer, write
 from .results import Result, Results, now
+from .versions import Versions
 
 Answer = dict[str, Any]
 
@@ -45,6 +47,7 @@ class Service:
     def __init__(self, host: Host, cache: Path | None = None) -> None:
         self.host = host
         self.library = Library(host, cache)
+        self.versions = Versions(host, self.library)
         self.analyses = Analyses(host)
         self.queue = Queue(host, self._told)
         self.results = Results(host)
@@ -103,6 +106,7 @@ class Service:
         params.finish()
         checkpoints = self.host.checkpoints()
         made = self.results.answer()
+        preferences = read_preferences(self.host.settings())
         return {
             "host": self.host.name,
             "features": sorted(self.host.features),
@@ -119,7 +123,8 @@ class Service:
                 "results": len(made["results"]),
                 "trashed": made["trash"]["items"],
             },
-            "floor": FLOOR,
+            "floor": preferences.floor,
+            "defaults": preferences.as_json(),
             "words": {"scores": SCORES, "selections": SELECTIONS, "limits": LIMITS, "dtypes": list(DTYPES)},
         }
 

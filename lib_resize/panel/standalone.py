@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import json
 import sysconfig
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, Response
 
 from ..errors import FileError, UsageError
+from ..hosts.access import Access, is_loopback
+from . import api
 from .layout import build
 
 Message = MutableMapping[str, Any]
@@ -27,7 +29,6 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _ASSETS = ("javascript/resize_lora.js", "style.css")
 
 
@@ -41,7 +42,7 @@ class Address:
     @property
     def remote(self) -> bool:
         """Whether other machines can reach it."""
-        return self.host not in LOOPBACK
+        return not is_loopback(self.host)
 
     @property
     def url(self) -> str:
@@ -50,17 +51,19 @@ class Address:
         return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else name}:{self.port}/"
 
 
-def serve(call: Callable[[str], str], address: Address) -> None:
-    """Serves the panel until it is stopped. Raises UsageError where the address cannot be had."""
+def serve(call: Callable[[str], str], address: Address, access: Access | None = None) -> None:
+    """Serves the panel until it is stopped, and the HTTP API where it is said who may use it. Ask `check_free`
+    first."""
     import uvicorn
 
-    _check_free(address)
-    uvicorn.run(application(call, address), host=address.host, port=address.port, log_level="warning")
+    uvicorn.run(application(call, address, access), host=address.host, port=address.port, log_level="warning")
 
 
-def application(call: Callable[[str], str], address: Address) -> Application:
+def application(call: Callable[[str], str], address: Address, access: Access | None = None) -> Application:
     """The panel's web application, guarded and with its script."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None if access is None else f"{api.PREFIX}/openapi.json", docs_url=None, redoc_url=None)
+    if access is not None:
+        api.mount(app, call, access)
     assets = Path(_asset_root())
     for name in _ASSETS:
         app.get(f"/resize-lora/{Path(name).name}")(_file(assets / name))
@@ -86,14 +89,22 @@ def languages_of(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _asset_root() -> Path:
-    """The checkout, or the data folder of an installed package. Raises FileError where the script is in neither."""
-    places = (Path(__file__).parents[2], Path(sysconfig.get_path("data")) / "share" / "resize-lora")
+    """The checkout, or where an installation has laid the script. Raises FileError where it is in none of them."""
+    places = list(_places())
     for place in places:
         if all((place / name).is_file() for name in _ASSETS):
             return place
     raise FileError(
-        f"{_ASSETS[0]} is neither in {places[0]} nor in {places[1]}; run from a checkout, or install the package again."
+        f"{_ASSETS[0]} is in none of {', '.join(map(str, places))}; run from a checkout, or install the package again."
     )
+
+
+def _places() -> Iterator[Path]:
+    beside = Path(__file__).parents[2]
+    yield beside
+    installed = (beside, sysconfig.get_path("data"), sysconfig.get_path("data", sysconfig.get_preferred_scheme("user")))
+    for data in installed:  # pip install --target, into an environment, --user
+        yield Path(data) / "share" / "resize-lora"
 
 
 def _file(path: Path) -> Callable[[], Response]:
@@ -103,11 +114,13 @@ def _file(path: Path) -> Callable[[], Response]:
     return answer
 
 
-def _check_free(address: Address) -> None:
+def check_free(address: Address) -> None:
+    """Raises UsageError where the address cannot be had."""
     import socket
 
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        with socket.create_server((address.host, address.port)):
+        with socket.create_server((address.host, address.port), family=family):
             return
     except OSError as error:
         raise UsageError(
@@ -163,10 +176,18 @@ class _Guard:
 
     def _may(self, headers: dict[bytes, bytes]) -> bool:
         host = headers.get(b"host", b"").decode("latin-1")
-        if not self._address.remote and urlsplit(f"//{host}").hostname not in LOOPBACK:
+        if not self._address.remote and not is_loopback(_name_of(f"//{host}")):
             return False
         origin = headers.get(b"origin")
-        return origin is None or urlsplit(origin.decode("latin-1")).netloc == host
+        return origin is None or origin.decode("latin-1").partition("://")[2] == host
+
+
+def _name_of(url: str) -> str | None:
+    """The machine's name in it; None where it has none or cannot be read."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 async def _refuse(kind: str, send: Send) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import urllib.request
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ try:
 except ImportError:
     expect = None
 
-__all__ = ["AWKWARD", "URL", "ask", "expect", "heard", "row", "setup"]
+__all__ = ["AWKWARD", "URL", "ask", "change", "drawn", "expect", "heard", "row", "setup"]
 
 URL = os.environ.get("RESIZE_LORA_URL")
 
@@ -22,8 +24,22 @@ def setup(page: Any, **settings: Any) -> None:
     """Sets the stub up, and loads the page anew."""
     if URL:
         pytest.skip("needs the stub behind the panel")
-    ask(page, "change", settings)
+    change(page.url, **settings)
     page.reload(wait_until="commit")
+    drawn(page)
+
+
+def change(address: str, **settings: Any) -> None:
+    """Sets the stub up, beside the page, as Gradio's own script would."""
+    question = json.dumps({"id": 0, "method": "change", "params": settings})
+    body = json.dumps({"data": [question], "fn_index": 0, "session_hash": "tests"}).encode()
+    request = urllib.request.Request(address + "run/predict", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert "result" in json.loads(json.load(answer)["data"][0])
+
+
+def drawn(page: Any) -> None:
+    """Waits until the library has something to show, if only that it is empty."""
     page.wait_for_selector("#resize_lora_list", state="attached")
     page.wait_for_function("document.querySelector('#resize_lora_list').innerText.trim() !== ''")
 

@@ -4,11 +4,13 @@
   this interpreter does, if it has Gradio.
 * ``RESIZE_LORA_URL``: address of a running WebUI, or of ``resize-lora ui``; tests that need the stub are skipped.
 * ``RESIZE_LORA_SHOTS``: a folder for screenshots.
+* ``RESIZE_LORA_CHROMIUM``: the browser's program; without it one is looked for.
+
+Where the browser or Gradio lacks, the tests are skipped with the reason; where CI=true they fail.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import socket
@@ -19,13 +21,16 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+
+from tests.gradios import lacking, parametrize, pythons
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 
-from browser_kit import URL, setup  # noqa: E402
+from browser_kit import URL, change, drawn  # noqa: E402
 
 FLAGS = [
     "--headless",
@@ -36,27 +41,26 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    # Gradio's page asks for fonts and scripts elsewhere; without a network it would wait for them.
+    f"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE {urlsplit(URL).hostname if URL else '127.0.0.1'}",
 ]
-
-
-def _pythons() -> list[str]:
-    named = os.environ.get("RESIZE_LORA_PYTHONS")
-    if named:
-        return named.split(os.pathsep)
-    return [sys.executable] if importlib.util.find_spec("gradio") else []
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+APPS = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "C:/Program Files/Google/Chrome/Application/chrome.exe",
+    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "address" in metafunc.fixturenames:
-        places = [URL] if URL else _pythons()
-        names = [place if URL else Path(place).parents[1].name for place in places]
-        metafunc.parametrize("address", places or [None], ids=names or ["no gradio"], indirect=True, scope="session")
+        parametrize(metafunc, "address", [URL] if URL else pythons())
 
 
 @pytest.fixture(scope="session")
 def address(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param is None:
-        pytest.skip("no Gradio here; name interpreters that have it in RESIZE_LORA_PYTHONS")
+        lacking("no Gradio here; name interpreters that have it in RESIZE_LORA_PYTHONS")
     if URL:
         yield URL
         return
@@ -85,12 +89,15 @@ def _ready(url: str, server: subprocess.Popen[bytes]) -> str:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright for Python is not installed")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    try:
+        from playwright import sync_api
+    except ImportError:
+        lacking("Playwright for Python is not installed")
+    chromium = os.environ.get("RESIZE_LORA_CHROMIUM") or next(filter(shutil.which, (*BROWSERS, *APPS)), None)
     if chromium is None:
-        pytest.skip("no Chromium here")
+        lacking("no Chromium here; name one in RESIZE_LORA_CHROMIUM")
     with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        running = playwright.chromium.launch(executable_path=shutil.which(chromium), args=FLAGS)
         yield running
         running.close()
 
@@ -113,11 +120,12 @@ def _open(browser: Any, address: str, viewport: dict[str, int], **more: Any) -> 
     page.set_default_timeout(20000)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.route("**/*", lambda route: route.continue_() if address in route.request.url else route.abort())
+    if not URL:
+        change(address)
     page.goto(address, wait_until="commit")
     page.wait_for_selector("#resize_lora_root", state="attached")
     if not URL:
-        setup(page)
+        drawn(page)
     yield page
     context.close()
     assert faults == []

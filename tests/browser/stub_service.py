@@ -257,7 +257,11 @@ class StubService:
         text = recipe or self._recipe(target)
         warnings = []
         if point["retention"] < 0.88 - 1e-9:
-            warnings.append({"kind": "low_retention", "text": "Weight retention is under 88 %."})
+            warnings.append({
+                "kind": "low_retention", "text": "Weight retention 80.0 % is under 88 %: expect visible change.",
+                "template": "Weight retention {retention} is under {floor}: expect visible change.",
+                "values": {"retention": "80.0 %", "floor": "88 %"},
+            })  # fmt: skip
         size = point["bytes"] * {"32": 2, "8": 0.5}.get((options or {}).get("dtype", "16"), 1)
         return {
             "name": name, "output": f"{name}_{size / MIB:.0f}mb", "bytes_before": source["bytes"],

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, expect, heard, setup
+from browser_kit import AWKWARD, ask, expect, heard
 
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8").split("*/", 1)[1].strip().rstrip(";")
 
 
 @pytest.fixture
 def host(page: Any) -> Any:
-    setup(page)
     names = json.dumps(["pastry-sdxl", AWKWARD, "pastry-sdxl_46mb"])
     page.evaluate(f"() => {{ window.hostNames = {names}; ({HOST_PAGE})(); }}")
     return page

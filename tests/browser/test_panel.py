@@ -50,15 +50,15 @@ def test_a_column_sorts_both_ways(page: Any) -> None:
 def test_two_thousand_rows_are_a_few_in_the_page_and_scroll_at_once(page: Any) -> None:
     setup(page, files="many")
     assert page.locator(".resize-lora-row").count() < 40
-    longest = page.evaluate("""async () => {
-        const list = document.querySelector('#resize_lora_list'); let longest = 0;
+    middle = page.evaluate("""async () => {
+        const list = document.querySelector('#resize_lora_list'), took = [];
         for (let i = 0; i < 30; i++) {
             const before = performance.now(); list.scrollTop = i * 2900;
             await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-            longest = Math.max(longest, performance.now() - before);
+            took.push(performance.now() - before);
         }
-        return longest; }""")
-    assert longest < 500
+        return took.sort((a, b) => a - b)[15]; }""")
+    assert middle < 300  # of 30 jumps; the longest tells only what else the machine did
     page.check("#resize_lora_fits")
     page.check("#resize_lora_all")
     expect(page.locator("#resize_lora_totals")).to_contain_text("1,000 selected")
@@ -208,14 +208,31 @@ def test_a_comparison_shows_both_under_one_slider_with_its_number(page: Any, sho
     analysed(page)
     page.click("#resize_lora_generate")
     page.locator(".resize-lora-result").first.get_by_text("Compare", exact=True).click()
-    expect(page.locator("dialog")).to_contain_text("mean pixel difference 1.8 of 255")
+    expect(page.locator("dialog")).to_contain_text("Mean pixel difference 1.8 of 255; without the LoRA 34.2.")
     page.focus("#resize_lora_wipe")
     for _ in range(10):
         page.keyboard.press("ArrowRight")
     expect(page.locator(".resize-lora-over")).to_have_attribute("style", re.compile("40%"))
     shot(page, "compare")
+    saved: list[str] = []
+    page.on("download", lambda download: saved.append(download.suggested_filename))
+    page.click("#resize_lora_save_pictures")
+    page.wait_for_timeout(500)
+    assert sorted(saved) == [
+        f"pastry-sdxl_46mb_{kind}_1.png" for kind in ("difference", "original", "resized", "without")
+    ]
     page.keyboard.press("Escape")
     expect(page.locator("dialog")).to_have_count(0)
+
+
+def test_a_comparison_leaves_the_third_picture_out_where_it_is_not_wanted(page: Any) -> None:
+    analysed(page)
+    page.click("#resize_lora_advanced summary")
+    page.uncheck("#resize_lora_without")
+    page.click("#resize_lora_generate")
+    page.locator(".resize-lora-result").first.get_by_text("Compare", exact=True).click()
+    expect(page.locator("dialog")).to_be_visible()
+    assert [one["params"]["without"] for one in heard(page) if one["method"] == "compare"] == [False]
 
 
 def test_each_lack_has_its_own_sentence(page: Any, shot: Any) -> None:

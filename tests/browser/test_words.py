@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = (ROOT / "javascript" / "resize_lora.js").read_text("utf-8")
-TEXTS = set(re.findall(r"\bt\('([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\("([^"\\]+)"', SCRIPT))
+PANEL = (ROOT / "lib_resize" / "panel" / "analyses.py").read_text("utf-8")
+WARNINGS = set(re.findall(r'_warning\("\w+", "([^"]+)"', PANEL)) | set(re.findall(r'template = "([^"]+)"', PANEL))
+TEXTS = WARNINGS | set(re.findall(r"\bt\('([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\("([^"\\]+)"', SCRIPT))
 
 
 @pytest.fixture(params=["zh-Hans", "ja"])
@@ -20,6 +22,7 @@ def words(request: pytest.FixtureRequest) -> dict[str, str]:
 
 def test_every_text_is_translated(words: dict[str, str]) -> None:
     assert len(TEXTS) > 80
+    assert len(WARNINGS) == 7
     assert sorted(TEXTS - words.keys()) == []
 
 

@@ -32,6 +32,8 @@ class FakeHost:
     where: str = "cpu"
     listed: list[LoraFile] | None = None
     """The host's list; None: read from the folders at each question. `refresh` reads it again."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """The host's settings page."""
     picture: Callable[[Mapping[str, Any]], Any] | None = None
     events: list[tuple[Any, ...]] = field(default_factory=list)
     queue_lock: Any = field(default_factory=threading.Lock)
@@ -101,6 +103,9 @@ class FakeHost:
 
     def is_remote(self) -> bool:
         return self.remote
+
+    def settings(self) -> Mapping[str, Any]:
+        return dict(self.set)
 
     def trash_root(self) -> Path:
         return self.roots[0] / ".resize_lora_trash"

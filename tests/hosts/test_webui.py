@@ -466,7 +466,7 @@ webui = WebUI(Path({folder!r}))
 asked = []
 webui.modules["modules.script_callbacks"] = module("modules.script_callbacks", **{{
     name: (lambda name: lambda callback, **_: asked.append((name, callback)))(name)
-    for name in ("on_ui_tabs", "on_app_started", "on_script_unloaded", "on_ui_settings")}})
+    for name in ("on_before_ui", "on_ui_tabs", "on_app_started", "on_script_unloaded", "on_ui_settings")}})
 webui.modules["modules"].script_callbacks = webui.modules["modules.script_callbacks"]
 sys.modules.update(webui.modules)
 sys.modules["gradio"] = module("gradio")

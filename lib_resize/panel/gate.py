@@ -1,0 +1,139 @@
+"""Who may come in by the HTTP API. Extensions' routes have no login in any host, so that the host's own is asked here.
+
+In this order: no other site's page; whoever ``--api-auth`` or the page's login knows; and where there is neither, this
+machine alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..hosts.access import Access, is_loopback
+
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_CHALLENGE = {"WWW-Authenticate": 'Basic realm="Resize LoRA", charset="UTF-8"'}
+
+
+class Refusal(Exception):  # noqa: N818 - an answer like others
+    """A request that goes no further; it becomes the answer."""
+
+    def __init__(self, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.headers = headers or {}
+
+    def as_json(self) -> dict[str, str]:
+        return {"kind": self.kind, "message": str(self)}
+
+
+class Gate:
+    """The checks for one application."""
+
+    def __init__(self, app: Any, access: Access) -> None:
+        self._app = app
+        self._access = access
+
+    def check(self, request: Any) -> None:
+        """Raises Refusal."""
+        if _is_foreign(request.headers):
+            raise Refusal(403, "origin", "This API answers no other site's page.")
+        if self._access.users is not None:
+            self._check_user(request)
+        elif self._has_login():
+            self._check_cookie(request)
+        else:
+            self._check_place(request)
+
+    def _check_user(self, request: Any) -> None:
+        """With ``--api-auth`` that is the only way in, as it is for the host's own API."""
+        if not is_known(request.headers.get("authorization", ""), self._access.users or ()):
+            raise Refusal(401, "login", "Name and password of --api-auth are needed (HTTP Basic).", _CHALLENGE)
+
+    def _has_login(self) -> bool:
+        """As the page has one by now, whoever set it. Asked for and not there, as without a page: nobody comes in."""
+        found = (getattr(self._app, word, None) for word in ("auth", "auth_dependency"))
+        return self._access.login or any(one is not None for one in found)
+
+    def _check_cookie(self, request: Any) -> None:
+        if not self._is_logged_in(request):
+            raise Refusal(401, "login", "Log in at the page first, or start it with --api-auth and use HTTP Basic.")
+
+    def _is_logged_in(self, request: Any) -> bool:
+        """By the cookies of Gradio 3 (``access-token``) and 4 (``access-token-…``)."""
+        dependency = getattr(self._app, "auth_dependency", None)
+        if dependency is not None:
+            return dependency(request) is not None
+        own = getattr(self._app, "cookie_id", None)
+        ending = f"-{own}" if own else ""
+        given = (request.cookies.get(f"{name}{ending}") for name in ("access-token", "access-token-unsecure"))
+        tokens = getattr(self._app, "tokens", {})
+        return any(token is not None and tokens.get(token) is not None for token in given)
+
+    def _check_place(self, request: Any) -> None:
+        """Without a login: a server that others can reach tells, and does nothing; another one is this machine's."""
+        if self._access.exposed and request.method == "GET":
+            return
+        if self._access.exposed or not _is_from_here(request):
+            raise Refusal(
+                403,
+                "remote",
+                "This server has no login, so that only programs on its own machine may ask, and none where "
+                "other machines can reach it. Start it with --api-auth USER:PASSWORD.",
+            )
+
+
+def is_known(authorization: str, users: tuple[tuple[str, str], ...]) -> bool:
+    """Whether an ``Authorization`` header names one of the users, in a time that tells nothing of them."""
+    scheme, _, code = authorization.partition(" ")
+    if scheme.lower() != "basic":
+        return False
+    try:
+        given = base64.b64decode(code.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    found = False
+    for name, password in users:
+        found |= hmac.compare_digest(_digest(given), _digest(f"{name}:{password}".encode()))
+    return found
+
+
+def _digest(secret: bytes) -> bytes:
+    """Of one length, whatever the secret's."""
+    return hashlib.sha256(secret).digest()
+
+
+def _is_foreign(headers: Any) -> bool:
+    """Whether a browser says that another site's page asks."""
+    if headers.get("sec-fetch-site", "") in ("cross-site", "same-site"):
+        return True
+    origin, host = headers.get("origin"), headers.get("host", "").lower()
+    return origin is not None and (not host or _netloc(origin) != host)
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
+
+
+def _is_from_here(request: Any) -> bool:
+    """Asked by this machine, by a name of this machine, and through no proxy. The name stops a page whose own name
+    was made to lead here."""
+    if any(name in request.headers for name in _FORWARDED):
+        return False
+    client = request.client.host if request.client else None
+    return is_loopback(client) and is_loopback(_hostname(request.headers.get("host", "")))
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

@@ -1,0 +1,180 @@
+"""``resize-lora ui`` as a process, from an installed wheel and outside of the checkout, under every Gradio."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib_resize.synthetic import LoraOptions, write_lora
+
+START = 120.0
+
+
+def command(python: str, installed: Path, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """``resize-lora ui`` and the environment to run it in."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "PYTHONUTF8": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
+    return [python, "-m", "lib_resize", "ui", *arguments], environment
+
+
+def run(python: str, installed: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Where it has to end by itself."""
+    called, environment = command(python, installed, *arguments)
+    return subprocess.run(
+        called, cwd=installed, env=environment, capture_output=True, encoding="utf-8", timeout=START, check=False
+    )
+
+
+@contextlib.contextmanager
+def serving(python: str, installed: Path, *arguments: str) -> Iterator[int]:
+    """The port at which the panel answers."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    called, environment = command(python, installed, *arguments, "--port", str(port))
+    told = installed / f"{port}.txt"
+    with told.open("wb") as out:
+        process = subprocess.Popen(called, cwd=installed, env=environment, stdout=out, stderr=out)
+    try:
+        _wait(port, process, told)
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert f"The panel is at http://127.0.0.1:{port}/" in told.read_text("utf-8")
+    assert "Traceback" not in told.read_text("utf-8")
+
+
+def _wait(port: int, process: subprocess.Popen[bytes], told: Path) -> None:
+    end = time.monotonic() + START
+    while time.monotonic() < end:
+        assert process.poll() is None, told.read_text("utf-8")
+        with contextlib.suppress(OSError):
+            ask(port, "/")
+            return
+        time.sleep(0.2)
+    raise TimeoutError(told.read_text("utf-8"))
+
+
+def ask(port: int, path: str, body: str | None = None, **headers: str) -> tuple[int, str]:
+    """Status and text of one answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request("POST" if body else "GET", path, body, named)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def call(port: int, method: str, params: dict[str, Any] | None = None, **headers: str) -> tuple[int, Any]:
+    """Status and answer of one call, sent as Gradio's script sends it."""
+    question = json.dumps({"id": 1, "method": method, "params": params or {}})
+    body = json.dumps({"data": [question], "fn_index": 0, "session_hash": "tests"})
+    status, text = ask(port, "/run/predict", body, content_type="application/json", **headers)
+    return status, json.loads(json.loads(text)["data"][0]) if status == 200 else text
+
+
+@pytest.fixture(scope="session")
+def demo(python: str, installed: Path) -> Iterator[int]:
+    with serving(python, installed, "--demo") as port:
+        yield port
+
+
+def test_the_demo_answers_with_the_page_its_script_and_its_words(demo: int) -> None:
+    status, page = ask(demo, "/")
+    assert status == 200
+    assert "/resize-lora/resize_lora.js" in page.partition("</head>")[0]
+    assert "window.resizeLoraLanguages" in page
+    assert "再読み込み" in page or "更新" in page
+    assert ask(demo, "/resize-lora/resize_lora.js")[0] == 200
+    assert ask(demo, "/resize-lora/style.css")[0] == 200
+
+
+def test_the_demo_has_loras_and_a_checkpoint(demo: int) -> None:
+    status, answer = call(demo, "hello")
+    assert status == 200
+    assert answer["result"]["checkpoints"] == ["small_sdxl.safetensors"]
+    assert answer["result"]["counts"]["loras"] == 3
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Host": "evil.example"},
+        {"Host": "evil.example:7867", "Origin": "http://evil.example:7867"},
+        {"Host": "["},
+    ],
+    ids=lambda headers: " ".join(headers.values()),
+)
+def test_another_sites_page_is_refused(demo: int, headers: dict[str, str]) -> None:
+    assert call(demo, "hello", **headers)[0] == 403
+    assert ask(demo, "/", **headers)[0] == 403
+
+
+def test_its_own_page_is_not_refused(demo: int) -> None:
+    assert call(demo, "hello", Origin=f"http://127.0.0.1:{demo}")[0] == 200
+    named = f"localhost:{demo}"
+    assert call(demo, "hello", Host=named, Origin=f"http://{named}")[0] == 200
+
+
+def test_a_port_in_use_is_said_and_the_way_out(demo: int, python: str, installed: Path) -> None:
+    ended = run(python, installed, "--demo", "--port", str(demo))
+    assert ended.returncode == 2
+    assert f"--port {demo}: " in ended.stderr
+    assert "choose another with --port" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_folder_with_spaces_and_chinese_characters_is_served(
+    python: str, installed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("ui") / "我的 LoRA 文件夹 & more"
+    (folder / "画 风").mkdir(parents=True)
+    write_lora(folder / "画 风" / "糕点 v1.safetensors", LoraOptions(rank=2, seed=1))
+    with serving(python, installed, "--lora-dir", str(folder)) as port:
+        files = wait_for_library(port)
+        assert [(one["name"], one["folder"], one["rank"]) for one in files] == [("糕点 v1", "画 风", 2)]
+
+
+def wait_for_library(port: int) -> list[dict[str, Any]]:
+    """Headers are read in the background."""
+    for _ in range(100):
+        _, answer = call(port, "library")
+        if answer["result"]["complete"]:
+            return answer["result"]["files"]
+        time.sleep(0.1)
+    raise TimeoutError(answer)
+
+
+def test_a_folder_that_is_not_there_is_said_by_name(python: str, installed: Path, tmp_path: Path) -> None:
+    ended = run(python, installed, "--lora-dir", str(tmp_path / "no such"))
+    assert ended.returncode == 1
+    assert str(tmp_path / "no such") in ended.stderr
+    assert "Check --lora-dir" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_without_gradio_it_says_what_to_install() -> None:
+    called = (
+        "import sys; sys.modules['gradio'] = None; from lib_resize.cli import main; sys.exit(main(['ui', '--demo']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", called], capture_output=True, encoding="utf-8", check=False)
+    assert ended.returncode == 2
+    assert 'pip install ".[ui]"' in ended.stderr
+    assert "Traceback" not in ended.stderr
