@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_resize(commands.add_parser("resize", help="make smaller files", **_described(_RESIZE, _RECIPES)))
     _add_upsample(commands.add_parser("upsample", help="raise the rank, and change nothing", **_described(_UPSAMPLE)))
     _add_inspect(commands.add_parser("inspect", help="look at a file", **_described(_INSPECT)))
+    _add_library(commands.add_parser("library", help="what a folder holds, and what could go", **_described(_LIBRARY)))
     _add_demo(commands.add_parser("demo", help="see it work on files made for the purpose", **_described(_DEMO)))
     _add_ui(commands.add_parser("ui", help="the panel in a browser, without a WebUI", **_described(_UI)))
     return parser
@@ -104,6 +105,10 @@ and up zeros for them. For programs that want all LoRAs of one rank, and for tra
 _INSPECT = """\
 Tells what a LoRA file is, how many of its dimensions matter, how small each preset would make it, and what a
 host would refuse."""
+
+_LIBRARY = """\
+Tells what a folder of LoRAs holds, what each preset would free, and which files are fp32, of too large a rank, exact
+duplicates, partly empty or broken. Nothing is written. Spectra are sampled and the figures estimates, marked ~."""
 
 _DEMO = """\
 Makes a small SDXL-shaped checkpoint and LoRAs, resizes them by three recipes and prints the table."""
@@ -245,6 +250,17 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("--theme", choices=("light", "dark"), default="light", help="colours of the plots (default: light)")
     add("--base", metavar="FILE", help="a checkpoint, whose scores then have curves too")
     add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+
+
+def _add_library(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="searched through, links followed")
+    add("--exact", action="store_true", help="decompose every layer in place of a sample")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything, as JSON")
+    form.add_argument("--csv", action="store_true", help="a row for every file, as CSV")
+    add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+    add("--nice", action="store_true", help="stand back: other programs go first")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

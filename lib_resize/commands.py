@@ -156,6 +156,32 @@ class _Look:
         return int(self._failed)
 
 
+def library(arguments: argparse.Namespace) -> int:
+    """``resize-lora library``."""
+    from .survey import Wish, survey
+
+    folder = Path(arguments.folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; name one that holds LoRA files.")
+    _stand_back(arguments)
+    quiet = arguments.json or arguments.csv
+    with _Bars(None) as bars:
+        told = (lambda _: None) if quiet else (lambda seen: bars.say(report.survey_headers(seen)))
+        found = survey(folder, Wish(exact=arguments.exact, threads=arguments.threads, on_headers=told), bars)
+    if arguments.json:
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+    elif arguments.csv:
+        print(found.as_csv(), end="")
+    else:
+        print(report.survey_text(found))
+    return 0
+
+
+def _stand_back(arguments: argparse.Namespace) -> None:
+    if arguments.nice and not stand_back():
+        print("resize-lora: --nice: this system does not let the priority be lowered", file=sys.stderr)
+
+
 _DEMO_RECIPES = "medium:fro_ckpt=1,thr=-3.5:fro_lora=1,size=0.25"
 
 
@@ -270,8 +296,7 @@ def _checkpoint(path: Path) -> Checkpoint | None:
 def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.report:
         _check_writable(Path(arguments.report))
-    if arguments.nice and not stand_back():
-        print("resize-lora: --nice: this system does not let the priority be lowered", file=sys.stderr)
+    _stand_back(arguments)
     outcomes: list[Outcome] = []
     try:
         with _Bars(len(sources)) as bars:
@@ -337,15 +362,18 @@ def _write_report(path: Path, text: str) -> None:
 
 
 class _Bars(Quiet):
-    """One bar over files and one over layers, on a terminal; nothing in a pipe."""
+    """One bar over files and one over the steps of each, on a terminal; nothing in a pipe."""
 
-    def __init__(self, files: int) -> None:
+    def __init__(self, files: int | None) -> None:
+        """Without a number of files the steps are themselves files, and have the only bar."""
         self._bars: tuple[Any, Any] | None = None
         self._seen: set[str] = set()
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bars = tqdm(total=files, unit="file", leave=False), tqdm(unit="layer", leave=False, position=1)
+            alone = files is None
+            over = tqdm(total=files, unit="file", leave=False, disable=alone)
+            self._bars = over, tqdm(unit="file" if alone else "layer", leave=False, position=int(not alone))
 
     def __enter__(self) -> _Bars:
         return self
@@ -373,6 +401,6 @@ class _Bars(Quiet):
         """A line that does not disturb the bars."""
         stream = sys.stderr if error else sys.stdout
         if self._bars:
-            self._bars[0].write(line, file=stream)
+            self._bars[1].write(line, file=stream)
         else:
             print(line, file=stream)

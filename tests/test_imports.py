@@ -24,7 +24,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),
-    "report": frozenset({"plan"}),
+    "report": frozenset({"plan", "recipe"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
     "adapters": frozenset({"errors", "files", "linalg", "names"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
@@ -32,6 +32,11 @@ ROOMS: dict[str, frozenset[str]] = {
     "reduction": frozenset({"analysis", "linalg", "recipe"}),
     "jobs": frozenset(
         {"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe", "reduction"}
+    ),
+    "catalogue": frozenset({"adapters", "base", "errors", "files", "names"}),
+    "survey": frozenset(
+        {"adapters", "analysis", "base", "catalogue", "errors", "files", "jobs", "linalg", "progress", "recipe"}
+        | {"sources", "spectra"}
     ),
     "spectra": frozenset({"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "recipe"}),
     "plots": frozenset({"errors", "files", "spectra"}),
@@ -44,7 +49,7 @@ ROOMS: dict[str, frozenset[str]] = {
     ),
     "commands": frozenset(
         {"adapters", "base", "batch", "errors", "files", "inspect", "plots", "priority", "progress", "recipe", "report"}
-        | {"sources", "spectra", "synthetic"}
+        | {"sources", "spectra", "survey", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
     "package": frozenset(),
@@ -78,7 +83,7 @@ NARROWER: dict[str, frozenset[str]] = {
 }
 """Single modules that may import less than their room, their neighbours included."""
 
-FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs", "spectra"})}
+FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs", "spectra", "survey"})}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
@@ -99,6 +104,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "reduction": frozenset({"numpy"}),
     "plots": frozenset({"numpy"}),
     "spectra": frozenset({"numpy"}),
+    "survey": frozenset({"numpy"}),
     "synthetic": frozenset({"numpy"}),
 }
 """Module -> the libraries that it may import when it is itself imported; no other module may import any."""

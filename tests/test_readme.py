@@ -39,7 +39,7 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
 WORDS = {**SCORES, **SELECTIONS, **LIMITS, **METHODS, **FILLS, **METHOD_NUMBERS, **PRESETS, "rescale": ""}
-COMMANDS = ("resize", "upsample", "inspect", "demo")
+COMMANDS = ("resize", "upsample", "inspect", "library", "demo")
 FOREIGN_OPTIONS = {"docs/api.md", "docs/from-other-tools.md", "docs/performance.md", "docs/webui.md"}
 """Pages that name options of other programs."""
 
@@ -94,6 +94,10 @@ def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> No
 
 def test_every_option_of_upsample_is_in_its_table_and_no_other() -> None:
     assert told_options(section("Options of `upsample`")) | {"-h", "--help"} == options_of("upsample")
+
+
+def test_every_option_of_library_is_in_its_table_and_no_other() -> None:
+    assert told_options(section("Options of `library`")) | {"-h", "--help"} == options_of("library")
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - FOREIGN_OPTIONS))

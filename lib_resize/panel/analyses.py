@@ -22,6 +22,7 @@ from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..analysis import Analysis, Bench, analyse, beside
 from ..base.pairing import looks_like_checkpoint
+from ..catalogue import Stamp, stamp_of
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
 from ..files.header import DTYPE_BYTES
 from ..files.outname import SUFFIX
@@ -40,7 +41,6 @@ from ..progress import Progress
 from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
 from ..recipe.select import Question, Ranking
 from .faults import Fault
-from .library import Stamp, stamp_of
 from .options import DEFAULT_SCORES
 from .references import NOTHING, Reference, described, told
 

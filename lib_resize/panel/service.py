@@ -20,6 +20,7 @@ from ..adapters.write import DTYPES
 from ..errors import Cancelled, FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
+from ..spectra import study
 from . import names
 from .analyses import Analyses, Kept, needs_measuring, ranks_of, shown, warnings_of
 from .compare import Pair, compare, read_settings
@@ -38,6 +39,7 @@ Answer = dict[str, Any]
 
 _MOST_TABLES = 8  # files of one job whose tables are told; each is 20 KB
 _MOST_PICTURES = 4
+_MOST_STUDIES = 4
 _MOST_TEXT = 4 << 20  # characters of a question
 
 
@@ -70,6 +72,7 @@ class Service:
             "empty_trash": self._empty_trash,
             "prompt_tag": self._prompt_tag,
             "compare": self._compare,
+            "spectra": self._spectra,
         }
 
     @property
@@ -445,6 +448,26 @@ class Service:
             stop=self.host.stop_generating,
         )
         return {"job": self.queue.add(work)}
+
+    # Seeing ----------------------------------------------------------------------------------------------------
+
+    def _spectra(self, params: Params) -> Answer:
+        lora = self.host.resolve(params.text("name"))
+        params.finish()
+        self.queue.forget_results("spectra", _MOST_STUDIES - 1)
+        work = Work(
+            kind="spectra",
+            title=lora.name,
+            run=lambda handle: self._studied(lora, handle),
+            name=lora.name,
+            bytes=_size(lora),
+        )
+        return {"job": self.queue.add(work, first=True)}
+
+    def _studied(self, lora: LoraFile, handle: Handle) -> Answer:
+        handle.wait_for_host()
+        kept = self.analyses.made(lora, handle)
+        return {**study(kept.based or kept.analysis).as_json(), "name": lora.name}
 
     # Errors ----------------------------------------------------------------------------------------------------
 
