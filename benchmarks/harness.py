@@ -18,11 +18,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 MIB = 1 << 20
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+QUIET = 0.3  # cores
+_NOT_HANDED_ON = {*ONE_THREAD, "PYTHONDONTWRITEBYTECODE"}
 
 
 # Whole processes
@@ -44,6 +46,8 @@ class Sample:
     wall: float
     cpu: float
     peak: int
+    others: float = 0.0
+    """How many cores other processes kept busy meanwhile, on average; 0 where the system does not tell."""
 
 
 class CommandFailedError(RuntimeError):
@@ -67,6 +71,7 @@ def run(command: Command) -> Sample:
     """Run ``command`` once and measure it; raises ``CommandFailedError`` when it does not end with 0.
 
     The numbers of threads that this process was given are not handed on: a command has its defaults or its own.
+    Nor is a ban on compiled modules, which every installation has.
     Needs a POSIX system, which alone tells the CPU time and peak memory of one finished child.
     """
     if not hasattr(os, "wait4"):
@@ -76,9 +81,10 @@ def run(command: Command) -> Sample:
     for path in command.remove:
         delete(path)
     read_end, write_end = os.pipe()
-    inherited = {name: value for name, value in os.environ.items() if name not in ONE_THREAD}
+    inherited = {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON}
     environment = {**inherited, **command.environment, "REPORT_FD": str(write_end)}
     words = [sys.executable, "-I", "-S", "-c", LAUNCHER, *command.words]
+    busy = busy_seconds()
     finished = subprocess.run(
         words,
         env=environment,
@@ -89,7 +95,8 @@ def run(command: Command) -> Sample:
     )
     os.close(write_end)
     with os.fdopen(read_end, "rb") as report:
-        return sample_of(report.read(), command, finished.stdout.decode(errors="replace"))
+        sample = sample_of(report.read(), command, finished.stdout.decode(errors="replace"))
+    return replace(sample, others=max(busy_seconds() - busy - sample.cpu, 0.0) / max(sample.wall, 1e-9))
 
 
 def sample_of(report: bytes, command: Command, output: str) -> Sample:
@@ -101,6 +108,25 @@ def sample_of(report: bytes, command: Command, output: str) -> Sample:
     return Sample(wall, cpu, int(peak))
 
 
+def busy_seconds() -> float:
+    """CPU seconds that all cores together have worked since the machine started; 0 where the system does not tell."""
+    try:
+        user, nice, system, _idle, _waiting, *rest = Path("/proc/stat").read_text("utf-8").split("\n", 1)[0].split()[1:]
+    except OSError:
+        return 0.0
+    return sum(map(int, (user, nice, system, *rest[:2]))) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_for_quiet(patience: float) -> None:
+    """Return when other processes leave most of the machine alone, or after `patience` seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        busy = busy_seconds()
+        time.sleep(1.0)
+        if busy_seconds() - busy < QUIET:
+            return
+
+
 def delete(path: Path) -> None:
     """Remove a file or a folder if it is there."""
     if path.is_dir():
@@ -109,13 +135,17 @@ def delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def interleave(commands: Mapping[str, Command], pairs: int, warm_ups: int = 0) -> dict[str, list[Sample]]:
+def interleave(
+    commands: Mapping[str, Command], pairs: int, warm_ups: int = 0, patience: float = 0.0
+) -> dict[str, list[Sample]]:
     """Run all commands in turn (A B A B ...), ``pairs`` times, after ``warm_ups`` rounds that are not counted.
 
-    Neighbours on the machine disturb all commands alike that way, so ratios of medians hold.
+    Neighbours on the machine disturb all commands alike that way, so ratios of medians hold. Each round waits up to
+    ``patience`` seconds for a quiet machine.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in commands}
     for turn in range(-warm_ups, pairs):
+        wait_for_quiet(patience if turn >= 0 else 0.0)
         for name, command in commands.items():
             sample = run(command)
             if turn >= 0:
@@ -129,6 +159,7 @@ def median(samples: Sequence[Sample]) -> Sample:
         statistics.median(sample.wall for sample in samples),
         statistics.median(sample.cpu for sample in samples),
         int(statistics.median(sample.peak for sample in samples)),
+        statistics.median(sample.others for sample in samples),
     )
 
 

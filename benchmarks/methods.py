@@ -20,13 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
+from lib_resize.adapters.forms.lora import LowRank
+from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.analysis import Analysis, Bench, _batches, analyse
 from lib_resize.files.reader import SafeFile
 from lib_resize.jobs import prepare
 from lib_resize.linalg.arrays import NumpyArrays
-from lib_resize.linalg.factor import Spectrum, decompose
+from lib_resize.linalg.factor import Pair, Spectrum, decompose
 from lib_resize.linalg.random_projection import generator
 from lib_resize.linalg.threads import one_blas_thread
 from lib_resize.linalg.truncate import truncated
@@ -68,19 +70,25 @@ def _timed(analysis: Analysis, recipe: Recipe) -> float:
 def _exact(analysis: Analysis, recipe: Recipe) -> None:
     layers, arrays = analysis.adapter.layers, NumpyArrays()
     for batch in _batches(layers):
-        for index, spectrum in zip(batch, decompose([layers[i].pair for i in batch], arrays), strict=True):
+        for index, spectrum in zip(batch, decompose([_pair(layers[i]) for i in batch], arrays), strict=True):
             _factors(analysis, index, spectrum, recipe)
 
 
 def _drawn(analysis: Analysis, recipe: Recipe) -> None:
     for index, layer in enumerate(analysis.adapter.layers):
-        rank = min(int(recipe.value), layer.pair.rank)
-        made = _WAYS[recipe.method](layer.pair, rank, recipe, generator(recipe.seed, layer.stem))
+        rank = min(int(recipe.value), layer.rank)
+        made = _WAYS[recipe.method](_pair(layer), rank, recipe, generator(recipe.seed, layer.stem))
         _factors(analysis, index, made, recipe)
 
 
+def _pair(layer: Layer) -> Pair:
+    if not isinstance(layer.form, LowRank):
+        raise TypeError(f"{layer.stem} is {layer.form.kind}; the methods are for LoRA")
+    return layer.form.pair
+
+
 def _factors(analysis: Analysis, index: int, spectrum: Spectrum, recipe: Recipe) -> None:
-    pair = analysis.adapter.layers[index].pair
+    pair = _pair(analysis.adapter.layers[index])
     truncated(pair, spectrum, np.arange(min(int(recipe.value), pair.rank)), NumpyArrays())
 
 

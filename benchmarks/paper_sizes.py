@@ -96,7 +96,7 @@ def _planned(path: Path) -> int:
     """Bytes of ``rank=1``. The singular values do not matter for the size, but for layers of zeros."""
     with SafeFile(path) as file:
         adapter = read_adapter(file)
-        facts = tuple(LayerFacts(layer.stem, _values(layer), layer.parameters) for layer in adapter.layers)
+        facts = tuple(LayerFacts(layer.stem, _values(layer), layer.form.parameters) for layer in adapter.layers)
         nothing = np.zeros((0, 0), np.float32)
         spectra = tuple(Spectrum(one.s, nothing, nothing) for one in facts)
         recipe = parse_recipe("rank=1")
@@ -106,7 +106,7 @@ def _planned(path: Path) -> int:
 
 def _values(layer: Layer) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Kohya's trainer never trains the last layer of SDXL's first text encoder: its up stays zero."""
-    return np.full(layer.pair.rank, 0.0 if "lora_te1_text_model_encoder_layers_11_" in layer.stem else 1.0)
+    return np.full(layer.rank, 0.0 if "lora_te1_text_model_encoder_layers_11_" in layer.stem else 1.0)
 
 
 def written(kind: Kind) -> Row:

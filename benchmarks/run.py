@@ -38,6 +38,7 @@ from benchmarks.harness import (
     ranks_of,
     ratio,
     run,
+    wait_for_quiet,
 )
 from lib_resize.synthetic import FULL, SMALL, LoraOptions, Model, write_checkpoint, write_lora
 
@@ -88,6 +89,7 @@ class Options:
     samples: int
     per_shape: int
     cores: int
+    patience: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class Bench:
     def measure(self, job: str, commands: Mapping[str, Command], pairs: int, warm_ups: int = 0) -> None:
         """Interleave the commands and remember their samples under "job: name"."""
         say(f"{job}: {', '.join(commands)} x {pairs}")
-        for name, samples in interleave(commands, pairs, warm_ups).items():
+        for name, samples in interleave(commands, pairs, warm_ups, self.options.patience).items():
             self.measured[f"{job}: {name}"] = samples
 
     def warm(self, lora: str) -> dict[str, list[Sample]]:
@@ -330,6 +332,7 @@ def g9(bench: Bench) -> Iterator[Row]:
     quiet, busy = [], []
     say(f"r32 beside {NEIGHBOURS} busy neighbours x {bench.options.pairs}")
     for _ in range(bench.options.pairs):
+        wait_for_quiet(bench.options.patience)
         quiet.append(run(command))
         with busy_neighbours(NEIGHBOURS):
             busy.append(run(command))
@@ -425,12 +428,17 @@ def goal_table(rows: Sequence[Row]) -> str:
 
 
 def sample_table(measured: Mapping[str, Sequence[Sample]]) -> str:
-    """Medians and spread of every job."""
-    lines = ["| job | wall s, median (min .. max) | CPU s | peak MiB | n |", "|---|---|---|---|---|"]
+    """Medians and spread of every job, and how many cores other processes kept busy meanwhile."""
+    lines = [
+        "| job | wall s, median (min .. max) | CPU s | peak MiB | others' cores | n |",
+        "|---|---|---|---|---|---|",
+    ]
     for name, samples in measured.items():
         middle, walls = median(samples), [sample.wall for sample in samples]
         wall = f"{middle.wall:.2f} ({min(walls):.2f} .. {max(walls):.2f})"
-        lines.append(f"| {name} | {wall} | {middle.cpu:.2f} | {middle.peak / MIB:.0f} | {len(samples)} |")
+        lines.append(
+            f"| {name} | {wall} | {middle.cpu:.2f} | {middle.peak / MIB:.0f} | {middle.others:.1f} | {len(samples)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -470,6 +478,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=40, help="layers sampled for accuracy")
     parser.add_argument("--per-shape", type=int, default=2, help="layers per shape for the full-matrix reference")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores that share the limit")
+    parser.add_argument("--patience", type=float, default=0.0, help="seconds that a round waits for a quiet machine")
     parser.add_argument("--material", type=Path, help="folder of base, r32 and r128.safetensors; made if missing")
     parser.add_argument("--size", choices=("full", "small"), default="full", help="of material that is made")
     parser.add_argument("--scratch", type=Path, help="folder for outputs and caches (default: a temporary one)")
@@ -477,8 +486,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_goals(bench: Bench) -> tuple[list[Row], dict[str, str]]:
-    """Rows of all asked goals, and why some could not be measured."""
+def measure_goals(bench: Bench) -> Iterator[tuple[list[Row], dict[str, str]]]:
+    """Rows so far and why some could not be measured, after each goal: a run of hours may be cut short."""
     rows: list[Row] = []
     failures: dict[str, str] = {}
     for goal in bench.options.goals:
@@ -487,7 +496,7 @@ def measure_goals(bench: Bench) -> tuple[list[Row], dict[str, str]]:
         except (CommandFailedError, subprocess.CalledProcessError) as error:
             failures[goal] = str(error)
             say(f"{goal} failed")
-    return rows, failures
+        yield rows, failures
 
 
 def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Bench, bool]:
@@ -496,7 +505,15 @@ def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Bench, bool]:
     unknown = [goal for goal in goals if goal not in GOALS]
     if unknown:
         raise SystemExit(f"unknown goals {', '.join(unknown)}; known are {', '.join(GOALS)}")
-    chosen = Options(goals, options.pairs, options.slow_pairs, options.samples, options.per_shape, options.cores)
+    chosen = Options(
+        goals=goals,
+        pairs=options.pairs,
+        slow_pairs=options.slow_pairs,
+        samples=options.samples,
+        per_shape=options.per_shape,
+        cores=options.cores,
+        patience=options.patience,
+    )
     model = SMALL if options.size == "small" else FULL
     material = make_material(options.material or folder / "material", model)
     scratch = options.scratch or folder / "scratch"
@@ -509,11 +526,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
         bench, small = bench_in(Path(folder), options)
-        rows, failures = measure_goals(bench)
-        text = report(bench, rows, failures, small)
+        for rows, failures in measure_goals(bench):
+            text = report(bench, rows, failures, small)
+            if options.output:
+                options.output.write_text(text, "utf-8")
     sys.stdout.write(text)
-    if options.output:
-        options.output.write_text(text, "utf-8")
     return 1 if failures else 0
 
 

@@ -1687,12 +1687,18 @@
             setText(area, text);
             addNegative(into, tag.negative);
             openTab(`tab_${into}`);
+            await shown(area);
             area.focus();
             area.setSelectionRange(end, end);
             if (generate) find(`${into}_generate`).click();
         } catch (error) {
             complain(error);
         }
+    }
+
+    /* A tab that was opened a moment ago is drawn a moment later, and what is not drawn cannot have the cursor. */
+    async function shown(element) {
+        for (let i = 0; i < 40 && !element.offsetParent; i++) await pause(25);
     }
 
     function setText(area, text) {

@@ -21,7 +21,7 @@ from .files.outname import SUFFIX, fold, names_in_tree, unique_path
 from .files.reader import SafeFile
 from .files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from .files.stamp import RECORD, made_by_us
-from .jobs import Job, execute, prepare, stem_details, wished_stem
+from .jobs import Job, execute, measured, prepare, stem_details, wished_stem
 from .linalg.arrays import Arrays, TorchArrays, is_out_of_memory, open_arrays
 from .linalg.threads import one_blas_thread, usable_cores
 from .plan import Plan
@@ -143,7 +143,7 @@ class _Workshop:
         if source.found and made_by_us(adapter.metadata):
             yield Outcome(source.label, skipped=source.members[0].path)
             return
-        analysis = analyse(adapter, self.checkpoint, recipes, self.bench)
+        analysis = analyse(adapter, self.checkpoint, recipes, self.bench, convert=self.settings.style.convert)
         for recipe in recipes:
             try:
                 yield self._of_recipe(source, analysis, recipe, hashes)
@@ -156,6 +156,7 @@ class _Workshop:
         settings = self.settings
         job = prepare(analysis, recipe, settings.style, self.names.placer(source), suffix=settings.suffix)
         self.names.claim(job.path)
+        job = measured(job, self.bench)
         if settings.skip_existing and job.path.exists():
             return Outcome(source.label, job.plan, job, skipped=job.path)
         if settings.dry_run:

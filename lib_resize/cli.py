@@ -27,6 +27,7 @@ from .recipe.grammar import (
 )
 
 DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
+CONVERT_WORDS = ("auto", "lora", "none")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,8 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> int:
     """The command as a process of its own, which may set up the interpreter for itself."""
+    sys.setswitchinterval(5e-4)  # workers come back from numpy often, and shall not wait long for one that runs Python
     gc.set_threshold(100_000)  # many small objects are made, and hardly a cycle
-    return main()
+    status = main()
+    gc.freeze()  # the system takes all memory back at once; to search it for cycles first is wasted time
+    return status
 
 
 def _speak_any_language() -> None:
@@ -202,6 +206,13 @@ def _add_output(parser: argparse.ArgumentParser, dtype: str) -> None:
         choices=("keep", "kohya"),
         default="keep",
         help="kohya: rename layers to the spelling that every host loads",
+    )
+    add(
+        "--convert",
+        choices=CONVERT_WORDS,
+        default="auto",
+        help="lora: write every layer as LoRA that can be; none: keep each layer's kind; "
+        "auto (default): keep it, but for LoHa where LoRA makes the better file",
     )
     add("--suffix", help="ends the new name in place of the recipe")
     add("--overwrite", action="store_true", help="replace results that are there already; never the source")

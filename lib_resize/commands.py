@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,7 +62,7 @@ def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Setting
         recipes=_recipes(arguments),
         output=Path(arguments.output_folder) if arguments.output_folder else None,
         base=base,
-        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya"),
+        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya", convert=arguments.convert),
         suffix=arguments.suffix,
         device=arguments.device,
         threads=arguments.threads,
@@ -187,6 +186,8 @@ _DEMO_RECIPES = "medium:fro_ckpt=1,thr=-3.5:fro_lora=1,size=0.25"
 
 def demo(arguments: argparse.Namespace) -> int:
     """``resize-lora demo``: the whole way on files made for the purpose."""
+    import tempfile
+
     if arguments.keep:
         return _demo_in(Path(arguments.keep), arguments)
     with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
@@ -217,6 +218,8 @@ def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
 
 def ui(arguments: argparse.Namespace) -> int:
     """``resize-lora ui``: the panel in a browser, until it is stopped."""
+    import tempfile
+
     if not (arguments.lora_dir or arguments.demo):
         raise UsageError("name a folder of LoRAs with --lora-dir DIR, or look at made-up ones with --demo.")
     if arguments.api_auth and not arguments.api:

@@ -7,6 +7,7 @@ largest value, filled up with zeros to the longest, and averaged over the layers
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -153,8 +154,8 @@ def layer_spectra(analysis: Analysis) -> list[LayerSpectrum]:
         LayerSpectrum(
             name=layer.stem,
             block=block(layer.canonical) if layer.canonical else "OTHER",
-            type=type_of(layer.stem, is_conv=layer.is_conv),
-            s=facts.s,
+            type=type_of(layer.stem, is_conv=layer.form.is_conv),
+            s=facts.strengths,
             bytes=_stored_bytes(layer),
         )
         for layer, facts in zip(analysis.adapter.layers, analysis.layers, strict=True)
@@ -162,8 +163,7 @@ def layer_spectra(analysis: Analysis) -> list[LayerSpectrum]:
 
 
 def _stored_bytes(layer: Layer) -> int:
-    up, down = (DTYPE_BYTES[kind] for kind in layer.dtypes)
-    return layer.pair.rank * (up * layer.size[0] + down * layer.size[1])
+    return sum(math.prod(slot.shape) * DTYPE_BYTES[slot.dtype] for slot in layer.form.slots(layer.rank))
 
 
 _ATTENTION = re.compile(r"(?:to|add)_(q|k|v|out|add_out)(?:_proj|_0)?$|self_attn_(q|k|v|out)_proj$")
@@ -298,13 +298,18 @@ class _Sizes:
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
         self._question = Question(analysis.layers, analysis.adapter.together)
-        self._cost = np.array([2 * layer.parameters for layer in analysis.adapter.layers])
-        whole = prepare(
-            analysis, parse_recipe("fro_lora=1,retain=1"), Style(), lambda stem: Path(f"{stem}.safetensors")
-        )
-        self._head = whole.plan.bytes_after - int(self._cost @ np.array(whole.choice.ranks))
+        recipe, style = parse_recipe("fro_lora=1,retain=1"), Style(convert="none")
+        whole = prepare(analysis, recipe, style, lambda stem: Path(f"{stem}.safetensors"))
+        self._head = whole.plan.bytes_after - self._numbers(whole.choice.ranks)
         self._staying = np.count_nonzero(whole.choice.ranks)
         self._entry = len(describe(whole.draft.specs)) / self._staying
+
+    def _numbers(self, ranks: Sequence[int]) -> int:
+        """Bytes of the factors as float16."""
+        forms = [layer.form for layer in self._analysis.adapter.layers]
+        return 2 * sum(
+            math.prod(slot.shape) for form, rank in zip(forms, ranks, strict=True) if rank for slot in form.slots(rank)
+        )
 
     def points(self, texts: Iterable[str]) -> tuple[tuple[int, float], ...]:
         found = set()
@@ -314,6 +319,6 @@ class _Sizes:
             except ResizeError:
                 continue
             gone = self._staying - np.count_nonzero(choice.ranks)
-            size = self._head + int(self._cost @ np.array(choice.ranks) - gone * self._entry)
+            size = self._head + round(self._numbers(choice.ranks) - gone * self._entry)
             found.add((size, round(share_kept(self._analysis.layers, choice.kept), 6)))
         return tuple(sorted(found))

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from .adapters.forms.lora import LowRank
 from .adapters.layer import Adapter, Layer
 from .adapters.read import read_adapter
 from .adapters.write import Style
@@ -354,15 +356,16 @@ def _planned(analysis: Analysis, preset: str) -> int | None:
 
 
 def _effective_rank(analysis: Analysis) -> float:
-    ranks = [effective_rank(facts.s) for facts in analysis.layers if facts.s[0] > 0]
+    ranks = [effective_rank(facts.strengths) for facts in analysis.layers if facts.alive]
     return float(np.mean(ranks)) if ranks else 0.0
 
 
 def _estimated(adapter: Adapter, bench: Bench) -> Figures:
     """By a sample of the layers, on which each preset is tried as on a LoRA of its own."""
     layers = sampled(adapter.layers)
-    analysis = analyse(replace(adapter, layers=layers, copied=(), together=()), None, (), bench)
-    whole = sum(2 * layer.pair.rank * layer.parameters for layer in adapter.layers)
+    alone = replace(adapter, layers=layers, copied=(), together=())
+    analysis = analyse(alone, None, (), bench, convert="none")
+    whole = 2 * sum(_numbers(layer, layer.rank) for layer in adapter.layers)
     head = adapter.files[0].header.data_start + 4 * len(adapter.layers) + _METADATA
     return Figures(
         exact=False,
@@ -377,7 +380,8 @@ def sampled(layers: Sequence[Layer], count: int = SAMPLE) -> tuple[Layer, ...]:
     if len(layers) <= count:
         return tuple(layers)
     order = sorted(
-        range(len(layers)), key=lambda i: (type_of(layers[i].stem, is_conv=layers[i].is_conv), layers[i].parameters, i)
+        range(len(layers)),
+        key=lambda i: (type_of(layers[i].stem, is_conv=layers[i].form.is_conv), layers[i].form.parameters, i),
     )
     places = np.linspace(0, len(layers) - 1, count).round().astype(int)
     return tuple(layers[order[place]] for place in places)
@@ -389,13 +393,20 @@ def _share(analysis: Analysis, preset: str, whole: int, head: int) -> int | None
     except ResizeError:
         return None
     layers = analysis.adapter.layers
-    kept = sum(rank * layer.parameters for rank, layer in zip(ranks, layers, strict=True))
-    return head + round(whole * kept / sum(layer.pair.rank * layer.parameters for layer in layers))
+    kept = sum(_numbers(layer, rank) for layer, rank in zip(layers, ranks, strict=True))
+    return head + round(whole * kept / sum(_numbers(layer, layer.rank) for layer in layers))
+
+
+def _numbers(layer: Layer, rank: int) -> int:
+    return sum(math.prod(slot.shape) for slot in layer.form.slots(rank)) if rank else 0
 
 
 def _seems_zero(layer: Layer) -> bool:
-    """Whether its scale is zero, or the middle of a factor, some 256 numbers."""
-    return not layer.pair.scale or any(_middle_is_zero(factor.bits) for factor in (layer.pair.up, layer.pair.down))
+    """Whether its scale is zero, or the middle of a factor, some 256 numbers. Of LoRA layers alone."""
+    form = layer.form
+    if not isinstance(form, LowRank):
+        return False
+    return not form.scale or any(_middle_is_zero(factor.bits) for factor in (form.pair.up, form.pair.down))
 
 
 def _middle_is_zero(bits: Bits) -> bool:

@@ -29,7 +29,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "adapters": frozenset({"errors", "files", "linalg", "names"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
-    "reduction": frozenset({"analysis", "linalg", "recipe"}),
+    "reduction": frozenset({"adapters", "analysis", "errors", "linalg", "recipe"}),
     "jobs": frozenset(
         {"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe", "reduction"}
     ),
@@ -87,6 +87,14 @@ FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs", "spectra", "survey"})}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
+    "adapters.forms.form": frozenset({"numpy"}),
+    "adapters.forms.full": frozenset({"numpy"}),
+    "adapters.forms.glora": frozenset({"numpy"}),
+    "adapters.forms.loha": frozenset({"numpy"}),
+    "adapters.forms.lokr": frozenset({"numpy"}),
+    "adapters.forms.lora": frozenset({"numpy"}),
+    "adapters.forms.tucker": frozenset({"numpy"}),
+    "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
@@ -94,11 +102,16 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
+    "linalg.dense": frozenset({"numpy"}),
+    "linalg.dora": frozenset({"numpy"}),
     "linalg.extension": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
+    "linalg.hadamard": frozenset({"numpy"}),
+    "linalg.made": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
     "linalg.random_projection": frozenset({"numpy"}),
     "linalg.truncate": frozenset({"numpy"}),
+    "linalg.tucker": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
     "reduction": frozenset({"numpy"}),

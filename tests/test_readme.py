@@ -40,7 +40,7 @@ PAGES = {
 }
 WORDS = {**SCORES, **SELECTIONS, **LIMITS, **METHODS, **FILLS, **METHOD_NUMBERS, **PRESETS, "rescale": ""}
 COMMANDS = ("resize", "upsample", "inspect", "library", "demo")
-FOREIGN_OPTIONS = {"docs/api.md", "docs/from-other-tools.md", "docs/performance.md", "docs/webui.md"}
+FOREIGN_OPTIONS = {"docs/api.md", "docs/coming-from.md", "docs/from-other-tools.md", "docs/performance.md", "docs/webui.md"}
 """Pages that name options of other programs."""
 
 

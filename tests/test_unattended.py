@@ -174,11 +174,11 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
 
     real, calls = batch.analyse, []
 
-    def analyse(*arguments):
+    def analyse(*arguments, **more):
         calls.append(1)
         if len(calls) == 1:
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(*arguments)
+        return real(*arguments, **more)
 
     monkeypatch.setattr(batch, "analyse", analyse)
     first, second = resize(expand([str(folder)]), Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o"))
@@ -188,7 +188,7 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
 
 
 def test_other_errors_of_torch_are_not_taken_for_that(folder, tmp_path, monkeypatch) -> None:
-    def analyse(*arguments):
+    def analyse(*arguments, **more):
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(batch, "analyse", analyse)

@@ -11,7 +11,7 @@ from ..files.reader import SafeFile, fingerprint
 from ..linalg.arrays import Arrays
 from ..linalg.casts import STORAGE
 from ..linalg.factor import Stored
-from ..linalg.norms import frobenius_norm, spectral_norm
+from ..linalg.norms import both_norms, frobenius_norm
 from ..names.families import Family
 from ..progress import Progress, in_order
 from . import norm_cache
@@ -88,10 +88,10 @@ class Checkpoint:
     ) -> None:
         def measure(weight: BaseWeight) -> tuple[float, float | None]:
             matrix = self.matrix(weight)
-            fro = frobenius_norm(matrix, arrays)
+            fro, spn = both_norms(matrix, arrays) if spectral else (frobenius_norm(matrix, arrays), None)
             if not fro < float("inf"):
                 raise LayerError(f"{self.path}: {weight.key} holds NaN or infinite values; the checkpoint is damaged.")
-            return fro, spectral_norm(matrix, arrays) if spectral else None
+            return fro, spn
 
         progress.start("read base", len(missing))
         for weight, norms in zip(missing, in_order(pool, measure, missing, ahead=8), strict=True):

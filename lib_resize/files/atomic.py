@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import shutil
 import sys
 import time
@@ -46,7 +45,7 @@ class Draft:
     def __init__(self, final: Path, *, overwrite: bool = False) -> None:
         self.final = final
         self.overwrite = overwrite
-        self.path = final.parent / f".resize-lora-{secrets.token_hex(8)}.part"
+        self.path = final.parent / f".resize-lora-{os.urandom(8).hex()}.part"
         """The temporary; it exists from ``open`` until ``publish``."""
         self._fd = -1
         self._gathered = bytearray()

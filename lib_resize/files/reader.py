@@ -34,7 +34,7 @@ STORAGE: dict[str, np.dtype[Any]] = {
 }
 """How each dtype comes back from ``SafeFile.bits``: as numbers where NumPy is quick at them, else as bits."""
 
-_PIECE = 1 << 20
+_PIECE = 1 << 24  # large, for between two pieces a thread may have to wait for one that runs Python
 _SAMPLE = 512
 
 Bits = NDArray[Any]

@@ -2,9 +2,10 @@
 
 Method, for a pair B (n, r), A (r, m), all r by r work in float64:
 
-1. Gram matrices ``G_B = B^T B`` and ``G_A = A A^T``; each dimension is scaled so that the rows of A have unit
-   length (``D``), which leaves ``B @ A`` as it is and frees the Cholesky step from bad scaling.
-2. ``G_A = C C^T`` (Cholesky; by eigenvectors where A is rank-deficient).
+1. Gram matrices ``G_B = B^T B`` and ``G_A = A A^T``.
+2. ``G_A = C C^T`` by Cholesky, whose error does not depend on the lengths of the rows of A (Higham, Accuracy and
+   Stability of Numerical Algorithms, 10.1). Where A is rank-deficient, by eigenvectors, with all rows scaled to unit
+   length first; thresholds, too, are those of factors scaled so, which leaves ``B @ A`` as it is.
 3. ``H = C^T G_B C = W diag(s^2) W^T``: one symmetric eigenproblem gives the singular values.
 4. ``B @ P`` is ``U sqrt(s)`` with ``P = C W s^-1/2`` and ``Q @ A`` is ``sqrt(s) V^T`` with
    ``Q = s^-3/2 W^T C^T G_B``: no factor is inverted, so rank deficiency does no harm.
@@ -121,6 +122,10 @@ class Spectrum:
     """(r, r): ``q[:k] @ down`` is ``sqrt(s) V^T`` of the first k dimensions, (k, m)."""
 
     @property
+    def nbytes(self) -> int:
+        return self.s.nbytes + self.p.nbytes + self.q.nbytes
+
+    @property
     def effective_rank(self) -> int:
         """How many dimensions are not zero."""
         return int(np.count_nonzero(self.s))
@@ -172,47 +177,60 @@ def _sum(terms: Iterator[Array]) -> Double:
 def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, NDArray[np.bool_]]:
     """Stacks of Gram matrices (layers, r, r) -> s (layers, r), P and Q (layers, r, r) of the unscaled deltas, and
     whether each is exact enough."""
-    length = np.sqrt(np.diagonal(gram_down, axis1=1, axis2=2))
-    d = np.where(length > 0, length, 1.0)
-    g_up = gram_up * d[:, :, None] * d[:, None, :]
-    g_down = gram_down / d[:, :, None] / d[:, None, :]
-    c = _root(g_down)
-    square, w = np.linalg.eigh(np.swapaxes(c, 1, 2) @ g_up @ c)
+    square_length = np.diagonal(gram_down, axis1=1, axis2=2)
+    d2 = np.where(square_length > 0, square_length, 1.0)
+    c = _root(gram_down, d2)
+    gc = gram_up @ c
+    square, w = np.linalg.eigh(np.swapaxes(c, 1, 2) @ gc)
     s = np.sqrt(np.maximum(square[:, ::-1], 0.0))
-    t = np.sqrt(np.linalg.norm(g_up, axis=(1, 2)) * np.linalg.norm(g_down, axis=(1, 2)))[:, None]
+    t = np.sqrt(_scaled_norm(gram_up, d2) * _scaled_norm(gram_down, 1.0 / d2))[:, None]
     s = np.where(s > NOTHING * t, s, 0.0)
     doubtful = np.any((s > 0) & (s < _DOUBTFUL * t), axis=1) | (t[:, 0] > _CANCELLING * s[:, 0])
-    cw = c @ w[:, :, ::-1]
-    with np.errstate(divide="ignore"):
-        inverse_root = np.where(s > 0, 1.0 / np.sqrt(s), 0.0)[:, None, :]
-    p = d[:, :, None] * cw * inverse_root
-    q = np.swapaxes(g_up @ cw * inverse_root**3, 1, 2) / d[:, None, :]
+    inverse_root = np.divide(1.0, np.sqrt(s), out=np.zeros_like(s), where=s > 0)
+    p = (c @ w)[:, :, ::-1]
+    p *= inverse_root[:, None, :]
+    q = (np.swapaxes(w, 1, 2) @ np.swapaxes(gc, 1, 2))[:, ::-1]
+    q *= (inverse_root**3)[:, :, None]
     return s, p, q, ~doubtful | (t[:, 0] == 0)
 
 
-def _root(gram: Double) -> Double:
-    """C with ``C C^T = gram``: Cholesky for the whole stack, by eigenvectors for those that have no safe one."""
+def _scaled_norm(gram: Double, d2: Double) -> Double:
+    """Frobenius norms of ``D G D``, (layers,), from the stack of G and the squares of D's diagonals (layers, r)."""
+    return np.asarray(np.sqrt(np.sum(((gram * gram) @ d2[:, :, None])[:, :, 0] * d2, axis=1)))
+
+
+def _root(gram: Double, d2: Double) -> Double:
+    """C with ``C C^T = gram``: Cholesky for the whole stack, by eigenvectors for those that have no safe one.
+
+    Cholesky is indifferent to the scaling of rows; for what is weak and for eigenvectors it is taken away.
+    """
     try:
         c = np.asarray(np.linalg.cholesky(gram), np.float64)
     except np.linalg.LinAlgError:
-        return np.concatenate([_root(one[None]) for one in gram]) if len(gram) > 1 else _root_by_eigenvectors(gram)
-    diagonal = np.diagonal(c, axis1=1, axis2=2)
+        if len(gram) == 1:
+            return _root_by_eigenvectors(gram, d2)
+        return np.concatenate([_root(*one) for one in zip(gram[:, None], d2[:, None], strict=True)])
+    diagonal = np.diagonal(c, axis1=1, axis2=2) / np.sqrt(d2)
     weak = diagonal.min(axis=1) < 1e-6 * diagonal.max(axis=1)
     if weak.any():
-        c[weak] = _root_by_eigenvectors(gram[weak])
+        c[weak] = _root_by_eigenvectors(gram[weak], d2[weak])
     return c
 
 
-def _root_by_eigenvectors(gram: Double) -> Double:
-    value, vector = np.linalg.eigh(gram)
-    return np.asarray(vector * np.sqrt(np.maximum(value, 0.0))[:, None, :])
+def _root_by_eigenvectors(gram: Double, d2: Double) -> Double:
+    d = np.sqrt(d2)
+    value, vector = np.linalg.eigh(gram / d[:, :, None] / d[:, None, :])
+    return np.asarray(d[:, :, None] * vector * np.sqrt(np.maximum(value, 0.0))[:, None, :])
 
 
 def _spectrum(s: Double, p: Double, q: Double, scale: float) -> Spectrum:
     root = np.sqrt(abs(scale))
-    return Spectrum(
-        s=s * abs(scale), p=(p * root).astype(np.float32), q=(q * np.copysign(root, scale)).astype(np.float32)
-    )
+    return Spectrum(s=s * abs(scale), p=_single_product(p, root), q=_single_product(q, np.copysign(root, scale)))
+
+
+def _single_product(values: Double, gain: float) -> Single:
+    """Rounded once, in a new array of its own."""
+    return np.multiply(values, gain, out=np.empty(values.shape, np.float32), casting="same_kind")
 
 
 def _solve_by_qr(pair: Pair) -> tuple[Double, Double, Double]:

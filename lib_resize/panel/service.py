@@ -12,11 +12,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..adapters.write import DTYPES
+from ..adapters.write import CONVERSIONS, DTYPES
+from ..analysis import lacks
 from ..errors import Cancelled, FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
@@ -26,7 +28,7 @@ from .analyses import Analyses, Kept, needs_measuring, ranks_of, shown, warnings
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
 from .library import Library
-from .options import LOADED, Options, Params, read_options, read_recipe, read_recipes
+from .options import LOADED, Options, Params, one_of, read_options, read_recipe, read_recipes
 from .preferences import read_preferences
 from .previews import Previews
 from .queue import Handle, Queue, Work
@@ -41,6 +43,15 @@ _MOST_TABLES = 8  # files of one job whose tables are told; each is 20 KB
 _MOST_PICTURES = 4
 _MOST_STUDIES = 4
 _MOST_TEXT = 4 << 20  # characters of a question
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """What is to be known of LoRAs."""
+
+    recipes: Sequence[Recipe]
+    reference: str
+    convert: str
 
 
 class Service:
@@ -184,33 +195,36 @@ class Service:
     def _analyse(self, params: Params) -> Answer:
         loras = [self.host.resolve(name) for name in params.texts("names")]
         choice, recipe = params.text("reference", LOADED), params.text("recipe", "")
+        convert = one_of("convert", params.text("convert", "auto"), tuple(CONVERSIONS))
         params.finish()
-        recipes = parse_recipes(recipe) if recipe else ()
+        wish = _Wish(parse_recipes(recipe) if recipe else (), choice, convert)
         reference = described(self.host, choice)
         work = Work(
             kind="analyse",
             title=loras[0].name if len(loras) == 1 else f"{len(loras)} LoRAs",
-            run=lambda handle: self._analysed(loras, recipes, choice, handle),
+            run=lambda handle: self._analysed(loras, wish, handle),
             name=loras[0].name,
             files=len(loras),
             bytes=sum(map(_size, loras)),
         )
-        ready = self._ready(loras, recipes, choice)
+        ready = self._ready(loras, wish)
         if ready is not None:
             return {"job": self.queue.add_done(work, {"files": self._shown(ready, reference), "failed": []})}
         return {"job": self.queue.add(work, first=len(loras) == 1)}
 
-    def _ready(self, loras: Sequence[LoraFile], recipes: Sequence[Recipe], choice: str) -> list[Kept] | None:
+    def _ready(self, loras: Sequence[LoraFile], wish: _Wish) -> list[Kept] | None:
         """The analyses, if all are there and know what is asked."""
         found = []
         for lora in loras:
             kept = self.analyses.get(lora)
-            if kept is None or kept.shown is None or needs_measuring(kept, recipes, choice, self.host):
+            if kept is None or kept.shown is None or lacks(kept.analysis, wish.convert):
+                return None
+            if needs_measuring(kept, wish.recipes, wish.reference, self.host):
                 return None
             found.append(kept)
         return found
 
-    def _analysed(self, loras: Sequence[LoraFile], recipes: Sequence[Recipe], choice: str, handle: Handle) -> Answer:
+    def _analysed(self, loras: Sequence[LoraFile], wish: _Wish, handle: Handle) -> Answer:
         files: list[Answer] = []
         failed: list[Answer] = []
         sizes = [max(1, _size(lora)) for lora in loras]
@@ -219,7 +233,7 @@ class Service:
             handle.wait_for_host()
             handle.portion(sum(sizes[: number - 1]) / sum(sizes), sizes[number - 1] / sum(sizes))
             try:
-                files.append(self._analysed_one(lora, recipes, choice, handle, len(loras) <= _MOST_TABLES))
+                files.append(self._analysed_one(lora, wish, handle, len(loras) <= _MOST_TABLES))
             except Cancelled:
                 raise
             except (ResizeError, OSError, MemoryError) as error:
@@ -230,14 +244,12 @@ class Service:
             raise FileError(f"None of the {len(loras)} files could be analysed. {failed[0]['message']}")
         return {"files": files, "failed": failed}
 
-    def _analysed_one(
-        self, lora: LoraFile, recipes: Sequence[Recipe], choice: str, handle: Handle, table: bool
-    ) -> Answer:
-        kept = self.analyses.made(lora, handle)
+    def _analysed_one(self, lora: LoraFile, wish: _Wish, handle: Handle, table: bool) -> Answer:
+        kept = self.analyses.made(lora, handle, wish.convert)
         answer = shown(kept, handle)
         self._predict(kept)
-        self.analyses.with_base(kept, recipes, choice, handle)
-        return self._shown_one(kept, answer, described(self.host, choice), table)
+        self.analyses.with_base(kept, wish.recipes, wish.reference, handle)
+        return self._shown_one(kept, answer, described(self.host, wish.reference), table)
 
     def _predict(self, kept: Kept) -> None:
         presets = (kept.shown or {}).get("presets") or {}

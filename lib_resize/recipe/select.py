@@ -77,9 +77,8 @@ def share_kept(layers: Sequence[LayerFacts], kept: Sequence[Kept]) -> float:
 
 def _limits(recipe: Recipe, layer: LayerFacts) -> tuple[int, int]:
     """Fewest and most dimensions that a layer may keep."""
-    alive = int(np.count_nonzero(layer.s))
     cap = recipe.cap(layer.is_conv)
-    most = max(alive if cap is None else min(alive, cap), layer.least)
+    most = max(layer.alive if cap is None else min(layer.alive, cap), layer.least)
     return max(min(recipe.min_rank, most), layer.least), most
 
 
@@ -90,7 +89,14 @@ def _completed(question: Question, kept: list[Kept], order: Sequence[Kept]) -> t
             for i in group:
                 if not len(kept[i]):
                     kept[i] = order[i][:1]
-    return tuple(kept)
+    return tuple(_written(layer, part) for layer, part in zip(question.layers, kept, strict=True))
+
+
+def _written(layer: LayerFacts, kept: Kept) -> Kept:
+    """What a file holds where this is asked for: some ranks would be no better or no smaller than another."""
+    if layer.stands is None or layer.stands[len(kept)] == len(kept):
+        return kept
+    return np.arange(layer.stands[len(kept)])
 
 
 # Selections layer by layer ----------------------------------------------------------------------------------
@@ -126,7 +132,8 @@ def _uniform(layer: LayerFacts, recipe: Recipe) -> int:
 
 def _by_ratio(layer: LayerFacts, recipe: Recipe) -> int:
     """How many singular values are greater than the largest divided by the ratio; at least one."""
-    return max(1, int(np.count_nonzero(layer.s > layer.s[0] / recipe.value)))
+    strengths = layer.strengths
+    return max(1, int(np.count_nonzero(strengths > strengths[0] / recipe.value)))
 
 
 def _by_frobenius(layer: LayerFacts, recipe: Recipe) -> int:
@@ -134,7 +141,7 @@ def _by_frobenius(layer: LayerFacts, recipe: Recipe) -> int:
 
 
 def _by_sum(layer: LayerFacts, recipe: Recipe) -> int:
-    return _fewest(layer.s, recipe.value)
+    return _fewest(layer.strengths, recipe.value)
 
 
 def _fewest(amounts: Double, share: float) -> int:
@@ -228,7 +235,9 @@ class Ranking:
         """The largest count whose file fits; the file grows with the count. Secant steps inside a bracket."""
         size_of = self.question.size_of
         assert size_of is not None
-        cost = np.concatenate([[0], np.cumsum([self.question.layers[i].parameters for i in self.layer.tolist()])])
+        pairs = zip(self.layer.tolist(), self.index.tolist(), strict=True)
+        marginal = [self.question.layers[layer].marginal(index) for layer, index in pairs]
+        cost = np.concatenate([[0], np.cumsum(marginal)])
         low, high = fewest, len(self.flat)
         low_size, high_size = least, size_of(self.first(high))
         if high_size <= budget:

@@ -210,3 +210,15 @@ def test_one_rank_by_the_split_of_the_paper(source) -> None:
         up, down = found[f"{stem}.lora_up.weight"], found[f"{stem}.lora_down.weight"]
         assert np.linalg.norm(up) == pytest.approx(np.linalg.norm(down), rel=1e-5)
         assert relative(delta(found, stem), best(delta(tensors_of(source), stem), 1)) < 1e-6
+
+
+@pytest.mark.parametrize("words", ["rank=2,rsvd", "rank=2,pad", "rank=9,extend"])
+def test_other_kinds_than_lora_are_refused_with_the_way_out(tmp_path, words) -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"w1_a": (12, 3), "w1_b": (3, 10), "w2_a": (12, 3), "w2_b": (3, 10)}
+    loha = {f"lora_unet_a.hada_{role}": rng.standard_normal(shape).astype("f4") for role, shape in shapes.items()}
+    source = write(tmp_path / "x.safetensors", loha)
+    settings = Settings(recipes=parse_recipes(words), style=Style(convert="none"))
+    (outcome,) = resize(expand([str(source)]), settings)
+    assert "lora_unet_a is LoHa" in str(outcome.error)
+    assert "--convert lora" in str(outcome.error)

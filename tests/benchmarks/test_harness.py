@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from benchmarks.harness import (
     LayerWork,
     Limits,
     Sample,
+    busy_neighbours,
     header_shapes,
     interleave,
     layers_of,
@@ -24,6 +26,7 @@ from benchmarks.harness import (
     rate_at,
     ratio,
     run,
+    wait_for_quiet,
 )
 from lib_resize.synthetic import FULL, LoraOptions, lora_specs, write_lora
 
@@ -155,3 +158,16 @@ def test_kept_ranks_come_from_the_written_file(tmp_path: Path) -> None:
     assert LayerWork(rows=32, columns=32 * 9, rank=4, kept=3) in layers
     assert sum(layer.kept for layer in layers) == 3
     assert math.isclose(sum(layer.elements_in for layer in layers) * 2, path.stat().st_size, rel_tol=0.2)
+
+
+def test_waiting_for_quiet_ends_with_the_patience() -> None:
+    start = time.monotonic()
+    wait_for_quiet(0.0)
+    assert time.monotonic() - start < 1.0
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells what other processes do")
+def test_work_of_others_is_told_from_the_work_of_the_command() -> None:
+    idle = [sys.executable, "-c", "import time; time.sleep(0.5)"]
+    with busy_neighbours(1):
+        assert run(Command(idle)).others > 0.3

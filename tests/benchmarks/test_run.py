@@ -39,7 +39,7 @@ def test_report_names_what_could_not_be_measured(tmp_path: Path) -> None:
     bench = run.Bench(run.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
     bench.measured["r32 warm: ours"] = [Sample(1.0, 2.0, 3 << 20), Sample(3.0, 2.0, 3 << 20)]
     text = run.report(bench, [], {"G4": "no torch"}, small=True)
-    assert "| r32 warm: ours | 2.00 (1.00 .. 3.00) | 2.00 | 3 | 2 |" in text
+    assert "| r32 warm: ours | 2.00 (1.00 .. 3.00) | 2.00 | 3 | 0.0 | 2 |" in text
     assert "G4 could not be measured" in text
     assert "no torch" in text
     assert "goals do not apply" in text

@@ -9,7 +9,7 @@ from spectra import exact, known, orthonormal, pair_of
 from lib_resize.linalg.arrays import NumpyArrays, TorchArrays
 from lib_resize.linalg.casts import round_to, singles
 from lib_resize.linalg.factor import Stored, decompose
-from lib_resize.linalg.norms import frobenius_norm, spectral_norm, subspace_norms
+from lib_resize.linalg.norms import both_norms, frobenius_norm, spectral_norm, subspace_norms
 
 CPU = NumpyArrays()
 
@@ -67,3 +67,14 @@ def test_torch_on_the_cpu_gives_the_same_norms() -> None:
     arrays = TorchArrays("cpu")
     assert frobenius_norm(weight, arrays) == pytest.approx(frobenius_norm(weight, CPU), rel=1e-5)
     assert spectral_norm(weight, arrays) == pytest.approx(spectral_norm(weight, CPU), rel=1e-4)
+
+
+def test_both_norms_are_those_taken_one_by_one() -> None:
+    weight = Stored(round_to(np.random.default_rng(5).standard_normal((700, 300)).astype(np.float32), "F16"), "F16")
+    assert both_norms(weight, CPU) == pytest.approx((frobenius_norm(weight, CPU), spectral_norm(weight, CPU)), rel=1e-6)
+
+
+def test_a_weight_that_is_not_finite_has_no_norms() -> None:
+    fro, spn = both_norms(Stored(np.array([[1.0, np.inf]], np.float32), "F32"), CPU)
+    assert fro == np.inf
+    assert np.isnan(spn)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from panelhost import Browser, fake_host
 from safetensors.numpy import load_file, save_file
 
+from lib_resize.adapters.forms.form import Absent
 from lib_resize.adapters.read import read_adapter
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
@@ -204,7 +205,7 @@ def test_kept_analyses_hold_no_file_and_go_when_memory_is_short(browser: Browser
     browser.analysed("ink")
     assert browser.error("plan", name="pastry", target={"preset": "high"})["kind"] == "not_analysed"
     kept = browser.service.analyses.get(browser.service.host.resolve("ink"))
-    assert all(isinstance(layer.pair.up, analyses.Absent) for layer in kept.analysis.adapter.layers)
+    assert all(isinstance(layer.form.pair.up, Absent) for layer in kept.analysis.adapter.layers)
 
 
 def test_of_many_files_the_damaged_ones_are_told_and_the_rest_analysed(browser: Browser, root: Path) -> None:
