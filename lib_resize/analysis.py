@@ -217,6 +217,7 @@ def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:
             parameters=form.parameters,
             is_conv=form.is_conv,
             least=int(layer.stem in companions),
+            beyond=layer.lost,
             square=form.square,
             nested=form.nested,
             stands=form.stands(spectrum),

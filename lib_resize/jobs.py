@@ -257,6 +257,7 @@ class _Maker:
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
+            extracted=self.adapter.extracted,
         )
 
     def job(self, choice: Choice, unpaired: Sequence[str]) -> Job:
@@ -286,21 +287,21 @@ class _Maker:
 
     def losses(self, choice: Choice) -> list[float]:
         """Frobenius norm of what each layer loses, without `rescale`."""
+        layers = self.analysis.layers
         if self.reduction is not None:
-            return list(self.reduction.lost)
-        return [discarded(facts.s, kept) for facts, kept in zip(self.analysis.layers, choice.kept, strict=True)]
+            return [math.hypot(lost, facts.beyond) for lost, facts in zip(self.reduction.lost, layers, strict=True)]
+        return [math.hypot(discarded(one.s, kept), one.beyond) for one, kept in zip(layers, choice.kept, strict=True)]
 
     def retention(self, choice: Choice) -> float:
         """For the exact decomposition the share that is kept; for others what the error of the delta leaves of it."""
         if self.reduction is None:
             return share_kept(self.analysis.layers, choice.kept)
-        return math.sqrt(max(0.0, 1.0 - self._error() ** 2))
+        return math.sqrt(max(0.0, 1.0 - self._error(choice) ** 2))
 
-    def _error(self) -> float:
+    def _error(self, choice: Choice) -> float:
         """Frobenius norm of what is lost over that of the whole LoRA; may be above 1 for random projections."""
-        whole = sum(float(facts.s @ facts.s) for facts in self.analysis.layers)
-        lost = math.hypot(*self.reduction.lost) if self.reduction else 0.0
-        return lost / math.sqrt(whole) if whole > 0 else 0.0
+        whole = math.hypot(*(facts.fro for facts in self.analysis.layers))
+        return math.hypot(*self.losses(choice)) / whole if whole > 0 else 0.0
 
     def _notes(self, choice: Choice, made: Draft, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
@@ -318,7 +319,7 @@ class _Maker:
             most = MOST_UNREAD_BY_FORGE
             yield f"Forge applies no file with more than {most} keys that it does not know; here are {len(unread)}"
         if self.reduction is not None and self.recipe.method != "svd":
-            yield f"{self.recipe.method}: the new delta is off by {self._error():.1%} of the LoRA's norm"
+            yield f"{self.recipe.method}: the new delta is off by {self._error(choice):.1%} of the LoRA's norm"
         if unpaired:
             yield f"{_some(unpaired)} scored without the base model: no partner in {self.analysis.base_name}"
         restored = self._below_threshold(choice)
@@ -367,7 +368,10 @@ def _label(analysis: Analysis) -> str:
     adapter = analysis.adapter
     if len(adapter.files) == 1 and adapter.weights == (1.0,):
         return str(adapter.paths[0])
-    return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
+    return ",".join(
+        f"{path}:{weight if isinstance(weight, str) else f'{weight:g}'}"
+        for path, weight in zip(adapter.paths, adapter.weights, strict=True)
+    )
 
 
 def _layer_plans(
@@ -375,11 +379,11 @@ def _layer_plans(
 ) -> Iterator[LayerPlan]:
     rows = zip(analysis.layers, choice.kept, choice.ranks, losses, strict=True)
     for facts, kept, rank, lost in rows:
-        whole = frobenius(facts.s)
+        whole = facts.fro
         error = lost / whole if whole > 0 else 1.0
         fro = facts.base.fro if facts.base else None
         stays = facts.s[kept][facts.s[kept] > 0]
-        spectral = exact and whole > 0 and not facts.nested
+        spectral = exact and whole > 0 and not facts.nested and not facts.beyond
         yield LayerPlan(
             name=facts.name,
             old_rank=len(facts.s),

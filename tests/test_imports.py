@@ -20,13 +20,15 @@ ROOMS: dict[str, frozenset[str]] = {
     "priority": frozenset(),
     "progress": frozenset(),
     "names": frozenset(),
-    "sources": frozenset({"errors"}),
+    "prompt": frozenset({"errors"}),
+    "sources": frozenset({"errors", "prompt"}),
+    "lookup": frozenset({"errors", "files", "sources"}),
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),
     "report": frozenset({"plan", "recipe"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
-    "adapters": frozenset({"errors", "files", "linalg", "names"}),
+    "adapters": frozenset({"errors", "files", "linalg", "names", "prompt"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
     "reduction": frozenset({"adapters", "analysis", "errors", "linalg", "recipe"}),
@@ -47,9 +49,24 @@ ROOMS: dict[str, frozenset[str]] = {
     "batch": frozenset(
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
     ),
+    "extract": frozenset(
+        {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
+    ),
     "commands": frozenset(
-        {"adapters", "base", "batch", "errors", "files", "inspect", "plots", "priority", "progress", "recipe", "report"}
-        | {"sources", "spectra", "survey", "synthetic"}
+        {
+            "adapters",
+            "base",
+            "batch",
+            "errors",
+            "extract",
+            "files",
+            "inspect",
+            "lookup",
+            "plots",
+            "priority",
+            "progress",
+        }
+        | {"prompt", "recipe", "report", "sources", "spectra", "survey", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
     "package": frozenset(),
@@ -96,13 +113,16 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.forms.tucker": frozenset({"numpy"}),
     "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
+    "extract": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
+    "files.spool": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
     "inspect": frozenset({"numpy"}),
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
     "linalg.dense": frozenset({"numpy"}),
+    "linalg.leading": frozenset({"numpy"}),
     "linalg.dora": frozenset({"numpy"}),
     "linalg.extension": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),

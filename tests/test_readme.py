@@ -39,8 +39,14 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
 WORDS = {**SCORES, **SELECTIONS, **LIMITS, **METHODS, **FILLS, **METHOD_NUMBERS, **PRESETS, "rescale": ""}
-COMMANDS = ("resize", "upsample", "inspect", "library", "demo")
-FOREIGN_OPTIONS = {"docs/api.md", "docs/coming-from.md", "docs/from-other-tools.md", "docs/performance.md", "docs/webui.md"}
+COMMANDS = ("resize", "merge", "extract", "upsample", "inspect", "library", "demo")
+FOREIGN_OPTIONS = {
+    "docs/api.md",
+    "docs/coming-from.md",
+    "docs/from-other-tools.md",
+    "docs/performance.md",
+    "docs/webui.md",
+}
 """Pages that name options of other programs."""
 
 
@@ -83,6 +89,13 @@ def spans(text: str) -> list[str]:
 
 def test_every_option_of_resize_is_in_its_table_and_no_other() -> None:
     assert told_options(section("Options of `resize`")) == options_of("resize")
+
+
+@pytest.mark.parametrize("command", ["merge", "extract"])
+def test_every_option_of_merge_and_extract_is_in_its_table_and_no_other(command: str) -> None:
+    table = section(f"Options of `{command}`")
+    rows = "\n".join(line for line in table.splitlines() if not line.startswith(("| `FILE", "| `TUNED")))
+    assert told_options(rows) == options_of(command)
 
 
 def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> None:

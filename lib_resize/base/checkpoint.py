@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ..linalg.norms import both_norms, frobenius_norm
 from ..names.families import Family
 from ..progress import Progress, in_order
 from . import norm_cache
-from .pairing import BaseWeight, looks_like_adapter, partner, read_base
+from .pairing import BaseWeight, looks_like_adapter, partner, read_base, vectors
 
 
 class Checkpoint:
@@ -37,6 +37,27 @@ class Checkpoint:
     @property
     def family(self) -> Family | None:
         return self._model.family
+
+    @property
+    def file(self) -> SafeFile:
+        """The file itself."""
+        return self._file
+
+    @property
+    def weights(self) -> Mapping[str, BaseWeight]:
+        """All weights that a LoRA layer could change, by canonical id, or by kohya's rule where no family is known."""
+        found = self._model.weights or self._model.generic
+        return {name: weight for name, weight in found.items() if self._dtype(weight) in STORAGE}
+
+    @property
+    def vectors(self) -> Mapping[str, tuple[int, ...]]:
+        """Biases and norms, by key."""
+        entries = self._file.header.entries
+        return vectors({key: entry.shape for key, entry in entries.items() if entry.dtype in STORAGE})
+
+    def vector(self, key: str) -> Stored:
+        """A bias or norm as stored, (1, n)."""
+        return Stored(self._file.window(key).reshape(1, -1), self._file.header.entries[key].dtype)
 
     def partner(self, canonical: str | None, stem: str, size: tuple[int, int]) -> BaseWeight | None:
         """The weight that a layer changes, None where there is none of that size (n, m).

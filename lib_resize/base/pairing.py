@@ -143,6 +143,16 @@ def read_base(shapes: Mapping[str, tuple[int, ...]]) -> BaseModel:
     return BaseModel(family, {} if family is None else _by_id(stems, family), generic)
 
 
+def vectors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The biases and norms of denoiser and text encoders: what of a model is no matrix."""
+    return {key: shape for key, shape in shapes.items() if len(shape) == 1 and _is_trained(key)}
+
+
+def _is_trained(key: str) -> bool:
+    home = next(home for home in _HOMES if key.startswith(home.prefix))
+    return bool(home.prefix) or not key.startswith(_NEVER_TRAINED)
+
+
 def partner(base: BaseModel, canonical_id: str | None, stem: str) -> BaseWeight | None:
     """The weight that a LoRA layer changes, or None if the base has no such layer.
 
@@ -169,9 +179,9 @@ def _parts(key: str, shape: tuple[int, ...]) -> Iterator[tuple[int, str, BaseWei
     """The layers in one stored tensor: slot, dotted name without prefix, and weight."""
     if len(shape) < 2:
         return
-    home = next(home for home in _HOMES if key.startswith(home.prefix))
-    if not home.prefix and key.startswith(_NEVER_TRAINED):
+    if not _is_trained(key):
         return
+    home = next(home for home in _HOMES if key.startswith(home.prefix))
     body = key[len(home.prefix) :]
     if home.open_clip and body in _open_clip():
         yield from _open_clip_parts(home.slot, key, body, shape)

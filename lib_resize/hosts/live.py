@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +22,10 @@ import numpy as np
 from ..base import norm_cache
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import BaseWeight, read_base
-from ..errors import DeviceError, FileError, UnsupportedError
+from ..errors import DeviceError, FileError, HostError, UnsupportedError
 from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays
-from ..linalg.casts import STORAGE, Single, singles
+from ..linalg.casts import STORAGE, Single, round_to, singles
 from ..linalg.factor import Stored
 from ..linalg.norms import frobenius_norm, largest_singular_value, spectral_norm
 from ..names.families import Family
@@ -242,6 +242,65 @@ class UnfiledCheckpoint(LiveCheckpoint):
 
     def _position(self, weight: BaseWeight) -> tuple[int, int]:
         return self._order[weight.key], (weight.rows or (0, 0))[0]
+
+
+class LiveWeights:
+    """The weights in memory as they are, LoRAs set aside, for taking their difference from the file: nothing is
+    compared here. Follows `extract.Weights`. Raises UnsupportedError where they are rounded to fewer than 16 bits."""
+
+    def __init__(self, host: Host, loaded: Loaded, base: Checkpoint) -> None:
+        """`base` tells what the layers are called; a host keeps them in its own way."""
+        reason = loaded.quantised()
+        if reason is not None:
+            raise UnsupportedError(f"{loaded.title}: in memory its weights are rounded by {reason}; load it without.")
+        self.path = loaded.path or Path(loaded.title)
+        self._host, self._loaded = host, loaded
+        self._reading = threading.Lock()
+        self.family = base.family
+        self.weights: Mapping[str, BaseWeight] = {
+            name: weight for name, weight in base.weights.items() if loaded.dtype(weight.key)
+        }
+        self.vectors: Mapping[str, tuple[int, ...]] = {}
+        """Hosts tell of matrices only."""
+
+    def vector(self, key: str) -> Stored:
+        raise KeyError(key)
+
+    def matrix(self, weight: BaseWeight) -> Stored:
+        """A float32 copy, made under the host's lock. Raises HostError where another model came meanwhile."""
+        import torch
+
+        with self._reading, self._host.lock(), torch.inference_mode():
+            tensor = self._loaded.weight(weight.key, weight.rows, "cpu")
+            if tensor is None or tuple(tensor.shape) != weight.shape:
+                raise HostError(f"{self._loaded.title}: {weight.key} is not in memory any more. Load the model again.")
+            values: Single = tensor.reshape(weight.shape[0], -1).numpy()
+        return Stored(values, "F32")
+
+    def kept(self, weight: BaseWeight, stored: Stored) -> Stored:
+        """A weight of the file as this memory would keep it: rounded alike, so that rounding is no difference."""
+        kind = self._loaded.dtype(weight.key)
+        if kind not in _ROUNDED or kind == stored.kind:
+            return stored
+        return Stored(round_to(singles(stored.bits, stored.kind), kind), kind)
+
+
+_ROUNDED = ("F16", "BF16")
+
+
+class KeptLike:
+    """A checkpoint's file with its numbers as a memory keeps them. Follows `extract.Weights`."""
+
+    def __init__(self, file: Checkpoint, live: LiveWeights) -> None:
+        self._file, self._live = file, live
+        self.path, self.family = file.path, file.family
+        self.weights, self.vectors = file.weights, file.vectors
+
+    def matrix(self, weight: BaseWeight) -> Stored:
+        return self._live.kept(weight, self._file.matrix(weight))
+
+    def vector(self, key: str) -> Stored:
+        return self._file.vector(key)
 
 
 @dataclass

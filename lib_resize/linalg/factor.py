@@ -91,6 +91,29 @@ class Joined:
 
 
 @dataclass(frozen=True)
+class Leading:
+    """The first rows (axis 0) or columns (axis 1) of a matrix; cut out when looked at."""
+
+    part: Factor
+    count: int
+    axis: int
+
+    @property
+    def bits(self) -> Bits:
+        bits = self.part.bits
+        return np.ascontiguousarray(bits[: self.count] if self.axis == 0 else bits[:, : self.count])
+
+    @property
+    def kind(self) -> str:
+        return self.part.kind
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.part.shape
+        return (self.count, columns) if self.axis == 0 else (rows, self.count)
+
+
+@dataclass(frozen=True)
 class Pair:
     """The delta ``scale * up @ down`` of a layer."""
 
