@@ -404,6 +404,7 @@
         if (toast) followWithToast(job, toast);
         if (!ENDED.includes(job.state) || (before && ENDED.includes(before.state))) return;
         if (job.kind === 'analyse') endAnalysis(job);
+        else if (job.kind === 'spectra') endStudy(job);
         else if (job.state === 'done' && !old) endWork(job);
     }
 
@@ -562,11 +563,13 @@
         parts.actions = el('section', {class: 'resize-lora-actions', 'aria-label': t('Run')});
         parts.queue = el('section', {id: 'resize_lora_queue', class: 'resize-lora-box resize-lora-queue', 'aria-label': t('Queue'), hidden: true});
         parts.results = el('section', {id: 'resize_lora_results', class: 'resize-lora-box resize-lora-results', 'aria-label': t('Results')});
-        root.replaceChildren(parts.reference, parts.library, parts.target, parts.actions, parts.queue, parts.results);
+        parts.study = el('section', {id: 'resize_lora_study', class: 'resize-lora-box resize-lora-study', 'aria-label': t('Look inside')});
+        root.replaceChildren(parts.reference, parts.library, parts.target, parts.actions, parts.queue, parts.results, parts.study);
         frameReference();
         frameLibrary();
         frameTarget();
         frameActions();
+        frameStudy();
         drawReference();
         drawLibrary();
         drawTarget();
@@ -1087,6 +1090,7 @@
         if (!parts.presets) return;
         const file = state.files.get(state.current), now = estimate();
         drawSubject(file);
+        drawStudyHead();
         drawPresets(file);
         drawSlider(now);
         drawFigures(file, now);
@@ -2021,6 +2025,171 @@
         setFilter({text: '', family: '', fits: false});
     }
 
+    // Looking inside: what a LoRA is made of ----------------------------------------------------------------------
+
+    const study = {result: null, job: null, key: ''};
+    const STUDY_WORDS = {
+        'all': 'all layers', 'time embedding': 'time embedding', 'cross-attention': 'cross-attention',
+        'self-attention': 'self-attention', 'high-level blocks': 'high-level blocks', 'convolutions': 'convolutions',
+        'attention K': 'attention K', 'attention Q': 'attention Q', 'text encoders': 'text encoders',
+    };
+    const DASHES = ['', '7 3', '2 3', '9 3 2 3', '1 2', '12 4', '5 2 1 2 1 2', '3 6', '14 3 3 3', '6 6'];
+
+    function frameStudy() {
+        parts.studyRun = button(t('Analyse'), askStudy, {id: 'resize_lora_look'});
+        parts.studyTitle = el('span', {class: 'resize-lora-quiet resize-lora-cut'});
+        parts.studyBody = el('div', {id: 'resize_lora_study_body', class: 'resize-lora-study-body', hidden: true});
+        parts.study.append(
+            el('div', {class: 'resize-lora-results-head'}, el('strong', null, t('Look inside')), parts.studyTitle, parts.studyRun),
+            parts.studyBody,
+        );
+        new ResizeObserver(later(drawStudy, 120)).observe(parts.studyBody);
+        drawStudyHead();
+    }
+
+    function drawStudyHead() {
+        if (!parts.studyRun) return;
+        const file = state.files.get(state.current);
+        const idle = t('Where its dimensions are, what they hold, and where the bytes go.');
+        parts.studyRun.disabled = !file || Boolean(file.problem) || Boolean(study.job);
+        say(parts.studyTitle, study.job ? t('analysing…') : study.result ? study.result.name : idle);
+    }
+
+    async function askStudy() {
+        try {
+            const {job} = await call('spectra', {name: state.current});
+            study.job = job;
+            state.mine.add(job);
+            drawStudyHead();
+            poll();
+        } catch (error) {
+            complain(error);
+        }
+    }
+
+    function endStudy(job) {
+        if (job.id !== study.job) return;
+        study.job = null;
+        if (job.state === 'done' && job.result) study.result = job.result;
+        if (job.state === 'failed' && job.error) complain(job.error);
+        study.key = '';
+        drawStudyHead();
+        show(parts.studyBody, Boolean(study.result));
+        drawStudy();
+    }
+
+    function drawStudy() {
+        const result = study.result, width = parts.studyBody.clientWidth - 24;
+        const key = result ? `${result.name} ${width}` : '';
+        if (!result || width <= 0 || study.key === key) return;
+        study.key = key;
+        parts.studyBody.replaceChildren(
+            studyPart(t('Mean singular values, the largest of each layer = 1'), spectraPicture(result)),
+            studyPart(t('Effective rank by block and by what layers do'), heatPicture(result, width)),
+            studyPart(t('Retention against size, for every way of choosing'), curvesPicture(result, width)),
+            studyPart(t('Where the bytes are'), bytesPicture(result, width)),
+        );
+    }
+
+    function studyPart(title, ...content) {
+        return el('figure', {class: 'resize-lora-figure'}, el('figcaption', null, title), content);
+    }
+
+    /* One small picture for each group of layers: its spectrum, and a dashed line at its effective rank. */
+    function spectraPicture({groups}) {
+        return el('div', {class: 'resize-lora-spectra'}, groups.map(group => {
+            const name = t(STUDY_WORDS[group.name] || group.name), wide = 200, high = 96, bottom = 78;
+            const x = index => 6 + (wide - 12) * index / Math.max(1, group.spectrum.length - 1);
+            const y = value => 6 + (bottom - 6) * (1 - value);
+            const line = group.spectrum.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(' ');
+            const at = x(Math.min(group.spectrum.length, group.effective_rank) - 1);
+            const told = t('effective rank {rank}, first holds {share}', {rank: round(group.effective_rank, 1), share: percent(group.top_energy, 0)});
+            return el('div', null,
+                el('span', null, `${name} (${group.layers})`),
+                draw('svg', {viewBox: `0 0 ${wide} ${high}`, role: 'img', 'aria-label': `${name}: ${told}`},
+                    draw('line', {x1: 6, x2: wide - 6, y1: bottom, y2: bottom, class: 'resize-lora-grid'}),
+                    draw('polygon', {points: `${x(0)},${bottom} ${line} ${x(group.spectrum.length - 1)},${bottom}`, class: 'resize-lora-area'}),
+                    draw('polyline', {points: line, class: 'resize-lora-curve'}),
+                    draw('line', {x1: at, x2: at, y1: 22, y2: bottom, class: 'resize-lora-source'}),
+                    draw('text', {x: 6, y: high - 3}, '1'),
+                    draw('text', {x: wide - 6, y: high - 3, 'text-anchor': 'end'}, String(group.spectrum.length))),
+                el('span', {class: 'resize-lora-quiet'}, told));
+        }));
+    }
+
+    /* A table of tinted cells: the stronger the tint, the larger the number that stands in it. */
+    function heatPicture({blocks, types, effective_rank: table, layers}, width) {
+        const left = 58, top = 74, row = 21, column = Math.min(84, (Math.max(width, 480) - left) / types.length);
+        const values = table.flat().filter(value => value != null);
+        const most = Math.max(...values, 1e-9), least = Math.min(...values, most);
+        const tint = value => 4 + 56 * (value - least) / Math.max(1e-9, most - least);
+        const cells = table.flatMap((line, i) => line.map((value, j) => value == null ? null : draw('g', null,
+            draw('title', null, t('{block}, {type}: effective rank {rank} in {count} layers', {block: blocks[i], type: t(types[j]), rank: round(value, 1), count: layers[i][j]})),
+            draw('rect', {x: left + j * column, y: top + i * row, width: column - 1, height: row - 1, class: 'resize-lora-cell', style: `--resize-lora-share: ${tint(value).toFixed(0)}%`}),
+            draw('text', {x: left + (j + 0.5) * column, y: top + i * row + 15, 'text-anchor': 'middle', class: 'resize-lora-number'}, column > 30 ? String(round(value, 1)) : ''))));
+        const heads = types.map((type, j) => draw('text', {transform: `translate(${left + (j + 0.5) * column} ${top - 8}) rotate(-38)`}, t(type)));
+        const names = blocks.map((block, i) => draw('text', {x: left - 6, y: top + i * row + 15, 'text-anchor': 'end'}, block));
+        return el('div', {class: 'resize-lora-wide', tabindex: '0'}, draw('svg', {
+            width: left + types.length * column + 34, height: top + blocks.length * row + 4, role: 'img',
+            'aria-label': t('Effective rank by block and by what layers do'),
+        }, heads, names, cells));
+    }
+
+    /* One line a method, told apart by dashes; the one under the pointer or the keyboard stands out. */
+    function curvesPicture({curves}, width) {
+        const high = 250, left = 46, right = 12, top = 8, bottom = 30;
+        const points = curves.flatMap(curve => curve.points);
+        if (!points.length) return el('p', {class: 'resize-lora-quiet'}, t('All its layers are zero.'));
+        const most = Math.max(...points.map(point => point[0])), least = Math.min(...points.map(point => point[1]));
+        const x = bytes => left + (width - left - right) * bytes / most;
+        const y = kept => top + (high - top - bottom) * (1 - kept) / Math.max(1e-6, 1 - least);
+        const lines = curves.map((curve, i) => draw('polyline', {
+            points: curve.points.map(point => `${x(point[0]).toFixed(1)},${y(point[1]).toFixed(1)}`).join(' '),
+            class: 'resize-lora-method', 'stroke-dasharray': DASHES[i % DASHES.length],
+        }));
+        const mark = at => lines.forEach((line, i) => line.classList.toggle('resize-lora-marked', i === at));
+        mark(0);
+        const legend = curves.map((curve, i) => el('button', {
+            type: 'button', class: 'resize-lora-legend',
+            on: {pointerenter: () => mark(i), focus: () => mark(i), click: () => mark(i)},
+        }, draw('svg', {width: 34, height: 10, 'aria-hidden': 'true'}, draw('line', {x1: 1, x2: 33, y1: 5, y2: 5, class: 'resize-lora-method', 'stroke-dasharray': DASHES[i % DASHES.length]})), curve.name));
+        return [draw('svg', {width, height: high, role: 'img', 'aria-label': t('Retention against size, for every way of choosing')},
+            curveAxes({width, high, left, right, top, bottom, most, least, x, y}), lines), el('div', {class: 'resize-lora-legends'}, legend)];
+    }
+
+    function curveAxes({width, high, left, right, bottom, most, least, x, y}) {
+        const made = [], step = niceStep((1 - least) / 4), stride = niceStep(most / MIB / 5);
+        for (let kept = 1; kept >= least - 1e-9; kept -= step) {
+            made.push(draw('line', {x1: left, x2: width - right, y1: y(kept), y2: y(kept), class: 'resize-lora-grid'}));
+            made.push(draw('text', {x: left - 6, y: y(kept) + 4, 'text-anchor': 'end'}, `${round(100 * kept, 1)}%`));
+        }
+        for (let value = 0; x(value * MIB) < width - right - 34; value += stride) {
+            made.push(draw('text', {x: x(value * MIB), y: high - bottom + 18, 'text-anchor': 'middle'}, String(round(value, 2))));
+        }
+        made.push(draw('text', {x: width - right, y: high - bottom + 18, 'text-anchor': 'end'}, 'MB'));
+        return made;
+    }
+
+    /* Two lists of bars: by block, and by what layers do. */
+    function bytesPicture({blocks, types, bytes}, width) {
+        const byBlock = blocks.map((block, i) => [block, bytes[i].reduce((all, one) => all + one, 0)]);
+        const byType = types.map((type, j) => [t(type), bytes.reduce((all, line) => all + line[j], 0)]);
+        const wide = width > 640 ? (width - 24) / 2 : width;
+        return el('div', {class: 'resize-lora-pair'}, [byBlock, byType].map(rows => barList(rows, wide)));
+    }
+
+    function barList(rows, width) {
+        const left = 108, right = 74, row = 20, most = Math.max(...rows.map(([, value]) => value), 1);
+        return draw('svg', {width, height: rows.length * row + 4, role: 'img', 'aria-label': t('Where the bytes are')}, rows.map(([name, value], i) => {
+            const long = (width - left - right) * value / most;
+            return draw('g', null,
+                draw('text', {x: left - 6, y: i * row + 15, 'text-anchor': 'end'}, name),
+                draw('rect', {x: left, y: i * row + 4, width: Math.max(1, long), height: row - 6, class: 'resize-lora-bytes'}),
+                draw('text', {x: left + long + 6, y: i * row + 15}, size(value)));
+        }));
+    }
+
+    /* The panel stands beside Gradio's own block, where neither its styles nor its updates reach it. */
     // Start -------------------------------------------------------------------------------------------------------
 
     function onKey(event) {
@@ -2036,7 +2205,6 @@
         else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) parts.run.click();
     }
 
-    /* The panel stands beside Gradio's own block, where neither its styles nor its updates reach it. */
     function mount() {
         const place = find('resize_lora_app');
         if (!place || !app().querySelector('#resize_lora_reply textarea') || (root && root.isConnected)) return;

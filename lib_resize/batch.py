@@ -16,14 +16,14 @@ from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
-from .errors import Cancelled, FileError, ResizeError, UnsupportedError, UsageError
+from .errors import Cancelled, DeviceError, FileError, ResizeError, UnsupportedError, UsageError
 from .files.header import read_header
 from .files.outname import SUFFIX, fold, names_in_tree, unique_path
 from .files.reader import SafeFile
 from .files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from .files.stamp import RECORD, made_by_us
 from .jobs import Job, execute, measured, prepare, stem_details, wished_stem
-from .linalg.arrays import open_arrays
+from .linalg.arrays import Arrays, TorchArrays, is_out_of_memory, open_arrays
 from .linalg.threads import one_blas_thread, usable_cores
 from .plan import Plan
 from .progress import Progress, Quiet
@@ -47,6 +47,8 @@ class Settings:
     device: str = "cpu"
     threads: int | None = None
     """Workers; None: one a core."""
+    max_vram: int | None = None
+    """Most bytes of the device's memory; None: no limit of ours."""
     dry_run: bool = False
     overwrite: bool = False
     skip_existing: bool = False
@@ -88,8 +90,10 @@ def resize(sources: Sequence[Source], settings: Settings, progress: Progress | N
 
 
 def open_bench(settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> Bench:
-    """What work is done with, until the stack ends. Raises DeviceError."""
+    """What work is done with, until the stack ends. Raises DeviceError, and UsageError for an idle limit."""
     arrays = open_arrays(settings.device)
+    if settings.max_vram is not None:
+        _limit(arrays, settings.max_vram)
     workers = (settings.threads or usable_cores()) if settings.device == "cpu" else 1
     stack.enter_context(one_blas_thread())
     pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
@@ -128,6 +132,10 @@ class _Workshop:
             yield Outcome(source.label, error=error)
         except (OSError, MemoryError) as error:
             yield Outcome(source.label, error=FileError(f"{source.label}: {error or 'out of memory'}"))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            yield Outcome(source.label, error=_no_room(source, self.settings))
 
     def _skipped(self, source: Source) -> tuple[list[Outcome], list[Recipe]]:
         """What need not be opened, and the recipes that are left."""
@@ -165,6 +173,19 @@ class _Workshop:
         plan = execute(job, self.bench, [future.result() for future in hashes], overwrite=settings.overwrite)
         copies = _copy_sidecars(source, job.path, settings)
         return Outcome(source.label, plan, job, sidecars=tuple(copies))
+
+
+def _limit(arrays: Arrays, most_bytes: int) -> None:
+    if not isinstance(arrays, TorchArrays):
+        raise UsageError("--max-vram: with -d cpu nothing lies in the memory of a GPU; leave it away or name a device.")
+    arrays.limit_memory(most_bytes)
+
+
+def _no_room(source: Source, settings: Settings) -> DeviceError:
+    limit = "" if settings.max_vram is None else f" within --max-vram {settings.max_vram / 2**30:g}"
+    return DeviceError(
+        f"{source.label}: {settings.device} has no memory left{limit}. Free some or allow more, or take -d cpu."
+    )
 
 
 def _always(path: Path) -> Callable[[str], Path]:

@@ -13,7 +13,18 @@ from typing import Any
 from . import __version__
 from .errors import ResizeError, UsageError
 from .linalg.threads import ask_for_one_blas_thread
-from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipes
+from .recipe.grammar import (
+    DEFAULT_WITH_BASE,
+    DEFAULT_WITHOUT_BASE,
+    FILLS,
+    LIMITS,
+    METHOD_NUMBERS,
+    METHODS,
+    PRESETS,
+    SCORES,
+    SELECTIONS,
+    parse_recipes,
+)
 
 DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
 CONVERT_WORDS = ("auto", "lora", "none")
@@ -71,11 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_resize(commands.add_parser("resize", help="make smaller files", **_described(_RESIZE, _RECIPES)))
+    _add_upsample(commands.add_parser("upsample", help="raise the rank, and change nothing", **_described(_UPSAMPLE)))
     _add_merge(commands.add_parser("merge", help="make one LoRA of several", **_described(_MERGE, _RECIPES)))
     _add_extract(
         commands.add_parser("extract", help="make a LoRA of two checkpoints", **_described(_EXTRACT, _RECIPES))
     )
     _add_inspect(commands.add_parser("inspect", help="look at a file", **_described(_INSPECT)))
+    _add_library(commands.add_parser("library", help="what a folder holds, and what could go", **_described(_LIBRARY)))
     _add_demo(commands.add_parser("demo", help="see it work on files made for the purpose", **_described(_DEMO)))
     _add_ui(commands.add_parser("ui", help="the panel in a browser, without a WebUI", **_described(_UI)))
     return parser
@@ -93,6 +106,10 @@ _RESIZE = """\
 Resizes LoRA files. A checkpoint may stand first: it is known by its content, and dimensions are then compared
 with its layers. Folders are searched through; "style.safetensors:0.6,char.safetensors:0.4" merges first."""
 
+_UPSAMPLE = """\
+Gives every layer a larger rank and leaves its delta as it is: down gets new directions, orthonormal to the old ones,
+and up zeros for them. For programs that want all LoRAs of one rank, and for training that goes on at a larger one."""
+
 _MERGE = """\
 Makes one LoRA of several, exactly: "style.safetensors:0.6" "char.safetensors:0.4", or all that a prompt names, with
 its strengths for text encoder, UNet and blocks: --prompt "<lora:style:0.6> <lora:char:0.4:lbw=OUTD>". A recipe then
@@ -105,6 +122,10 @@ at a time. What the ranks do not hold is told; biases and norms, which a LoRA ha
 _INSPECT = """\
 Tells what a LoRA file is, how many of its dimensions matter, how small each preset would make it, and what a
 host would refuse."""
+
+_LIBRARY = """\
+Tells what a folder of LoRAs holds, what each preset would free, and which files are fp32, of too large a rank, exact
+duplicates, partly empty or broken. Nothing is written. Spectra are sampled and the figures estimates, marked ~."""
 
 _DEMO = """\
 Makes a small SDXL-shaped checkpoint and LoRAs, resizes them by three recipes and prints the table."""
@@ -126,6 +147,10 @@ selections:
 {_rows(SELECTIONS)}
 limits:
 {_rows(LIMITS)}
+with rank= alone, its method, what fills it up, and their numbers:
+{_rows(METHODS)}
+{_rows(FILLS)}
+{_rows(METHOD_NUMBERS)}
 rescale=X multiplies the LoRA's strength. Presets:
 {_rows(PRESETS)}"""
 
@@ -140,15 +165,12 @@ def _recipes(text: str) -> object:
 def _add_resize(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="FILE", help="[checkpoint] LoRA files, folders, patterns or merges")
-    add("-o", "--output_folder", "--output-folder", metavar="DIR", help="folder of the results (default: beside each)")
     default = f"{DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without"
     _add_work(parser, default)
+    _add_method(parser)
+    add("--max-vram", type=_gib, metavar="GIB", help="most memory of the device, such as 1.5; beside a running WebUI")
     add("--base", metavar="FILE", help="the checkpoint, named outright")
-    add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
-    _add_spelling(parser)
-    add("--suffix", help="ends the new name in place of the recipe")
-    add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
-    add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
+    _add_batch(parser)
 
 
 def _add_merge(parser: argparse.ArgumentParser) -> None:
@@ -190,20 +212,56 @@ def _add_work(parser: argparse.ArgumentParser, default: str) -> None:
         metavar="RECIPES",
         help=f"what to keep (default: {default})",
     )
+    add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
+    _add_output(parser, dtype="16")
+
+
+def _add_method(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--method", choices=tuple(METHODS), help="how recipes of rank= find their factors (default: svd, exact)")
+    add("--niter", type=_whole, metavar="N", help="power iterations of rsvd (default: 2)")
+    add("--oversample", type=_whole, metavar="N", help="directions of rsvd beside those it keeps (default: 8)")
+    add("--seed", type=_whole, metavar="N", help="of rsvd, projection and sparse (default: 0)")
+    add("--pad", action="store_true", help="fill layers up to rank= with zeros, so that all have the same rank")
+
+
+def _add_upsample(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="FILE", help="LoRA files, folders or patterns")
+    add("--rank", type=_rank, required=True, metavar="N", help="rank of every layer; none may have more")
+    add("--seed", type=_whole, default=0, metavar="N", help="of the new directions (default: 0)")
+    _add_output(parser, dtype="same")
+    _add_batch(parser)
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    """What `resize` and `upsample` share: many files at a time."""
+    add = parser.add_argument
+    add("-o", "--output_folder", "--output-folder", metavar="DIR", help="folder of the results (default: beside each)")
+    add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
+    _add_spelling(parser)
+    add("--suffix", help="ends the new name in place of the recipe")
+    add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
+    add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
+
+
+def _add_output(parser: argparse.ArgumentParser, dtype: str) -> None:
+    """What all commands share that write."""
+    add = parser.add_argument
     add(
         "-t",
         "--output_dtype",
         "--output-dtype",
         choices=DTYPE_WORDS,
-        default="16",
-        help="numbers of the result: float16, float32, bfloat16, float8 (e4m3), or as they were (default: 16)",
+        default=dtype,
+        help=f"numbers of the result: float16, float32, bfloat16, float8 (e4m3), or as they were (default: {dtype})",
     )
-    add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("-v", "--verbose", action="count", default=0, help="thresholds and quantiles; -vv also each layer")
     add("--dry-run", action="store_true", help="say what would be, exact sizes included, and write nothing")
     add("--report", metavar="FILE.json", help="write all figures, layer by layer, as JSON")
     add("--overwrite", action="store_true", help="replace results that are there already; never the source")
     add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+    add("--nice", action="store_true", help="stand back: other programs go first")
 
 
 def _add_spelling(parser: argparse.ArgumentParser) -> None:
@@ -241,6 +299,29 @@ def _megabytes(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} is not a size in MiB above 0")
 
 
+def _gib(text: str) -> int:
+    """Bytes."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size in GiB above 0")
+    return int(size * 2**30)
+
+
+def _rank(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rank, 1 or more")
+    return int(text)
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    return int(text)
+
+
 def _threads(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads, 1 or more")
@@ -249,8 +330,24 @@ def _threads(text: str) -> int:
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="FILE", help="LoRA files, folders or patterns")
-    parser.add_argument("--json", action="store_true", help="the same as a JSON list")
-    parser.add_argument("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+    add = parser.add_argument
+    add("--json", action="store_true", help="the same as a JSON list")
+    add("--spectra", action="store_true", help="singular values by group of layers; of several files also all together")
+    add("--plot", metavar="DIR", help="draw spectra, effective ranks, retention over size and bytes into this folder")
+    add("--theme", choices=("light", "dark"), default="light", help="colours of the plots (default: light)")
+    add("--base", metavar="FILE", help="a checkpoint, whose scores then have curves too")
+    add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+
+
+def _add_library(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("folder", metavar="DIR", help="searched through, links followed")
+    add("--exact", action="store_true", help="decompose every layer in place of a sample")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="everything, as JSON")
+    form.add_argument("--csv", action="store_true", help="a row for every file, as CSV")
+    add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+    add("--nice", action="store_true", help="stand back: other programs go first")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

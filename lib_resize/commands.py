@@ -20,15 +20,19 @@ from .base.store import is_model_folder
 from .batch import Outcome, Settings
 from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
+from .files.outname import fold, unique_path
 from .files.reader import SafeFile
 from .lookup import LoraFolders
+from .priority import stand_back
 from .progress import Progress, Quiet
 from .prompt import check_bakeable, parse_prompt
-from .recipe.grammar import Recipe, parse_recipes
+from .recipe.grammar import METHOD_NUMBERS, Recipe, parse_recipes, with_way
 from .sources import SUFFIX, Source, expand, of_members, of_prompt
 
 if TYPE_CHECKING:
     from .extract import Wish
+    from .inspect import Finding
+    from .spectra import LayerSpectrum, Study
 
 
 def resize(arguments: argparse.Namespace) -> int:
@@ -38,6 +42,23 @@ def resize(arguments: argparse.Namespace) -> int:
         if base is not None:
             stack.callback(base.close)
         return _run(expand(names), _settings(arguments, base), arguments)
+
+
+def upsample(arguments: argparse.Namespace) -> int:
+    """``resize-lora upsample``."""
+    arguments.score_recipes = parse_recipes(f"rank={arguments.rank},extend,seed={arguments.seed}")
+    arguments.device = "cpu"
+    return _run(expand(arguments.inputs), _settings(arguments, None), arguments)
+
+
+def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
+    """Those asked for, with what --method and its companions add to them."""
+    recipes: tuple[Recipe, ...] = arguments.score_recipes or ()
+    if arguments.command != "resize":
+        return recipes
+    words = [*([arguments.method] if arguments.method else []), *(["pad"] if arguments.pad else [])]
+    numbers = [f"{name}={value}" for name in METHOD_NUMBERS if (value := getattr(arguments, name)) is not None]
+    return with_way(recipes, [*words, *numbers])
 
 
 _ALL_RANKS = "rank=100000"  # more than any layer has
@@ -132,7 +153,7 @@ def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Setting
 def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Settings:
     """What all commands share that write."""
     return Settings(
-        recipes=arguments.score_recipes or (),
+        recipes=_recipes(arguments),
         base=base,
         style=Style(
             dtype=DTYPES[arguments.output_dtype],
@@ -141,6 +162,7 @@ def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Se
         ),
         device=arguments.device,
         threads=arguments.threads,
+        max_vram=getattr(arguments, "max_vram", None),
         dry_run=arguments.dry_run,
         overwrite=arguments.overwrite,
         sidecars=not getattr(arguments, "no_sidecars", True),
@@ -149,26 +171,109 @@ def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Se
 
 def inspect(arguments: argparse.Namespace) -> int:
     """``resize-lora inspect``."""
-    from .inspect import describe
+    if arguments.plot:
+        from .plots import check_can_draw
 
-    findings, failed = [], False
-    for source in expand(arguments.inputs):
-        path = source.members[0].path
+        check_can_draw()
+    with contextlib.ExitStack() as stack:
+        base = Checkpoint(Path(arguments.base)) if arguments.base else None
+        if base is not None:
+            stack.callback(base.close)
+        look = _Look(arguments, base)
+        for source in expand(arguments.inputs):
+            look.at(source.members[0].path)
+        return look.finish()
+
+
+class _Look:
+    """What `inspect` has seen so far."""
+
+    def __init__(self, arguments: argparse.Namespace, base: Checkpoint | None) -> None:
+        self._arguments = arguments
+        self._base = base
+        self._closely = bool(arguments.plot or arguments.spectra)
+        self._findings: list[dict[str, Any]] = []
+        self._layers: list[list[LayerSpectrum]] = []
+        self._stems: set[str] = set()
+        self._failed = False
+
+    def at(self, path: Path) -> None:
+        from .inspect import describe, describe_closely
+
         try:
-            found = describe(path, threads=arguments.threads)
+            if not self._closely:
+                self._tell(describe(path, threads=self._arguments.threads), None)
+                return
+            found, seen, layers = describe_closely(path, base=self._base, threads=self._arguments.threads)
         except ResizeError as error:
-            failed = True
-            if arguments.json:
-                findings.append({"source": str(path), "error": str(error)})
-            else:
-                print(f"resize-lora: {error}", file=sys.stderr)
-            continue
-        findings.append(found.as_json())
-        if not arguments.json:
+            self._fail(path, error)
+            return
+        self._layers.append(layers)
+        self._tell(found, seen)
+        self._draw(seen, path.stem)
+
+    def _fail(self, path: Path, error: ResizeError) -> None:
+        self._failed = True
+        self._findings.append({"source": str(path), "error": str(error)})
+        if not self._arguments.json:
+            print(f"resize-lora: {error}", file=sys.stderr)
+
+    def _tell(self, found: Finding, seen: Study | None) -> None:
+        more = {} if seen is None else {"spectra": seen.as_json()}
+        self._findings.append(found.as_json() | more)
+        if not self._arguments.json:
             print(found.as_text() + "\n")
+            if seen is not None and self._arguments.spectra:
+                print(report.spectra_table(seen.groups) + "\n")
+
+    def _draw(self, seen: Study, stem: str) -> None:
+        if self._arguments.plot:
+            from .plots import save
+
+            stem = unique_path(Path(), stem, self._stems).stem
+            self._stems.add(fold(stem))
+            written = save(seen, Path(self._arguments.plot), stem, self._arguments.theme)
+            if not self._arguments.json:
+                print(f"{len(written)} files {Path(self._arguments.plot) / stem}*\n")
+
+    def finish(self) -> int:
+        if len(self._layers) > 1:
+            from .spectra import study_of_many
+
+            seen = study_of_many("all", self._layers)
+            if self._arguments.spectra and not self._arguments.json:
+                print(f"all {seen.files} files\n{report.spectra_table(seen.groups)}\n")
+            self._findings.append({"source": "all", "spectra": seen.as_json()})
+            self._draw(seen, "all")
+        if self._arguments.json:
+            print(json.dumps(self._findings, indent=2, ensure_ascii=False))
+        return int(self._failed)
+
+
+def library(arguments: argparse.Namespace) -> int:
+    """``resize-lora library``."""
+    from .survey import Wish, survey
+
+    folder = Path(arguments.folder)
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; name one that holds LoRA files.")
+    _stand_back(arguments)
+    quiet = arguments.json or arguments.csv
+    with _Bars(None) as bars:
+        told = (lambda _: None) if quiet else (lambda seen: bars.say(report.survey_headers(seen)))
+        found = survey(folder, Wish(exact=arguments.exact, threads=arguments.threads, on_headers=told), bars)
     if arguments.json:
-        print(json.dumps(findings, indent=2, ensure_ascii=False))
-    return int(failed)
+        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+    elif arguments.csv:
+        print(found.as_csv(), end="")
+    else:
+        print(report.survey_text(found))
+    return 0
+
+
+def _stand_back(arguments: argparse.Namespace) -> None:
+    if arguments.nice and not stand_back():
+        print("resize-lora: --nice: this system does not let the priority be lowered", file=sys.stderr)
 
 
 _DEMO_RECIPES = "medium:fro_ckpt=1,thr=-3.5:fro_lora=1,size=0.25"
@@ -197,7 +302,9 @@ def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
     settings = Settings(
         recipes=parse_recipes(_DEMO_RECIPES), output=folder / "resized", base=checkpoint, overwrite=True
     )
-    chosen = argparse.Namespace(verbose=arguments.verbose, report=None, continue_on_error=False, dry_run=False)
+    chosen = argparse.Namespace(
+        verbose=arguments.verbose, report=None, continue_on_error=False, dry_run=False, nice=False
+    )
     status = _run(expand([str(path) for path in loras]), settings, chosen)
     if arguments.keep:
         print(f"\nThe files are in {folder}.")
@@ -295,15 +402,18 @@ def _show(work: Callable[[Progress], Iterator[Outcome]], files: int, arguments: 
     """Does the work, tells of each outcome as it comes, and of all at the end."""
     if arguments.report:
         _check_writable(Path(arguments.report))
+    _stand_back(arguments)
     outcomes: list[Outcome] = []
-    with _Bars(files) as bars:
-        for outcome in _until_failure(work(bars), arguments.continue_on_error):
-            outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped, and there may be thousands
-            bars.file(outcome.source)
-            for line in _lines(outcome, arguments.verbose):
-                bars.say(line, error=outcome.error is not None)
-            del outcome
-    _finish(outcomes, arguments)
+    try:
+        with _Bars(files) as bars:
+            for outcome in _until_failure(work(bars), arguments.continue_on_error):
+                outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped; there may be thousands
+                bars.file(outcome.source)
+                for line in _lines(outcome, arguments.verbose):
+                    bars.say(line, error=outcome.error is not None)
+                del outcome
+    finally:  # who stops a night's work wants to know how far it came
+        _finish(outcomes, arguments)
     return int(any(outcome.error for outcome in outcomes))
 
 
@@ -359,15 +469,18 @@ def _write_report(path: Path, text: str) -> None:
 
 
 class _Bars(Quiet):
-    """One bar over files and one over layers, on a terminal; nothing in a pipe."""
+    """One bar over files and one over the steps of each, on a terminal; nothing in a pipe."""
 
-    def __init__(self, files: int) -> None:
+    def __init__(self, files: int | None) -> None:
+        """Without a number of files the steps are themselves files, and have the only bar."""
         self._bars: tuple[Any, Any] | None = None
         self._seen: set[str] = set()
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bars = tqdm(total=files, unit="file", leave=False), tqdm(unit="layer", leave=False, position=1)
+            alone = files is None
+            over = tqdm(total=files, unit="file", leave=False, disable=alone)
+            self._bars = over, tqdm(unit="file" if alone else "layer", leave=False, position=int(not alone))
 
     def __enter__(self) -> _Bars:
         return self
@@ -395,6 +508,6 @@ class _Bars(Quiet):
         """A line that does not disturb the bars."""
         stream = sys.stderr if error else sys.stdout
         if self._bars:
-            self._bars[0].write(line, file=stream)
+            self._bars[1].write(line, file=stream)
         else:
             print(line, file=stream)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from .adapters.layer import Adapter, Layer
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
+from .base.checkpoint import Checkpoint
 from .batch import read_lora
 from .errors import ResizeError
 from .files.reader import SafeFile
@@ -26,6 +28,7 @@ from .names.spelling import file_spelling
 from .progress import Quiet
 from .recipe.grammar import parse_recipe
 from .report import mib
+from .spectra import ALL_BASE_SCORES, LayerSpectrum, Study, effective_rank, layer_spectra, study
 
 RETENTIONS = (0.99, 0.95, 0.92, 0.88)
 
@@ -79,32 +82,41 @@ class Finding:
 
 def describe(path: Path, *, threads: int | None = None) -> Finding:
     """Looks at one file. Raises FileError and LayerError as a resize of it would."""
+    with _analysed(path, None, threads) as analysis:
+        return _finding(path, analysis)
+
+
+def describe_closely(
+    path: Path, *, base: Checkpoint | None = None, threads: int | None = None
+) -> tuple[Finding, Study, list[LayerSpectrum]]:
+    """The same, with what its singular values look like; against a base model where there is one."""
+    with _analysed(path, base, threads) as analysis:
+        return _finding(path, analysis), study(analysis), layer_spectra(analysis)
+
+
+@contextlib.contextmanager
+def _analysed(path: Path, base: Checkpoint | None, threads: int | None) -> Iterator[Analysis]:
+    recipes = [parse_recipe(ALL_BASE_SCORES)] if base else []
     with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
-        adapter = read_lora(file)
-        analysis = analyse(adapter, None, (), Bench(NumpyArrays(), pool, Quiet()))
-        return Finding(
-            source=str(path),
-            bytes=adapter.bytes,
-            family=adapter.family.name if adapter.family else "unknown",
-            kind=_kind(adapter),
-            spelling=file_spelling([layer.stem for layer in adapter.layers]),
-            layers=len(adapter.layers),
-            zero=len(analysis.zero),
-            ranks=dict(Counter(layer.rank for layer in adapter.layers).most_common()),
-            dtypes=dict(Counter(entry.dtype for entry in file.header.entries.values()).most_common()),
-            effective_rank=_mean_effective_rank([facts.strengths for facts in analysis.layers]),
-            predicted={f"{share:g}": _predicted(analysis, share) for share in RETENTIONS},
-            warnings=tuple(_warnings(adapter)),
-        )
+        yield analyse(read_lora(file), base, recipes, Bench(NumpyArrays(), pool, Quiet()))
 
 
-def effective_rank(s: Double) -> float:
-    """exp of the Shannon entropy of the singular values' shares of their sum (Roy and Vetterli 2007); 0 for zeros."""
-    alive = s[s > 0]
-    if not len(alive):
-        return 0.0
-    share = alive / alive.sum()
-    return float(np.exp(-(share * np.log(share)).sum()))
+def _finding(path: Path, analysis: Analysis) -> Finding:
+    adapter = analysis.adapter
+    return Finding(
+        source=str(path),
+        bytes=adapter.bytes,
+        family=adapter.family.name if adapter.family else "unknown",
+        kind=_kind(adapter),
+        spelling=file_spelling([layer.stem for layer in adapter.layers]),
+        layers=len(adapter.layers),
+        zero=len(analysis.zero),
+        ranks=dict(Counter(layer.rank for layer in adapter.layers).most_common()),
+        dtypes=dict(Counter(entry.dtype for entry in adapter.files[0].header.entries.values()).most_common()),
+        effective_rank=_mean_effective_rank([facts.strengths for facts in analysis.layers]),
+        predicted={f"{share:g}": _predicted(analysis, share) for share in RETENTIONS},
+        warnings=tuple(_warnings(adapter)),
+    )
 
 
 def _mean_effective_rank(spectra: Sequence[Double]) -> float:

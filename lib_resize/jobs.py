@@ -11,28 +11,32 @@ from typing import NoReturn
 import numpy as np
 
 from . import __version__
-from .adapters.forms.form import Form, Work
+from .adapters.forms.form import Form, Solved, Work, apart
 from .adapters.forms.full import Full
+from .adapters.forms.lora import LowRank
 from .adapters.layer import Copied
 from .adapters.read import form_of
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from .adapters.write import Draft, NewLayer, Style, draft, factors
+from .adapters.write import Draft, NewLayer, Rows, Style, draft, factors, zeros
 from .analysis import Analysis, Bench
 from .errors import LayerError, OutputError, ResizeError
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
 from .linalg.arrays import Arrays
-from .linalg.casts import LARGEST, Bits, Double, round_to, singles
+from .linalg.casts import LARGEST, Bits, Double, Single, round_to, singles
 from .linalg.dora import Normalised
-from .linalg.factor import Factor
+from .linalg.extension import orthonormal_rows
+from .linalg.factor import Factor, Pair, Stored
 from .linalg.made import numbers
+from .linalg.random_projection import generator
 from .linalg.truncate import discarded, frobenius
 from .plan import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
 from .recipe.scores import check_partners
 from .recipe.select import Choice, Question, choose, share_kept
+from .reduction import Reduction, reduction
 
 _UNKNOWN_HASH = "0" * 64
 
@@ -51,6 +55,12 @@ class Job:
     draft: Draft
     plan: Plan
     path: Path
+    reduction: Reduction | None = None
+    """What the factors are made with where that is not the exact decomposition."""
+
+    def solved(self, index: int) -> Solved:
+        """What layer `index` of the adapter is written with."""
+        return (self.reduction or self.analysis).spectra[index]
 
 
 def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, suffix: str | None = None) -> Job:
@@ -96,7 +106,9 @@ class _Attempt:
         try:
             unpaired = check_partners(self.recipe, list(self.analysis.layers), self.analysis.base_name or "")
             question = Question(self.analysis.layers, self.analysis.adapter.together, maker.size_of)
-            return maker.job(choose(self.recipe, question), unpaired)
+            choice = choose(self.recipe, question)
+            maker.reduction = reduction(self.analysis, self.recipe, choice)
+            return maker.job(choice, unpaired)
         except ResizeError as error:
             self.error = error
             return None
@@ -144,6 +156,7 @@ def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = 
     Raises OutputError where it cannot be written or does not hold what it should.
     """
     maker = _Maker(job.analysis, job.recipe, job.style, lambda _: job.path, None)
+    maker.reduction = job.reduction
     metadata = maker.metadata(job.choice, job.draft, job.path.stem, hashes)
 
     def check(path: Path) -> None:
@@ -178,6 +191,8 @@ def stem_details(recipe: Recipe) -> str:
         parts.append(f"{recipe.selection.replace('_', '')}{number(recipe.value, 3)}")
     limits = (("max", recipe.max_rank), ("conv", recipe.max_conv_rank), ("min", recipe.min_rank))
     parts += [f"{word}{limit}" for word, limit in limits if limit]
+    usual = {f"{name}={default}" for name, default in (("niter", 2), ("oversample", 8), ("seed", 0))}
+    parts += [item.replace("=", "") for item in recipe.way if item not in usual]
     return "_".join(parts)
 
 
@@ -192,6 +207,7 @@ class _Maker:
         self.place = place
         self.suffix = suffix
         self.strongest = [float(facts.strengths[0]) * recipe.rescale for facts in analysis.layers]
+        self.reduction: Reduction | None = None
         self._drafts: dict[tuple[int, ...], Draft] = {}
 
     def path(self, choice: Choice) -> Path:
@@ -237,7 +253,7 @@ class _Maker:
             source_sha256=hashes[0] if not merged else "",
             recipe=str(self.recipe),
             threshold=choice.threshold,
-            retention=share_kept(self.analysis.layers, choice.kept),
+            retention=self.retention(choice),
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
@@ -254,16 +270,38 @@ class _Maker:
             threshold=choice.threshold,
             bytes_before=self.adapter.bytes,
             bytes_after=size,
-            retention=share_kept(self.analysis.layers, choice.kept),
-            layers=tuple(_layer_plans(self.analysis, choice, self.recipe.rescale)),
+            retention=self.retention(choice),
+            layers=self._layer_plans(choice),
             copied=tuple((key, source.why) for key, source in made.copied.items()),
             dropped=tuple(
-                facts.name for facts, kept in zip(self.analysis.layers, choice.kept, strict=True) if not len(kept)
+                facts.name for facts, rank in zip(self.analysis.layers, choice.ranks, strict=True) if not rank
             ),
             zero=tuple(self.analysis.zero),
             notes=tuple(self._notes(choice, made, unpaired)),
         )
-        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path)
+        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path, self.reduction)
+
+    def _layer_plans(self, choice: Choice) -> tuple[LayerPlan, ...]:
+        exact = self.recipe.is_exact
+        return tuple(_layer_plans(self.analysis, choice, self.losses(choice), exact, self.recipe.rescale))
+
+    def losses(self, choice: Choice) -> list[float]:
+        """Frobenius norm of what each layer loses, without `rescale`."""
+        layers = self.analysis.layers
+        if self.reduction is not None:
+            return [math.hypot(lost, facts.beyond) for lost, facts in zip(self.reduction.lost, layers, strict=True)]
+        return [math.hypot(discarded(one.s, kept), one.beyond) for one, kept in zip(layers, choice.kept, strict=True)]
+
+    def retention(self, choice: Choice) -> float:
+        """For the exact decomposition the share that is kept; for others what the error of the delta leaves of it."""
+        if self.reduction is None:
+            return share_kept(self.analysis.layers, choice.kept)
+        return math.sqrt(max(0.0, 1.0 - self._error(choice) ** 2))
+
+    def _error(self, choice: Choice) -> float:
+        """Frobenius norm of what is lost over that of the whole LoRA; may be above 1 for random projections."""
+        whole = math.hypot(*(facts.fro for facts in self.analysis.layers))
+        return math.hypot(*self.losses(choice)) / whole if whole > 0 else 0.0
 
     def _notes(self, choice: Choice, made: Draft, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
@@ -281,6 +319,8 @@ class _Maker:
         if len(unread) > MOST_UNREAD_BY_FORGE:
             most = MOST_UNREAD_BY_FORGE
             yield f"Forge applies no file with more than {most} keys that it does not know; here are {len(unread)}"
+        if self.reduction is not None and self.recipe.method != "svd":
+            yield f"{self.recipe.method}: the new delta is off by {self._error(choice):.1%} of the LoRA's norm"
         if unpaired:
             yield f"{_some(unpaired)} scored without the base model: no partner in {self.analysis.base_name}"
         restored = self._below_threshold(choice)
@@ -341,16 +381,25 @@ def _label(analysis: Analysis) -> str:
     )
 
 
-def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:
-    for facts, kept in zip(analysis.layers, choice.kept, strict=True):
-        whole, lost = facts.fro, math.hypot(discarded(facts.s, kept), facts.beyond)
+def _layer_plans(
+    analysis: Analysis, choice: Choice, losses: Sequence[float], exact: bool, rescale: float
+) -> Iterator[LayerPlan]:
+    rows = zip(analysis.layers, choice.kept, choice.ranks, losses, strict=True)
+    for facts, kept, rank, lost in rows:
+        whole = facts.fro
+        error = lost / whole if whole > 0 else 1.0
         fro = facts.base.fro if facts.base else None
+        stays = facts.s[kept][facts.s[kept] > 0]
+        spectral = exact and whole > 0 and not facts.nested and not facts.beyond
         yield LayerPlan(
             name=facts.name,
             old_rank=len(facts.s),
-            new_rank=len(kept),
-            error_lora=lost / whole if whole > 0 else 1.0,
+            new_rank=rank,
+            error_lora=error,
             error_ckpt=lost * rescale / fro if fro else None,
+            fro_retained=math.sqrt(max(0.0, 1.0 - error**2)) if whole > 0 else None,
+            sum_retained=float(stays.sum() / facts.s.sum()) if spectral else None,
+            max_ratio=float(facts.s[0] / stays.min()) if spectral and len(stays) else None,
         )
 
 
@@ -416,13 +465,24 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
 
 
 def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
-    return factors([(new, _work(job, new, bench.arrays)) for new in group])
+    rows = _new_rows(job.recipe) if job.recipe.fill == "extend" else zeros
+    return factors([(new, _work(job, new, bench.arrays)) for new in group], rows)
+
+
+def _new_rows(recipe: Recipe) -> Rows:
+    def rows(new: NewLayer, down: Single, count: int) -> Single:
+        try:
+            return orthonormal_rows(down, count, generator(recipe.seed, new.layer.stem))
+        except LayerError as error:
+            raise LayerError(f"layer {new.layer.stem}: {error}.") from error
+
+    return rows
 
 
 def _work(job: Job, new: NewLayer, arrays: Arrays, gain: float | None = None) -> Work:
     """What is to be written of a layer; `gain` in place of the one that its alpha asks for."""
     return Work(
-        solved=job.analysis.spectra[new.index],
+        solved=job.solved(new.index),
         kept=job.choice.kept[new.index],
         arrays=arrays,
         gain=(new.gain if gain is None else gain) * math.sqrt(job.recipe.rescale),
@@ -473,12 +533,21 @@ def _check_deltas(path: Path, job: Job, arrays: Arrays) -> None:
     strong = [new for new in job.draft.layers if job.analysis.layers[new.index].alive]
     with SafeFile(path) as file:
         for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
-            error = new.layer.form.error(_read_back(file, new), _work(job, new, arrays, gain=1.0))
+            error = _difference(_read_back(file, new), job, new, arrays)
             if not error <= _tolerance(new, job.analysis.layers[new.index].s * job.recipe.rescale):
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
                     f"nothing was kept. Check the disk, and tell us."
                 )
+
+
+def _difference(found: Form, job: Job, new: NewLayer, arrays: Arrays) -> float:
+    """How far a layer that was read back is from what was to be written, relative, Frobenius."""
+    form, work = new.layer.form, _work(job, new, arrays, gain=1.0)
+    if job.recipe.method == "svd" or not isinstance(form, LowRank) or not isinstance(found, LowRank):
+        return form.error(found, work)
+    up, down = (np.ascontiguousarray(values) for values in form.values(work).values())
+    return apart(found.pair, Pair(Stored(up, "F32"), Stored(down, "F32")))
 
 
 def _tolerance(new: NewLayer, s: Double) -> float:

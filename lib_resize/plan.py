@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ class LayerPlan:
     """Frobenius norm of what goes, over that of the layer's delta; 1 for a layer that is zero."""
     error_ckpt: float | None
     """The same over the Frobenius norm of the base layer; None without base, or without partner in it."""
+    fro_retained: float | None = None
+    """Share of the layer's Frobenius norm that stays, 0 to 1, as kohya's script has it; None for a layer of zeros."""
+    sum_retained: float | None = None
+    """Share of the sum of its singular values; None for a layer of zeros, and for methods that keep other ones."""
+    max_ratio: float | None = None
+    """Largest singular value over the smallest that stays; None where none stays, and as above."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,21 @@ class Plan:
         """Share of the bytes that is saved; negative where the file grows."""
         return 1.0 - self.bytes_after / self.bytes_before
 
+    @property
+    def layer_retention(self) -> tuple[float, float] | None:
+        """Mean and standard deviation over layers of `fro_retained`; None where all layers are zero.
+
+        Every layer counts alike, so it differs from `retention`, in which strong layers count for more.
+        """
+        shares = [layer.fro_retained for layer in self.layers if layer.fro_retained is not None]
+        if not shares:
+            return None
+        mean = math.fsum(shares) / len(shares)
+        return mean, math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / len(shares))
+
     def as_json(self) -> dict[str, Any]:
         """The plan as JSON values, as `--report` writes it."""
         fields = asdict(self)
+        fields["layer_retention_mean"], fields["layer_retention_std"] = self.layer_retention or (None, None)
         fields["copied"] = [{"name": key, "why": why} for key, why in self.copied]
         return fields

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .plan import Plan
+from .plan import LayerPlan, Plan
+from .recipe.grammar import PRESETS
 
 if TYPE_CHECKING:
     from .batch import Outcome
     from .jobs import Job
+    from .spectra import Group
+    from .survey import Entry, Survey
 
 _MIB = 1 << 20
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -84,6 +88,105 @@ def notes(plan: Plan) -> Iterator[str]:
     yield from plan.notes
 
 
+def spectra_table(groups: Iterable[Group]) -> str:
+    """One row a group of layers: how many dimensions do the work."""
+    titles = ["layers of", "number", "effective rank", "first holds", "rank for 90 %", "for 99 % of energy"]
+    rows = [
+        [
+            group.name,
+            str(group.layers),
+            f"{group.effective_rank:.1f}",
+            f"{group.top_energy:.1%}",
+            f"{group.rank_90:.1f}",
+            f"{group.rank_99:.1f}",
+        ]
+        for group in groups
+    ]
+    return aligned([titles, *rows])
+
+
+def survey_headers(seen: Survey) -> str:
+    """What headers alone say of a folder, as soon as they are read."""
+    kinds = Counter(f"{e.facts.family or 'unknown family'} {e.facts.kind}" for e in seen.entries if e.facts.kind)
+    ranks = Counter(e.facts.rank for e in seen.entries if e.facts.rank)
+    lines = [f"{seen.folder}: {len(seen.entries)} files, {_large(seen.bytes)}"]
+    lines += [f"  {', '.join(f'{count} {name}' for name, count in kinds.most_common(8))}"] if kinds else []
+    lines += [f"  rank {', '.join(f'{rank} ({count})' for rank, count in ranks.most_common(8))}"] if ranks else []
+    return "\n".join(lines)
+
+
+def survey_text(seen: Survey) -> str:
+    """What could be freed, and what should be looked at. Estimates are marked ``~``."""
+    about = "~" if any(e.figures and not e.figures.exact for e in seen.entries) else ""
+    rows = [[name, about + _large(seen.bytes - seen.freed(name)), about + _large(seen.freed(name))] for name in PRESETS]
+    parts = [aligned([["preset", "the folder would have", "freed"], *rows])]
+    parts += [
+        told for told in (_duplicates(seen), *(_listed(seen, *row) for row in _KINDS), _most(seen, about)) if told
+    ]
+    return "\n\n".join(parts)
+
+
+_Say = Callable[[Any], "str | None"]
+
+_KINDS: tuple[tuple[str, _Say], ...] = (
+    ("float32, of which half is free", lambda e: _large(e.bytes) if e.is_fp32 else None),
+    ("resized already", lambda e: f"from {e.facts.source}" if e.facts.source else None),
+    ("with layers that are zero", lambda e: _zeros(e)),
+    ("that cannot be resized", lambda e: e.problem),
+)
+_SHOWN = 8
+
+
+def _zeros(entry: Entry) -> str | None:
+    if entry.figures is None or not entry.figures.zero:
+        return None
+    return f"{'' if entry.figures.exact else '~'}{entry.figures.zero} of {entry.facts.layers}"
+
+
+def _listed(seen: Survey, title: str, say: _Say) -> str:
+    found = [(entry, text) for entry in seen.entries if (text := say(entry))]
+    if not found:
+        return ""
+    lines = [f"  {entry.path.relative_to(seen.folder).as_posix()}: {text}" for entry, text in found[:_SHOWN]]
+    more = [f"  and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+    return "\n".join([f"{len(found)} files {title}:", *lines, *more])
+
+
+def _duplicates(seen: Survey) -> str:
+    if not seen.duplicates:
+        return ""
+    groups = [", ".join(path.relative_to(seen.folder).as_posix() for path in group) for group in seen.duplicates]
+    more = [f"  and {len(groups) - _SHOWN} more"] if len(groups) > _SHOWN else []
+    copies = sum(len(group) - 1 for group in seen.duplicates)
+    title = f"{copies} files are exact copies of others, {_large(seen.duplicate_bytes)}:"
+    return "\n".join([title, *(f"  {group}" for group in groups[:_SHOWN]), *more])
+
+
+def _most(seen: Survey, about: str) -> str:
+    """The files of which most would be freed."""
+    entries = sorted((e for e in seen.entries if e.is_over_provisioned), key=lambda e: e.freed("medium"), reverse=True)
+    if not entries:
+        return ""
+    rows = [
+        [
+            entry.path.relative_to(seen.folder).as_posix(),
+            str(entry.facts.rank),
+            f"{about}{entry.figures.effective_rank:.1f}" if entry.figures else "",
+            mib(entry.bytes),
+            *(about + mib(entry.bytes - entry.freed(preset)) for preset in PRESETS),
+        ]
+        for entry in entries[: 2 * _SHOWN]
+    ]
+    head = ["LoRA", "rank", "effective", "MiB", *PRESETS]
+    more = f"\nand {len(entries) - len(rows)} more" if len(entries) > len(rows) else ""
+    return f"{len(entries)} files of which High frees more than half:\n{aligned([head, *rows])}{more}"
+
+
+def _large(size: int) -> str:
+    """A size in MiB, or in GiB from 1 GiB on."""
+    return f"{size / (_MIB << 10):.2f} GiB" if size >= _MIB << 10 else f"{mib(size)} MiB"
+
+
 def thresholds(job: Job) -> Iterator[str]:
     """The lines of -v: recipe, threshold, sizes, total rank and quantiles of all scores."""
     plan = job.plan
@@ -94,6 +197,9 @@ def thresholds(job: Job) -> Iterator[str]:
         + f", total rank {sum(layer.old_rank for layer in plan.layers)} -> {sum(ranks)}"
         + f" ({min((r for r in ranks if r), default=0)} to {max(ranks, default=0)} per layer)"
     )
+    if plan.layer_retention is not None:
+        mean, deviation = plan.layer_retention
+        yield f"Average Frobenius norm retention: {mean:.2%} | std: {deviation:0.3f}"
     scores = sorted(float(score) for layer in job.choice.scores for score in layer if math.isfinite(score))
     if scores:
         yield "Score quantiles: " + " ".join(f"{q:.2f}:{_quantile(scores, q):.3f}" for q in _QUANTILES)
@@ -103,18 +209,30 @@ def layer_lines(plan: Plan) -> Iterator[str]:
     """The lines of -vv, one a layer."""
     for layer in plan.layers:
         ckpt = "" if layer.error_ckpt is None else f" rle_ckpt: {layer.error_ckpt:.2%}"
-        yield f"dim: {layer.old_rank}->{layer.new_rank} rle_lora: {layer.error_lora:.2%}{ckpt} {layer.name}"
+        dims = f"dim: {layer.old_rank}->{layer.new_rank} rle_lora: {layer.error_lora:.2%}{ckpt} {layer.name}"
+        yield " | ".join([dims, *([shares] if (shares := _shares(layer)) else [])])
+
+
+def _shares(layer: LayerPlan) -> str:
+    """What stays of a layer, in the words and digits of kohya's script; empty for a layer of zeros."""
+    shown = [
+        ("sum(S) retained", layer.sum_retained, ".1%"),
+        ("fro retained", layer.fro_retained, ".1%"),
+        ("max(S) ratio", layer.max_ratio, "0.1f"),
+    ]
+    return ", ".join(f"{word}: {value:{form}}" for word, value, form in shown if value is not None)
 
 
 def as_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """The list that --report writes: an object for each output, or for each failure."""
-    return [_object(outcome) for outcome in outcomes if outcome.plan or outcome.error]
+    return [_object(outcome) for outcome in outcomes]
 
 
 def _object(outcome: Outcome) -> dict[str, Any]:
     if outcome.error is not None:
         return {"source": outcome.source, "error": str(outcome.error)}
-    assert outcome.plan is not None
+    if outcome.plan is None:
+        return {"source": outcome.source, "output": str(outcome.skipped), "skipped": True}
     return outcome.plan.as_json() | ({"skipped": True} if outcome.skipped else {})
 
 

@@ -97,7 +97,7 @@ def test_verbose_lines_are_the_documented_ones(checkpoint, lora, out, capsys) ->
     text = capsys.readouterr().out
     assert re.search(r"recipe fro_ckpt=1,thr=-3\.5, threshold -3\.500, total rank \d+ -> \d+", text)
     assert re.search(r"^Score quantiles: 0\.01:-\d\.\d{3} .* 0\.99:-?\d\.\d{3}$", text, re.M)
-    lines = re.findall(r"^dim: 8->(\d) rle_lora: (\d+\.\d\d)% rle_ckpt: (\d+\.\d\d)% (lora_\w+)$", text, re.M)
+    lines = re.findall(r"^dim: 8->(\d) rle_lora: (\d+\.\d\d)% rle_ckpt: (\d+\.\d\d)% (lora_\w+)(?: \||$)", text, re.M)
     assert len(lines) > 200
     assert all(0 <= float(lora_error) <= 100 for _, lora_error, _, _ in lines)
 
@@ -130,7 +130,8 @@ def test_the_report_has_an_object_for_every_output_and_failure(checkpoint, lora,
     assert first["threshold"] == -3.0
     assert second["threshold"] is None
     layer = first["layers"][0]
-    assert layer.keys() == {"name", "old_rank", "new_rank", "error_lora", "error_ckpt"}
+    assert layer.keys() == {"name", "old_rank", "new_rank", "error_lora", "error_ckpt",
+                            "fro_retained", "sum_retained", "max_ratio"}  # fmt: skip
     assert first["bytes_before"] == lora.stat().st_size
 
 

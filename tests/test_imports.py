@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "plan": frozenset(),
+    "priority": frozenset(),
     "progress": frozenset(),
     "names": frozenset(),
     "prompt": frozenset({"errors"}),
@@ -25,14 +26,25 @@ ROOMS: dict[str, frozenset[str]] = {
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),
-    "report": frozenset({"plan"}),
+    "report": frozenset({"plan", "recipe"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompt"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
-    "jobs": frozenset({"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe"}),
+    "reduction": frozenset({"adapters", "analysis", "errors", "linalg", "recipe"}),
+    "jobs": frozenset(
+        {"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe", "reduction"}
+    ),
+    "catalogue": frozenset({"adapters", "base", "errors", "files", "names"}),
+    "survey": frozenset(
+        {"adapters", "analysis", "base", "catalogue", "errors", "files", "jobs", "linalg", "progress", "recipe"}
+        | {"sources", "spectra"}
+    ),
+    "spectra": frozenset({"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "recipe"}),
+    "plots": frozenset({"errors", "files", "spectra"}),
     "inspect": frozenset(
-        {"adapters", "analysis", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe", "report"}
+        {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
+        | {"report", "spectra"}
     ),
     "batch": frozenset(
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
@@ -41,8 +53,20 @@ ROOMS: dict[str, frozenset[str]] = {
         {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
     ),
     "commands": frozenset(
-        {"adapters", "base", "batch", "errors", "extract", "files", "inspect", "lookup", "progress", "prompt", "recipe"}
-        | {"report", "sources", "synthetic"}
+        {
+            "adapters",
+            "base",
+            "batch",
+            "errors",
+            "extract",
+            "files",
+            "inspect",
+            "lookup",
+            "plots",
+            "priority",
+            "progress",
+        }
+        | {"prompt", "recipe", "report", "sources", "spectra", "survey", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
     "package": frozenset(),
@@ -76,7 +100,7 @@ NARROWER: dict[str, frozenset[str]] = {
 }
 """Single modules that may import less than their room, their neighbours included."""
 
-FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs"})}
+FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs", "spectra", "survey"})}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {
@@ -104,14 +128,20 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "linalg.dense": frozenset({"numpy"}),
     "linalg.leading": frozenset({"numpy"}),
     "linalg.dora": frozenset({"numpy"}),
+    "linalg.extension": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
     "linalg.hadamard": frozenset({"numpy"}),
     "linalg.made": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),
+    "linalg.random_projection": frozenset({"numpy"}),
     "linalg.truncate": frozenset({"numpy"}),
     "linalg.tucker": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
+    "reduction": frozenset({"numpy"}),
+    "plots": frozenset({"numpy"}),
+    "spectra": frozenset({"numpy"}),
+    "survey": frozenset({"numpy"}),
     "synthetic": frozenset({"numpy"}),
 }
 """Module -> the libraries that it may import when it is itself imported; no other module may import any."""
@@ -122,6 +152,7 @@ LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"threadpoolctl"}),
+    "plots": frozenset({"matplotlib"}),
 }
 """Module -> the libraries that it may import inside of functions."""
 

@@ -21,7 +21,17 @@ from lib_resize.adapters.suffixes import _ROLES
 from lib_resize.names.families import FAMILIES
 from lib_resize.names.spelling import PREFIXES
 from lib_resize.plan import LayerPlan, Plan
-from lib_resize.recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipe, parse_recipes
+from lib_resize.recipe.grammar import (
+    FILLS,
+    LIMITS,
+    METHOD_NUMBERS,
+    METHODS,
+    PRESETS,
+    SCORES,
+    SELECTIONS,
+    parse_recipe,
+    parse_recipes,
+)
 from lib_resize.recipe.scores import BaseFacts, LayerFacts, score
 
 ROOT = Path(__file__).parents[1]
@@ -29,8 +39,15 @@ README = (ROOT / "README.md").read_text("utf-8")
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
-WORDS = {**SCORES, **SELECTIONS, **LIMITS, **PRESETS, "rescale": ""}
-FOREIGN_OPTIONS = {"docs/api.md", "docs/from-other-tools.md", "docs/performance.md", "docs/webui.md"}
+WORDS = {**SCORES, **SELECTIONS, **LIMITS, **METHODS, **FILLS, **METHOD_NUMBERS, **PRESETS, "rescale": ""}
+COMMANDS = ("resize", "merge", "extract", "upsample", "inspect", "library", "demo")
+FOREIGN_OPTIONS = {
+    "docs/api.md",
+    "docs/coming-from.md",
+    "docs/from-other-tools.md",
+    "docs/performance.md",
+    "docs/webui.md",
+}
 """Pages that name options of other programs."""
 
 
@@ -89,10 +106,17 @@ def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> No
         assert told_options(rows) | {"-h", "--help"} == options_of(command)
 
 
+def test_every_option_of_upsample_is_in_its_table_and_no_other() -> None:
+    assert told_options(section("Options of `upsample`")) | {"-h", "--help"} == options_of("upsample")
+
+
+def test_every_option_of_library_is_in_its_table_and_no_other() -> None:
+    assert told_options(section("Options of `library`")) | {"-h", "--help"} == options_of("library")
+
+
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - FOREIGN_OPTIONS))
 def test_no_page_names_an_option_that_is_not_there(page: str) -> None:
-    commands = ("resize", "merge", "extract", "inspect", "demo")
-    known = {"--version", *(option for command in commands for option in options_of(command))}
+    known = {"--version", *(option for command in COMMANDS for option in options_of(command))}
     told = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES[page]))
     assert told - known == set()
 
@@ -165,7 +189,7 @@ def test_the_worked_examples_of_scores_are_right() -> None:
 def test_every_example_is_a_command_that_can_be_parsed(page: str, line: str) -> None:
     words = shlex.split(line)
     arguments = words[1:] if words[0] == "resize-lora" else words[3:]
-    assert cli._parser().parse_args(arguments).command in ("resize", "merge", "extract", "inspect", "demo")
+    assert cli._parser().parse_args(arguments).command in COMMANDS
 
 
 def test_there_are_examples() -> None:
@@ -194,10 +218,10 @@ def test_the_lines_of_verbose_look_as_they_are_told() -> None:
     from lib_resize.report import layer_lines
 
     told = next(line for block in code_blocks(README) for line in block.splitlines() if line.startswith("dim: "))
-    name = told.split()[-1]
+    name = told.split(" | ")[0].split()[-1]
     made = Plan(
         *("a", "b", "high", None, 2, 1, 1.0),
-        layers=(LayerPlan(name, 32, 12, 0.0772, 0.0004),),
+        layers=(LayerPlan(name, 32, 12, 0.0772, 0.0004, 0.997, 0.881, 14.2),),
         copied=(),
         dropped=(),
     )

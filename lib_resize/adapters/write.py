@@ -14,7 +14,7 @@ Rules that every reader of LoRA files agrees on:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
 from ..names.families import layers
 from ..names.spelling import canonical
 from .forms.form import Slot, Work
+from .forms.lora import LowRank
 from .layer import Adapter, Copied, Layer
 from .registry import ORPHAN
 from .suffixes import part, suffix_of
@@ -110,14 +111,25 @@ def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], st
     return Draft(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
 
 
-def factors(work: Sequence[tuple[NewLayer, Work]]) -> dict[str, Bits]:
+Rows = Callable[[NewLayer, Single, int], Single]
+"""From a layer, its down (k, m) and a count to so many more rows for it, (count, m)."""
+
+
+def zeros(_: NewLayer, down: Single, count: int) -> Single:
+    """Rows that do nothing."""
+    return np.zeros((count, down.shape[1]), np.float32)
+
+
+def factors(work: Sequence[tuple[NewLayer, Work]], rows: Rows = zeros) -> dict[str, Bits]:
     """The tensors of some new layers by key, as storage arrays.
+
+    Where a LoRA layer is to have more dimensions than it keeps, `rows` fill down up, and zeros up.
 
     Raises LayerError where a number does not fit the dtype.
     """
     exact: dict[TensorSpec, Single] = {}
     for new, one in work:
-        values = new.layer.form.values(one)
+        values = _filled(new, new.layer.form.values(one), rows)
         for role, spec in new.tensors.items():
             _check_fits(new, spec, values[role])
             exact[spec] = values[role]
@@ -125,6 +137,18 @@ def factors(work: Sequence[tuple[NewLayer, Work]]) -> dict[str, Bits]:
     for dtype in {spec.dtype for spec in exact}:
         out.update(_rounded({spec: values for spec, values in exact.items() if spec.dtype == dtype}, dtype))
     return out
+
+
+def _filled(new: NewLayer, values: dict[str, Single], rows: Rows) -> dict[str, Single]:
+    form = new.layer.form
+    if not isinstance(form, LowRank):
+        return values
+    up, down = (values[role] for role in form.roles)
+    count = new.rank - len(down)
+    if not count:
+        return values
+    filled = np.pad(up, ((0, 0), (0, count))), np.concatenate([down, rows(new, down, count)])
+    return dict(zip(form.roles, filled, strict=True))
 
 
 def _check_fits(new: NewLayer, spec: TensorSpec, values: Single) -> None:

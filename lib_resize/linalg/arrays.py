@@ -70,10 +70,12 @@ class NumpyArrays:
         return np.asarray(values)
 
 
+_BLOCK = 1 << 25  # of float32: 128 MiB
+_BYTES_PER_ELEMENT = 32  # a piece as stored, as float32, as float64 and a product of it, all at once
+
+
 class TorchArrays:
     """A device of torch. Where it has no float64 (MPS), sums that need it are made on the CPU."""
-
-    block_elements = 1 << 25  # of float32: 128 MiB
 
     def __init__(self, device: str) -> None:
         self._torch = _import_torch(device)
@@ -86,7 +88,18 @@ class TorchArrays:
                 f"Take `-d cpu`, or install a torch that supports this device."
             ) from error
         self.device = str(self._device)
+        self.block_elements = _BLOCK
         self._wide_device = "cpu" if self._device.type == "mps" else self._device
+
+    def limit_memory(self, most_bytes: int) -> None:
+        """Takes no more than so many bytes of the device: smaller pieces, and on CUDA a line that torch does not cross.
+
+        Work that needs more ends with torch's out-of-memory error, see `is_out_of_memory`.
+        """
+        self.block_elements = max(1, min(_BLOCK, most_bytes // _BYTES_PER_ELEMENT))
+        if self._device.type == "cuda":
+            total = self._torch.cuda.get_device_properties(self._device).total_memory
+            self._torch.cuda.set_per_process_memory_fraction(min(1.0, most_bytes / total), self._device)
 
     def wide(self, bits: Bits, kind: str) -> Array:
         return self._tensor(bits, kind, self._wide_device).double()
@@ -121,6 +134,11 @@ def open_arrays(device: str = "cpu") -> Arrays:
     Raises DeviceError where torch or the device is missing.
     """
     return NumpyArrays() if device == "cpu" else TorchArrays(device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that a device has no memory left; torch need not be there."""
+    return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error)
 
 
 def _import_torch(device: str) -> Any:

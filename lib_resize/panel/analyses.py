@@ -26,6 +26,7 @@ from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..analysis import Analysis, Bench, also_as, analyse, beside, hollowed, lacks, reseated
 from ..base.pairing import looks_like_checkpoint
+from ..catalogue import Stamp, stamp_of
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
 from ..files.header import DTYPE_BYTES
 from ..files.outname import SUFFIX
@@ -43,7 +44,6 @@ from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
 from ..recipe.scores import LayerFacts
 from ..recipe.select import Question, Ranking
 from .faults import Fault
-from .library import Stamp, stamp_of
 from .options import DEFAULT_SCORES
 from .references import NOTHING, Reference, described, told
 

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from math import prod
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from ..adapters.outline import Outline, outline
-from ..adapters.read import kinds_of
-from ..base.norm_cache import cache_folder
-from ..base.pairing import looks_like_checkpoint
-from ..errors import ResizeError
-from ..files.atomic import write_whole
-from ..files.header import Entry, Header, read_header
-from ..files.stamp import RECORD
+from ..catalogue import Cached, Facts, Stamp, cache_file, load_cache, read_facts, save_cache, stamp_of
 from ..hosts.host import Host, LoraFile
-from ..names.spelling import identify
 
-VERSION = 1
-"""Raised whenever facts are found differently."""
-
-_SAMPLE = 160  # layers by which a family is known in the list; the analysis looks at all
 _PATIENCE = 0.12  # seconds that one answer may wait for the first files
 
 Answer = dict[str, Any]
-Stamp = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds: a file with the same two was not changed."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What the header of one file says; None and 0 where it cannot be read."""
-
-    family: str | None = None
-    kind: str | None = None
-    rank: int | None = None
-    dtype: str | None = None
-    layers: int = 0
-    problem: str | None = None
-    source: str | None = None
-    """Of a file of ours: stem of the original."""
-    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,161 +27,6 @@ class _Known:
     folder: str
     revision: int
     predicted: dict[str, int | None] | None = None
-
-
-def stamp_of(path: Path) -> Stamp:
-    """Raises OSError where there is no file."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
-def read_facts(path: Path) -> Facts:
-    """Looks at the header alone. Never raises for a bad file: that is one of the facts."""
-    try:
-        return _facts(read_header(path))
-    except ResizeError as error:
-        return Facts(problem=_without_path(str(error), path))
-    except (OSError, ValueError, MemoryError, RecursionError) as error:
-        return Facts(problem=f"cannot be read: {error}")
-
-
-def _without_path(message: str, path: Path) -> str:
-    return message.replace(f"{path}: ", "", 1).replace(str(path), path.name)
-
-
-def _facts(header: Header) -> Facts:
-    stems = kinds_of(header.entries)
-    refused = Counter(kind.name for kind, _ in stems.values() if kind.verdict == "refuse")
-    found = {stem: outline(kind, parts, header.entries) for stem, (kind, parts) in stems.items()}
-    layers = {stem: one for stem, one in found.items() if one is not None and not _is_vector(one)}
-    whole = {stem: one for stem, one in layers.items() if one.missing is None}
-    magnitudes = any("magnitude" in stems[stem][1] for stem in whole)
-    source, recipe = _record(header.metadata)
-    return Facts(
-        family=_family(whole),
-        kind=_kind(refused, list(whole.values()), magnitudes),
-        rank=max((one.rank for one in whole.values()), default=None),
-        dtype=_dtype(header.entries, whole),
-        layers=len(layers) + sum(refused.values()),
-        problem=_problem(header.entries, refused, layers),
-        source=source,
-        recipe=recipe,
-    )
-
-
-def _is_vector(layer: Outline) -> bool:
-    """A norm's difference, which is copied."""
-    return layer.kind == "weight difference" and layer.missing is not None
-
-
-def _problem(entries: Mapping[str, Entry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
-    if looks_like_checkpoint(entries):
-        return "this is a base model, not a LoRA"
-    if refused:
-        names = ", ".join(f"{name} ({count} layers)" for name, count in refused.items())
-        return f"holds {names}, which cannot be resized"
-    if not layers:
-        return "no low-rank pair (up and down) found, so there is nothing to resize"
-    lacking = next((stem for stem, layer in layers.items() if layer.missing is not None), None)
-    return (
-        None
-        if lacking is None
-        else f"incomplete: layer {lacking} ({layers[lacking].kind}) lacks {layers[lacking].missing}"
-    )
-
-
-def _kind(refused: Counter[str], layers: Sequence[Outline], magnitudes: bool) -> str | None:
-    if refused:
-        return refused.most_common(1)[0][0]
-    if not layers:
-        return None
-    if magnitudes:
-        return "DoRA"
-    kind = Counter(layer.kind for layer in layers).most_common(1)[0][0]
-    return "LoCon" if kind == "LoRA" and any(prod(layer.kernel) > 1 for layer in layers) else kind
-
-
-def _dtype(entries: Mapping[str, Entry], whole: Mapping[str, Outline]) -> str | None:
-    counted = Counter(dtype for layer in whole.values() for dtype in layer.dtypes)
-    counted = counted or Counter(entry.dtype for entry in entries.values())
-    return counted.most_common(1)[0][0] if counted else None
-
-
-def _family(whole: Mapping[str, Outline]) -> str | None:
-    """By a sample of the layers, evenly spread; a file in order has all its blocks there."""
-    stems = sorted(whole)
-    chosen = stems[:: max(1, len(stems) // _SAMPLE)]
-    family = identify({stem: whole[stem].size for stem in chosen}) if chosen else None
-    return None if family is None else family.name
-
-
-def _record(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Of our own record: stem of the source, and the recipe."""
-    with contextlib.suppress(ValueError, RecursionError):
-        record = json.loads(metadata.get(RECORD, ""))
-        if isinstance(record, dict) and record.get("version"):
-            source, recipe = (record.get(field) for field in ("source", "recipe"))
-            return PurePosixPath(str(source)).stem, str(recipe)
-    return None, None
-
-
-# The cache on disk ---------------------------------------------------------------------------------------------
-
-Cached = dict[str, tuple[Stamp, Facts, dict[str, int | None] | None]]
-"""Path -> stamp, facts and predicted sizes."""
-
-
-def cache_file() -> Path:
-    return cache_folder() / "library.json"
-
-
-def load_cache(path: Path) -> Cached:
-    """What is known of files; empty where there is no cache, and without entries that are damaged."""
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        if document["version"] != VERSION:
-            return {}
-        rows = document["files"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-    found: Cached = {}
-    for name, row in rows:
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            found[name] = _checked(row)
-    return found
-
-
-def save_cache(path: Path, known: Cached) -> None:
-    """Adds to what is on disk. A cache that cannot be written is left: it costs seconds, never correctness."""
-    merged = {**load_cache(path), **known}
-    rows = {
-        name: {"stamp": stamp, "facts": asdict(facts), "predicted": predicted}
-        for name, (stamp, facts, predicted) in merged.items()
-    }
-    with contextlib.suppress(ResizeError, OSError, ValueError):
-        write_whole(path, json.dumps({"version": VERSION, "files": rows}).encode(), overwrite=True)
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "str | None": (str, type(None)),
-    "int | None": (int, type(None)),
-    "int": (int,),
-}
-
-
-def _checked(row: Mapping[str, Any]) -> tuple[Stamp, Facts, dict[str, int | None] | None]:
-    size, changed = row["stamp"]
-    facts = Facts(**row["facts"])
-    predicted = row["predicted"]
-    values = [
-        (size, "int"),
-        (changed, "int"),
-        *((getattr(facts, field.name), str(field.type)) for field in fields(Facts)),
-    ]
-    values += [(value, "int | None") for value in (predicted or {}).values()]
-    if not all(isinstance(value, _TYPES[kind]) and not isinstance(value, bool) for value, kind in values):
-        raise ValueError("not facts of a file")
-    return (size, changed), facts, predicted
 
 
 # The list ------------------------------------------------------------------------------------------------------

@@ -151,8 +151,17 @@ def read_recipes(params: Params, options: Options) -> tuple[Recipe, ...]:
     if params.has("recipe") == params.has("target"):
         raise Fault("request", "params: give either recipe or target.")
     if params.has("recipe"):
-        return parse_recipes(params.text("recipe"))
+        return _exact(parse_recipes(params.text("recipe")))
     return (target_recipe(params.object("target"), options),)
+
+
+def _exact(recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+    """What is kept of an analysed file holds no factors, without which other methods cannot be planned."""
+    for recipe in recipes:
+        if not recipe.is_exact:
+            word = recipe.method if recipe.method != "svd" else recipe.fill
+            raise RecipeError(f"recipe {recipe}: {word} is for the command line; here rank= is exact.")
+    return recipes
 
 
 def read_recipe(params: Params, options: Options) -> Recipe:

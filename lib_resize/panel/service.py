@@ -23,6 +23,7 @@ from ..errors import Cancelled, FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
+from ..spectra import study
 from . import baking, extracting, names
 from .analyses import Analyses, Kept, needs_measuring, ranks_of, shown, warnings_of
 from .compare import Pair, compare, read_settings
@@ -41,6 +42,7 @@ Answer = dict[str, Any]
 
 _MOST_TABLES = 8  # files of one job whose tables are told; each is 20 KB
 _MOST_PICTURES = 4
+_MOST_STUDIES = 4
 _LONGEST_PROMPT = 100_000
 _MOST_TEXT = 4 << 20  # characters of a question
 
@@ -87,6 +89,7 @@ class Service:
             "bake_into": self._bake_into,
             "extract": self._extract,
             "compare": self._compare,
+            "spectra": self._spectra,
         }
 
     @property
@@ -555,6 +558,26 @@ class Service:
                 facts=facts,
             )
         )
+
+    # Seeing ----------------------------------------------------------------------------------------------------
+
+    def _spectra(self, params: Params) -> Answer:
+        lora = self.host.resolve(params.text("name"))
+        params.finish()
+        self.queue.forget_results("spectra", _MOST_STUDIES - 1)
+        work = Work(
+            kind="spectra",
+            title=lora.name,
+            run=lambda handle: self._studied(lora, handle),
+            name=lora.name,
+            bytes=_size(lora),
+        )
+        return {"job": self.queue.add(work, first=True)}
+
+    def _studied(self, lora: LoraFile, handle: Handle) -> Answer:
+        handle.wait_for_host()
+        kept = self.analyses.made(lora, handle)
+        return {**study(kept.based or kept.analysis).as_json(), "name": lora.name}
 
     # Errors ----------------------------------------------------------------------------------------------------
 

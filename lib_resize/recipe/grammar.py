@@ -8,6 +8,7 @@ A recipe is a list of items separated by commas; several recipes are separated b
 * Exactly one selection: see `SELECTIONS`.
 * Limits that go with any selection: ``max_rank max_conv_rank min_rank``.
 * ``rescale``: the strength that is baked in.
+* How ``rank=`` gets there and what fills it up: see `METHODS`, `FILLS` and `METHOD_NUMBERS`.
 * A preset (`PRESETS`) stands for its items, and limits may follow it.
 
 No torch and no numpy here: text is checked before any file is opened.
@@ -16,7 +17,7 @@ No torch and no numpy here: text is checked before any file is opened.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import RecipeError
@@ -56,6 +57,27 @@ LIMITS: dict[str, str] = {
     "min_rank": "every layer that is not zero keeps at least so many",
 }
 
+METHODS: dict[str, str] = {
+    "svd": "singular value decomposition, exact (the default)",
+    "rsvd": "randomised singular value decomposition, nearly exact",
+    "projection": "dense random projection, right on average only",
+    "sparse": "sparse random projection, right on average only",
+}
+"""How ``rank=`` finds the factors of the lower rank."""
+
+FILLS: dict[str, str] = {
+    "pad": "layers of a lower rank are filled up with zeros, so that all have exactly that of rank=",
+    "extend": "the same, with new directions orthonormal to the old in down, and zeros in up",
+}
+"""What fills ``rank=`` up where a layer's own rank is lower."""
+
+METHOD_NUMBERS: dict[str, str] = {
+    "niter": "power iterations of rsvd (2)",
+    "oversample": "directions that rsvd follows beside those it keeps (8)",
+    "seed": "of the random numbers of rsvd, projection, sparse and extend (0)",
+}
+"""Numbers that go with them, and their defaults."""
+
 PRESETS: dict[str, str] = {
     "high": "fro_lora=1,min_rank=1,retain=0.95",
     "medium": "fro_lora=1,min_rank=1,retain=0.92",
@@ -81,8 +103,28 @@ class Recipe:
     max_rank: int | None = None
     max_conv_rank: int | None = None
     min_rank: int = 0
+    method: str = "svd"
+    """One of `METHODS`; other than svd only with ``rank``."""
+    fill: str = ""
+    """One of `FILLS`, only with ``rank``; empty: layers may have less than its rank."""
+    niter: int = 2
+    oversample: int = 8
+    seed: int = 0
     text: str = field(default="", compare=False)
     """As the user wrote it."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the new factors come from the exact decomposition alone."""
+        return self.method == "svd" and self.fill != "extend"
+
+    @property
+    def way(self) -> tuple[str, ...]:
+        """Method and fill with their numbers, as items of the recipe; empty for the usual."""
+        numbers = {"rsvd": ("niter", "oversample", "seed"), "projection": ("seed",), "sparse": ("seed",)}
+        asked = [*numbers.get(self.method, ()), *(("seed",) if self.fill == "extend" else ())]
+        words = [word for word in (self.method, self.fill) if word not in ("svd", "")]
+        return (*words, *(f"{name}={getattr(self, name)}" for name in dict.fromkeys(asked)))
 
     @property
     def needs_base(self) -> bool:
@@ -103,7 +145,7 @@ class Recipe:
         for limit in ("max_rank", "max_conv_rank", "min_rank"):
             if getattr(self, limit):
                 items.append(f"{limit}={getattr(self, limit)}")
-        return ",".join([*items, f"{self.selection}={number(self.value, 6)}"])
+        return ",".join([*items, *self.way, f"{self.selection}={number(self.value, 6)}"])
 
 
 def parse_recipes(text: str) -> tuple[Recipe, ...]:
@@ -124,6 +166,19 @@ def parse_recipe(text: str, *, offset: int = 0) -> Recipe:
     return reader.recipe()
 
 
+def with_way(recipes: Sequence[Recipe], items: Sequence[str]) -> tuple[Recipe, ...]:
+    """The recipes with `items` (words and numbers of methods) added to those of ``rank=`` that have none.
+
+    Raises RecipeError where no recipe is one of these.
+    """
+    if items and not any(recipe.selection == "rank" for recipe in recipes):
+        raise RecipeError(f"{', '.join(items)}: goes with a recipe of rank= alone, such as -r rank=16.")
+    return tuple(
+        parse_recipe(",".join([str(recipe), *items])) if recipe.selection == "rank" and not recipe.way else recipe
+        for recipe in recipes
+    )
+
+
 def number(value: float, decimals: int) -> str:
     """A number without trailing zeros: 1.0 -> "1", -2.8710 -> "-2.871"."""
     text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
@@ -141,7 +196,8 @@ def _items(text: str, offset: int) -> list[tuple[str, int]]:
 def _known() -> str:
     return (
         f"scores: {' '.join(SCORES)}; exactly one selection: {' '.join(SELECTIONS)}; "
-        f"limits: {' '.join(LIMITS)}; rescale; or a preset: {' '.join(PRESETS)}"
+        f"limits: {' '.join(LIMITS)}; rescale; with rank=: {' '.join((*METHODS, *FILLS, *METHOD_NUMBERS))}; "
+        f"or a preset: {' '.join(PRESETS)}"
     )
 
 
@@ -155,6 +211,7 @@ class _Reader:
         self.selections: dict[str, float] = {}
         self.others: dict[str, float] = {}
         self.from_preset: set[str] = set()  # a preset's limits may be said again
+        self.words: dict[str, str] = {}  # of METHODS and FILLS
 
     def take(self, item: str, column: int) -> None:
         if item in PRESETS:
@@ -163,6 +220,9 @@ class _Reader:
             for part in PRESETS[item].split(","):
                 self.take(part, column)
             self.from_preset = set(LIMITS) & set(self.others)
+            return
+        if item in METHODS or item in FILLS:
+            self._take_word("method" if item in METHODS else "fill", item, column)
             return
         name, equals, value = (part.strip() for part in item.partition("="))
         if not name:
@@ -177,8 +237,14 @@ class _Reader:
         place[name] = self._number(name, value if equals else "1", column)
         self.from_preset.discard(name)
 
+    def _take_word(self, kind: str, word: str, column: int) -> None:
+        if kind in self.words:
+            raise self._fault(f"{self.words[kind]!r} and {word!r}: one is possible", column)
+        self.words[kind] = word
+
     def recipe(self) -> Recipe:
         selection, value = self._selection()
+        self._check_way(selection)
         low, high = int(self.others.get("min_rank", 0)), self.others.get("max_rank")
         if high is not None and low > high:
             raise self._fault(f"min_rank={low} is above max_rank={int(high)}", self.offset + 1)
@@ -190,8 +256,25 @@ class _Reader:
             max_rank=_whole(self.others.get("max_rank")),
             max_conv_rank=_whole(self.others.get("max_conv_rank")),
             min_rank=low,
+            method=self.words.get("method", "svd"),
+            fill=self.words.get("fill", ""),
+            **{name: int(self.others[name]) for name in METHOD_NUMBERS if name in self.others},
             text=self.text.strip(),
         )
+
+    def _check_way(self, selection: str) -> None:
+        """Words and numbers of methods go where they mean something."""
+        method, fill = self.words.get("method", "svd"), self.words.get("fill", "")
+        random = method if method != "svd" else fill if fill == "extend" else ""
+        users = {"niter": "rsvd", "oversample": "rsvd", "seed": random}
+        given = [*self.words.values(), *(name for name in METHOD_NUMBERS if name in self.others)]
+        if given and selection != "rank":
+            raise self._fault(f"{given[0]!r} goes with rank= alone, found {selection}=", self.offset + 1)
+        for name, user in users.items():
+            if name in self.others and user not in (method, fill):
+                raise self._fault(f"{name!r} needs {user or 'a method that draws random numbers'}", self.offset + 1)
+        if fill == "extend" and method != "svd":
+            raise self._fault(f"'extend' takes no rank away, so {method!r} has nothing to do", self.offset + 1)
 
     def _selection(self) -> tuple[str, float]:
         if len(self.selections) != 1:
@@ -233,6 +316,7 @@ class _Rule:
 
 _SHARE = _Rule(lambda x: 0 < x <= 1, "must be above 0 and at most 1", "0.95")
 _WHOLE = _Rule(lambda x: x >= 1 and x == int(x), "must be a whole number of at least 1", "16")
+_COUNT = _Rule(lambda x: 0 <= x < 2**63 and x == int(x), "must be a whole number of at least 0", "1")
 _WEIGHT = _Rule(lambda x: x >= 0, "must be a weight of 0 or more", "0.5")
 _RULES: dict[str, _Rule] = {
     "thr": _Rule(lambda _: True, "must be a number", "-3.5"),
@@ -244,7 +328,10 @@ _RULES: dict[str, _Rule] = {
     "sv_cumulative": _SHARE,
     "max_rank": _WHOLE,
     "max_conv_rank": _WHOLE,
-    "min_rank": _Rule(lambda x: x >= 0 and x == int(x), "must be a whole number of at least 0", "1"),
+    "min_rank": _COUNT,
+    "niter": _COUNT,
+    "oversample": _COUNT,
+    "seed": _COUNT,
     "rescale": _Rule(lambda x: x > 0, "must be a strength above 0", "0.8"),
 }
 

@@ -26,10 +26,13 @@ class Choice:
     """The score that the weakest freely chosen dimension has, log10; None for selections layer by layer."""
     scores: tuple[Double, ...]
     """The scores that it rests on; empty for selections layer by layer."""
+    filled: tuple[int, ...] = ()
+    """Rank of every layer where the recipe fills it up; else empty."""
 
     @property
     def ranks(self) -> list[int]:
-        return [len(kept) for kept in self.kept]
+        """Rank of every layer in the file; 0 for layers that go."""
+        return list(self.filled) or [len(kept) for kept in self.kept]
 
 
 SizeOf = Callable[[Choice], int]
@@ -106,11 +109,25 @@ def _layer_by_layer(recipe: Recipe, question: Question) -> Choice:
         wanted = _RANKS[recipe.selection](layer, recipe)
         kept.append(np.arange(min(max(wanted, fewest), most)))
     order = [np.arange(len(layer.s)) for layer in question.layers]
-    return Choice(kept=_completed(question, kept, order), threshold=None, scores=())
+    if recipe.fill == "extend":
+        kept = [_whole(layer, recipe) for layer in question.layers]
+    filled = tuple(_uniform(layer, recipe) for layer in question.layers) if recipe.fill else ()
+    return Choice(kept=_completed(question, kept, order), threshold=None, scores=(), filled=filled)
+
+
+def _whole(layer: LayerFacts, recipe: Recipe) -> Kept:
+    """All dimensions as stored, those that are zero too."""
+    wanted = _uniform(layer, recipe)
+    if len(layer.s) > wanted:
+        raise ResizeError(f"layer {layer.name} has rank {len(layer.s)} already, above {wanted}: ask for that or more.")
+    return np.arange(len(layer.s))
 
 
 def _uniform(layer: LayerFacts, recipe: Recipe) -> int:
-    return recipe.max_conv_rank if layer.is_conv and recipe.max_conv_rank else int(recipe.value)
+    cap = recipe.cap(layer.is_conv)
+    if layer.is_conv and recipe.max_conv_rank:
+        return recipe.max_conv_rank
+    return int(recipe.value) if cap is None else min(int(recipe.value), cap)
 
 
 def _by_ratio(layer: LayerFacts, recipe: Recipe) -> int:

@@ -252,6 +252,51 @@ class StubService:
             for i, block in enumerate(BLOCKS)
         }
 
+    def do_spectra(self, name: str) -> dict[str, Any]:
+        self._file(name)
+        return {"job": self._job("spectra", name, name, lambda: self._studied(name))}
+
+    def _studied(self, name: str) -> dict[str, Any]:
+        if name.startswith("flat"):
+            raise StubError("file", f"{name}: layer lora_unet_a holds NaN.")
+        source, kinds = (
+            self._file(name),
+            [
+                *(f"{kind} {part}" for kind in ("self", "cross") for part in ("Q", "K", "V", "out")),
+                "feed forward",
+                "projection",
+            ],
+        )
+        names = [
+            "all",
+            "cross-attention",
+            "self-attention",
+            "high-level blocks",
+            "attention K",
+            "attention Q",
+            "text encoders",
+        ]
+        rank = source["rank"]
+        table = [
+            [
+                None
+                if block.startswith("TE") and kind.startswith("cross")
+                else round(1 + (rank - 1) * abs(math.sin(i + j / 3)) / 2, 2)
+                for j, kind in enumerate(kinds)
+            ]
+            for i, block in enumerate(BLOCKS)
+        ]
+        return {
+            "name": name, "files": 1, "blocks": BLOCKS, "types": kinds, "effective_rank": table,
+            "groups": [{"name": one, "layers": 40 + i, "spectrum": [math.exp(-k / (3 + i)) for k in range(rank)],
+                        "effective_rank": 5.5 + i, "top_energy": 0.4, "rank_90": 4.0, "rank_99": 9.0}
+                       for i, one in enumerate(names)],
+            "layers": [[0 if cell is None else 4 for cell in row] for row in table],
+            "bytes": [[0 if cell is None else int(source["bytes"] / 200 * (1 + j % 3)) for j, cell in enumerate(row)] for row in table],
+            "curves": [{"name": one, "points": [[int(source["bytes"] * k / 12), 1 - (0.3 + 0.05 * i) * math.exp(-k / 2) * (12 - k) / 12] for k in range(1, 13)]}
+                       for i, one in enumerate(["fro_lora=1", "spn_lora=1", "fro_lora=0.9,params=0.1", "rank", "sv_ratio", "sv_fro", "sv_cumulative"])],
+        }  # fmt: skip
+
     def do_plan(self, name: str, recipe: str = "", target: Any = None, options: Any = None) -> dict[str, Any]:
         source = self._file(name)
         if name not in self.analysed:

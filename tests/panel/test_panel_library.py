@@ -12,8 +12,8 @@ import pytest
 from panelhost import Browser, fake_host
 from safetensors.numpy import save_file
 
+from lib_resize.catalogue import Facts, load_cache, read_facts, save_cache
 from lib_resize.panel import library
-from lib_resize.panel.library import Facts, load_cache, read_facts, save_cache
 from lib_resize.panel.service import Service
 
 STEM = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"

@@ -131,3 +131,48 @@ def test_the_full_text_of_a_recipe_reads_back_the_same(selection, scores, limits
     assert again.weights == pytest.approx(recipe.weights, abs=1e-5)
     if selection in SCORED_SELECTIONS:
         assert sum(recipe.weights.values()) == pytest.approx(1)
+
+
+# How rank= gets there ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "full"),
+    [
+        ("rank=8", "rank=8"),
+        ("rank=8,svd", "rank=8"),
+        ("rsvd,rank=8", "rsvd,niter=2,oversample=8,seed=0,rank=8"),
+        ("rank=8,rsvd,niter=0,oversample=3,seed=9", "rsvd,niter=0,oversample=3,seed=9,rank=8"),
+        ("rank=8,projection,pad", "projection,pad,seed=0,rank=8"),
+        ("rank=8,sparse,seed=1,max_conv_rank=4", "max_conv_rank=4,sparse,seed=1,rank=8"),
+        ("rank=16,extend", "extend,seed=0,rank=16"),
+    ],
+)
+def test_methods_and_fills_are_told_in_full_and_read_back(text: str, full: str) -> None:
+    assert str(parse_recipe(text)) == full
+    assert parse_recipe(full) == parse_recipe(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("medium,rsvd", "'rsvd' goes with rank= alone, found retain="),
+        ("sv_fro=0.9,pad", "'pad' goes with rank= alone"),
+        ("size=3,seed=1", "'seed' goes with rank= alone"),
+        ("rank=8,rsvd,sparse", "'rsvd' and 'sparse': one is possible"),
+        ("rank=8,pad,extend", "'pad' and 'extend': one is possible"),
+        ("rank=8,rsvd,extend", "'extend' takes no rank away"),
+        ("rank=8,niter=1", "'niter' needs rsvd"),
+        ("rank=8,projection,oversample=1", "'oversample' needs rsvd"),
+        ("rank=8,pad,seed=1", "'seed' needs a method that draws random numbers"),
+        ("rank=8,rsvd,niter=1.5", "whole number"),
+        ("rank=8,rsvd,rsvd", "'rsvd' and 'rsvd'"),
+    ],
+)
+def test_methods_where_they_mean_nothing_are_refused(text: str, fault: str) -> None:
+    with pytest.raises(RecipeError, match="column"):
+        parse_recipe(text)
+    try:
+        parse_recipe(text)
+    except RecipeError as error:
+        assert fault in str(error)

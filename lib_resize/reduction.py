@@ -1,0 +1,80 @@
+"""The factors of ``rank=`` recipes that are not the exact decomposition's, and what they lose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .adapters.forms.form import Solved
+from .adapters.forms.lora import LowRank
+from .analysis import Analysis
+from .errors import LayerError
+from .linalg.arrays import NumpyArrays
+from .linalg.casts import Double
+from .linalg.factor import Pair, Spectrum
+from .linalg.random_projection import dense_projection, generator, lost, projected, randomised, sparse_projection
+from .linalg.truncate import Kept, discarded
+from .recipe.grammar import Recipe
+from .recipe.select import Choice
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """One entry a layer."""
+
+    spectra: tuple[Solved, ...]
+    """What the new factors are made with, in place of the analysis' own."""
+    lost: tuple[float, ...]
+    """Frobenius norm of the delta less the new one, before rounding and without `rescale`."""
+
+
+_Way = Callable[[Pair, int, Recipe, np.random.Generator], Spectrum]
+
+_WAYS: dict[str, _Way] = {
+    "rsvd": lambda pair, rank, recipe, chance: randomised(pair, rank, recipe.niter, recipe.oversample, chance),
+    "projection": lambda pair, rank, _, chance: projected(pair, dense_projection(rank, pair.rank, chance)),
+    "sparse": lambda pair, rank, _, chance: projected(pair, sparse_projection(rank, pair.rank, chance)),
+}
+
+
+def reduction(analysis: Analysis, recipe: Recipe, choice: Choice) -> Reduction | None:
+    """None where the exact decomposition is what the recipe asks for.
+
+    Raises LayerError for layers of other kinds than LoRA, which have no such factors.
+    """
+    if recipe.method != "svd" or recipe.fill:
+        _check_kinds(analysis, recipe)
+    if recipe.is_exact:
+        return None
+    found = [_layer(analysis, recipe, index, kept) for index, kept in enumerate(choice.kept)]
+    return Reduction(tuple(spectrum for spectrum, _ in found), tuple(loss for _, loss in found))
+
+
+def _check_kinds(analysis: Analysis, recipe: Recipe) -> None:
+    other = next((layer for layer in analysis.adapter.layers if not isinstance(layer.form, LowRank)), None)
+    if other is not None:
+        raise LayerError(
+            f"layer {other.stem} is {other.form.kind}: {recipe.way[0]} is for LoRA layers alone. Add --convert lora, "
+            f"or take rank= without it."
+        )
+
+
+def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: Kept) -> tuple[Solved, float]:
+    form, s = analysis.adapter.layers[index].form, analysis.layers[index].s
+    assert isinstance(form, LowRank)
+    pair = form.pair
+    if recipe.fill == "extend":
+        return _as_stored(pair, s), 0.0
+    if len(kept) >= np.count_nonzero(s) or not len(kept):  # all of it, or nothing: no way loses less
+        return analysis.spectra[index], discarded(s, kept)
+    chance = generator(recipe.seed, analysis.layers[index].name)
+    made = _WAYS[recipe.method](pair, len(kept), recipe, chance)
+    return made, lost(pair, made, NumpyArrays())
+
+
+def _as_stored(pair: Pair, s: Double) -> Spectrum:
+    """P and Q that leave the factors as they are, the scale shared between them."""
+    one = np.eye(pair.rank, dtype=np.float32) * np.float32(np.sqrt(abs(pair.scale)))
+    return Spectrum(s, one, np.copysign(one, pair.scale) if pair.scale < 0 else one)
