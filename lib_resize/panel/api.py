@@ -37,6 +37,7 @@ STATUSES: dict[str, int] = {
     "reference": 409,
     "output": 409,
     "cancelled": 409,
+    "prompt": 422,
     "recipe": 422,
     "refused": 422,
     "internal": 500,
