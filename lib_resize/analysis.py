@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+from .adapters.convert import converted, is_convertible, is_loha
+from .adapters.forms.form import Form, Solved, hollow
+from .adapters.forms.lora import LowRank, decompose_together
 from .adapters.layer import Adapter, Layer
 from .base.checkpoint import Checkpoint
-from .base.pairing import BaseWeight
-from .errors import LayerError
+from .base.pairing import Partner
+from .errors import LayerError, UnsupportedError
 from .linalg.arrays import Arrays
-from .linalg.factor import Spectrum, decompose
-from .linalg.norms import subspace_norms
+from .linalg.factor import Factor
+from .linalg.made import Turned
 from .progress import Progress, in_order
 from .recipe.grammar import Recipe
 from .recipe.scores import BaseFacts, LayerFacts
@@ -37,25 +41,107 @@ class Analysis:
     """A LoRA, decomposed."""
 
     adapter: Adapter
-    spectra: tuple[Spectrum, ...]
+    spectra: tuple[Solved, ...]
     layers: tuple[LayerFacts, ...]
     """One each for `adapter.layers`."""
     base_name: str | None = None
+    others: Mapping[str, Analysis] = field(default_factory=dict)
+    """The same LoRA with layers converted, by the word of `Style.convert` that it stands for."""
+    weights: Mapping[int, Callable[[], Factor]] = field(default_factory=dict)
+    """What reads the base weight of a layer, by index: of those that cannot be written or measured without."""
 
     @property
     def zero(self) -> list[str]:
         """Names of the layers that are zero."""
-        return [facts.name for facts in self.layers if not facts.s[0] > 0]
+        return [facts.name for facts in self.layers if not facts.alive]
 
 
-def analyse(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
-    """Decomposes all layers, and measures what the recipes need of the base model.
+def analyse(
+    adapter: Adapter,
+    checkpoint: Checkpoint | None,
+    recipes: Sequence[Recipe],
+    bench: Bench,
+    *,
+    convert: str = "auto",
+) -> Analysis:
+    """Decomposes all layers, and measures what the recipes need of the base model. `convert` as in `Style`.
 
-    Raises LayerError with the layer's name where one cannot be decomposed.
+    Raises LayerError with the layer's name where one cannot be decomposed, UnsupportedError where one needs a base
+    model that is not there.
     """
-    spectra = _decompose_all(adapter, bench)
-    analysis = Analysis(adapter, spectra, tuple(_facts(adapter, spectra)))
+    return also_as(_analysed(adapter, checkpoint, recipes, bench), convert, checkpoint, recipes, bench)
+
+
+_CONVERTED: Mapping[str, Callable[[Layer], bool]] = {"auto": is_loha, "lora": is_convertible}
+
+
+def lacks(analysis: Analysis, convert: str) -> bool:
+    """Whether a style asks for a form that was not analysed."""
+    wanted = _CONVERTED.get(convert)
+    return wanted is not None and convert not in analysis.others and any(map(wanted, analysis.adapter.layers))
+
+
+def also_as(
+    analysis: Analysis, convert: str, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], bench: Bench
+) -> Analysis:
+    """The same with the form that a style asks for, if there is one."""
+    if not lacks(analysis, convert):
+        return analysis
+    other = _analysed(converted(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, bench)
+    return replace(analysis, others={**analysis.others, convert: other})
+
+
+def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
+    weights = _weights(adapter, checkpoint)
+    spectra = _decompose_all(adapter, weights, bench)
+    analysis = Analysis(adapter, spectra, tuple(_facts(adapter, spectra)), weights=weights)
     return analysis if checkpoint is None else beside(analysis, checkpoint, recipes, bench)
+
+
+Weights = Mapping[int, Callable[[], Factor]]
+
+
+def _weights(adapter: Adapter, checkpoint: Checkpoint | None) -> Weights:
+    """Base weights of the layers whose delta is not known without, and of those that are normalised with it."""
+    found: dict[int, Callable[[], Factor]] = {}
+    for i, layer in enumerate(adapter.layers):
+        if layer.form.needs_base or (layer.magnitude is not None and checkpoint is not None):
+            weight = checkpoint and _partner(checkpoint, layer)
+            if weight and checkpoint:
+                found[i] = partial(_upright, checkpoint, weight)
+            elif layer.form.needs_base:
+                raise UnsupportedError(_baseless(adapter, layer, checkpoint))
+    return found
+
+
+def _upright(checkpoint: Checkpoint, weight: Partner) -> Factor:
+    matrix = checkpoint.whole(weight)
+    return Turned(matrix) if weight.transposed else matrix
+
+
+def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> str:
+    told = (
+        f"{adapter.paths[0]}: layer {layer.stem} is {layer.form.kind}, whose delta depends on the base model's weights"
+    )
+    if checkpoint is None:
+        return f"{told}. Name the checkpoint that it was trained on first, or after --base."
+    return f"{told}, and {checkpoint.path.name} has no such layer. Give the right checkpoint."
+
+
+def reseated(analysis: Analysis, adapter: Adapter) -> Analysis:
+    """The analysis of an adapter whose file was closed and opened again."""
+    others = {
+        word: replace(other, adapter=converted(adapter, _CONVERTED[word])) for word, other in analysis.others.items()
+    }
+    return replace(analysis, adapter=adapter, others=others)
+
+
+def hollowed(analysis: Analysis) -> Analysis:
+    """The same with nothing of its files in memory: enough to plan, not to write."""
+    adapter = analysis.adapter
+    layers = tuple(replace(layer, form=hollow(layer.form)) for layer in adapter.layers)
+    others = {word: hollowed(other) for word, other in analysis.others.items()}
+    return replace(analysis, adapter=replace(adapter, layers=layers), others=others)
 
 
 def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
@@ -67,15 +153,16 @@ def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe]
     if "subspace" in asked:
         base = _with_subspace(checkpoint, pairs, base, adapter, analysis.spectra, bench)
     layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(analysis.layers))
-    return replace(analysis, layers=layers, base_name=checkpoint.path.name)
+    others = {word: beside(other, checkpoint, recipes, bench) for word, other in analysis.others.items()}
+    return replace(analysis, layers=layers, base_name=checkpoint.path.name, others=others)
 
 
-def _decompose_all(adapter: Adapter, bench: Bench) -> tuple[Spectrum, ...]:
+def _decompose_all(adapter: Adapter, weights: Weights, bench: Bench) -> tuple[Solved, ...]:
     batches = list(_batches(adapter.layers))
-    found: dict[int, Spectrum] = {}
+    found: dict[int, Solved] = {}
 
-    def work(batch: list[int]) -> list[Spectrum]:
-        return _decompose([adapter.layers[i] for i in batch], adapter, bench.arrays)
+    def work(batch: list[int]) -> list[Solved]:
+        return _decompose([adapter.layers[i] for i in batch], adapter, bench.arrays, _base_of(batch, weights, adapter))
 
     bench.progress.start("analyse", len(adapter.layers))
     for batch, spectra in zip(batches, in_order(bench.pool, work, batches, bench.ahead), strict=True):
@@ -84,11 +171,19 @@ def _decompose_all(adapter: Adapter, bench: Bench) -> tuple[Spectrum, ...]:
     return tuple(found[i] for i in range(len(adapter.layers)))
 
 
+def _base_of(batch: list[int], weights: Weights, adapter: Adapter) -> Factor | None:
+    return weights[batch[0]]() if adapter.layers[batch[0]].form.needs_base else None
+
+
 def _batches(layers: Sequence[Layer]) -> Iterator[list[int]]:
-    """Layers of one rank together, in the order of the file: for small ranks the calls cost more than the numbers."""
+    """Low-rank pairs of one rank together, in the order of the file: for small ranks the calls cost more than the
+    numbers. Layers of other kinds come one by one."""
     open_batches: dict[int, list[int]] = {}
     for i, layer in enumerate(layers):
-        rank = layer.pair.rank
+        if not isinstance(layer.form, LowRank):
+            yield [i]
+            continue
+        rank = layer.rank
         batch = open_batches.setdefault(rank, [])
         batch.append(i)
         if len(batch) >= max(1, min(16, 16384 // rank**2)):
@@ -96,33 +191,45 @@ def _batches(layers: Sequence[Layer]) -> Iterator[list[int]]:
     yield from open_batches.values()
 
 
-def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays) -> list[Spectrum]:
+def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: Factor | None) -> list[Solved]:
     try:
-        return decompose([layer.pair for layer in layers], arrays)
+        return _solved([layer.form for layer in layers], arrays, base)
     except LayerError as error:
         if len(layers) == 1:
             raise LayerError(f"{adapter.name}: layer {layers[0].stem}: {error}") from error
-    return [_decompose([layer], adapter, arrays)[0] for layer in layers]
+    return [_decompose([layer], adapter, arrays, base)[0] for layer in layers]
 
 
-def _facts(adapter: Adapter, spectra: Sequence[Spectrum]) -> Iterator[LayerFacts]:
+def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[Solved]:
+    pairs = [form for form in forms if isinstance(form, LowRank)]
+    if len(pairs) == len(forms):
+        return list(decompose_together(pairs, arrays))
+    return [form.decompose(arrays, base) for form in forms]
+
+
+def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:
     companions = {copied.stem for copied in adapter.copied}
     for layer, spectrum in zip(adapter.layers, spectra, strict=True):
+        form = layer.form
         yield LayerFacts(
             name=layer.stem,
             s=spectrum.s,
-            parameters=layer.parameters,
-            is_conv=layer.is_conv,
+            parameters=form.parameters,
+            is_conv=form.is_conv,
             least=int(layer.stem in companions),
+            beyond=layer.lost,
+            square=form.square,
+            nested=form.nested,
+            stands=form.stands(spectrum),
         )
 
 
-def _partner(checkpoint: Checkpoint, layer: Layer) -> BaseWeight | None:
+def _partner(checkpoint: Checkpoint, layer: Layer) -> Partner | None:
     return checkpoint.partner(layer.canonical, layer.stem, layer.size)
 
 
 def _base_facts(
-    checkpoint: Checkpoint, pairs: dict[int, BaseWeight], spectral: bool, bench: Bench
+    checkpoint: Checkpoint, pairs: dict[int, Partner], spectral: bool, bench: Bench
 ) -> dict[int, BaseFacts]:
     norms = checkpoint.norms(
         pairs.values(), spectral=spectral, arrays=bench.arrays, pool=bench.pool, progress=bench.progress
@@ -132,21 +239,18 @@ def _base_facts(
 
 def _with_subspace(
     checkpoint: Checkpoint,
-    pairs: dict[int, BaseWeight],
+    pairs: dict[int, Partner],
     base: dict[int, BaseFacts],
     adapter: Adapter,
-    spectra: Sequence[Spectrum],
+    spectra: Sequence[Solved],
     bench: Bench,
 ) -> dict[int, BaseFacts]:
     def measure(i: int) -> BaseFacts:
-        weight = pairs[i]
-        along = subspace_norms(
-            adapter.layers[i].pair,
-            spectra[i],
-            checkpoint.matrix(weight),
-            bench.arrays,
-            transposed=weight.transposed,
-        )
+        layer, weight = adapter.layers[i], pairs[i]
+        try:
+            along = layer.form.along(spectra[i], checkpoint.whole(weight), bench.arrays, turned=weight.transposed)
+        except LayerError as error:
+            raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
         return replace(base[i], subspace=along)
 
     bench.progress.start("read base", len(pairs))

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .adapters.layer import Adapter
+from .adapters.layer import Adapter, Layer
+from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
 from .batch import read_lora
@@ -89,9 +90,9 @@ def describe(path: Path, *, threads: int | None = None) -> Finding:
             spelling=file_spelling([layer.stem for layer in adapter.layers]),
             layers=len(adapter.layers),
             zero=len(analysis.zero),
-            ranks=dict(Counter(layer.pair.rank for layer in adapter.layers).most_common()),
+            ranks=dict(Counter(layer.rank for layer in adapter.layers).most_common()),
             dtypes=dict(Counter(entry.dtype for entry in file.header.entries.values()).most_common()),
-            effective_rank=_mean_effective_rank([facts.s for facts in analysis.layers]),
+            effective_rank=_mean_effective_rank([facts.strengths for facts in analysis.layers]),
             predicted={f"{share:g}": _predicted(analysis, share) for share in RETENTIONS},
             warnings=tuple(_warnings(adapter)),
         )
@@ -120,7 +121,7 @@ def _predicted(analysis: Analysis, share: float) -> int | None:
 
 
 def _kind(adapter: Adapter) -> str:
-    words = ["LoCon" if any(layer.is_conv for layer in adapter.layers) else "LoRA"]
+    words = [" and ".join(_kinds(adapter))]
     if any(layer.magnitude for layer in adapter.layers):
         words.append("with DoRA magnitudes")
     others = Counter(copied.why for copied in adapter.copied if copied.why != "DoRA magnitude")
@@ -128,17 +129,31 @@ def _kind(adapter: Adapter) -> str:
     return " ".join(words)
 
 
+def _kinds(adapter: Adapter) -> list[str]:
+    """The kinds of layers, the commonest first; a LoRA with convolutions is called LoCon."""
+    kinds = Counter(_called(layer) for layer in adapter.layers)
+    if any(layer.form.is_conv for layer in adapter.layers) and "LoRA" in kinds:
+        kinds["LoCon"] = kinds.pop("LoRA")
+    return [name for name, _ in kinds.most_common()]
+
+
+def _called(layer: Layer) -> str:
+    return "Control-LoRA" if "bare_up" in layer.parts else layer.form.kind
+
+
 def _warnings(adapter: Adapter) -> Iterator[str]:
     yield from adapter.notes
-    orphans = [copied.key for copied in adapter.copied if copied.why == "alpha without factors"]
+    orphans = [copied.key for copied in adapter.copied if copied.why == ORPHAN.name]
     if orphans:
         yield f"A1111 and diffusers refuse the whole file: {orphans[0]} has no factors ({len(orphans)} such keys)"
-    unknown = [c.key for c in adapter.copied if c.why in ("unknown", "embedding")]
-    if len(unknown) > 12:
-        yield f"Forge does not apply a LoRA with more than 12 keys that it does not know: {len(unknown)} here"
+    unknown = [c.key for c in adapter.copied if c.why in UNREAD_BY_FORGE]
+    if len(unknown) > MOST_UNREAD_BY_FORGE:
+        most = MOST_UNREAD_BY_FORGE
+        yield f"Forge does not apply a LoRA with more than {most} keys that it does not know: {len(unknown)} here"
     if adapter.family is not None and adapter.family.name == "SDXL":
         yield from _sdxl_warnings(adapter)
-    alphas = {layer.pair.scale * layer.pair.rank for layer in adapter.layers if layer.carries_alpha}
+    kohya = [layer for layer in adapter.layers if "up" in layer.parts and layer.carries_alpha]
+    alphas = {layer.form.scale * layer.rank for layer in kohya}
     if len(alphas) > 1:
         yield "diffusers applies attention layers at a wrong strength, because alpha differs between layers"
     if adapter.family is not None and adapter.metadata and "ss_base_model_version" not in adapter.metadata:

@@ -6,20 +6,27 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
 from . import __version__
+from .adapters.forms.form import Form, Work
+from .adapters.forms.full import Full
 from .adapters.layer import Copied
-from .adapters.registry import ORPHAN
+from .adapters.read import form_of
+from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import Draft, NewLayer, Style, draft, factors
 from .analysis import Analysis, Bench
-from .errors import LayerError, OutputError
+from .errors import LayerError, OutputError, ResizeError
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
-from .linalg.casts import LARGEST, Bits, Double, doubles, round_to, singles
-from .linalg.factor import Pair, Stored
+from .linalg.arrays import Arrays
+from .linalg.casts import LARGEST, Bits, Double, round_to, singles
+from .linalg.dora import Normalised
+from .linalg.factor import Factor
+from .linalg.made import numbers
 from .linalg.truncate import discarded, frobenius
 from .plan import LayerPlan, Plan
 from .progress import in_order
@@ -47,14 +54,88 @@ class Job:
 
 
 def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, suffix: str | None = None) -> Job:
-    """Chooses, drafts and sizes a file. The plan's `bytes_after` is exact.
+    """Chooses, drafts and sizes a file. The plan's `bytes_after` is exact. Where the analysis holds the LoRA in another
+    form as well, the better of both is taken, or the one that `style` asks for, and a note says so.
 
     Raises PairingError where the recipe needs base layers that are missing, ResizeError where nothing fits.
     """
-    maker = _Maker(analysis, recipe, style, place, suffix)
-    unpaired = check_partners(recipe, list(analysis.layers), analysis.base_name or "")
-    choice = choose(recipe, Question(analysis.layers, analysis.adapter.together, maker.size_of))
-    return maker.job(choice, unpaired)
+    own = _Attempt(analysis, recipe, style, place, suffix)
+    mine = own.job()
+    other = analysis.others.get(style.convert)
+    theirs = other and _Attempt(other, recipe, style, place, suffix).job()
+    if not theirs or other is None:
+        return mine or own.fail()
+    if mine is None:
+        return theirs
+    if style.convert == "lora":
+        return _noted(theirs, _CONVERTED.format(kinds=_kinds_that_differ(analysis, other), **_sizes(theirs, mine)))
+    if _is_better(theirs, mine):
+        return _noted(theirs, _BETTER.format(**_sizes(theirs, mine)))
+    return _noted(mine, _KEPT.format(**_sizes(mine, theirs)))
+
+
+_CONVERTED = "written as LoRA, as asked: {size} at retention {held}; {kinds} it would have {other} at {other_held}"
+_BETTER = "LoHa written as LoRA, the better file here: {size} at retention {held}; as LoHa {other} at {other_held}"
+_KEPT = "LoHa kept, the better file here: {size} at retention {held}; as LoRA {other} at {other_held}"
+
+
+@dataclass
+class _Attempt:
+    """One form of the LoRA under one recipe."""
+
+    analysis: Analysis
+    recipe: Recipe
+    style: Style
+    place: Place
+    suffix: str | None
+    error: ResizeError | None = None
+
+    def job(self) -> Job | None:
+        """None where the recipe cannot be had; see `fail`."""
+        maker = _Maker(self.analysis, self.recipe, self.style, self.place, self.suffix)
+        try:
+            unpaired = check_partners(self.recipe, list(self.analysis.layers), self.analysis.base_name or "")
+            question = Question(self.analysis.layers, self.analysis.adapter.together, maker.size_of)
+            return maker.job(choose(self.recipe, question), unpaired)
+        except ResizeError as error:
+            self.error = error
+            return None
+
+    def fail(self) -> NoReturn:
+        assert self.error is not None
+        raise self.error
+
+
+def _is_better(other: Job, own: Job) -> bool:
+    """Smaller at the asked retention, closer at the asked size; else only where it is no worse in both."""
+    mine, theirs = own.plan, other.plan
+    if own.recipe.selection == "retain":
+        return theirs.bytes_after < mine.bytes_after
+    if own.recipe.selection == "size":
+        return theirs.retention > mine.retention
+    return theirs.bytes_after < mine.bytes_after and theirs.retention >= mine.retention
+
+
+def _sizes(taken: Job, left: Job) -> dict[str, str]:
+    def mib(plan: Plan) -> str:
+        return f"{plan.bytes_after / (1 << 20):.2f} MiB"
+
+    return {
+        "size": mib(taken.plan),
+        "held": f"{taken.plan.retention:.1%}",
+        "other": mib(left.plan),
+        "other_held": f"{left.plan.retention:.1%}",
+    }
+
+
+def _kinds_that_differ(analysis: Analysis, other: Analysis) -> str:
+    pairs = zip(analysis.adapter.layers, other.adapter.layers, strict=True)
+    kinds = {own.form.kind for own, new in pairs if type(own.form) is not type(new.form)}
+    return "as " + " and ".join(sorted(kinds))
+
+
+def _noted(job: Job, note: str) -> Job:
+    return replace(job, plan=replace(job.plan, notes=(*job.plan.notes, note)))
 
 
 def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = False) -> Plan:
@@ -67,7 +148,7 @@ def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = 
 
     def check(path: Path) -> None:
         verify(path, job.draft.specs)
-        _check_deltas(path, job)
+        _check_deltas(path, job, bench.arrays)
 
     written = write_safetensors(
         job.path,
@@ -110,7 +191,7 @@ class _Maker:
         self.style = style
         self.place = place
         self.suffix = suffix
-        self.strongest = [float(facts.s[0]) * recipe.rescale for facts in analysis.layers]
+        self.strongest = [float(facts.strengths[0]) * recipe.rescale for facts in analysis.layers]
         self._drafts: dict[tuple[int, ...], Draft] = {}
 
     def path(self, choice: Choice) -> Path:
@@ -130,12 +211,10 @@ class _Maker:
 
     def metadata(self, choice: Choice, made: Draft, stem: str, hashes: Sequence[str] | None = None) -> dict[str, str]:
         layers = {
-            new.up.name[: -len(new.layer.up.suffix)] if not self.style.kohya else str(new.layer.canonical): LayerFact(
-                new.rank, new.alpha_value if new.alpha else None, new.layer.is_conv
-            )
+            new.stem: LayerFact(new.rank, new.alpha_value if new.alpha else None, new.layer.form.is_conv)
             for new in made.layers
         }
-        ranks = {layer.pair.rank for layer in self.adapter.layers}
+        ranks = {layer.rank for layer in self.adapter.layers}
         family = self.adapter.family
         return restamp(
             self.adapter.metadata,
@@ -145,6 +224,7 @@ class _Maker:
                 layers=layers,
                 source_rank=ranks.pop() if len(ranks) == 1 else None,
                 base_model_version=family.base_model_version if family else None,
+                network_module="networks.lora" if self.adapter.converted else None,
             ),
         )
 
@@ -161,6 +241,7 @@ class _Maker:
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
+            extracted=self.adapter.extracted,
         )
 
     def job(self, choice: Choice, unpaired: Sequence[str]) -> Job:
@@ -180,11 +261,11 @@ class _Maker:
                 facts.name for facts, kept in zip(self.analysis.layers, choice.kept, strict=True) if not len(kept)
             ),
             zero=tuple(self.analysis.zero),
-            notes=tuple(self._notes(choice, unpaired)),
+            notes=tuple(self._notes(choice, made, unpaired)),
         )
         return Job(self.analysis, self.recipe, self.style, choice, made, plan, path)
 
-    def _notes(self, choice: Choice, unpaired: Sequence[str]) -> Iterator[str]:
+    def _notes(self, choice: Choice, made: Draft, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
         orphans = [copied.key for copied in self.adapter.copied if copied.why == ORPHAN.name]
         if orphans:
@@ -193,6 +274,13 @@ class _Maker:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
             yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
+        yield from self._in_pieces()
+        yield from self._kept_whole(choice)
+        yield from self._biases_beside_factors(made)
+        unread = [copied.key for copied in self.adapter.copied if copied.why in UNREAD_BY_FORGE]
+        if len(unread) > MOST_UNREAD_BY_FORGE:
+            most = MOST_UNREAD_BY_FORGE
+            yield f"Forge applies no file with more than {most} keys that it does not know; here are {len(unread)}"
         if unpaired:
             yield f"{_some(unpaired)} scored without the base model: no partner in {self.analysis.base_name}"
         restored = self._below_threshold(choice)
@@ -203,6 +291,28 @@ class _Maker:
             yield f"{_some(attention)} kept at rank 1: A1111 applies text encoder attention only whole"
         if companions:
             yield f"{_some(companions)} kept at rank 1: other tensors of theirs stay"
+
+    def _biases_beside_factors(self, made: Draft) -> Iterator[str]:
+        """What was a difference in full, with one of its bias, and is up and down now."""
+        biases = {copied.stem for copied in made.copied.values() if copied.why == "bias difference"}
+        found = [new for new in made.layers if isinstance(new.layer.form, Full) and "up" in new.tensors]
+        names = [new.layer.stem for new in found if new.layer.stem in biases]
+        if names:
+            yield f"{_some(names)} are up and down now, beside which A1111 applies no bias difference; others do"
+
+    def _kept_whole(self, choice: Choice) -> Iterator[str]:
+        """Layers of which nothing was taken, because fewer dimensions would not be smaller."""
+        pairs = zip(self.analysis.layers, choice.kept, strict=True)
+        whole = [facts.name for facts, kept in pairs if facts.stands is not None and not facts.nested
+                 and len(kept) == len(facts.s)]  # fmt: skip
+        if whole:
+            yield f"{_some(whole)} kept in full: factors of the asked rank would be no smaller"
+
+    def _in_pieces(self) -> Iterator[str]:
+        solved = zip(self.adapter.layers, self.analysis.spectra, strict=True)
+        pieced = [layer.stem for layer, one in solved if getattr(one, "owner", None) is not None]
+        if pieced:
+            yield f"{_some(pieced)} fused, but trained in pieces: each piece is resized by itself, and stays apart"
 
     def _below_threshold(self, choice: Choice) -> list[int]:
         """Layers that the recipe alone would have dropped."""
@@ -225,12 +335,15 @@ def _label(analysis: Analysis) -> str:
     adapter = analysis.adapter
     if len(adapter.files) == 1 and adapter.weights == (1.0,):
         return str(adapter.paths[0])
-    return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
+    return ",".join(
+        f"{path}:{weight if isinstance(weight, str) else f'{weight:g}'}"
+        for path, weight in zip(adapter.paths, adapter.weights, strict=True)
+    )
 
 
 def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:
     for facts, kept in zip(analysis.layers, choice.kept, strict=True):
-        whole, lost = frobenius(facts.s), discarded(facts.s, kept)
+        whole, lost = facts.fro, math.hypot(discarded(facts.s, kept), facts.beyond)
         fro = facts.base.fro if facts.base else None
         yield LayerPlan(
             name=facts.name,
@@ -280,7 +393,7 @@ def _copy(copied: Copied, job: Job) -> Chunk:
 
 
 def _in_file_order(made: Draft) -> list[NewLayer]:
-    owner = {spec.name: new for new in made.layers for spec in (new.up, new.down)}
+    owner = {spec.name: new for new in made.layers for spec in new.tensors.values()}
     ordered = {id(owner[spec.name]): owner[spec.name] for spec in made.specs if spec.name in owner}
     return list(ordered.values())
 
@@ -294,7 +407,7 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
     size = 0
     for new in layers:
         group.append(new)
-        size += new.rank * new.layer.parameters
+        size += new.numbers
         if size >= _GROUP:
             yield group
             group, size = [], 0
@@ -303,12 +416,50 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
 
 
 def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
-    strength = math.sqrt(job.recipe.rescale)
-    work = [
-        (replace(new, gain=new.gain * strength), job.analysis.spectra[new.index], job.choice.kept[new.index])
-        for new in group
-    ]
-    return factors(work, bench.arrays)
+    return factors([(new, _work(job, new, bench.arrays)) for new in group])
+
+
+def _work(job: Job, new: NewLayer, arrays: Arrays, gain: float | None = None) -> Work:
+    """What is to be written of a layer; `gain` in place of the one that its alpha asks for."""
+    return Work(
+        solved=job.analysis.spectra[new.index],
+        kept=job.choice.kept[new.index],
+        arrays=arrays,
+        gain=(new.gain if gain is None else gain) * math.sqrt(job.recipe.rescale),
+        base=_base(job.analysis, new) if new.layer.form.needs_base else None,
+    )
+
+
+# Measuring --------------------------------------------------------------------------------------------------
+
+
+def measured(job: Job, bench: Bench) -> Job:
+    """The job with the errors of its DoRA layers, where their base weights are known, measured on the weights that
+    hosts apply: normalised, times the magnitudes. Not for those who only move a slider: it reads the base model."""
+    found = [new for new in job.draft.layers if new.layer.magnitude is not None and new.index in job.analysis.weights]
+    bench.progress.start("measure", len(found))
+    layers = list(job.plan.layers)
+    for new, errors in zip(
+        found, in_order(bench.pool, lambda new: _dora_errors(job, new, bench), found, 4), strict=True
+    ):
+        layers[new.index] = replace(layers[new.index], error_lora=errors[0], error_ckpt=errors[1])
+        bench.progress.step()
+    return replace(job, plan=replace(job.plan, layers=tuple(layers)))
+
+
+def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
+    """Of the change that a layer makes, and of the base weight; see `linalg.dora`."""
+    work, form = _work(job, new, bench.arrays, gain=1.0), new.layer.form
+    whole = replace(work, kept=np.arange(form.rank))
+    base, key = _base(job.analysis, new), new.layer.magnitude
+    assert key is not None
+    file = job.analysis.adapter.files[0]
+    magnitude = singles(file.bits(key.key), file.header.entries[key.key].dtype)
+    return Normalised(numbers(base), magnitude).errors(form.full(form.values(whole)), form.full(form.values(work)))
+
+
+def _base(analysis: Analysis, new: NewLayer) -> Factor:
+    return analysis.weights[new.index]()
 
 
 # Checking ---------------------------------------------------------------------------------------------------
@@ -317,36 +468,29 @@ _ROUNDING = {"F32": 1e-3, "F16": 3e-3, "BF16": 2e-2, "F8_E4M3": 0.15}
 _SAMPLES = 4
 
 
-def _check_deltas(path: Path, job: Job) -> None:
+def _check_deltas(path: Path, job: Job, arrays: Arrays) -> None:
     """Reads some layers back and compares their deltas with what was meant, in factor space."""
-    strong = [new for new in job.draft.layers if job.analysis.layers[new.index].s[0] > 0]
+    strong = [new for new in job.draft.layers if job.analysis.layers[new.index].alive]
     with SafeFile(path) as file:
         for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
-            kept = job.analysis.layers[new.index].s[job.choice.kept[new.index]] * job.recipe.rescale
-            error = _delta_error(_read_back(file, new), new.layer.pair, kept, job.recipe.rescale)
-            if not error <= _ROUNDING[new.up.dtype]:
+            error = new.layer.form.error(_read_back(file, new), _work(job, new, arrays, gain=1.0))
+            if not error <= _tolerance(new, job.analysis.layers[new.index].s * job.recipe.rescale):
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
                     f"nothing was kept. Check the disk, and tell us."
                 )
 
 
-def _read_back(file: SafeFile, new: NewLayer) -> Pair:
-    up, down = (
-        Stored(file.bits(spec.name).reshape(shape), spec.dtype)
-        for spec, shape in ((new.up, (new.up.shape[0], new.rank)), (new.down, (new.rank, -1)))
-    )
-    alpha = file.scalar(new.alpha.name) if new.alpha else float(new.rank)
-    return Pair(up, down, alpha / new.rank)
+def _tolerance(new: NewLayer, s: Double) -> float:
+    """What rounding may do to a layer. A difference in full has no factors to balance: where its numbers are too small
+    for float16, they are rounded to its finest step."""
+    dtype = next(iter(new.tensors.values())).dtype
+    if "diff" not in new.tensors or dtype != "F16":
+        return _ROUNDING[dtype]
+    return _ROUNDING[dtype] + 2.0**-25 * math.sqrt(new.numbers) / frobenius(s)
 
 
-def _delta_error(found: Pair, source: Pair, kept: Double, rescale: float) -> float:
-    """``||found - kept part of source||_F`` over the norm of that part, where found lies in its span."""
-    up, down = doubles(found.up.bits, found.up.kind), doubles(found.down.bits, found.down.kind)
-    source_up, source_down = doubles(source.up.bits, source.up.kind), doubles(source.down.bits, source.down.kind)
-    square = found.scale**2 * float(np.sum((up.T @ up) * (down @ down.T)))
-    shared = found.scale * source.scale * rescale * float(np.sum((up.T @ source_up) * (down @ source_down.T)))
-    whole = float(kept @ kept)
-    if whole == 0.0:
-        return float(np.sqrt(square))
-    return float(np.sqrt(abs(square - 2 * shared + whole) / whole))
+def _read_back(file: SafeFile, new: NewLayer) -> Form:
+    """The layer as readers see it."""
+    specs = {**new.tensors, **({"alpha": new.alpha} if new.alpha else {})}
+    return form_of(file, new.stem, {role: spec.name for role, spec in specs.items()})

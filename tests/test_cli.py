@@ -62,8 +62,10 @@ def test_many_recipes_share_one_decomposition(checkpoint, lora, out, monkeypatch
     from lib_resize import analysis
 
     seen = []
-    original = analysis.decompose
-    monkeypatch.setattr(analysis, "decompose", lambda pairs, arrays: seen.extend(pairs) or original(pairs, arrays))
+    original = analysis.decompose_together
+    monkeypatch.setattr(
+        analysis, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
+    )
     recipes = "fro_ckpt=1,thr=-3.5:spn_lora=1,thr=-0.7:spn_ckpt=1,size=0.3:rank=2,max_conv_rank=1:sv_fro=0.9"
     assert run("resize", checkpoint, lora, "-o", out, "-r", recipes) == 0
     with SafeFile(lora) as file:
@@ -430,10 +432,10 @@ def test_a_long_batch_lets_go_of_the_files_it_is_done_with(lora, out, tmp_path, 
     mapped: list[int] = []
     original = batch.analyse
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         maps = Path("/proc/self/maps").read_text("utf-8")
         mapped.append(len({line.split()[-1] for line in maps.splitlines() if str(library) in line}))
-        return original(*arguments)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(batch, "analyse", counting)
     assert run("resize", library, "-o", out, "-r", "rank=1:rank=2") == 0

@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files.reader import SafeFile
-from ..linalg.factor import Pair
 from ..names.families import Family
-from .suffixes import Part
+from .forms.form import Form
+from .suffixes import Part, suffix_of
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One low-rank pair and what belongs to it."""
+    """One delta and what belongs to it."""
 
     stem: str
     """The layer's name as the file spells it."""
-    pair: Pair
-    """Its delta; bits are views of the file."""
-    up: Part
-    down: Part
-    up_shape: tuple[int, ...]
-    """As stored, (n, r) or (n, r, 1, 1)."""
-    down_shape: tuple[int, ...]
-    """As stored, (r, m) or (r, in, height, width)."""
-    dtypes: tuple[str, str]
-    """safetensors dtypes of up and down in the source; of a merge, the widest."""
-    alpha: Part | None = None
+    form: Form
+    """How its delta is stored; numbers are views of the file."""
+    parts: Mapping[str, Part]
+    """Role -> key of the tensors that make it, alpha included."""
     magnitude: Part | None = None
     """DoRA's magnitudes: kept as they are."""
     canonical: str | None = None
     """Its name in the family's own words; None where the family or the layer is unknown."""
+    lost: float = 0.0
+    """Frobenius norm of what the pair does not hold of the delta that it stands for, as an extraction leaves it."""
 
     @property
     def size(self) -> tuple[int, int]:
         """(n, m) of the delta."""
-        return self.pair.size
+        return self.form.size
 
     @property
-    def parameters(self) -> int:
-        """Numbers stored per rank."""
-        return sum(self.size)
-
-    @property
-    def is_conv(self) -> bool:
-        """A convolution larger than 1x1."""
-        return math.prod(self.down_shape[2:]) > 1
+    def rank(self) -> int:
+        """How many dimensions it has."""
+        return self.form.rank
 
     @property
     def carries_alpha(self) -> bool:
-        """Whether a scale may be moved into an alpha key: readers of kohya's suffixes take it from there, those of
-        the other spellings partly ignore it."""
-        return self.up.suffix == ".lora_up.weight"
+        """Whether a scale may be moved into an alpha key beside up and down: readers of kohya's suffixes take it from
+        there, those of the other spellings partly ignore it."""
+        return "bare_up" not in self.parts and self.suffix("up") == ".lora_up.weight"
+
+    def suffix(self, role: str) -> str:
+        """How the file spells a role, or would spell it."""
+        if role in self.parts:
+            return self.parts[role].suffix
+        if self.stem.startswith("base_model.model."):
+            return _PEFT.get(role, suffix_of(role))
+        return suffix_of(role)
+
+
+_PEFT = {"up": ".lora_B.weight", "down": ".lora_A.weight"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,14 @@ class Adapter:
     family: Family | None
     notes: tuple[str, ...] = ()
     """What the user should know of how it was read."""
-    weights: tuple[float, ...] = (1.0,)
-    """Strength of each file in a merge."""
+    weights: tuple[float | str, ...] = (1.0,)
+    """Strength of each file in a merge, in words where it differs between layers."""
     together: tuple[tuple[int, ...], ...] = field(default=())
     """Groups of layers, by index, that a host applies only together."""
+    converted: bool = False
+    """Whether some of its layers have another form here than in the file."""
+    extracted: bool = False
+    """It is the difference of its files, which are checkpoints, and no merge of LoRAs."""
 
     @property
     def paths(self) -> list[Path]:

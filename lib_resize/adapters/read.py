@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from ..errors import DamagedFileError, LayerError, UnsupportedError
-from ..files.header import Entry
+from ..errors import DamagedFileError, UnsupportedError
 from ..files.reader import SafeFile
-from ..linalg.casts import STORAGE
-from ..linalg.factor import Pair, Stored
 from ..names.families import Family, attention_group
+from ..names.families import layers as family_layers
 from ..names.spelling import canonical, identify
+from .cloneofsimo import NOTE, named
+from .forms import READERS
+from .forms.form import Form, Tensors
+from .fused import held_twice, row_cuts
 from .layer import Adapter, Copied, Layer
-from .registry import Kind, kind_of
+from .registry import CONTROL_MARKER, Kind, kind_of
 from .scales import Config, find_configs, outer_scale
 from .suffixes import Part, part
 
-Groups = Mapping[str, Mapping[str, Part]]
-"""stem -> role -> part."""
+Parts = Mapping[str, Part]
+"""role -> part."""
+Stems = Mapping[str, tuple[Kind, Parts]]
+"""stem -> its kind and its parts, in the order of the file."""
 
 
-def kinds_of(keys: Iterable[str]) -> dict[str, tuple[Kind, Mapping[str, Part]]]:
+def kinds_of(keys: Iterable[str]) -> dict[str, tuple[Kind, Parts]]:
     """stem -> its kind and its parts by role, in the order of the file. Names alone are looked at."""
     groups: dict[str, dict[str, Part]] = defaultdict(dict)
     for key in keys:
@@ -38,16 +43,18 @@ def read_adapter(file: SafeFile) -> Adapter:
     Raises UnsupportedError for kinds that are refused or where nothing can be resized, DamagedFileError for
     layers without partner, LayerError for shapes that make no sense.
     """
+    source, file = file, named(file)
     stems = kinds_of(file.header.entries)
     _refuse(file, stems)
-    pairs = {stem: parts for stem, (kind, parts) in stems.items() if kind.verdict == "resize"}
-    if not pairs:
-        raise UnsupportedError(f"{file.path}: no low-rank pair (up and down) found, so there is nothing to resize.")
-    _check_complete(file, pairs)
-    configs = find_configs(file.path, file.header.metadata, list(pairs))
-    family = identify({stem: _delta_size(file, parts) for stem, parts in pairs.items()})
-    notes: set[str] = set()
-    layers = tuple(_layer(file, stem, parts, family, configs, notes) for stem, parts in pairs.items())
+    resized = {stem: found for stem, found in stems.items() if _is_resized(file, *found)}
+    if not resized:
+        raise UnsupportedError(f"{file.path}: {_nothing_to_resize(stems)}")
+    scales = _Scales(file, find_configs(file.path, file.header.metadata, list(resized)))
+    found = [_layer(file, stem, kind, parts, scales) for stem, (kind, parts) in resized.items()]
+    family = identify({layer.stem: layer.size for layer in found}, _told(file.header.metadata))
+    layers = tuple(_named(layer, family) for layer in found) if family else tuple(found)
+    scales.notes |= {NOTE} if file is not source else set()
+    scales.notes.update(_held_twice(layers, family))
     return Adapter(
         name=file.path.stem,
         files=(file,),
@@ -55,9 +62,23 @@ def read_adapter(file: SafeFile) -> Adapter:
         layers=layers,
         copied=tuple(_copied(stems, layers)),
         family=family,
-        notes=tuple(sorted(notes)),
+        notes=tuple(sorted(scales.notes)),
         together=groups_together(layers, family),
     )
+
+
+def _told(metadata: Mapping[str, str]) -> list[str]:
+    """What trainers write of the base model."""
+    return [metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")]
+
+
+def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]:
+    twice = held_twice(layers, family)
+    if twice:
+        yield (
+            f"{len(twice)} layers are in the file twice (first {twice[0]}), in two spellings or in pieces and whole; "
+            f"hosts use one of them, and all are resized"
+        )
 
 
 def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tuple[int, ...], ...]:
@@ -70,111 +91,126 @@ def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tup
     return tuple(tuple(group) for group in groups.values() if len(group) == 4)
 
 
-def _refuse(file: SafeFile, stems: Mapping[str, tuple[Kind, Mapping[str, Part]]]) -> None:
-    refused: dict[str, list[str]] = defaultdict(list)
+def form_of(file: SafeFile, stem: str, keys: Mapping[str, str]) -> Form:
+    """A layer of a file that we have written, from its keys by role; its alpha as every reader has it."""
+    parts = {role: Part(key, stem, role, key[len(stem) :]) for role, key in keys.items()}
+    kind = kind_of(stem, parts)
+    return READERS[kind.name](Tensors(file, stem, parts, partial(_Scales(file, []).of, stem, parts)))
+
+
+# What is in a file ------------------------------------------------------------------------------------------
+
+
+def _is_resized(file: SafeFile, kind: Kind, parts: Parts) -> bool:
+    """A difference of a vector (a norm's) has no rank."""
+    if kind.verdict != "resize":
+        return False
+    return "diff" not in parts or kind.name != "weight difference" or len(_shape(file, parts["diff"])) > 1
+
+
+def _shape(file: SafeFile, tensor: Part) -> tuple[int, ...]:
+    return file.header.entries[tensor.key].shape
+
+
+def _refuse(file: SafeFile, stems: Stems) -> None:
+    refused: dict[Kind, list[str]] = defaultdict(list)
     for stem, (kind, _) in stems.items():
         if kind.verdict == "refuse":
-            refused[kind.name].append(stem)
+            refused[kind].append(stem)
+        elif kind.name == "Control-LoRA" and CONTROL_MARKER not in file.header.entries:
+            refused[_NAMELESS].append(stem)
     if refused:
-        found = "; ".join(f"{name} ({len(found)} layers, first {found[0]})" for name, found in refused.items())
-        raise UnsupportedError(
-            f"{file.path}: holds {found}. LoRA and LoCon can be resized, this cannot; the file stays as it is."
+        found = "; ".join(
+            f"{kind.name} ({len(names)} layers, first {names[0]}), which {kind.reason}"
+            for kind, names in refused.items()
         )
+        raise UnsupportedError(f"{file.path}: holds {found}.")
 
 
-def _check_complete(file: SafeFile, pairs: Groups) -> None:
-    for stem, parts in pairs.items():
-        for role, other in (("up", "down"), ("down", "up")):
-            if role not in parts:
-                raise DamagedFileError(
-                    f"{file.path}: layer {stem} has {other} but no {role} (only {', '.join(sorted(parts))}); "
-                    f"the file is incomplete. Download or save it again."
-                )
-        again = [role for role in parts if " again (" in role]
-        if again:
-            raise DamagedFileError(f"{file.path}: layer {stem} has {again[0]}: two tensors for one place.")
+_NAMELESS = Kind(
+    "bare up and down",
+    frozenset(),
+    "refuse",
+    f"would be a Control-LoRA's if the file had the key {CONTROL_MARKER}; it is of a kind that we do not know",
+)
 
 
-def _delta_size(file: SafeFile, parts: Mapping[str, Part]) -> tuple[int, int]:
-    up, down = (file.header.entries[parts[role].key].shape for role in ("up", "down"))
-    return (up[0] if up else 0), math.prod(down[1:])
+def _nothing_to_resize(stems: Stems) -> str:
+    """Why a file without any layer that can be resized is refused."""
+    found: dict[Kind, list[str]] = defaultdict(list)
+    for stem, (kind, _) in stems.items():
+        found[kind].append(stem)
+    if not found or all(kind.name == "unknown" for kind in found):
+        return "no layer of a LoRA (up and down, or another kind that we know) found, so there is nothing to resize."
+    told = "; ".join(
+        f"{kind.name} ({len(names)}, first {names[0]}), which {kind.reason or 'has no rank that could be cut'}"
+        for kind, names in found.items()
+    )
+    return f"there is nothing to resize; it holds {told}."
 
 
-def _layer(
-    file: SafeFile,
-    stem: str,
-    parts: Mapping[str, Part],
-    family: Family | None,
-    configs: list[Config],
-    notes: set[str],
-) -> Layer:
-    up, down = parts["up"], parts["down"]
-    up_entry, down_entry = file.header.entries[up.key], file.header.entries[down.key]
-    _check_shapes(file, stem, up_entry, down_entry)
-    rank = down_entry.shape[0]
+# Layers -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Scales:
+    """Where scales come from, and what is to be said of it."""
+
+    file: SafeFile
+    configs: list[Config]
+    notes: set[str] = field(default_factory=set)
+
+    def of(self, stem: str, parts: Parts, rank: int | None) -> float:
+        """``.scale``, else ``.alpha`` / rank, else a configuration's, else 1. `rank` is None where readers ignore
+        alpha."""
+        if "scale" in parts:
+            self.notes.add("the file's own .scale keys are folded into its layers")
+            return self.file.scalar(parts["scale"].key)
+        if "alpha" in parts:
+            alpha = self.file.scalar(parts["alpha"].key)
+            return 1.0 if rank is None else alpha / rank
+        outer = outer_scale(self.configs, stem, rank)
+        if outer is None:
+            return 1.0
+        if outer[0] != 1.0:
+            told = f"scale {outer[0]:.6g} from {outer[1]} is folded in, so that hosts which ignore it now apply it"
+            self.notes.add(told)
+        return outer[0]
+
+
+def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales) -> Layer:
+    tensors = Tensors(file, stem, parts, partial(scales.of, stem, parts))
+    form = READERS[kind.name](tensors)
+    again = [role for role in parts if " again (" in role]
+    if again:
+        raise DamagedFileError(f"{file.path}: layer {stem} has {again[0]}: two tensors for one place.")
+    own = {*tensors.used, "alpha", "scale"}
     return Layer(
         stem=stem,
-        pair=Pair(
-            up=_stored(file, up, up_entry, (up_entry.shape[0], rank)),
-            down=_stored(file, down, down_entry, (rank, math.prod(down_entry.shape[1:]))),
-            scale=_scale(file, stem, parts, rank, configs, notes),
-        ),
-        up=up,
-        down=down,
-        up_shape=up_entry.shape,
-        down_shape=down_entry.shape,
-        dtypes=(up_entry.dtype, down_entry.dtype),
-        alpha=parts.get("alpha"),
+        form=form,
+        parts={role: tensor for role, tensor in parts.items() if role in own},
         magnitude=parts.get("magnitude"),
-        canonical=canonical(stem, family) if family else None,
     )
 
 
-def _stored(file: SafeFile, tensor: Part, entry: Entry, shape: tuple[int, int]) -> Stored:
-    return Stored(file.bits(tensor.key).reshape(shape), entry.dtype)
+def _named(layer: Layer, family: Family) -> Layer:
+    """The same layer under its name in the family's words, and with the kernel that it has there."""
+    name = canonical(layer.stem, family)
+    row = family_layers(family).get(name) if name else None
+    form = layer.form if row is None else layer.form.knowing(row.shape[2:])
+    return replace(layer, canonical=name, form=form.cut_at(row_cuts(name, layer.size[0], family)))
 
 
-def _check_shapes(file: SafeFile, stem: str, up: Entry, down: Entry) -> None:
-    def fault(what: str) -> LayerError:
-        return LayerError(f"{file.path}: layer {stem}: up is {up.shape}, down is {down.shape}: {what}.")
-
-    for entry in (up, down):
-        if entry.dtype not in STORAGE:
-            raise fault(f"numbers of dtype {entry.dtype}; floating point was expected")
-    if len(up.shape) < 2 or len(down.shape) < 2 or math.prod(up.shape[2:]) != 1:
-        raise fault("expected (out, rank) and (rank, in), or the same of a convolution")
-    if up.shape[1] != down.shape[0]:
-        raise fault(f"ranks {up.shape[1]} and {down.shape[0]} differ; the file is damaged or not a LoRA")
-    if 0 in up.shape or 0 in down.shape:
-        raise fault("a layer without dimensions; hosts refuse such a file, and so do we")
-
-
-def _scale(
-    file: SafeFile, stem: str, parts: Mapping[str, Part], rank: int, configs: list[Config], notes: set[str]
-) -> float:
-    if "scale" in parts:
-        notes.add("the file's own .scale keys are folded into its layers")
-        return file.scalar(parts["scale"].key)
-    if "alpha" in parts:
-        return file.scalar(parts["alpha"].key) / rank
-    outer = outer_scale(configs, stem, rank)
-    if outer is None:
-        return 1.0
-    if outer[0] != 1.0:
-        notes.add(f"scale {outer[0]:.6g} from {outer[1]} is folded in, so that hosts which ignore it now apply it")
-    return outer[0]
-
-
-_TAKEN = frozenset({"up", "down", "alpha", "scale"})
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}
 
 
-def _copied(stems: Mapping[str, tuple[Kind, Mapping[str, Part]]], layers: Iterable[Layer]) -> Iterable[Copied]:
-    scales = {layer.stem: layer.pair.scale for layer in layers}
+def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
+    resized = {layer.stem: layer for layer in layers}
     for stem, (kind, parts) in stems.items():
+        layer = resized.get(stem)
         for role, tensor in parts.items():
-            if kind.verdict == "copy":
+            if layer is None:
                 yield Copied(tensor.key, kind.name, stem)
-            elif role not in _TAKEN:
-                gain = scales[stem] if role == "up_bias" else None
+            elif role not in layer.parts:
+                gain = layer.form.scale if role == "up_bias" else None
                 yield Copied(tensor.key, _WHY.get(role, "unknown"), stem, gain=gain)

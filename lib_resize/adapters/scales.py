@@ -32,16 +32,22 @@ class Config:
     path: Path
     """The adapter's file, for messages."""
 
-    def scale(self, stem: str, rank: int) -> float:
+    def scale(self, stem: str, rank: int | None) -> float:
         """Scale of a layer, `rank` being its rank on disk.
 
         Where the configuration tells another rank than the file has, somebody has resized the tensors since and left
-        the configuration; the scale is that of training all the same.
+        the configuration; the scale is that of training all the same. `rank` is None for a layer that has none of
+        its own (a LoKr in full), which PEFT scales all the same.
         """
         name = stem[len(self.prefix) :]
-        trained = self._number("r", "rank_pattern", name, rank)
-        alpha = self._number("lora_alpha", "alpha_pattern", name, trained)
+        trained = self._number("r", "rank_pattern", name, 1 if rank is None else rank)
+        alpha = self._number(self._alpha, "alpha_pattern", name, trained)
         return alpha / (math.sqrt(trained) if self.fields.get("use_rslora") else trained)
+
+    @property
+    def _alpha(self) -> str:
+        """PEFT's LoHa and LoKr call it ``alpha``."""
+        return "lora_alpha" if "lora_alpha" in self.fields else "alpha"
 
     def _number(self, field: str, patterns: str, name: str, default: float) -> float:
         value = _patterned(self.fields.get(patterns), name, self.fields.get(field, default))
@@ -66,7 +72,7 @@ def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> l
     return []
 
 
-def outer_scale(configs: list[Config], stem: str, rank: int) -> tuple[float, str] | None:
+def outer_scale(configs: list[Config], stem: str, rank: int | None) -> tuple[float, str] | None:
     """Scale and its origin for a stem; None where no configuration speaks of it."""
     for config in configs:
         if stem.startswith(config.prefix):

@@ -49,6 +49,8 @@ _ROLES: dict[str, str] = {
     ".reshape_weight": "reshape_weight",
     ".w_norm": "w_norm",
     ".b_norm": "b_norm",
+    ".weight": "weight",
+    ".B": "para",
     ".on_input": "on_input",
     ".ia3_l": "ia3_l",
     ".oft_blocks": "oft_blocks",
@@ -65,14 +67,17 @@ _ROLES: dict[str, str] = {
     ".p_layer.weight": "p_layer",
     ".q_layer.weight": "q_layer",
     **{f".hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{f".lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t1", "t2")},
+    **{f".lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     **{f".{part}.weight": part for part in ("a1", "a2", "b1", "b2", "bm")},
 }
+_USUAL = {role: suffix for suffix, role in reversed(_ROLES.items())}
 _LONGEST = max(suffix.count(".") for suffix in _ROLES)
 
 _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
-    # diffusers' attention processors (to_q_lora.down.weight) and XLabs' (qkv_lora1.down.weight)
-    (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\d*\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
+    # diffusers' attention processors (to_q_lora.down.weight)
+    (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
+    # XLabs' processors, where the number belongs to the layer (qkv_lora1.down.weight: 1 is the picture, 2 the text)
+    (re.compile(r"^(?P<stem>.+_lora\d)(?P<suffix>\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
     # PEFT in memory, its adapter's name left in the key (lora_A.default.weight)
     (
         re.compile(r"^(?P<stem>.+)(?P<suffix>\.(?P<word>lora_A|lora_B|lora_magnitude_vector)\.[^.]+(?:\.weight)?)$"),
@@ -83,6 +88,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     # Control-LoRA's bare factors
     (re.compile(r"^(?P<stem>.+)(?P<suffix>\.(?P<word>up|down))$"), {"up": "bare_up", "down": "bare_down"}),
 )
+
+
+def suffix_of(role: str) -> str:
+    """The usual suffix of a role, for tensors that the source does not have."""
+    return _USUAL[role]
 
 
 def part(key: str) -> Part:
@@ -105,4 +115,4 @@ def part(key: str) -> Part:
     return found or Part(key, key, "", "")
 
 
-_SHADOWED = frozenset({"diff"})  # words too short to outweigh a longer pattern
+_SHADOWED = frozenset({"diff", "weight"})  # words too short to outweigh a longer pattern

@@ -7,30 +7,37 @@ Rules that every reader of LoRA files agrees on:
   the WebUIs constant alpha is as exact. A file of one uniform rank has c = rank.
 * DoRA layers have alpha = rank: some hosts normalise before they scale.
 * Layers of other spellings have scale 1: no alpha, or alpha = rank where there was one.
+* Other kinds than LoRA have scale 1 by the alpha that their own rule asks for, where there was an alpha.
 * alpha is a power of two, or a rank, in float32: exact everywhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import LayerError, UnsupportedError
 from ..files.header import TensorSpec, file_order
-from ..linalg.arrays import Arrays
 from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
-from ..linalg.factor import Spectrum
-from ..linalg.truncate import Kept, truncated
+from ..names.families import layers
 from ..names.spelling import canonical
+from .forms.form import Slot, Work
 from .layer import Adapter, Copied, Layer
 from .registry import ORPHAN
-from .suffixes import part
+from .suffixes import part, suffix_of
 
 DTYPES: dict[str, str | None] = {"16": "F16", "32": "F32", "bf16": "BF16", "8": "F8_E4M3", "same": None}
 """What `-t` may be -> the safetensors dtype, or None for that of the source."""
+
+CONVERSIONS: dict[str, str] = {
+    "auto": "keep each layer's kind, but write LoHa as LoRA where that makes the better file",
+    "lora": "write every layer as LoRA that can be, whatever that costs",
+    "none": "keep each layer's kind",
+}
+"""What `--convert` may be."""
 
 _LARGEST_PRODUCT = 2.0**15  # hosts multiply up and down in float16: half of its largest number
 _SMALLEST_ENTRY = 2.0**-11  # typical entry of a layer's first dimension; float16 is fully precise down to 2^-14
@@ -44,6 +51,8 @@ class Style:
     """safetensors dtype of factors; None keeps each layer's own."""
     kohya: bool = False
     """Names in kohya's spelling; else each as it was."""
+    convert: str = "auto"
+    """One of `CONVERSIONS`."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +64,18 @@ class NewLayer:
     layer: Layer
     rank: int
     gain: float
-    """Both factors are multiplied by this, so that the scale that readers apply gives the delta."""
-    up: TensorSpec
-    down: TensorSpec
+    """The square root of what the delta is multiplied by, so that the scale that readers apply gives it."""
+    stem: str
+    """Its name in the new file."""
+    tensors: Mapping[str, TensorSpec]
+    """By role, without alpha."""
     alpha: TensorSpec | None
     alpha_value: float
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers it holds."""
+        return sum(math.prod(spec.shape) for spec in self.tensors.values())
 
 
 @dataclass(frozen=True)
@@ -85,25 +101,26 @@ def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], st
     Raises UnsupportedError where the style cannot be had for this file.
     """
     _check_style(adapter, style)
-    every = list(zip(adapter.layers, ranks, strongest, strict=True))
-    common = _common_alpha([one for one in every if one[1] and _shares_alpha(one[0], style)], style)
-    layers = tuple(_new_layer(i, common, style, *one[:2]) for i, one in enumerate(every) if one[1])
+    every = enumerate(zip(adapter.layers, ranks, strongest, strict=True))
+    staying = [_Staying(i, layer, rank, s, layer.form.slots(rank)) for i, (layer, rank, s) in every if rank]
+    common = _common_alpha([one for one in staying if one.shares_alpha(style)], style)
+    layers = tuple(_new_layer(one, common, style) for one in staying)
     copied = _copied(adapter, style)
-    specs = [spec for new in layers for spec in (new.up, new.down, new.alpha) if spec is not None]
+    specs = [spec for new in layers for spec in (*new.tensors.values(), new.alpha) if spec is not None]
     return Draft(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
 
 
-def factors(work: Sequence[tuple[NewLayer, Spectrum, Kept]], arrays: Arrays) -> dict[str, Bits]:
-    """The factors of some new layers by key, as storage arrays, from their spectra and the dimensions they keep.
+def factors(work: Sequence[tuple[NewLayer, Work]]) -> dict[str, Bits]:
+    """The tensors of some new layers by key, as storage arrays.
 
     Raises LayerError where a number does not fit the dtype.
     """
     exact: dict[TensorSpec, Single] = {}
-    for new, spectrum, kept in work:
-        up, down = truncated(new.layer.pair, spectrum, kept, arrays, new.gain)
-        for spec, values in ((new.up, up), (new.down, down)):
-            _check_fits(new, spec, values)
-            exact[spec] = values
+    for new, one in work:
+        values = new.layer.form.values(one)
+        for role, spec in new.tensors.items():
+            _check_fits(new, spec, values[role])
+            exact[spec] = values[role]
     out: dict[str, Bits] = {}
     for dtype in {spec.dtype for spec in exact}:
         out.update(_rounded({spec: values for spec, values in exact.items() if spec.dtype == dtype}, dtype))
@@ -127,17 +144,36 @@ def _rounded(exact: dict[TensorSpec, Single], dtype: str) -> Iterator[tuple[str,
         yield spec.name, piece
 
 
-def _shares_alpha(layer: Layer, style: Style) -> bool:
-    return (layer.carries_alpha or style.kohya) and (layer.magnitude is None or style.dtype == "F8_E4M3")
+@dataclass(frozen=True)
+class _Staying:
+    """A layer that the new file has."""
+
+    index: int
+    layer: Layer
+    rank: int
+    strongest: float
+    slots: tuple[Slot, ...]
+
+    @property
+    def is_pair(self) -> bool:
+        """Written as up and down."""
+        return len(self.slots) == 2 and self.slots[0].role == "up"
+
+    def shares_alpha(self, style: Style) -> bool:
+        """Whether its alpha is the file's. A difference that is written in full has none."""
+        layer = self.layer
+        if not self.is_pair or not (style.kohya or layer.carries_alpha):
+            return False
+        return layer.magnitude is None or style.dtype == "F8_E4M3"
 
 
-def _common_alpha(staying: Sequence[tuple[Layer, int, float]], style: Style) -> float:
+def _common_alpha(staying: Sequence[_Staying], style: Style) -> float:
     """c of the whole file. Its factors have entries near ``sqrt(s rank / c / n)``; c is lowered by powers of two
     until those of the weakest layer keep their precision in float16, unless products would overflow."""
-    ranks = {rank for _, rank, _ in staying}
+    ranks = {one.rank for one in staying}
     if not ranks:
         return 1.0
-    strengths = [(s * rank, max(layer.size)) for layer, rank, s in staying if s > 0]
+    strengths = [(one.strongest * one.rank, max(one.layer.size)) for one in staying if one.strongest > 0]
     if not strengths:
         return 1.0
     lowest = 2.0 ** math.ceil(math.log2(max(strength for strength, _ in strengths) / _LARGEST_PRODUCT))
@@ -150,42 +186,61 @@ def _common_alpha(staying: Sequence[tuple[Layer, int, float]], style: Style) -> 
     return max(2.0 ** math.floor(math.log2(weakest / _SMALLEST_ENTRY**2)), min(lowest, c))
 
 
-def _new_layer(index: int, common: float, style: Style, layer: Layer, rank: int) -> NewLayer:
-    shares = _shares_alpha(layer, style)
-    alpha = common if shares else float(rank)
-    has_alpha = layer.carries_alpha or style.kohya or layer.alpha is not None
-    names = _names(layer, style)
+def _new_layer(one: _Staying, common: float, style: Style) -> NewLayer:
+    layer = one.layer
+    alpha = common if one.shares_alpha(style) else layer.form.alpha(one.rank)
+    has_alpha = "alpha" in layer.parts or (one.is_pair and (style.kohya or layer.carries_alpha))
     return NewLayer(
-        index=index,
+        index=one.index,
         layer=layer,
-        rank=rank,
-        gain=math.sqrt(rank / alpha),
-        up=TensorSpec(names["up"], _dtype(layer.dtypes[0], style), (layer.up_shape[0], rank, *layer.up_shape[2:])),
-        down=TensorSpec(names["down"], _dtype(layer.dtypes[1], style), (rank, *layer.down_shape[1:])),
-        alpha=TensorSpec(names["alpha"], "F32", ()) if has_alpha else None,
+        rank=one.rank,
+        gain=math.sqrt(one.rank / alpha) if one.is_pair else 1.0,
+        stem=_stem(layer, style),
+        tensors={slot.role: _spec(layer, slot, style) for slot in one.slots},
+        alpha=TensorSpec(_key(layer, "alpha", style), "F32", ()) if has_alpha else None,
         alpha_value=alpha,
     )
 
 
-def _dtype(source: str, style: Style) -> str:
+def _spec(layer: Layer, slot: Slot, style: Style) -> TensorSpec:
+    return TensorSpec(_key(layer, slot.role, style), _dtype(slot, style), slot.shape)
+
+
+def _dtype(slot: Slot, style: Style) -> str:
     if style.dtype is not None:
         return style.dtype
+    source = slot.dtype
     return source if source in LARGEST and source != "F64" else {"F64": "F32"}.get(source, "F16")
 
 
-def _names(layer: Layer, style: Style) -> dict[str, str]:
+def _stem(layer: Layer, style: Style) -> str:
     if style.kohya:
         assert layer.canonical is not None
-        roles = {"up": ".lora_up.weight", "down": ".lora_down.weight", "alpha": ".alpha"}
-        return {role: layer.canonical + suffix for role, suffix in roles.items()}
-    alpha = layer.alpha.key if layer.alpha else f"{layer.stem}.alpha"
-    return {"up": layer.up.key, "down": layer.down.key, "alpha": alpha}
+        return layer.canonical
+    return layer.stem
+
+
+def _key(layer: Layer, role: str, style: Style) -> str:
+    if style.kohya:
+        return _stem(layer, style) + suffix_of(role)
+    return layer.parts[role].key if role in layer.parts else layer.stem + layer.suffix(role)
 
 
 def _check_style(adapter: Adapter, style: Style) -> None:
     if style.kohya:
         _check_kohya(adapter)
-    elif style.dtype == "F8_E4M3" and not all(layer.carries_alpha for layer in adapter.layers):
+    if style.dtype == "F8_E4M3":
+        _check_float8(adapter, style)
+
+
+def _check_float8(adapter: Adapter, style: Style) -> None:
+    other = next((layer.form.kind for layer in adapter.layers if layer.form.own_alpha), None)
+    if other is not None:
+        raise UnsupportedError(
+            f"{adapter.name}: -t 8 is for LoRA layers, whose alpha moves the numbers into the range of fp8; this file "
+            f"has {other} layers. Take -t 16, or add --convert lora."
+        )
+    if not style.kohya and not all(layer.carries_alpha for layer in adapter.layers):
         raise UnsupportedError(
             f"{adapter.name}: -t 8 needs layers that carry alpha, which moves the numbers into the range of fp8; "
             f"this file's spelling has none that all hosts read. Add --naming kohya, or take -t 16."
@@ -193,16 +248,30 @@ def _check_style(adapter: Adapter, style: Style) -> None:
 
 
 def _check_kohya(adapter: Adapter) -> None:
+    if any("bare_up" in layer.parts for layer in adapter.layers):
+        raise UnsupportedError(f"{adapter.name}: a Control-LoRA has names of its own. Leave --naming kohya away.")
     unnamed = [layer.stem for layer in adapter.layers if layer.canonical is None]
     if unnamed:
         raise UnsupportedError(
             f"{adapter.name}: --naming kohya knows no name for {len(unnamed)} of {len(adapter.layers)} layers "
             f"(first {unnamed[0]}; family {adapter.family.name if adapter.family else 'unknown'}). Leave it away."
         )
+    _check_portable(adapter)
     names = [layer.canonical for layer in adapter.layers]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice:
         raise UnsupportedError(f"{adapter.name}: two layers would both be named {twice}. Leave --naming kohya away.")
+
+
+def _check_portable(adapter: Adapter) -> None:
+    table = layers(adapter.family) if adapter.family else {}
+    rows = [(layer.stem, table.get(layer.canonical or "")) for layer in adapter.layers]
+    pieces = [stem for stem, row in rows if row is not None and not row.portable]
+    if pieces and adapter.family:
+        raise UnsupportedError(
+            f"{adapter.name}: --naming kohya: {len(pieces)} layers (first {pieces[0]}) are pieces of weights that "
+            f"{adapter.family.name} holds whole, and no host reads such pieces under kohya's names. Leave it away."
+        )
 
 
 def _copied(adapter: Adapter, style: Style) -> list[tuple[TensorSpec, Copied]]:

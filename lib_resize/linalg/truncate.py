@@ -38,3 +38,19 @@ def discarded(s: Double, kept: Kept) -> float:
     gone = np.ones(len(s), np.bool_)
     gone[kept] = False
     return frobenius(s[gone])
+
+
+def descending(s: Double) -> Double:
+    """The strengths nearest to `s` from which one may choose from the strongest down: those of the least concave
+    curve above the running sum of s^2 (pooling of adjacent violators; Ayer and others 1955).
+
+    Equal to `s` where it falls already. Each pool shares its energy, so the first k hold at least what they held.
+    """
+    pools: list[tuple[float, int]] = []
+    for square in (s * s).tolist():
+        mean, count = square, 1
+        while pools and pools[-1][0] < mean:
+            before, length = pools.pop()
+            mean, count = (before * length + mean * count) / (length + count), length + count
+        pools.append((mean, count))
+    return np.asarray(np.sqrt(np.repeat([mean for mean, _ in pools], [count for _, count in pools])))

@@ -12,15 +12,19 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..adapters.layer import Adapter, Layer
+from ..adapters.forms.form import Form
+from ..adapters.forms.lora import LowRank
+from ..adapters.layer import Adapter
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
-from ..analysis import Analysis, Bench, analyse, beside
+from ..analysis import Analysis, Bench, also_as, analyse, beside, hollowed, lacks, reseated
 from ..base.pairing import looks_like_checkpoint
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
 from ..files.header import DTYPE_BYTES
@@ -31,13 +35,12 @@ from ..hosts.host import Host, LoraFile
 from ..hosts.live import open_reference
 from ..jobs import Job, prepare
 from ..linalg.arrays import NumpyArrays
-from ..linalg.casts import Bits
-from ..linalg.factor import Pair
 from ..linalg.threads import one_blas_thread, usable_cores
 from ..names.families import block
 from ..plan import Plan
 from ..progress import Progress
 from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
+from ..recipe.scores import LayerFacts
 from ..recipe.select import Question, Ranking
 from .faults import Fault
 from .library import Stamp, stamp_of
@@ -57,18 +60,6 @@ Answer = dict[str, Any]
 Warning_ = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Absent:
-    """A factor whose numbers were let go of."""
-
-    kind: str
-    shape: tuple[int, int]
-
-    @property
-    def bits(self) -> Bits:
-        raise ValueError("a kept analysis holds no factors; open the file again")
-
-
 @dataclass
 class Kept:
     """One analysed LoRA."""
@@ -76,7 +67,7 @@ class Kept:
     lora: LoraFile
     stamp: Stamp
     analysis: Analysis
-    """Without base, and with `Absent` factors."""
+    """Without base, and without the numbers of its factors."""
     blocks: tuple[str, ...]
     """Block of every layer."""
     based: Analysis | None = None
@@ -92,8 +83,8 @@ class Kept:
     @property
     def bytes(self) -> int:
         """Memory that it takes, nearly."""
-        spectra = self.analysis.spectra
-        return sum(one.s.nbytes + one.p.nbytes + one.q.nbytes for one in spectra) + _OVERHEAD * len(spectra)
+        held = (self.analysis, *self.analysis.others.values())
+        return sum(one.nbytes + _OVERHEAD for analysis in held for one in analysis.spectra)
 
     @property
     def family(self) -> str | None:
@@ -126,14 +117,21 @@ class Analyses:
             self._kept.move_to_end(lora.name)
             return kept
 
-    def made(self, lora: LoraFile, progress: Progress) -> Kept:
-        """The analysis of a file, made if need be. Raises what reading and decomposing raise."""
+    def made(self, lora: LoraFile, progress: Progress, convert: str = "auto") -> Kept:
+        """The analysis of a file, made if need be, in all forms that `convert` asks for. Raises what reading and
+        decomposing raise."""
         kept = self.get(lora)
         if kept is None:
-            kept = _decomposed(lora, progress)
-            with self._lock:
-                self._kept[lora.name] = kept
-                self._make_room(kept)
+            kept = _decomposed(lora, progress, convert)
+        elif lacks(kept.analysis, convert):
+            with bench(progress) as tools, reopened(kept) as whole:
+                kept.analysis = hollowed(also_as(reseated(kept.analysis, whole), convert, None, (), tools))
+            kept.based, kept.asked = None, frozenset()
+        else:
+            return kept
+        with self._lock:
+            self._kept[lora.name] = kept
+            self._make_room(kept)
         return kept
 
     def with_base(self, kept: Kept, recipes: Sequence[Recipe], choice: str, progress: Progress) -> Kept:
@@ -150,12 +148,12 @@ class Analyses:
             _check_families(kept, told(opened))
             with bench(progress) as tools, reopened(kept) as whole:
                 wanted = [replace(recipes[0], weights=dict.fromkeys(asked, 1.0))]
-                based = beside(replace(kept.analysis, adapter=whole), opened.checkpoint, wanted, tools)
+                based = beside(reseated(kept.analysis, whole), opened.checkpoint, wanted, tools)
             reference = told(opened)
         finally:
             opened.close()
         with self._lock:
-            kept.based = replace(based, adapter=kept.analysis.adapter)
+            kept.based = hollowed(based)
             kept.base_key, kept.asked, kept.reference = base_key(choice, reference), asked, reference
         return kept
 
@@ -182,13 +180,12 @@ def bench(progress: Progress) -> Iterator[Bench]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decomposed(lora: LoraFile, progress: Progress) -> Kept:
+def _decomposed(lora: LoraFile, progress: Progress, convert: str) -> Kept:
     stamp = _stamped(lora)
     with _read(lora.path) as adapter, bench(progress) as tools:
-        analysis = analyse(adapter, None, (), tools)
-        hollow = replace(adapter, layers=tuple(_without_factors(layer) for layer in adapter.layers))
+        analysis = hollowed(analyse(adapter, None, (), tools, convert=convert))
         blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)
-    return Kept(lora, stamp, replace(analysis, adapter=hollow), blocks)
+    return Kept(lora, stamp, analysis, blocks)
 
 
 def _stamped(lora: LoraFile) -> Stamp:
@@ -214,11 +211,6 @@ def reopened(kept: Kept) -> Iterator[Adapter]:
         if _stamped(kept.lora) != kept.stamp or stems != [layer.stem for layer in kept.analysis.adapter.layers]:
             raise FileError(f"{kept.lora.path}: changed since it was analysed. Try again.")
         yield adapter
-
-
-def _without_factors(layer: Layer) -> Layer:
-    up, down = layer.pair.up, layer.pair.down
-    return replace(layer, pair=Pair(Absent(up.kind, up.shape), Absent(down.kind, down.shape), layer.pair.scale))
 
 
 # The base ------------------------------------------------------------------------------------------------------
@@ -250,9 +242,11 @@ def _check_families(kept: Kept, reference: Reference) -> None:
         )
 
 
-def analysis_for(kept: Kept, recipe: Recipe, choice: str, host: Host) -> Analysis:
+def analysis_for(kept: Kept, recipe: Recipe, choice: str, host: Host, convert: str = "auto") -> Analysis:
     """The facts that a recipe rests on. Raises Fault where they must be measured first, PairingError where that is
     hopeless."""
+    if lacks(kept.analysis, convert):
+        raise Fault("not_analysed", f"{kept.lora.name} was not analysed as LoRA yet. Analyse it first.")
     if not recipe.needs_base:
         return kept.analysis
     reference = described(host, choice)
@@ -293,7 +287,7 @@ def plan_blocks(kept: Kept, plan: Plan) -> Answer:
 
 
 def old_ranks(kept: Kept) -> list[int]:
-    return [layer.pair.rank for layer in kept.analysis.adapter.layers]
+    return [layer.rank for layer in kept.analysis.adapter.layers]
 
 
 def shown(kept: Kept, progress: Progress) -> Answer:
@@ -306,7 +300,7 @@ def shown(kept: Kept, progress: Progress) -> Answer:
 def warnings_of(kept: Kept, reference: Reference) -> list[Warning_]:
     """What is said of a LoRA before any recipe."""
     adapter, found = kept.analysis.adapter, []
-    if all(set(layer.dtypes) == {"F32"} for layer in adapter.layers):
+    if all(layer.form.dtypes == {"F32"} for layer in adapter.layers):
         found.append(_warning("fp32", "fp32 file: half of it is free."))
     if adapter.family is None:
         found.append(_warning("unknown_family", "Unknown model family: its own norms are used."))
@@ -335,9 +329,11 @@ def _warning(kind: str, template: str, values: Mapping[str, str] | None = None) 
     return {"kind": kind, "text": template.format(**values or {}), "template": template, "values": dict(values or {})}
 
 
-def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None) -> Job:
+def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None, analysis: Analysis | None = None) -> Job:
     """The plan of a recipe under a name of usual length."""
-    return prepare(kept.analysis, recipe, style or Style(), lambda _: Path(f"{kept.lora.path.stem}_00mb{SUFFIX}"))
+    return prepare(
+        analysis or kept.analysis, recipe, style or Style(), lambda _: Path(f"{kept.lora.path.stem}_00mb{SUFFIX}")
+    )
 
 
 class _Showing:
@@ -360,7 +356,7 @@ class _Showing:
             "layers": len(self._layers),
             "zero": len(kept.analysis.zero),
             "ranks": ranks_of(old_ranks(kept)),
-            "table": self._table(),
+            "table": self._table(jobs["medium"]),
             "blocks": self._blocks(jobs),
             "flat": flat is not None,
             "warnings": [] if flat is None else [flat],
@@ -368,9 +364,9 @@ class _Showing:
             "device": "cpu",
         }
 
-    def _job(self, recipe: Recipe) -> Job | None:
+    def _job(self, recipe: Recipe, analysis: Analysis | None = None) -> Job | None:
         try:
-            return preset_job(self._kept, recipe, self._style)
+            return preset_job(self._kept, recipe, self._style, analysis)
         except ResizeError:
             return None
         finally:
@@ -404,43 +400,46 @@ class _Showing:
     def _is_flat(self, high: Job | None) -> Warning_ | None:
         if high is None:
             return None
-        whole = sum(layer.pair.rank * layer.parameters for layer in self._layers)
-        left = sum(rank * layer.parameters for rank, layer in zip(high.choice.ranks, self._layers, strict=True))
+        layers = high.analysis.adapter.layers
+        whole = sum(_numbers(layer.form, layer.rank) for layer in self._layers)
+        left = sum(_numbers(layer.form, rank) for rank, layer in zip(high.choice.ranks, layers, strict=True))
         saved = 1 - left / whole
         if saved >= FLAT:
             return None
         template = "Its spectrum is flat: High would save {saved}. Perhaps it was extracted from a checkpoint."
         return _warning("flat", template, {"saved": f"{max(0.0, 100 * saved):.0f} %"})
 
-    def _table(self) -> list[Answer]:
+    def _table(self, medium: Job | None) -> list[Answer]:
+        """Of the form that the middle preset takes, where there are two."""
+        analysis = medium.analysis if medium is not None else self._kept.analysis
         recipe = parse_recipe(f"{DEFAULT_SCORES},retain=1")
-        ranking = _Curve(self._kept, Ranking(recipe, Question(self._kept.analysis.layers)), self._style)
-        counts = ranking.counts(_POINTS)
+        curve = _Curve(analysis, Ranking(recipe, Question(analysis.layers)), self._style)
+        counts = curve.counts(_POINTS)
         anchors = sorted({counts[round(i * (len(counts) - 1) / (_ANCHORS - 1))] for i in range(_ANCHORS)})
-        heads = [self._head(ranking, count) for count in anchors]
+        heads = [self._head(analysis, curve, count) for count in anchors]
         known = [(anchor, head) for anchor, head in zip(anchors, heads, strict=True) if head is not None]
         if not known:
             return []
         grown = np.interp(counts, [count for count, _ in known], [head for _, head in known])
-        return [ranking.point(count, head) for count, head in zip(counts, grown, strict=True)]
+        return [curve.point(count, head) for count, head in zip(counts, grown, strict=True)]
 
-    def _head(self, ranking: _Curve, count: int) -> int | None:
+    def _head(self, analysis: Analysis, curve: _Curve, count: int) -> int | None:
         """Bytes of a point's file beside the numbers of its factors."""
-        retention = ranking.retention(count)
-        job = self._job(replace(parse_recipe(f"{DEFAULT_SCORES},retain=1"), value=retention))
-        if job is None:
-            return None
-        return job.plan.bytes_after - ranking.data(job.choice.ranks)
+        recipe = replace(parse_recipe(f"{DEFAULT_SCORES},retain=1"), value=curve.retention(count))
+        job = self._job(recipe, replace(analysis, others={}))
+        return None if job is None else job.plan.bytes_after - curve.data(job.choice.ranks)
 
 
 class _Curve:
     """The order in which a recipe lets dimensions go, and what is left at each count of them."""
 
-    def __init__(self, kept: Kept, ranking: Ranking, style: Style) -> None:
-        layers, adapter = kept.analysis.layers, kept.analysis.adapter
+    def __init__(self, analysis: Analysis, ranking: Ranking, style: Style) -> None:
+        layers, adapter = analysis.layers, analysis.adapter
         self._ranking = ranking
         self._together = adapter.together
-        self._cost = np.array([_cost(layer, style) for layer in adapter.layers], np.int64)
+        sizes = [_sizes(layer.form, facts, style) for layer, facts in zip(adapter.layers, layers, strict=True)]
+        self._sizes = np.concatenate(sizes)
+        self._places = np.cumsum([0] + [len(part) for part in sizes[:-1]])
         self._forced = np.array([len(forced) for forced in ranking.forced], np.int64)
         squares = [facts.s * facts.s for facts in layers]
         held = sum(float(part[index].sum()) for part, index in zip(squares, ranking.forced, strict=True))
@@ -449,7 +448,8 @@ class _Curve:
         flat = np.concatenate(squares)
         running = held + np.concatenate([[0.0], np.cumsum(flat[starts[ranking.layer] + ranking.index])])
         self._retention = np.sqrt(np.minimum(running / whole, 1.0)) if whole > 0 else np.ones(len(running))
-        self._size = np.concatenate([[0], np.cumsum(self._cost[ranking.layer])])
+        marginal = np.concatenate([np.diff(part) for part in sizes])
+        self._size = np.concatenate([[0], np.cumsum(marginal[starts[ranking.layer] + ranking.index])])
 
     def counts(self, points: int) -> list[int]:
         """Numbers of free dimensions, rising: half of them even in bytes, half even in retention."""
@@ -473,7 +473,7 @@ class _Curve:
 
     def data(self, ranks: Sequence[int]) -> int:
         """Bytes of the factors' numbers."""
-        return int(np.dot(np.array(ranks, np.int64), self._cost))
+        return int(self._sizes[self._places + np.array(ranks, np.int64)].sum())
 
     def point(self, count: int, head: float) -> Answer:
         ranks = self.ranks(count)
@@ -487,7 +487,18 @@ class _Curve:
         }
 
 
-def _cost(layer: Layer, style: Style) -> int:
-    """Bytes that one rank of a layer takes."""
-    up, down = (DTYPE_BYTES[style.dtype or kind] for kind in layer.dtypes)
-    return up * layer.size[0] + down * layer.size[1]
+def _sizes(form: Form, facts: LayerFacts, style: Style) -> NDArray[np.int64]:
+    """Bytes of a layer's numbers at every rank, (r + 1,)."""
+    if isinstance(form, LowRank):  # most files hold nothing else, and a file of a thousand layers must not wait
+        return np.arange(form.rank + 1, dtype=np.int64) * _bytes(form, 1, style)
+    standing = np.arange(form.rank + 1) if facts.stands is None else facts.stands
+    return np.array([_bytes(form, int(rank), style) for rank in standing], np.int64)
+
+
+def _bytes(form: Form, rank: int, style: Style) -> int:
+    slots = form.slots(rank) if rank else ()
+    return sum(DTYPE_BYTES[style.dtype or slot.dtype] * prod(slot.shape) for slot in slots)
+
+
+def _numbers(form: Form, rank: int) -> int:
+    return sum(prod(slot.shape) for slot in form.slots(rank)) if rank else 0

@@ -12,8 +12,8 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..adapters.outline import Outline, outline
 from ..adapters.read import kinds_of
-from ..adapters.suffixes import Part
 from ..base.norm_cache import cache_folder
 from ..base.pairing import looks_like_checkpoint
 from ..errors import ResizeError
@@ -84,67 +84,67 @@ def _without_path(message: str, path: Path) -> str:
 def _facts(header: Header) -> Facts:
     stems = kinds_of(header.entries)
     refused = Counter(kind.name for kind, _ in stems.values() if kind.verdict == "refuse")
-    pairs = {stem: parts for stem, (kind, parts) in stems.items() if kind.verdict == "resize"}
-    whole = {stem: parts for stem, parts in pairs.items() if {"up", "down"} <= parts.keys()}
+    found = {stem: outline(kind, parts, header.entries) for stem, (kind, parts) in stems.items()}
+    layers = {stem: one for stem, one in found.items() if one is not None and not _is_vector(one)}
+    whole = {stem: one for stem, one in layers.items() if one.missing is None}
+    magnitudes = any("magnitude" in stems[stem][1] for stem in whole)
     source, recipe = _record(header.metadata)
     return Facts(
-        family=_family(header.entries, whole),
-        kind=_kind(header.entries, refused, whole),
-        rank=max((_rank(header.entries, parts) for parts in whole.values()), default=None),
+        family=_family(whole),
+        kind=_kind(refused, list(whole.values()), magnitudes),
+        rank=max((one.rank for one in whole.values()), default=None),
         dtype=_dtype(header.entries, whole),
-        layers=len(pairs) + sum(refused.values()),
-        problem=_problem(header.entries, refused, pairs, whole),
+        layers=len(layers) + sum(refused.values()),
+        problem=_problem(header.entries, refused, layers),
         source=source,
         recipe=recipe,
     )
 
 
-def _problem(
-    entries: Mapping[str, Entry], refused: Counter[str], pairs: Mapping[str, Any], whole: Mapping[str, Any]
-) -> str | None:
+def _is_vector(layer: Outline) -> bool:
+    """A norm's difference, which is copied."""
+    return layer.kind == "weight difference" and layer.missing is not None
+
+
+def _problem(entries: Mapping[str, Entry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
     if looks_like_checkpoint(entries):
         return "this is a base model, not a LoRA"
     if refused:
         names = ", ".join(f"{name} ({count} layers)" for name, count in refused.items())
         return f"holds {names}, which cannot be resized"
-    if not pairs:
+    if not layers:
         return "no low-rank pair (up and down) found, so there is nothing to resize"
-    lacking = next((stem for stem in pairs if stem not in whole), None)
-    return None if lacking is None else f"incomplete: layer {lacking} has only one of up and down"
+    lacking = next((stem for stem, layer in layers.items() if layer.missing is not None), None)
+    return (
+        None
+        if lacking is None
+        else f"incomplete: layer {lacking} ({layers[lacking].kind}) lacks {layers[lacking].missing}"
+    )
 
 
-def _kind(entries: Mapping[str, Entry], refused: Counter[str], whole: Mapping[str, Mapping[str, Part]]) -> str | None:
+def _kind(refused: Counter[str], layers: Sequence[Outline], magnitudes: bool) -> str | None:
     if refused:
         return refused.most_common(1)[0][0]
-    if not whole:
+    if not layers:
         return None
-    if any("magnitude" in parts for parts in whole.values()):
+    if magnitudes:
         return "DoRA"
-    return "LoCon" if any(prod(entries[parts["down"].key].shape[2:]) > 1 for parts in whole.values()) else "LoRA"
+    kind = Counter(layer.kind for layer in layers).most_common(1)[0][0]
+    return "LoCon" if kind == "LoRA" and any(prod(layer.kernel) > 1 for layer in layers) else kind
 
 
-def _rank(entries: Mapping[str, Entry], parts: Mapping[str, Part]) -> int:
-    shape = entries[parts["down"].key].shape
-    return shape[0] if shape else 0
-
-
-def _dtype(entries: Mapping[str, Entry], whole: Mapping[str, Mapping[str, Part]]) -> str | None:
-    counted = Counter(entries[parts[role].key].dtype for parts in whole.values() for role in ("up", "down"))
+def _dtype(entries: Mapping[str, Entry], whole: Mapping[str, Outline]) -> str | None:
+    counted = Counter(dtype for layer in whole.values() for dtype in layer.dtypes)
     counted = counted or Counter(entry.dtype for entry in entries.values())
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _family(entries: Mapping[str, Entry], whole: Mapping[str, Mapping[str, Part]]) -> str | None:
+def _family(whole: Mapping[str, Outline]) -> str | None:
     """By a sample of the layers, evenly spread; a file in order has all its blocks there."""
     stems = sorted(whole)
     chosen = stems[:: max(1, len(stems) // _SAMPLE)]
-    family = identify({stem: _delta(entries, whole[stem]) for stem in chosen}) if chosen else None
+    family = identify({stem: whole[stem].size for stem in chosen}) if chosen else None
     return None if family is None else family.name
-
-
-def _delta(entries: Mapping[str, Entry], parts: Mapping[str, Part]) -> tuple[int, int]:
-    up, down = (entries[parts[role].key].shape for role in ("up", "down"))
-    return (up[0] if up else 0), prod(down[1:])
 
 
 def _record(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:

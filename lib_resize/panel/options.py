@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters.write import DTYPES, Style
+from ..adapters.write import CONVERSIONS, DTYPES, Style
 from ..errors import RecipeError
 from ..recipe.grammar import PRESETS, Recipe, number, parse_recipe, parse_recipes
 from .faults import Fault
@@ -112,10 +112,11 @@ class Options:
     scores: str = DEFAULT_SCORES
     rescale: float = 1.0
     reference: str = LOADED
+    convert: str = "auto"
 
     @property
     def style(self) -> Style:
-        return Style(dtype=DTYPES[self.dtype], kohya=self.naming == "kohya")
+        return Style(dtype=DTYPES[self.dtype], kohya=self.naming == "kohya", convert=self.convert)
 
 
 def read_options(values: Mapping[str, Any], *, remote: bool) -> Options:
@@ -124,21 +125,22 @@ def read_options(values: Mapping[str, Any], *, remote: bool) -> Options:
     if remote and params.has("folder"):
         raise Fault("remote", "Folders cannot be chosen from another machine; results go beside their source.")
     found = Options(
-        dtype=_one_of("dtype", params.text("dtype", "16"), tuple(DTYPES)),
-        naming=_one_of("naming", params.text("naming", "same"), ("same", "kohya")),
+        dtype=one_of("dtype", params.text("dtype", "16"), tuple(DTYPES)),
+        naming=one_of("naming", params.text("naming", "same"), ("same", "kohya")),
         suffix=check_suffix(params.text("suffix", "_{size}")),
         folder=params.text("folder") if params.has("folder") else None,
         sidecars=params.flag("sidecars", True),
         scores=params.text("scores", DEFAULT_SCORES),
         rescale=params.number("rescale", 1.0),
         reference=params.text("reference", LOADED),
+        convert=one_of("convert", params.text("convert", "auto"), tuple(CONVERSIONS)),
     )
     params.text("folder", "")
     params.finish()
     return found
 
 
-def _one_of(name: str, value: str, known: Sequence[str]) -> str:
+def one_of(name: str, value: str, known: Sequence[str]) -> str:
     if value not in known:
         raise Fault("request", f"options: {name} must be one of {', '.join(known)}, found {_short(value)}.")
     return value
@@ -169,7 +171,7 @@ def target_recipe(target: Mapping[str, Any], options: Options) -> Recipe:
     rescale = "" if options.rescale == 1.0 else f",rescale={number(options.rescale, 6)}"
     kind = next(iter(target))
     if kind == "preset":
-        preset = _one_of("preset", params.text("preset"), tuple(PRESETS))
+        preset = one_of("preset", params.text("preset"), tuple(PRESETS))
         selection = PRESETS[preset].rpartition(",")[2]
     elif kind == "size":
         selection = f"size={number(params.number('size'), 6)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.layer import Adapter
-from ..analysis import Analysis
+from ..analysis import Analysis, reseated
 from ..errors import OutputError
 from ..files.outname import names_in_tree
 from ..files.reader import SafeFile
@@ -113,7 +113,7 @@ def _name_facts(job: Job) -> NameFacts:
 
 def plan_answer(kept: Kept, recipe: Recipe, options: Options, host: Host) -> dict[str, Any]:
     """What `plan` answers. Raises Fault, and what planning raises."""
-    analysis = analysis_for(kept, recipe, options.reference, host)
+    analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     job = planned(analysis, recipe, options, namer(host, kept.lora, options, listed_names(host)))
     plan, reference = job.plan, described(host, options.reference)
     return {
@@ -151,14 +151,14 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle) -> tuple
     """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
     lora, recipe, options = order.lora, order.recipe, order.options
     handle.portion(0.0, 0.6)
-    kept = analyses.made(lora, handle)
+    kept = analyses.made(lora, handle, options.convert)
     analyses.with_base(kept, [recipe], options.reference, handle)
-    analysis = analysis_for(kept, recipe, options.reference, host)
+    analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     handle.portion(0.6, 0.4)
     with reopened(kept) as adapter, bench(handle) as tools:
         digest = tools.pool.submit(adapter.files[0].sha256)
         name = namer(host, lora, options, all_names(host) | folded(order.taken))
-        job = planned(replace(analysis, adapter=adapter), recipe, options, name)
+        job = planned(reseated(analysis, adapter), recipe, options, name)
         handle.check()
         plan = execute(job, tools, [digest.result()])
         source_sha256 = digest.result()

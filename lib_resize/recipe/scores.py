@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import PairingError
 from ..linalg.casts import Double
-from ..linalg.truncate import frobenius
+from ..linalg.truncate import descending
 from .grammar import BASE_SCORES, SELF_SCORES, Recipe
 
 
@@ -36,9 +38,10 @@ class LayerFacts:
 
     name: str
     s: Double
-    """Singular values, (r,), descending."""
+    """What each dimension holds, (r,): the first k hold the squared norm ``sum of s_j^2 over j < k``. Singular values,
+    descending, for layers that are low-rank pairs; of others see `nested`."""
     parameters: int
-    """Numbers stored per rank, n + m."""
+    """Numbers stored per rank, n + m for a low-rank pair."""
     is_conv: bool = False
     """A convolution larger than 1x1."""
     base: BaseFacts | None = None
@@ -46,20 +49,56 @@ class LayerFacts:
     least: int = 0
     """Dimensions that must stay whatever the recipe says, even of a layer that is zero: 1 where other tensors of the
     layer stay, which would be orphans without it."""
+    beyond: float = 0.0
+    """Frobenius norm of what lies in none of the dimensions, as of a weight difference that was cut to some ranks."""
+    square: int = 0
+    """Numbers stored per square of the rank: the core of a Tucker layer."""
+    nested: bool = False
+    """Whether dimensions can only stay together with all before them; `s` need not fall, then."""
+    stands: NDArray[np.intp] | None = None
+    """Where not every rank is written: the rank that is written in its place, (r + 1,), not falling."""
+
+    @cached_property
+    def strengths(self) -> Double:
+        """`s` as scores see it: falling, (r,)."""
+        return descending(self.s) if self.nested else self.s
+
+    @cached_property
+    def alive(self) -> int:
+        """How many dimensions there are up to the last that holds anything."""
+        if not self.nested:
+            return int(np.count_nonzero(self.s))
+        found = np.flatnonzero(self.s)
+        return int(found[-1]) + 1 if len(found) else 0
+
+    @property
+    def energy(self) -> float:
+        """Square of the Frobenius norm of the layer as a whole."""
+        return float(self.s @ self.s) + self.beyond**2
+
+    @property
+    def fro(self) -> float:
+        """Frobenius norm of the layer as a whole."""
+        return math.sqrt(self.energy)
+
+    def marginal(self, rank: int) -> int:
+        """Numbers that the dimension after the first `rank` costs."""
+        return self.parameters + (2 * rank + 1) * self.square
 
 
 _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
     "spn_ckpt": lambda layer: None if layer.base is None else layer.base.spn,
     "fro_ckpt": lambda layer: None if layer.base is None else layer.base.fro,
     "subspace": lambda layer: None if layer.base is None else layer.base.subspace,
-    "spn_lora": lambda layer: float(layer.s[0]),
-    "fro_lora": lambda layer: frobenius(layer.s),
+    "spn_lora": lambda layer: float(layer.strengths[0]),
+    "fro_lora": lambda layer: layer.fro,
     "params": lambda layer: float(layer.parameters),
 }
 
 
 def score(recipe: Recipe, layer: LayerFacts) -> Double:
-    """Scores of a layer's dimensions, (r,), log10; minus infinity for dimensions that are zero.
+    """Scores of a layer's dimensions, (r,), log10; minus infinity for dimensions that are zero. Where a dimension can
+    only stay with those before it, no score is above the one before.
 
     A layer without partner is scored by the recipe's other references, their weights normalised anew, where one
     of them compares the layer with itself; else PairingError (see `check_partners`, which names all such layers).
@@ -68,13 +107,14 @@ def score(recipe: Recipe, layer: LayerFacts) -> Double:
     if weights is None:
         raise PairingError(f"layer {layer.name}: no partner in the base model")
     with np.errstate(divide="ignore", invalid="ignore"):
-        total = np.log10(layer.s * recipe.rescale)
+        total = np.log10(layer.strengths * recipe.rescale)
         for name, weight in weights.items():
             reference = _REFERENCES[name](layer)
             if reference is None:
                 raise ValueError(f"{name} was not computed for {layer.name}")
             total -= weight * np.log10(_rescaled(name, reference, recipe))
-    return np.asarray(np.where(layer.s > 0, total, -np.inf))
+    total = np.where(layer.strengths > 0, total, -np.inf)
+    return np.minimum.accumulate(total) if layer.nested else np.asarray(total)
 
 
 def _rescaled(name: str, reference: Double | float, recipe: Recipe) -> Double | float:

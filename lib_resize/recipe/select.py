@@ -67,16 +67,15 @@ def choose(recipe: Recipe, question: Question) -> Choice:
 
 def share_kept(layers: Sequence[LayerFacts], kept: Sequence[Kept]) -> float:
     """Weight retention: the Frobenius norm of what stays over that of all, 0 to 1; 1 for a LoRA of zeros."""
-    whole = sum(float(layer.s @ layer.s) for layer in layers)
+    whole = sum(layer.energy for layer in layers)
     part = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, kept, strict=True))
     return float(np.sqrt(min(part / whole, 1.0))) if whole > 0 else 1.0
 
 
 def _limits(recipe: Recipe, layer: LayerFacts) -> tuple[int, int]:
     """Fewest and most dimensions that a layer may keep."""
-    alive = int(np.count_nonzero(layer.s))
     cap = recipe.cap(layer.is_conv)
-    most = max(alive if cap is None else min(alive, cap), layer.least)
+    most = max(layer.alive if cap is None else min(layer.alive, cap), layer.least)
     return max(min(recipe.min_rank, most), layer.least), most
 
 
@@ -87,7 +86,14 @@ def _completed(question: Question, kept: list[Kept], order: Sequence[Kept]) -> t
             for i in group:
                 if not len(kept[i]):
                     kept[i] = order[i][:1]
-    return tuple(kept)
+    return tuple(_written(layer, part) for layer, part in zip(question.layers, kept, strict=True))
+
+
+def _written(layer: LayerFacts, kept: Kept) -> Kept:
+    """What a file holds where this is asked for: some ranks would be no better or no smaller than another."""
+    if layer.stands is None or layer.stands[len(kept)] == len(kept):
+        return kept
+    return np.arange(layer.stands[len(kept)])
 
 
 # Selections layer by layer ----------------------------------------------------------------------------------
@@ -109,21 +115,23 @@ def _uniform(layer: LayerFacts, recipe: Recipe) -> int:
 
 def _by_ratio(layer: LayerFacts, recipe: Recipe) -> int:
     """How many singular values are greater than the largest divided by the ratio; at least one."""
-    return max(1, int(np.count_nonzero(layer.s > layer.s[0] / recipe.value)))
+    strengths = layer.strengths
+    return max(1, int(np.count_nonzero(strengths > strengths[0] / recipe.value)))
 
 
 def _by_frobenius(layer: LayerFacts, recipe: Recipe) -> int:
-    return _fewest(layer.s * layer.s, recipe.value**2)
+    return _fewest(layer.s * layer.s, recipe.value**2, layer.energy)
 
 
 def _by_sum(layer: LayerFacts, recipe: Recipe) -> int:
-    return _fewest(layer.s, recipe.value)
+    return _fewest(layer.strengths, recipe.value, float(layer.strengths.sum()))
 
 
-def _fewest(amounts: Double, share: float) -> int:
-    """The fewest leading amounts whose sum is at least this share of the whole."""
+def _fewest(amounts: Double, share: float, whole: float) -> int:
+    """The fewest leading amounts whose sum is at least this share of the whole, or all."""
     running = np.cumsum(amounts)
-    return int(np.searchsorted(running, share * running[-1] * (1 - 1e-14), side="left")) + 1
+    wanted = min(share * whole * (1 - 1e-14), float(running[-1]))
+    return int(np.searchsorted(running, wanted, side="left")) + 1
 
 
 _RANKS: dict[str, Callable[[LayerFacts, Recipe], int]] = {
@@ -183,7 +191,7 @@ class Ranking:
 
     def _by_retention(self) -> int:
         layers = self.question.layers
-        whole = sum(float(layer.s @ layer.s) for layer in layers)
+        whole = sum(layer.energy for layer in layers)
         held = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, self.forced, strict=True))
         squares = np.concatenate([layer.s * layer.s for layer in layers])
         starts = np.cumsum([0] + [len(layer.s) for layer in layers])
@@ -211,7 +219,9 @@ class Ranking:
         """The largest count whose file fits; the file grows with the count. Secant steps inside a bracket."""
         size_of = self.question.size_of
         assert size_of is not None
-        cost = np.concatenate([[0], np.cumsum([self.question.layers[i].parameters for i in self.layer.tolist()])])
+        pairs = zip(self.layer.tolist(), self.index.tolist(), strict=True)
+        marginal = [self.question.layers[layer].marginal(index) for layer, index in pairs]
+        cost = np.concatenate([[0], np.cumsum(marginal)])
         low, high = fewest, len(self.flat)
         low_size, high_size = least, size_of(self.first(high))
         if high_size <= budget:

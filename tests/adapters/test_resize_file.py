@@ -112,7 +112,7 @@ def test_what_is_not_low_rank_is_copied_byte_for_byte_and_named(tmp_path) -> Non
     others = {
         "lora_unet_n.w_norm": rng.standard_normal(7).astype(np.float32),
         "lora_unet_n.b_norm": rng.standard_normal(7).astype(np.float16),
-        "lora_unet_d.diff": rng.standard_normal((3, 4)).astype(np.float64),
+        "lora_unet_d.diff": rng.standard_normal(4).astype(np.float64),
         "a.diff_b": rng.standard_normal(24).astype(np.float32),
         "bundle_emb.cat.clip_l": rng.standard_normal((2, 8)).astype(np.float16),
         "<s1>": rng.standard_normal(8).astype(np.float32),
@@ -180,16 +180,13 @@ def test_an_fp32_source_halves_at_full_rank(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("extra", "kind"),
     [
-        ({"l.hada_w1_a": (4, 2), "l.hada_w1_b": (2, 4), "l.hada_w2_a": (4, 2), "l.hada_w2_b": (2, 4)}, "LoHa"),
-        ({"l.lokr_w1": (2, 2), "l.lokr_w2": (4, 4)}, "LoKr"),
-        ({"l.a1.weight": (4, 2), "l.a2.weight": (2, 4), "l.b1.weight": (4, 2), "l.b2.weight": (2, 4)}, "GLoRA"),
-        ({"l.lora_up.weight": (4, 2), "l.lora_down.weight": (2, 4, 1, 1), "l.lora_mid.weight": (2, 2, 3, 3)}, "Tucker"),
-        ({"l.oft_blocks": (2, 3, 3)}, "OFT"),
-        ({"l.boft_R": (2, 2, 3, 3)}, "BOFT"),
-        ({"l.weight": (4,), "l.on_input": ()}, "IA3"),
+        ({"l.lambda_layer": (1, 2), "l.p_layer.weight": (4, 2), "l.q_layer.weight": (2, 4)}, "T-LoRA"),
+        ({"lllite_unet_x.down.0.weight": (4, 2)}, "ControlNet-LLLite"),
+        ({"image_proj.norm.weight": (4,)}, "IP-Adapter"),
+        ({"l.B": (4, 2)}, "PaRa"),
+        ({"l.up": (4, 2), "l.down": (2, 4)}, "bare up and down"),
         ({"unet:0:up": (4, 2), "unet:0:down": (2, 4)}, "cloneofsimo"),
         ({"l.lora_embedding_A": (2, 9), "l.lora_embedding_B": (4, 2)}, "embedding"),
-        ({"lora_controlnet": (1,)}, "Control-LoRA"),
     ],
 )
 @pytest.mark.parametrize("beside", [True, False])
@@ -225,9 +222,35 @@ def test_damaged_layers_are_refused_by_name(tmp_path, change, error, text) -> No
     assert text in str(found)
 
 
-def test_a_file_without_low_rank_pairs_is_refused(tmp_path) -> None:
-    path = write(tmp_path / "x.safetensors", {"a.diff": np.ones((3, 3), np.float32)})
-    assert "nothing to resize" in str(refused(path))
+@pytest.mark.parametrize(
+    ("tensors", "kind", "reason"),
+    [
+        ({"l.oft_blocks": (2, 3, 3), "l.alpha": ()}, "OFT", "rotates"),
+        ({"l.oft_diag": (2, 3, 3)}, "OFT", "rotates"),
+        ({"l.oft_R.weight": (2, 3)}, "OFT", "rotates"),
+        ({"l.boft_R": (2, 2, 3, 3)}, "BOFT", "rotates"),
+        ({"l.weight": (4,), "l.on_input": ()}, "IA3", "multiplies rows"),
+        ({"l.ia3_l": (4, 1)}, "IA3", "multiplies rows"),
+        ({"l.w_norm": (4,), "l.b_norm": (4,)}, "norm", "is a vector"),
+        ({"l.diff_b": (4,)}, "bias difference", "is a vector"),
+        ({"l.bias_indices": (4,), "l.bias_values": (4,), "l.bias_size": (1,)}, "sparse bias", "single numbers"),
+        ({"l.set_weight": (4, 4)}, "weight replacement", "replaces"),
+        ({"<s1>": (4,)}, "embedding", "word of its own"),
+        ({"l.alpha": ()}, "alpha without factors", "left over"),
+        ({"who.knows": (4, 4)}, "no layer of a LoRA", "nothing to resize"),
+    ],
+)
+def test_what_is_carried_beside_others_is_refused_alone_with_the_reason(tmp_path, tensors, kind, reason) -> None:
+    made = {key: np.ones(shape, np.float32) for key, shape in tensors.items()}
+    error = refused(write(tmp_path / "alone.safetensors", made))
+    assert isinstance(error, UnsupportedError)
+    assert all(text in str(error) for text in (str(tmp_path), kind, reason))
+    found, outcome = resized(write(tmp_path / "beside.safetensors", made | kohya("a")))
+    carried = set(made) - {"l.alpha"} if kind == "alpha without factors" else set(made)
+    assert carried <= set(found)
+    assert {key for key, _ in outcome.plan.copied} == carried
+    for key in carried:
+        np.testing.assert_array_equal(found[key], made[key])
 
 
 def test_a_checkpoint_is_not_taken_for_a_lora(tmp_path) -> None:

@@ -15,7 +15,7 @@ try:
 except ImportError:
     expect = None
 
-__all__ = ["AWKWARD", "URL", "ask", "change", "drawn", "expect", "heard", "row", "setup"]
+__all__ = ["AWKWARD", "URL", "ask", "change", "drawn", "expect", "heard", "open_tab", "resizable", "row", "setup"]
 
 URL = os.environ.get("RESIZE_LORA_URL")
 
@@ -59,3 +59,23 @@ def row(page: Any, name: str) -> Any:
     """A LoRA's row in the library."""
     quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return page.locator(f".resize-lora-row:visible:has(.resize-lora-title:text-is({quoted}))")
+
+
+def open_tab(page: Any, id: str) -> None:
+    """Opens a tab of the host by the place of its panel, for titles are translated; nothing where there are no tabs."""
+    page.evaluate(
+        """id => { const tabs = document.querySelector('#tabs'), kids = tabs ? [...tabs.children] : [];
+            const at = kids.filter(one => one.classList.contains('tabitem')).findIndex(one => one.id === `tab_${id}`);
+            const nav = kids.find(one => one.classList.contains('tab-nav'));
+            if (at >= 0) nav.querySelectorAll('button')[at].click(); }""",
+        id,
+    )
+    if page.locator("#tabs").count():  # shown a moment after the click
+        page.locator(f"#tab_{id}").wait_for(state="visible")
+
+
+def resizable(page: Any) -> dict[str, Any]:
+    """A LoRA of the library that can be resized and is none of ours, the smallest with a plain name."""
+    files = [one for one in ask(page, "library")["files"] if not one["problem"] and not one["ours"]]
+    plain = [one for one in files if one["name"].replace("_", "").replace("-", "").isalnum() and one["name"].isascii()]
+    return dict(min(plain or files, key=lambda one: one["bytes"]))

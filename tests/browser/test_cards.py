@@ -145,3 +145,11 @@ def test_try_adds_the_tag_with_weight_and_activation_where_the_original_is_not(h
 def test_try_and_generate_starts(host: Any) -> None:
     tried(host, "a cake <lora:Pastry:0.6>", "Try and generate")
     assert host.evaluate("window.generated") == "txt2img"
+
+
+def test_try_leaves_the_cursor_in_a_tab_that_is_drawn_a_moment_after_it_was_opened(host: Any) -> None:
+    host.evaluate(
+        """() => { const panel = document.querySelector('#tab_txt2img'); panel.style.display = 'none';
+            document.querySelector('#tabs > .tab-nav > button').onclick = () => setTimeout(() => { panel.style.display = ''; }, 60); }"""
+    )
+    tried(host, "a cake <lora:pastry-sdxl:1>")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from panelhost import Browser, fake_host
 from safetensors.numpy import load_file, save_file
 
+from lib_resize.adapters.forms.form import Absent
 from lib_resize.adapters.read import read_adapter
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
@@ -61,7 +62,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 WORDS = ["name", "names", "recipe", "target", "options", "since", "job", "jobs", "result", "item", "text", "settings"]
-WORDS += ["reference", "refresh", "confirm", "without"]
+WORDS += ["reference", "refresh", "confirm", "without", "prompt"]
 VALUES = (
     JSON
     | st.sampled_from(["pastry", "ink", "r1", "j1", "medium", "loaded", "none", "../x", "fro_ckpt=1,thr=-3"])
@@ -71,6 +72,7 @@ VALUES = (
 )
 METHODS = ["hello", "library", "previews", "analyse", "plan", "check_recipe", "resize", "status", "cancel", "results"]
 METHODS += ["undo", "restore", "trash", "empty_trash", "prompt_tag", "compare", "unknown"]
+METHODS += ["read_prompt", "bake", "bake_into", "extract"]
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +206,7 @@ def test_kept_analyses_hold_no_file_and_go_when_memory_is_short(browser: Browser
     browser.analysed("ink")
     assert browser.error("plan", name="pastry", target={"preset": "high"})["kind"] == "not_analysed"
     kept = browser.service.analyses.get(browser.service.host.resolve("ink"))
-    assert all(isinstance(layer.pair.up, analyses.Absent) for layer in kept.analysis.adapter.layers)
+    assert all(isinstance(layer.form.pair.up, Absent) for layer in kept.analysis.adapter.layers)
 
 
 def test_of_many_files_the_damaged_ones_are_told_and_the_rest_analysed(browser: Browser, root: Path) -> None:

@@ -133,3 +133,233 @@ def old_sdnext_dora(module: Module, weight: Matrix, shape: tuple[int, ...]) -> M
     """The merged weight of SD.Next of early 2025: normalised first, and then what came of it is scaled."""
     unscaled = Module(module.name, module.up, module.down, None, module.magnitude)
     return weight + module.scale * (a1111_dora(unscaled, weight, shape) - weight)
+
+
+# ---------------------------------------------------------------- all kinds of adapters
+
+
+class SkippedError(Exception):
+    """The host loads the file, but not this layer."""
+
+
+Group = Mapping[str, NDArray[np.float64]]
+
+
+def layers_of(tensors: Tensors) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Name -> suffix -> numbers; keys parted at their first dot."""
+    found: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for key, values in tensors.items():
+        name, _, suffix = key.partition(".")
+        found.setdefault(name, {})[suffix] = values
+    return found
+
+
+def a1111_layers(
+    tensors: Tensors, prefix: str, weights: Mapping[str, Matrix], shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Matrix]:
+    """Layer -> what A1111 adds to its weight. With `shapes`, DoRA is applied as A1111 does it: over inputs, always."""
+    found = {}
+    for name, parts in layers_of(tensors).items():
+        layer = name.removeprefix(prefix)
+        if layer not in weights:
+            continue
+        found[layer] = a1111_type(parts, weights[layer])
+        if "dora_scale" in parts and shapes is not None:
+            found[layer] = _over_inputs(found[layer], parts["dora_scale"], weights[layer], shapes[layer])
+    return found
+
+
+def _over_inputs(delta: Matrix, magnitude: Matrix, weight: Matrix, shape: tuple[int, ...]) -> Matrix:
+    merged = (weight + delta).reshape(shape)
+    others = tuple(axis for axis in range(merged.ndim) if axis != 1)
+    length = np.sqrt((merged**2).sum(axis=others, keepdims=True))
+    return np.asarray(merged * (magnitude / length)).reshape(weight.shape) - weight
+
+
+def comfyui_layers(tensors: Tensors, prefix: str, weights: Mapping[str, Matrix]) -> dict[str, Matrix]:
+    """Layer -> what ComfyUI and Forge add to its weight, DoRA left out."""
+    found = {}
+    for name, parts in layers_of(tensors).items():
+        layer = name.removeprefix(prefix)
+        if layer in weights:
+            found[layer] = comfyui_type(parts, weights[layer])
+    return found
+
+
+def _alpha(parts: Group, rank: int) -> float:
+    return float(parts["alpha"].reshape(())) / rank if "alpha" in parts else 1.0
+
+
+def _flat(values: NDArray[np.float64]) -> Matrix:
+    return values.reshape(len(values), -1)
+
+
+def _core(mid: NDArray[np.float64], up: Matrix, down: Matrix) -> Matrix:
+    """up (out, a), mid (a, b, ...), down (b, in)."""
+    middle = mid.reshape(*mid.shape[:2], -1)
+    return np.einsum("abt,oa,bi->oit", middle, up, down).reshape(len(up), -1)
+
+
+def _lora(parts: Group) -> Matrix:
+    up, down = _flat(parts["lora_up.weight"]), parts["lora_down.weight"]
+    if "lora_mid.weight" in parts:
+        return _alpha(parts, len(down)) * _core(parts["lora_mid.weight"], up, _flat(down))
+    return _alpha(parts, len(down)) * up @ _flat(down)
+
+
+def _loha(parts: Group) -> Matrix:
+    sides = []
+    for side in "12":
+        a, b = parts[f"hada_w{side}_a"], parts[f"hada_w{side}_b"]
+        core = parts.get(f"hada_t{side}")
+        sides.append(_flat(a) @ _flat(b) if core is None else _core(core, a.T, b))
+    return _alpha(parts, len(parts["hada_w1_b"])) * sides[0] * sides[1]
+
+
+def _lokr(parts: Group) -> Matrix:
+    """dim is the rows of w2_b, else those of w1_b; where both sides are whole, alpha is ignored."""
+    w1 = parts["lokr_w1"] if "lokr_w1" in parts else parts["lokr_w1_a"] @ parts["lokr_w1_b"]
+    if "lokr_w2" in parts:
+        w2 = _flat(parts["lokr_w2"])
+    elif "lokr_t2" in parts:
+        w2 = _core(parts["lokr_t2"], parts["lokr_w2_a"].T, parts["lokr_w2_b"])
+    else:
+        w2 = parts["lokr_w2_a"] @ _flat(parts["lokr_w2_b"])
+    dim = next((len(parts[key]) for key in ("lokr_w2_b", "lokr_w1_b") if key in parts), None)
+    return (1.0 if dim is None else _alpha(parts, dim)) * np.kron(w1, w2)
+
+
+def _rotated(parts: Group, weight: Matrix, limit: float) -> Matrix:
+    """Diag-OFT: rows of each block times ``(I + Q)(I - Q)^-1``, Q = B - B^T, no longer than the limit."""
+    blocks = parts["oft_blocks"]
+    q = blocks - np.swapaxes(blocks, 1, 2)
+    length = np.linalg.norm(q)
+    q = q * min(1.0, limit / length) if limit > 0 and length > 0 else q
+    eye = np.eye(blocks.shape[1])
+    rotation = (eye + q) @ np.linalg.inv(eye - q)
+    turned = np.einsum("knm,kn...->km...", rotation, weight.reshape(*blocks.shape[:2], -1)).reshape(weight.shape)
+    if "rescale" in parts:
+        turned = turned * parts["rescale"].reshape(-1, 1)
+    return turned - weight
+
+
+def _glora(parts: Group, weight: Matrix, *, old: bool) -> Matrix:
+    a1, a2, b1, b2 = (parts[f"{role}.weight"] for role in ("a1", "a2", "b1", "b2"))
+    up, down, left, right = (b2, b1, a2, a1) if old else (b1, b2, a1, a2)
+    inner = _flat(left) @ _flat(right)
+    cube = weight.reshape(len(weight), len(inner), -1)
+    moved = np.einsum("oit,ij->ojt", cube, inner).reshape(weight.shape)
+    return np.asarray(_flat(up) @ _flat(down) + moved)
+
+
+def _is_old_glora(parts: Group) -> bool:
+    a1, a2, b1, b2 = (parts[f"{role}.weight"].shape for role in ("a1", "a2", "b1", "b2"))
+    return bool(b2[1] == b1[0] == a1[0] == a2[1]) and a2[0] >= a2[1]
+
+
+def a1111_type(parts: Group, weight: Matrix) -> Matrix:
+    """One layer by A1111's rules. RefusedError where the whole file fails, SkippedError where the layer does."""
+    if {"lora_up.weight", "lora_down.weight"} <= parts.keys():
+        scale = float(parts["scale"].reshape(())) if "scale" in parts else None
+        delta = _lora(parts)
+        return delta if scale is None else delta / _alpha(parts, len(parts["lora_down.weight"])) * scale
+    if {"lora_A.weight", "lora_B.weight"} <= parts.keys():  # alpha and magnitudes are dropped
+        return np.asarray(_flat(parts["lora_B.weight"]) @ _flat(parts["lora_A.weight"]))
+    if "hada_w1_a" in parts:
+        return _loha(parts)
+    if any(key.startswith("lokr_") for key in parts):
+        return _lokr(parts)
+    if "a1.weight" in parts:
+        if not _is_old_glora(parts):
+            raise SkippedError("GLoRA of the new layout")
+        return _glora(parts, weight, old=True)
+    if "diff" in parts:
+        return _flat(parts["diff"])
+    if {"weight", "on_input"} <= parts.keys():
+        factor = parts["weight"].reshape(-1)
+        return np.asarray(weight * (factor[None, :] if parts["on_input"].item() else factor[:, None]))
+    if "oft_blocks" in parts and parts["oft_blocks"].ndim == 3:
+        return _rotated(parts, weight, _alpha(parts, 1) * len(weight))
+    if "oft_blocks" in parts:
+        return np.zeros(weight.shape)  # BOFT is loaded; its product of butterflies is not restated here
+    if {"w_norm", "b_norm"} <= parts.keys():
+        return _flat(parts["w_norm"])
+    raise RefusedError(f"no kind of network has {sorted(parts)}")
+
+
+def comfyui_type(parts: Group, weight: Matrix) -> Matrix:
+    """One layer by the rules of ComfyUI and Forge. SkippedError for what they leave out."""
+    if {"lora_up.weight", "lora_down.weight"} <= parts.keys():
+        mid = parts.get("lora_mid.weight")
+        if mid is not None and mid.shape[0] != mid.shape[1]:
+            raise RefusedError("a core that is not square")
+        return _lora(parts)
+    if {"lora_A.weight", "lora_B.weight"} <= parts.keys():
+        up, down = parts["lora_B.weight"], parts["lora_A.weight"]
+        return np.asarray(_alpha(parts, len(down)) * _flat(up) @ _flat(down))
+    if "hada_w1_a" in parts:
+        return _loha(parts)
+    if any(key.startswith("lokr_") for key in parts):
+        return _lokr(parts)
+    if "a1.weight" in parts:
+        old = _is_old_glora(parts)
+        rank = len(parts["b1.weight"] if old else parts["b2.weight"])
+        return _alpha(parts, rank) * _glora(parts, weight, old=old)
+    if "diff" in parts:
+        return _flat(parts["diff"])
+    if "oft_blocks" in parts and parts["oft_blocks"].ndim == 3:
+        kept = {key: values for key, values in parts.items() if key != "rescale"}
+        return _rotated(kept, weight, _alpha(parts, 1))
+    if "oft_blocks" in parts:
+        if "alpha" not in parts:
+            raise SkippedError("BOFT without alpha")
+        return np.zeros(weight.shape)
+    if "w_norm" in parts:
+        return _flat(parts["w_norm"])
+    raise SkippedError(f"nothing is known of {sorted(parts)}")
+
+
+# ---------------------------------------------------------------- other programs
+
+
+def diffusers_type(parts: Group, weight: Matrix) -> Matrix:
+    """One layer of a file in kohya's names by diffusers' rules (0.32 and later): pairs alone; what is left over fails
+    the whole file, but magnitudes, which are dropped with a warning."""
+    left = parts.keys() - {
+        "lora_up.weight",
+        "lora_down.weight",
+        "lora_A.weight",
+        "lora_B.weight",
+        "alpha",
+        "dora_scale",
+    }
+    if left:
+        raise RefusedError(f"left over: {sorted(left)}")
+    if {"lora_A.weight", "lora_B.weight"} <= parts.keys():  # of a UNet: alpha is ignored
+        return np.asarray(_flat(parts["lora_B.weight"]) @ _flat(parts["lora_A.weight"]))
+    if not {"lora_up.weight", "lora_down.weight"} <= parts.keys():
+        raise RefusedError(f"no pair in {sorted(parts)}")
+    return _lora(parts)
+
+
+def sdnext_type(parts: Group, weight: Matrix) -> Matrix:
+    """One layer by the rules of SD.Next (early 2025): A1111's, but alpha of lora_A and lora_B is honoured, and OFT has
+    neither rescale nor butterflies."""
+    if {"lora_A.weight", "lora_B.weight"} <= parts.keys():
+        renamed = {"lora_A.weight": "lora_down.weight", "lora_B.weight": "lora_up.weight"}
+        return _lora({renamed.get(key, key): values for key, values in parts.items()})
+    if "oft_blocks" in parts and (parts["oft_blocks"].ndim != 3 or "alpha" not in parts):
+        raise RefusedError("no such OFT")
+    return a1111_type({key: values for key, values in parts.items() if key != "rescale"}, weight)
+
+
+def applies_bias(host: str, parts: Group) -> bool:
+    """A1111, and SD.Next after it, look for diff_b beside a difference of weights alone."""
+    return host not in ("A1111", "SD.Next") or "diff" in parts
+
+
+def over_outputs(delta: Matrix, magnitude: Matrix, weight: Matrix, shape: tuple[int, ...], measured: str) -> Matrix:
+    """DoRA with a magnitude for each output, divided by the length of the merged weight's rows or of the base's."""
+    merged = weight + delta
+    length = np.linalg.norm(merged if measured == "merged" else weight, axis=1, keepdims=True)
+    return np.asarray(merged * (magnitude.reshape(-1, 1) / length)) - weight

@@ -1,0 +1,126 @@
+"""A weight difference in full (LyCORIS full, ai-toolkit): written as a LoRA, or as it was where that is no larger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...linalg.arrays import Arrays
+from ...linalg.casts import Double, Single, doubles, singles
+from ...linalg.dense import dimensions, singular_values
+from ...linalg.factor import Factor
+from .form import Form, Shape, Slot, Solved, Tensors, Work, held, projected_error, relative
+
+
+@dataclass(frozen=True)
+class Strengths:
+    """Singular values alone; the vectors are computed again where they are needed."""
+
+    s: Double
+
+    @property
+    def nbytes(self) -> int:
+        return self.s.nbytes
+
+
+@dataclass(frozen=True)
+class Full(Form):
+    """``scale * matrix``, all of it."""
+
+    matrix: Factor
+    """(n, m)."""
+    shape: Shape
+    """As stored, (n, m) or (n, in, height, width)."""
+    stored: str
+    factor: float = 1.0
+
+    kind = "weight difference"
+    own_alpha = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.matrix.shape
+
+    @property
+    def rank(self) -> int:
+        return min(self.size)
+
+    @property
+    def kernel(self) -> Shape:
+        return self.shape[2:]
+
+    @property
+    def scale(self) -> float:
+        return self.factor
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        return frozenset({self.stored})
+
+    def stands(self, solved: Solved) -> NDArray[np.intp]:
+        return whole_from(self.rank, cheapest_whole(self.size))
+
+    def decompose(self, arrays: Arrays, base: Factor | None = None) -> Strengths:
+        return Strengths(abs(self.factor) * singular_values(self.matrix, arrays))
+
+    def slots(self, rank: int) -> tuple[Slot, ...]:
+        if rank >= cheapest_whole(self.size):
+            return (Slot("diff", self.shape, self.stored),)
+        ones = tuple(1 for _ in self.kernel)
+        down = (rank, *self.shape[1:])
+        return Slot("up", (self.shape[0], rank, *ones), self.stored), Slot("down", down, self.stored)
+
+    def values(self, work: Work) -> dict[str, Single]:
+        if len(work.kept) >= cheapest_whole(self.size):
+            whole = singles(self.matrix.bits, self.matrix.kind)
+            return {"diff": whole * np.float32(self.factor * work.gain**2)}
+        up, down = dimensions(self.matrix, work.kept, work.arrays, work.gain * abs(self.factor) ** 0.5)
+        return {"up": up * np.float32(np.copysign(1.0, self.factor)), "down": down}
+
+    def error(self, found: Any, work: Work) -> float:
+        strength = work.gain**2 * self.factor
+        mine = doubles(self.matrix.bits, self.matrix.kind)
+        if isinstance(found, Full):
+            return relative(doubles(found.matrix.bits, found.matrix.kind) * found.factor, strength * mine)
+        up, down = (doubles(factor.bits, factor.kind) for factor in (found.pair.up, found.pair.down))
+        square = found.pair.scale**2 * float(np.sum((up.T @ up) * (down @ down.T)))
+        shared = found.pair.scale * strength * float(np.sum((up.T @ mine) * down))
+        return projected_error(square, shared, held(work))
+
+    def full(self, values: dict[str, Single]) -> Single:
+        return values["diff"] if "diff" in values else np.asarray(values["up"] @ values["down"])
+
+    def times(self, weight: float) -> Full:
+        return replace(self, factor=self.factor * weight)
+
+    def converted(self) -> Full:
+        return self
+
+    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+        up, down = dimensions(self.matrix, np.arange(self.rank), arrays)
+        w = singles(weight.bits, weight.kind)
+        met = np.einsum("ij,ij->j", up, (w.T if turned else w) @ down.T, dtype=np.float64)
+        strengths = (up.astype(np.float64) ** 2).sum(axis=0)
+        return np.asarray(np.abs(np.divide(met, strengths, out=np.zeros(self.rank), where=strengths > 0)))
+
+
+def cheapest_whole(size: tuple[int, int]) -> int:
+    """The rank from which a pair holds as many numbers as the matrix itself."""
+    n, m = size
+    return -(-n * m // (n + m))
+
+
+def whole_from(rank: int, least: int) -> NDArray[np.intp]:
+    """Every rank of `least` or more stands for the whole."""
+    ranks = np.arange(rank + 1)
+    return np.where(ranks >= least, rank, ranks)
+
+
+def read_full(tensors: Tensors) -> Full:
+    """From ``diff``."""
+    shape = tensors.shape("diff")
+    tensors.expect("diff", len(shape) >= 2, "a matrix or a kernel was expected")
+    return Full(tensors.matrix("diff"), shape, tensors.dtype("diff"))

@@ -1,0 +1,262 @@
+"""LoHa: ``scale * (w1_a w1_b) o (w2_a w2_b)``, elementwise; with Tucker cores each side is a `Core`.
+
+In its own form both sides are truncated to the same rank (LyCORIS loads no other), each to its best, and the error of
+the product is measured at every rank; where it does not fall, the smaller rank stands for the greater.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import LayerError
+from ...linalg.arrays import Arrays
+from ...linalg.casts import Double, Single
+from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
+from ...linalg.hadamard import Nested, losses
+from ...linalg.made import Made, hadamard, product
+from ...linalg.truncate import truncated
+from ...linalg.tucker import Core, CoreSpectrum, as_pair, decompose_core, truncated_core, whole_core
+from .form import Form, Shape, Slot, Tensors, Work, apart, fits
+from .full import Full
+from .lora import LowRank, low_rank
+from .tucker import read_core
+
+Side = Pair | Core
+SideSpectrum = Spectrum | CoreSpectrum
+
+
+@dataclass(frozen=True)
+class LohaSpectrum:
+    """Both sides decomposed, and what is left of their product at every rank."""
+
+    s: Double
+    standing: NDArray[np.intp]
+    first: SideSpectrum
+    second: SideSpectrum
+
+    @property
+    def nbytes(self) -> int:
+        return self.s.nbytes + self.standing.nbytes + self.first.nbytes + self.second.nbytes
+
+
+@dataclass(frozen=True)
+class Loha(Form):
+    """Two pairs, or two cores."""
+
+    first: Side
+    second: Side
+    factor: float
+    stored: str
+    taps: Shape = ()
+    """The kernel; empty where the file flattens it."""
+
+    kind = "LoHa"
+    nested = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.first.size
+
+    @property
+    def rank(self) -> int:
+        return max(self.first.rank, self.second.rank)
+
+    @property
+    def kernel(self) -> Shape:
+        return self.taps
+
+    def knowing(self, kernel: Shape) -> Loha:
+        return replace(self, taps=kernel) if not self.taps and fits(kernel, self.size[1]) else self
+
+    @property
+    def scale(self) -> float:
+        return self.factor
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        return frozenset({self.stored})
+
+    @property
+    def parameters(self) -> int:
+        return 2 * sum(_outer(self.first))
+
+    @property
+    def square(self) -> int:
+        return 2 * self.first.taps if isinstance(self.first, Core) else 0
+
+    def stands(self, solved: Any) -> NDArray[np.intp]:
+        standing: NDArray[np.intp] = solved.standing
+        return standing
+
+    def decompose(self, arrays: Arrays, base: Factor | None = None) -> LohaSpectrum:
+        if not np.isfinite(self.factor):
+            raise LayerError(f"its scale is {self.factor}: alpha is damaged")
+        first, second = _decomposed(self.first, arrays), _decomposed(self.second, arrays)
+        lost = abs(self.factor) * losses(_nested(self.first, first, arrays), _nested(self.second, second, arrays),
+                                         self.rank)  # fmt: skip
+        standing = _best_so_far(lost)
+        held = np.maximum.accumulate(np.maximum(lost[0] ** 2 - lost[standing] ** 2, 0.0))
+        return LohaSpectrum(np.sqrt(np.diff(held)), standing, first, second)
+
+    def slots(self, rank: int) -> tuple[Slot, ...]:
+        return (*self._side_slots("1", self.first, rank), *self._side_slots("2", self.second, rank))
+
+    def _side_slots(self, name: str, side: Side, rank: int) -> list[Slot]:
+        n, m = _outer(side)
+        if isinstance(side, Core):
+            shapes = {f"hada_t{name}": (rank, rank, *self.kernel), f"hada_w{name}_a": (rank, n)}
+        else:
+            shapes = {f"hada_w{name}_a": (n, rank)}
+        shapes[f"hada_w{name}_b"] = (rank, m)
+        return [Slot(role, shape, self.stored) for role, shape in shapes.items()]
+
+    def values(self, work: Work) -> dict[str, Single]:
+        spectrum, k = _spectrum(work), len(work.kept)
+        strength = self.factor * work.gain**2
+        one, two = _leading(spectrum.first), _leading(spectrum.second)
+        share = np.sqrt(abs(strength) * two / one) if one > 0 and two > 0 else 1.0  # both sides equally strong
+        first = _side_values("1", self.first, spectrum.first, k, work.arrays, share)
+        second = _side_values("2", self.second, spectrum.second, k, work.arrays, abs(strength) / share)
+        first["hada_w1_a"] = first["hada_w1_a"] * np.float32(np.copysign(1.0, strength))
+        return first | second
+
+    def error(self, found: Loha, work: Work) -> float:
+        """Against the product of the truncations, made anew."""
+        spectrum, k = _spectrum(work), len(work.kept)
+        wanted = hadamard(
+            _truncation(self.first, spectrum.first, k, work.arrays),
+            _truncation(self.second, spectrum.second, k, work.arrays),
+            self.factor * work.gain**2,
+        )
+        return apart(found.as_pair(), wanted)
+
+    def times(self, weight: float) -> Loha:
+        return replace(self, factor=self.factor * weight)
+
+    def as_pair(self) -> Pair:
+        """Exactly, rank r1 * r2."""
+        return hadamard(_as_pair(self.first), _as_pair(self.second), self.factor)
+
+    def _dense(self) -> Single:
+        one, two = (product(_as_pair(side)).bits for side in (self.first, self.second))
+        return np.asarray(np.float32(self.factor) * one * two)
+
+    def full(self, values: dict[str, Single]) -> Single:
+        return np.asarray(self._side_full("1", self.first, values) * self._side_full("2", self.second, values))
+
+    def _side_full(self, name: str, side: Side, values: dict[str, Single]) -> Single:
+        up, down = values[f"hada_w{name}_a"], values[f"hada_w{name}_b"]
+        return whole_core(up.T, values[f"hada_t{name}"], down) if isinstance(side, Core) else up @ down
+
+    def converted(self) -> LowRank | Full:
+        pair = self.as_pair()
+        if pair.rank <= min(self.size):
+            return low_rank(pair, self.kernel, self.stored)
+        n, m = self.size
+        return Full(Made(self.size, self._dense), (n, m // prod(self.kernel), *self.kernel), self.stored)
+
+
+def _outer(side: Side) -> tuple[int, int]:
+    """Rows and columns of the outer factors."""
+    return side.up.shape[0], side.down.shape[1]
+
+
+def _as_pair(side: Side) -> Pair:
+    return as_pair(side) if isinstance(side, Core) else side
+
+
+def _decomposed(side: Side, arrays: Arrays) -> SideSpectrum:
+    return decompose_core(side, arrays) if isinstance(side, Core) else decompose([side], arrays)[0]
+
+
+def _leading(spectrum: SideSpectrum) -> float:
+    return float(spectrum.s.max())
+
+
+def _truncation(side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays) -> Pair:
+    nested = _nested(side, spectrum, arrays)
+    return Pair(_plain(nested.up[:, :k]), _plain(nested.down(k)))
+
+
+def _plain(values: Single) -> Stored:
+    return Stored(np.ascontiguousarray(values), "F32")
+
+
+def _nested(side: Side, spectrum: SideSpectrum, arrays: Arrays) -> Nested:
+    if isinstance(side, Core):
+        assert isinstance(spectrum, CoreSpectrum)
+        return _nested_core(side, spectrum, arrays)
+    assert isinstance(spectrum, Spectrum)
+    up, down = truncated(side, spectrum, np.arange(side.rank), arrays)
+    return Nested(up, _first_rows(down))
+
+
+def _first_rows(down: Single) -> Callable[[int], Single]:
+    return lambda k: down[:k]
+
+
+def _nested_core(side: Core, spectrum: CoreSpectrum, arrays: Arrays) -> Nested:
+    """The core of every rank k is another one, not the first rows of one."""
+    up, mid, down = truncated_core(side, spectrum, side.rank, arrays)
+
+    def rows(k: int) -> Single:
+        return np.asarray(np.einsum("abt,by->ayt", mid[:k, :k], down[:k], optimize=True)).reshape(k, -1)
+
+    return Nested(up, rows)
+
+
+def _side_values(
+    name: str, side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays, strength: float
+) -> dict[str, Single]:
+    """`strength` times the truncation to k; rows and columns of nothing where the side has not so many."""
+    if isinstance(side, Core):
+        assert isinstance(spectrum, CoreSpectrum)
+        up, mid, down = truncated_core(side, spectrum, min(k, side.rank), arrays, strength)
+        short = k - len(mid)
+        mid = np.pad(mid, ((0, short), (0, short), (0, 0)))
+        outer = {f"hada_t{name}": mid, f"hada_w{name}_a": np.pad(up, ((0, 0), (0, short))).T}
+        return outer | {f"hada_w{name}_b": np.pad(down, ((0, short), (0, 0)))}
+    assert isinstance(spectrum, Spectrum)
+    up, down = truncated(side, spectrum, np.arange(min(k, side.rank)), arrays, strength**0.5)
+    short = k - len(down)
+    return {f"hada_w{name}_a": np.pad(up, ((0, 0), (0, short))), f"hada_w{name}_b": np.pad(down, ((0, short), (0, 0)))}
+
+
+def _best_so_far(lost: Double) -> NDArray[np.intp]:
+    """For every rank the one, at most as great, that loses least."""
+    best = np.zeros(len(lost), np.intp)
+    for k in range(1, len(lost)):
+        best[k] = k if k == 1 or lost[k] < lost[best[k - 1]] else best[k - 1]
+    return best
+
+
+def _spectrum(work: Work) -> LohaSpectrum:
+    assert isinstance(work.solved, LohaSpectrum)
+    return work.solved
+
+
+def read_loha(tensors: Tensors) -> Loha:
+    """From ``hada_w1_a`` and its five companions. Raises LayerError where shapes do not fit."""
+    tensors.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+    has_core = "hada_t1" in tensors or "hada_t2" in tensors
+    first, second = (_read_side(tensors, name, has_core) for name in "12")
+    same = first.size == second.size
+    tensors.expect("hada_w2_a", same, f"its side makes {second.size}, that of hada_w1_a {first.size}")
+    factor = tensors.outer_scale(tensors.shape("hada_w1_b")[0])
+    kernel = tensors.shape("hada_t1")[2:] if has_core else ()
+    return Loha(first, second, factor, tensors.dtype("hada_w1_a"), kernel)
+
+
+def _read_side(tensors: Tensors, name: str, has_core: bool) -> Side:
+    up, down = f"hada_w{name}_a", f"hada_w{name}_b"
+    if has_core:
+        return read_core(tensors, up, f"hada_t{name}", down, turned=True, scale=1.0)
+    left, right = tensors.matrix(up), tensors.matrix(down)
+    tensors.expect(up, left.shape[1] == right.shape[0], f"its rank is not that of {down}, {right.shape[0]}")
+    return Pair(left, right)

@@ -1,0 +1,160 @@
+"""LoRA and LoCon: ``scale * up @ down``. Control-LoRA too, under other names and with scale 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...errors import DamagedFileError, LayerError
+from ...linalg.arrays import Arrays
+from ...linalg.blocks import blocks_of, by_block, decompose_blocks
+from ...linalg.casts import STORAGE, Double, Single
+from ...linalg.factor import Factor, Pair, Spectrum, decompose
+from ...linalg.norms import subspace_norms
+from ...linalg.truncate import truncated
+from .form import Form, Shape, Slot, Tensors, Work, held, inner, projected_error
+
+_LARGEST_KEPT = 256  # rank from which singular vectors are computed again rather than kept: they would fill memory
+
+
+@dataclass(frozen=True)
+class LowRank(Form):
+    """One pair of factors. Any of its dimensions may stay."""
+
+    pair: Pair
+    up_shape: Shape
+    """As stored, (n, r) or (n, r, 1, 1)."""
+    down_shape: Shape
+    """As stored, (r, m) or (r, in, height, width)."""
+    stored: tuple[str, str]
+    """safetensors dtypes of up and down in the source; of a merge, the widest."""
+    roles: tuple[str, str] = ("up", "down")
+    cuts: tuple[int, ...] = ()
+    """Rows at which the pieces of a fused layer begin, but for the first."""
+
+    kind = "LoRA"
+    own_alpha = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pair.size
+
+    @property
+    def rank(self) -> int:
+        return self.pair.rank
+
+    @property
+    def kernel(self) -> Shape:
+        return self.down_shape[2:]
+
+    @property
+    def scale(self) -> float:
+        return self.pair.scale
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        return frozenset(self.stored)
+
+    def cut_at(self, rows: tuple[int, ...]) -> LowRank:
+        return replace(self, cuts=rows)
+
+    def decompose(self, arrays: Arrays, base: Factor | None = None) -> Spectrum:
+        return decompose_together([self], arrays)[0]
+
+    def slots(self, rank: int) -> tuple[Slot, ...]:
+        up = (self.up_shape[0], rank, *self.up_shape[2:])
+        down = (rank, *self.down_shape[1:])
+        return Slot(self.roles[0], up, self.stored[0]), Slot(self.roles[1], down, self.stored[1])
+
+    def values(self, work: Work) -> dict[str, Single]:
+        spectrum = self._whole(work.solved, work.arrays)
+        up, down = truncated(self.pair, spectrum, by_block(spectrum, work.kept), work.arrays, work.gain)
+        return dict(zip(self.roles, (up, down), strict=True))
+
+    def error(self, found: LowRank, work: Work) -> float:
+        shared = work.gain**2 * inner(found.pair, self.pair)
+        return projected_error(inner(found.pair, found.pair), shared, held(work))
+
+    def full(self, values: dict[str, Single]) -> Single:
+        return np.asarray(values[self.roles[0]] @ values[self.roles[1]])
+
+    def times(self, weight: float) -> LowRank:
+        return replace(self, pair=replace(self.pair, scale=self.pair.scale * weight))
+
+    def converted(self) -> LowRank:
+        return self
+
+    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+        return subspace_norms(self.pair, self._whole(solved, arrays), weight, arrays, transposed=turned)
+
+    def _whole(self, solved: Any, arrays: Arrays) -> Spectrum:
+        spectrum: Spectrum = solved if solved.p.size else _spectra([self], arrays)[0]
+        return spectrum
+
+
+def decompose_together(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
+    """Forms of one common rank; see `linalg.factor.decompose`, and `linalg.blocks` for those trained in pieces."""
+    return [without_vectors(one) if forms[0].rank > _LARGEST_KEPT else one for one in _spectra(forms, arrays)]
+
+
+def _spectra(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
+    blocks = [blocks_of(form.pair.up, form.cuts) if form.cuts else () for form in forms]
+    pairs = [form.pair for form, found in zip(forms, blocks, strict=True) if not found]
+    whole = iter(decompose(pairs, arrays) if pairs else ())
+    return [
+        decompose_blocks(form.pair, found, arrays) if found else next(whole)
+        for form, found in zip(forms, blocks, strict=True)
+    ]
+
+
+def without_vectors(spectrum: Spectrum) -> Spectrum:
+    """The singular values alone."""
+    nothing = np.zeros((0, 0), np.float32)
+    return Spectrum(spectrum.s, nothing, nothing, spectrum.owner)
+
+
+def low_rank(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
+    """A LoRA made of other things."""
+    n, m = pair.size
+    ones = tuple(1 for _ in kernel)
+    down = (pair.rank, m // math.prod(kernel), *kernel)
+    return LowRank(pair, (n, pair.rank, *ones), down, (dtype, dtype))
+
+
+def read_lora(tensors: Tensors) -> LowRank:
+    """From ``up`` and ``down``, or ``bare_up`` and ``bare_down``."""
+    roles = ("bare_up", "bare_down") if "bare_up" in tensors or "bare_down" in tensors else ("up", "down")
+    _check_complete(tensors, roles)
+    up, down = (tensors.shape(role) for role in roles)
+    _check_shapes(tensors, up, down, roles)
+    rank = down[0]
+    pair = Pair(tensors.matrix(roles[0]), tensors.matrix(roles[1]), tensors.outer_scale(rank))
+    return LowRank(pair, up, down, (tensors.dtype(roles[0]), tensors.dtype(roles[1])), roles)
+
+
+def _check_complete(tensors: Tensors, roles: tuple[str, str]) -> None:
+    for role, other in (roles, roles[::-1]):
+        if role not in tensors:
+            raise DamagedFileError(
+                f"{tensors.file.path}: layer {tensors.stem} has {other} but no {role} "
+                f"(only {', '.join(sorted(tensors.parts))}); the file is incomplete. Download or save it again."
+            )
+
+
+def _check_shapes(tensors: Tensors, up: Shape, down: Shape, roles: tuple[str, str]) -> None:
+    def fault(what: str) -> LayerError:
+        return LayerError(f"{tensors.file.path}: layer {tensors.stem}: up is {up}, down is {down}: {what}.")
+
+    for role in roles:
+        if tensors.dtype(role) not in STORAGE:
+            raise fault(f"numbers of dtype {tensors.dtype(role)}; floating point was expected")
+    if len(up) < 2 or len(down) < 2 or math.prod(up[2:]) != 1:
+        raise fault("expected (out, rank) and (rank, in), or the same of a convolution")
+    if up[1] != down[0]:
+        raise fault(f"ranks {up[1]} and {down[0]} differ; the file is damaged or not a LoRA")
+    if 0 in up or 0 in down:
+        raise fault("a layer without dimensions; hosts refuse such a file, and so do we")

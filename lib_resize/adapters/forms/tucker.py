@@ -1,0 +1,136 @@
+"""Tucker LoCon: ``up``, a small core ``mid`` with the kernel, and a 1x1 ``down``; LyCORIS' use_tucker.
+
+``delta[x, y, t] = scale * sum_ab up[x, a] mid[a, b, t] down[b, y]``. Both outer ranks are cut to the same k, since
+ComfyUI and Forge take a square ``mid`` only.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ...linalg.arrays import Arrays
+from ...linalg.casts import Double, Single, singles
+from ...linalg.factor import Factor, Stored
+from ...linalg.tucker import Core, CoreSpectrum, along_core, as_pair, decompose_core, truncated_core, whole_core
+from .form import Form, Shape, Slot, Tensors, Work, apart, inner
+from .lora import LowRank, low_rank
+
+
+@dataclass(frozen=True)
+class Tucker(Form):
+    """A `Core` under kohya's names."""
+
+    core: Core
+    shapes: tuple[Shape, Shape, Shape]
+    """Of up, mid and down as stored."""
+    stored: tuple[str, str, str]
+
+    kind = "Tucker LoCon"
+    nested = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.core.size
+
+    @property
+    def rank(self) -> int:
+        return self.core.rank
+
+    @property
+    def kernel(self) -> Shape:
+        return self.shapes[1][2:]
+
+    @property
+    def scale(self) -> float:
+        return self.core.scale
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        return frozenset(self.stored)
+
+    @property
+    def parameters(self) -> int:
+        return self.core.up.shape[0] + self.core.down.shape[1]
+
+    @property
+    def square(self) -> int:
+        return self.core.taps
+
+    def decompose(self, arrays: Arrays, base: Factor | None = None) -> CoreSpectrum:
+        return decompose_core(self.core, arrays)
+
+    def slots(self, rank: int) -> tuple[Slot, ...]:
+        up, mid, down = self.shapes
+        return (
+            Slot("up", (up[0], rank, *up[2:]), self.stored[0]),
+            Slot("mid", (rank, rank, *mid[2:]), self.stored[1]),
+            Slot("down", (rank, *down[1:]), self.stored[2]),
+        )
+
+    def values(self, work: Work) -> dict[str, Single]:
+        up, mid, down = truncated_core(self.core, _spectrum(work), len(work.kept), work.arrays, work.gain**2)
+        return {"up": up, "mid": mid, "down": down}
+
+    def error(self, found: Tucker, work: Work) -> float:
+        return core_error(found.core, self.core, _spectrum(work), len(work.kept), work.arrays, work.gain**2)
+
+    def full(self, values: dict[str, Single]) -> Single:
+        return whole_core(values["up"], values["mid"], values["down"])
+
+    def times(self, weight: float) -> Tucker:
+        return replace(self, core=replace(self.core, scale=self.core.scale * weight))
+
+    def converted(self) -> LowRank:
+        return low_rank(as_pair(self.core), self.kernel, self.stored[1])
+
+    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+        w = singles(weight.bits, weight.kind)
+        return along_core(self.core, solved, w.T if turned else w)
+
+
+def core_error(found: Core, source: Core, spectrum: CoreSpectrum, rank: int, arrays: Arrays, strength: float) -> float:
+    """Of a truncated core that was read back, `strength` times the source's.
+
+    The truncation, made anew, must be what was found, and an orthogonal projection of the source: its inner product
+    with the source is its own squared norm.
+    """
+    up, middle, down = truncated_core(source, spectrum, rank, arrays, strength)
+    wanted = as_pair(Core(_plain(up), _plain(middle.reshape(rank, -1)), _plain(down)))
+    kept = float(np.sum(spectrum.s[:rank] ** 2)) * strength**2
+    shared = strength * inner(wanted, as_pair(source))
+    return max(apart(as_pair(found), wanted), abs(shared - kept) / kept if kept > 0 else 0.0)
+
+
+def _plain(values: Single) -> Stored:
+    return Stored(np.ascontiguousarray(values), "F32")
+
+
+def _spectrum(work: Work) -> CoreSpectrum:
+    assert isinstance(work.solved, CoreSpectrum)
+    return work.solved
+
+
+def read_core(tensors: Tensors, up: str, mid: str, down: str, *, turned: bool, scale: float) -> Core:
+    """The three as a `Core`. `turned`: up is stored as (a, n), as LoHa and LoKr have it. Raises LayerError."""
+    tensors.need(up, mid, down)
+    left, right = tensors.matrix(up, turned=turned), tensors.matrix(down)
+    shape = tensors.shape(mid)
+    tensors.expect(mid, len(shape) >= 3, "a core of ranks and kernel was expected, (rank, rank, height, width)")
+    tensors.expect(mid, shape[0] == left.shape[1], f"its first rank is not that of {up}, {left.shape[1]}")
+    tensors.expect(mid, shape[1] == right.shape[0], f"its second rank is not that of {down}, {right.shape[0]}")
+    return Core(left, tensors.matrix(mid), right, scale)
+
+
+def read_tucker(tensors: Tensors) -> Tucker:
+    """From ``up``, ``mid`` and ``down``."""
+    tensors.need("up", "mid", "down")
+    for role in ("up", "down"):
+        shape = tensors.shape(role)
+        tensors.expect(role, len(shape) >= 2 and math.prod(shape[2:]) == 1, "a 1x1 convolution was expected")
+    core = read_core(tensors, "up", "mid", "down", turned=False, scale=tensors.outer_scale(tensors.shape("down")[0]))
+    shapes = tensors.shape("up"), tensors.shape("mid"), tensors.shape("down")
+    return Tucker(core, shapes, (tensors.dtype("up"), tensors.dtype("mid"), tensors.dtype("down")))

@@ -1,0 +1,43 @@
+"""DoRA: the weight that hosts apply is ``m V / ||V||`` with ``V = W + delta``, one length and one magnitude for each
+output (rows of the matrix) or each input (columns; Liu and others 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .casts import Double, Single
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """A base weight and its magnitudes."""
+
+    weight: Single
+    """(n, in * taps)."""
+    magnitude: Single
+    """(n), (n, 1, ...) for outputs, (1, in, ...) for inputs."""
+
+    @property
+    def by_input(self) -> bool:
+        return self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1 and self.magnitude.size > 1
+
+    def applied(self, delta: Single) -> Double:
+        """``m V / ||V||``, (n, in * taps)."""
+        v = self.weight.astype(np.float64) + delta
+        inputs = self.magnitude.size if self.by_input else v.shape[1]
+        cube = v.reshape(len(v), inputs, -1)
+        axes = (0, 2) if self.by_input else (1, 2)
+        length = np.sqrt((cube * cube).sum(axis=axes, keepdims=True))
+        magnitude = self.magnitude.astype(np.float64).reshape(length.shape)
+        return np.asarray(np.divide(cube * magnitude, length, out=np.zeros_like(cube), where=length > 0)).reshape(
+            v.shape
+        )
+
+    def errors(self, whole: Single, kept: Single) -> tuple[float, float]:
+        """How much of the change of the weight is lost with part of the delta: relative to the change, and to W."""
+        applied = self.applied(whole)
+        lost = float(np.linalg.norm(self.applied(kept) - applied))
+        change, base = float(np.linalg.norm(applied - self.weight)), float(np.linalg.norm(self.weight))
+        return (lost / change if change > 0 else 1.0), (lost / base if base > 0 else 0.0)

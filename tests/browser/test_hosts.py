@@ -1,0 +1,445 @@
+"""The extension inside a real WebUI, through its page: cards, prompts, pictures, the host's lock, Reload UI.
+
+Runs where ``RESIZE_LORA_URL`` names a WebUI (with ``--api``, a checkpoint and some LoRAs, one with an awkward name).
+What it makes is undone at the end; the originals are only read. Pictures are of 64 pixels, so that a CPU makes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from browser_kit import URL, ask, expect, open_tab, resizable, row
+
+pytestmark = pytest.mark.skipif(not URL, reason="name a running WebUI in RESIZE_LORA_URL")
+
+TABS = ["txt2img", "img2img"]
+MENU = "#resize_lora_menu"
+LONG = 180_000  # milliseconds that a picture or a resize may take on a shared CPU
+NOISE = re.compile(r"ERR_FAILED|REFUSED|favicon|fonts?\.g|manifest\.json|404|reading 'props'")
+"""What a page without a network says; and A1111, whenever a picture's width or height is typed."""
+
+
+@pytest.fixture(scope="module")
+def webui(browser: Any, address: str) -> Iterator[Any]:
+    """One page for all tests, since a WebUI takes long to draw."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    expect.set_options(timeout=30_000)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(f"{error} {error.stack}"))
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.route("**/*", lambda route: route.continue_() if address in route.request.url else route.abort())
+    page.goto(address, wait_until="commit")
+    page.wait_for_selector("#resize_lora_root", state="attached", timeout=LONG * 2)
+    if "cards" not in ask(page, "hello")["features"]:
+        pytest.skip("no WebUI with cards at this address")
+    open_tab(page, "resize_lora")
+    page.wait_for_selector(".resize-lora-row", state="visible")
+    before = {one["result"] for one in ask(page, "results")["results"]}
+    yield page
+    for made in ask(page, "results")["results"]:
+        if made["state"] == "there" and made["result"] not in before:
+            ask(page, "undo", {"result": made["result"]})
+    context.close()
+    assert [fault for fault in faults if not NOISE.search(fault)] == []
+
+
+def take(page: Any, name: str) -> None:
+    folder = os.environ.get("RESIZE_LORA_SHOTS")
+    if folder:
+        page.screenshot(path=f"{folder}/{name}.png", animations="disabled", timeout=60_000)
+
+
+def inner_page(page: Any, tab: str, id: str) -> None:
+    """Opens one of the pages below a prompt; "" is the one with the settings."""
+    open_tab(page, tab)
+    page.evaluate(
+        """([tab, id]) => { const tabs = document.querySelector(`#${tab}_extra_tabs`),
+            nav = [...tabs.children].find(one => one.classList.contains('tab-nav')),
+            all = [...tabs.children].filter(one => one.classList.contains('tabitem'));
+            nav.querySelectorAll('button')[Math.max(0, all.findIndex(one => one.id === `${tab}_${id}`))].click(); }""",
+        [tab, id],
+    )
+
+
+def cards_page(page: Any, tab: str = "txt2img") -> None:
+    """Opens the LoRA cards of a tab; they are filled some time after the page was drawn."""
+    inner_page(page, tab, "lora")
+    page.wait_for_selector(f"#{tab}_lora_cards .card", state="visible")
+
+
+def card(page: Any, name: str, tab: str = "txt2img") -> Any:
+    return page.locator(f"#{tab}_lora_cards .card[data-name={json.dumps(name, ensure_ascii=False)}]")
+
+
+def names(page: Any) -> list[str]:
+    while not (answer := ask(page, "library"))["complete"]:
+        page.wait_for_timeout(200)
+    return [one["name"] for one in answer["files"]]
+
+
+def wait_for(page: Any, jobs: list[str], state: str = "done") -> None:
+    deadline = time.monotonic() + LONG / 1000
+    while time.monotonic() < deadline:
+        known = {one["id"]: one for one in ask(page, "status")["queue"]}
+        if all(known[job]["state"] in (state, "failed") for job in jobs):
+            assert {job: known[job]["error"] for job in jobs if known[job]["state"] == "failed"} == {}
+            return
+        page.wait_for_timeout(200)
+    raise TimeoutError(jobs)
+
+
+def small(page: Any, tab: str = "txt2img", steps: int = 2) -> None:
+    """Settings of a picture that a CPU makes in a moment."""
+    inner_page(page, tab, "")
+    for what, value in (("width", 64), ("height", 64), ("steps", steps), ("seed", 7)):
+        box = page.locator(f"#{tab}_{what} input[type=number]").first
+        if not box.count():
+            box = page.locator(f"#{tab}_{what} input").first
+        box.fill(str(value))
+        box.press("Tab")
+
+
+def prompt(page: Any, text: str | None = None, tab: str = "txt2img") -> str:
+    area = page.locator(f"#{tab}_prompt textarea").first
+    if text is not None:
+        open_tab(page, tab)
+        area.fill(text)
+    return str(area.input_value())
+
+
+def resized(page: Any, name: str, target: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A version of a LoRA, made through the panel's protocol; the page knows of it."""
+    answer = ask(page, "resize", {"names": [name], "target": target or {"preset": "low"}})
+    wait_for(page, answer["jobs"])
+    job = next(one for one in ask(page, "status")["queue"] if one["id"] == answer["jobs"][0])
+    return dict(job["result"])
+
+
+def choose(page: Any, name: str) -> None:
+    """By the library's search, for a long list has only some of its rows in the page."""
+    page.locator("#resize_lora_search").fill(name)
+    row(page, name).click()
+    expect(page.locator("#resize_lora_subject")).to_have_text(name)
+
+
+def made_before(page: Any) -> str:
+    """A result that is there, made anew where there is none."""
+    there = [one for one in ask(page, "results")["results"] if one["state"] == "there"]
+    return str((there[-1] if there else resized(page, resizable(page)["name"]))["output"])
+
+
+def menu_on(page: Any, spot: Any) -> Any:
+    page.keyboard.press("Escape")
+    spot.scroll_into_view_if_needed()
+    spot.click(button="right")
+    expect(page.locator(MENU)).to_be_visible()
+    return page.locator(MENU)
+
+
+@pytest.mark.parametrize("tab", TABS)
+def test_every_card_has_the_menu_whatever_its_name(webui: Any, tab: str) -> None:
+    cards_page(webui, tab)
+    shown = webui.locator(f"#{tab}_lora_cards .card:visible")
+    there = [shown.nth(i).get_attribute("data-name") for i in range(shown.count())]
+    assert set(there) <= set(names(webui))
+    for name in there:
+        menu = menu_on(webui, card(webui, name, tab).locator(".name"))
+        expect(menu.locator(".resize-lora-menu-title")).to_have_text(name)
+        expect(menu.get_by_role("menuitem")).to_have_count(5)
+        expect(webui.locator("#context-menu")).to_have_count(0)
+    webui.keyboard.press("Escape")
+    expect(webui.locator(MENU)).to_have_count(0)
+
+
+def test_the_menu_stands_on_each_part_of_a_card(webui: Any) -> None:
+    cards_page(webui)
+    pictured = webui.locator("#txt2img_lora_cards .card:visible:has(img.preview)").first
+    for part in ("img.preview", ".name", ".actions", ".button-row"):
+        if pictured.locator(part).count():
+            spot = pictured.locator(part).first
+            webui.keyboard.press("Escape")
+            spot.dispatch_event("contextmenu", {"bubbles": True, "composed": True, "cancelable": True})
+            expect(webui.locator(MENU)).to_be_visible()
+    take(webui, "card-menu")
+    webui.keyboard.press("Escape")
+
+
+def test_a_shifted_right_click_and_other_pages_stay_the_hosts(webui: Any) -> None:
+    cards_page(webui)
+    webui.locator("#txt2img_lora_cards .card:visible .name").first.click(button="right", modifiers=["Shift"])
+    expect(webui.locator(MENU)).to_have_count(0)
+    webui.locator("#txt2img_generate").click(button="right")
+    expect(webui.locator("#context-menu")).to_be_visible()
+    expect(webui.locator(MENU)).to_have_count(0)
+    webui.locator("#txt2img_prompt").click()
+
+
+def test_the_menu_is_there_after_search_sort_and_refresh(webui: Any) -> None:
+    cards_page(webui)
+    name = resizable(webui)["name"]
+    search = webui.locator("#txt2img_lora_extra_search, #txt2img_lora_controls input[type=search]").first
+    search.fill(name)
+    search.dispatch_event("input")
+    expect(card(webui, name)).to_be_visible()
+    menu_on(webui, card(webui, name).locator(".name"))
+    webui.keyboard.press("Escape")
+    search.fill("")
+    search.dispatch_event("input")
+    for control in ("#txt2img_lora_extra_sort_dir", "#txt2img_lora_extra_refresh"):
+        webui.locator(control).first.dispatch_event("click")
+        webui.wait_for_timeout(1500)
+        webui.wait_for_selector("#txt2img_lora_cards .card", state="visible")
+        menu_on(webui, card(webui, name).locator(".name"))
+        webui.keyboard.press("Escape")
+
+
+def test_the_button_of_a_card_opens_the_menu_and_leaves_the_prompt(webui: Any) -> None:
+    cards_page(webui)
+    before = prompt(webui, "a cake")
+    name = resizable(webui)["name"]
+    card(webui, name).hover()
+    card(webui, name).locator(".resize-lora-button").click()
+    expect(webui.locator(".resize-lora-menu-title")).to_have_text(name)
+    assert prompt(webui) == before or prompt(webui) == "a cake"
+    take(webui, "card-button")
+    webui.keyboard.press("Escape")
+
+
+def test_a_card_runs_at_once_and_the_new_one_stands_in_both_tabs(webui: Any) -> None:
+    cards_page(webui)
+    name = resizable(webui)["name"]
+    menu_on(webui, card(webui, name).locator(".name"))
+    webui.get_by_role("menuitem", name="Resize to Medium").click()
+    note = webui.locator(".resize-lora-toast").last
+    expect(note).to_contain_text(name)
+    expect(note).to_contain_text(" → ", timeout=LONG)
+    take(webui, "card-toast")
+    made = ask(webui, "results")["results"][-1]["output"]
+    expect(card(webui, made)).to_be_visible()
+    cards_page(webui, "img2img")
+    expect(card(webui, made, "img2img")).to_be_visible()
+
+
+def test_resize_opens_the_tab_with_that_lora(webui: Any) -> None:
+    cards_page(webui)
+    name = next(one for one in names(webui) if re.search(r"[&'\"\[]", one))
+    menu_on(webui, card(webui, name).locator(".name"))
+    webui.get_by_role("menuitem", name="Resize…").click()
+    expect(webui.locator("#resize_lora_subject")).to_have_text(name)
+    expect(webui.locator("#resize_lora_generate")).to_be_visible()
+    expect(webui.locator("#resize_lora_plot svg")).to_be_visible(timeout=LONG)
+
+
+def test_an_awkward_name_is_resized_and_listed_as_it_is(webui: Any) -> None:
+    for name in [one for one in names(webui) if re.search(r"[&'\"\[]|[^\x00-\x7f]", one) and "_low" not in one]:
+        made = resized(webui, name)["output"]
+        assert made.startswith(re.sub(r'[",]', "_", name))  # what some disk or command line takes ill
+        assert made in names(webui)
+
+
+def test_try_replaces_the_tag_and_keeps_its_multipliers(webui: Any) -> None:
+    name = resizable(webui)["name"]
+    made = resized(webui, name)["output"]
+    prompt(webui, f"a cake, <lora:{name}:0.8:0.5> on a plate")
+    open_tab(webui, "resize_lora")
+    result = webui.locator(".resize-lora-result").filter(has_text=made).first
+    result.get_by_text("Try in txt2img", exact=True).click()
+    expect(webui.locator("#txt2img_prompt textarea").first).to_have_value(f"a cake, <lora:{made}:0.8:0.5> on a plate")
+    expect(webui.locator("#txt2img_prompt textarea").first).to_be_focused()
+    at = webui.evaluate("document.querySelector('#txt2img_prompt textarea').selectionStart")
+    assert prompt(webui)[:at].endswith(":0.8:0.5>")
+
+
+def test_try_and_generate_makes_a_picture_with_the_new_file(webui: Any) -> None:
+    small(webui)
+    prompt(webui, "a cake")
+    made = made_before(webui)
+    open_tab(webui, "resize_lora")
+    result = webui.locator(".resize-lora-result").filter(has_text=made).first
+    result.get_by_text("Try and generate", exact=True).click()
+    expect(webui.locator("#html_info_txt2img, #html_info_x_txt2img").first).to_contain_text(made, timeout=LONG)
+    expect(webui.locator("#html_log_txt2img").first).not_to_contain_text("not found")
+
+
+def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
+    small(webui)
+    prompt(webui, "a cake")
+    made = made_before(webui)
+    open_tab(webui, "resize_lora")
+    webui.locator(".resize-lora-result").filter(has_text=made).first.get_by_text("Compare", exact=True).click()
+    expect(webui.locator("dialog[open]")).to_contain_text(re.compile(r"difference [\d.]+ of 255"), timeout=LONG)
+    told = webui.locator("dialog[open]").inner_text()
+    number, effect = map(float, re.search(r"difference ([\d.]+) of 255; without the LoRA (\d+\.?\d*)", told).groups())
+    assert 0 < number < effect
+    take(webui, "compare")
+    webui.keyboard.press("Escape")
+    expect(webui.locator("dialog[open]")).to_have_count(0)
+
+
+def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -> None:
+    """The pictures before this one left a LoRA merged, or patched, into the model. A LoRA that no test before used, since
+    an analysis keeps telling where its norms came from."""
+    files = [one for one in ask(webui, "library")["files"] if not one["problem"] and not one["ours"]]
+    name = sorted(files, key=lambda one: one["bytes"])[-1]["name"]
+    answer = ask(webui, "resize", {"names": [name], "recipe": "fro_ckpt=1,thr=-3.5"})
+    wait_for(webui, answer["jobs"])
+    job = next(one for one in ask(webui, "status")["queue"] if one["id"] == answer["jobs"][0])
+    assert job["result"]["reference"]["kind"] == "memory", job["result"]["reference"]
+    assert job["result"]["reference"]["note"] == ""
+
+
+def until_busy(page: Any, busy: bool) -> None:
+    deadline = time.monotonic() + LONG / 1000
+    while (ask(page, "status")["busy"] is not None) != busy:
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(300)
+
+
+def long_picture(page: Any) -> None:
+    """A picture that is not done before it is stopped."""
+    small(page, steps=150)
+    prompt(page, "a cake")
+    page.locator("#txt2img_generate").click()
+    until_busy(page, True)
+
+
+def stop_picture(page: Any) -> None:
+    page.evaluate("document.querySelector('#txt2img_interrupt').click()")
+    until_busy(page, False)
+
+
+def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
+    long_picture(webui)
+    open_tab(webui, "resize_lora")
+    choose(webui, resizable(webui)["name"])
+    webui.locator("#resize_lora_generate").click()
+    expect(webui.locator("#resize_lora_generate")).to_contain_text("waits for the picture")
+    expect(webui.locator("#resize_lora_queue")).to_contain_text(re.compile("waits for the picture|before it"))
+    take(webui, "waits")
+    job = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"][-1]
+    assert job["state"] in ("queued", "waits")
+    stop_picture(webui)
+    wait_for(webui, [job["id"]])
+    expect(webui.locator("#resize_lora_queue")).to_be_hidden()
+
+
+def test_escape_in_another_tab_leaves_our_jobs_and_ours_leaves_the_picture(webui: Any) -> None:
+    open_tab(webui, "resize_lora")
+    webui.locator("#resize_lora_search").fill("")
+    webui.locator("#resize_lora_all").check()
+    webui.locator("#resize_lora_high").check(force=True)
+    webui.locator("#resize_lora_generate").click()
+    expect(webui.locator("#resize_lora_interrupt")).to_be_enabled()
+    open_tab(webui, "txt2img")
+    webui.locator("#txt2img_prompt textarea").first.click()
+    webui.keyboard.press("Escape")
+    webui.wait_for_timeout(500)
+    jobs = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"]
+    assert {one["state"] for one in jobs} & {"queued", "waits", "running"}
+    long_picture(webui)  # while a resize is going on
+    open_tab(webui, "resize_lora")
+    webui.locator("#resize_lora_list").focus()
+    webui.keyboard.press("Escape")
+    expect(webui.locator("#resize_lora_interrupt")).to_be_disabled()
+    assert not [one for one in ask(webui, "status")["queue"] if one["state"] in ("queued", "waits", "running")]
+    assert ask(webui, "status")["busy"] is not None
+    stop_picture(webui)
+    webui.locator("#resize_lora_none").click()
+
+
+def test_undo_takes_the_card_away_and_restore_brings_it_back(webui: Any) -> None:
+    made = resized(webui, resizable(webui)["name"])["output"]
+    open_tab(webui, "resize_lora")  # looks at what happened beside the page
+    cards_page(webui)
+    expect(card(webui, made)).to_have_count(1)
+    open_tab(webui, "resize_lora")
+    result = webui.locator(".resize-lora-result").filter(has_text=made).first
+    result.get_by_text("Undo", exact=True).click()
+    expect(result).to_have_attribute("data-state", "trashed")
+    take(webui, "undone")
+    expect(card(webui, made)).to_have_count(0)
+    result.get_by_text("Restore", exact=True).click()
+    expect(result).to_have_attribute("data-state", "there")
+    expect(card(webui, made)).to_have_count(1)
+    assert made in names(webui)
+
+
+def test_ctrl_enter_runs_in_our_tab(webui: Any) -> None:
+    open_tab(webui, "resize_lora")
+    choose(webui, resizable(webui)["name"])
+    before = len(ask(webui, "results")["results"])
+    webui.locator("#resize_lora_list").focus()
+    webui.keyboard.press("Control+Enter")
+    deadline = time.monotonic() + LONG / 1000
+    while len(ask(webui, "results")["results"]) == before and time.monotonic() < deadline:
+        webui.wait_for_timeout(300)
+    assert len(ask(webui, "results")["results"]) == before + 1
+
+
+def test_trees_have_the_menu_too_and_a_reload_of_the_ui_keeps_all(webui: Any) -> None:
+    """Reload UI runs our script anew and draws the cards as a tree; the jobs after it must work."""
+    options = webui.request.get(f"{URL.rstrip('/')}/sdapi/v1/options")
+    if not options.ok:
+        pytest.skip("the WebUI runs without --api")
+    style = options.json()["extra_networks_tree_view_style"]
+    try:
+        _reload_ui(webui, "Tree")
+        cards_page(webui)
+        tree, leaf = (
+            webui.locator("#txt2img_lora_tree"),
+            webui.locator("#txt2img_lora_tree .tree-list-content-file").first,
+        )
+        if not tree.is_visible():
+            webui.locator("#txt2img_lora_extra_tree_view").first.dispatch_event("click")
+        expect(tree).to_be_visible()
+        for branch in webui.locator("#txt2img_lora_tree .tree-list-content-dir").all():
+            if branch.is_visible() and not leaf.is_visible():
+                branch.click()
+        leaf.scroll_into_view_if_needed()
+        leaf.locator(".tree-list-item-label").click(button="right")
+        title = webui.locator(".resize-lora-menu-title")
+        expect(title).to_be_visible()
+        assert title.inner_text() in names(webui)
+        take(webui, "tree-menu")
+        webui.keyboard.press("Escape")
+        expect(card(webui, resizable(webui)["name"]).locator(".resize-lora-button")).to_have_count(1)
+        assert resized(webui, resizable(webui)["name"])["state"] == "there"
+    finally:
+        _reload_ui(webui, style)
+
+
+def _reload_ui(page: Any, style: str) -> None:
+    page.request.post(
+        f"{URL.rstrip('/')}/sdapi/v1/options", data={"extra_networks_tree_view_style": style}, timeout=LONG
+    )
+    with page.expect_navigation(wait_until="commit", timeout=LONG):
+        page.evaluate("document.querySelector('#settings_restart_gradio').click()")
+    page.wait_for_selector("#resize_lora_root", state="attached", timeout=LONG)
+    open_tab(page, "resize_lora")
+    page.wait_for_selector(".resize-lora-row", state="visible", timeout=LONG)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_tab_fits_its_page_in_light_and_dark(webui: Any, theme: str, width: int) -> None:
+    webui.set_viewport_size({"width": width, "height": 844})
+    webui.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+    open_tab(webui, "resize_lora")
+    choose(webui, resizable(webui)["name"])
+    expect(webui.locator("#resize_lora_plot svg")).to_be_visible(timeout=LONG)
+    webui.wait_for_timeout(600)
+    take(webui, f"tab-{width}-{theme}")
+    webui.locator("#resize_lora_target").scroll_into_view_if_needed()
+    take(webui, f"tab-target-{width}-{theme}")
+    wide = webui.evaluate("(root => [root.scrollWidth, root.clientWidth])(document.querySelector('#resize_lora_root'))")
+    assert wide[0] <= wide[1]
+    if width == 390:
+        expect(webui.locator("#resize_lora_generate")).to_be_in_viewport()

@@ -1,0 +1,185 @@
+"""Random damage to headers and tensors of every kind of adapter: no crash, no hang, no partial output, and a refusal
+names the file, the key and the reason. The examples are the same in every run."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save
+
+from lib_resize.adapters.write import Style
+from lib_resize.batch import Settings, resize
+from lib_resize.errors import OutputError, ResizeError
+from lib_resize.files.header import read_header
+from lib_resize.inspect import describe
+from lib_resize.recipe.grammar import parse_recipes
+from lib_resize.sources import Member, Source
+
+N, M, R = 10, 8, 3
+SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
+    "lora": {"lora_up.weight": (N, R), "lora_down.weight": (R, M), "alpha": ()},
+    "locon": {"lora_up.weight": (N, R, 1, 1), "lora_down.weight": (R, M, 3, 3), "alpha": ()},
+    "peft": {"lora_B.weight": (N, R), "lora_A.weight": (R, M), "lora_B.bias": (N,)},
+    "tucker": {"lora_up.weight": (N, R, 1, 1), "lora_mid.weight": (R, R, 3, 3), "lora_down.weight": (R, M, 1, 1),
+               "alpha": ()},
+    "loha": {"hada_w1_a": (N, R), "hada_w1_b": (R, M), "hada_w2_a": (N, R), "hada_w2_b": (R, M), "alpha": ()},
+    "loha core": {"hada_t1": (R, R, 3, 3), "hada_w1_a": (R, N), "hada_w1_b": (R, M), "hada_t2": (R, R, 3, 3),
+                  "hada_w2_a": (R, N), "hada_w2_b": (R, M), "alpha": ()},
+    "lokr": {"lokr_w1": (2, 2), "lokr_w2": (5, 4), "alpha": ()},
+    "lokr pairs": {"lokr_w1_a": (4, 2), "lokr_w1_b": (2, 4), "lokr_w2_a": (5, 2), "lokr_w2_b": (2, 4), "alpha": ()},
+    "lokr core": {"lokr_w1": (2, 2), "lokr_t2": (2, 2, 3, 3), "lokr_w2_a": (2, 5), "lokr_w2_b": (2, 4), "alpha": ()},
+    "glora": {"a1.weight": (M, R), "a2.weight": (R, M), "b1.weight": (N, R), "b2.weight": (R, M), "alpha": ()},
+    "full": {"diff": (N, M), "diff_b": (N,)},
+    "ia3": {"weight": (N,), "on_input": ()},
+    "oft": {"oft_blocks": (2, 5, 5), "alpha": ()},
+    "norm": {"w_norm": (N,), "b_norm": (N,)},
+    "dora": {"lora_up.weight": (N, R), "lora_down.weight": (R, M), "alpha": (), "dora_scale": (N, 1)},
+    "control": {"up": (N, R), "down": (R, M)},
+}  # fmt: skip
+SUFFIXES = sorted({suffix for shapes in SHAPES.values() for suffix in shapes})
+
+layers = st.lists(st.sampled_from(sorted(SHAPES)), min_size=1, max_size=3)
+sides = st.integers(0, 6)
+damages = st.lists(
+    st.one_of(
+        st.tuples(st.just("drop"), st.integers(0, 30)),
+        st.tuples(st.just("shape"), st.integers(0, 30), st.lists(sides, max_size=5)),
+        st.tuples(st.just("rename"), st.integers(0, 30), st.sampled_from(SUFFIXES)),
+        st.tuples(st.just("value"), st.integers(0, 30), st.sampled_from([np.nan, np.inf, -np.inf, 3e38, 1e-45, 0.0])),
+        st.tuples(
+            st.just("dtype"), st.integers(0, 30), st.sampled_from(["float16", "float64", "int8", "bool", "int64"])
+        ),
+        st.tuples(st.just("marker")),
+    ),
+    max_size=3,
+)
+
+
+def intact(kinds: list[str]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(len(kinds))
+    return {
+        f"layer{i}_{kind.replace(' ', '_')}.{suffix}": np.asarray(rng.standard_normal(shape), np.float32)
+        for i, kind in enumerate(kinds)
+        for suffix, shape in SHAPES[kind].items()
+    }
+
+
+def damaged(tensors: dict[str, np.ndarray], damage: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    word, *what = damage
+    if word == "marker":
+        return tensors | {"lora_controlnet": np.zeros(0, np.float32)}
+    if not tensors:
+        return tensors
+    key = sorted(tensors)[what[0] % len(tensors)]
+    value = tensors.pop(key)
+    if word == "shape":
+        tensors[key] = np.ones(what[1], np.float32)
+    elif word == "rename":
+        tensors[f"{key.partition('.')[0]}.{what[1]}"] = value
+    elif word == "value":
+        flat = value.copy().reshape(-1)
+        flat[:1] = what[1]
+        tensors[key] = flat.reshape(value.shape)
+    elif word == "dtype":
+        with np.errstate(all="ignore"):
+            tensors[key] = np.nan_to_num(value).astype(what[1])
+    return tensors
+
+
+def outcome_of(path: Path, out: Path, **style: Any):
+    options = Settings(parse_recipes("fro_lora=1,min_rank=1,retain=0.7"), out, style=Style(**style), threads=1)
+    (outcome,) = resize([Source((Member(path),))], options)
+    return outcome
+
+
+def check(content: bytes, **style: Any) -> None:
+    """Either a whole file or a refusal that begins with the path or names the layer; never anything else."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path, out = folder / "x.safetensors", folder / "out"
+        path.write_bytes(content)
+        outcome = outcome_of(path, out, **style)
+        files = [file for file in out.rglob("*") if file.is_file()] if out.exists() else []
+        if outcome.error is None:
+            assert [str(file) for file in files] == [outcome.plan.output]
+            assert outcome.plan.bytes_after == files[0].stat().st_size
+            read_header(files[0])
+        else:
+            assert isinstance(outcome.error, ResizeError)
+            assert not isinstance(outcome.error, OutputError)  # what is written reads back as what was meant
+            assert files == []
+            told = str(outcome.error)
+            assert told.startswith((str(path), "x: layer ", "layer ", "x: ", str(out), "recipe ")), told
+            assert len(told) > 30
+        assert path.read_bytes() == content
+        try:
+            describe(path, threads=1)
+        except ResizeError as error:
+            assert str(error)
+
+
+fuzzed = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@fuzzed
+@given(kinds=layers, harm=damages, convert=st.sampled_from(["auto", "lora", "none"]))
+def test_damaged_layers_are_resized_or_refused_and_nothing_else(kinds, harm, convert) -> None:
+    tensors = intact(kinds)
+    for damage in harm:
+        tensors = damaged(tensors, damage)
+    check(save({key: np.ascontiguousarray(value) for key, value in tensors.items()}), convert=convert)
+
+
+@fuzzed
+@given(
+    kind=st.sampled_from(sorted(SHAPES)),
+    changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6),
+)
+def test_flipped_bytes_are_survived(kind, changes) -> None:
+    content = bytearray(save(intact([kind, "lora"])))
+    for place, byte in changes:
+        content[min(int(place * len(content)), len(content) - 1)] = byte
+    check(bytes(content))
+
+
+@fuzzed
+@given(kind=st.sampled_from(sorted(SHAPES)), cut=st.floats(0, 1))
+def test_files_that_end_too_soon_are_refused(kind, cut) -> None:
+    content = save(intact([kind, "lora"]))
+    check(content[: int(cut * len(content))])
+
+
+@fuzzed
+@given(
+    kind=st.sampled_from(sorted(SHAPES)),
+    field=st.sampled_from(["shape", "dtype", "data_offsets"]),
+    value=st.one_of(
+        st.integers(-2, 1 << 40), st.text(max_size=4), st.none(), st.lists(st.integers(-2, 1 << 40), max_size=5)
+    ),
+)
+def test_headers_that_lie_are_refused(kind, field, value) -> None:
+    content = save(intact([kind, "lora"]))
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    first = next(key for key in header if key != "__metadata__")
+    header[first][field] = value
+    raw = json.dumps(header).encode()
+    check(len(raw).to_bytes(8, "little") + raw + content[8 + size :])
+
+
+@pytest.mark.parametrize("kind", sorted(SHAPES))
+def test_every_kind_of_this_fuzzer_is_intact_to_begin_with(tmp_path, kind) -> None:
+    """So that damage is what is tested."""
+    marker = {"lora_controlnet": np.zeros(0, np.float32)} if kind == "control" else {}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save(intact([kind, "lora"]) | marker))
+    outcome = outcome_of(path, tmp_path / "out", convert="none")
+    assert (outcome.error is None) == (kind != "glora"), outcome.error
