@@ -1372,7 +1372,7 @@
     function frameActions() {
         parts.run = button('', run, {id: 'resize_lora_generate', class: 'resize-lora-button-plain resize-lora-primary', title: 'Ctrl+Enter'});
         parts.cancel = button(t('Cancel'), cancelAll, {id: 'resize_lora_interrupt', title: 'Esc'});
-        parts.actions.append(parts.run, parts.cancel);
+        parts.actions.append(parts.run, bakeButton(), parts.cancel);
     }
 
     function drawActions() {
@@ -1467,6 +1467,7 @@
 
     function thereTools(result) {
         const about = {result: result.result}, named = text => ({'aria-label': `${text}: ${result.output}`});
+        if (result.baked) return bakedTools(result, named);
         const tools = can('prompt')
             ? [button(t('Try in txt2img'), () => tryIt(about, false), named(t('Try in txt2img'))), button(t('Try and generate'), () => tryIt(about, true), named(t('Try and generate')))]
             : [button(t('Copy tag'), () => copyTag(about), named(t('Copy tag')))];
@@ -1580,6 +1581,7 @@
         note.offer();
         note.leave();
         if (job.state === 'done' && job.kind === 'resize') offerResult(job.result, note);
+        else if (job.state === 'done' && job.kind === 'bake') offerBaked(job.result, note);
         else if (job.state === 'done') note.say(`${job.title}: ${t('done')}`);
         else note.say(`${job.title}: ${job.state === 'cancelled' ? t('cancelled') : job.error.message}`);
     }
@@ -1754,6 +1756,126 @@
         for (const tab of PROMPT_TABS) {
             const hidden = find(`${tab}_lora_extra_refresh_internal`);
             if (hidden) hidden.dispatchEvent(new Event('click'));
+        }
+    }
+
+    // Bake my prompt ----------------------------------------------------------------------------------------------
+
+    /* The dialog while it is open: its parts, and the tab that its prompt came from. */
+    let baking = null;
+
+    function bakeButton() {
+        return button(t('Bake my prompt…'), () => openBake(), {id: 'resize_lora_bake', title: t('Make one LoRA of all LoRAs that a prompt names')});
+    }
+
+    function promptArea(tab) {
+        return app().querySelector(`#${tab}_prompt textarea`);
+    }
+
+    function openBake() {
+        const tabs = can('prompt') ? PROMPT_TABS.filter(promptArea) : [];
+        const targets = [['', t('All ranks')], ...PRESETS.map(name => [name, t(PRESET_WORDS[name])]), ['panel', t('As set in the tab')]];
+        baking = {
+            tab: tabs.find(tab => /<(lora|lyco):/.test(promptArea(tab).value)) || tabs[0] || '', target: '', named: false, asked: 0,
+            prompt: el('textarea', {id: 'resize_lora_bake_prompt', rows: '4', spellcheck: 'false', on: {input: () => readSoon()}}),
+            tags: el('ul', {id: 'resize_lora_bake_tags', class: 'resize-lora-bake-tags', 'aria-live': 'polite'}),
+            name: el('input', {type: 'text', id: 'resize_lora_bake_name', on: {input: () => { baking.named = baking.name.value.trim() !== ''; }}}),
+            run: button(t('Bake'), bakeIt, {id: 'resize_lora_bake_run', class: 'resize-lora-button-plain resize-lora-primary', disabled: true}),
+        };
+        const tab = tabs.length > 1 && chooser('resize_lora_bake_tab', t('Prompt of'), tabs.map(one => [one, one]), baking.tab, takePrompt);
+        const target = chooser('resize_lora_bake_target', t('Target'), targets, '', value => { baking.target = value; });
+        baking.box = dialog(t('Bake my prompt'), [
+            el('p', {class: 'resize-lora-quiet'}, t('One LoRA that does what all of these do together, with their strengths. The originals stay.')),
+            tab ? labelled(t('Prompt of'), tab) : [], labelled(t('Prompt'), baking.prompt), baking.tags,
+            el('div', {class: 'resize-lora-bake-row'}, labelled(t('Target'), target), labelled(t('Name'), baking.name), baking.run),
+        ]);
+        takePrompt(baking.tab);
+        if (!baking.tab) baking.prompt.focus();
+    }
+
+    function takePrompt(tab) {
+        baking.tab = tab;
+        if (tab) baking.prompt.value = promptArea(tab).value;
+        readPrompt();
+    }
+
+    const readSoon = later(() => readPrompt(), 250);
+
+    async function readPrompt() {
+        const mine = baking, asked = ++mine.asked;
+        try {
+            const found = await call('read_prompt', {prompt: mine.prompt.value});
+            if (asked === mine.asked) showTags(mine, found);
+        } catch (error) {
+            complain(error);
+        }
+    }
+
+    /* What becomes of each tag, said before anything is written. */
+    function showTags(mine, found) {
+        const line = one => el('li', {class: one.troubles.length ? 'resize-lora-bake-left' : ''}, el('code', null, one.text), ' ',
+            el('span', {class: 'resize-lora-quiet'}, [one.troubles.length ? t('stays as it is') : t('is baked'), ...one.troubles, ...one.remarks].join(' · ')));
+        const said = [found.message, ...found.warnings.map(one => one.text)].filter(Boolean);
+        mine.tags.replaceChildren(...found.tags.map(line), ...said.map(text => el('li', {class: 'resize-lora-fault'}, text)));
+        mine.run.disabled = !found.ok || found.warnings.some(one => one.kind === 'other_family');
+        if (!mine.named) mine.name.value = found.name;
+    }
+
+    async function bakeIt() {
+        const {box, tab, prompt, name, target, run} = baking;
+        const goal = target === 'panel' ? wanted() : target ? {target: {preset: target}} : {};
+        run.disabled = true;
+        try {
+            const {job} = await call('bake', {prompt: prompt.value, name: name.value.trim(), ...goal, options: changedOptions()});
+            state.mine.add(job);
+            origins.set(job, {tab, prompt: prompt.value});
+            jobToasts.set(job, toast(`${name.value}: ${t('queued')}`, {stays: true, tools: [button(t('Cancel'), () => cancel([job]))]}));
+            box.close();
+            await poll();
+        } catch (error) {
+            run.disabled = false;
+            baking.tags.append(el('li', {class: 'resize-lora-fault', role: 'alert'}, error.message));
+        }
+    }
+
+    /* Job -> where its prompt came from, and how it was. */
+    const origins = new Map();
+
+    function originOf(result) {
+        const found = [...state.jobs.values()].find(job => job.kind === 'bake' && job.result && job.result.result === result.result);
+        return (found && origins.get(found.id)) || {tab: can('prompt') ? 'txt2img' : '', prompt: result.baked.join(' ')};
+    }
+
+    function bakedTools(result, named) {
+        const use = can('prompt') ? [t('Replace in the prompt'), replaceInPrompt] : [t('Copy prompt'), copyBaked];
+        return [button(use[0], () => use[1](result), named(use[0])), button(t('Undo'), () => undo(result.result), named(t('Undo')))];
+    }
+
+    function offerBaked(result, note) {
+        note.say(`${result.output} ${sizes(result.bytes_before, result.bytes_after)}`);
+        note.offer(...bakedTools(result, text => ({'aria-label': `${text}: ${result.output}`})));
+    }
+
+    /* The baked tag in place of the others, in the prompt as it is now. */
+    async function replaceInPrompt(result) {
+        const {tab} = originOf(result), area = promptArea(tab);
+        if (!area) return copyBaked(result);
+        try {
+            const made = await call('bake_into', {result: result.result, prompt: area.value});
+            if (!made.replaced) return toast(t('These tags are not in the prompt any more: {tag}', {tag: made.tag}), {stays: true});
+            setText(area, made.prompt);
+            openTab(`tab_${tab}`);
+            area.focus();
+        } catch (error) {
+            complain(error);
+        }
+    }
+
+    async function copyBaked(result) {
+        try {
+            await copyText((await call('bake_into', {result: result.result, prompt: originOf(result).prompt})).prompt);
+        } catch (error) {
+            complain(error);
         }
     }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from .adapters.gains import TagGain, remarks_on
 from .adapters.layer import Adapter
-from .adapters.merge import merge
+from .adapters.merge import Weight, first_ranks, merge
 from .adapters.read import read_adapter
 from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
@@ -27,7 +28,7 @@ from .linalg.threads import one_blas_thread, usable_cores
 from .plan import Plan
 from .progress import Progress, Quiet
 from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
-from .sources import Source
+from .sources import Member, Source
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Settings:
     overwrite: bool = False
     skip_existing: bool = False
     sidecars: bool = True
+    target: Path | None = None
+    """The very file to write, for one source and one recipe."""
 
     @property
     def all_recipes(self) -> tuple[Recipe, ...]:
@@ -84,18 +87,23 @@ def resize(sources: Sequence[Source], settings: Settings, progress: Progress | N
             yield from workshop.outcomes(source)
 
 
+def open_bench(settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> Bench:
+    """What work is done with, until the stack ends. Raises DeviceError."""
+    arrays = open_arrays(settings.device)
+    workers = (settings.threads or usable_cores()) if settings.device == "cpu" else 1
+    stack.enter_context(one_blas_thread())
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
+    stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+    return Bench(arrays, pool, progress)
+
+
 class _Workshop:
     """What all sources of a batch share."""
 
     def __init__(self, settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> None:
         self.settings = settings
         _check_recipes(settings)
-        arrays = open_arrays(settings.device)
-        workers = (settings.threads or usable_cores()) if settings.device == "cpu" else 1
-        stack.enter_context(one_blas_thread())
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        self.bench = Bench(arrays, pool, progress)
+        self.bench = open_bench(settings, progress, stack)
         self.checkpoint = settings.base if isinstance(settings.base, Checkpoint) else None
         if isinstance(settings.base, Path):
             self.checkpoint = Checkpoint(settings.base)
@@ -113,7 +121,7 @@ class _Workshop:
                 files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
                 hashes = [] if self.settings.dry_run else [self.bench.pool.submit(file.sha256) for file in files]
                 stack.callback(lambda: [future.cancel() for future in hashes])
-                yield from self._of_adapter(source, _read(source, files), left, hashes)
+                yield from self._of_adapter(source, read_source(source, files), left, hashes)
         except Cancelled:
             raise
         except ResizeError as error:
@@ -146,7 +154,8 @@ class _Workshop:
 
     def _of_recipe(self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Sequence[Future[str]]) -> Outcome:
         settings = self.settings
-        job = prepare(analysis, recipe, settings.style, self.names.placer(source), suffix=settings.suffix)
+        place = self.names.placer(source) if settings.target is None else _always(settings.target)
+        job = prepare(analysis, recipe, settings.style, place, suffix=settings.suffix)
         self.names.claim(job.path)
         job = measured(job, self.bench)
         if settings.skip_existing and job.path.exists():
@@ -156,6 +165,10 @@ class _Workshop:
         plan = execute(job, self.bench, [future.result() for future in hashes], overwrite=settings.overwrite)
         copies = _copy_sidecars(source, job.path, settings)
         return Outcome(source.label, plan, job, sidecars=tuple(copies))
+
+
+def _always(path: Path) -> Callable[[str], Path]:
+    return lambda _: path
 
 
 def _check_recipes(settings: Settings) -> None:
@@ -223,11 +236,38 @@ def _is_result(path: Path, recipe: Recipe) -> bool:
         return False
 
 
-def _read(source: Source, files: Sequence[SafeFile]) -> Adapter:
+def read_source(source: Source, files: Sequence[SafeFile]) -> Adapter:
+    """The LoRA that a source is, merged if it is several; `files` are those of its members.
+
+    Raises what `read_lora` and `merge` raise.
+    """
     adapters = [read_lora(file) for file in files]
     if source.is_plain:
         return adapters[0]
-    return merge(adapters, [member.weight for member in source.members], source.name)
+    merged = merge(
+        [_cut(adapter, member) for adapter, member in zip(adapters, source.members, strict=True)],
+        [_weight_of(member) for member in source.members],
+        source.name,
+    )
+    remarks = [
+        remark
+        for adapter, member in zip(adapters, source.members, strict=True)
+        for remark in (*remarks_on(adapter, member.tags), *_remarks(member))
+    ]
+    return replace(merged, notes=tuple(dict.fromkeys((*merged.notes, *remarks))))
+
+
+def _cut(adapter: Adapter, member: Member) -> Adapter:
+    dyn = member.tags[0].dyn if member.tags else None
+    return adapter if dyn is None else first_ranks(adapter, dyn)
+
+
+def _weight_of(member: Member) -> Weight:
+    return TagGain(member.tags) if member.tags else member.weight
+
+
+def _remarks(member: Member) -> list[str]:
+    return [f"<{tag.kind}:{tag.name}>: {remark}" for tag in member.tags for remark in tag.remarks]
 
 
 def read_lora(file: SafeFile) -> Adapter:

@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_resize(commands.add_parser("resize", help="make smaller files", **_described(_RESIZE, _RECIPES)))
+    _add_merge(commands.add_parser("merge", help="make one LoRA of several", **_described(_MERGE, _RECIPES)))
+    _add_extract(
+        commands.add_parser("extract", help="make a LoRA of two checkpoints", **_described(_EXTRACT, _RECIPES))
+    )
     _add_inspect(commands.add_parser("inspect", help="look at a file", **_described(_INSPECT)))
     _add_demo(commands.add_parser("demo", help="see it work on files made for the purpose", **_described(_DEMO)))
     _add_ui(commands.add_parser("ui", help="the panel in a browser, without a WebUI", **_described(_UI)))
@@ -88,6 +92,15 @@ def _described(description: str, epilog: str | None = None) -> dict[str, Any]:
 _RESIZE = """\
 Resizes LoRA files. A checkpoint may stand first: it is known by its content, and dimensions are then compared
 with its layers. Folders are searched through; "style.safetensors:0.6,char.safetensors:0.4" merges first."""
+
+_MERGE = """\
+Makes one LoRA of several, exactly: "style.safetensors:0.6" "char.safetensors:0.4", or all that a prompt names, with
+its strengths for text encoder, UNet and blocks: --prompt "<lora:style:0.6> <lora:char:0.4:lbw=OUTD>". A recipe then
+resizes it; without one nothing is lost but rounding."""
+
+_EXTRACT = """\
+Makes a LoRA of the difference of two checkpoints of one kind: BASE with the LoRA is nearly TUNED. Layers are read one
+at a time. What the ranks do not hold is told; biases and norms, which a LoRA has no place for, are counted."""
 
 _INSPECT = """\
 Tells what a LoRA file is, how many of its dimensions matter, how small each preset would make it, and what a
@@ -128,13 +141,54 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("inputs", nargs="+", metavar="FILE", help="[checkpoint] LoRA files, folders, patterns or merges")
     add("-o", "--output_folder", "--output-folder", metavar="DIR", help="folder of the results (default: beside each)")
+    default = f"{DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without"
+    _add_work(parser, default)
+    add("--base", metavar="FILE", help="the checkpoint, named outright")
+    add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
+    _add_spelling(parser)
+    add("--suffix", help="ends the new name in place of the recipe")
+    add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
+    add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
+
+
+def _add_merge(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("inputs", nargs="*", metavar="FILE[:STRENGTH]", help="the LoRA files, without --prompt")
+    add("--prompt", metavar="TEXT", help="a prompt, or its tags alone; names are looked for in --lora-dir")
+    add("--lora-dir", action="append", default=[], metavar="DIR", help="a folder of LoRAs; may be given again")
+    add("-o", "--output", metavar="FILE", help="the new file, or a folder for it (default: beside the first LoRA)")
+    add("--base", metavar="FILE", help="a checkpoint, for recipes that compare with one")
+    add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
+    _add_spelling(parser)
+    _add_work(parser, "all ranks")
+
+
+def _add_extract(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("tuned", metavar="TUNED", help="the checkpoint that the LoRA is to lead to")
+    add("base", metavar="BASE", help="the checkpoint that it starts from")
+    add("-o", "--output", metavar="FILE", help="the new file, or a folder for it (default: beside TUNED)")
+    add("--rank", type=_count, metavar="N", help="the same rank in every layer (default: 64)")
+    add("--size", type=_megabytes, metavar="MB", help="the strongest dimensions that fit in so many MiB")
+    add("--conv-rank", type=_count_or_none, metavar="N", help="for convolutions larger than 1x1; 0 leaves them out")
+    add(
+        "--max-rank", type=_count, metavar="N", help="dimensions to look for in each layer (default: 128 with a recipe)"
+    )
+    add("--no-te", action="store_true", help="the UNet alone, without text encoders")
+    add("--all-layers", action="store_true", help="also first and last convolution, time and label embedding")
+    _add_work(parser, "--rank 64")
+
+
+def _add_work(parser: argparse.ArgumentParser, default: str) -> None:
+    """What `resize` and `merge` share."""
+    add = parser.add_argument
     add(
         "-r",
         "--score_recipes",
         "--recipes",
         type=_recipes,
         metavar="RECIPES",
-        help=f"what to keep (default: {DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without)",
+        help=f"what to keep (default: {default})",
     )
     add(
         "-t",
@@ -146,28 +200,45 @@ def _add_resize(parser: argparse.ArgumentParser) -> None:
     )
     add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("-v", "--verbose", action="count", default=0, help="thresholds and quantiles; -vv also each layer")
-    add("--base", metavar="FILE", help="the checkpoint, named outright")
     add("--dry-run", action="store_true", help="say what would be, exact sizes included, and write nothing")
     add("--report", metavar="FILE.json", help="write all figures, layer by layer, as JSON")
-    add(
+    add("--overwrite", action="store_true", help="replace results that are there already; never the source")
+    add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+
+
+def _add_spelling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--naming",
         choices=("keep", "kohya"),
         default="keep",
         help="kohya: rename layers to the spelling that every host loads",
     )
-    add(
+    parser.add_argument(
         "--convert",
         choices=CONVERT_WORDS,
         default="auto",
         help="lora: write every layer as LoRA that can be; none: keep each layer's kind; "
         "auto (default): keep it, but for LoHa where LoRA makes the better file",
     )
-    add("--suffix", help="ends the new name in place of the recipe")
-    add("--overwrite", action="store_true", help="replace results that are there already; never the source")
-    add("--skip-existing", action="store_true", help="leave results that are there already, and go on")
-    add("--continue-on-error", action="store_true", help="go on after a file that fails; the exit status stays 1")
-    add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
-    add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of ranks, 1 or more")
+    return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
+def _megabytes(text: str) -> str:
+    try:
+        if 0 < float(text) < float("inf"):
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a size in MiB above 0")
 
 
 def _threads(text: str) -> int:

@@ -7,22 +7,28 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import report
 from .adapters.write import DTYPES, Style
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
+from .base.store import is_model_folder
 from .batch import Outcome, Settings
 from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
 from .files.reader import SafeFile
-from .progress import Quiet
-from .recipe.grammar import parse_recipes
-from .sources import Source, expand
+from .lookup import LoraFolders
+from .progress import Progress, Quiet
+from .prompt import check_bakeable, parse_prompt
+from .recipe.grammar import Recipe, parse_recipes
+from .sources import SUFFIX, Source, expand, of_members, of_prompt
+
+if TYPE_CHECKING:
+    from .extract import Wish
 
 
 def resize(arguments: argparse.Namespace) -> int:
@@ -34,19 +40,110 @@ def resize(arguments: argparse.Namespace) -> int:
         return _run(expand(names), _settings(arguments, base), arguments)
 
 
+_ALL_RANKS = "rank=100000"  # more than any layer has
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """``resize-lora merge``."""
+    recipes = arguments.score_recipes or parse_recipes(_ALL_RANKS)
+    source = _merge_source(arguments)
+    with contextlib.ExitStack() as stack:
+        base = Checkpoint(Path(arguments.base)) if arguments.base else None
+        if base is not None:
+            stack.callback(base.close)
+        settings = _work_settings(arguments, base)
+        folder, target = _output_of(arguments.output, len(recipes))
+        sidecars = settings.sidecars and not arguments.prompt
+        settings = replace(settings, recipes=recipes, output=folder, target=target, sidecars=sidecars)
+        arguments.continue_on_error = False
+        return _run([source], settings, arguments)
+
+
+_EXTRACT_RECIPE = "rank=64"
+
+
+def extract(arguments: argparse.Namespace) -> int:
+    """``resize-lora extract``."""
+    from .extract import extract as extract_all
+
+    recipes = _extract_recipes(arguments)
+    folder, target = _output_of(arguments.output, len(recipes))
+    arguments.continue_on_error = False
+    with contextlib.ExitStack() as stack:
+        tuned = Checkpoint(Path(arguments.tuned))
+        stack.callback(tuned.close)
+        base = Checkpoint(Path(arguments.base))
+        stack.callback(base.close)
+        settings = replace(_work_settings(arguments, None), recipes=recipes, output=folder, target=target)
+        wish = _extract_wish(arguments, recipes)
+        return _show(lambda bars: extract_all(tuned, base, wish, settings, bars), 1, arguments)
+
+
+def _extract_recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
+    texts = [f"rank={arguments.rank}"] if arguments.rank else []
+    texts += [f"fro_lora=1,size={arguments.size}"] if arguments.size else []
+    if len(texts) + bool(arguments.score_recipes) > 1:
+        raise UsageError("extract takes one of --rank, --size and -r.")
+    conv = f",max_conv_rank={arguments.conv_rank}" if arguments.conv_rank else ""
+    return arguments.score_recipes or parse_recipes((texts or [_EXTRACT_RECIPE])[0] + conv)
+
+
+def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> Wish:
+    """As many dimensions as any of the recipes could keep."""
+    from .extract import DEFAULT_RANK, Wish
+
+    most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
+    rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)
+    return Wish(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers)
+
+
+def _merge_source(arguments: argparse.Namespace) -> Source:
+    """From files with strengths, or from a prompt. Raises UsageError, and PromptError for what cannot be baked."""
+    if bool(arguments.inputs) == (arguments.prompt is not None):
+        raise UsageError("merge takes LoRA files with strengths, or --prompt with --lora-dir; give one of the two.")
+    if arguments.inputs:
+        if arguments.lora_dir:
+            raise UsageError("--lora-dir belongs to --prompt; files are named by their paths.")
+        return of_members(arguments.inputs)
+    tags = parse_prompt(arguments.prompt).tags
+    check_bakeable(tags)
+    return of_prompt(tags, LoraFolders([Path(name) for name in arguments.lora_dir]).find)
+
+
+def _output_of(text: str | None, recipes: int) -> tuple[Path | None, Path | None]:
+    """Folder or file of the result, as far as it is given."""
+    if text is None or Path(text).is_dir() or text.endswith(("/", os.sep)):
+        return (Path(text) if text else None), None
+    if recipes > 1:
+        raise UsageError(f"-o {text}: one file cannot hold the results of {recipes} recipes; name a folder.")
+    path = Path(text)
+    return None, path if path.suffix.lower() == SUFFIX else path.with_name(path.name + SUFFIX)
+
+
 def _settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Settings:
+    return replace(
+        _work_settings(arguments, base),
+        output=Path(arguments.output_folder) if arguments.output_folder else None,
+        suffix=arguments.suffix,
+        skip_existing=arguments.skip_existing,
+    )
+
+
+def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Settings:
+    """What all commands share that write."""
     return Settings(
         recipes=arguments.score_recipes or (),
-        output=Path(arguments.output_folder) if arguments.output_folder else None,
         base=base,
-        style=Style(dtype=DTYPES[arguments.output_dtype], kohya=arguments.naming == "kohya", convert=arguments.convert),
-        suffix=arguments.suffix,
+        style=Style(
+            dtype=DTYPES[arguments.output_dtype],
+            kohya=getattr(arguments, "naming", "keep") == "kohya",
+            convert=getattr(arguments, "convert", "auto"),
+        ),
         device=arguments.device,
         threads=arguments.threads,
         dry_run=arguments.dry_run,
         overwrite=arguments.overwrite,
-        skip_existing=arguments.skip_existing,
-        sidecars=not arguments.no_sidecars,
+        sidecars=not getattr(arguments, "no_sidecars", True),
     )
 
 
@@ -174,7 +271,10 @@ def _base_and_loras(arguments: argparse.Namespace) -> tuple[Checkpoint | None, l
 
 
 def _checkpoint(path: Path) -> Checkpoint | None:
-    """The base model in a file; None where it is none, and where it cannot be read, which is told in its turn."""
+    """The base model in a file or folder; None where it is none, and where it cannot be read, which is told in its
+    turn."""
+    if is_model_folder(path) or (path.is_file() and path.suffix.lower() == ".gguf"):
+        return Checkpoint(path)
     if not path.is_file():
         return None
     try:
@@ -188,11 +288,16 @@ def _checkpoint(path: Path) -> Checkpoint | None:
 
 
 def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Namespace) -> int:
+    return _show(lambda bars: resize_all(sources, settings, bars), len(sources), arguments)
+
+
+def _show(work: Callable[[Progress], Iterator[Outcome]], files: int, arguments: argparse.Namespace) -> int:
+    """Does the work, tells of each outcome as it comes, and of all at the end."""
     if arguments.report:
         _check_writable(Path(arguments.report))
     outcomes: list[Outcome] = []
-    with _Bars(len(sources)) as bars:
-        for outcome in _until_failure(resize_all(sources, settings, bars), arguments.continue_on_error):
+    with _Bars(files) as bars:
+        for outcome in _until_failure(work(bars), arguments.continue_on_error):
             outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped, and there may be thousands
             bars.file(outcome.source)
             for line in _lines(outcome, arguments.verbose):
@@ -213,7 +318,8 @@ def _until_failure(outcomes: Iterator[Outcome], go_on: bool) -> Iterator[Outcome
 
 def _lines(outcome: Outcome, verbose: int) -> Iterator[str]:
     if outcome.error is not None:
-        yield f"resize-lora: {outcome.error}"
+        told, source = str(outcome.error), outcome.source
+        yield f"resize-lora: {told if Path(source).stem in told else f'{source}: {told}'}"
         return
     if outcome.plan is None:
         own = outcome.skipped == Path(outcome.source)

@@ -2,7 +2,8 @@
 
 ResizeError                 anything that we refuse or that went wrong; its text is meant for the user
 ├── UsageError              the command or call makes no sense (exit code 2)
-│   └── RecipeError         a recipe that cannot be read; raised before any file is opened
+│   ├── RecipeError         a recipe that cannot be read; raised before any file is opened
+│   └── PromptError         a LoRA tag of a prompt that cannot be read, or cannot be baked
 ├── FileError               a file that cannot be used; the message starts with its path
 │   ├── DamagedFileError    not a whole, well-formed safetensors file
 │   └── UnsupportedError    well-formed, but of a kind that we refuse by name
@@ -33,6 +34,13 @@ class RecipeError(UsageError):
 
     column: int = 0
     """Where in the text, counted from 1; 0 where no place is at fault."""
+
+
+class PromptError(UsageError):
+    """A prompt has a LoRA tag that no host could read, or that cannot become a part of a file."""
+
+    column: int = 0
+    """Where in the prompt, counted from 1; 0 where no place is at fault."""
 
 
 class FileError(ResizeError):

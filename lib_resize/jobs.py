@@ -241,6 +241,7 @@ class _Maker:
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
+            extracted=self.adapter.extracted,
         )
 
     def job(self, choice: Choice, unpaired: Sequence[str]) -> Job:
@@ -273,6 +274,7 @@ class _Maker:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
             yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
+        yield from self._in_pieces()
         yield from self._kept_whole(choice)
         yield from self._biases_beside_factors(made)
         unread = [copied.key for copied in self.adapter.copied if copied.why in UNREAD_BY_FORGE]
@@ -306,6 +308,12 @@ class _Maker:
         if whole:
             yield f"{_some(whole)} kept in full: factors of the asked rank would be no smaller"
 
+    def _in_pieces(self) -> Iterator[str]:
+        solved = zip(self.adapter.layers, self.analysis.spectra, strict=True)
+        pieced = [layer.stem for layer, one in solved if getattr(one, "owner", None) is not None]
+        if pieced:
+            yield f"{_some(pieced)} fused, but trained in pieces: each piece is resized by itself, and stays apart"
+
     def _below_threshold(self, choice: Choice) -> list[int]:
         """Layers that the recipe alone would have dropped."""
         if choice.threshold is None or self.recipe.min_rank:
@@ -327,12 +335,15 @@ def _label(analysis: Analysis) -> str:
     adapter = analysis.adapter
     if len(adapter.files) == 1 and adapter.weights == (1.0,):
         return str(adapter.paths[0])
-    return ",".join(f"{path}:{weight:g}" for path, weight in zip(adapter.paths, adapter.weights, strict=True))
+    return ",".join(
+        f"{path}:{weight if isinstance(weight, str) else f'{weight:g}'}"
+        for path, weight in zip(adapter.paths, adapter.weights, strict=True)
+    )
 
 
 def _layer_plans(analysis: Analysis, choice: Choice, rescale: float) -> Iterator[LayerPlan]:
     for facts, kept in zip(analysis.layers, choice.kept, strict=True):
-        whole, lost = frobenius(facts.s), discarded(facts.s, kept)
+        whole, lost = facts.fro, math.hypot(discarded(facts.s, kept), facts.beyond)
         fro = facts.base.fro if facts.base else None
         yield LayerPlan(
             name=facts.name,

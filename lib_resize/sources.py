@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
+from .prompt import Tag
 
 SUFFIX = ".safetensors"
 
@@ -19,6 +20,13 @@ class Member:
 
     path: Path
     weight: float = 1.0
+    tags: tuple[Tag, ...] = ()
+    """The tags of a prompt that name it, all with one `dyn`, in place of the weight."""
+
+    @property
+    def strength(self) -> str:
+        """The strength in words."""
+        return " + ".join(tag.strengths for tag in self.tags) or f"{self.weight:g}"
 
 
 @dataclass(frozen=True)
@@ -36,19 +44,19 @@ class Source:
         """As it stands in tables and messages."""
         if self.is_plain:
             return str(self.members[0].path)
-        return ",".join(f"{member.path}:{member.weight:g}" for member in self.members)
+        return ",".join(f"{member.path}:{member.strength}" for member in self.members)
 
     @property
     def is_plain(self) -> bool:
         """A single file at its own strength."""
-        return len(self.members) == 1 and self.members[0].weight == 1.0
+        return len(self.members) == 1 and self.members[0].weight == 1.0 and not self.members[0].tags
 
     @property
     def name(self) -> str:
         """Stem of its results: the file's own, or all names with their weights."""
         if self.is_plain:
             return self.members[0].path.stem
-        return "+".join(f"{member.path.stem}_{member.weight:g}" for member in self.members)
+        return "+".join(f"{member.path.stem}_{member.strength}" for member in self.members)
 
 
 def expand(arguments: Sequence[str]) -> list[Source]:
@@ -80,6 +88,28 @@ def _expand(argument: str) -> list[Source]:
     return [Source((Member(_completed(path)),))]
 
 
+def of_members(arguments: Sequence[str]) -> Source:
+    """The merge of files with their strengths, ``a.safetensors:0.6``. Raises UsageError."""
+    return Source(tuple(_member(argument, argument) for argument in arguments))
+
+
+def of_prompt(tags: Sequence[Tag], find: Callable[[str], Path]) -> Source:
+    """The merge that the tags of a prompt are, a file with several tags once for each `dyn`.
+
+    `find` tells the file of a name. Raises what `find` raises, and UsageError where there is no tag.
+    """
+    if not tags:
+        raise UsageError("the prompt names no LoRA; tags such as <lora:name:0.8> were expected.")
+    groups: dict[tuple[Path, int | None], list[Tag]] = {}
+    for tag in tags:
+        groups.setdefault((find(tag.name), tag.dyn), []).append(tag)
+    members = [
+        Member(path) if len(found) == 1 and found[0].is_plain else Member(path, tags=tuple(found))
+        for (path, _), found in groups.items()
+    ]
+    return Source(tuple(sorted(members, key=lambda member: (member.path.name, str(member.path), member.strength))))
+
+
 def _required(found: list[Source], otherwise: str) -> list[Source]:
     if not found:
         raise UsageError(f"{otherwise}; name a LoRA file, a folder of them or a pattern such as loras/*{SUFFIX}.")
@@ -87,13 +117,17 @@ def _required(found: list[Source], otherwise: str) -> list[Source]:
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
+    for path in files_below(folder):
+        yield Source((Member(path),), below=path.parent.relative_to(folder), found=True)
+
+
+def files_below(folder: Path) -> Iterator[Path]:
     """All safetensors files below a folder, links followed, in the order of their names."""
     for place, below, names in os.walk(folder, followlinks=True):
         below.sort(key=str.casefold)
         for name in sorted(names, key=str.casefold):
             if name.lower().endswith(SUFFIX):
-                path = Path(place, name)
-                yield Source((Member(path),), below=path.parent.relative_to(folder), found=True)
+                yield Path(place, name)
 
 
 def _member(piece: str, argument: str) -> Member:

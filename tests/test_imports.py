@@ -19,13 +19,15 @@ ROOMS: dict[str, frozenset[str]] = {
     "plan": frozenset(),
     "progress": frozenset(),
     "names": frozenset(),
-    "sources": frozenset({"errors"}),
+    "prompt": frozenset({"errors"}),
+    "sources": frozenset({"errors", "prompt"}),
+    "lookup": frozenset({"errors", "files", "sources"}),
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),
     "report": frozenset({"plan"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
-    "adapters": frozenset({"errors", "files", "linalg", "names"}),
+    "adapters": frozenset({"errors", "files", "linalg", "names", "prompt"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
     "jobs": frozenset({"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe"}),
@@ -35,9 +37,12 @@ ROOMS: dict[str, frozenset[str]] = {
     "batch": frozenset(
         {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
     ),
+    "extract": frozenset(
+        {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
+    ),
     "commands": frozenset(
-        {"adapters", "base", "batch", "errors", "files", "inspect", "progress", "recipe", "report", "sources"}
-        | {"synthetic"}
+        {"adapters", "base", "batch", "errors", "extract", "files", "inspect", "lookup", "progress", "prompt", "recipe"}
+        | {"report", "sources", "synthetic"}
     ),
     "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
     "package": frozenset(),
@@ -84,13 +89,20 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.forms.tucker": frozenset({"numpy"}),
     "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
+    "base.checkpoint": frozenset({"numpy"}),
+    "base.gguf_store": frozenset({"numpy"}),
+    "extract": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
+    "files.spool": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
     "inspect": frozenset({"numpy"}),
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
+    "linalg.assemble": frozenset({"numpy"}),
+    "linalg.blocks": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
     "linalg.dense": frozenset({"numpy"}),
+    "linalg.leading": frozenset({"numpy"}),
     "linalg.dora": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
     "linalg.hadamard": frozenset({"numpy"}),
@@ -105,6 +117,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 """Module -> the libraries that it may import when it is itself imported; no other module may import any."""
 
 LATE_LIBRARIES: dict[str, frozenset[str]] = {
+    "base.gguf_store": frozenset({"gguf"}),
     "commands": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),

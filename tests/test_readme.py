@@ -18,6 +18,7 @@ import pytest
 from lib_resize import cli
 from lib_resize.adapters.registry import EMBEDDING, KINDS, UNKNOWN
 from lib_resize.adapters.suffixes import _ROLES
+from lib_resize.names.families import FAMILIES
 from lib_resize.names.spelling import PREFIXES
 from lib_resize.plan import LayerPlan, Plan
 from lib_resize.recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipe, parse_recipes
@@ -74,6 +75,13 @@ def test_every_option_of_resize_is_in_its_table_and_no_other() -> None:
     assert told_options(section("Options of `resize`")) == options_of("resize")
 
 
+@pytest.mark.parametrize("command", ["merge", "extract"])
+def test_every_option_of_merge_and_extract_is_in_its_table_and_no_other(command: str) -> None:
+    table = section(f"Options of `{command}`")
+    rows = "\n".join(line for line in table.splitlines() if not line.startswith(("| `FILE", "| `TUNED")))
+    assert told_options(rows) == options_of(command)
+
+
 def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> None:
     table = section("Options of `inspect` and `demo`")
     for command in ("inspect", "demo"):
@@ -83,7 +91,8 @@ def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> No
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - FOREIGN_OPTIONS))
 def test_no_page_names_an_option_that_is_not_there(page: str) -> None:
-    known = {"--version", *(option for command in ("resize", "inspect", "demo") for option in options_of(command))}
+    commands = ("resize", "merge", "extract", "inspect", "demo")
+    known = {"--version", *(option for command in commands for option in options_of(command))}
     told = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES[page]))
     assert told - known == set()
 
@@ -156,7 +165,7 @@ def test_the_worked_examples_of_scores_are_right() -> None:
 def test_every_example_is_a_command_that_can_be_parsed(page: str, line: str) -> None:
     words = shlex.split(line)
     arguments = words[1:] if words[0] == "resize-lora" else words[3:]
-    assert cli._parser().parse_args(arguments).command in ("resize", "inspect", "demo")
+    assert cli._parser().parse_args(arguments).command in ("resize", "merge", "extract", "inspect", "demo")
 
 
 def test_there_are_examples() -> None:
@@ -222,6 +231,16 @@ def test_every_prefix_of_layer_names_is_in_the_table() -> None:
     table = section("Layers and their spellings", PAGES["docs/formats.md"])
     told = {span for line in table.splitlines() if line.startswith("| `") for span in spans(line.split("|")[1])}
     assert told == {prefix.text for prefix in PREFIXES if prefix.text}
+
+
+def test_every_family_is_in_the_table_with_its_sizes_and_version() -> None:
+    rows = [line.split("|")[1:4] for line in section("Families", PAGES["docs/formats.md"]).splitlines()]
+    told = {row[0].strip(): (row[1].strip(), spans(row[2])) for row in rows if len(row) == 3}
+    for family in FAMILIES:
+        sizes, versions = told[family.name]
+        assert family.size in sizes
+        assert family.base_model_version in {*versions, None}
+    assert {name for name in told if name and name != "family" and set(name) != {"-"}} == {f.name for f in FAMILIES}
 
 
 def test_every_suffix_of_keys_is_in_the_table() -> None:

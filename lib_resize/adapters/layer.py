@@ -26,6 +26,8 @@ class Layer:
     """DoRA's magnitudes: kept as they are."""
     canonical: str | None = None
     """Its name in the family's own words; None where the family or the layer is unknown."""
+    lost: float = 0.0
+    """Frobenius norm of what the pair does not hold of the delta that it stands for, as an extraction leaves it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,12 +85,14 @@ class Adapter:
     family: Family | None
     notes: tuple[str, ...] = ()
     """What the user should know of how it was read."""
-    weights: tuple[float, ...] = (1.0,)
-    """Strength of each file in a merge."""
+    weights: tuple[float | str, ...] = (1.0,)
+    """Strength of each file in a merge, in words where it differs between layers."""
     together: tuple[tuple[int, ...], ...] = field(default=())
     """Groups of layers, by index, that a host applies only together."""
     converted: bool = False
     """Whether some of its layers have another form here than in the file."""
+    extracted: bool = False
+    """It is the difference of its files, which are checkpoints, and no merge of LoRAs."""
 
     @property
     def paths(self) -> list[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from ..errors import LayerError, UnsupportedError
 from ..files.header import DTYPE_BYTES
 from ..files.stamp import agreed
 from ..linalg.casts import Single
-from ..linalg.factor import Factor, Joined, Pair
+from ..linalg.factor import Factor, Joined, Leading, Pair
 from ..linalg.made import Made, numbers
 from .forms.form import Form
 from .forms.full import Full
@@ -37,20 +38,35 @@ class _Term:
     weight: float
 
 
-def merge(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> Adapter:
-    """The adapter whose deltas are ``sum_i weights[i] * delta_i``.
+class Gain(Protocol):
+    """A strength that differs between layers. Its text says it in words."""
 
-    Raises UnsupportedError for parts that cannot be added, LayerError where sizes differ.
+    def __call__(self, layer: Layer) -> float:
+        """What the layer's delta is multiplied by; 0 leaves the layer out."""
+        ...
+
+
+Weight = float | Gain
+
+
+def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> Adapter:
+    """The adapter whose deltas are ``sum_i weights[i] * delta_i``; a weight is one number, or one for each layer.
+
+    Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
     """
     _check(adapters)
     family = adapters[0].family
-    if any(adapter.family != family for adapter in adapters):
+    if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
         families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
         raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({families}).")
     terms: dict[str, list[_Term]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         for layer in adapter.layers:
-            terms.setdefault(layer.canonical or layer.stem, []).append(_Term(layer, weight))
+            gain = weight if isinstance(weight, (int, float)) else weight(layer)
+            if gain:
+                terms.setdefault(layer.canonical or layer.stem, []).append(_Term(layer, gain))
+    if not terms:
+        raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
     respell = _spellings_differ(terms)
     layers = tuple(_joined(key, found, respell) for key, found in terms.items())
     return Adapter(
@@ -61,9 +77,27 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[float], name: str) -> A
         copied=tuple(_embeddings(adapters)),
         family=family,
         notes=tuple(sorted({note for adapter in adapters for note in adapter.notes})),
-        weights=tuple(weights),
+        weights=tuple(weight if isinstance(weight, (int, float)) else str(weight) for weight in weights),
         together=groups_together(layers, family),
     )
+
+
+def first_ranks(adapter: Adapter, count: int) -> Adapter:
+    """The adapter with at most `count` ranks in each LoRA layer, the first as they are stored, at the scale it has.
+
+    Layers of other kinds stay whole, as in A1111.
+    """
+    return replace(adapter, layers=tuple(_first_ranks(layer, count) for layer in adapter.layers))
+
+
+def _first_ranks(layer: Layer, count: int) -> Layer:
+    form = layer.form
+    if not isinstance(form, LowRank) or form.rank <= count:
+        return layer
+    pair = form.pair
+    cut = Pair(Leading(pair.up, count, axis=1), Leading(pair.down, count, axis=0), pair.scale)
+    up, down = (form.up_shape[0], count, *form.up_shape[2:]), (count, *form.down_shape[1:])
+    return replace(layer, form=replace(form, pair=cut, up_shape=up, down_shape=down))
 
 
 def _check(adapters: Sequence[Adapter]) -> None:
@@ -149,6 +183,7 @@ def _side_by_side(forms: list[Form], weights: list[float], dtype: str) -> LowRan
         (first.up_shape[0], pair.rank, *first.up_shape[2:]),
         (pair.rank, *first.down_shape[1:]),
         (_widest(forms, 0, dtype), _widest(forms, 1, dtype)),
+        cuts=first.cuts,
     )
 
 

@@ -46,6 +46,14 @@ _ARCHITECTURES = (  # beginning of ss_base_model_version -> sai_model_spec archi
     ("flux1", "flux-1-dev/lora"),
     ("chroma", "chroma/lora"),
     ("lumina2", "lumina-2/lora"),
+    ("hunyuan_video", "hunyuan-video/lora"),
+    ("wan", "wan2.1/lora"),
+    ("flux_2_dev", "Flux.2-dev/lora"),
+    ("flux_2_klein_9b", "Flux.2-klein-9b/lora"),
+    ("flux_2_klein_4b", "Flux.2-klein-4b/lora"),
+    ("qwen_image", "Qwen-Image/lora"),
+    ("z_image", "Z-Image/lora"),
+    ("krea2", "Krea-2/lora"),
 )
 _PER_PART_ARGS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
 
@@ -65,11 +73,11 @@ class LayerFact:
 
 @dataclass(frozen=True)
 class MergedSource:
-    """One of the files of a merge: name, SHA-256 of the whole file (hex), weight."""
+    """One of the files of a merge: name, SHA-256 of the whole file (hex), weight (in words where layers differ)."""
 
     name: str
     sha256: str
-    weight: float
+    weight: float | str
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,8 @@ class Record:
     """Weight retention, 0 to 1."""
     merged: Sequence[MergedSource] = ()
     """All sources of a merge, empty otherwise."""
+    extracted: bool = False
+    """The sources are checkpoints, and the file is their difference."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +200,8 @@ def _stamp_family(stamped: dict[str, str], facts: StampFacts) -> None:
 def _comment(source: Mapping[str, str], facts: StampFacts) -> str:
     new = _text(_uniform(layer.rank for layer in facts.layers.values()))
     old = source.get("ss_training_comment", "")
+    if facts.record.extracted:
+        return f"difference of {' and '.join(one.name for one in facts.record.merged)}, rank {new}; "
     merged = f"merged from {len(facts.record.merged)} files; " if facts.record.merged else ""
     told = f"{merged}dimension is resized from {_text(facts.source_rank)} to {new}; "
     return told + ("" if old == "None" else old)  # trainers write the word None for no comment
@@ -205,7 +217,7 @@ def _stamp_modelspec(stamped: dict[str, str], facts: StampFacts) -> None:
         if version.startswith(start):
             stamped.setdefault(_MODELSPEC + "architecture", architecture)
             break
-    if facts.record.merged:
+    if facts.record.merged and not facts.record.extracted:
         stamped[_MODELSPEC + "merged_from"] = ", ".join(source.name for source in facts.record.merged)
 
 
@@ -221,7 +233,7 @@ def _record(source: Mapping[str, str], record: Record) -> str:
     if MODEL_HASH in source:
         fields["source_model_hash"] = source[MODEL_HASH]
     if record.merged:
-        fields["merged"] = [
+        fields["extracted" if record.extracted else "merged"] = [
             {"name": merged.name, "sha256": merged.sha256, "weight": merged.weight} for merged in record.merged
         ]
     before = _json_object(source.get(RECORD))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,29 @@ class Joined:
 
 
 @dataclass(frozen=True)
+class Leading:
+    """The first rows (axis 0) or columns (axis 1) of a matrix; cut out when looked at."""
+
+    part: Factor
+    count: int
+    axis: int
+
+    @property
+    def bits(self) -> Bits:
+        bits = self.part.bits
+        return np.ascontiguousarray(bits[: self.count] if self.axis == 0 else bits[:, : self.count])
+
+    @property
+    def kind(self) -> str:
+        return self.part.kind
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.part.shape
+        return (self.count, columns) if self.axis == 0 else (rows, self.count)
+
+
+@dataclass(frozen=True)
 class Pair:
     """The delta ``scale * up @ down`` of a layer."""
 
@@ -120,6 +143,9 @@ class Spectrum:
     """(r, r): ``up @ p[:, :k]`` is ``U sqrt(s)`` of the first k dimensions, (n, k)."""
     q: Single
     """(r, r): ``q[:k] @ down`` is ``sqrt(s) V^T`` of the first k dimensions, (k, m)."""
+    owner: NDArray[np.integer[Any]] | None = None
+    """(r,): which piece of a fused layer each dimension belongs to, where they were decomposed by piece; see
+    `blocks`."""
 
     @property
     def nbytes(self) -> int:

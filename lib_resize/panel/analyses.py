@@ -329,9 +329,11 @@ def _warning(kind: str, template: str, values: Mapping[str, str] | None = None) 
     return {"kind": kind, "text": template.format(**values or {}), "template": template, "values": dict(values or {})}
 
 
-def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None) -> Job:
+def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None, analysis: Analysis | None = None) -> Job:
     """The plan of a recipe under a name of usual length."""
-    return prepare(kept.analysis, recipe, style or Style(), lambda _: Path(f"{kept.lora.path.stem}_00mb{SUFFIX}"))
+    return prepare(
+        analysis or kept.analysis, recipe, style or Style(), lambda _: Path(f"{kept.lora.path.stem}_00mb{SUFFIX}")
+    )
 
 
 class _Showing:
@@ -354,7 +356,7 @@ class _Showing:
             "layers": len(self._layers),
             "zero": len(kept.analysis.zero),
             "ranks": ranks_of(old_ranks(kept)),
-            "table": self._table(),
+            "table": self._table(jobs["medium"]),
             "blocks": self._blocks(jobs),
             "flat": flat is not None,
             "warnings": [] if flat is None else [flat],
@@ -362,9 +364,9 @@ class _Showing:
             "device": "cpu",
         }
 
-    def _job(self, recipe: Recipe) -> Job | None:
+    def _job(self, recipe: Recipe, analysis: Analysis | None = None) -> Job | None:
         try:
-            return preset_job(self._kept, recipe, self._style)
+            return preset_job(self._kept, recipe, self._style, analysis)
         except ResizeError:
             return None
         finally:
@@ -407,32 +409,32 @@ class _Showing:
         template = "Its spectrum is flat: High would save {saved}. Perhaps it was extracted from a checkpoint."
         return _warning("flat", template, {"saved": f"{max(0.0, 100 * saved):.0f} %"})
 
-    def _table(self) -> list[Answer]:
+    def _table(self, medium: Job | None) -> list[Answer]:
+        """Of the form that the middle preset takes, where there are two."""
+        analysis = medium.analysis if medium is not None else self._kept.analysis
         recipe = parse_recipe(f"{DEFAULT_SCORES},retain=1")
-        ranking = _Curve(self._kept, Ranking(recipe, Question(self._kept.analysis.layers)), self._style)
-        counts = ranking.counts(_POINTS)
+        curve = _Curve(analysis, Ranking(recipe, Question(analysis.layers)), self._style)
+        counts = curve.counts(_POINTS)
         anchors = sorted({counts[round(i * (len(counts) - 1) / (_ANCHORS - 1))] for i in range(_ANCHORS)})
-        heads = [self._head(ranking, count) for count in anchors]
+        heads = [self._head(analysis, curve, count) for count in anchors]
         known = [(anchor, head) for anchor, head in zip(anchors, heads, strict=True) if head is not None]
         if not known:
             return []
         grown = np.interp(counts, [count for count, _ in known], [head for _, head in known])
-        return [ranking.point(count, head) for count, head in zip(counts, grown, strict=True)]
+        return [curve.point(count, head) for count, head in zip(counts, grown, strict=True)]
 
-    def _head(self, ranking: _Curve, count: int) -> int | None:
+    def _head(self, analysis: Analysis, curve: _Curve, count: int) -> int | None:
         """Bytes of a point's file beside the numbers of its factors."""
-        retention = ranking.retention(count)
-        job = self._job(replace(parse_recipe(f"{DEFAULT_SCORES},retain=1"), value=retention))
-        if job is None:
-            return None
-        return job.plan.bytes_after - ranking.data(job.choice.ranks)
+        recipe = replace(parse_recipe(f"{DEFAULT_SCORES},retain=1"), value=curve.retention(count))
+        job = self._job(recipe, replace(analysis, others={}))
+        return None if job is None else job.plan.bytes_after - curve.data(job.choice.ranks)
 
 
 class _Curve:
     """The order in which a recipe lets dimensions go, and what is left at each count of them."""
 
-    def __init__(self, kept: Kept, ranking: Ranking, style: Style) -> None:
-        layers, adapter = kept.analysis.layers, kept.analysis.adapter
+    def __init__(self, analysis: Analysis, ranking: Ranking, style: Style) -> None:
+        layers, adapter = analysis.layers, analysis.adapter
         self._ranking = ranking
         self._together = adapter.together
         sizes = [_sizes(layer.form, facts, style) for layer, facts in zip(adapter.layers, layers, strict=True)]

@@ -20,6 +20,7 @@ from ..hosts.access import Access
 from .gate import Gate, Refusal
 
 PREFIX = "/resize-lora/v1"
+_NAME = "resize_lora_api_"  # of each route, by which they are known again
 _MOST_BYTES = 4 << 20
 _PATIENCE = 10.0  # seconds that a list may take
 
@@ -131,14 +132,14 @@ ROUTES = (
 
 def mount(app: Any, call: Call, access: Access) -> None:
     """Puts the routes on a host's FastAPI application, in place of ours that it may have from before."""
-    app.router.routes[:] = [one for one in app.router.routes if not getattr(one, "path", "").startswith(f"{PREFIX}/")]
+    app.router.routes[:] = [one for one in app.router.routes if not str(getattr(one, "name", "")).startswith(_NAME)]
     gate = Gate(app, access)
     for route in ROUTES:
         app.add_api_route(
             PREFIX + route.path,
             _endpoint(route, call, gate),
             methods=["POST" if route.changes else "GET"],
-            name=f"resize_lora_{route.path.split('/')[1]}",
+            name=_NAME + route.path.split("/")[1],
             summary=route.summary,
             tags=["Resize LoRA"],
             status_code=route.status,

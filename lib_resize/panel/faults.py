@@ -12,6 +12,7 @@ from ..errors import (
     LayerError,
     OutputError,
     PairingError,
+    PromptError,
     RecipeError,
     ResizeError,
     UsageError,
@@ -28,6 +29,7 @@ class Fault(ResizeError):  # noqa: N818 - the page's word, whatever kind it is
 
 _KINDS: tuple[tuple[type[Exception], str], ...] = (
     (RecipeError, "recipe"),
+    (PromptError, "prompt"),
     (UsageError, "request"),
     (Cancelled, "cancelled"),
     (PairingError, "reference"),
@@ -41,7 +43,7 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 
 
 def told(error: BaseException) -> dict[str, Any]:
-    """The error as the protocol has it: `kind`, `message`, and `column` for recipes."""
+    """The error as the protocol has it: `kind`, `message`, and `column` for recipes and prompts."""
     if isinstance(error, Fault):
         return {"kind": error.kind, "message": str(error)}
     if isinstance(error, MemoryError):
@@ -52,6 +54,6 @@ def told(error: BaseException) -> dict[str, Any]:
     if kind is None:
         return {"kind": "internal", "message": f"A fault of ours, tell us: {type(error).__name__}: {error}"}
     found: dict[str, Any] = {"kind": kind, "message": str(error)}
-    if isinstance(error, RecipeError):
+    if isinstance(error, (RecipeError, PromptError)):
         found["column"] = error.column
     return found

@@ -30,7 +30,7 @@ class Work:
     """What is to be done, and how the page calls it."""
 
     kind: str
-    """``analyse``, ``resize`` or ``compare``."""
+    """``analyse``, ``resize``, ``bake``, ``extract`` or ``compare``."""
     title: str
     run: Callable[[Handle], Any]
     """Does it and returns the job's result, JSON values. Asks the handle often whether to stop."""

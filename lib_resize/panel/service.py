@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from ..adapters.write import CONVERSIONS, DTYPES
 from ..analysis import lacks
 from ..errors import Cancelled, FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
+from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
-from . import names
+from . import baking, extracting, names
 from .analyses import Analyses, Kept, needs_measuring, ranks_of, shown, warnings_of
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
@@ -40,6 +41,7 @@ Answer = dict[str, Any]
 
 _MOST_TABLES = 8  # files of one job whose tables are told; each is 20 KB
 _MOST_PICTURES = 4
+_LONGEST_PROMPT = 100_000
 _MOST_TEXT = 4 << 20  # characters of a question
 
 
@@ -80,6 +82,10 @@ class Service:
             "trash": self._trash,
             "empty_trash": self._empty_trash,
             "prompt_tag": self._prompt_tag,
+            "read_prompt": self._read_prompt,
+            "bake": self._bake,
+            "bake_into": self._bake_into,
+            "extract": self._extract,
             "compare": self._compare,
         }
 
@@ -457,6 +463,98 @@ class Service:
             stop=self.host.stop_generating,
         )
         return {"job": self.queue.add(work)}
+
+    # Baking a prompt -------------------------------------------------------------------------------------------
+
+    def _read_prompt(self, params: Params) -> Answer:
+        prompt = params.text("prompt", longest=_LONGEST_PROMPT)
+        params.finish()
+        answer = baking.answer(prompt, self.host, self.library)
+        for one in answer["tags"]:
+            one["troubles"] = [self._without_paths(trouble) for trouble in one["troubles"]]
+        return answer
+
+    def _bake(self, params: Params) -> Answer:
+        prompt, name = params.text("prompt", longest=_LONGEST_PROMPT), params.text("name", "")
+        options = self._options(params)
+        recipes = read_recipes(params, options) if params.has("recipe") or params.has("target") else ()
+        params.finish_after("recipe", "target")
+        if len(recipes) > 1:
+            raise RecipeError("One recipe at a time can be baked; a colon parts two.")
+        recipe = recipes[0] if recipes else parse_recipes(baking.ALL_RANKS)[0]
+        self._check_reference([recipe], options)
+        found = baking.found_in(prompt, self.host, self.library)
+        good = baking.bakeable(found)
+        if not good:
+            raise Fault("file", "The prompt names no LoRA that can be baked.")
+        name = baking.check_name(name or baking.suggested_name(good))
+        order = baking.BakeOrder(tuple(good), recipe, options, name, frozenset(self.results.trashed_names()))
+        baking.folder_for(order, self.host)
+        work = Work(
+            kind="bake",
+            title=f"{common_names(order.tags)} → {name}",
+            run=lambda handle: self._baked(order, handle),
+            name=name,
+            bytes=sum({one.lora.path: _size(one.lora) for one in good if one.lora is not None}.values()),
+        )
+        return {"job": self.queue.add(work), "left": [str(one.tag) for one in found if one.troubles]}
+
+    def _baked(self, order: baking.BakeOrder, handle: Handle) -> Answer:
+        began = time.monotonic()
+        handle.wait_for_host()
+        written = baking.bake(self.host, order, handle)
+        self._files_moved()
+        facts = _result_facts(written, described(self.host, order.options.reference), time.monotonic() - began)
+        return self.results.add(
+            Result(
+                id="",
+                name=common_names(order.tags),
+                output=self._name_of(written.path),
+                path=written.path,
+                sidecars=written.sidecars,
+                facts={**facts, "baked": [str(one) for one in order.tags]},
+            )
+        )
+
+    def _bake_into(self, params: Params) -> Answer:
+        result, prompt = self.results.get(params.text("result")), params.text("prompt", longest=_LONGEST_PROMPT)
+        params.finish()
+        baked = result.facts.get("baked")
+        if not baked:
+            raise Fault("request", f"{result.output} was not baked from a prompt.")
+        return baking.rewritten(prompt, baked, result.output)
+
+    # Extracting ------------------------------------------------------------------------------------------------
+
+    def _extract(self, params: Params) -> Answer:
+        tuned, base = params.text("tuned", LOADED), params.text("base", extracting.FILE)
+        name, text_encoders = params.text("name", ""), params.flag("text_encoders", True)
+        options = self._options(params)
+        recipe = read_recipe(params, options)
+        params.finish_after("recipe", "target")
+        order = extracting.ExtractOrder(tuned, base, recipe, options, "", text_encoders)
+        extracting.check_order(order, self.host)
+        name = baking.check_name(name or extracting.suggested_name(order, self.host))
+        order = replace(order, name=name, taken=frozenset(self.results.trashed_names()))
+        work = Work(kind="extract", title=f"difference → {name}", run=lambda h: self._extracted(order, h), name=name)
+        return {"job": self.queue.add(work)}
+
+    def _extracted(self, order: extracting.ExtractOrder, handle: Handle) -> Answer:
+        began = time.monotonic()
+        handle.wait_for_host()
+        written = extracting.extract(self.host, order, handle)
+        self._files_moved()
+        facts = _result_facts(written, described(self.host, order.options.reference), time.monotonic() - began)
+        return self.results.add(
+            Result(
+                id="",
+                name=order.name,
+                output=self._name_of(written.path),
+                path=written.path,
+                sidecars=(),
+                facts=facts,
+            )
+        )
 
     # Errors ----------------------------------------------------------------------------------------------------
 

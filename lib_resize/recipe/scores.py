@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import PairingError
 from ..linalg.casts import Double
-from ..linalg.truncate import descending, frobenius
+from ..linalg.truncate import descending
 from .grammar import BASE_SCORES, SELF_SCORES, Recipe
 
 
@@ -49,6 +49,8 @@ class LayerFacts:
     least: int = 0
     """Dimensions that must stay whatever the recipe says, even of a layer that is zero: 1 where other tensors of the
     layer stay, which would be orphans without it."""
+    beyond: float = 0.0
+    """Frobenius norm of what lies in none of the dimensions, as of a weight difference that was cut to some ranks."""
     square: int = 0
     """Numbers stored per square of the rank: the core of a Tucker layer."""
     nested: bool = False
@@ -69,6 +71,16 @@ class LayerFacts:
         found = np.flatnonzero(self.s)
         return int(found[-1]) + 1 if len(found) else 0
 
+    @property
+    def energy(self) -> float:
+        """Square of the Frobenius norm of the layer as a whole."""
+        return float(self.s @ self.s) + self.beyond**2
+
+    @property
+    def fro(self) -> float:
+        """Frobenius norm of the layer as a whole."""
+        return math.sqrt(self.energy)
+
     def marginal(self, rank: int) -> int:
         """Numbers that the dimension after the first `rank` costs."""
         return self.parameters + (2 * rank + 1) * self.square
@@ -79,7 +91,7 @@ _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
     "fro_ckpt": lambda layer: None if layer.base is None else layer.base.fro,
     "subspace": lambda layer: None if layer.base is None else layer.base.subspace,
     "spn_lora": lambda layer: float(layer.strengths[0]),
-    "fro_lora": lambda layer: frobenius(layer.s),
+    "fro_lora": lambda layer: layer.fro,
     "params": lambda layer: float(layer.parameters),
 }
 

@@ -67,7 +67,7 @@ def choose(recipe: Recipe, question: Question) -> Choice:
 
 def share_kept(layers: Sequence[LayerFacts], kept: Sequence[Kept]) -> float:
     """Weight retention: the Frobenius norm of what stays over that of all, 0 to 1; 1 for a LoRA of zeros."""
-    whole = sum(float(layer.s @ layer.s) for layer in layers)
+    whole = sum(layer.energy for layer in layers)
     part = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, kept, strict=True))
     return float(np.sqrt(min(part / whole, 1.0))) if whole > 0 else 1.0
 
@@ -120,17 +120,18 @@ def _by_ratio(layer: LayerFacts, recipe: Recipe) -> int:
 
 
 def _by_frobenius(layer: LayerFacts, recipe: Recipe) -> int:
-    return _fewest(layer.s * layer.s, recipe.value**2)
+    return _fewest(layer.s * layer.s, recipe.value**2, layer.energy)
 
 
 def _by_sum(layer: LayerFacts, recipe: Recipe) -> int:
-    return _fewest(layer.strengths, recipe.value)
+    return _fewest(layer.strengths, recipe.value, float(layer.strengths.sum()))
 
 
-def _fewest(amounts: Double, share: float) -> int:
-    """The fewest leading amounts whose sum is at least this share of the whole."""
+def _fewest(amounts: Double, share: float, whole: float) -> int:
+    """The fewest leading amounts whose sum is at least this share of the whole, or all."""
     running = np.cumsum(amounts)
-    return int(np.searchsorted(running, share * running[-1] * (1 - 1e-14), side="left")) + 1
+    wanted = min(share * whole * (1 - 1e-14), float(running[-1]))
+    return int(np.searchsorted(running, wanted, side="left")) + 1
 
 
 _RANKS: dict[str, Callable[[LayerFacts, Recipe], int]] = {
@@ -190,7 +191,7 @@ class Ranking:
 
     def _by_retention(self) -> int:
         layers = self.question.layers
-        whole = sum(float(layer.s @ layer.s) for layer in layers)
+        whole = sum(layer.energy for layer in layers)
         held = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, self.forced, strict=True))
         squares = np.concatenate([layer.s * layer.s for layer in layers])
         starts = np.cumsum([0] + [len(layer.s) for layer in layers])

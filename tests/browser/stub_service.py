@@ -14,6 +14,9 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from lib_resize.errors import PromptError
+from lib_resize.prompt import parse_prompt, replaced
+
 MIB = 1 << 20
 PRESETS = {
     "high": "fro_lora=1,min_rank=1,retain=0.95",
@@ -143,7 +146,7 @@ class StubService:
         return {
             "host": "Stub", "features": self.settings["features"], "version": "0", "device": "cpu",
             "remote": self.settings.get("remote", False), "reference": self._reference(),
-            "checkpoints": ["juggernautXL_v9", "dreamshaper_8"], "presets": PRESETS, "floor": 0.88,
+            "checkpoints": ["juggernautXL_v9", "dreamshaper_8"], "presets": PRESETS, "floor": 0.88, "defaults": self.settings.get("defaults"),
             "counts": {"loras": len(self.files), "checkpoints": 2, "jobs": 0, "results": 0, "trashed": 0},
             "words": {
                 "scores": dict.fromkeys(("spn_ckpt", "spn_lora", "fro_ckpt", "fro_lora", "subspace", "params"), "a norm"),
@@ -370,6 +373,49 @@ class StubService:
             "tag": f"<lora:{new}:0.8>", "name": new, "weight": 0.8, "activation": "prbstyle", "negative": "",
             "old_names": [source, "Pastry"],
         }  # fmt: skip
+
+    def do_read_prompt(self, prompt: str) -> dict[str, Any]:
+        try:
+            tags = parse_prompt(prompt).tags
+        except PromptError as error:
+            return {"ok": False, "message": str(error), "column": error.column, "tags": [], "warnings": [], "name": ""}
+        told: list[dict[str, Any]] = [
+            {
+                "text": str(tag), "name": tag.name, "lora": tag.name if tag.name in self.files else None,
+                "column": tag.column, "troubles": self._troubles(tag), "remarks": list(tag.remarks),
+            }
+            for tag in tags
+        ]  # fmt: skip
+        good = [one for one in told if not one["troubles"]]
+        families = {self.files[one["name"]]["family"] for one in good}
+        other = {"kind": "other_family", "text": "These LoRAs are made for different models."}
+        return {
+            "ok": bool(good), "message": "" if good else "The prompt names no LoRA that can be baked.", "column": 0,
+            "tags": told, "warnings": [other] if len(families) > 1 else [], "name": "+".join(one["name"] for one in good),
+        }  # fmt: skip
+
+    def _troubles(self, tag: Any) -> list[str]:
+        missing = [] if tag.name in self.files else [f"{tag.name}: no LoRA of this name is in the list."]
+        return [*missing, *tag.troubles]
+
+    def do_bake(self, prompt: str, name: str = "", recipe: str = "", target: Any = None, options: Any = None) -> Any:
+        tags = [tag for tag in parse_prompt(prompt).tags if not self._troubles(tag)]
+        if "/" in name:
+            raise StubError("request", f"name {name!r}: letters, digits, spaces, - and _ make a name, as in my_mix.")
+
+        def work() -> dict[str, Any]:
+            made = self._resizing({**self._file(tags[0].name), "name": name}, recipe, target or {"retention": 1.0})()
+            made |= {"name": tags[0].name, "output": name, "baked": [str(tag) for tag in tags]}
+            self.files[name] = file(name, 10.0)
+            return made
+
+        return {"job": self._job("bake", f"{tags[0].name} → {name}", name, work), "left": []}
+
+    def do_bake_into(self, result: str, prompt: str) -> dict[str, Any]:
+        gone = [tag for text in self.made[result]["baked"] for tag in parse_prompt(text).tags]
+        there = [tag for tag in parse_prompt(prompt).tags if tag in gone]
+        new = f"<lora:{self.made[result]['output']}:1>"
+        return {"prompt": replaced(prompt, there, new), "replaced": len(there), "tag": new}
 
     def do_compare(self, settings: dict[str, Any], name: str = "", result: str = "", without: bool = False) -> Any:
         return {"job": self._job("compare", f"Compare {name or result}", name, self._compared)}

@@ -27,9 +27,10 @@ from standins import (
 
 from lib_resize.errors import Cancelled, FileError, HostError, UsageError
 from lib_resize.hosts.a1111 import A1111Host
+from lib_resize.hosts.access import Access
 from lib_resize.hosts.detect import detect
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.host import CARDS
+from lib_resize.hosts.host import CARDS, XYZ
 from lib_resize.hosts.reforge import ReforgeHost
 from lib_resize.hosts.scan import TRASH
 from lib_resize.hosts.standalone import StandaloneHost
@@ -423,6 +424,88 @@ def test_the_card_button_is_put_once_on_each_new_lora_page_and_on_no_other(webui
     assert pages[1].btn_edit_item_tpl == "<x {tabname}>"
 
 
+# Settings, access, the plot's script ---------------------------------------------------------------------------
+
+
+class Row:
+    """The host's `OptionInfo`, with its signature as far as it is used."""
+
+    def __init__(self, default=None, label="", component=None, component_args=None, *, section=None) -> None:
+        self.default, self.label, self.component, self.arguments = default, label, component, component_args
+        self.section, self.told = section, []
+
+    def info(self, text: str) -> Row:
+        self.told.append(text)
+        return self
+
+    def needs_reload_ui(self) -> Row:
+        self.told.append("reload")
+        return self
+
+
+@pytest.fixture
+def settings_page(webui: WebUI) -> dict[str, Row]:
+    rows: dict[str, Row] = {}
+    data = {"resize_lora_preset": "Low", "samples_format": "png"}
+    shared = webui.modules["modules.shared"]
+    shared.OptionInfo = Row
+    shared.opts = SimpleNamespace(data=data, add_option=rows.__setitem__)
+    return rows
+
+
+def test_our_rows_are_put_into_a_section_of_their_own(settings_page: dict[str, Row]) -> None:
+    offers = [
+        SimpleNamespace(
+            key="resize_lora_a", default=1, label="A", component="S", arguments={"x": 1}, info="", reload=0
+        ),
+        SimpleNamespace(key="resize_lora_b", default=True, label="B", component="C", arguments={}, info="?", reload=1),
+    ]
+    A1111Host().add_settings(("resize_lora", "Resize LoRA"), offers)
+    first, second = settings_page["resize_lora_a"], settings_page["resize_lora_b"]
+    assert (first.default, first.label, first.component, first.arguments) == (1, "A", "S", {"x": 1})
+    assert first.section == second.section == ("resize_lora", "Resize LoRA")
+    assert (first.told, second.told) == ([], ["?", "reload"])
+
+
+def test_our_settings_are_read_and_no_others(settings_page: dict[str, Row]) -> None:
+    assert A1111Host().settings() == {"resize_lora_preset": "Low"}
+
+
+def test_a_host_without_settings_has_none(webui: WebUI) -> None:
+    assert A1111Host().settings() == {}
+
+
+def test_the_naming_of_files_is_taken_from_people_by_the_command_line(webui: WebUI) -> None:
+    assert A1111Host().names_files()
+    webui.cmd_opts.hide_ui_dir_config = True
+    assert not A1111Host().names_files()
+
+
+def test_the_api_is_there_only_where_it_was_asked_for(webui: WebUI) -> None:
+    webui.cmd_opts.api_auth, webui.cmd_opts.gradio_auth_path = "a:1,b:2", "users.txt"
+    assert A1111Host().access() is None
+    webui.cmd_opts.resize_lora_api = True
+    access = A1111Host().access()
+    assert access == Access(users=(("a", "1"), ("b", "2")), login=True, exposed=False)
+    webui.cmd_opts.listen = True
+    assert A1111Host().access().exposed
+
+
+def test_the_plots_script_is_found_among_those_that_the_host_ran(webui: WebUI) -> None:
+    """Scripts are in no `sys.modules`; the host remembers their classes with the modules that they came from."""
+    assert A1111Host().xyz_script() is None
+    assert XYZ not in A1111Host().features
+    script = SimpleNamespace(axis_options=[])
+    rows = [
+        SimpleNamespace(path="/host/scripts/other.py", module=SimpleNamespace(axis_options=[])),
+        SimpleNamespace(path="/host/scripts/xyz_grid.py", module=SimpleNamespace()),
+        SimpleNamespace(path="/host/scripts/xyz_grid.py", module=script),
+    ]
+    webui.modules["modules"].scripts = module("modules.scripts", scripts_data=rows)
+    assert A1111Host().xyz_script() is script
+    assert XYZ in A1111Host().features
+
+
 def load_as_hosts_do(path: Path) -> Any:
     """Not in `sys.modules`, and named with its ending."""
     spec = importlib.util.spec_from_file_location(path.name, path)
@@ -469,7 +552,23 @@ webui.modules["modules.script_callbacks"] = module("modules.script_callbacks", *
     for name in ("on_before_ui", "on_ui_tabs", "on_app_started", "on_script_unloaded", "on_ui_settings")}})
 webui.modules["modules"].script_callbacks = webui.modules["modules.script_callbacks"]
 sys.modules.update(webui.modules)
-sys.modules["gradio"] = module("gradio")
+sys.modules["gradio"] = module("gradio", Radio=1, Slider=2, Checkbox=3, Textbox=4)
+settings = {{}}
+class Row:
+    def __init__(self, *values, section): self.section = section
+    def info(self, text): return self
+    def needs_reload_ui(self): return self
+shared = webui.modules["modules.shared"]
+shared.OptionInfo, shared.opts = Row, types.SimpleNamespace(data={{}}, add_option=settings.__setitem__)
+
+def new_plot():
+    class AxisOption:
+        def __init__(self, label, type, apply, format_value, confirm, cost, choices): self.label = label
+    plot = types.SimpleNamespace(axis_options=[], AxisOption=AxisOption)
+    rows = [types.SimpleNamespace(path="scripts/xyz_grid.py", module=plot)]
+    webui.modules["modules"].scripts = module("modules.scripts", scripts_data=rows)
+    return plot
+plot = new_plot()
 sys.path.remove({root!r})
 for name in [name for name in sys.modules if name.startswith("lib_resize")]:
     del sys.modules[name]
@@ -485,9 +584,16 @@ run()
 first = sys.modules["lib_resize.panel.service"]
 import lib_resize.hosts.live, lib_resize.hosts.forge  # lazily, after the path is gone
 assert "on_ui_tabs" in dict(asked) and "on_app_started" in dict(asked)
+assert [axis.label for axis in plot.axis_options] == ["LoRA resize"], "for a host without a page"
+dict(asked)["on_before_ui"]()
+assert len(plot.axis_options) == 1
+dict(asked)["on_ui_settings"]()
+assert len(settings) == 8 and {{row.section for row in settings.values()}} == {{("resize_lora", "Resize LoRA")}}
 dict(asked)["on_app_started"](None, None)
 dict(asked)["on_script_unloaded"]()
+plot = new_plot()
 run()
+assert len(plot.axis_options) == 1, "after a reload"
 assert sys.modules["lib_resize.panel.service"] is not first, "stale modules after a reload"
 """
 

@@ -46,7 +46,7 @@ def dense(core: Core) -> np.ndarray:
 @pytest.mark.parametrize("ranks", [(5, 5), (3, 6), (6, 3), (1, 1)])
 @pytest.mark.parametrize("size", [(20, 14), (4, 3)])
 def test_a_truncated_core_loses_what_its_strengths_say(ranks, size) -> None:
-    core = core_of(*size, ranks=ranks)
+    core = core_of(size[0], size[1], ranks)
     solved, whole = decompose_core(core, ARRAYS), dense(core)
     assert np.linalg.norm(solved.s) == pytest.approx(np.linalg.norm(whole))
     for k in range(1, core.rank + 1):

@@ -422,6 +422,16 @@ def test_mounted_again_the_routes_are_there_once_and_ask_the_new_service(browser
     assert Client(app).get(f"{V1}/hello").json == {"new": True}
 
 
+def test_an_applications_own_description_may_lie_below_our_prefix(browser: Browser) -> None:
+    """As it does where the panel is served without a WebUI."""
+    app = fastapi.FastAPI(openapi_url=f"{V1}/openapi.json", docs_url=None)
+    for _ in range(2):
+        api.mount(app, browser.service.call, Access())
+    told = Client(app).get(f"{V1}/openapi.json")
+    assert told.status == 200
+    assert len(told.json["paths"]) == len(api.ROUTES)
+
+
 def test_openapi_describes_every_route_without_models(client: Client) -> None:
     document = client.app.openapi()
     paths = {path: verbs for path, verbs in document["paths"].items() if path.startswith(V1)}

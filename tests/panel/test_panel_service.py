@@ -62,7 +62,7 @@ JSON = st.recursive(
     max_leaves=12,
 )
 WORDS = ["name", "names", "recipe", "target", "options", "since", "job", "jobs", "result", "item", "text", "settings"]
-WORDS += ["reference", "refresh", "confirm", "without"]
+WORDS += ["reference", "refresh", "confirm", "without", "prompt"]
 VALUES = (
     JSON
     | st.sampled_from(["pastry", "ink", "r1", "j1", "medium", "loaded", "none", "../x", "fro_ckpt=1,thr=-3"])
@@ -72,6 +72,7 @@ VALUES = (
 )
 METHODS = ["hello", "library", "previews", "analyse", "plan", "check_recipe", "resize", "status", "cancel", "results"]
 METHODS += ["undo", "restore", "trash", "empty_trash", "prompt_tag", "compare", "unknown"]
+METHODS += ["read_prompt", "bake", "bake_into", "extract"]
 
 
 @pytest.fixture(scope="module")

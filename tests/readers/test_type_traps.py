@@ -14,10 +14,16 @@ from lora_material import Matrix, Tensors, difference, load, output
 from safetensors.numpy import save_file
 
 from lib_resize import Outcome
+from lib_resize.adapters.forms.form import Work
+from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import DTYPES, Style
 from lib_resize.batch import Settings, resize
 from lib_resize.errors import LayerError, UnsupportedError
+from lib_resize.files.header import read_header
+from lib_resize.files.reader import SafeFile
 from lib_resize.inspect import describe
+from lib_resize.linalg.arrays import NumpyArrays
+from lib_resize.linalg.factor import Stored
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.sources import Member, Source
 
@@ -429,3 +435,102 @@ def test_pefts_loha_and_lokr_apply_alpha_over_rank_always(tmp_path, kind) -> Non
     assert outcome.error is None, outcome.error
     tensors = {key.replace("base_model.model.0.", "x."): value for key, value in load(output(outcome)).items()}
     assert difference(delta(tensors, "x"), true) < 2e-6
+
+
+# Recipes ----------------------------------------------------------------------------------------------------
+
+
+def base_file(tmp_path: Path, name: str, shape: tuple[int, ...]) -> tuple[Path, Matrix]:
+    weight = random(*shape, seed=11)
+    path = saved(tmp_path / "base.safetensors", {f"diffusion_model.{name}.weight": weight})
+    return path, weight.reshape(len(weight), -1).astype(np.float64)
+
+
+SIZES = {"lora": (N, M), "tucker": (N, M, *KERNEL), "lokr": (64, 80), "lokr_pair": (64, 80), "full": (N, M)}
+
+
+def unet(kind: str) -> Tensors:
+    """Under a name that has a partner in the base."""
+    return {key.replace("x.", "lora_unet_x."): value for key, value in KINDS[kind].items()}
+
+
+@pytest.mark.parametrize("kind", SIZES)
+@pytest.mark.parametrize("recipe", ["subspace=1,min_rank=2,thr=9", "fro_ckpt=1,thr=-1.5", "spn_ckpt=1,size=0.008"])
+def test_scores_against_the_base_choose_among_the_dimensions_of_every_kind(tmp_path, kind, recipe) -> None:
+    base, _ = base_file(tmp_path, "x", SIZES[kind])
+    outcome = run(tmp_path, unet(kind), recipe, base=base)
+    (plan,) = outcome.plan.layers
+    assert plan.new_rank >= 1
+    before, after = delta(unet(kind), "lora_unet_x"), delta(load(output(outcome)), "lora_unet_x")
+    assert difference(after, before) == pytest.approx(plan.error_lora, abs=3e-6)
+    assert plan.error_ckpt is not None
+
+
+@pytest.mark.parametrize("kind", SIZES)
+def test_the_subspace_of_a_dimension_is_its_inner_product_with_the_base(tmp_path, kind) -> None:
+    """``|<D_j, W>| / |D_j|``, D_j being what the j-th dimension adds."""
+    weight = random(*SIZES[kind], seed=11).reshape(SIZES[kind][0], -1)
+    with SafeFile(saved(tmp_path / "x.safetensors", KINDS[kind])) as file:
+        (layer,) = read_adapter(file).layers
+        solved = layer.form.decompose(NumpyArrays())
+        found, mirrored = (
+            layer.form.along(solved, Stored(np.ascontiguousarray(w), "F32"), NumpyArrays(), turned=turned)
+            for w, turned in ((weight, False), (weight.T, True))
+        )
+        parts = [np.zeros_like(weight), *(_truncation(layer.form, solved, k) for k in range(1, 4))]
+    for j in range(3):
+        step = (parts[j + 1] - parts[j]).astype(np.float64)
+        assert found[j] == pytest.approx(abs(np.vdot(step, weight)) / np.linalg.norm(step), rel=2e-3)
+        assert mirrored[j] == pytest.approx(found[j], rel=1e-5)
+
+
+def _truncation(form, solved, k: int) -> np.ndarray:
+    return form.full(form.values(Work(solved, np.arange(k), NumpyArrays())))
+
+
+@pytest.mark.parametrize("kind", ["loha", "loha_core"])
+def test_subspace_is_refused_for_loha_by_name(tmp_path, kind) -> None:
+    shape = (N, M) if kind == "loha" else (N, M, *KERNEL)
+    base, _ = base_file(tmp_path, "x", shape)
+    with pytest.raises(LayerError, match=r"lora_unet_x: the score subspace is not defined for LoHa"):
+        run(tmp_path, unet(kind), "subspace=1,thr=-2", base=base)
+
+
+@kinds
+def test_a_recipe_that_rescales_does_so_in_every_kind(tmp_path, kind) -> None:
+    found = load(output(run(tmp_path, KINDS[kind], "rescale=0.5,fro_lora=1,retain=1")))
+    assert difference(delta(found, "x"), 0.5 * delta(KINDS[kind], "x")) < 3e-6
+
+
+@kinds
+def test_same_keeps_the_numbers_dtype_of_every_kind(tmp_path, kind) -> None:
+    half = {key: value.astype(np.float16) if "alpha" not in key else value for key, value in KINDS[kind].items()}
+    outcome = run(tmp_path, half, "rank=2", dtype="same")
+    entries = read_header(output(outcome)).entries
+    assert {entry.dtype for key, entry in entries.items() if "alpha" not in key} == {"F16"}
+
+
+@pytest.mark.parametrize("kind", ["tucker", "loha", "lokr"])
+def test_float8_is_for_loras_and_the_way_out_is_told(tmp_path, kind) -> None:
+    with pytest.raises(UnsupportedError, match="--convert lora"):
+        run(tmp_path, KINDS[kind], "rank=2", dtype="8")
+    found = load(output(run(tmp_path, KINDS[kind], "rank=2", dtype="8", convert="lora")))
+    assert np.isfinite(delta(found, "x")).all()
+
+
+@kinds
+def test_the_size_that_was_promised_holds_for_every_kind(tmp_path, kind) -> None:
+    source = KINDS[kind] | lora("y")
+    for mib in (0.003, 0.005, 0.01):
+        outcome = run(tmp_path, source, f"fro_lora=1,size={mib}", dtype="16", convert="auto")
+        assert output(outcome).stat().st_size <= mib * (1 << 20)
+        assert output(outcome).stat().st_size == outcome.plan.bytes_after
+
+
+@kinds
+def test_retention_that_was_asked_for_is_kept_in_every_kind(tmp_path, kind) -> None:
+    for share in (0.5, 0.8, 0.95):
+        outcome = run(tmp_path, KINDS[kind], f"retain={share}")
+        error = difference(delta(load(output(outcome)), "x"), delta(KINDS[kind], "x"))
+        assert np.sqrt(max(0.0, 1 - error**2)) >= share - 1e-6
+        assert outcome.plan.retention >= share - 1e-9

@@ -1,0 +1,62 @@
+"""The tags of a prompt as the strength of each layer of one LoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import UnsupportedError
+from ..names.families import block, component
+from ..prompt import BLOCK_NAMES, Tag
+from .layer import Adapter, Layer
+
+
+@dataclass(frozen=True)
+class TagGain:
+    """What the tags of one LoRA add up to: a `merge.Gain`. None of them may have troubles."""
+
+    tags: tuple[Tag, ...]
+
+    def __call__(self, layer: Layer) -> float:
+        """Raises UnsupportedError where it cannot be told which part of the model a layer belongs to."""
+        return sum(tag.gain(self._place(layer)) for tag in self.tags)
+
+    def __str__(self) -> str:
+        return " + ".join(tag.strengths for tag in self.tags)
+
+    def _place(self, layer: Layer) -> str:
+        if layer.canonical is not None:
+            return block(layer.canonical)
+        owner = component(layer.stem)
+        if any(tag.by_block for tag in self.tags) or (owner == "other" and any(t.te != t.unet for t in self.tags)):
+            raise UnsupportedError(
+                f"layer {layer.stem}: no model family that we know has it, so <lora:{self.tags[0].name}:{self}> does "
+                f"not say how strong it is. Give one strength for all layers."
+            )
+        return owner.upper() if owner.startswith("te") else "OTHER"
+
+
+_FAMILIES = {"SDXL": (12, 20), "SD1.5": (17, 26), "SD2": (17, 26)}
+
+
+def remarks_on(adapter: Adapter, tags: Sequence[Tag]) -> list[str]:
+    """What should be known of block weights that were made for another family: blocks that they lack count as 0."""
+    family = adapter.family.name if adapter.family else ""
+    found = []
+    for tag in tags:
+        count = len(tag.blocks.weights) if tag.blocks is not None else 0
+        if count and family in _FAMILIES and count not in _FAMILIES[family]:
+            lacking = _lacking(adapter, count)
+            if lacking:
+                found.append(
+                    f"<lora:{tag.name}> is {family} and lbw= has {count} weights: {', '.join(lacking)} are not in such "
+                    f"a list and count as 0, as in LoRA Block Weight"
+                )
+    return found
+
+
+def _lacking(adapter: Adapter, count: int) -> list[str]:
+    there = {block(layer.canonical) for layer in adapter.layers if layer.canonical}
+    return sorted(
+        name for name in there if name[:2] in ("IN", "OU") and name != "OUT" and name not in BLOCK_NAMES[count]
+    )

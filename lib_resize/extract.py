@@ -1,0 +1,363 @@
+"""The difference of two checkpoints as a LoRA: layer by layer, with few layers in memory at a time.
+
+The factors of each layer's strongest dimensions wait on the disk. What comes out is an `Adapter` like one that was read
+from a file, so that recipes, sizes and files are those of `jobs`. What its ranks do not hold of the difference is known
+for each layer and counts in every share.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .adapters.forms.lora import low_rank
+from .adapters.layer import Adapter, Layer
+from .adapters.read import groups_together
+from .adapters.suffixes import Part
+from .analysis import Analysis, Bench, analyse
+from .base.checkpoint import Checkpoint
+from .base.pairing import BaseWeight
+from .batch import Outcome, Settings, open_bench
+from .errors import Cancelled, LayerError, ResizeError, UnsupportedError
+from .files.outname import unique_path
+from .files.spool import Spool
+from .jobs import execute, prepare
+from .linalg.casts import Single, singles
+from .linalg.factor import Pair, Stored
+from .linalg.leading import leading
+from .names.families import Family, block
+from .progress import Progress, in_order
+from .recipe.grammar import Recipe
+
+_BUDGET = 1200 << 20  # bytes of layers under work at a time
+_COPIES = 4  # float32 copies of a layer that its work takes at most
+_EDGES = frozenset({"TIME", "LABEL", "OUT", "IN00", "EDGE"})
+_NO_MATRIX = re.compile(r"embedding|pos_embed|embed_tokens|shared_weight|_shared$")
+
+DEFAULT_RANK = 128
+"""Dimensions that are looked for in each layer where nothing else is said."""
+
+
+class Weights(Protocol):
+    """A model whose weights can be read one at a time: a checkpoint file, or one in a host's memory."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def family(self) -> Family | None: ...
+
+    @property
+    def weights(self) -> Mapping[str, BaseWeight]:
+        """Name of a layer, canonical or by kohya's rule -> its weight."""
+        ...
+
+    @property
+    def vectors(self) -> Mapping[str, tuple[int, ...]]:
+        """Biases and norms by their keys, and their shapes."""
+        ...
+
+    def matrix(self, weight: BaseWeight) -> Stored: ...
+
+    def vector(self, key: str) -> Stored:
+        """A bias or norm, (1, n)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Which layers, and how many of their dimensions are looked for."""
+
+    rank: int = DEFAULT_RANK
+    conv_rank: int | None = None
+    """For convolutions larger than 1x1: None is `rank`, 0 leaves them out."""
+    text_encoders: bool = True
+    edges: bool = False
+    """Also first and last convolution, time and label embedding, which trainers leave alone and older diffusers does
+    not read."""
+
+
+@dataclass
+class _Tally:
+    """What became of all layers."""
+
+    held: list[float] = field(default_factory=list)
+    equal: int = 0
+    only_one: int = 0
+    sizes: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
+    vectors: list[str] | None = None
+
+
+def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: Bench) -> Adapter:
+    """``tuned - base`` as an adapter; its files are to be put in by the caller.
+
+    Raises UnsupportedError where families differ or nothing is left, LayerError where a layer cannot be decomposed.
+    """
+    _check_families(tuned, base)
+    tally = _Tally()
+    pairs = _pairs(tuned, base, wish, tally)
+    layers = tuple(_layers(tuned, base, pairs, wish, spool, bench, tally))
+    if not layers:
+        raise UnsupportedError(
+            f"{tuned.path} and {base.path}: no layer differs that a LoRA could hold ({tally.equal} are equal)."
+        )
+    tally.vectors = _changed_vectors(tuned, base)
+    family = tuned.family
+    return Adapter(
+        name=f"{tuned.path.stem}-{base.path.stem}",
+        files=(),
+        metadata=_metadata(family, tuned.path, base.path),
+        layers=layers,
+        copied=(),
+        family=family,
+        notes=tuple(_notes(layers, tally, wish)),
+        weights=(1.0, -1.0),
+        together=groups_together(layers, family),
+        extracted=True,
+    )
+
+
+def extract(
+    tuned: Checkpoint, base: Checkpoint, wish: Wish, settings: Settings, progress: Progress
+) -> Iterator[Outcome]:
+    """Takes the difference once, and makes a LoRA of it by each recipe of the settings.
+
+    A recipe that cannot be met is an outcome. Raises what `difference` raises, and OutputError.
+    """
+    with ExitStack() as stack:
+        bench = open_bench(settings, progress, stack)
+        spool = stack.enter_context(Spool(_folder(tuned.path, settings)))
+        files = (tuned.file, base.file)
+        hashes = [] if settings.dry_run else [bench.pool.submit(file.sha256) for file in files]
+        adapter = replace(difference(tuned, base, wish, spool, bench), files=files)
+        needy = any(recipe.needs_base for recipe in settings.all_recipes)
+        analysis = analyse(adapter, base if needy else None, settings.all_recipes, bench)
+        for recipe in settings.all_recipes:
+            yield _made(analysis, recipe, settings, bench, hashes)
+
+
+def _made(
+    analysis: Analysis, recipe: Recipe, settings: Settings, bench: Bench, hashes: Sequence[Future[str]]
+) -> Outcome:
+    folder = _folder(analysis.adapter.paths[0], settings)
+    target = settings.target
+    try:
+        job = prepare(analysis, recipe, settings.style, lambda stem: target or unique_path(folder, stem, ()))
+        if settings.dry_run:
+            return Outcome(job.plan.source, job.plan, job)
+        plan = execute(job, bench, [future.result() for future in hashes], overwrite=settings.overwrite)
+    except Cancelled:
+        raise
+    except ResizeError as error:
+        return Outcome(analysis.adapter.name, error=error)
+    return Outcome(plan.source, plan, job)
+
+
+def _folder(tuned: Path, settings: Settings) -> Path:
+    """Where results go, and until then what waits on the disk."""
+    return settings.target.parent if settings.target else settings.output or tuned.parent
+
+
+def _check_families(tuned: Weights, base: Weights) -> None:
+    if tuned.family != base.family:
+        words = [
+            f"{one.path.name} is {one.family.name if one.family else 'of no known family'}" for one in (tuned, base)
+        ]
+        raise UnsupportedError(f"{' and '.join(words)}: a difference is taken between models of one kind.")
+
+
+def _pairs(tuned: Weights, base: Weights, wish: Wish, tally: _Tally) -> list[tuple[str, BaseWeight, BaseWeight]]:
+    """The layers of both models that are wanted, in the order of the first."""
+    ours, theirs = tuned.weights, base.weights
+    tally.only_one = len(ours.keys() ^ theirs.keys())
+    found = []
+    for name, weight in ours.items():
+        other = theirs.get(name)
+        reason = None if other is None else _left_out(name, weight, wish, known=tuned.family is not None)
+        if reason is not None:
+            tally.left_out[reason] = tally.left_out.get(reason, 0) + 1
+        elif other is not None and other.matrix != weight.matrix:
+            tally.sizes.append(name)
+        elif other is not None:
+            found.append((name, weight, other))
+    return found
+
+
+def _left_out(name: str, weight: BaseWeight, wish: Wish, *, known: bool) -> str | None:
+    """Why a layer is not wanted; None where it is."""
+    if name.startswith("lora_te") and not wish.text_encoders:
+        return "text encoders"
+    if name.endswith("text_projection"):
+        return "text projection, of which hosts read different things"
+    if known and not wish.edges and block(name) in _EDGES:
+        return "first, last and embedding layers of the UNet (see --all-layers)"
+    if not known and _NO_MATRIX.search(name):
+        return "embeddings"
+    if _is_conv(weight) and wish.conv_rank == 0:
+        return "convolutions"
+    return None
+
+
+def _is_conv(weight: BaseWeight) -> bool:
+    return math.prod(weight.shape[2:]) > 1
+
+
+def _layers(
+    tuned: Weights,
+    base: Weights,
+    pairs: Sequence[tuple[str, BaseWeight, BaseWeight]],
+    wish: Wish,
+    spool: Spool,
+    bench: Bench,
+    tally: _Tally,
+) -> Iterator[Layer]:
+    budget = _Budget(_BUDGET)
+
+    def work(pair: tuple[str, BaseWeight, BaseWeight]) -> tuple[Layer, float] | None:
+        name, ours, theirs = pair
+        rank = wish.rank if wish.conv_rank is None or not _is_conv(ours) else wish.conv_rank
+        with budget.of(_COPIES * 4 * math.prod(ours.shape)):
+            matrix = _subtracted(tuned, base, ours, theirs)
+            return None if matrix is None else _layer(name, ours, matrix, rank, tuned, spool, bench)
+
+    bench.progress.start("compare", len(pairs))
+    for found in in_order(bench.pool, work, pairs, bench.pool._max_workers + 1):
+        bench.progress.step()
+        if found is None:
+            tally.equal += 1
+        else:
+            tally.held.append(found[1])
+            yield found[0]
+
+
+def _subtracted(tuned: Weights, base: Weights, ours: BaseWeight, theirs: BaseWeight) -> Single | None:
+    """``tuned - base`` in float32, (n, m); None where they are equal."""
+    one, other = tuned.matrix(ours), base.matrix(theirs)
+    if one.kind == other.kind and ours.transposed == theirs.transposed and np.array_equal(one.bits, other.bits):
+        return None
+    matrix = _upright(one, ours)
+    with np.errstate(invalid="ignore", over="ignore"):
+        matrix -= _upright(other, theirs)
+    return matrix if matrix.any() else None
+
+
+def _upright(stored: Stored, weight: BaseWeight) -> Single:
+    values = singles(stored.bits, stored.kind)
+    return values.T if weight.transposed else values
+
+
+def _layer(
+    name: str, weight: BaseWeight, matrix: Single, rank: int, tuned: Weights, spool: Spool, bench: Bench
+) -> tuple[Layer, float] | None:
+    """The layer, and the square of the Frobenius norm of what it holds."""
+    try:
+        found = leading(matrix, rank, bench.arrays)
+    except LayerError as error:
+        raise LayerError(f"{tuned.path}: layer {name}: {error}") from error
+    if not len(found.s):
+        return None
+    layer = Layer(
+        stem=name,
+        form=low_rank(Pair(spool.add(found.up), spool.add(found.down)), weight.shape[2:], "F32"),
+        parts={
+            "up": Part(f"{name}.lora_up.weight", name, "up", ".lora_up.weight"),
+            "down": Part(f"{name}.lora_down.weight", name, "down", ".lora_down.weight"),
+        },
+        canonical=name if tuned.family is not None else None,
+        lost=found.lost,
+    )
+    return layer, float(found.s @ found.s)
+
+
+class _Budget:
+    """Lets work begin while so many bytes are free; a piece that is larger than all of it works alone."""
+
+    def __init__(self, bytes: int) -> None:
+        self._all = self._free = bytes
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def of(self, bytes: int) -> Iterator[None]:
+        taken = min(bytes, self._all)
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= taken)
+            self._free -= taken
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += taken
+                self._changed.notify_all()
+
+
+# What is said -------------------------------------------------------------------------------------------------
+
+
+def _changed_vectors(tuned: Weights, base: Weights) -> list[str] | None:
+    """Biases and norms that differ; None where they cannot be compared."""
+    ours, theirs = tuned.vectors, base.vectors
+    shared = [key for key, shape in ours.items() if theirs.get(key) == shape]
+    if (ours or theirs) and not shared:
+        return None
+    return [key for key in shared if not _same(tuned.vector(key), base.vector(key))]
+
+
+def _same(one: Stored, other: Stored) -> bool:
+    return bool(np.array_equal(singles(one.bits, one.kind), singles(other.bits, other.kind)))
+
+
+def _notes(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> Iterator[str]:
+    yield _share_held(layers, tally, wish)
+    if tally.equal:
+        yield f"{tally.equal} layers are equal in both and left out"
+    for reason, count in sorted(tally.left_out.items()):
+        yield f"{count} layers left out: {reason}"
+    if tally.sizes:
+        yield f"{len(tally.sizes)} layers differ in size and are left out (first {tally.sizes[0]})"
+    if tally.only_one:
+        yield f"{tally.only_one} layers are in one of the two checkpoints alone"
+    if tally.vectors is None:
+        yield "biases and norms were not compared: the two models do not name them alike"
+    elif tally.vectors:
+        norms = [key for key in tally.vectors if "norm" in key or "ln_" in key]
+        yield (
+            f"{len(tally.vectors)} biases and norms differ and are left out, since a LoRA has no place for them "
+            f"({len(norms)} of norms; first {tally.vectors[0]})"
+        )
+
+
+def _share_held(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> str:
+    lost, held = math.fsum(layer.lost**2 for layer in layers), math.fsum(tally.held)
+    conv = "" if wish.conv_rank in (None, wish.rank) else f" and conv rank {wish.conv_rank}"
+    share = math.sqrt(held / (held + lost))
+    return f"rank {wish.rank}{conv} holds {100 * share:.1f} % of the difference; no recipe can keep more"
+
+
+_RESOLUTIONS = {"SDXL": "1024x1024", "SD1.5": "512x512", "SD2": "512x512"}
+
+
+def _metadata(family: Family | None, tuned: Path, base: Path) -> dict[str, str]:
+    """What trainers write of a LoRA, as far as it is true of this one."""
+    found = {"ss_network_module": "networks.lora", "ss_sd_model_name": base.name, "modelspec.title": tuned.stem}
+    found["modelspec.sai_model_spec"] = "1.0.0"
+    if family is None:
+        return found
+    if family.base_model_version is not None:
+        found["ss_base_model_version"] = family.base_model_version
+        found["ss_v2"] = str(family.base_model_version.startswith("sd_v2"))
+    if family.modelspec_architecture is not None:
+        found["modelspec.architecture"] = family.modelspec_architecture
+    if family.name in _RESOLUTIONS:
+        found["modelspec.implementation"] = "https://github.com/Stability-AI/generative-models"
+        found["modelspec.resolution"] = _RESOLUTIONS[family.name]
+    return found

@@ -1,0 +1,185 @@
+"""Bake my prompt: the LoRAs that a prompt names become one file, and their tags one tag."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..adapters.layer import Adapter
+from ..analysis import Analysis, Bench, analyse, beside
+from ..batch import read_source
+from ..errors import PairingError, PromptError, ResizeError
+from ..files.outname import clean_stem
+from ..files.reader import SafeFile
+from ..hosts.host import Host, LoraFile
+from ..hosts.live import open_reference
+from ..jobs import execute, prepare
+from ..prompt import Tag, parse_prompt, replaced
+from ..recipe.grammar import Recipe
+from ..sources import of_prompt
+from .analyses import bench, no_reference
+from .faults import Fault
+from .library import Library
+from .names import folded, new_path, output_folder, tag
+from .options import Options
+from .queue import Handle
+from .resizing import Written, all_names
+
+ALL_RANKS = "rank=100000"
+"""The recipe that leaves nothing out: no layer has so many."""
+
+_LONGEST_NAME = 60
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A tag of a prompt, and what becomes of it."""
+
+    tag: Tag
+    lora: LoraFile | None
+    family: str | None
+    troubles: tuple[str, ...]
+    """Why it must stay as it is; empty where it can be baked."""
+
+
+def found_in(prompt: str, host: Host, library: Library) -> list[Found]:
+    """All tags of a prompt. Raises PromptError for one that no host could read."""
+    return [_found(one, host, library) for one in parse_prompt(prompt).tags]
+
+
+def _found(one: Tag, host: Host, library: Library) -> Found:
+    try:
+        lora = host.resolve(one.name)
+        facts = library.facts(lora)
+    except (ResizeError, OSError) as error:
+        return Found(one, None, None, (str(error), *one.troubles))
+    problem = (facts.problem,) if facts.problem else ()
+    return Found(one, lora, facts.family, (*problem, *one.troubles))
+
+
+def bakeable(found: Sequence[Found]) -> list[Found]:
+    """Those that can become a part of a file."""
+    return [one for one in found if not one.troubles]
+
+
+def answer(prompt: str, host: Host, library: Library) -> Answer:
+    """What `read_prompt` answers."""
+    try:
+        found = found_in(prompt, host, library)
+    except PromptError as error:
+        return {"ok": False, "message": str(error), "column": error.column, "tags": [], "warnings": [], "name": ""}
+    good = bakeable(found)
+    return {
+        "ok": bool(good),
+        "message": "" if good else "The prompt names no LoRA that can be baked.",
+        "column": 0,
+        "tags": [_told(one) for one in found],
+        "warnings": list(_warnings(good)),
+        "name": suggested_name(good),
+    }
+
+
+def _told(one: Found) -> Answer:
+    return {
+        "text": str(one.tag),
+        "name": one.tag.name,
+        "lora": None if one.lora is None else one.lora.name,
+        "column": one.tag.column,
+        "troubles": list(one.troubles),
+        "remarks": list(one.tag.remarks),
+    }
+
+
+def _warnings(good: Sequence[Found]) -> Iterator[Answer]:
+    families = sorted({one.family for one in good if one.family is not None})
+    if len(families) > 1:
+        text = f"These LoRAs are made for different models ({', '.join(families)}), so they cannot become one."
+        yield {"kind": "other_family", "text": text}
+
+
+def suggested_name(good: Sequence[Found]) -> str:
+    """``style+char``: clean, and short."""
+    names = dict.fromkeys(one.lora.path.stem for one in good if one.lora is not None)
+    return clean_stem("+".join(names)[:_LONGEST_NAME]) if names else ""
+
+
+@dataclass(frozen=True)
+class BakeOrder:
+    """One file that is to be made of several."""
+
+    found: tuple[Found, ...]
+    recipe: Recipe
+    options: Options
+    name: str
+    taken: frozenset[str] = frozenset()
+
+    @property
+    def tags(self) -> tuple[Tag, ...]:
+        return tuple(one.tag for one in self.found)
+
+    def path_of(self, name: str) -> Path:
+        """Where the host keeps a LoRA that the order names."""
+        return next(one.lora.path for one in self.found if one.lora is not None and one.tag.name == name)
+
+
+def check_name(name: str) -> str:
+    """The name of a new file, if it is one. Raises Fault."""
+    plain = name.strip()
+    if not plain or clean_stem(plain) != plain:
+        raise Fault("request", f"name {name!r}: letters, digits, spaces, - and _ make a name, as in my_mix.")
+    return plain
+
+
+def folder_for(order: BakeOrder, host: Host) -> Path:
+    """Where the new file goes. Raises Fault."""
+    roots = host.lora_roots()
+    if not roots:
+        raise Fault("unavailable", f"{host.name} has no folder of LoRAs.")
+    return output_folder(roots[0] / "x", roots, order.options.folder)
+
+
+def bake(host: Host, order: BakeOrder, handle: Handle) -> Written:
+    """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
+    path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
+    with _merged(order) as adapter, bench(handle) as tools:
+        handle.portion(0.0, 0.6)
+        digests = [tools.pool.submit(file.sha256) for file in adapter.files]
+        analysis = _analysed(adapter, order, host, tools)
+        job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
+        handle.portion(0.6, 0.4)
+        handle.check()
+        plan = execute(job, tools, [digest.result() for digest in digests])
+    return Written(plan, path, (), ())
+
+
+@contextlib.contextmanager
+def _merged(order: BakeOrder) -> Iterator[Adapter]:
+    source = of_prompt(order.tags, order.path_of)
+    with contextlib.ExitStack() as stack:
+        yield read_source(source, [stack.enter_context(SafeFile(member.path)) for member in source.members])
+
+
+def _analysed(adapter: Adapter, order: BakeOrder, host: Host, tools: Bench) -> Analysis:
+    analysis = analyse(adapter, None, (), tools, convert=order.options.style.convert)
+    if not order.recipe.needs_base:
+        return analysis
+    opened = open_reference(host, order.options.reference)
+    try:
+        if opened.checkpoint is None:
+            raise PairingError(no_reference(order.recipe, opened.note))
+        return beside(analysis, opened.checkpoint, [order.recipe], tools)
+    finally:
+        opened.close()
+
+
+def rewritten(prompt: str, baked: Sequence[str], name: str) -> Answer:
+    """What `bake_into` answers: the prompt with the one tag in place of those that were baked, as they were then."""
+    gone = {one for text in baked for one in parse_prompt(text).tags}
+    there = [one for one in parse_prompt(prompt).tags if one in gone]
+    new = tag(name, 1.0)
+    return {"prompt": replaced(prompt, there, new), "replaced": len(there), "tag": new}

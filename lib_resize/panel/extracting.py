@@ -1,0 +1,132 @@
+"""A LoRA of the difference of two checkpoints of the host's list, or of the model in memory and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..adapters.layer import Adapter
+from ..analysis import Bench, analyse
+from ..base.checkpoint import Checkpoint
+from ..errors import FileError
+from ..extract import DEFAULT_RANK, Weights, Wish, difference
+from ..files.outname import clean_stem
+from ..files.spool import Spool
+from ..hosts.host import Host
+from ..hosts.live import KeptLike, LiveWeights
+from ..jobs import execute, prepare
+from ..recipe.grammar import Recipe
+from .analyses import bench
+from .faults import Fault
+from .names import folded, new_path, output_folder
+from .options import LOADED, Options
+from .queue import Handle
+from .resizing import Written, all_names
+
+FILE = "file"
+"""The choice of the loaded model's own file."""
+
+
+@dataclass(frozen=True)
+class ExtractOrder:
+    """What is to be subtracted from what, and how the result is made."""
+
+    tuned: str
+    """``loaded``, or a checkpoint's title."""
+    base: str
+    """``file``, or a checkpoint's title."""
+    recipe: Recipe
+    options: Options
+    name: str
+    text_encoders: bool = True
+    taken: frozenset[str] = frozenset()
+
+    @property
+    def wish(self) -> Wish:
+        """As many dimensions as the recipe could keep."""
+        most = int(self.recipe.value) if self.recipe.selection == "rank" else self.recipe.max_rank
+        return Wish(DEFAULT_RANK if most is None else most, text_encoders=self.text_encoders)
+
+
+def check_order(order: ExtractOrder, host: Host) -> None:
+    """What can be known before any weight is read. Raises Fault and FileError."""
+    if order.tuned == LOADED and host.loaded() is None:
+        raise Fault("reference", "No checkpoint is loaded, so there is nothing in memory to compare with its file.")
+    if order.tuned != LOADED:
+        path_of(host, order.tuned)
+    base_path(order, host)
+    _folder(order, host)
+
+
+def suggested_name(order: ExtractOrder, host: Host) -> str:
+    """``tuned-base``."""
+    loaded = host.loaded()
+    own = loaded.title if order.tuned == LOADED and loaded is not None else order.tuned
+    return clean_stem(f"{Path(own).stem}-{base_path(order, host).stem}")
+
+
+def path_of(host: Host, title: str) -> Path:
+    """File of a checkpoint in the host's list. Raises FileError."""
+    for checkpoint in host.checkpoints():
+        if checkpoint.title == title:
+            return checkpoint.path
+    raise FileError(f"{title}: no checkpoint of this title is in the list. Refresh it in {host.name}.")
+
+
+def base_path(order: ExtractOrder, host: Host) -> Path:
+    """File of the base. Raises Fault and FileError."""
+    if order.base != FILE:
+        return path_of(host, order.base)
+    loaded = host.loaded()
+    if order.tuned != LOADED or loaded is None or loaded.path is None:
+        raise Fault("reference", "Only the loaded model has a file of its own to be compared with; name a checkpoint.")
+    return loaded.path
+
+
+def _folder(order: ExtractOrder, host: Host) -> Path:
+    roots = host.lora_roots()
+    if not roots:
+        raise Fault("unavailable", f"{host.name} has no folder of LoRAs.")
+    return output_folder(roots[0] / "x", roots, order.options.folder)
+
+
+def extract(host: Host, order: ExtractOrder, handle: Handle) -> Written:
+    """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
+    folder = _folder(order, host)
+    path = new_path(folder, order.name, all_names(host) | folded(order.taken))
+    with ExitStack() as stack:
+        tools = stack.enter_context(bench(handle))
+        spool = stack.enter_context(Spool(folder))
+        handle.portion(0.0, 0.7)
+        adapter, base = stack.enter_context(_subtracted(host, order, spool, tools))
+        digests = [tools.pool.submit(file.sha256) for file in adapter.files]
+        analysis = analyse(adapter, base if order.recipe.needs_base else None, [order.recipe], tools)
+        handle.portion(0.7, 0.3)
+        job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
+        handle.check()
+        plan = execute(job, tools, [digest.result() for digest in digests])
+    return Written(plan, path, (), ())
+
+
+@contextmanager
+def _subtracted(host: Host, order: ExtractOrder, spool: Spool, tools: Bench) -> Iterator[tuple[Adapter, Checkpoint]]:
+    with ExitStack() as stack:
+        base = Checkpoint(base_path(order, host))
+        stack.callback(base.close)
+        if order.tuned == LOADED:
+            found = difference(*_live(host, base), order.wish, spool, tools)
+            yield replace(found, files=(base.file, base.file), weights=("in memory", -1.0)), base
+            return
+        tuned = Checkpoint(path_of(host, order.tuned))
+        stack.callback(tuned.close)
+        yield replace(difference(tuned, base, order.wish, spool, tools), files=(tuned.file, base.file)), base
+
+
+def _live(host: Host, base: Checkpoint) -> tuple[Weights, Weights]:
+    loaded = host.loaded()
+    if loaded is None:
+        raise Fault("reference", "The model that was in memory is gone. Load it again.")
+    live = LiveWeights(host, loaded, base)
+    return live, KeptLike(base, live)

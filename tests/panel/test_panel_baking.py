@@ -1,0 +1,124 @@
+"""Bake my prompt, as the page meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from panelhost import Browser
+from safetensors.numpy import load_file, save_file
+
+from lib_resize.synthetic import LoraOptions, write_lora
+
+PROMPT = "a cat, <lora:pastry:0.6:1.2>, by <lora:ink:-0.4:lbw=OUTALL>, fog"
+
+
+def delta(path: Path, stem: str) -> np.ndarray:
+    tensors = {key: values.astype(np.float64) for key, values in load_file(path).items() if key.startswith(stem)}
+    down = tensors[f"{stem}.lora_down.weight"]
+    scale = float(tensors.get(f"{stem}.alpha", len(down))) / len(down)
+    return scale * tensors[f"{stem}.lora_up.weight"].reshape(-1, len(down)) @ down.reshape(len(down), -1)
+
+
+def stems(path: Path) -> set[str]:
+    return {key.split(".")[0] for key in load_file(path)}
+
+
+def test_a_prompt_becomes_one_file_and_its_tags_one_tag(browser: Browser, root: Path) -> None:
+    told = browser.ask("read_prompt", prompt=PROMPT)
+    assert told["ok"]
+    assert [one["troubles"] for one in told["tags"]] == [[], []]
+    assert told["name"] == "pastry+ink"
+    answer = browser.ask("bake", prompt=PROMPT, name="my mix")
+    result = browser.done(answer["job"])
+    assert answer["left"] == []
+    assert (result["output"], result["state"], result["retention"]) == ("my mix", "there", 1.0)
+    made = root / "my mix.safetensors"
+    for stem in stems(root / "pastry.safetensors"):
+        out = next((n for n in ("output_blocks_3", "output_blocks_4", "output_blocks_5") if n in stem), None)
+        wanted = 1.2 * delta(root / "pastry.safetensors", stem)
+        wanted += (-0.4 if out else 0) * delta(root / "ink.safetensors", stem)
+        assert np.linalg.norm(delta(made, stem) - wanted) <= 2e-3 * np.linalg.norm(wanted)
+    into = browser.ask("bake_into", result=result["result"], prompt=f"{PROMPT} <lora:else:1>")
+    assert into["prompt"] == "a cat, <lora:my mix:1>, by, fog <lora:else:1>"
+    assert into["replaced"] == 2
+
+
+def test_it_can_be_undone_and_restored_like_any_result(browser: Browser, root: Path) -> None:
+    result = browser.done(browser.ask("bake", prompt=PROMPT, name="mix")["job"])
+    assert browser.ask("undo", result=result["result"])["result"]["state"] == "trashed"
+    assert not (root / "mix.safetensors").exists()
+    again = browser.done(browser.ask("bake", prompt=PROMPT, name="mix")["job"])
+    assert again["output"] == "mix_2"  # the first one may come back
+    assert browser.ask("restore", result=result["result"])["result"]["state"] == "there"
+    tag = browser.ask("prompt_tag", result=result["result"])
+    assert (tag["tag"], tag["old_names"]) == ("<lora:mix:1>", [])
+
+
+@pytest.mark.parametrize("target", [{"preset": "low"}, {"rank": 2}, {"size": 0.3}, {"retention": 0.9}])
+def test_a_target_resizes_what_was_baked(browser: Browser, root: Path, target: dict[str, object]) -> None:
+    whole = browser.done(browser.ask("bake", prompt=PROMPT, name="whole")["job"])
+    small = browser.done(browser.ask("bake", prompt=PROMPT, name="small", target=target)["job"])
+    assert small["bytes_after"] < whole["bytes_after"]
+    assert small["bytes_after"] == (root / "small.safetensors").stat().st_size
+
+
+def test_tags_that_cannot_be_baked_stay_and_are_told_before(browser: Browser) -> None:
+    prompt = "<lora:pastry:1> [<lora:ink:1>:10] <lora:nobody:1> <lora:ink:0.1@1,1@9>"
+    told = browser.ask("read_prompt", prompt=prompt)
+    assert told["ok"]
+    assert [bool(one["troubles"]) for one in told["tags"]] == [False, True, True, True]
+    assert told["tags"][2]["lora"] is None
+    answer = browser.ask("bake", prompt=prompt)
+    assert answer["left"] == ["<lora:ink:1>", "<lora:nobody:1>", "<lora:ink:0.1@1,1@9>"]
+    result = browser.done(answer["job"])
+    into = browser.ask("bake_into", result=result["result"], prompt=prompt)
+    assert into["prompt"] == f"{into['tag']} [<lora:ink:1>:10] <lora:nobody:1> <lora:ink:0.1@1,1@9>"
+
+
+def test_a_prompt_that_cannot_be_read_is_told_with_its_place(browser: Browser) -> None:
+    told = browser.ask("read_prompt", prompt="a <lora:pastry:much>")
+    assert (told["ok"], told["column"]) == (False, 16)
+    error = browser.error("bake", prompt="a <lora:pastry:much>")
+    assert (error["kind"], error["column"]) == ("prompt", 16)
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"prompt": "nothing"}, "file"),
+        ({"prompt": "<lora:nobody:1>"}, "file"),
+        ({"prompt": PROMPT, "name": "a/b"}, "request"),
+        ({"prompt": PROMPT, "name": "a:b"}, "request"),
+        ({"prompt": PROMPT, "recipe": "medium:low"}, "recipe"),
+        ({"prompt": PROMPT, "options": {"folder": "../x"}}, "request"),
+        ({"prompt": PROMPT, "recipe": "fro_ckpt=1,thr=-3"}, "reference"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_job(browser: Browser, params: dict[str, object], kind: str) -> None:
+    assert browser.error("bake", **params)["kind"] == kind
+    assert browser.ask("status")["queue"] == []
+
+
+def test_families_that_differ_are_warned_of_and_refused(browser: Browser, root: Path) -> None:
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_{}"
+    factors = {"lora_up.weight": np.ones((320, 2), np.float32), "lora_down.weight": np.ones((2, 320), np.float32)}
+    old = {f"{stem.format(part)}.{suffix}": values for part in "qkv" for suffix, values in factors.items()}
+    save_file(old, root / "old.safetensors")
+    prompt = "<lora:pastry:1> <lora:old:1>"
+    (warning,) = browser.ask("read_prompt", prompt=prompt)["warnings"]
+    assert warning["kind"] == "other_family"
+    job = browser.wait(browser.ask("bake", prompt=prompt)["job"])
+    assert (job["state"], job["error"]["kind"]) == ("failed", "file")
+    assert "SDXL" in job["error"]["message"]
+    assert str(root) not in job["error"]["message"]
+
+
+def test_a_file_that_cannot_be_merged_fails_with_the_reason_and_leaves_nothing(browser: Browser, root: Path) -> None:
+    write_lora(root / "dora.safetensors", LoraOptions(rank=2, text_encoders=False, dora=True))
+    before = set(root.iterdir())
+    job = browser.wait(browser.ask("bake", prompt="<lora:pastry:1> <lora:dora:0.5>")["job"])
+    assert job["state"] == "failed"
+    assert "DoRA" in job["error"]["message"]
+    assert set(root.iterdir()) == before
