@@ -183,7 +183,9 @@ def _pairs(tuned: Weights, base: Weights, wish: Wish, tally: _Tally) -> list[tup
     found = []
     for name, weight in ours.items():
         other = theirs.get(name)
-        reason = None if other is None else _left_out(name, weight, wish, known=tuned.family is not None)
+        reason = None if other is None else _left_out(name, weight, wish, tuned.family)
+        if other is not None and not _comparable(weight, other, tuned.family):
+            reason = "kept in another layout; only Stable Diffusion is compared across layouts"
         if reason is not None:
             tally.left_out[reason] = tally.left_out.get(reason, 0) + 1
         elif other is not None and other.matrix != weight.matrix:
@@ -193,8 +195,18 @@ def _pairs(tuned: Weights, base: Weights, wish: Wish, tally: _Tally) -> list[tup
     return found
 
 
-def _left_out(name: str, weight: BaseWeight, wish: Wish, *, known: bool) -> str | None:
+_ACROSS = frozenset({"SDXL", "SD1.5", "SD2"})
+
+
+def _comparable(ours: BaseWeight, theirs: BaseWeight, family: Family | None) -> bool:
+    """Whether two weights hold the same numbers in the same order: elsewhere layouts swap halves and fuse rows."""
+    same = ours.key.endswith(theirs.key) or theirs.key.endswith(ours.key)
+    return same or (family is not None and family.name in _ACROSS)
+
+
+def _left_out(name: str, weight: BaseWeight, wish: Wish, family: Family | None) -> str | None:
     """Why a layer is not wanted; None where it is."""
+    known = family is not None
     if name.startswith("lora_te") and not wish.text_encoders:
         return "text encoders"
     if name.endswith("text_projection"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,17 +26,23 @@ class TagGain:
         return " + ".join(tag.strengths for tag in self.tags)
 
     def _place(self, layer: Layer) -> str:
-        if layer.canonical is not None:
-            return block(layer.canonical)
-        owner = component(layer.stem)
-        if any(tag.by_block for tag in self.tags) or (owner == "other" and any(t.te != t.unet for t in self.tags)):
+        place = block(layer.canonical) if layer.canonical is not None else None
+        if place is not None and (_UNET_BLOCK.fullmatch(place) or not self._by_block):
+            return place
+        owner = component(layer.canonical or layer.stem)
+        if self._by_block or (owner == "other" and any(tag.te != tag.unet for tag in self.tags)):
             raise UnsupportedError(
-                f"layer {layer.stem}: no model family that we know has it, so <lora:{self.tags[0].name}:{self}> does "
-                f"not say how strong it is. Give one strength for all layers."
+                f"layer {layer.stem}: it is in none of the blocks of a Stable Diffusion UNet, so "
+                f"<lora:{self.tags[0].name}:{self}> does not say how strong it is. Give one strength for all layers."
             )
         return owner.upper() if owner.startswith("te") else "OTHER"
 
+    @property
+    def _by_block(self) -> bool:
+        return any(tag.by_block for tag in self.tags)
 
+
+_UNET_BLOCK = re.compile(r"TE\d?|IN\d\d|MID|OUT(\d\d)?|TIME|LABEL")
 _FAMILIES = {"SDXL": (12, 20), "SD1.5": (17, 26), "SD2": (17, 26)}
 
 

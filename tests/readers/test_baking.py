@@ -279,12 +279,22 @@ def test_block_weights_of_an_unknown_family_are_refused(tmp_path: Path, capsys: 
     write(tmp_path / "odd.safetensors", kohya(lora, lambda key: f"lora_{key[0]}_{key[1].replace('.', '_')}"))
     arguments = ["--lora-dir", str(tmp_path), "-o", str(tmp_path / "out.safetensors")]
     assert cli.main(["merge", "--prompt", "<lora:odd:1:lbw=OUTALL>", *arguments]) == 1
-    assert "no model family" in capsys.readouterr().err
+    assert "none of the blocks" in capsys.readouterr().err
     assert cli.main(["merge", "--prompt", "<lora:odd:0.5:2>", *arguments]) == 0
     found = comfyui(load(tmp_path / "out.safetensors"))
     for key, factors in lora.items():
         stem = f"lora_{key[0]}_{key[1].replace('.', '_')}"
         assert difference(found[stem], (2 if key[0] == "unet" else 0.5) * factors.delta) < HALF
+
+
+def test_block_weights_of_another_kind_of_model_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Flux has blocks of its own; none of them may count as 0 in silence."""
+    odd = {("unet", f"double_blocks.{i}.img_attn.proj"): (16, 16) for i in range(3)}
+    write(tmp_path / "flux.safetensors", kohya(make_lora(odd), lambda key: f"lora_unet_{key[1].replace('.', '_')}"))
+    arguments = ["--lora-dir", str(tmp_path), "-o", str(tmp_path / "out.safetensors")]
+    assert cli.main(["merge", "--prompt", "<lora:flux:1:lbw=OUTALL>", *arguments]) == 1
+    assert "none of the blocks" in capsys.readouterr().err
+    assert cli.main(["merge", "--prompt", "<lora:flux:0.5:2>", *arguments]) == 0
 
 
 def test_sources_are_never_written_to(folder: Path) -> None:
