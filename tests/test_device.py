@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from lib_resize import batch
+from lib_resize.adapters.forms.form import Work
+from lib_resize.adapters.read import read_adapter
 from lib_resize.errors import DeviceError
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays, TorchArrays, open_arrays
@@ -68,3 +71,24 @@ def test_a_missing_torch_is_told(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(DeviceError, match="needs torch, which is not installed"):
         open_arrays("cuda")
+
+
+@pytest.mark.parametrize("kind", ["tucker", "loha", "lokr", "full"])
+def test_other_kinds_are_the_same_on_a_device(tmp_path, kind) -> None:
+    """torch on the CPU stands for a device: the same code, other arrays."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "tucker": {"lora_up.weight": (24, 4, 1, 1), "lora_mid.weight": (4, 4, 3, 3), "lora_down.weight": (4, 16, 1, 1)},
+        "loha": {"hada_w1_a": (24, 4), "hada_w1_b": (4, 16), "hada_w2_a": (24, 4), "hada_w2_b": (4, 16)},
+        "lokr": {"lokr_w1": (4, 4), "lokr_w2": (12, 10)},
+        "full": {"diff": (24, 16)},
+    }
+    tensors = {f"a.{role}": rng.standard_normal(shape).astype(np.float32) for role, shape in shapes[kind].items()}
+    save_file(tensors, str(tmp_path / "x.safetensors"))
+    found = {}
+    for name, arrays in (("cpu", NumpyArrays()), ("torch", TorchArrays("cpu"))):
+        with SafeFile(tmp_path / "x.safetensors") as file:
+            (layer,) = read_adapter(file).layers
+            solved = layer.form.decompose(arrays)
+            found[name] = layer.form.full(layer.form.values(Work(solved, np.arange(2), arrays)))
+    np.testing.assert_allclose(found["torch"], found["cpu"], atol=1e-5 * np.abs(found["cpu"]).max())
