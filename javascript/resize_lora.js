@@ -145,7 +145,7 @@
     }
 
     function awaitReply(id, deadline, seen, resolve, reject) {
-        const text = app().querySelector('#resize_lora_reply textarea').value;
+        const box = app().querySelector('#resize_lora_reply textarea'), text = box ? box.value : seen;
         if (text !== seen) {
             const reply = parsed(text);
             if (reply && reply.id === id) {
@@ -154,7 +154,8 @@
                 return;
             }
         }
-        if (Date.now() > deadline) reject(new Error(t('The server does not answer.')));
+        if (!box) reject(new Error(t('The panel is not there yet.')));  // the host puts its page away to reload
+        else if (Date.now() > deadline) reject(new Error(t('The server does not answer.')));
         else setTimeout(awaitReply, 15, id, deadline, text, resolve, reject);
     }
 

@@ -12,7 +12,7 @@ from .adapters.forms.form import Form, Solved, hollow
 from .adapters.forms.lora import LowRank, decompose_together
 from .adapters.layer import Adapter, Layer
 from .base.checkpoint import Checkpoint
-from .base.pairing import BaseWeight
+from .base.pairing import Partner
 from .errors import LayerError, UnsupportedError
 from .linalg.arrays import Arrays
 from .linalg.factor import Factor
@@ -114,8 +114,8 @@ def _weights(adapter: Adapter, checkpoint: Checkpoint | None) -> Weights:
     return found
 
 
-def _upright(checkpoint: Checkpoint, weight: BaseWeight) -> Factor:
-    matrix = checkpoint.matrix(weight)
+def _upright(checkpoint: Checkpoint, weight: Partner) -> Factor:
+    matrix = checkpoint.whole(weight)
     return Turned(matrix) if weight.transposed else matrix
 
 
@@ -224,12 +224,12 @@ def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:
         )
 
 
-def _partner(checkpoint: Checkpoint, layer: Layer) -> BaseWeight | None:
+def _partner(checkpoint: Checkpoint, layer: Layer) -> Partner | None:
     return checkpoint.partner(layer.canonical, layer.stem, layer.size)
 
 
 def _base_facts(
-    checkpoint: Checkpoint, pairs: dict[int, BaseWeight], spectral: bool, bench: Bench
+    checkpoint: Checkpoint, pairs: dict[int, Partner], spectral: bool, bench: Bench
 ) -> dict[int, BaseFacts]:
     norms = checkpoint.norms(
         pairs.values(), spectral=spectral, arrays=bench.arrays, pool=bench.pool, progress=bench.progress
@@ -239,7 +239,7 @@ def _base_facts(
 
 def _with_subspace(
     checkpoint: Checkpoint,
-    pairs: dict[int, BaseWeight],
+    pairs: dict[int, Partner],
     base: dict[int, BaseFacts],
     adapter: Adapter,
     spectra: Sequence[Solved],
@@ -248,7 +248,7 @@ def _with_subspace(
     def measure(i: int) -> BaseFacts:
         layer, weight = adapter.layers[i], pairs[i]
         try:
-            along = layer.form.along(spectra[i], checkpoint.matrix(weight), bench.arrays, turned=weight.transposed)
+            along = layer.form.along(spectra[i], checkpoint.whole(weight), bench.arrays, turned=weight.transposed)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
         return replace(base[i], subspace=along)

@@ -39,8 +39,6 @@ class Settings:
     """Empty: ``fro_ckpt=1,thr=-3.5`` with a base model, ``high`` without."""
     output: Path | None = None
     """Folder of the results; None: beside each source."""
-    target: Path | None = None
-    """The very file to write, for one source and one recipe."""
     base: Checkpoint | Path | None = None
     """A path is opened for the batch; a checkpoint that is open already stays open."""
     style: Style = field(default_factory=Style)
@@ -53,6 +51,8 @@ class Settings:
     overwrite: bool = False
     skip_existing: bool = False
     sidecars: bool = True
+    target: Path | None = None
+    """The very file to write, for one source and one recipe."""
 
     @property
     def all_recipes(self) -> tuple[Recipe, ...]:

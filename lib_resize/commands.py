@@ -16,6 +16,7 @@ from . import report
 from .adapters.write import DTYPES, Style
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
+from .base.store import is_model_folder
 from .batch import Outcome, Settings
 from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
@@ -270,7 +271,10 @@ def _base_and_loras(arguments: argparse.Namespace) -> tuple[Checkpoint | None, l
 
 
 def _checkpoint(path: Path) -> Checkpoint | None:
-    """The base model in a file; None where it is none, and where it cannot be read, which is told in its turn."""
+    """The base model in a file or folder; None where it is none, and where it cannot be read, which is told in its
+    turn."""
+    if is_model_folder(path) or (path.is_file() and path.suffix.lower() == ".gguf"):
+        return Checkpoint(path)
     if not path.is_file():
         return None
     try:

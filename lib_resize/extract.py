@@ -40,7 +40,7 @@ from .recipe.grammar import Recipe
 
 _BUDGET = 1200 << 20  # bytes of layers under work at a time
 _COPIES = 4  # float32 copies of a layer that its work takes at most
-_EDGES = frozenset({"TIME", "LABEL", "OUT", "IN00"})
+_EDGES = frozenset({"TIME", "LABEL", "OUT", "IN00", "EDGE"})
 _NO_MATRIX = re.compile(r"embedding|pos_embed|embed_tokens|shared_weight|_shared$")
 
 DEFAULT_RANK = 128
@@ -343,14 +343,21 @@ def _share_held(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> str:
     return f"rank {wish.rank}{conv} holds {100 * share:.1f} % of the difference; no recipe can keep more"
 
 
+_RESOLUTIONS = {"SDXL": "1024x1024", "SD1.5": "512x512", "SD2": "512x512"}
+
+
 def _metadata(family: Family | None, tuned: Path, base: Path) -> dict[str, str]:
     """What trainers write of a LoRA, as far as it is true of this one."""
     found = {"ss_network_module": "networks.lora", "ss_sd_model_name": base.name, "modelspec.title": tuned.stem}
     found["modelspec.sai_model_spec"] = "1.0.0"
-    if family is not None:
+    if family is None:
+        return found
+    if family.base_model_version is not None:
         found["ss_base_model_version"] = family.base_model_version
         found["ss_v2"] = str(family.base_model_version.startswith("sd_v2"))
+    if family.modelspec_architecture is not None:
         found["modelspec.architecture"] = family.modelspec_architecture
+    if family.name in _RESOLUTIONS:
         found["modelspec.implementation"] = "https://github.com/Stability-AI/generative-models"
-        found["modelspec.resolution"] = "1024x1024" if family.name == "SDXL" else "512x512"
+        found["modelspec.resolution"] = _RESOLUTIONS[family.name]
     return found

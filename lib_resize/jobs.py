@@ -274,6 +274,7 @@ class _Maker:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
             yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
+        yield from self._in_pieces()
         yield from self._kept_whole(choice)
         yield from self._biases_beside_factors(made)
         unread = [copied.key for copied in self.adapter.copied if copied.why in UNREAD_BY_FORGE]
@@ -306,6 +307,12 @@ class _Maker:
                  and len(kept) == len(facts.s)]  # fmt: skip
         if whole:
             yield f"{_some(whole)} kept in full: factors of the asked rank would be no smaller"
+
+    def _in_pieces(self) -> Iterator[str]:
+        solved = zip(self.adapter.layers, self.analysis.spectra, strict=True)
+        pieced = [layer.stem for layer, one in solved if getattr(one, "owner", None) is not None]
+        if pieced:
+            yield f"{_some(pieced)} fused, but trained in pieces: each piece is resized by itself, and stays apart"
 
     def _below_threshold(self, choice: Choice) -> list[int]:
         """Layers that the recipe alone would have dropped."""

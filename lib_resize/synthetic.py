@@ -19,7 +19,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,6 +37,7 @@ from .names.architecture import (
     open_clip_weights,
     unet_weights,
 )
+from .names.families import SDXL, Family, LayerName, layers
 
 DTYPES = ("F16", "BF16", "F32", "F8_E4M3")
 """The floating dtypes that can be written here."""
@@ -302,6 +303,11 @@ class LoraOptions:
     """What kind of LoRA to write; the default is what kohya's trainer makes of SDXL."""
 
     model: Model = SMALL
+    family: Family | None = None
+    """A LoRA for the blocks of a family of transformers in its full size, in place of `model`: under its ids, or as
+    diffusers and PEFT write it; text encoders and convolutions are left out."""
+    pieces: bool = False
+    """Fused layers as trainers make them that train their pieces: rank is that of a piece, and up is block-diagonal."""
     rank: int = 8
     alpha: float | None = None
     """None: half the rank."""
@@ -346,6 +352,8 @@ class LoraLayer:
     rank: int
     text: bool
     trained: bool = True
+    pieces: tuple[tuple[int, int], ...] = ()
+    """Ranges of rows that were trained by themselves."""
 
     @property
     def columns(self) -> int:
@@ -358,6 +366,8 @@ def lora_layers(options: LoraOptions) -> list[LoraLayer]:
     if options.spelling not in SPELLINGS:
         raise UsageError(f"spelling {options.spelling!r} is not known; expected one of {', '.join(SPELLINGS)}")
     spelling = SPELLINGS[options.spelling]
+    if options.family is not None:
+        return list(_family_layers(options, options.family))
     texts = _text_layers(options, spelling) if options.text_encoders else ()
     return [*_unet_layers(options, spelling), *texts]
 
@@ -371,6 +381,33 @@ def _unet_layers(options: LoraOptions, spelling: Spelling) -> Iterator[LoraLayer
             rank = options.conv_rank if wide and options.conv_rank else options.rank
             name = spelling.unet + words.replace(".", spelling.separator)
             yield LoraLayer(name, weight.sgm, weight.shape, rank, text=False)
+
+
+_TRANSFORMER_PREFIXES = {"diffusers": "transformer.", "peft": "base_model.model."}
+
+
+def _family_layers(options: LoraOptions, family: Family) -> Iterator[LoraLayer]:
+    """The blocks of a transformer: whole weights as kohya's trainers have them, or what diffusers has."""
+    rows = [row for row in layers(family).values() if row.component == "unet" and row.block != "EDGE"]
+    rows = [row for row in rows if not row.id.endswith("linear1_qkv")]  # one trainer's own way of cutting
+    pieces: dict[str, list[LayerName]] = {}
+    for row in rows:
+        if row.whole is not None and not row.swapped:
+            pieces.setdefault(row.whole, []).append(row)
+    prefix = _TRANSFORMER_PREFIXES.get(options.spelling)
+    for row in rows:
+        if prefix is not None and row.id not in pieces:
+            yield LoraLayer(prefix + _own_name(row), row.id, row.shape, options.rank, text=False)
+        elif prefix is None and row.whole is None:
+            cuts = [piece.share.rows(row.shape[0]) for piece in pieces.get(row.id, ())] if options.pieces else []
+            ranges = tuple(cut for cut in cuts if cut is not None)
+            rank = options.rank * max(1, len(ranges))
+            yield LoraLayer(row.id, row.id, row.shape, rank, text=False, pieces=ranges)
+
+
+def _own_name(row: LayerName) -> str:
+    """Diffusers' name: that of a piece, or the second of a whole weight."""
+    return row.spellings[0] if row.whole is not None or len(row.spellings) == 1 else row.spellings[1]
 
 
 def _text_layers(options: LoraOptions, spelling: Spelling) -> Iterator[LoraLayer]:
@@ -471,10 +508,21 @@ def _up(layer: LoraLayer, chance: np.random.Generator) -> Single:
     """(rows, rank): nearly orthonormal columns, the strengths, and a random rotation that hides both."""
     if not layer.trained:
         return np.zeros((layer.shape[0], layer.rank), np.float32)
+    if layer.pieces:
+        return _up_of_pieces(layer, chance)
     strengths = trained_spectrum(layer.rank, chance) * math.sqrt(3.0 / layer.shape[0])
     rotation = np.linalg.qr(chance.standard_normal((layer.rank, layer.rank)))[0]
     mixing = (strengths[:, None] * rotation).astype(np.float32)
     return np.asarray(chance.standard_normal((layer.shape[0], layer.rank), dtype=np.float32) @ mixing)
+
+
+def _up_of_pieces(layer: LoraLayer, chance: np.random.Generator) -> Single:
+    """Block-diagonal: each piece has its own columns."""
+    up, rank = np.zeros((layer.shape[0], layer.rank), np.float32), layer.rank // len(layer.pieces)
+    for i, (first, last) in enumerate(layer.pieces):
+        piece = replace(layer, shape=(last - first, *layer.shape[1:]), rank=rank, pieces=())
+        up[first:last, i * rank : (i + 1) * rank] = _up(piece, chance)
+    return up
 
 
 def trained_spectrum(rank: int, chance: np.random.Generator) -> Double:
@@ -498,7 +546,7 @@ def _kohya_metadata(options: LoraOptions) -> dict[str, str]:
     tags = {f"tag {index}": 200 - index for index in range(150)}
     return {
         "ss_v2": "False",
-        "ss_base_model_version": "sdxl_base_v1-0",
+        "ss_base_model_version": _version(options),
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": alpha,
@@ -517,12 +565,16 @@ def _kohya_metadata(options: LoraOptions) -> dict[str, str]:
         "ss_tag_frequency": json.dumps({"10_synthetic": tags}),
         "ss_bucket_info": json.dumps({"buckets": {"0": {"resolution": [1024, 1024], "count": 120}}}),
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
+        "modelspec.architecture": (options.family or SDXL).modelspec_architecture or "unknown",
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
         "modelspec.title": "synthetic",
         "modelspec.resolution": "1024x1024",
         "sshs_model_hash": _NO_HASH,
     }
+
+
+def _version(options: LoraOptions) -> str:
+    return (options.family or SDXL).base_model_version or "unknown"
 
 
 def _adapter_config(options: LoraOptions) -> dict[str, Any]:

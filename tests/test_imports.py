@@ -89,6 +89,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.forms.tucker": frozenset({"numpy"}),
     "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
+    "base.checkpoint": frozenset({"numpy"}),
+    "base.gguf_store": frozenset({"numpy"}),
     "extract": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
     "files.spool": frozenset({"numpy"}),
@@ -96,6 +98,8 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "inspect": frozenset({"numpy"}),
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
+    "linalg.assemble": frozenset({"numpy"}),
+    "linalg.blocks": frozenset({"numpy"}),
     "linalg.casts": frozenset({"numpy"}),
     "linalg.dense": frozenset({"numpy"}),
     "linalg.leading": frozenset({"numpy"}),
@@ -113,6 +117,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 """Module -> the libraries that it may import when it is itself imported; no other module may import any."""
 
 LATE_LIBRARIES: dict[str, frozenset[str]] = {
+    "base.gguf_store": frozenset({"gguf"}),
     "commands": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),

@@ -18,6 +18,7 @@ import pytest
 from lib_resize import cli
 from lib_resize.adapters.registry import EMBEDDING, KINDS, UNKNOWN
 from lib_resize.adapters.suffixes import _ROLES
+from lib_resize.names.families import FAMILIES
 from lib_resize.names.spelling import PREFIXES
 from lib_resize.plan import LayerPlan, Plan
 from lib_resize.recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, parse_recipe, parse_recipes
@@ -230,6 +231,16 @@ def test_every_prefix_of_layer_names_is_in_the_table() -> None:
     table = section("Layers and their spellings", PAGES["docs/formats.md"])
     told = {span for line in table.splitlines() if line.startswith("| `") for span in spans(line.split("|")[1])}
     assert told == {prefix.text for prefix in PREFIXES if prefix.text}
+
+
+def test_every_family_is_in_the_table_with_its_sizes_and_version() -> None:
+    rows = [line.split("|")[1:4] for line in section("Families", PAGES["docs/formats.md"]).splitlines()]
+    told = {row[0].strip(): (row[1].strip(), spans(row[2])) for row in rows if len(row) == 3}
+    for family in FAMILIES:
+        sizes, versions = told[family.name]
+        assert family.size in sizes
+        assert family.base_model_version in {*versions, None}
+    assert {name for name in told if name and name != "family" and set(name) != {"-"}} == {f.name for f in FAMILIES}
 
 
 def test_every_suffix_of_keys_is_in_the_table() -> None:

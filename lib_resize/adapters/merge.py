@@ -56,7 +56,7 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     """
     _check(adapters)
     family = adapters[0].family
-    if any(adapter.family != family for adapter in adapters):
+    if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
         families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
         raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({families}).")
     terms: dict[str, list[_Term]] = {}
@@ -183,6 +183,7 @@ def _side_by_side(forms: list[Form], weights: list[float], dtype: str) -> LowRan
         (first.up_shape[0], pair.rank, *first.up_shape[2:]),
         (pair.rank, *first.down_shape[1:]),
         (_widest(forms, 0, dtype), _widest(forms, 1, dtype)),
+        cuts=first.cuts,
     )
 
 

@@ -12,8 +12,10 @@ from ..files.reader import SafeFile
 from ..names.families import Family, attention_group
 from ..names.families import layers as family_layers
 from ..names.spelling import canonical, identify
+from .cloneofsimo import NOTE, named
 from .forms import READERS
 from .forms.form import Form, Tensors
+from .fused import held_twice, row_cuts
 from .layer import Adapter, Copied, Layer
 from .registry import CONTROL_MARKER, Kind, kind_of
 from .scales import Config, find_configs, outer_scale
@@ -41,6 +43,7 @@ def read_adapter(file: SafeFile) -> Adapter:
     Raises UnsupportedError for kinds that are refused or where nothing can be resized, DamagedFileError for
     layers without partner, LayerError for shapes that make no sense.
     """
+    source, file = file, named(file)
     stems = kinds_of(file.header.entries)
     _refuse(file, stems)
     resized = {stem: found for stem, found in stems.items() if _is_resized(file, *found)}
@@ -48,8 +51,10 @@ def read_adapter(file: SafeFile) -> Adapter:
         raise UnsupportedError(f"{file.path}: {_nothing_to_resize(stems)}")
     scales = _Scales(file, find_configs(file.path, file.header.metadata, list(resized)))
     found = [_layer(file, stem, kind, parts, scales) for stem, (kind, parts) in resized.items()]
-    family = identify({layer.stem: layer.size for layer in found})
+    family = identify({layer.stem: layer.size for layer in found}, _told(file.header.metadata))
     layers = tuple(_named(layer, family) for layer in found) if family else tuple(found)
+    scales.notes |= {NOTE} if file is not source else set()
+    scales.notes.update(_held_twice(layers, family))
     return Adapter(
         name=file.path.stem,
         files=(file,),
@@ -60,6 +65,20 @@ def read_adapter(file: SafeFile) -> Adapter:
         notes=tuple(sorted(scales.notes)),
         together=groups_together(layers, family),
     )
+
+
+def _told(metadata: Mapping[str, str]) -> list[str]:
+    """What trainers write of the base model."""
+    return [metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")]
+
+
+def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]:
+    twice = held_twice(layers, family)
+    if twice:
+        yield (
+            f"{len(twice)} layers are in the file twice (first {twice[0]}), in two spellings or in pieces and whole; "
+            f"hosts use one of them, and all are resized"
+        )
 
 
 def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tuple[int, ...], ...]:
@@ -178,7 +197,8 @@ def _named(layer: Layer, family: Family) -> Layer:
     """The same layer under its name in the family's words, and with the kernel that it has there."""
     name = canonical(layer.stem, family)
     row = family_layers(family).get(name) if name else None
-    return replace(layer, canonical=name, form=layer.form if row is None else layer.form.knowing(row.shape[2:]))
+    form = layer.form if row is None else layer.form.knowing(row.shape[2:])
+    return replace(layer, canonical=name, form=form.cut_at(row_cuts(name, layer.size[0], family)))
 
 
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}

@@ -74,8 +74,10 @@ _USUAL = {role: suffix for suffix, role in reversed(_ROLES.items())}
 _LONGEST = max(suffix.count(".") for suffix in _ROLES)
 
 _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
-    # diffusers' attention processors (to_q_lora.down.weight) and XLabs' (qkv_lora1.down.weight)
-    (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\d*\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
+    # diffusers' attention processors (to_q_lora.down.weight)
+    (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
+    # XLabs' processors, where the number belongs to the layer (qkv_lora1.down.weight: 1 is the picture, 2 the text)
+    (re.compile(r"^(?P<stem>.+_lora\d)(?P<suffix>\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
     # PEFT in memory, its adapter's name left in the key (lora_A.default.weight)
     (
         re.compile(r"^(?P<stem>.+)(?P<suffix>\.(?P<word>lora_A|lora_B|lora_magnitude_vector)\.[^.]+(?:\.weight)?)$"),

@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import LayerError, UnsupportedError
 from ..files.header import TensorSpec, file_order
 from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
+from ..names.families import layers
 from ..names.spelling import canonical
 from .forms.form import Slot, Work
 from .layer import Adapter, Copied, Layer
@@ -255,10 +256,22 @@ def _check_kohya(adapter: Adapter) -> None:
             f"{adapter.name}: --naming kohya knows no name for {len(unnamed)} of {len(adapter.layers)} layers "
             f"(first {unnamed[0]}; family {adapter.family.name if adapter.family else 'unknown'}). Leave it away."
         )
+    _check_portable(adapter)
     names = [layer.canonical for layer in adapter.layers]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice:
         raise UnsupportedError(f"{adapter.name}: two layers would both be named {twice}. Leave --naming kohya away.")
+
+
+def _check_portable(adapter: Adapter) -> None:
+    table = layers(adapter.family) if adapter.family else {}
+    rows = [(layer.stem, table.get(layer.canonical or "")) for layer in adapter.layers]
+    pieces = [stem for stem, row in rows if row is not None and not row.portable]
+    if pieces and adapter.family:
+        raise UnsupportedError(
+            f"{adapter.name}: --naming kohya: {len(pieces)} layers (first {pieces[0]}) are pieces of weights that "
+            f"{adapter.family.name} holds whole, and no host reads such pieces under kohya's names. Leave it away."
+        )
 
 
 def _copied(adapter: Adapter, style: Style) -> list[tuple[TensorSpec, Copied]]:

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..errors import LayerError, UnsupportedError
-from ..files.reader import SafeFile, fingerprint
+import numpy as np
+
+from ..errors import DamagedFileError, LayerError, UnsupportedError
+from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays
-from ..linalg.casts import STORAGE
-from ..linalg.factor import Stored
-from ..linalg.norms import both_norms, frobenius_norm
+from ..linalg.assemble import Assembled, Gain, Part
+from ..linalg.casts import STORAGE, singles
+from ..linalg.factor import Factor, Stored
+from ..linalg.norms import both_norms, frobenius_norm, stacked_spectral_norm
 from ..names.families import Family
 from ..progress import Progress, in_order
 from . import norm_cache
-from .pairing import BaseWeight, looks_like_adapter, partner, read_base, vectors
+from .norm_cache import Norms
+from .pairing import BaseWeight, Partner, fitted, looks_like_adapter, partner, read_base, vectors
+from .store import Store, open_store
+
+Reader = Callable[[BaseWeight], Stored]
+"""From a part to its numbers, (rows, columns)."""
 
 
 class Checkpoint:
-    """A checkpoint file, read lazily: one tensor is in memory at a time and worker."""
+    """A checkpoint, read lazily: one weight is in memory at a time and worker.
+
+    It is a file (safetensors, or GGUF with the library ``gguf``) or a folder as diffusers writes it.
+    """
 
     def __init__(self, path: Path | SafeFile) -> None:
-        self._file = path if isinstance(path, SafeFile) else SafeFile(path)
-        self._model = read_base({key: entry.shape for key, entry in self._file.header.entries.items()})
-        if looks_like_adapter(self._file.header.entries) or not (self._model.weights or self._model.generic):
-            self._file.close()
-            raise UnsupportedError(f"{self._file.path}: no base model found in it; a checkpoint was expected.")
+        self._store: Store = open_store(path)
+        self._model = read_base(self._store.shapes)
+        if looks_like_adapter(self._store.shapes) or not (self._model.weights or self._model.generic):
+            self._store.close()
+            raise UnsupportedError(f"{self._store.path}: no base model found in it; a checkpoint was expected.")
         self._fingerprint: str | None = None
-        self._norms: norm_cache.Norms = {}
+        self._norms: Norms = {}
 
     @property
     def path(self) -> Path:
-        return self._file.path
+        return self._store.path
 
     @property
     def family(self) -> Family | None:
@@ -40,8 +52,11 @@ class Checkpoint:
 
     @property
     def file(self) -> SafeFile:
-        """The file itself."""
-        return self._file
+        """The file itself. Raises UnsupportedError where the model lies in several, or in none of safetensors."""
+        files = self._store.files
+        if len(files) != 1:
+            raise UnsupportedError(f"{self.path}: a model in a single safetensors file was expected here.")
+        return files[0]
 
     @property
     def weights(self) -> Mapping[str, BaseWeight]:
@@ -52,81 +67,137 @@ class Checkpoint:
     @property
     def vectors(self) -> Mapping[str, tuple[int, ...]]:
         """Biases and norms, by key."""
-        entries = self._file.header.entries
-        return vectors({key: entry.shape for key, entry in entries.items() if entry.dtype in STORAGE})
+        shapes = self._store.shapes
+        return vectors({key: shape for key, shape in shapes.items() if self._store.dtype(key) in STORAGE})
 
     def vector(self, key: str) -> Stored:
         """A bias or norm as stored, (1, n)."""
-        return Stored(self._file.window(key).reshape(1, -1), self._file.header.entries[key].dtype)
+        stored = self._store.read(key)
+        return Stored(stored.bits.reshape(1, -1), stored.kind)
 
-    def partner(self, canonical: str | None, stem: str, size: tuple[int, int]) -> BaseWeight | None:
-        """The weight that a layer changes, None where there is none of that size (n, m).
-
-        A convolution over more input channels than the LoRA knows, as in inpainting models, is no partner.
-        """
-        weight = partner(self._model, canonical, stem)
-        if weight is None or weight.matrix != size or self._dtype(weight) not in STORAGE:
+    def partner(self, canonical: str | None, stem: str, size: tuple[int, int]) -> Partner | None:
+        """The weight that a layer changes, None where there is none of that size (n, m)."""
+        found = partner(self._model, canonical, stem)
+        if found is None or any(self._dtype(part) not in STORAGE for part in found.parts):
             return None
-        return weight
+        return fitted(found, size, canonical, self._model.family)
 
     def matrix(self, weight: BaseWeight) -> Stored:
-        """The weight as stored, (rows, columns); its memory is given back when nobody holds it."""
-        bits = self._file.window(weight.key, weight.rows)
-        return Stored(bits.reshape(weight.shape[0], -1), self._dtype(weight))
+        """A part, (rows, columns), as stored or, where it has a scale, times that; its memory is given back when
+        nobody holds it."""
+        stored, gain = self._stored(weight), self._gain(weight)
+        if np.ndim(gain) == 0 and gain == 1.0:
+            return stored
+        return Stored(Assembled((Part(stored, gain),), stored.shape[1]).bits, "F32")
+
+    def _stored(self, weight: BaseWeight) -> Stored:
+        """A part as stored, its scale left out."""
+        return self._store.read(weight.key, weight.rows)
+
+    def whole(self, found: Partner) -> Factor:
+        """The weight as the layer sees it, but for a transpose, (rows, columns)."""
+        return self._whole(found, self._stored)
+
+    def _whole(self, found: Partner, read: Reader) -> Factor:
+        parts = tuple(Part(read(part), self._gain(part)) for part in found.parts)
+        is_plain = len(parts) == 1 and np.ndim(parts[0].gain) == 0 and parts[0].gain == 1.0
+        if is_plain and not found.swapped and found.width is None:
+            return parts[0].factor
+        return Assembled(parts, found.width or parts[0].factor.shape[1], found.swapped)
 
     def norms(
         self,
-        weights: Iterable[BaseWeight],
+        partners: Iterable[Partner],
         *,
         spectral: bool,
         arrays: Arrays,
         pool: ThreadPoolExecutor,
         progress: Progress,
-    ) -> dict[BaseWeight, tuple[float, float | None]]:
+    ) -> dict[Partner, tuple[float, float | None]]:
         """Frobenius norm, and where asked spectral norm, of each weight; from the cache where it knows them."""
-        wanted = list(weights)
+        wanted = list(partners)
         self._load()
-        missing = sorted((w for w in wanted if self._lacks(w, spectral)), key=self._position)
+        lacking = {name(one): one for one in wanted if self._lacks(one, spectral)}
+        missing = sorted(lacking.values(), key=self._position)
         if missing:
             self._compute(missing, spectral, arrays, pool, progress)
-        return {weight: self._norms[_name(weight)] for weight in wanted}
+        return {one: self._norms[name(one)] for one in wanted}
 
     def close(self) -> None:
-        """Gives the file back."""
-        self._file.close()
+        """Gives the files back."""
+        self._store.close()
 
     def _load(self) -> None:
         if self._fingerprint is None:
-            self._fingerprint = fingerprint(self._file)
+            self._fingerprint = self._store.fingerprint()
             self._norms = norm_cache.load(self._fingerprint)
 
-    def _lacks(self, weight: BaseWeight, spectral: bool) -> bool:
-        known = self._norms.get(_name(weight))
+    def _lacks(self, one: Partner, spectral: bool) -> bool:
+        known = self._norms.get(name(one))
         return known is None or (spectral and known[1] is None)
 
     def _compute(
-        self, missing: list[BaseWeight], spectral: bool, arrays: Arrays, pool: ThreadPoolExecutor, progress: Progress
+        self, missing: list[Partner], spectral: bool, arrays: Arrays, pool: ThreadPoolExecutor, progress: Progress
     ) -> None:
-        def measure(weight: BaseWeight) -> tuple[float, float | None]:
-            matrix = self.matrix(weight)
-            fro, spn = both_norms(matrix, arrays) if spectral else (frobenius_norm(matrix, arrays), None)
-            if not fro < float("inf"):
-                raise LayerError(f"{self.path}: {weight.key} holds NaN or infinite values; the checkpoint is damaged.")
-            return fro, spn
-
         progress.start("read base", len(missing))
-        for weight, norms in zip(missing, in_order(pool, measure, missing, ahead=8), strict=True):
-            self._norms[_name(weight)] = norms
+        found = in_order(pool, lambda one: self._measured(one, spectral, arrays, self._stored), missing, ahead=8)
+        for one, norms in zip(missing, found, strict=True):
+            self._norms[name(one)] = norms
             progress.step()
         assert self._fingerprint is not None
         norm_cache.save(self._fingerprint, self._norms)
 
+    def _measured(self, one: Partner, spectral: bool, arrays: Arrays, read: Reader) -> tuple[float, float | None]:
+        """Norms of a weight; those of a stack come from its parts, of which one is in memory at a time."""
+        gains = [self._gain(part) for part in one.parts]
+        if one.width is not None or any(np.ndim(gain) for gain in gains):
+            return self._norms_of(self._whole(one, read), one, spectral, arrays)
+        parts, scales = [read(part) for part in one.parts], [abs(float(gain)) for gain in gains]
+        if len(parts) == 1:
+            fro, spn = self._norms_of(parts[0], one, spectral, arrays)
+            return scales[0] * fro, None if spn is None else scales[0] * spn
+        each = [scale * frobenius_norm(part, arrays) for part, scale in zip(parts, scales, strict=True)]
+        fro = self._checked(math.hypot(*each), one)
+        return fro, stacked_spectral_norm(parts, scales, arrays) if spectral else None
+
+    def _norms_of(self, weight: Factor, one: Partner, spectral: bool, arrays: Arrays) -> tuple[float, float | None]:
+        fro, spn = both_norms(weight, arrays) if spectral else (frobenius_norm(weight, arrays), None)
+        return self._checked(fro, one), spn
+
+    def _checked(self, fro: float, one: Partner) -> float:
+        if not fro < float("inf"):
+            raise LayerError(f"{self.path}: {one.key} holds NaN or infinite values; the checkpoint is damaged.")
+        return fro
+
+    def _gain(self, weight: BaseWeight) -> Gain:
+        """What quantised numbers are multiplied by: one number, or one for each row of the part, (rows,)."""
+        if weight.scale is None:
+            return 1.0
+        stored = self._store.read(weight.scale)
+        gains = singles(stored.bits, stored.kind).reshape(-1)
+        if gains.size == 1:
+            return float(gains[0])
+        first, last = weight.rows or (0, weight.shape[0])
+        if gains.size < last or gains.size == 0:
+            raise DamagedFileError(
+                f"{self.path}: {weight.scale} holds {gains.size} numbers for the rows of {weight.key}; "
+                f"one, or one for each row, was expected."
+            )
+        return gains[first:last]
+
     def _dtype(self, weight: BaseWeight) -> str:
-        return self._file.header.entries[weight.key].dtype
+        return self._store.dtype(weight.key)
 
-    def _position(self, weight: BaseWeight) -> tuple[int, int]:
-        return self._file.header.entries[weight.key].start, (weight.rows or (0, 0))[0]
+    def _position(self, one: Partner) -> tuple[int, int]:
+        return self._store.position(one.key), (one.parts[0].rows or (0, 0))[0]
 
 
-def _name(weight: BaseWeight) -> str:
+def name(one: Partner) -> str:
+    """What a weight's norms are remembered under."""
+    joined = "+".join(_part_name(part) for part in one.parts)
+    columns = one.parts[0].matrix[1]
+    return f"{joined}[:{one.width}]" if one.width is not None and one.width < columns else joined
+
+
+def _part_name(weight: BaseWeight) -> str:
     return weight.key if weight.rows is None else f"{weight.key}[{weight.rows[0]}:{weight.rows[1]}]"

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 """Raised whenever norms are computed differently."""
 
 Norms = dict[str, tuple[float, float | None]]

@@ -1,35 +1,39 @@
-"""Which tensor of a base model, and which of its rows, a LoRA layer changes.
+"""Which tensors of a base model, and which of their rows, a LoRA layer changes.
 
 The map is made forward from the keys that the checkpoint really has: single-file and diffusers layouts
-become the same dotted names, fused tensors are cut, and each piece is filed under the canonical id of
-its layer. Only the header is needed; nothing is read from the tensors.
+become the same dotted names, and each tensor is filed under the canonical id of its layer. A layer that
+the checkpoint holds as a part of a larger tensor is cut out of it, one that it holds in pieces is put
+together from them. Only the header is needed; nothing is read from the tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from math import prod
 
 from ..names.architecture import open_clip_weights
-from ..names.families import Family, flatten
+from ..names.families import FAMILIES, Family, LayerName, flatten, layers
+from ..names.notation import Share
 from ..names.spelling import canonical, identify, split
 
 
 @dataclass(frozen=True)
 class BaseWeight:
-    """The part of one stored tensor that is one layer's weight.
+    """One stored tensor, or rows of one.
 
     `shape` is that of the part as it is stored, ``(out, in)``, ``(out, in, height, width)``, or
     ``(in, out)`` where `transposed`. `rows` is the half-open range of the stored tensor's first
-    dimension, or None for all of it.
+    dimension, or None for all of it. `scale` is the key of the tensor by which quantised numbers are
+    multiplied: one number, or one for each row of the whole tensor.
     """
 
     key: str
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
     transposed: bool = False
+    scale: str | None = None
 
     @property
     def matrix(self) -> tuple[int, int]:
@@ -39,22 +43,61 @@ class BaseWeight:
 
 
 @dataclass(frozen=True)
+class Partner:
+    """The weight that a LoRA layer changes: stored parts, one below the other.
+
+    `swapped` tells that the layer has the two halves of these rows in the other order. `width` is the number
+    of the layer's columns where that is not the weight's own: columns beyond it are left out, as those
+    that an inpainting model adds; missing ones count as zeros.
+    """
+
+    parts: tuple[BaseWeight, ...]
+    swapped: bool = False
+    width: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Key of the first tensor, for messages."""
+        return self.parts[0].key
+
+    @property
+    def transposed(self) -> bool:
+        return self.parts[0].transposed
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """``(out, in)`` as the layer sees it."""
+        return sum(part.matrix[0] for part in self.parts), self.width or self.parts[0].matrix[1]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stored tensor as a share of the whole weight that it belongs to."""
+
+    share: Share
+    swapped: bool
+    weight: BaseWeight
+
+
+@dataclass(frozen=True)
 class BaseModel:
     """All weights of a base model that a LoRA layer could change.
 
     `weights` maps canonical ids of `family` to weights. `generic` maps the names that kohya's rule gives
     to the checkpoint's own words (``lora_unet_…``, ``lora_te1_…``, ``lora_te2_…``, dots made
     underscores) to the same weights, so that layers outside our tables still find their partner.
+    `pieces` maps the id of a weight that some layouts cut to what this checkpoint holds of it.
     """
 
     family: Family | None
     weights: Mapping[str, BaseWeight]
     generic: Mapping[str, BaseWeight]
+    pieces: Mapping[str, tuple[_Piece, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Home:
-    """Where a checkpoint keeps one component: `slot` 0 is the denoiser, 1 and 2 the text encoders."""
+    """Where a checkpoint keeps one component: `slot` 0 is the denoiser, 1 and up the text encoders."""
 
     prefix: str
     slot: int
@@ -65,6 +108,8 @@ _HOMES = (
     _Home("model.diffusion_model.", 0),
     _Home("diffusion_model.", 0),
     _Home("unet.", 0),
+    _Home("transformer.", 0),
+    _Home("prior.", 0),
     _Home("conditioner.embedders.0.transformer.", 1),
     _Home("conditioner.embedders.0.model.", 1, open_clip=True),
     _Home("conditioner.embedders.1.model.", 2, open_clip=True),
@@ -72,16 +117,19 @@ _HOMES = (
     _Home("cond_stage_model.model.", 1, open_clip=True),
     _Home("text_encoder.", 1),
     _Home("text_encoder_2.", 2),
+    _Home("text_encoder_3.", 3),
     _Home("text_encoders.clip_l.transformer.", 1),
     _Home("text_encoders.clip_h.transformer.", 1),
     _Home("text_encoders.clip_g.transformer.", 2),
+    _Home("text_encoders.t5xxl.transformer.", 3),
     _Home("", 0),
 )
 
+_EMA = "model_ema."
 _NEVER_TRAINED = (
     "first_stage_model.",
     "vae.",
-    "model_ema.",
+    _EMA,
     "cond_stage_model.",
     "conditioner.",
     "text_encoders.",
@@ -89,22 +137,14 @@ _NEVER_TRAINED = (
     "control_model.",
 )
 
-_SLOT_PREFIXES = ("lora_unet_", "lora_te1_", "lora_te2_")
-_DOTTED_PREFIXES = ("diffusion_model.", "text_encoder.", "text_encoder_2.")
+_SLOT_PREFIXES = ("lora_unet_", "lora_te1_", "lora_te2_", "lora_te3_")
+_DOTTED_PREFIXES = ("diffusion_model.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
 
-_DENOISER_STARTS = (
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "unet.",
-    "down_blocks.",
-    "mid_block.",
-    "up_blocks.",
-    "input_blocks.",
-    "middle_block.",
-    "output_blocks.",
-)
+_DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.")
 _ADAPTER_MARKS = ("lora", "hada_", "lokr_", "oft_", "lycoris_", "ia3_", "dora_scale")
 _ADAPTER_ENDS = (".diff", ".diff_b", ".set_weight", ".w_norm", ".b_norm", ".a1.weight", ".b1.weight")
+_SCALES = (".scale_weight", ".weight_scale")
+_OTHERWISE_PACKED = ".weight_scale_inv"
 
 
 def looks_like_checkpoint(keys: Iterable[str]) -> bool:
@@ -117,7 +157,7 @@ def looks_like_checkpoint(keys: Iterable[str]) -> bool:
     for key in keys:
         if _is_adapter_key(key):
             return False
-        found = found or (key.startswith(_DENOISER_STARTS) and key.endswith(".weight"))
+        found = found or (key.startswith(_denoiser_starts()) and key.endswith(".weight"))
     return found
 
 
@@ -130,17 +170,30 @@ def _is_adapter_key(key: str) -> bool:
     return key.endswith(_ADAPTER_ENDS) or any(mark in key for mark in _ADAPTER_MARKS)
 
 
+@cache
+def _denoiser_starts() -> tuple[str, ...]:
+    """Prefixes of denoisers, and the first words of their blocks (which are numbered) where there is no prefix."""
+    roots = {root for family in FAMILIES for words in family.roots for root in words}
+    blocks = {root for root in roots if root.endswith(("blocks", "block", "layers", "refiner"))}
+    return (*_DENOISER_PREFIXES, *sorted(f"{prefix}{root}." for root in blocks for prefix in ("", "transformer.")))
+
+
 def read_base(shapes: Mapping[str, tuple[int, ...]]) -> BaseModel:
     """Read a base model's header: `shapes` maps every key of the file to its tensor's shape.
 
-    Norms, biases, the VAE and EMA copies are left out. If a layer is there twice, the first in the
-    order of `shapes` counts.
+    Norms, biases and the VAE are left out, and EMA copies too unless there is no other denoiser. If a layer
+    is there twice, the first in the order of `shapes` counts.
     """
     found = [part for key, shape in shapes.items() for part in _parts(key, shape)]
+    if not any(slot == 0 for slot, *_ in found):
+        found = [*_ema_parts(shapes), *found]
+    found = [(slot, name, _scaled(weight, shapes)) for slot, name, weight in found if _is_plain(weight, shapes)]
     stems = {_DOTTED_PREFIXES[slot] + name: weight for slot, name, weight in reversed(found)}
-    family = identify({stem: weight.matrix for stem, weight in stems.items()})
+    denoiser = {stem: weight for stem, weight in stems.items() if stem.startswith(_DOTTED_PREFIXES[0])}
+    family = identify({stem: weight.matrix for stem, weight in (denoiser or stems).items()})
     generic = {_SLOT_PREFIXES[slot] + flatten(name): weight for slot, name, weight in reversed(found)}
-    return BaseModel(family, {} if family is None else _by_id(stems, family), generic)
+    weights = {} if family is None else _by_id(stems, family)
+    return BaseModel(family, weights, generic, {} if family is None else _by_whole(weights, family))
 
 
 def vectors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -153,7 +206,7 @@ def _is_trained(key: str) -> bool:
     return bool(home.prefix) or not key.startswith(_NEVER_TRAINED)
 
 
-def partner(base: BaseModel, canonical_id: str | None, stem: str) -> BaseWeight | None:
+def partner(base: BaseModel, canonical_id: str | None, stem: str) -> Partner | None:
     """The weight that a LoRA layer changes, or None if the base has no such layer.
 
     `canonical_id` is the layer's id in the LoRA's family, None if that is unknown; `stem` is its name as
@@ -161,18 +214,90 @@ def partner(base: BaseModel, canonical_id: str | None, stem: str) -> BaseWeight 
     cannot find a weight that merely has the same words; all others pair by their own name.
     """
     if base.family is not None and canonical_id is not None:
-        return base.weights.get(canonical_id)
+        found = base.weights.get(canonical_id)
+        return _from_pieces(base, canonical_id) if found is None else Partner((found,))
     prefix, body = split(stem)
     for slot in prefix.slots:
         found = base.generic.get(_SLOT_PREFIXES[slot] + flatten(body))
         if found is not None:
-            return found
+            return Partner((found,))
     return None
+
+
+def fitted(found: Partner, size: tuple[int, int], canonical_id: str | None, family: Family | None) -> Partner | None:
+    """The partner of a layer of this size (n, m); None where it is no partner of such a layer.
+
+    The layer that reads the latent may have more or fewer columns: inpainting models and those that are steered by
+    a second picture widen it.
+    """
+    if found.matrix == size:
+        return found
+    weight = found.parts[0]
+    is_entrance = family is not None and canonical_id == family.entrance and len(found.parts) == 1
+    kernel = prod(weight.shape[2:])
+    if not is_entrance or weight.transposed or found.matrix[0] != size[0] or size[1] % kernel:
+        return None
+    return replace(found, width=size[1])
+
+
+def _from_pieces(base: BaseModel, canonical_id: str) -> Partner | None:
+    """A layer that the base holds as a part of a larger tensor, or in several."""
+    row = layers(base.family).get(canonical_id) if base.family else None
+    if row is None:
+        return None
+    found = base.pieces.get(row.whole or row.id, ())
+    around = next((piece for piece in found if _covers(piece.share, row.share)), None)
+    if around is not None:
+        return _cut(around, row)
+    return _stacked(found, row)
+
+
+def _covers(outer: Share, inner: Share) -> bool:
+    return outer.first * inner.of <= inner.first * outer.of and outer.last * inner.of >= inner.last * outer.of
+
+
+def _cut(piece: _Piece, row: LayerName) -> Partner | None:
+    weight = piece.weight
+    if (piece.share.first * row.share.of, piece.share.last * row.share.of) == (
+        row.share.first * piece.share.of,
+        row.share.last * piece.share.of,
+    ):
+        return Partner((weight,), swapped=piece.swapped != row.swapped)
+    rows = row.share.rows(weight.shape[0]) if piece.share.is_whole and not piece.swapped else None
+    if rows is None:
+        return None
+    return Partner((replace(weight, rows=rows, shape=(rows[1] - rows[0], *weight.shape[1:])),))
+
+
+def _stacked(found: Iterable[_Piece], row: LayerName) -> Partner | None:
+    """The pieces that cover the layer's rows without gap or overlap."""
+    of = max((piece.share.of for piece in found), default=1)
+    end, parts = row.share.first * of // row.share.of, []
+    for piece in sorted(found, key=lambda piece: (piece.share.first, piece.share.last)):
+        inside = piece.share.of == of and piece.share.last * row.share.of <= row.share.last * of
+        if inside and piece.share.first == end and not piece.swapped:
+            parts.append(piece.weight)
+            end = piece.share.last
+    columns = {part.matrix[1] for part in parts}
+    if end * row.share.of != row.share.last * of or len(columns) != 1:
+        return None
+    return Partner(tuple(parts))
 
 
 def _by_id(stems: Mapping[str, BaseWeight], family: Family) -> dict[str, BaseWeight]:
     named = ((canonical(stem, family), weight) for stem, weight in stems.items())
     return {name: weight for name, weight in named if name is not None}
+
+
+def _by_whole(weights: Mapping[str, BaseWeight], family: Family) -> dict[str, tuple[_Piece, ...]]:
+    table = layers(family)
+    cut = {row.whole for row in table.values() if row.whole is not None}
+    found: dict[str, list[_Piece]] = {}
+    for name, weight in weights.items():
+        row = table[name]
+        if row.whole is not None or name in cut:
+            found.setdefault(row.whole or name, []).append(_Piece(row.share, row.swapped, weight))
+    return {name: tuple(pieces) for name, pieces in found.items()}
 
 
 def _parts(key: str, shape: tuple[int, ...]) -> Iterator[tuple[int, str, BaseWeight]]:
@@ -185,8 +310,36 @@ def _parts(key: str, shape: tuple[int, ...]) -> Iterator[tuple[int, str, BaseWei
     body = key[len(home.prefix) :]
     if home.open_clip and body in _open_clip():
         yield from _open_clip_parts(home.slot, key, body, shape)
-    elif body.endswith(".weight"):
-        yield home.slot, body.removesuffix(".weight"), BaseWeight(key, shape)
+    elif body.endswith(".weight") or (home.slot == 0 and body.endswith(".in_proj_weight")):
+        yield home.slot, body[: -len("_weight")], BaseWeight(key, shape)
+
+
+def _ema_parts(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[int, str, BaseWeight]]:
+    """The denoiser in its EMA copy, whose names have lost their dots."""
+    names = _without_dots() if any(key.startswith(_EMA) for key in shapes) else {}
+    for key, shape in shapes.items():
+        name = names.get(key.removeprefix(_EMA)) if key.startswith(_EMA) else None
+        if name is not None:
+            yield 0, name, BaseWeight(key, shape)
+
+
+@cache
+def _without_dots() -> Mapping[str, str]:
+    """``diffusion_modelinput_blocks00weight`` -> ``input_blocks.0.0``, for all that was ever saved so: UNets."""
+    rows = [row for family in FAMILIES if "input_blocks" in family.roots[0] for row in layers(family).values()]
+    names = {spelling for row in rows if row.component == "unet" for spelling in row.spellings}
+    return {f"diffusion_model.{name}.weight".replace(".", ""): name for name in names}
+
+
+def _scaled(weight: BaseWeight, shapes: Mapping[str, tuple[int, ...]]) -> BaseWeight:
+    keys = [weight.key.removesuffix(".weight") + end for end in _SCALES]
+    scale = next((key for key in keys if key in shapes and key != weight.key), None)
+    return weight if scale is None else replace(weight, scale=scale)
+
+
+def _is_plain(weight: BaseWeight, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether we know how its numbers are packed; a scale for each block of numbers is not read."""
+    return weight.key.removesuffix(".weight") + _OTHERWISE_PACKED not in shapes
 
 
 def _open_clip_parts(slot: int, key: str, body: str, shape: tuple[int, ...]) -> Iterator[tuple[int, str, BaseWeight]]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import math
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -75,6 +77,16 @@ class SafeFile:
             # BufferError: somebody still looks at the map; it is unmapped when the last view of it dies.
             with contextlib.suppress(BufferError):
                 whole.close()
+
+    def renamed(self, names: Mapping[str, str], metadata: Mapping[str, str]) -> SafeFile:
+        """The same open file, its tensors under other names (old -> new, all of them) and with other metadata.
+
+        It lives as long as this one is open.
+        """
+        other = copy.copy(self)
+        entries = {names[key]: entry for key, entry in self.header.entries.items()}
+        other.header = replace(self.header, entries=entries, metadata=dict(metadata))
+        return other
 
     def bits(self, key: str) -> Bits:
         """The tensor as a read-only view of the map: its shape, dtype as in ``STORAGE``, any alignment."""

@@ -46,6 +46,14 @@ _ARCHITECTURES = (  # beginning of ss_base_model_version -> sai_model_spec archi
     ("flux1", "flux-1-dev/lora"),
     ("chroma", "chroma/lora"),
     ("lumina2", "lumina-2/lora"),
+    ("hunyuan_video", "hunyuan-video/lora"),
+    ("wan", "wan2.1/lora"),
+    ("flux_2_dev", "Flux.2-dev/lora"),
+    ("flux_2_klein_9b", "Flux.2-klein-9b/lora"),
+    ("flux_2_klein_4b", "Flux.2-klein-4b/lora"),
+    ("qwen_image", "Qwen-Image/lora"),
+    ("z_image", "Z-Image/lora"),
+    ("krea2", "Krea-2/lora"),
 )
 _PER_PART_ARGS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_alphas")
 

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from ..base import norm_cache
-from ..base.checkpoint import Checkpoint
-from ..base.pairing import BaseWeight, read_base
-from ..errors import DeviceError, FileError, HostError, UnsupportedError
+from ..base.checkpoint import Checkpoint, name
+from ..base.pairing import BaseWeight, Partner, read_base
+from ..errors import DeviceError, FileError, HostError, LayerError, UnsupportedError
 from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays
 from ..linalg.casts import STORAGE, Single, round_to, singles
 from ..linalg.factor import Stored
-from ..linalg.norms import frobenius_norm, largest_singular_value, spectral_norm
+from ..linalg.norms import largest_singular_value
 from ..names.families import Family
 from ..progress import Progress, in_order
 from .host import Host, Loaded
@@ -74,17 +74,17 @@ class LiveCheckpoint(Checkpoint):
         if reason is not None:
             self._leave_memory(f"in memory its weights are rounded by {reason}")
 
-    def matrix(self, weight: BaseWeight) -> Stored:
+    def _stored(self, weight: BaseWeight) -> Stored:
         """The weight as float32, (rows, columns), from memory where it can be trusted."""
         if self.source == MEMORY:
             try:
                 return self._from_memory(weight)
             except _Untrusted as reason:
                 self._leave_memory(str(reason))
-        return super().matrix(weight)
+        return super()._stored(weight)
 
     def _compute(
-        self, missing: list[BaseWeight], spectral: bool, arrays: Arrays, pool: ThreadPoolExecutor, progress: Progress
+        self, missing: list[Partner], spectral: bool, arrays: Arrays, pool: ThreadPoolExecutor, progress: Progress
     ) -> None:
         if self.source == MEMORY:
             try:
@@ -101,19 +101,19 @@ class LiveCheckpoint(Checkpoint):
         norm_cache.save(self._fingerprint, self._norms)
 
     def _compute_in_memory(
-        self, missing: list[BaseWeight], spectral: bool, pool: ThreadPoolExecutor, progress: Progress
+        self, missing: list[Partner], spectral: bool, pool: ThreadPoolExecutor, progress: Progress
     ) -> dict[str, Norms]:
         """On a device one weight after the other; on the CPU two workers, of which one reads at a time."""
 
-        def measure(weight: BaseWeight) -> Norms:
-            return self._measure(weight, spectral)
+        def measure(one: Partner) -> Norms:
+            return self._measure(one, spectral)
 
         progress.start("read base", len(missing))
         found = {}
         with self._guest():
             results = in_order(pool, measure, missing, ahead=2) if self.device == "cpu" else map(measure, missing)
-            for weight, norms in zip(missing, results, strict=True):
-                found[self._label(weight)] = norms
+            for one, norms in zip(missing, results, strict=True):
+                found[name(one)] = norms
                 progress.step()
         return found
 
@@ -130,21 +130,25 @@ class LiveCheckpoint(Checkpoint):
         finally:
             self._host.tidy()
 
-    def _measure(self, weight: BaseWeight, spectral: bool) -> Norms:
-        norms = self._measured_on_device(weight, spectral) if self._fits_device(weight) else None
+    def _measure(self, one: Partner, spectral: bool) -> Norms:
+        """What is put together from parts, or cut, is left to the CPU."""
+        is_plain = len(one.parts) == 1 and one.width is None
+        norms = self._measured_on_device(one, spectral) if is_plain and self._fits_device(one.parts[0]) else None
         if norms is not None:
             return norms
-        matrix, arrays = self._from_memory(weight), NumpyArrays()
-        fro = _finite(frobenius_norm(matrix, arrays), weight)
-        return fro, spectral_norm(matrix, arrays) if spectral else None
+        try:
+            return self._measured(one, spectral, NumpyArrays(), self._from_memory)
+        except LayerError as error:
+            raise _Untrusted(f"{one.key} holds NaN or infinite values in memory") from error
 
     def _fits_device(self, weight: BaseWeight) -> bool:
         return self.device != "cpu" and 4 * math.prod(weight.shape) <= _LARGEST_COPY
 
-    def _measured_on_device(self, weight: BaseWeight, spectral: bool) -> Norms | None:
+    def _measured_on_device(self, one: Partner, spectral: bool) -> Norms | None:
         """None where the device cannot, for want of memory or of an operation; the CPU goes on from there."""
         try:
             with self._turn():
+                weight = one.parts[0]
                 tensor = self._read(weight, self.device).reshape(weight.shape[0], -1)
                 fro = _finite(_frobenius(tensor), weight)
                 return fro, _spectral(tensor, self.device) if spectral else None
@@ -181,7 +185,7 @@ class LiveCheckpoint(Checkpoint):
         start = max(0, (math.prod(weight.shape) - _SAMPLE) // 2)
         window = slice(start, start + _SAMPLE)
         held = tensor.reshape(-1)[window].cpu().numpy()
-        stored = singles(self._file.window(weight.key, weight.rows).reshape(-1)[window], self._dtype(weight))
+        stored = singles(self._store.read(weight.key, weight.rows).bits.reshape(-1)[window], self._dtype(weight))
         allowed = _ROUNDING.get(self._loaded.dtype(weight.key), 0.0) * np.abs(stored) + _SMALLEST
         if not bool(np.all(np.abs(held - stored) <= allowed)):
             kept = self._loaded.dtype(weight.key)
@@ -191,9 +195,6 @@ class LiveCheckpoint(Checkpoint):
         if self.source == MEMORY:
             self.source = FILE
             self.notes.append(f"{self.path.name} is read from its file: {reason}.")
-
-    def _label(self, weight: BaseWeight) -> str:
-        return weight.key if weight.rows is None else f"{weight.key}[{weight.rows[0]}:{weight.rows[1]}]"
 
 
 class UnfiledCheckpoint(LiveCheckpoint):
@@ -240,8 +241,8 @@ class UnfiledCheckpoint(LiveCheckpoint):
         kind = self._loaded.dtype(weight.key)
         return kind if kind in STORAGE else ""
 
-    def _position(self, weight: BaseWeight) -> tuple[int, int]:
-        return self._order[weight.key], (weight.rows or (0, 0))[0]
+    def _position(self, one: Partner) -> tuple[int, int]:
+        return self._order[one.key], (one.parts[0].rows or (0, 0))[0]
 
 
 class LiveWeights:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -143,6 +143,9 @@ class Spectrum:
     """(r, r): ``up @ p[:, :k]`` is ``U sqrt(s)`` of the first k dimensions, (n, k)."""
     q: Single
     """(r, r): ``q[:k] @ down`` is ``sqrt(s) V^T`` of the first k dimensions, (k, m)."""
+    owner: NDArray[np.integer[Any]] | None = None
+    """(r,): which piece of a fused layer each dimension belongs to, where they were decomposed by piece; see
+    `blocks`."""
 
     @property
     def nbytes(self) -> int:

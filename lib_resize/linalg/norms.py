@@ -6,7 +6,7 @@ A weight is a stored matrix (rows, columns); a convolution is taken as (out, in 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -49,26 +49,54 @@ def spectral_norm(weight: Factor, arrays: Arrays) -> float:
     return largest_singular_value(arrays.single(weight.bits, weight.kind), arrays)
 
 
+def stacked_spectral_norm(parts: Sequence[Factor], gains: Sequence[float], arrays: Arrays) -> float:
+    """The largest singular value of parts one below the other, each times its gain, to about 1e-5.
+
+    Every step brings in one part after the other, so that no more than one is in memory as float32.
+    """
+
+    def stripes() -> Iterator[Array]:
+        for part, gain in zip(parts, gains, strict=True):
+            w = arrays.single(part.bits, part.kind)
+            for stripe in _pieces(w, _stripe(w.shape[1], arrays)):
+                yield stripe if gain == 1.0 else stripe * gain
+
+    rows = sum(part.shape[0] for part in parts)
+    return _largest(stripes, (rows, parts[0].shape[1]), arrays)
+
+
 def largest_singular_value(w: Array, arrays: Arrays) -> float:
-    """Largest singular value of w (n, m), float32: the root of the largest eigenvalue of ``w^T w``, by Lanczos.
+    """Largest singular value of w (n, m), float32, to about 1e-5; see `_largest`."""
+    stripes = list(_pieces(w, _stripe(w.shape[1], arrays)))
+    return _largest(lambda: stripes, w.shape, arrays)
+
+
+def _stripe(columns: int, arrays: Arrays) -> int:
+    """Rows that stay in cache."""
+    return max(1, 2 * arrays.block_elements // columns)
+
+
+def _largest(stripes: Callable[[], Iterable[Array]], shape: tuple[int, int], arrays: Arrays) -> float:
+    """Largest singular value of w (n, m), given in stripes of rows: the root of the largest eigenvalue of ``w^T w``,
+    by Lanczos.
 
     Lanczos 1950: three terms, then all of the basis once more (without that float32 breaks down), from a fixed
     random start. It stops when the residual of the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical
     Methods for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
     """
-    n, m = w.shape
+    n, m = shape
     steps = min(_STEPS, n + 1, m)
     basis = arrays.empty(steps + 1, m)
     start = np.random.default_rng(0).standard_normal(m, dtype=np.float32)
     basis[0] = arrays.bring(start / np.float32(np.linalg.norm(start)))
-    scale = _length(w @ basis[0])  # of the weight, so that no square leaves the range of float32
+    # The scale of the weight, so that no square leaves the range of float32.
+    scale = math.hypot(*(_length(stripe @ basis[0]) for stripe in stripes()))
     if scale == 0.0:
         return 0.0
-    stripes = list(_pieces(w, max(1, 2 * arrays.block_elements // m)))
     diagonal: list[float] = []
     couplings: list[float] = []
     for step in range(steps):
-        y = _applied(stripes, basis[step], 1.0 / scale)
+        y = _applied(stripes(), basis[step], 1.0 / scale)
         diagonal.append(float(basis[step] @ y))
         y -= diagonal[-1] * basis[step]
         if step:
@@ -85,12 +113,11 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
     raise AssertionError("the last step returns")
 
 
-def _applied(stripes: Sequence[Array], x: Array, gain: float) -> Array:
+def _applied(stripes: Iterable[Array], x: Array, gain: float) -> Array:
     """``gain^2 W^T W x``, stripe by stripe: each is in cache yet when its transpose is due."""
-    first, *others = stripes
-    y = first.T @ ((first @ x) * gain)
-    for stripe in others:
-        y += stripe.T @ ((stripe @ x) * gain)
+    y: Array = 0.0
+    for stripe in stripes:
+        y = y + stripe.T @ ((stripe @ x) * gain)
     return y * gain
 
 

@@ -62,6 +62,15 @@ SD2_UNET = UNetConfig(
     context=1024,
     label_channels=None,
 )
+REFINER_UNET = UNetConfig(
+    channels=384,
+    multipliers=(1, 2, 4, 4),
+    depths=(0, 4, 4, 0),
+    middle_depth=4,
+    context=1280,
+    label_channels=2560,
+)
+KOLORS_UNET = UNetConfig(label_channels=5632)
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,23 @@ def open_clip_weights(layers: int = 32, width: int = 1280, projection: bool = Tr
     if projection:
         found.append(TextWeight("text_projection", (width, width), "text_projection", transposed=True))
     return tuple(found)
+
+
+def t5_weights(layers: int = 24, width: int = 4096, hidden: int = 10240) -> tuple[TextWeight, ...]:
+    """The matrices of a T5 1.1 encoder (XXL by default), in Hugging Face's layout."""
+    return tuple(
+        TextWeight(name, shape, f"{name}.weight")
+        for index in range(layers)
+        for name, shape in _t5_layer(f"encoder.block.{index}.layer", width, hidden)
+    )
+
+
+def _t5_layer(layer: str, width: int, hidden: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    for name in "qkvo":
+        yield f"{layer}.0.SelfAttention.{name}", (width, width)
+    yield f"{layer}.1.DenseReluDense.wi_0", (hidden, width)
+    yield f"{layer}.1.DenseReluDense.wi_1", (hidden, width)
+    yield f"{layer}.1.DenseReluDense.wo", (width, hidden)
 
 
 def _head(config: UNetConfig) -> Iterator[Weight]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
-from .families import FAMILIES, Family, attention_group, block, component, flatten, layers
+from .families import FAMILIES, SDXL, Family, attention_group, block, component, flatten, layers
 
 __all__ = [
     "PREFIXES",
@@ -36,6 +36,9 @@ DIFFUSERS_OLD = "diffusers (old processor)"
 PEFT = "PEFT"
 LYCORIS = "LyCORIS"
 COMFYUI = "ComfyUI"
+KOHYA = "kohya"
+ONETRAINER = "OneTrainer"
+XLABS = "XLabs"
 UNKNOWN = "unknown"
 
 
@@ -43,9 +46,9 @@ UNKNOWN = "unknown"
 class Prefix:
     """How the stems of one producer start.
 
-    `slots` are the components that may follow: 0 is the denoiser, 1 and 2 are the text encoders, as in
-    `Family.components`. `flat` tells that the body is written with underscores. `spelling` is the
-    producer's name, or None where the words of the body decide.
+    `slots` are the components that may follow: 0 is the denoiser, 1 and up are the text encoders, as in
+    `Family.components`; of several the first that knows the body counts. `flat` tells that the body is
+    written with underscores. `spelling` is the producer's name, or None where the words of the body decide.
     """
 
     text: str
@@ -55,12 +58,18 @@ class Prefix:
 
 
 _UNET, _TE1, _TE2, _UNET_OR_TE1 = (0,), (1,), (2,), (0, 1)
+_TE3 = (3, 2, 1)  # T5 is the third text encoder of SD3, the second of Flux.1 and the only one of Chroma
 
 _ROWS = (
     Prefix("lora_unet_", _UNET, True),
+    Prefix("lora_unet__", _UNET, True, KOHYA),
+    Prefix("lora_transformer_", _UNET, True, ONETRAINER),
+    Prefix("lora_prior_unet_", _UNET, True, KOHYA),
+    Prefix("lora_prior_te_", _TE1, True, KOHYA),
     Prefix("lora_te_", _TE1, True, KOHYA_DIFFUSERS),
     Prefix("lora_te1_", _TE1, True, KOHYA_SGM),
     Prefix("lora_te2_", _TE2, True, KOHYA_SGM),
+    Prefix("lora_te3_", _TE3, True, KOHYA),
     Prefix("oft_unet_", _UNET, True),
     Prefix("lycoris_", _UNET_OR_TE1, True, LYCORIS),
     Prefix("lycoris_unet_", _UNET, True, LYCORIS),
@@ -74,14 +83,20 @@ _ROWS = (
     Prefix("text_encoders.clip_l.transformer.", _TE1, spelling=COMFYUI),
     Prefix("text_encoders.clip_h.transformer.", _TE1, spelling=COMFYUI),
     Prefix("text_encoders.clip_g.transformer.", _TE2, spelling=COMFYUI),
+    Prefix("text_encoders.t5xxl.transformer.", _TE3, spelling=COMFYUI),
     Prefix("unet.", _UNET, spelling=DIFFUSERS),
+    Prefix("transformer.", _UNET, spelling=DIFFUSERS),
     Prefix("text_encoder.", _TE1, spelling=DIFFUSERS),
     Prefix("text_encoder_2.", _TE2, spelling=DIFFUSERS),
+    Prefix("text_encoder_3.", _TE3, spelling=DIFFUSERS),
     Prefix("base_model.model.", _UNET_OR_TE1, spelling=PEFT),
     Prefix("base_model.model.unet.", _UNET, spelling=PEFT),
+    Prefix("base_model.model.transformer.", _UNET, spelling=PEFT),
+    Prefix("base_model.model.diffusion_model.", _UNET, spelling=PEFT),
     Prefix("base_model.model.text_encoder.", _TE1, spelling=PEFT),
     Prefix("base_model.model.text_encoder_2.", _TE2, spelling=PEFT),
     Prefix("unet.base_model.model.", _UNET, spelling=PEFT),
+    Prefix("transformer.base_model.model.", _UNET, spelling=PEFT),
     Prefix("text_encoder.base_model.model.", _TE1, spelling=PEFT),
     Prefix("text_encoder_2.base_model.model.", _TE2, spelling=PEFT),
 )
@@ -94,15 +109,10 @@ _BY_FIRST_LETTER = {
     letter: tuple(row for row in PREFIXES if row.text.startswith(letter)) for letter in {row.text[0] for row in _ROWS}
 }
 
-_SGM_ROOTS = ("input_blocks", "middle_block", "output_blocks", "time_embed", "label_emb", "out")
-_DIFFUSERS_ROOTS = (
-    "down_blocks",
-    "mid_block",
-    "up_blocks",
-    "time_embedding",
-    "add_embedding",
-    "conv_in",
-    "conv_out",
+_SGM_ROOTS, _DIFFUSERS_ROOTS = (tuple(sorted(words)) for words in SDXL.roots)
+_NATIVE_ROOTS, _OWN_ROOTS = (
+    tuple(sorted(frozenset().union(*(family.roots[i] for family in FAMILIES)) - SDXL.roots[0] - SDXL.roots[1]))
+    for i in (0, 1)
 )
 _TEXT_ROOTS = ("text_model", "encoder", "text_projection")
 
@@ -121,46 +131,60 @@ def canonical(stem: str, family: Family) -> str | None:
     `stem` is a key without its suffix, in any spelling; see `PREFIXES`. Two spellings of one layer give
     one id, so a file that holds a layer twice shows it by two stems with one id.
     """
-    return _find(*split(stem), family)
+    return _find(*split(stem), _tables(family))
 
 
-def identify(stems: Mapping[str, tuple[int, int]]) -> Family | None:
+def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> Family | None:
     """The family that a LoRA was made for, from the names of its layers and their shapes.
 
-    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened.
+    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `told` is what the metadata
+    says of the family.
 
     1. A family is a candidate if it knows more than half of the layers of the denoiser, or, in a file
        that trains text encoders alone, more than half of those. Known text encoders do not make a
        denoiser of another kind (SD3 has both of SDXL's encoders) a known one.
     2. Of several candidates the one that knows the most layers wins; then the one whose shapes agree
-       most often (SD1.5 and SD2 differ in nothing else); then the one whose own spelling is used most
-       often; then the first in `FAMILIES`. Names come before shapes, so a small model that is named
+       most often (SD1.5 and SD2 differ in nothing else, nor do Z-Image and Lumina 2); then the one that the
+       metadata speaks of (Flux.1 and Chroma may differ in nothing else); then the one whose own spelling is
+       used most often; then the first in `FAMILIES`. Names come before shapes, so a small model that is named
        like SDXL is SDXL.
     3. Without a candidate the family is unknown: None.
     """
     parts = {stem: split(stem) for stem in stems}
     text = {stem for stem, (prefix, body) in parts.items() if _is_text(prefix, body)}
     deciding = parts.keys() - text or parts.keys()
-    best, best_score = None, (0, 0, 0)
+    words = [word for word in told if any(family.is_told(word) for family in FAMILIES)]
+    highest = (len(stems), len(stems), bool(words), sum(prefix.flat for prefix, _ in parts.values()))
+    best, best_score = None, (0, 0, False, 0)
     for family in FAMILIES:
-        known = {stem: name for stem, part in parts.items() if (name := _find(*part, family))}
+        if not text >= deciding and not _may_know(family, (parts[stem] for stem in deciding)):
+            continue
+        tables = _tables(family)
+        known = {stem: name for stem, part in parts.items() if (name := _find(*part, tables))}
         if 2 * len(deciding & known.keys()) <= len(deciding):
             continue
-        score = _score(stems, known, family)
+        score = _score(stems, known, family, words)
         if score > best_score:
             best, best_score = family, score
-        if score == (len(stems),) * 3:
+        if score == highest:
             break
     return best
+
+
+def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:
+    """Whether some layer begins with a word of the family's; asked first, so that few tables are made."""
+    native, own = family.roots
+    roots = tuple(native | own)
+    return any(_starts_with(body, roots, prefix) for prefix, body in parts)
 
 
 def spelling_of(stem: str) -> str:
     """The spelling of one stem, in words for the user.
 
-    One of ``kohya (SGM)``, ``kohya (diffusers)``, ``diffusers``, ``diffusers (old processor)``, ``PEFT``,
-    ``LyCORIS``, ``ComfyUI`` (dotted words of single-file checkpoints, with or without prefix) and
-    ``unknown``. Both of kohya's spellings write text encoders alike: ``lora_te1_`` and ``lora_te2_``
-    count as SGM, as SDXL's, and ``lora_te_`` as diffusers, as SD1.5's.
+    One of ``kohya (SGM)``, ``kohya (diffusers)``, ``kohya`` (transformers), ``OneTrainer``, ``diffusers``,
+    ``diffusers (old processor)``, ``PEFT``, ``LyCORIS``, ``XLabs``, ``ComfyUI`` (dotted words of single-file
+    checkpoints, with or without prefix) and ``unknown``. Both of kohya's spellings write text encoders alike:
+    ``lora_te1_`` and ``lora_te2_`` count as SGM, as SDXL's, and ``lora_te_`` as diffusers, as SD1.5's.
     """
     prefix, body = split(stem)
     if prefix.spelling == DIFFUSERS:
@@ -171,6 +195,10 @@ def spelling_of(stem: str) -> str:
         return KOHYA_SGM if prefix.flat else COMFYUI
     if _starts_with(body, _DIFFUSERS_ROOTS, prefix):
         return KOHYA_DIFFUSERS if prefix.flat else DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
+    if _starts_with(body, _OWN_ROOTS, prefix):
+        return KOHYA if prefix.flat else DIFFUSERS
+    if _starts_with(body, _NATIVE_ROOTS, prefix):
+        return KOHYA if prefix.flat else XLABS if ".processor." in body else COMFYUI
     return DIFFUSERS if _is_text(prefix, body) else UNKNOWN
 
 
@@ -191,29 +219,41 @@ def _is_text(prefix: Prefix, body: str) -> bool:
     return 0 not in prefix.slots or (1 in prefix.slots and _starts_with(body, _TEXT_ROOTS, prefix))
 
 
-def _find(prefix: Prefix, body: str, family: Family) -> str | None:
+def _find(prefix: Prefix, body: str, tables: Tables) -> str | None:
     for slot in prefix.slots:
-        if slot < len(family.components):
-            found = _bodies(family, slot, prefix.flat).get(body)
-            if found is not None:
-                return found
+        found = tables.get((slot, prefix.flat), {}).get(body)
+        if found is not None:
+            return found
     return None
 
 
-def _score(stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family) -> tuple[int, int, int]:
-    """Layers known, layers whose shape agrees, layers in the family's own spelling."""
+def _score(
+    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, words: list[str]
+) -> tuple[int, int, bool, int]:
+    """Layers known, layers whose shape agrees, whether the metadata tells so, layers in the family's own spelling."""
     table = layers(family)
     shapes = sum(_flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())
-    return len(known), shapes, sum(stem == name for stem, name in known.items())
+    own = sum(stem == name for stem, name in known.items())
+    return len(known), shapes, any(map(family.is_told, words)), own
 
 
 def _flat_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], prod(shape[1:])
 
 
+Tables = Mapping[tuple[int, bool], Mapping[str, str]]
+"""Slot of a component, and whether names are flat -> body -> canonical id, in every vocabulary."""
+
+
 @cache
-def _bodies(family: Family, slot: int, flat: bool) -> Mapping[str, str]:
-    """Body -> canonical id for one component, in every vocabulary."""
-    owner = family.components[slot]
-    rows = [row for row in layers(family).values() if row.component == owner]
-    return {(flatten(name) if flat else name): row.id for row in rows for name in row.spellings}
+def _tables(family: Family) -> Tables:
+    slots = {owner: slot for slot, owner in enumerate(family.components)}
+    found: dict[tuple[int, bool], dict[str, str]] = {
+        (slot, flat): {} for slot in slots.values() for flat in (False, True)
+    }
+    for row in layers(family).values():
+        slot = slots[row.component]
+        for name in row.spellings:
+            found[slot, False][name] = row.id
+            found[slot, True][flatten(name)] = row.id
+    return found

@@ -31,7 +31,7 @@ STEM = "unet.down_blocks.1.attentions.0.to_out.0"
         (f"{STEM}.lora_magnitude_vector.weight", STEM, "magnitude"),
         (f"{STEM}.lora_magnitude_vector.default.weight", STEM, "magnitude"),
         ("unet.mid.attn1.processor.to_q_lora.down.weight", "unet.mid.attn1.processor.to_q", "down"),
-        ("double_blocks.0.processor.qkv_lora1.up.weight", "double_blocks.0.processor.qkv", "up"),
+        ("double_blocks.0.processor.qkv_lora1.up.weight", "double_blocks.0.processor.qkv_lora1", "up"),
         ("unet:12:up", "unet:12", "pti_up"),
         ("lora_te_a.hada_w1_a", "lora_te_a", "hada_w1_a"),
         ("lora_te_a.lokr_w2_b", "lora_te_a", "lokr_w2_b"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_resize.base.pairing import BaseModel, BaseWeight, looks_like_checkpoint, partner, read_base
+from lib_resize.base.pairing import BaseModel, BaseWeight, Partner, looks_like_checkpoint, partner, read_base
 from lib_resize.names.architecture import (
     SD2_UNET,
     SD15_UNET,
@@ -227,7 +227,7 @@ def test_both_layouts_of_one_model_pair_the_same_layers() -> None:
 def test_any_spelling_meets_any_layout(name: str, stem: str) -> None:
     found = partner(read_base(BASES[name][1]), canonical(stem, SDXL), stem)
     assert found is not None
-    assert found.shape == (128, 64)
+    assert found.matrix == (128, 64)
     assert found.key.endswith("transformer_blocks.1.attn2.to_k.weight")
 
 
@@ -257,7 +257,9 @@ def test_a_model_of_unknown_family_pairs_by_its_own_names() -> None:
         "lora_te1_words_layer_0_fc",
     }
     for stem in ("lora_unet_d0r_conv1", "diffusion_model.d0r.conv1", "lycoris_d0r_conv1", "d0r.conv1"):
-        assert partner(base, None, stem) == BaseWeight("model.diffusion_model.d0r.conv1.weight", (64, 32, 3, 3))
+        assert partner(base, None, stem) == Partner(
+            (BaseWeight("model.diffusion_model.d0r.conv1.weight", (64, 32, 3, 3)),)
+        )
     for stem in ("lora_te_words_layer_0_fc", "text_encoder.words.layer.0.fc"):
         assert partner(base, None, stem) is not None
     assert partner(base, None, "lora_unet_d0r_norm1") is None
@@ -267,7 +269,7 @@ def test_a_layer_outside_the_tables_of_a_known_family_pairs_by_its_own_name() ->
     stem = "lora_unet_input_blocks_4_1_transformer_blocks_2_attn1_to_q"
     key = "model.diffusion_model.input_blocks.4.1.transformer_blocks.2.attn1.to_q.weight"
     assert partner(read_base(FULL), None, stem) is None
-    assert partner(read_base(FULL | {key: (640, 640)}), None, stem) == BaseWeight(key, (640, 640))
+    assert partner(read_base(FULL | {key: (640, 640)}), None, stem) == Partner((BaseWeight(key, (640, 640)),))
 
 
 def test_if_a_layer_is_there_twice_the_first_counts() -> None:

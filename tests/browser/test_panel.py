@@ -178,6 +178,16 @@ def test_escape_cancels_in_a_hosts_page_too_and_ctrl_enter_is_left_to_it(page: A
     expect(page.locator("#resize_lora_queue")).to_be_hidden()
 
 
+def test_a_page_that_a_host_puts_away_ends_the_call_without_a_fault(page: Any) -> None:
+    """A host's Reload UI empties the page while calls are under way; the fixture fails on any fault of a script."""
+    told = page.evaluate(
+        """() => { const answer = window.resizeLoraCall('hello').then(() => 'answered', error => error.message);
+            setTimeout(() => document.querySelector('#resize_lora_wire').remove(), 0);
+            return answer; }"""
+    )
+    assert told == "The panel is not there yet."
+
+
 def test_a_file_that_fails_does_not_stop_the_rest(page: Any) -> None:
     page.check("#resize_lora_all")
     answer = ask(page, "resize", {"names": ["broken", "hogs"], "target": {"preset": "low"}})

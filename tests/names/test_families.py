@@ -21,8 +21,9 @@ from lib_resize.names.families import (
     flatten,
     layers,
 )
+from lib_resize.names.spelling import canonical
 
-family_cases = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+family_cases = pytest.mark.parametrize("family", FAMILIES, ids=[f"{one.name} {one.size}".strip() for one in FAMILIES])
 
 
 def test_every_family_has_the_layers_of_its_parts() -> None:
@@ -32,10 +33,49 @@ def test_every_family_has_the_layers_of_its_parts() -> None:
 
 
 @family_cases
-def test_an_id_is_the_name_that_kohya_writes(family: Family) -> None:
+def test_an_id_is_a_spelling_of_its_layer(family: Family) -> None:
+    starts = ("lora_unet_", "lora_transformer_", "lora_prior_unet_", "lora_prior_te_")
     for name, row in layers(family).items():
         assert name == row.id
-        assert name in {f"lora_{row.component}_{flatten(spelling)}" for spelling in row.spellings}
+        assert name in {
+            f"{start}{flatten(spelling)}" for spelling in row.spellings for start in (f"lora_{row.component}_", *starts)
+        }
+
+
+@family_cases
+def test_an_id_is_found_again_by_itself(family: Family) -> None:
+    assert all(canonical(name, family) == name for name in layers(family))
+
+
+@family_cases
+def test_every_spelling_leads_to_its_layer(family: Family) -> None:
+    rows = [row for row in layers(family).values() if row.component == "unet"]
+    for row in rows:
+        for spelling in row.spellings:
+            assert canonical(f"diffusion_model.{spelling}", family) == row.id
+            assert canonical(f"lycoris_{flatten(spelling)}", family) == row.id
+
+
+@family_cases
+def test_the_pieces_of_a_weight_cover_it_once_and_in_order(family: Family) -> None:
+    table = layers(family)
+    pieces: dict[str, list] = {}
+    for row in table.values():
+        if row.whole is not None:
+            pieces.setdefault(row.whole, []).append(row)
+    for whole, found in pieces.items():
+        rows = table[whole].shape[0]
+        spans = [row.share.rows(rows) for row in found]
+        assert all(stop - start == row.shape[0] for (start, stop), row in zip(spans, found, strict=True))
+        assert all(row.shape[1:] == table[whole].shape[1:] for row in found)
+        cuts = [span for span, row in zip(spans, found, strict=True) if not row.id.endswith("linear1_qkv")]
+        assert [start for start, _ in cuts] == [0, *(stop for _, stop in cuts[:-1])]
+        assert cuts[-1][1] == rows
+
+
+@family_cases
+def test_the_entrance_is_a_layer(family: Family) -> None:
+    assert family.entrance in layers(family)
 
 
 @family_cases
@@ -43,7 +83,7 @@ def test_no_two_layers_of_a_component_share_a_spelling(family: Family) -> None:
     for owner in family.components:
         rows = [row for row in layers(family).values() if row.component == owner]
         dotted = Counter(spelling for row in rows for spelling in row.spellings)
-        flat = Counter(flatten(spelling) for row in rows for spelling in row.spellings)
+        flat = Counter(spelling for row in rows for spelling in set(map(flatten, row.spellings)))
         assert max(dotted.values()) == max(flat.values()) == 1
 
 

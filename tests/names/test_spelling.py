@@ -9,11 +9,34 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lib_resize.names.architecture import SD2_UNET, SD15_UNET, SDXL_UNET, UNetConfig, Weight, unet_weights
-from lib_resize.names.families import FAMILIES, SD2, SD15, SDXL, Family, flatten, layers
+from lib_resize.names.architecture import (
+    REFINER_UNET,
+    SD2_UNET,
+    SD15_UNET,
+    SDXL_UNET,
+    UNetConfig,
+    Weight,
+    unet_weights,
+)
+from lib_resize.names.families import (
+    CASCADE,
+    CHROMA,
+    FAMILIES,
+    FLUX,
+    KOLORS,
+    REFINER,
+    SD2,
+    SD3,
+    SD15,
+    SDXL,
+    WAN,
+    Family,
+    flatten,
+    layers,
+)
 from lib_resize.names.spelling import PREFIXES, Prefix, canonical, file_spelling, identify, spelling_of, split
 
-CONFIGS = {SDXL: SDXL_UNET, SD15: SD15_UNET, SD2: SD2_UNET}
+CONFIGS = {SDXL: SDXL_UNET, SD15: SD15_UNET, SD2: SD2_UNET, REFINER: REFINER_UNET}
 TINY = UNetConfig(channels=32, depths=(0, 1, 2), middle_depth=2, context=64, label_channels=96)
 
 
@@ -82,7 +105,7 @@ def encoder_names(depth: int) -> list[str]:
 
 
 def native(family: Family, weight: Weight) -> str:
-    return "lora_unet_" + flatten(weight.sgm if family is SDXL else weight.diffusers)
+    return "lora_unet_" + flatten(weight.sgm if family in (SDXL, REFINER) else weight.diffusers)
 
 
 def stems_of(config: UNetConfig, speller: Speller, role: str = "") -> dict[str, tuple[int, int]]:
@@ -91,7 +114,7 @@ def stems_of(config: UNetConfig, speller: Speller, role: str = "") -> dict[str, 
 
 
 @pytest.mark.parametrize("speller", UNET_SPELLINGS.values(), ids=UNET_SPELLINGS)
-@pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+@pytest.mark.parametrize("family", CONFIGS, ids=[family.name for family in CONFIGS])
 def test_every_unet_layer_in_every_spelling_finds_its_id(family: Family, speller: Speller) -> None:
     weights = unet_weights(CONFIGS[family])
     stems = [speller(w) for w in weights]
@@ -131,7 +154,37 @@ def test_the_test_knows_every_prefix_of_the_table() -> None:
     stems = [speller(w) for speller in UNET_SPELLINGS.values() for w in unet_weights(SDXL_UNET)[:1]]
     stems += [p + "text_model" for kinds in ENCODER_PREFIXES.values() for row in kinds.values() for p in row]
     untested = {row.text for row in PREFIXES} - {split(stem)[0].text for stem in stems}
-    assert untested == {"lycoris_unet_", "text_encoders.clip_h.transformer."}
+    assert untested == {"lycoris_unet_", "text_encoders.clip_h.transformer.", *OF_TRANSFORMERS}
+
+
+OF_TRANSFORMERS = {
+    "lora_unet__": "blocks_0_self_attn_q",
+    "lora_transformer_": "blocks_0_attn1_to_q",
+    "transformer.": "blocks.0.attn1.to_q",
+    "base_model.model.transformer.": "blocks.0.attn1.to_q",
+    "base_model.model.diffusion_model.": "blocks.0.self_attn.q",
+    "transformer.base_model.model.": "blocks.0.attn1.to_q",
+    "lora_prior_unet_": "down_blocks_0_0_channelwise_4",
+    "lora_prior_te_": "text_model_encoder_layers_3_mlp_fc1",
+    "lora_te3_": "encoder_block_3_layer_0_SelfAttention_k",
+    "text_encoder_3.": "encoder.block.3.layer.0.SelfAttention.k",
+    "text_encoders.t5xxl.transformer.": "encoder.block.3.layer.0.SelfAttention.k",
+}
+
+
+@pytest.mark.parametrize(("prefix", "body"), OF_TRANSFORMERS.items(), ids=OF_TRANSFORMERS)
+def test_prefixes_of_transformers_work(prefix: str, body: str) -> None:
+    family = CASCADE[0] if "prior" in prefix else FLUX[0] if "ayer" in body else WAN[0]
+    found = canonical(prefix + body, family)
+    assert found is not None
+    assert layers(family)[found].component == ("te3" if "Self" in body else "te" if "text" in body else "unet")
+
+
+@pytest.mark.parametrize("prefix", ["lora_te2_", "lora_te3_"])
+def test_t5_of_flux_is_found_under_both_numbers(prefix: str) -> None:
+    stem = prefix + "encoder_block_3_layer_0_SelfAttention_k"
+    assert canonical(stem, FLUX[0]) == "lora_te3_encoder_block_3_layer_0_SelfAttention_k"
+    assert canonical(prefix.replace("2", "3") + stem[len(prefix) :], SD3[0]) == canonical(stem, FLUX[0])
 
 
 def test_the_rarer_prefixes_work_too() -> None:
@@ -184,7 +237,7 @@ def test_an_id_is_only_given_to_a_name_that_the_table_spells_out(
 
 @pytest.mark.parametrize("speller", UNET_SPELLINGS.values(), ids=UNET_SPELLINGS)
 @pytest.mark.parametrize("role", ["attention", "conv", ""])
-@pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+@pytest.mark.parametrize("family", CONFIGS, ids=[family.name for family in CONFIGS])
 def test_a_unet_lora_is_of_its_own_family_in_every_spelling(family: Family, role: str, speller: Speller) -> None:
     found = identify(stems_of(CONFIGS[family], speller, role))
     if role == "conv" and family is SD2:
@@ -209,7 +262,7 @@ def test_names_come_before_shapes() -> None:
 @given(st.data())
 @settings(max_examples=50, deadline=None)
 def test_any_part_of_a_kohya_file_with_one_cross_attention_key_shows_the_family(data: st.DataObject) -> None:
-    family = data.draw(st.sampled_from(FAMILIES))
+    family = data.draw(st.sampled_from([SDXL, SD15, SD2]))
     stems = stems_of(CONFIGS[family], lambda w: native(family, w), "attention")
     some = set(data.draw(st.lists(st.sampled_from(sorted(stems)), max_size=20)))
     one = data.draw(st.sampled_from([stem for stem in sorted(stems) if stem.endswith("attn2_to_k")]))
@@ -240,9 +293,9 @@ def test_sdxl_with_the_encoder_prefix_of_sd15_is_still_sdxl() -> None:
 def test_known_encoders_do_not_make_a_known_denoiser() -> None:
     encoders = {f"lora_te1_{flatten(name)}": (768, 768) for name in encoder_names(12)}
     encoders |= {f"lora_te2_{flatten(name)}": (1280, 1280) for name in encoder_names(32)}
-    sd3 = {f"lora_unet_joint_blocks_{n}_x_block_attn_qkv": (4608, 1536) for n in range(24)}
+    other = {f"lora_unet_mystery_blocks_{n}_x_block_attn_qkv": (4608, 1536) for n in range(24)}
     assert identify(encoders) == SDXL
-    assert identify(encoders | sd3) is None
+    assert identify(encoders | other) is None
 
 
 @pytest.mark.parametrize(
@@ -305,3 +358,86 @@ def test_the_denoiser_decides_the_spelling_of_a_file() -> None:
     assert file_spelling([*encoder, "lora_unet_down_blocks_1_attentions_0_proj_in"]) == "kohya (diffusers)"
     assert file_spelling(encoder) == "kohya (SGM)"
     assert file_spelling([]) == "unknown"
+
+
+# Transformers -----------------------------------------------------------------------------------------------
+
+TRANSFORMERS = [family for family in FAMILIES if family not in (*CONFIGS, KOLORS)]
+PRODUCERS = {
+    "ids": lambda row: row.id,
+    "ComfyUI": lambda row: "diffusion_model." + row.spellings[0],
+    "LyCORIS": lambda row: "lycoris_" + flatten(row.spellings[0]),
+    "PEFT": lambda row: "base_model.model." + row.spellings[0],
+    "diffusers": lambda row: "transformer." + row.spellings[-1],
+    "musubi or Wan-Fun": lambda row: "lora_unet__" + flatten(row.spellings[0]),
+}
+
+
+def blocks_of(family: Family) -> list:
+    """What trainers train: the matrices of the blocks."""
+    return [row for row in layers(family).values() if row.component == "unet" and row.block != "EDGE"]
+
+
+def stems_by(family: Family, spell: Callable, whole: bool) -> dict[str, tuple[int, int]]:
+    """A LoRA of all whole weights, or of all that diffusers trains."""
+    cut = {row.whole for row in blocks_of(family)}
+    rows = [r for r in blocks_of(family) if (r.whole is None if whole else r.id not in cut and "qkv" not in r.id)]
+    return {spell(row): (row.shape[0], prod(row.shape[1:])) for row in rows or blocks_of(family)}
+
+
+@pytest.mark.parametrize("spell", PRODUCERS.values(), ids=PRODUCERS)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "cut"])
+@pytest.mark.parametrize("family", TRANSFORMERS, ids=[f"{one.name} {one.size}" for one in TRANSFORMERS])
+def test_a_transformers_lora_is_of_its_own_family(family: Family, whole: bool, spell: Callable) -> None:
+    found = identify(stems_by(family, spell, whole))
+    if family.name == "Chroma":  # its layers are some of Flux.1's, and nothing but the metadata tells
+        found = identify(stems_by(family, spell, whole), ["chroma"])
+    assert found is not None
+    assert found.name == family.name
+
+
+@pytest.mark.parametrize("family", TRANSFORMERS, ids=[f"{one.name} {one.size}" for one in TRANSFORMERS])
+def test_the_size_of_a_transformer_shows_in_names_and_shapes(family: Family) -> None:
+    rows = [row for row in layers(family).values() if row.component == "unet"]
+    found = identify({row.id: (row.shape[0], prod(row.shape[1:])) for row in rows})
+    alike = {"schnell": "dev", "14B": "14B from images", "sigma": "alpha"}
+    assert found is not None
+    assert found.size in (family.size, alike.get(family.size))
+
+
+def test_only_metadata_tells_chroma_from_a_flux_lora_without_modulation() -> None:
+    known = stems_by(CHROMA[0], PRODUCERS["ids"], whole=True)
+    stems = {stem: size for stem, size in known.items() if "distilled_guidance" not in stem}
+    assert identify(known) == CHROMA[0]
+    assert identify(stems) == FLUX[0]
+    assert identify(stems, ["chroma"]) == CHROMA[0]
+    assert identify(stems, ["", "chroma/lora"]) == CHROMA[0]
+    assert identify(stems, ["flux1"]) == FLUX[0]
+
+
+def test_kolors_is_told_by_its_own_layer_or_shape_and_else_is_sdxl() -> None:
+    stems = stems_of(SDXL_UNET, lambda w: "unet." + w.diffusers, "attention")
+    assert identify(stems) == SDXL
+    assert identify(stems, ["kolors"]) == KOLORS
+    assert identify(stems | {"unet.encoder_hid_proj": (2048, 4096)}) == KOLORS
+    assert identify(stems | {"unet.add_embedding.linear_1": (1280, 5632)}) == KOLORS
+
+
+@pytest.mark.parametrize(
+    ("stem", "spelling"),
+    [
+        ("lora_unet_double_blocks_0_img_attn_qkv", "kohya"),
+        ("lora_unet_transformer_blocks_0_attn_to_q", "kohya"),
+        ("lora_unet__blocks_0_self_attn_q", "kohya"),
+        ("lora_transformer_transformer_blocks_0_attn_to_q", "OneTrainer"),
+        ("transformer.transformer_blocks.0.attn.to_q", "diffusers"),
+        ("transformer_blocks.0.attn.to_q", "diffusers"),
+        ("diffusion_model.blocks.0.self_attn.q", "ComfyUI"),
+        ("double_blocks.0.img_attn.qkv", "ComfyUI"),
+        ("double_blocks.0.processor.qkv_lora1", "XLabs"),
+        ("base_model.model.double_blocks.0.img_attn.qkv", "PEFT"),
+        ("lycoris_transformer_blocks_0_attn_to_q", "LyCORIS"),
+    ],
+)
+def test_spellings_of_transformers_have_names(stem: str, spelling: str) -> None:
+    assert spelling_of(stem) == spelling

@@ -109,6 +109,10 @@ class Form(ABC):
         """The same form, told what kernel its layer has: some kinds write it flattened."""
         return self
 
+    def cut_at(self, rows: tuple[int, ...]) -> Form:
+        """The same form, told at which rows the pieces of a fused layer begin, but for the first."""
+        return self
+
     @property
     def parameters(self) -> int:
         """Numbers stored per rank."""

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import DamagedFileError, LayerError
 from ...linalg.arrays import Arrays
+from ...linalg.blocks import blocks_of, by_block, decompose_blocks
 from ...linalg.casts import STORAGE, Double, Single
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.norms import subspace_norms
@@ -32,6 +33,8 @@ class LowRank(Form):
     stored: tuple[str, str]
     """safetensors dtypes of up and down in the source; of a merge, the widest."""
     roles: tuple[str, str] = ("up", "down")
+    cuts: tuple[int, ...] = ()
+    """Rows at which the pieces of a fused layer begin, but for the first."""
 
     kind = "LoRA"
     own_alpha = False
@@ -56,6 +59,9 @@ class LowRank(Form):
     def dtypes(self) -> frozenset[str]:
         return frozenset(self.stored)
 
+    def cut_at(self, rows: tuple[int, ...]) -> LowRank:
+        return replace(self, cuts=rows)
+
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> Spectrum:
         return decompose_together([self], arrays)[0]
 
@@ -66,7 +72,7 @@ class LowRank(Form):
 
     def values(self, work: Work) -> dict[str, Single]:
         spectrum = self._whole(work.solved, work.arrays)
-        up, down = truncated(self.pair, spectrum, work.kept, work.arrays, work.gain)
+        up, down = truncated(self.pair, spectrum, by_block(spectrum, work.kept), work.arrays, work.gain)
         return dict(zip(self.roles, (up, down), strict=True))
 
     def error(self, found: LowRank, work: Work) -> float:
@@ -86,20 +92,29 @@ class LowRank(Form):
         return subspace_norms(self.pair, self._whole(solved, arrays), weight, arrays, transposed=turned)
 
     def _whole(self, solved: Any, arrays: Arrays) -> Spectrum:
-        spectrum: Spectrum = solved if solved.p.size else decompose([self.pair], arrays)[0]
+        spectrum: Spectrum = solved if solved.p.size else _spectra([self], arrays)[0]
         return spectrum
 
 
 def decompose_together(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
-    """Forms of one common rank; see `linalg.factor.decompose`."""
-    found = decompose([form.pair for form in forms], arrays)
-    return [without_vectors(one) if forms[0].rank > _LARGEST_KEPT else one for one in found]
+    """Forms of one common rank; see `linalg.factor.decompose`, and `linalg.blocks` for those trained in pieces."""
+    return [without_vectors(one) if forms[0].rank > _LARGEST_KEPT else one for one in _spectra(forms, arrays)]
+
+
+def _spectra(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
+    blocks = [blocks_of(form.pair.up, form.cuts) if form.cuts else () for form in forms]
+    pairs = [form.pair for form, found in zip(forms, blocks, strict=True) if not found]
+    whole = iter(decompose(pairs, arrays) if pairs else ())
+    return [
+        decompose_blocks(form.pair, found, arrays) if found else next(whole)
+        for form, found in zip(forms, blocks, strict=True)
+    ]
 
 
 def without_vectors(spectrum: Spectrum) -> Spectrum:
     """The singular values alone."""
     nothing = np.zeros((0, 0), np.float32)
-    return Spectrum(spectrum.s, nothing, nothing)
+    return Spectrum(spectrum.s, nothing, nothing, spectrum.owner)
 
 
 def low_rank(pair: Pair, kernel: Shape, dtype: str) -> LowRank:

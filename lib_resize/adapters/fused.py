@@ -1,0 +1,53 @@
+"""Fused layers and their pieces, by the table of the family: where rows are cut, and what a file holds twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+from ..names.families import Family, layers
+from ..names.notation import WHOLE, Share
+from .layer import Layer
+
+
+def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:
+    """The rows at which the pieces of a layer begin, but for the first; empty for a layer that nobody cuts, and where
+    its rows do not come out even. `name` is its canonical id."""
+    own, pieces = _cut(family).get(name or "", (WHOLE, ()))
+    count, rest = divmod(rows, own.last - own.first)
+    return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
+
+
+def held_twice(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
+    """Stems of layers that the file holds once more, in another spelling or as a part of a fused one."""
+    if family is None:
+        return []
+    named = [(layer.stem, layer.canonical) for layer in layers_of_file if layer.canonical is not None]
+    table, count = layers(family), Counter(name for _, name in named)
+    wholes = {name: table[name].whole for _, name in named}
+    return [stem for stem, name in named if count[name] > 1 or wholes[name] in count]
+
+
+@cache
+def _cut(family: Family) -> dict[str, tuple[Share, tuple[Share, ...]]]:
+    """Id of every layer that another layout cuts -> its share of the whole, and the shares of its pieces; all in
+    the units of the pieces."""
+    by_whole: dict[str, list[tuple[str, Share]]] = {}
+    for row in layers(family).values():
+        if row.whole is not None and row.share.of > 1:
+            by_whole.setdefault(row.whole, []).append((row.id, row.share))
+    found = {}
+    for whole, members in by_whole.items():
+        of = members[0][1].of
+        for name, own in ((whole, Share(0, of, of)), *members):
+            inside = [share for other, share in members if other not in (whole, name) and _lies_in(share, own)]
+            smallest = sorted({share for share in inside if not any(_lies_in(o, share) for o in inside if o != share)},
+                              key=lambda share: share.first)  # fmt: skip
+            if len(smallest) > 1:
+                found[name] = (own, tuple(smallest))
+    return found
+
+
+def _lies_in(inner: Share, outer: Share) -> bool:
+    return outer.first <= inner.first and inner.last <= outer.last

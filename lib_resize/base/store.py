@@ -1,0 +1,175 @@
+"""Where a base model's tensors lie: one file, a folder of shards and components, or a GGUF file.
+
+A store tells shapes and dtypes from headers alone and hands out one tensor, or rows of one, at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import DamagedFileError, UnsupportedError
+from ..files.reader import SafeFile, fingerprint
+from ..linalg.factor import Stored
+
+COMPONENTS = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3")
+"""Folders of a diffusers pipeline that hold what a LoRA may change."""
+_DENOISERS = ("unet", "transformer", "prior")
+_INDEX = ".safetensors.index.json"
+_SUFFIX = ".safetensors"
+_VARIANTS = ("", ".fp32", ".bf16", ".fp16", ".non_ema")
+
+
+class Store(Protocol):
+    """A base model's tensors by key."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Key -> shape of every tensor."""
+        ...
+
+    @property
+    def files(self) -> Sequence[SafeFile]:
+        """Its safetensors files."""
+        ...
+
+    def dtype(self, key: str) -> str:
+        """safetensors dtype of what `read` gives; another word where it cannot be read."""
+        ...
+
+    def read(self, key: str, rows: tuple[int, int] | None = None) -> Stored:
+        """A tensor, or rows of it, as a matrix (rows, columns); its memory is given back when nobody holds it."""
+        ...
+
+    def position(self, key: str) -> int:
+        """Where it lies, so that tensors can be read in order."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A key for the contents, 64 hex digits."""
+        ...
+
+    def close(self) -> None:
+        """Gives all files back."""
+        ...
+
+
+class SafeStore:
+    """Safetensors files, the keys of each behind a prefix."""
+
+    def __init__(self, path: Path, files: Mapping[SafeFile, str]) -> None:
+        self.path = path
+        self._files = files
+        self._homes = {prefix + key: (file, key) for file, prefix in files.items() for key in file.header.entries}
+        self.shapes = {key: file.header.entries[own].shape for key, (file, own) in self._homes.items()}
+        self._order = {key: place for place, key in enumerate(self._homes)}
+
+    @property
+    def files(self) -> Sequence[SafeFile]:
+        return tuple(self._files)
+
+    def dtype(self, key: str) -> str:
+        file, own = self._homes[key]
+        return file.header.entries[own].dtype
+
+    def read(self, key: str, rows: tuple[int, int] | None = None) -> Stored:
+        file, own = self._homes[key]
+        bits = file.window(own, rows)
+        return Stored(bits.reshape(bits.shape[0] if bits.shape else 1, -1), self.dtype(key))
+
+    def position(self, key: str) -> int:
+        return self._order[key]
+
+    def fingerprint(self) -> str:
+        """That of a single file; of several a digest over all, so that one changed shard changes it."""
+        each = [f"{prefix} {fingerprint(file)}" for file, prefix in self._files.items()]
+        return _digest(each) if len(each) > 1 else each[0].split()[-1]
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+
+def _digest(each: list[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(each)).encode()).hexdigest()
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is a diffusers pipeline, or one component of it, rather than a folder of LoRAs."""
+    if not path.is_dir():
+        return False
+    inside = any((path / name).is_dir() and _weights_in(path / name) for name in _DENOISERS)
+    return inside or ((path / "config.json").is_file() and bool(_weights_in(path)) and not _is_adapter(path))
+
+
+def open_store(path: Path | SafeFile) -> Store:
+    """The store of a file or a folder. Raises what `SafeFile` raises, and UnsupportedError for an empty folder."""
+    if isinstance(path, SafeFile):
+        return SafeStore(path.path, {path: ""})
+    if path.is_dir():
+        return _open_folder(path)
+    if path.suffix.lower() == ".gguf":
+        from .gguf_store import GgufStore
+
+        return GgufStore(path)
+    return SafeStore(path, {SafeFile(path): ""})
+
+
+def _open_folder(path: Path) -> SafeStore:
+    places = {path / name: f"{name}." for name in COMPONENTS if (path / name).is_dir()} or {path: ""}
+    files: dict[SafeFile, str] = {}
+    try:
+        for folder, prefix in places.items():
+            for name in _weights_in(folder):
+                files[SafeFile(folder / name)] = prefix
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    if not files:
+        raise UnsupportedError(
+            f"{path}: no {_SUFFIX} file in it or in its folders {', '.join(COMPONENTS)}; a base model was expected."
+        )
+    return SafeStore(path, files)
+
+
+def _weights_in(folder: Path) -> list[str]:
+    """Names of the files that make up one component: the shards of an index, or one file; of several variants
+    (half precision, without EMA) the plain one first."""
+    indices = {index.name.removesuffix(_INDEX): index for index in sorted(folder.glob(f"*{_INDEX}"))}
+    if indices:
+        return _shards(indices[min(indices, key=_variant)])
+    single = [found.name for found in sorted(folder.glob(f"*{_SUFFIX}"))]
+    return [min(single, key=lambda name: _variant(name.removesuffix(_SUFFIX)))] if single else []
+
+
+def _variant(stem: str) -> tuple[int, str]:
+    """Order of preference, the word behind the first dot being the variant's."""
+    word = stem.partition(".")[1] + stem.partition(".")[2]
+    return (_VARIANTS.index(word) if word in _VARIANTS else len(_VARIANTS)), stem
+
+
+def _shards(index: Path) -> list[str]:
+    try:
+        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFileError(
+            f"{index}: cannot be read as an index of shards ({error!r}). Download the folder again."
+        ) from error
+    wrong = sorted(str(name) for name in names if not isinstance(name, str) or Path(name).name != name)
+    missing = wrong or sorted(name for name in names if not (index.parent / name).is_file())
+    if missing:
+        raise DamagedFileError(
+            f"{index}: names the shard {missing[0]}, which is not beside it. Download the missing files."
+        )
+    return sorted(names)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
