@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES: dict[str, str] = {
     "ResizeError": "errors",
     "UsageError": "errors",
+    "PromptError": "errors",
     "RecipeError": "errors",
     "FileError": "errors",
     "DamagedFileError": "errors",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from .errors import LayerError as LayerError
     from .errors import OutputError as OutputError
     from .errors import PairingError as PairingError
+    from .errors import PromptError as PromptError
     from .errors import RecipeError as RecipeError
     from .errors import ResizeError as ResizeError
     from .errors import UnsupportedError as UnsupportedError

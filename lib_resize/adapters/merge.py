@@ -2,8 +2,8 @@
 
 Layers meet under their canonical names, so spellings, ranks, kinds and sets of layers may differ: a layer of another
 kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are summed in
-full. What is not linear in its factors (DoRA), would need the base model (GLoRA), or a sum that we do not make (bias
-and norm differences), is refused.
+full. A bias difference that one file alone has goes along at its layer's strength. What is not linear in its factors
+(DoRA), would need the base model (GLoRA), or a sum that we do not make (two biases, norms), is refused.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
     """
     _check(adapters)
+    biases = _biases(adapters, weights)
     family = adapters[0].family
     if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
         families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
@@ -68,13 +69,15 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     if not terms:
         raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
     respell = _spellings_differ(terms)
+    if respell and biases:
+        raise _cannot_add(adapters, biases[0], "its layers are spelled differently in the other files")
     layers = tuple(_joined(key, found, respell) for key, found in terms.items())
     return Adapter(
         name=name,
         files=tuple(file for adapter in adapters for file in adapter.files),
         metadata=agreed([adapter.metadata for adapter in adapters]),
         layers=layers,
-        copied=tuple(_embeddings(adapters)),
+        copied=(*_embeddings(adapters), *biases),
         family=family,
         notes=tuple(sorted({note for adapter in adapters for note in adapter.notes})),
         weights=tuple(weight if isinstance(weight, (int, float)) else str(weight) for weight in weights),
@@ -103,11 +106,47 @@ def _first_ranks(layer: Layer, count: int) -> Layer:
 def _check(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for copied in adapter.copied:
-            if copied.why not in (EMBEDDING.name, ORPHAN.name):
+            if copied.why not in (EMBEDDING.name, ORPHAN.name, _BIAS):
                 raise UnsupportedError(
                     f"{adapter.paths[0]}: {copied.key} ({copied.why}) cannot be added to other LoRAs by joining "
                     f"factors, so this file cannot be merged. Resize it alone."
                 )
+
+
+_BIAS = "bias difference"
+
+
+def _biases(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> list[Copied]:
+    """Bias differences, times the strength of their layers.
+
+    Raises UnsupportedError where two files change one bias, and for a bias without a layer, whose strength is unknown.
+    """
+    found: dict[str, Copied] = {}
+    start = 0
+    for adapter, weight in zip(adapters, weights, strict=True):
+        layers = {layer.stem: layer for layer in adapter.layers}
+        for copied in adapter.copied:
+            if copied.why != _BIAS:
+                continue
+            here = replace(copied, source=start + copied.source)
+            layer = layers.get(copied.stem)
+            if layer is None:
+                raise _cannot_add(adapters, here, "its layer has no other tensors, so that its strength is unknown")
+            name = layer.canonical or layer.stem
+            if name in found:
+                raise _cannot_add(adapters, here, "another file changes the same bias")
+            gain = weight if isinstance(weight, (int, float)) else weight(layer)
+            if gain:
+                found[name] = replace(here, gain=float(gain))
+        start += len(adapter.files)
+    return list(found.values())
+
+
+def _cannot_add(adapters: Sequence[Adapter], copied: Copied, why: str) -> UnsupportedError:
+    paths = [path for adapter in adapters for path in adapter.paths]
+    return UnsupportedError(
+        f"{paths[copied.source]}: {copied.key} ({copied.why}) cannot be added: {why}. Resize that file alone."
+    )
 
 
 def _spellings_differ(terms: dict[str, list[_Term]]) -> bool:

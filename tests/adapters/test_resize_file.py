@@ -301,8 +301,30 @@ def test_a_weighted_single_file_is_scaled(tmp_path) -> None:
     assert relative(delta(found, "a"), 0.5 * delta(source, "a")) < 7e-4
 
 
+def test_a_bias_of_one_file_goes_into_a_merge_at_its_strength(tmp_path) -> None:
+    bias = np.arange(24, dtype=np.float32)
+    write(tmp_path / "one.safetensors", kohya("a") | {"a.diff_b": bias})
+    write(tmp_path / "two.safetensors", kohya("a", seed=2))
+    (outcome,) = run(f"{tmp_path / 'one'}:-0.5,{tmp_path / 'two'}")
+    assert outcome.error is None
+    assert np.array_equal(tensors_of(Path(outcome.plan.output))["a.diff_b"], -0.5 * bias)
+
+
+def test_two_files_that_change_one_bias_are_not_merged(tmp_path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / f"{name}.safetensors", kohya("a") | {"a.diff_b": np.ones(24, np.float32)})
+    (outcome,) = run(f"{tmp_path / 'one'},{tmp_path / 'two'}")
+    assert "two.safetensors: a.diff_b" in str(outcome.error)
+    assert "another file changes the same bias" in str(outcome.error)
+
+
 @pytest.mark.parametrize(
-    "extra", [{"a.dora_scale": np.ones((24, 1), np.float32)}, {"a.diff_b": np.ones(24, np.float32)}]
+    "extra",
+    [
+        {"a.dora_scale": np.ones((24, 1), np.float32)},
+        {"lone.diff_b": np.ones(24, np.float32)},
+        {"n.b_norm": np.ones(24, np.float32), "n.w_norm": np.ones(24, np.float32)},
+    ],
 )
 def test_what_cannot_be_added_is_not_merged(tmp_path, extra) -> None:
     write(tmp_path / "one.safetensors", kohya("a") | extra)
