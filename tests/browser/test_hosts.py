@@ -285,8 +285,10 @@ def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
 
 
 def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -> None:
-    """The pictures before this one left a LoRA merged, or patched, into the model. A LoRA that no test before used, since
-    an analysis keeps telling where its norms came from."""
+    """The pictures before this one left a LoRA merged, or patched, into the model.
+
+    A LoRA that no test before used, since an analysis keeps telling where its norms came from.
+    """
     files = [one for one in ask(webui, "library")["files"] if not one["problem"] and not one["ours"]]
     name = sorted(files, key=lambda one: one["bytes"])[-1]["name"]
     answer = ask(webui, "resize", {"names": [name], "recipe": "fro_ckpt=1,thr=-3.5"})
