@@ -189,6 +189,7 @@ def test_a_page_that_a_host_puts_away_ends_the_call_without_a_fault(page: Any) -
 
 
 def test_a_file_that_fails_does_not_stop_the_rest(page: Any) -> None:
+    expect(row(page, "hogs")).to_be_visible()
     page.check("#resize_lora_all")
     answer = ask(page, "resize", {"names": ["broken", "hogs"], "target": {"preset": "low"}})
     assert len(answer["jobs"]) == 2
