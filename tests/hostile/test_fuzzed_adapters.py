@@ -95,7 +95,9 @@ def damaged(tensors: dict[str, np.ndarray], damage: tuple[Any, ...]) -> dict[str
 
 
 def outcome_of(path: Path, out: Path, **style: Any):
-    options = Settings(recipes=parse_recipes("fro_lora=1,min_rank=1,retain=0.7"), output=out, style=Style(**style), threads=1)
+    options = Settings(
+        recipes=parse_recipes("fro_lora=1,min_rank=1,retain=0.7"), output=out, style=Style(**style), threads=1
+    )
     (outcome,) = resize([Source((Member(path),))], options)
     return outcome
 

@@ -100,7 +100,9 @@ def run(
     tmp_path: Path, tensors: Tensors, recipe: str, *, dtype: str = "32", convert: str = "none", base=None
 ) -> Outcome:
     style = Style(DTYPES[dtype], convert=convert)
-    settings = Settings(recipes=parse_recipes(recipe), output=tmp_path / "out", base=base, style=style, threads=1, overwrite=True)
+    settings = Settings(
+        recipes=parse_recipes(recipe), output=tmp_path / "out", base=base, style=style, threads=1, overwrite=True
+    )
     source = saved(tmp_path / "x.safetensors", tensors)
     (outcome,) = resize([Source((Member(source),))], settings)
     if outcome.error is not None:
@@ -430,7 +432,9 @@ def test_pefts_loha_and_lokr_apply_alpha_over_rank_always(tmp_path, kind) -> Non
     with torch.no_grad():
         true = wrapped.base_model.model[0].get_delta_weight("default").double().numpy()
     wrapped.save_pretrained(str(tmp_path / "peft"))
-    settings = Settings(recipes=parse_recipes("retain=1"), output=tmp_path / "out", style=Style("F32", convert="none"), threads=1)
+    settings = Settings(
+        recipes=parse_recipes("retain=1"), output=tmp_path / "out", style=Style("F32", convert="none"), threads=1
+    )
     (outcome,) = resize([Source((Member(tmp_path / "peft" / "adapter_model.safetensors"),))], settings)
     assert outcome.error is None, outcome.error
     tensors = {key.replace("base_model.model.0.", "x."): value for key, value in load(output(outcome)).items()}
