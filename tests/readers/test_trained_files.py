@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 from lora_material import How, Thin, load, metadata_of, output, resized
 
-from lib_resize import Outcome, UnsupportedError
+from lib_resize import Outcome
 from lib_resize.inspect import Finding, describe
 
 FOLDER = Path(os.environ.get("RESIZE_LORA_TRAINED") or Path(__file__).parents[2].parent / "shared" / "data")
@@ -132,10 +132,12 @@ def test_every_dtype(name: str, dtype: str, tolerance: float, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("name", PTI)
-def test_layers_without_names_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="cloneofsimo"):
-        resized(trained(name), "medium", tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_layers_without_names_are_written_under_kohyas(name: str, tmp_path: Path) -> None:
+    outcome = resized(trained(name), "medium", tmp_path)
+    assert any("cloneofsimo" in note for note in outcome.plan.notes)
+    factors = [key for key in load(output(outcome)) if not key.startswith("<")]
+    assert factors
+    assert all(key.startswith(("lora_unet_", "lora_te_")) for key in factors)
 
 
 def test_families(tmp_path: Path) -> None:
