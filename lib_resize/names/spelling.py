@@ -173,9 +173,14 @@ def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> 
 
 def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:
     """Whether some layer begins with a word of the family's; asked first, so that few tables are made."""
-    native, own = family.roots
-    roots = tuple(native | own)
+    roots = _words(family)
     return any(_starts_with(body, roots, prefix) for prefix, body in parts)
+
+
+@cache
+def _words(family: Family) -> tuple[str, ...]:
+    native, own = family.roots
+    return tuple(native | own)
 
 
 def spelling_of(stem: str) -> str:
@@ -211,8 +216,13 @@ def file_spelling(stems: Iterable[str]) -> str:
 
 
 def _starts_with(body: str, roots: tuple[str, ...], prefix: Prefix) -> bool:
-    separator = "_" if prefix.flat else "."
-    return body in roots or body.startswith(tuple(root + separator for root in roots))
+    return body in roots or body.startswith(_beginnings(roots, "_" if prefix.flat else "."))
+
+
+@cache
+def _beginnings(roots: tuple[str, ...], separator: str) -> tuple[str, ...]:
+    """Made once: every layer of every file is asked for them."""
+    return tuple(root + separator for root in roots)
 
 
 def _is_text(prefix: Prefix, body: str) -> bool:

@@ -50,15 +50,16 @@ def test_a_column_sorts_both_ways(page: Any) -> None:
 def test_two_thousand_rows_are_a_few_in_the_page_and_scroll_at_once(page: Any) -> None:
     setup(page, files="many")
     assert page.locator(".resize-lora-row").count() < 40
-    middle = page.evaluate("""async () => {
+    took = page.evaluate("""async () => {
         const list = document.querySelector('#resize_lora_list'), took = [];
         for (let i = 0; i < 30; i++) {
             const before = performance.now(); list.scrollTop = i * 2900;
             await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
             took.push(performance.now() - before);
         }
-        return took.sort((a, b) => a - b)[15]; }""")
-    assert middle < 300  # of 30 jumps; the longest tells only what else the machine did
+        return took.sort((a, b) => a - b); }""")
+    assert took[15] < 300
+    assert took[-1] < 500
     page.check("#resize_lora_fits")
     page.check("#resize_lora_all")
     expect(page.locator("#resize_lora_totals")).to_contain_text("1,000 selected")
