@@ -1244,12 +1244,20 @@
             draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4})));
     }
 
-    /* Last of all, so that no line runs through them. */
+    /* Last of all, so that no line runs through them. Presets that come to the same file share one place, and a
+       name at the foot stays above the axis' figures. */
     function presetNames({known, x, y}) {
-        const chosen = state.target.mode === 'preset' ? state.target.preset : '';
-        const others = PRESETS.filter(name => known.presets[name] && name !== chosen);
-        return draw('g', {class: 'resize-lora-preset-names'}, others.map(name =>
-            draw('text', {x: x(known.presets[name].bytes) + 7, y: y(known.presets[name].retention) + 13}, t(PRESET_WORDS[name]))));
+        const chosen = state.target.mode === 'preset' ? state.target.preset : '', places = new Map();
+        for (const name of PRESETS.filter(name => known.presets[name] && name !== chosen)) {
+            const preset = known.presets[name], at = `${preset.bytes} ${preset.retention}`;
+            places.set(at, [...(places.get(at) || []), name]);
+        }
+        if (chosen && known.presets[chosen]) places.delete(`${known.presets[chosen].bytes} ${known.presets[chosen].retention}`);
+        const foot = PLOT.height - PLOT.bottom - 2;
+        return draw('g', {class: 'resize-lora-preset-names'}, [...places.values()].map(names => {
+            const preset = known.presets[names[0]];
+            return draw('text', {x: x(preset.bytes) + 7, y: Math.min(y(preset.retention) + 13, foot)}, names.map(name => t(PRESET_WORDS[name])).join(', '));
+        }));
     }
 
     function choiceMark({x, y, width}, now) {
@@ -1756,11 +1764,32 @@
         if (at >= 0 && nav(tabs)) nav(tabs).querySelectorAll('button')[at].click();
     }
 
+    /* A host draws all its cards anew at each refresh, and drops one that is asked for while another is under way: so
+       they are asked for one at a time, and again where the cards do not show yet what was made or taken away. */
+    const redraw = {timer: null, tries: 0};
+    const MOST_REDRAWS = 5;
+
     function refreshCards() {
-        for (const tab of PROMPT_TABS) {
-            const hidden = find(`${tab}_lora_extra_refresh_internal`);
-            if (hidden) hidden.dispatchEvent(new Event('click'));
-        }
+        redraw.tries = 0;
+        if (!redraw.timer) redrawCards();
+    }
+
+    function redrawCards() {
+        redraw.timer = null;
+        const tabs = redraw.tries ? PROMPT_TABS.filter(cardsDiffer) : PROMPT_TABS;
+        const hidden = tabs.map(tab => find(`${tab}_lora_extra_refresh_internal`)).filter(Boolean);
+        if (!hidden.length || redraw.tries > MOST_REDRAWS) return;
+        redraw.tries += 1;
+        for (const one of hidden) one.dispatchEvent(new Event('click'));
+        redraw.timer = setTimeout(redrawCards, 1000 * redraw.tries);
+    }
+
+    /* False where the cards were never drawn: they come from the host's list then, which knows already. */
+    function cardsDiffer(tab) {
+        const pane = find(`${tab}_lora_cards`);
+        if (!pane) return false;
+        const names = new Set([...pane.querySelectorAll('.card')].map(card => card.dataset.name));
+        return state.results.some(one => names.has(one.output) !== (one.state === 'there'));
     }
 
     // Bake my prompt ----------------------------------------------------------------------------------------------
@@ -2122,7 +2151,7 @@
         const left = 58, top = 74, row = 21, column = Math.min(84, (Math.max(width, 480) - left) / types.length);
         const values = table.flat().filter(value => value != null);
         const most = Math.max(...values, 1e-9), least = Math.min(...values, most);
-        const tint = value => 4 + 56 * (value - least) / Math.max(1e-9, most - least);
+        const tint = value => 4 + 56 * (value - least) / Math.max(most / 10, most - least);  // equal ranks look equal
         const cells = table.flatMap((line, i) => line.map((value, j) => value == null ? null : draw('g', null,
             draw('title', null, t('{block}, {type}: effective rank {rank} in {count} layers', {block: blocks[i], type: t(types[j]), rank: round(value, 1), count: layers[i][j]})),
             draw('rect', {x: left + j * column, y: top + i * row, width: column - 1, height: row - 1, class: 'resize-lora-cell', style: `--resize-lora-share: ${tint(value).toFixed(0)}%`}),

@@ -30,7 +30,8 @@ from tests.gradios import lacking, parametrize, pythons
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 
-from browser_kit import URL, change, drawn  # noqa: E402
+from browser_kit import URL, ask, change, drawn, expect, open_tab  # noqa: E402
+from host_kit import LONG, NOISE  # noqa: E402
 
 FLAGS = [
     "--headless",
@@ -133,6 +134,32 @@ def _open(browser: Any, address: str, viewport: dict[str, int], **more: Any) -> 
     yield page
     context.close()
     assert faults == []
+
+
+@pytest.fixture(scope="module")
+def webui(browser: Any, address: str) -> Iterator[Any]:
+    """One page for all tests, since a WebUI takes long to draw."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    expect.set_options(timeout=30_000)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(f"{error} {error.stack}"))
+    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    page.route("**/*", lambda route: route.continue_() if address in route.request.url else route.abort())
+    page.goto(address, wait_until="commit")
+    page.wait_for_selector("#resize_lora_root", state="attached", timeout=LONG * 2)
+    if "cards" not in ask(page, "hello")["features"]:
+        pytest.skip("no WebUI with cards at this address")
+    open_tab(page, "resize_lora")
+    page.wait_for_selector(".resize-lora-row", state="visible")
+    before = {one["result"] for one in ask(page, "results")["results"]}
+    yield page
+    for made in ask(page, "results")["results"]:
+        if made["state"] == "there" and made["result"] not in before:
+            ask(page, "undo", {"result": made["result"]})
+    context.close()
+    assert [fault for fault in faults if not NOISE.search(fault)] == []
 
 
 @pytest.fixture

@@ -112,7 +112,23 @@ def test_new_cards_appear_in_both_tabs(host: Any) -> None:
     card(host).locator(".name").click(button="right")
     host.get_by_role("menuitem", name="Resize to Low").click()
     expect(host.locator("#resize_lora_toasts")).to_contain_text("→")
-    assert host.evaluate("window.refreshed") == ["txt2img", "img2img"]
+    assert host.evaluate("window.refreshed")[:2] == ["txt2img", "img2img"]
+
+
+def test_a_refresh_that_the_host_dropped_is_asked_for_again(host: Any) -> None:
+    card(host).locator(".name").click(button="right")
+    host.get_by_role("menuitem", name="Resize to Low").click()
+    host.wait_for_function("(window.refreshed || []).length >= 4")
+    made = ask(host, "results")["results"][-1]["output"]
+    host.evaluate(
+        """name => { for (const tab of ['txt2img', 'img2img']) {
+            const first = document.querySelector(`#${tab}_lora_cards .card`), one = first.cloneNode(true);
+            one.dataset.name = name; first.after(one); } }""",
+        made,
+    )
+    before = host.evaluate("window.refreshed.length")
+    host.wait_for_timeout(5000)
+    assert host.evaluate("window.refreshed.length") == before
 
 
 def tried(page: Any, prompt: str, words: str = "Try in txt2img") -> str:

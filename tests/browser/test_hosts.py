@@ -6,144 +6,35 @@ What it makes is undone at the end; the originals are only read. Pictures are of
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from browser_kit import URL, ask, expect, open_tab, resizable, row
+from browser_kit import URL, ask, expect, open_tab, resizable
+from host_kit import (
+    LONG,
+    MENU,
+    TABS,
+    card,
+    cards_page,
+    choose,
+    long_picture,
+    made_before,
+    menu_on,
+    names,
+    prompt,
+    reload_ui,
+    resized,
+    resized_in_the_tab,
+    small,
+    stop_picture,
+    take,
+    wait_for,
+    with_recipe,
+)
 
 pytestmark = pytest.mark.skipif(not URL, reason="name a running WebUI in RESIZE_LORA_URL")
-
-TABS = ["txt2img", "img2img"]
-MENU = "#resize_lora_menu"
-LONG = 180_000  # milliseconds that a picture or a resize may take on a shared CPU
-NOISE = re.compile(
-    r"ERR_FAILED|REFUSED|favicon|fonts?\.g|manifest\.json|404|reading 'props'|errored out|not in the DOM"
-)
-"""What a page without a network says; A1111, whenever a picture's width or height is typed; and Gradio at Reload UI."""
-
-
-@pytest.fixture(scope="module")
-def webui(browser: Any, address: str) -> Iterator[Any]:
-    """One page for all tests, since a WebUI takes long to draw."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, locale="en-US")
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    expect.set_options(timeout=30_000)
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(f"{error} {error.stack}"))
-    page.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-    page.route("**/*", lambda route: route.continue_() if address in route.request.url else route.abort())
-    page.goto(address, wait_until="commit")
-    page.wait_for_selector("#resize_lora_root", state="attached", timeout=LONG * 2)
-    if "cards" not in ask(page, "hello")["features"]:
-        pytest.skip("no WebUI with cards at this address")
-    open_tab(page, "resize_lora")
-    page.wait_for_selector(".resize-lora-row", state="visible")
-    before = {one["result"] for one in ask(page, "results")["results"]}
-    yield page
-    for made in ask(page, "results")["results"]:
-        if made["state"] == "there" and made["result"] not in before:
-            ask(page, "undo", {"result": made["result"]})
-    context.close()
-    assert [fault for fault in faults if not NOISE.search(fault)] == []
-
-
-def take(page: Any, name: str) -> None:
-    folder = os.environ.get("RESIZE_LORA_SHOTS")
-    if folder:
-        page.screenshot(path=f"{folder}/{name}.png", animations="disabled", timeout=60_000)
-
-
-def inner_page(page: Any, tab: str, id: str) -> None:
-    """Opens one of the pages below a prompt; "" is the one with the settings."""
-    open_tab(page, tab)
-    page.evaluate(
-        """([tab, id]) => { const tabs = document.querySelector(`#${tab}_extra_tabs`),
-            nav = [...tabs.children].find(one => one.classList.contains('tab-nav')),
-            all = [...tabs.children].filter(one => one.classList.contains('tabitem'));
-            nav.querySelectorAll('button')[Math.max(0, all.findIndex(one => one.id === `${tab}_${id}`))].click(); }""",
-        [tab, id],
-    )
-
-
-def cards_page(page: Any, tab: str = "txt2img") -> None:
-    """Opens the LoRA cards of a tab; they are filled some time after the page was drawn."""
-    inner_page(page, tab, "lora")
-    page.wait_for_selector(f"#{tab}_lora_cards .card", state="visible")
-
-
-def card(page: Any, name: str, tab: str = "txt2img") -> Any:
-    return page.locator(f"#{tab}_lora_cards .card[data-name={json.dumps(name, ensure_ascii=False)}]")
-
-
-def names(page: Any) -> list[str]:
-    while not (answer := ask(page, "library"))["complete"]:
-        page.wait_for_timeout(200)
-    return [one["name"] for one in answer["files"]]
-
-
-def wait_for(page: Any, jobs: list[str], state: str = "done") -> None:
-    deadline = time.monotonic() + LONG / 1000
-    while time.monotonic() < deadline:
-        known = {one["id"]: one for one in ask(page, "status")["queue"]}
-        if all(known[job]["state"] in (state, "failed") for job in jobs):
-            assert {job: known[job]["error"] for job in jobs if known[job]["state"] == "failed"} == {}
-            return
-        page.wait_for_timeout(200)
-    raise TimeoutError(jobs)
-
-
-def small(page: Any, tab: str = "txt2img", steps: int = 2) -> None:
-    """Settings of a picture that a CPU makes in a moment."""
-    inner_page(page, tab, "")
-    for what, value in (("width", 64), ("height", 64), ("steps", steps), ("seed", 7)):
-        box = page.locator(f"#{tab}_{what} input[type=number]").first
-        if not box.count():
-            box = page.locator(f"#{tab}_{what} input").first
-        box.fill(str(value))
-        box.press("Tab")
-
-
-def prompt(page: Any, text: str | None = None, tab: str = "txt2img") -> str:
-    area = page.locator(f"#{tab}_prompt textarea").first
-    if text is not None:
-        open_tab(page, tab)
-        area.fill(text)
-    return str(area.input_value())
-
-
-def resized(page: Any, name: str, target: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A version of a LoRA, made through the panel's protocol; the page knows of it."""
-    answer = ask(page, "resize", {"names": [name], "target": target or {"preset": "low"}})
-    wait_for(page, answer["jobs"])
-    job = next(one for one in ask(page, "status")["queue"] if one["id"] == answer["jobs"][0])
-    return dict(job["result"])
-
-
-def choose(page: Any, name: str) -> None:
-    """By the library's search, for a long list has only some of its rows in the page."""
-    page.locator("#resize_lora_search").fill(name)
-    row(page, name).click()
-    expect(page.locator("#resize_lora_subject")).to_have_text(name)
-
-
-def made_before(page: Any) -> str:
-    """A result that is there, made anew where there is none."""
-    there = [one for one in ask(page, "results")["results"] if one["state"] == "there"]
-    return str((there[-1] if there else resized(page, resizable(page)["name"]))["output"])
-
-
-def menu_on(page: Any, spot: Any) -> Any:
-    page.keyboard.press("Escape")
-    spot.scroll_into_view_if_needed()
-    spot.click(button="right")
-    expect(page.locator(MENU)).to_be_visible()
-    return page.locator(MENU)
 
 
 @pytest.mark.parametrize("tab", TABS)
@@ -291,31 +182,9 @@ def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -
     analysis keeps telling where its norms came from."""
     files = [one for one in ask(webui, "library")["files"] if not one["problem"] and not one["ours"]]
     name = sorted(files, key=lambda one: one["bytes"])[-1]["name"]
-    answer = ask(webui, "resize", {"names": [name], "recipe": "fro_ckpt=1,thr=-3.5"})
-    wait_for(webui, answer["jobs"])
-    job = next(one for one in ask(webui, "status")["queue"] if one["id"] == answer["jobs"][0])
-    assert job["result"]["reference"]["kind"] == "memory", job["result"]["reference"]
-    assert job["result"]["reference"]["note"] == ""
-
-
-def until_busy(page: Any, busy: bool) -> None:
-    deadline = time.monotonic() + LONG / 1000
-    while (ask(page, "status")["busy"] is not None) != busy:
-        assert time.monotonic() < deadline
-        page.wait_for_timeout(300)
-
-
-def long_picture(page: Any) -> None:
-    """A picture that is not done before it is stopped."""
-    small(page, steps=150)
-    prompt(page, "a cake")
-    page.locator("#txt2img_generate").click()
-    until_busy(page, True)
-
-
-def stop_picture(page: Any) -> None:
-    page.evaluate("document.querySelector('#txt2img_interrupt').click()")
-    until_busy(page, False)
+    made = with_recipe(webui, name, "fro_ckpt=1,thr=-3.5")
+    assert made["reference"]["kind"] == "memory", made["reference"]
+    assert made["reference"]["note"] == ""
 
 
 def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
@@ -358,12 +227,7 @@ def test_escape_in_another_tab_leaves_our_jobs_and_ours_leaves_the_picture(webui
 
 
 def test_undo_takes_the_card_away_and_restore_brings_it_back(webui: Any) -> None:
-    open_tab(webui, "resize_lora")
-    choose(webui, resizable(webui)["name"])
-    webui.locator("#resize_lora_generate").click()
-    expect(webui.locator("#resize_lora_interrupt")).to_be_enabled()
-    expect(webui.locator("#resize_lora_interrupt")).to_be_disabled(timeout=LONG)
-    made = webui.locator(".resize-lora-result strong").first.inner_text()
+    made = resized_in_the_tab(webui, resizable(webui)["name"])
     cards_page(webui)
     expect(card(webui, made)).to_have_count(1)
     open_tab(webui, "resize_lora")
@@ -397,7 +261,7 @@ def test_trees_have_the_menu_too_and_a_reload_of_the_ui_keeps_all(webui: Any) ->
         pytest.skip("the WebUI runs without --api")
     style = options.json()["extra_networks_tree_view_style"]
     try:
-        _reload_ui(webui, "Tree")
+        reload_ui(webui, "Tree")
         cards_page(webui)
         tree, leaf = (
             webui.locator("#txt2img_lora_tree"),
@@ -419,18 +283,7 @@ def test_trees_have_the_menu_too_and_a_reload_of_the_ui_keeps_all(webui: Any) ->
         expect(card(webui, resizable(webui)["name"]).locator(".resize-lora-button")).to_have_count(1)
         assert resized(webui, resizable(webui)["name"])["state"] == "there"
     finally:
-        _reload_ui(webui, style)
-
-
-def _reload_ui(page: Any, style: str) -> None:
-    page.request.post(
-        f"{URL.rstrip('/')}/sdapi/v1/options", data={"extra_networks_tree_view_style": style}, timeout=LONG
-    )
-    with page.expect_navigation(wait_until="commit", timeout=LONG):
-        page.evaluate("document.querySelector('#settings_restart_gradio').click()")
-    page.wait_for_selector("#resize_lora_root", state="attached", timeout=LONG)
-    open_tab(page, "resize_lora")
-    page.wait_for_selector(".resize-lora-row", state="visible", timeout=LONG)
+        reload_ui(webui, style)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

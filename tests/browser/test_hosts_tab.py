@@ -1,0 +1,159 @@
+"""The tab inside a real WebUI: list, slider, recipe, pictures of what is inside, and the prompt made into one file.
+
+The same rules as in test_hosts.py: ``RESIZE_LORA_URL`` names the WebUI, and what is made is undone.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from browser_kit import URL, ask, expect, open_tab, resizable, row
+from host_kit import LONG, card, cards_page, choose, menu_on, names, prompt, resized_in_the_tab, small, take
+
+pytestmark = pytest.mark.skipif(not URL, reason="name a running WebUI in RESIZE_LORA_URL")
+
+TITLES = ".resize-lora-row:visible .resize-lora-title"
+
+
+@pytest.fixture
+def tab(webui: Any) -> Any:
+    """The tab with nothing searched for."""
+    webui.set_viewport_size({"width": 1280, "height": 900})
+    open_tab(webui, "resize_lora")
+    webui.locator("#resize_lora_search").fill("")
+    return webui
+
+
+def analysed(page: Any, name: str) -> None:
+    choose(page, name)
+    expect(page.locator("#resize_lora_figureSize")).to_contain_text("→", timeout=LONG)
+    expect(page.locator("#resize_lora_plot svg")).to_be_visible(timeout=LONG)
+
+
+def test_a_column_sorts_both_ways(tab: Any) -> None:
+    head = tab.locator('[data-column="bytes"]')
+    sizes = {one["name"]: one["bytes"] for one in ask(tab, "library")["files"]}
+    orders = []
+    for _ in range(2):
+        head.click()
+        tab.wait_for_timeout(300)
+        orders.append([sizes[name] for name in tab.locator(TITLES).all_inner_texts()])
+    assert len(orders[0]) > 3
+    assert sorted(orders[0]) in (orders[0], orders[0][::-1])
+    assert orders[0][0] != orders[1][0]
+
+
+def test_search_and_families_filter(tab: Any) -> None:
+    name = resizable(tab)["name"]
+    every = tab.locator(TITLES).count()
+    tab.locator("#resize_lora_search").fill(name)
+    expect(row(tab, name)).to_be_visible()
+    assert tab.locator(TITLES).count() < every
+    tab.locator("#resize_lora_search").fill("no LoRA is called so")
+    expect(tab.locator(TITLES)).to_have_count(0)
+    tab.locator("#resize_lora_search").fill("")
+    tab.locator("#resize_lora_fits").check()
+    fitting = {one["name"] for one in ask(tab, "library")["files"] if one["fits"]}
+    tab.wait_for_timeout(300)
+    assert set(tab.locator(TITLES).all_inner_texts()) <= fitting
+    tab.locator("#resize_lora_fits").uncheck()
+
+
+def test_the_slider_tells_what_is_written_then(tab: Any) -> None:
+    """Size under the slider, size that is foretold, and size of the file."""
+    name = resizable(tab)["name"]
+    analysed(tab, name)
+    tab.check("#resize_lora_high", force=True)
+    tab.select_option("#resize_lora_meaning", "size")
+    before = tab.locator("#resize_lora_figureSize").inner_text()
+    tab.locator("#resize_lora_slider").focus()
+    for _ in range(30):
+        tab.keyboard.press("ArrowRight")
+    expect(tab.locator("#resize_lora_figureSize")).not_to_have_text(before)
+    take(tab, "slider")
+    recipe = tab.locator("#resize_lora_recipe").input_value()
+    assert re.search(r"size=[\d.]+$", recipe)
+    plan = ask(tab, "plan", {"name": name, "recipe": recipe})
+    answer = ask(tab, "resize", {"names": [name], "recipe": recipe})
+    made = _result(tab, answer["jobs"][0])
+    assert made["bytes_after"] == plan["bytes_after"]
+    assert made["bytes_after"] <= float(recipe.rsplit("=", 1)[1]) * 2**20
+
+
+def _result(page: Any, job: str) -> dict[str, Any]:
+    for _ in range(LONG // 200):
+        one = next(one for one in ask(page, "status")["queue"] if one["id"] == job)
+        if one["state"] not in ("queued", "waits", "running"):
+            assert one["state"] == "done", one["error"]
+            return dict(one["result"])
+        page.wait_for_timeout(200)
+    raise TimeoutError(job)
+
+
+def test_a_faulty_recipe_is_told_as_one_types(tab: Any) -> None:
+    analysed(tab, resizable(tab)["name"])
+    tab.fill("#resize_lora_recipe", "fro_lora=1,tnr=-3")
+    expect(tab.locator("#resize_lora_fault")).to_contain_text("unknown word 'tnr'")
+    expect(tab.locator("#resize_lora_generate")).to_be_disabled()
+    take(tab, "recipe-fault")
+    tab.fill("#resize_lora_recipe", "fro_ckpt=1,thr=-3.5")
+    expect(tab.locator("#resize_lora_fault")).to_be_empty()
+    expect(tab.locator("#resize_lora_generate")).to_be_enabled()
+
+
+def test_a_broken_file_says_why(tab: Any) -> None:
+    broken = next((one for one in ask(tab, "library")["files"] if one["problem"]), None)
+    if broken is None:
+        pytest.skip("this WebUI has no broken LoRA")
+    tab.locator("#resize_lora_search").fill(broken["name"])
+    row(tab, broken["name"]).click()
+    expect(tab.locator("#resize_lora_generate")).to_be_disabled()
+    expect(tab.locator("#resize_lora_root")).to_contain_text(broken["problem"][:30])
+    take(tab, "broken")
+
+
+def test_a_look_inside_draws_its_four_pictures(tab: Any) -> None:
+    analysed(tab, resizable(tab)["name"])
+    tab.locator("#resize_lora_look").click()
+    expect(tab.locator("#resize_lora_study figure")).to_have_count(4, timeout=LONG)
+    tab.locator("#resize_lora_study").scroll_into_view_if_needed()
+    take(tab, "look-inside")
+
+
+def test_a_card_compares_what_we_made_with_its_original(webui: Any) -> None:
+    small(webui)
+    prompt(webui, "a cake")
+    name = resizable(webui)["name"]
+    made = resized_in_the_tab(webui, name)
+    cards_page(webui)
+    menu_on(webui, card(webui, name).locator(".name"))
+    compare = webui.get_by_role("menuitem", name="Compare with original")
+    expect(compare).to_be_disabled()
+    expect(card(webui, made)).to_be_visible(timeout=LONG)
+    menu_on(webui, card(webui, made).locator(".name"))
+    expect(compare).to_be_enabled()
+    compare.click()
+    expect(webui.locator("dialog[open]")).to_contain_text(re.compile(r"difference [\d.]+ of 255"), timeout=LONG)
+    take(webui, "compare-card")
+    webui.keyboard.press("Escape")
+    expect(webui.locator("dialog[open]")).to_have_count(0)
+
+
+def test_the_prompts_loras_are_baked_into_one_that_takes_their_place(webui: Any) -> None:
+    one, other = resizable(webui)["name"], next(name for name in names(webui) if re.search(r"[&'\"\[]", name))
+    prompt(webui, f"a cake, <lora:{one}:0.5:0.75>, <lora:{other}:-0.25> fog")
+    open_tab(webui, "resize_lora")
+    webui.locator("#resize_lora_bake").click()
+    expect(webui.locator("#resize_lora_bake_tags li")).to_have_count(2)
+    webui.locator("#resize_lora_bake_name").fill("baked in a test")
+    take(webui, "bake")
+    webui.locator("#resize_lora_bake_run").click()
+    put = webui.get_by_role("button", name="Replace in the prompt: baked in a test").first
+    made = str(put.get_attribute("aria-label")).partition(": ")[2]
+    put.click(timeout=LONG)
+    expect(webui.locator("#txt2img_prompt textarea").first).to_have_value(f"a cake, <lora:{made}:1>, fog")
+    cards_page(webui)
+    take(webui, "baked")
+    expect(card(webui, made)).to_be_visible()
