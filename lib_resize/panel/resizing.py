@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -111,10 +111,12 @@ def _name_facts(job: Job) -> NameFacts:
     return NameFacts(job.plan.bytes_after, job.plan.retention, max(job.choice.ranks, default=0))
 
 
-def plan_answer(kept: Kept, recipe: Recipe, options: Options, host: Host) -> dict[str, Any]:
-    """What `plan` answers. Raises Fault, and what planning raises."""
+def plan_answer(
+    kept: Kept, recipe: Recipe, options: Options, host: Host, taken: Collection[str] = ()
+) -> dict[str, Any]:
+    """What `plan` answers; `taken` are names that a restore will need again. Raises Fault, and what planning raises."""
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
-    job = planned(analysis, recipe, options, namer(host, kept.lora, options, listed_names(host)))
+    job = planned(analysis, recipe, options, namer(host, kept.lora, options, listed_names(host) | folded(taken)))
     plan, reference = job.plan, described(host, options.reference)
     return {
         "name": kept.lora.name,

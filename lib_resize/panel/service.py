@@ -283,7 +283,7 @@ class Service:
         kept = self.analyses.get(lora)
         if kept is None:
             raise Fault("not_analysed", f"{lora.name} is not analysed. Analyse it first.")
-        return plan_answer(kept, recipe, options, self.host)
+        return plan_answer(kept, recipe, options, self.host, self.results.trashed_names())
 
     def _options(self, params: Params) -> Options:
         return read_options(params.object("options"), remote=self.host.is_remote())

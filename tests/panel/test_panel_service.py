@@ -503,6 +503,14 @@ def test_a_trashed_name_is_not_given_to_another_file(browser: Browser) -> None:
     assert browser.ask("restore", result=made["result"])["result"]["state"] == "there"
 
 
+def test_a_plan_tells_the_name_that_is_given_while_another_lies_in_the_trash(browser: Browser) -> None:
+    """The name stands in the file's metadata, so that a longer one may make a longer file."""
+    browser.ask("undo", result=browser.resized("pastry")["result"])
+    plan = browser.ask("plan", name="pastry", target={"preset": "medium"})
+    made = browser.resized("pastry", target={"preset": "medium"})
+    assert (plan["output"], plan["bytes_after"]) == (made["output"], made["bytes_after"])
+
+
 def test_what_was_undone_or_deleted_cannot_be_undone_again(browser: Browser, root: Path) -> None:
     made = browser.resized("pastry")
     browser.ask("undo", result=made["result"])
