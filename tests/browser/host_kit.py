@@ -15,7 +15,7 @@ MENU = "#resize_lora_menu"
 LONG = 180_000  # milliseconds that a picture or a resize may take on a shared CPU
 NOISE = re.compile(
     r"ERR_FAILED|REFUSED|favicon|fonts?\.g|manifest\.json|404|reading 'props'|errored out|not in the DOM"
-    r"|^TypeError: Failed to fetch(?!.*resize_lora)",
+    r"|^TypeError: Failed to fetch(?!.*resize_lora)|'getElementsByTagName'.*applyFilter(?!.*resize_lora)",
     re.DOTALL,
 )
 """What a page without a network says; A1111, whenever a picture's width or height is typed; Gradio at Reload UI."""
