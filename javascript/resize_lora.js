@@ -814,7 +814,7 @@
         say(cells.title, file.name);
         say(cells.folder, folderText(file));
         say(cells.family, file.family || '');
-        say(cells.kind, file.kind || '');
+        say(cells.kind, file.read === false ? '…' : file.kind || '');
         say(cells.rank, file.rank == null ? '' : `r${file.rank}`);
         say(cells.dtype, (file.dtype || '').toLowerCase());
         say(cells.bytes, size(file.bytes));

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import Cached, Facts, Stamp, cache_file, load_cache, read_facts, save_cache, stamp_of
+from ..catalogue import Alike, Cached, Facts, Stamp, cache_file, load_cache, read_facts, save_cache, stamp_of
 from ..hosts.host import Host, LoraFile
 
 _PATIENCE = 0.12  # seconds that one answer may wait for the first files
+_SAVED_EVERY = 5.0  # seconds
 
 Answer = dict[str, Any]
 
@@ -27,6 +29,8 @@ class _Known:
     folder: str
     revision: int
     predicted: dict[str, int | None] | None = None
+    read: bool = True
+    """False until its header was looked at."""
 
 
 # The list ------------------------------------------------------------------------------------------------------
@@ -76,7 +80,7 @@ class Library:
                 "gone": [name for name, revision in self._gone.items() if revision > since > 0],
                 "roots": root_names(self._host.lora_roots()),
                 "complete": complete,
-                "known": len(self._files),
+                "known": sum(known.read for known in self._files.values()),
                 "total": max(self._total, len(self._files)),
                 "revision": self._revision,
             }
@@ -86,7 +90,7 @@ class Library:
         stamp = stamp_of(lora.path)
         with self._lock:
             known = self._files.get(lora.name)
-        if known is not None and known.stamp == stamp and known.lora.path == lora.path:
+        if known is not None and known.read and known.stamp == stamp and known.lora.path == lora.path:
             return known.facts
         return read_facts(lora.path)
 
@@ -152,9 +156,19 @@ class Library:
         loras, self._roots = self._host.loras(), self._host.lora_roots()
         self._total = len(loras)
         self._drop_others({lora.name for lora in loras})
+        unread = [lora for lora in loras if not self._list(lora)]
+        self._read(unread)
+
+    def _read(self, loras: Sequence[LoraFile]) -> None:
+        """Headers, a few thousand of which take longer than a person waits; what was found is kept on the way."""
         found: Cached = {}
+        alike: Alike = {}
+        saved = time.monotonic()
         for lora in loras:
-            self._look(lora, found)
+            self._look(lora, found, alike)
+            if time.monotonic() - saved > _SAVED_EVERY:
+                save_cache(self._path, found)
+                found, saved = {}, time.monotonic()
         if found:
             save_cache(self._path, found)
 
@@ -165,28 +179,46 @@ class Library:
                 del self._files[name]
                 self._gone[name] = self._revision
 
-    def _look(self, lora: LoraFile, found: Cached) -> None:
+    def _list(self, lora: LoraFile) -> bool:
+        """Puts a file in the list with what is known without its header; whether that is all."""
         try:
             stamp = stamp_of(lora.path)
         except OSError as error:
-            self._put(lora, (0, 0), Facts(problem=f"cannot be read: {error.strerror}"), None)
-            return
+            self._put(lora, (0, 0), Facts(problem=f"cannot be read: {error.strerror}"))
+            return True
         known = self._files.get(lora.name)
-        if known is not None and known.stamp == stamp and known.lora == lora:
-            return
+        if known is not None and known.read and known.stamp == stamp and known.lora == lora:
+            return True
         cached = self._loaded_cache().get(str(lora.path))
         if cached is not None and cached[0] == stamp:
             self._put(lora, stamp, cached[1], cached[2])
-            return
-        facts = read_facts(lora.path)
-        found[str(lora.path)] = (stamp, facts, None)
-        self._put(lora, stamp, facts, None)
+            return True
+        self._put(lora, stamp, Facts(), read=False)
+        return False
 
-    def _put(self, lora: LoraFile, stamp: Stamp, facts: Facts, predicted: dict[str, int | None] | None) -> None:
+    def _look(self, lora: LoraFile, found: Cached, alike: Alike) -> None:
+        try:
+            stamp = stamp_of(lora.path)
+        except OSError as error:
+            self._put(lora, (0, 0), Facts(problem=f"cannot be read: {error.strerror}"))
+            return
+        facts = read_facts(lora.path, alike)
+        found[str(lora.path)] = (stamp, facts, None)
+        self._put(lora, stamp, facts)
+
+    def _put(
+        self,
+        lora: LoraFile,
+        stamp: Stamp,
+        facts: Facts,
+        predicted: dict[str, int | None] | None = None,
+        *,
+        read: bool = True,
+    ) -> None:
         folder = folder_of(lora.path, self._roots)
         with self._lock:
             before = self._files.get(lora.name)
-            new = _Known(lora, stamp, facts, folder, before.revision if before else 0, predicted)
+            new = _Known(lora, stamp, facts, folder, before.revision if before else 0, predicted, read)
             if new == before:
                 return
             self._revision += 1
@@ -225,6 +257,7 @@ class Library:
             "ours": ours,
             "problem": facts.problem,
             "predicted": known.predicted,
+            "read": known.read,
         }
 
 

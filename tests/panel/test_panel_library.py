@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -46,12 +47,47 @@ def test_two_thousand_files_are_listed_in_two_seconds_and_then_at_once(tmp_path:
     assert time.process_time() - began < 0.5
 
 
+def test_all_files_are_listed_before_their_headers_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, gate = tmp_path / "Lora", threading.Event()
+    for number in range(50):
+        tiny(root / f"{number}.safetensors")
+    monkeypatch.setattr(library, "read_facts", lambda path, *more: gate.wait(20) and read_facts(path, *more))
+    browser = Browser(Service(fake_host(root), tmp_path / "cache.json"))
+    browser.ask("library")
+    browser.until(lambda: len(browser.ask("library")["files"]) == 50)
+    answer = browser.ask("library")
+    assert (answer["known"], answer["total"], answer["complete"]) == (0, 50, False)
+    assert {(one["read"], one["family"], one["bytes"] > 0) for one in answer["files"]} == {(False, None, True)}
+    gate.set()
+    assert {(one["read"], one["family"]) for one in browser.listed().values()} == {(True, "SDXL")}
+
+
+def test_files_that_say_the_same_of_their_tensors_have_the_facts_that_each_would_have_alone(tmp_path: Path) -> None:
+    record = {"resize_lora": json.dumps({"version": 1, "source": "folder/old.safetensors", "recipe": "rank=2"})}
+    made = [
+        tiny(tmp_path / "plain.safetensors"),
+        tiny(tmp_path / "told.safetensors", metadata={"ss_output_name": "told", "a": "b" * 99}),
+        tiny(tmp_path / "more.safetensors", metadata={"ss_output_name": "more"}),
+        tiny(tmp_path / "ours.safetensors", metadata=record),
+        tiny(tmp_path / "rank.safetensors", rank=3, metadata={"a": "b"}),
+    ]
+    alike: dict[bytes, Facts] = {}
+    assert [read_facts(path, alike) for path in made] == [read_facts(path) for path in made]
+    assert 0 < len(alike) < len(made)
+    assert read_facts(made[3], alike).source == "old"
+    whole = made[1].read_bytes()
+    for damaged in (whole[:-1], whole + b"\0", whole.replace(b'"b', b"bb", 1)):
+        made[1].write_bytes(damaged)
+        assert read_facts(made[1], alike) == read_facts(made[1])
+        assert read_facts(made[1], alike).problem
+
+
 def test_a_file_is_read_again_only_where_size_or_time_changed(
     browser: Browser, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert browser.listed()["pastry"]["rank"] == 8
     read = []
-    monkeypatch.setattr(library, "read_facts", lambda path: read.append(path.name) or read_facts(path))
+    monkeypatch.setattr(library, "read_facts", lambda path, *more: read.append(path.name) or read_facts(path, *more))
     browser.listed()
     assert read == []
     tiny(root / "pastry.safetensors", rank=3)
@@ -65,7 +101,7 @@ def test_facts_and_predictions_outlive_the_program(
     browser.listed()
     presets = browser.analysed("pastry")["files"][0]["presets"]
     again = Browser(Service(host, tmp_path / "cache" / "library.json"))
-    monkeypatch.setattr(library, "read_facts", lambda path: pytest.fail(f"{path} was read again"))
+    monkeypatch.setattr(library, "read_facts", lambda path, *more: pytest.fail(f"{path} was read again"))
     file = again.listed()["pastry"]
     assert file["predicted"] == {name: presets[name]["bytes"] for name in ("high", "medium", "low")}
 
