@@ -157,10 +157,9 @@ def resized_in_the_tab(page: Any, name: str) -> str:
     raise TimeoutError(name)
 
 
-def reload_ui(page: Any, style: str) -> None:
-    page.request.post(
-        f"{URL.rstrip('/')}/sdapi/v1/options", data={"extra_networks_tree_view_style": style}, timeout=LONG
-    )
+def reload_ui(page: Any, **options: Any) -> None:
+    """Reload UI with other settings."""
+    page.request.post(f"{str(URL).rstrip('/')}/sdapi/v1/options", data=options, timeout=LONG)
     with page.expect_navigation(wait_until="commit", timeout=LONG):
         page.evaluate("document.querySelector('#settings_restart_gradio').click()")
     page.wait_for_selector("#resize_lora_root", state="attached", timeout=LONG)

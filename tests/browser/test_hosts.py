@@ -261,7 +261,7 @@ def test_trees_have_the_menu_too_and_a_reload_of_the_ui_keeps_all(webui: Any) ->
         pytest.skip("the WebUI runs without --api")
     style = options.json()["extra_networks_tree_view_style"]
     try:
-        reload_ui(webui, "Tree")
+        reload_ui(webui, extra_networks_tree_view_style="Tree")
         cards_page(webui)
         tree, leaf = (
             webui.locator("#txt2img_lora_tree"),
@@ -283,7 +283,26 @@ def test_trees_have_the_menu_too_and_a_reload_of_the_ui_keeps_all(webui: Any) ->
         expect(card(webui, resizable(webui)["name"]).locator(".resize-lora-button")).to_have_count(1)
         assert resized(webui, resizable(webui)["name"])["state"] == "there"
     finally:
-        reload_ui(webui, style)
+        reload_ui(webui, extra_networks_tree_view_style=style)
+
+
+def test_menu_and_button_of_cards_can_be_switched_off(webui: Any) -> None:
+    if not webui.request.get(f"{URL.rstrip('/')}/sdapi/v1/options").ok:
+        pytest.skip("the WebUI runs without --api")
+    try:
+        reload_ui(webui, resize_lora_card_menu=False, resize_lora_card_button=False)
+        cards_page(webui)
+        webui.wait_for_function("window.opts && 'resize_lora_card_menu' in window.opts")  # comes after the cards
+        expect(webui.locator("#txt2img_lora_cards .resize-lora-button")).to_have_count(0)
+        webui.locator("#txt2img_lora_cards .card:visible .name").first.click(button="right")
+        webui.wait_for_timeout(1000)
+        expect(webui.locator(MENU)).to_have_count(0)
+        take(webui, "cards-switched-off")
+    finally:
+        reload_ui(webui, resize_lora_card_menu=True, resize_lora_card_button=True)
+    cards_page(webui)
+    menu_on(webui, card(webui, resizable(webui)["name"]).locator(".name"))
+    webui.keyboard.press("Escape")
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
