@@ -197,7 +197,12 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
         "--max-rank", type=_count, metavar="N", help="dimensions to look for in each layer (default: 128 with a recipe)"
     )
     add("--no-te", action="store_true", help="the UNet alone, without text encoders")
-    add("--all-layers", action="store_true", help="also first and last convolution, time and label embedding")
+    add(
+        "--all-layers",
+        action="store_true",
+        help="also first and last convolution, time and label embedding, and the text projection",
+    )
+    add("--biases", action="store_true", help="also biases and the UNet's norms, which not all hosts read in a LoRA")
     _add_work(parser, "--rank 64")
 
 

@@ -115,7 +115,7 @@ def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> W
 
     most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
     rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)
-    return Wish(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers)
+    return Wish(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers, arguments.biases)
 
 
 def _merge_source(arguments: argparse.Namespace) -> Source:
