@@ -555,7 +555,7 @@ class Service:
                 output=self._name_of(written.path),
                 path=written.path,
                 sidecars=(),
-                facts=facts,
+                facts={**facts, "extracted": True},
             )
         )
 
