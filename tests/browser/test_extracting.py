@@ -78,3 +78,15 @@ def test_the_dialog_fits_a_phone(phone: Any, shot: Any) -> None:
         "document.querySelector('dialog.resize-lora-dialog').scrollWidth - document.querySelector('dialog.resize-lora-dialog').clientWidth"  # noqa: E501
     )
     assert width <= 0
+
+
+def test_the_buttons_of_the_panel_do_not_overlap_on_a_phone(phone: Any, shot: Any) -> None:
+    buttons = phone.locator(".resize-lora-actions button:visible")
+    expect(buttons).to_have_count(4)
+    shot(phone, "actions-phone")
+    boxes = [one.bounding_box() for one in buttons.all()]
+    for i, box in enumerate(boxes):
+        assert buttons.nth(i).evaluate("one => one.scrollWidth <= one.clientWidth")
+        for other in boxes[i + 1 :]:
+            apart = box["x"] + box["width"] <= other["x"] or other["x"] + other["width"] <= box["x"]
+            assert apart or box["y"] + box["height"] <= other["y"] or other["y"] + other["height"] <= box["y"]
