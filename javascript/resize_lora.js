@@ -1894,7 +1894,8 @@
 
     function openExtract() {
         const titles = state.hello.checkpoints.map(title => [title, title]);
-        const order = {tuned: 'loaded', base: 'file', target: '64'};
+        const live = can('loaded_model'), second = titles[1] || titles[0];
+        const order = {tuned: live ? 'loaded' : titles[0][0], base: live ? 'file' : second[0], target: '64'};
         const note = el('p', {class: 'resize-lora-quiet', id: 'resize_lora_extract_note', 'aria-live': 'polite'});
         const pick = (name, text, choices) => labelled(text, chooser(`resize_lora_extract_${name}`, text, choices, order[name], value => { order[name] = value; checkOrder(order); }));
         const targets = [['64', t('Rank {n}', {n: 64})], ['128', t('Rank {n}', {n: 128})], ...PRESETS.map(name => [name, t(PRESET_WORDS[name])]), ['panel', t('As set in the tab')]];
@@ -1903,9 +1904,9 @@
         order.run = button(t('Extract'), () => extractIt(order), {id: 'resize_lora_extract_run', class: 'resize-lora-button-plain resize-lora-primary'});
         order.note = note;
         order.box = dialog(t('Extract a LoRA'), [
-            el('p', {class: 'resize-lora-quiet'}, t('One LoRA that leads from the second model to the first. The loaded model beside its own file shows what was merged into it in memory; LoRAs of the prompt do not count.')),
-            pick('tuned', t('Model'), [['loaded', t('Loaded checkpoint')], ...titles]),
-            pick('base', t('Compared with'), [['file', t('Its own file')], ...titles]),
+            el('p', {class: 'resize-lora-quiet'}, t('One LoRA that leads from the second model to the first.'), ' ', live ? t('The loaded model beside its own file shows what was merged into it in memory; LoRAs of the prompt do not count.') : ''),
+            pick('tuned', t('Model'), [...(live ? [['loaded', t('Loaded checkpoint')]] : []), ...titles]),
+            pick('base', t('Compared with'), [...(live ? [['file', t('Its own file')]] : []), ...titles]),
             el('label', {class: 'resize-lora-check'}, order.encoders, t('Text encoders too')), note,
             el('div', {class: 'resize-lora-bake-row'}, pick('target', t('Target'), targets), labelled(t('Name'), order.name), order.run),
         ]);

@@ -71,6 +71,15 @@ def test_a_refusal_is_shown_where_the_person_looks(page: Any) -> None:
     expect(page.locator("#resize_lora_extract_run")).to_be_enabled()
 
 
+def test_where_no_model_is_in_memory_only_files_are_offered(page: Any) -> None:
+    setup(page, features=[])
+    box = open_dialog(page)
+    expect(page.locator("#resize_lora_extract_tuned option")).to_have_count(2)
+    page.click("#resize_lora_extract_run")
+    expect(box).to_have_count(0)
+    assert [(one["tuned"], one["base"]) for one in asked(page)] == [("juggernautXL_v9", "dreamshaper_8")]
+
+
 def test_the_dialog_fits_a_phone(phone: Any, shot: Any) -> None:
     open_dialog(phone)
     shot(phone, "extract-phone")
