@@ -1384,7 +1384,7 @@
     function frameActions() {
         parts.run = button('', run, {id: 'resize_lora_generate', class: 'resize-lora-button-plain resize-lora-primary', title: 'Ctrl+Enter'});
         parts.cancel = button(t('Cancel'), cancelAll, {id: 'resize_lora_interrupt', title: 'Esc'});
-        parts.actions.append(parts.run, bakeButton(), parts.cancel);
+        parts.actions.append(parts.run, bakeButton(), extractButton(), parts.cancel);
     }
 
     function drawActions() {
@@ -1483,12 +1483,14 @@
         const tools = can('prompt')
             ? [button(t('Try in txt2img'), () => tryIt(about, false), named(t('Try in txt2img'))), button(t('Try and generate'), () => tryIt(about, true), named(t('Try and generate')))]
             : [button(t('Copy tag'), () => copyTag(about), named(t('Copy tag')))];
+        const away = button(t('Undo'), () => undo(result.result), named(t('Undo')));
+        if (result.extracted) return [...tools, away];
         const compare = button(t('Compare'), () => compareIt(about), named(t('Compare')));
         if (!can('generate')) {
             compare.disabled = true;
             compare.title = t('There is nothing here that makes pictures.');
         }
-        return [...tools, compare, button(t('Undo'), () => undo(result.result), named(t('Undo')))];
+        return [...tools, compare, away];
     }
 
     function awayTools(result) {
@@ -1592,7 +1594,7 @@
         jobToasts.delete(job.id);
         note.offer();
         note.leave();
-        if (job.state === 'done' && job.kind === 'resize') offerResult(job.result, note);
+        if (job.state === 'done' && ['resize', 'extract'].includes(job.kind)) offerResult(job.result, note);
         else if (job.state === 'done' && job.kind === 'bake') offerBaked(job.result, note);
         else if (job.state === 'done') note.say(`${job.title}: ${t('done')}`);
         else note.say(`${job.title}: ${job.state === 'cancelled' ? t('cancelled') : job.error.message}`);
@@ -1909,6 +1911,58 @@
             await copyText((await call('bake_into', {result: result.result, prompt: originOf(result).prompt})).prompt);
         } catch (error) {
             complain(error);
+        }
+    }
+
+    // Extract a LoRA ----------------------------------------------------------------------------------------------
+
+    function extractButton() {
+        if (!state.hello.checkpoints.length) return [];
+        return button(t('Extract a LoRA…'), openExtract, {id: 'resize_lora_extract', title: t('Make a LoRA of what one checkpoint has and another has not')});
+    }
+
+    function openExtract() {
+        const titles = state.hello.checkpoints.map(title => [title, title]);
+        const live = can('loaded_model'), second = titles[1] || titles[0];
+        const order = {tuned: live ? 'loaded' : titles[0][0], base: live ? 'file' : second[0], target: '64'};
+        const note = el('p', {class: 'resize-lora-quiet', id: 'resize_lora_extract_note', 'aria-live': 'polite'});
+        const pick = (name, text, choices) => labelled(text, chooser(`resize_lora_extract_${name}`, text, choices, order[name], value => { order[name] = value; checkOrder(order); }));
+        const targets = [['64', t('Rank {n}', {n: 64})], ['128', t('Rank {n}', {n: 128})], ...PRESETS.map(name => [name, t(PRESET_WORDS[name])]), ['panel', t('As set in the tab')]];
+        order.name = el('input', {type: 'text', id: 'resize_lora_extract_name', placeholder: t('after both checkpoints')});
+        order.encoders = el('input', {type: 'checkbox', id: 'resize_lora_extract_encoders', checked: true});
+        order.run = button(t('Extract'), () => extractIt(order), {id: 'resize_lora_extract_run', class: 'resize-lora-button-plain resize-lora-primary'});
+        order.note = note;
+        order.box = dialog(t('Extract a LoRA'), [
+            el('p', {class: 'resize-lora-quiet'}, t('One LoRA that leads from the second model to the first.'), ' ', live ? t('The loaded model beside its own file shows what was merged into it in memory; LoRAs of the prompt do not count.') : ''),
+            pick('tuned', t('Model'), [...(live ? [['loaded', t('Loaded checkpoint')]] : []), ...titles]),
+            pick('base', t('Compared with'), [...(live ? [['file', t('Its own file')]] : []), ...titles]),
+            el('label', {class: 'resize-lora-check'}, order.encoders, t('Text encoders too')), note,
+            el('div', {class: 'resize-lora-bake-row'}, pick('target', t('Target'), targets), labelled(t('Name'), order.name), order.run),
+        ]);
+        checkOrder(order);
+    }
+
+    /* Only what is in memory can differ from its own file. */
+    function checkOrder(order) {
+        const alone = order.tuned !== 'loaded' && order.base === 'file', same = order.tuned === order.base;
+        say(order.note, alone ? t('Only the loaded checkpoint has a file of its own to be compared with; choose another model.') : same ? t('These are the same model.') : '');
+        order.run.disabled = alone || same;
+    }
+
+    async function extractIt(order) {
+        const rank = Number(order.target);
+        const goal = order.target === 'panel' ? wanted() : {target: rank ? {rank} : {preset: order.target}};
+        const name = order.name.value.trim();
+        order.run.disabled = true;
+        try {
+            const {job} = await call('extract', {tuned: order.tuned, base: order.base, text_encoders: order.encoders.checked, ...(name ? {name} : {}), ...goal, options: changedOptions()});
+            state.mine.add(job);
+            jobToasts.set(job, toast(`${t('Extract a LoRA')}: ${t('queued')}`, {stays: true, tools: [button(t('Cancel'), () => cancel([job]))]}));
+            order.box.close();
+            await poll();
+        } catch (error) {
+            order.run.disabled = false;
+            say(order.note, error.message);
         }
     }
 

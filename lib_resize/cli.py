@@ -178,6 +178,7 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
     add("inputs", nargs="*", metavar="FILE[:STRENGTH]", help="the LoRA files, without --prompt")
     add("--prompt", metavar="TEXT", help="a prompt, or its tags alone; names are looked for in --lora-dir")
     add("--lora-dir", action="append", default=[], metavar="DIR", help="a folder of LoRAs; may be given again")
+    add("--lbw-presets", metavar="FILE", help="your presets of block weights, as LoRA Block Weight keeps them")
     add("-o", "--output", metavar="FILE", help="the new file, or a folder for it (default: beside the first LoRA)")
     add("--base", metavar="FILE", help="a checkpoint, for recipes that compare with one")
     add("--no-sidecars", action="store_true", help="do not copy previews and descriptions to the new name")
@@ -197,7 +198,12 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
         "--max-rank", type=_count, metavar="N", help="dimensions to look for in each layer (default: 128 with a recipe)"
     )
     add("--no-te", action="store_true", help="the UNet alone, without text encoders")
-    add("--all-layers", action="store_true", help="also first and last convolution, time and label embedding")
+    add(
+        "--all-layers",
+        action="store_true",
+        help="also first and last convolution, time and label embedding, and the text projection",
+    )
+    add("--biases", action="store_true", help="also biases and the UNet's norms, which not all hosts read in a LoRA")
     _add_work(parser, "--rank 64")
 
 
@@ -358,6 +364,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 def _add_ui(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--lora-dir", action="append", default=[], metavar="DIR", help="a folder of LoRAs; may be given again")
+    add("--lbw-presets", metavar="FILE", help="your presets of block weights, as LoRA Block Weight keeps them")
     add("--checkpoint", action="append", default=[], metavar="FILE", help="a base model to compare with")
     add("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 lets other machines in (default: 127.0.0.1)")
     add("--port", type=_port, default=7867, help="default: 7867")

@@ -22,10 +22,10 @@ from .batch import resize as resize_all
 from .errors import OutputError, ResizeError, UsageError
 from .files.outname import fold, unique_path
 from .files.reader import SafeFile
-from .lookup import LoraFolders
+from .lookup import LoraFolders, preset_file
 from .priority import stand_back
 from .progress import Progress, Quiet
-from .prompt import check_bakeable, parse_prompt
+from .prompt import BLOCK_PRESETS, Presets, check_bakeable, parse_prompt
 from .recipe.grammar import METHOD_NUMBERS, Recipe, parse_recipes, with_way
 from .sources import SUFFIX, Source, expand, of_members, of_prompt
 
@@ -115,7 +115,7 @@ def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> W
 
     most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
     rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)
-    return Wish(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers)
+    return Wish(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers, arguments.biases)
 
 
 def _merge_source(arguments: argparse.Namespace) -> Source:
@@ -125,10 +125,17 @@ def _merge_source(arguments: argparse.Namespace) -> Source:
     if arguments.inputs:
         if arguments.lora_dir:
             raise UsageError("--lora-dir belongs to --prompt; files are named by their paths.")
+        if arguments.lbw_presets:
+            raise UsageError("--lbw-presets belongs to --prompt; a file has one strength here.")
         return of_members(arguments.inputs)
-    tags = parse_prompt(arguments.prompt).tags
+    tags = parse_prompt(arguments.prompt, _presets(arguments.lbw_presets)).tags
     check_bakeable(tags)
     return of_prompt(tags, LoraFolders([Path(name) for name in arguments.lora_dir]).find)
+
+
+def _presets(name: str | None) -> Presets:
+    """Block weights by name, with those of a file. Raises FileError."""
+    return preset_file(Path(name)) if name else BLOCK_PRESETS
 
 
 def _output_of(text: str | None, recipes: int) -> tuple[Path | None, Path | None]:

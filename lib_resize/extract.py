@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,12 +20,13 @@ from typing import Protocol
 import numpy as np
 
 from .adapters.forms.lora import low_rank
-from .adapters.layer import Adapter, Layer
+from .adapters.layer import Adapter, Copied, Layer
 from .adapters.read import groups_together
 from .adapters.suffixes import Part
 from .analysis import Analysis, Bench, analyse
 from .base.checkpoint import Checkpoint
 from .base.pairing import BaseWeight
+from .base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
 from .batch import Outcome, Settings, open_bench
 from .errors import Cancelled, LayerError, ResizeError, UnsupportedError
 from .files.outname import unique_path
@@ -83,7 +84,9 @@ class Wish:
     text_encoders: bool = True
     edges: bool = False
     """Also first and last convolution, time and label embedding, which trainers leave alone and older diffusers does
-    not read."""
+    not read, and the text projection, which A1111 passes over."""
+    vectors: bool = False
+    """Also biases, and norms of UNets, as plain differences."""
 
 
 @dataclass
@@ -95,7 +98,18 @@ class _Tally:
     only_one: int = 0
     sizes: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
-    vectors: list[str] | None = None
+    vectors: _Vectors | None = None
+
+
+@dataclass
+class _Vectors:
+    """What became of biases and norms that differ."""
+
+    taken: list[Copied] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """Keys of those that were not asked for."""
+    lone: list[str] = field(default_factory=list)
+    """Keys of those that cannot be had: they have no name in a LoRA, or their layer is not in it."""
 
 
 def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: Bench) -> Adapter:
@@ -111,14 +125,14 @@ def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: B
         raise UnsupportedError(
             f"{tuned.path} and {base.path}: no layer differs that a LoRA could hold ({tally.equal} are equal)."
         )
-    tally.vectors = _changed_vectors(tuned, base)
+    tally.vectors = _changed_vectors(tuned, base, wish, {layer.stem for layer in layers})
     family = tuned.family
     return Adapter(
         name=f"{tuned.path.stem}-{base.path.stem}",
         files=(),
         metadata=_metadata(family, tuned.path, base.path),
         layers=layers,
-        copied=(),
+        copied=tuple(tally.vectors.taken) if tally.vectors else (),
         family=family,
         notes=tuple(_notes(layers, tally, wish)),
         weights=(1.0, -1.0),
@@ -137,13 +151,23 @@ def extract(
     with ExitStack() as stack:
         bench = open_bench(settings, progress, stack)
         spool = stack.enter_context(Spool(_folder(tuned.path, settings)))
-        files = (tuned.file, base.file)
-        hashes = [] if settings.dry_run else [bench.pool.submit(file.sha256) for file in files]
-        adapter = replace(difference(tuned, base, wish, spool, bench), files=files)
+        adapter = of_checkpoints(difference(tuned, base, wish, spool, bench), tuned, base)
+        hashes = [] if settings.dry_run else [bench.pool.submit(file.sha256) for file in adapter.files]
         needy = any(recipe.needs_base for recipe in settings.all_recipes)
         analysis = analyse(adapter, base if needy else None, settings.all_recipes, bench)
         for recipe in settings.all_recipes:
             yield _made(analysis, recipe, settings, bench, hashes)
+
+
+def of_checkpoints(adapter: Adapter, tuned: Checkpoint, base: Checkpoint) -> Adapter:
+    """A difference with the files that it was made of."""
+    models = [(model, file, weight) for model, weight in ((tuned, 1.0), (base, -1.0)) for file in model.files]
+    return replace(
+        adapter,
+        files=tuple(file for _, file, _ in models),
+        models=tuple(model.path for model, _, _ in models),
+        weights=tuple(weight for *_, weight in models),
+    )
 
 
 def _made(
@@ -209,8 +233,8 @@ def _left_out(name: str, weight: BaseWeight, wish: Wish, family: Family | None) 
     known = family is not None
     if name.startswith("lora_te") and not wish.text_encoders:
         return "text encoders"
-    if name.endswith("text_projection"):
-        return "text projection, of which hosts read different things"
+    if name.endswith("text_projection") and not wish.edges:
+        return "text projection, which A1111 does not read (see --all-layers)"
     if known and not wish.edges and block(name) in _EDGES:
         return "first, last and embedding layers of the UNet (see --all-layers)"
     if not known and _NO_MATRIX.search(name):
@@ -312,20 +336,73 @@ class _Budget:
                 self._changed.notify_all()
 
 
-# What is said -------------------------------------------------------------------------------------------------
+# Biases and norms ---------------------------------------------------------------------------------------------
 
 
-def _changed_vectors(tuned: Weights, base: Weights) -> list[str] | None:
-    """Biases and norms that differ; None where they cannot be compared."""
+def _changed_vectors(tuned: Weights, base: Weights, wish: Wish, stems: Set[str]) -> _Vectors | None:
+    """Biases and norms that differ; None where the models name none alike. `stems` are the layers of the LoRA."""
     ours, theirs = tuned.vectors, base.vectors
-    shared = [key for key, shape in ours.items() if theirs.get(key) == shape]
-    if (ours or theirs) and not shared:
+    pairs = list(_vector_pairs(_named(tuned, ours), _named(base, theirs), ours, theirs))
+    if not pairs and (ours or theirs):
         return None
-    return [key for key in shared if not _same(tuned.vector(key), base.vector(key))]
+    groups: dict[str, list[tuple[BaseVector, Single]]] = {}
+    for one, other in pairs:
+        groups.setdefault(one.stem, []).append((one, _vector(tuned, one) - _vector(base, other)))
+    found = _Vectors()
+    for group in groups.values():
+        if not any(change.any() for _, change in group):
+            continue
+        if wish.vectors and _has_place(group[0][0], len(group), stems, wish):
+            found.taken += [Copied(one.name, _WHY[one.role], one.stem, gain=1.0, made=change) for one, change in group]
+        else:
+            (found.lone if wish.vectors else found.left).extend(one.key for one, _ in group)
+    return found
 
 
-def _same(one: Stored, other: Stored) -> bool:
-    return bool(np.array_equal(singles(one.bits, one.kind), singles(other.bits, other.kind)))
+_WHY = {BIAS: "bias difference", NORM_WEIGHT: "norm", NORM_BIAS: "norm"}
+
+
+def _named(model: Weights, vectors: Mapping[str, tuple[int, ...]]) -> dict[str, BaseVector]:
+    is_unet = model.family is not None and model.family.name in _ACROSS
+    return named_vectors(model.weights, vectors, norms=is_unet)
+
+
+def _vector_pairs(
+    ours: Mapping[str, BaseVector],
+    theirs: Mapping[str, BaseVector],
+    shapes: Mapping[str, tuple[int, ...]],
+    other_shapes: Mapping[str, tuple[int, ...]],
+) -> Iterator[tuple[BaseVector, BaseVector]]:
+    """The same vector in both models: by its name in a LoRA, else by its key, and then without a name."""
+    pairs = [(one, theirs[name]) for name, one in ours.items() if name in theirs]
+    same = [(one, other) for one, other in pairs if _length(one, shapes) == _length(other, other_shapes)]
+    yield from same
+    known = {one.key for one, _ in same}
+    for key in (key for key, shape in shapes.items() if key not in known and other_shapes.get(key) == shape):
+        nameless = BaseVector(key, key, "", "")
+        yield nameless, nameless
+
+
+def _length(vector: BaseVector, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    first, last = vector.rows or (0, shapes[vector.key][0])
+    return last - first
+
+
+def _vector(model: Weights, vector: BaseVector) -> Single:
+    """Its numbers, (n,)."""
+    stored = model.vector(vector.key)
+    values = singles(stored.bits, stored.kind).reshape(-1)
+    return values if vector.rows is None else values[slice(*vector.rows)]
+
+
+def _has_place(vector: BaseVector, count: int, stems: Set[str], wish: Wish) -> bool:
+    """A1111 refuses a file that has a bias without its layer, or half of a norm."""
+    if vector.role == BIAS:
+        return vector.stem in stems
+    return bool(vector.role) and count == 2 and (wish.edges or block(vector.layer) not in _EDGES)
+
+
+# What is said -------------------------------------------------------------------------------------------------
 
 
 def _notes(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> Iterator[str]:
@@ -338,14 +415,28 @@ def _notes(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> Iterator[str]:
         yield f"{len(tally.sizes)} layers differ in size and are left out (first {tally.sizes[0]})"
     if tally.only_one:
         yield f"{tally.only_one} layers are in one of the two checkpoints alone"
-    if tally.vectors is None:
+    yield from _notes_of_vectors(tally.vectors)
+
+
+def _notes_of_vectors(vectors: _Vectors | None) -> Iterator[str]:
+    if vectors is None:
         yield "biases and norms were not compared: the two models do not name them alike"
-    elif tally.vectors:
-        norms = [key for key in tally.vectors if "norm" in key or "ln_" in key]
+        return
+    if vectors.taken:
         yield (
-            f"{len(tally.vectors)} biases and norms differ and are left out, since a LoRA has no place for them "
-            f"({len(norms)} of norms; first {tally.vectors[0]})"
+            f"{len(vectors.taken)} differences of biases and norms go along: ComfyUI and Forge apply them all, A1111 "
+            f"the norms alone, and diffusers refuses the file"
         )
+    if vectors.left:
+        yield f"{_vectors_told(vectors.left)} differ and are left out, since hosts do not agree on them (see --biases)"
+    if vectors.lone:
+        yield f"{_vectors_told(vectors.lone)} differ and are left out: no host finds them in a LoRA of these layers"
+
+
+def _vectors_told(keys: Sequence[str]) -> str:
+    each = list(dict.fromkeys(keys))
+    norms = [key for key in each if "norm" in key or "ln_" in key or re.search(r"(in_layers|out_layers|out)\.0\.", key)]
+    return f"{len(each)} biases and norms ({len(norms)} of norms; first {each[0]})"
 
 
 def _share_held(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> str:

@@ -20,6 +20,7 @@ from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import Draft, NewLayer, Rows, Style, draft, factors, zeros
 from .analysis import Analysis, Bench
 from .errors import LayerError, OutputError, ResizeError
+from .files.header import TensorSpec
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
@@ -245,7 +246,7 @@ class _Maker:
         )
 
     def _record(self, choice: Choice, hashes: list[str]) -> Record:
-        names = [path.name for path in self.adapter.paths]
+        names = self.adapter.titles
         merged = len(names) > 1 or self.adapter.weights != (1.0,)
         return Record(
             version=__version__,
@@ -375,10 +376,9 @@ def _label(analysis: Analysis) -> str:
     adapter = analysis.adapter
     if len(adapter.files) == 1 and adapter.weights == (1.0,):
         return str(adapter.paths[0])
-    return ",".join(
-        f"{path}:{weight if isinstance(weight, str) else f'{weight:g}'}"
-        for path, weight in zip(adapter.paths, adapter.weights, strict=True)
-    )
+    files = list(zip(adapter.models or adapter.paths, adapter.weights, strict=True))
+    each = list(dict.fromkeys(files)) if adapter.models else files
+    return ",".join(f"{path}:{weight if isinstance(weight, str) else f'{weight:g}'}" for path, weight in each)
 
 
 def _layer_plans(
@@ -420,7 +420,7 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
         if spec.name in alphas:
             yield np.array(alphas[spec.name], np.float32)
         elif spec.name in made.copied:
-            yield _copy(made.copied[spec.name], job)
+            yield _copy(spec, made.copied[spec.name], job)
         else:
             while spec.name not in ready:
                 group, tensors = next(results)
@@ -429,10 +429,12 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
             yield ready.pop(spec.name)
 
 
-def _copy(copied: Copied, job: Job) -> Chunk:
+def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
     """A tensor as it was, or times what its layer's scale and the recipe do to it."""
-    file = job.analysis.adapter.files[copied.source]
     gain = 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
+    if copied.made is not None:
+        return round_to(copied.made * np.float32(gain), spec.dtype)
+    file = job.analysis.adapter.files[copied.source]
     if gain == 1.0:
         return file.bytes(copied.key)
     kind = file.header.entries[copied.key].dtype

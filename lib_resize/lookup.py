@@ -14,10 +14,24 @@ from pathlib import Path
 
 from .errors import FileError, ResizeError, UsageError
 from .files.header import read_header
+from .prompt import Presets, read_presets
 from .sources import files_below
 
 _ALIAS = "ss_output_name"
 _MOMENT = re.compile(r"@[0-9.]+$")
+
+
+PRESET_FILE = "lbwpresets.txt"
+"""Where the extension LoRA Block Weight keeps a person's presets, in its folder ``scripts``."""
+
+
+def preset_file(path: Path) -> Presets:
+    """The presets of block weights in a file, and those that the extension brings. Raises FileError."""
+    try:
+        return read_presets(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        raise FileError(f"{path}: cannot be read as presets of block weights: {reason}.") from error
 
 
 class LoraFolders:

@@ -44,6 +44,7 @@ THEMES = {
     ),
 }  # fmt: skip
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
+_MARKERS = "os^vDPX*<>"  # more than there are curves, for colours and dashes come again
 FORMATS = ("png", "svg")
 
 
@@ -169,7 +170,8 @@ def _draw_spectra(pyplot: Any, study: Study, theme: Theme) -> Any:
     columns = min(3, len(study.groups))
     rows = -(-len(study.groups) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(10, 2.4 * rows + 0.5), sharey=True, squeeze=False)
-    figure.suptitle(_title(study, "mean singular values, each layer's largest = 1"))
+    figure.suptitle(_title(study, "mean singular values, each layer's largest = 1; dashed: effective rank"))
+    figure.supxlabel("dimension", fontsize=9)
     for axis, group in zip(axes.flat, study.groups, strict=False):
         _draw_group(axis, group, theme)
     for axis in axes.flat[len(study.groups) :]:
@@ -212,7 +214,7 @@ def _draw_heat(pyplot: Any, study: Study, _: Theme) -> Any:
 def _draw_retention(pyplot: Any, study: Study, theme: Theme) -> Any:
     if not study.curves:
         return None
-    figure, axis = pyplot.subplots(figsize=(9, 5.2))
+    figure, axis = pyplot.subplots(figsize=(10.5, 5.2))
     for place, curve in enumerate(study.curves):
         sizes, shares = zip(*curve.points, strict=True) if curve.points else ((), ())
         axis.plot(
@@ -220,8 +222,8 @@ def _draw_retention(pyplot: Any, study: Study, theme: Theme) -> Any:
             [100 * share for share in shares],
             color=theme.lines[place % len(theme.lines)],
             linestyle=_DASHES[place % len(_DASHES)],
-            marker="os^vD"[place % 5],
-            markersize=3.5,
+            marker=_MARKERS[place % len(_MARKERS)],
+            markersize=4,
             label=curve.name,
         )
     axis.set_xscale("log")
@@ -231,7 +233,7 @@ def _draw_retention(pyplot: Any, study: Study, theme: Theme) -> Any:
     axis.set_xlabel("MiB of the float16 file")
     axis.set_ylabel("weight retention, %")
     axis.set_title(_title(study, "weight retention over size (of weights: it does not rank the pictures)"), fontsize=9)
-    axis.legend(loc="lower right", ncols=2)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the curves, which may go anywhere
     return figure
 
 

@@ -16,9 +16,10 @@ file is opened and no library loaded. A text that is no tag (``<hypernet:x:1>``,
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .errors import PromptError
@@ -45,6 +46,12 @@ BLOCK_NAMES: dict[int, tuple[str, ...]] = {
 SD1.5. BASE is the text encoders."""
 
 
+_FLUX = 61  # weights of a list for Flux, which we read and do not bake
+
+Presets = Mapping[str, tuple[float | str, ...]]
+"""Name -> weights, or letters that stand for weights."""
+
+
 def _preset(*on: str) -> tuple[float, ...]:
     return tuple(float(name in on) for name in BLOCK_NAMES[17])
 
@@ -62,8 +69,9 @@ BLOCK_PRESETS: dict[str, tuple[float, ...]] = {
     "OUTALL": _preset(BASE, *_OUT),
     "ALL0.5": (0.5,) * 17,
 }
-"""What the extension LoRA Block Weight brings; a person may have others."""
+"""What the extension LoRA Block Weight brings; a person may have others, see `read_presets`."""
 
+_LETTER = re.compile(r"R|U|X([+-][0-9.]+)?")
 _TIMED = ("start", "stop", "step")
 _HIRES = ("hr", "hrte", "hrunet")
 _STRENGTHS = ("te", "unet", "in", "mid", "out")
@@ -103,8 +111,16 @@ class Blocks:
         """Why they cannot be baked; empty where they can."""
         if not self.weights:
             known = ", ".join(BLOCK_PRESETS)
-            return f"lbw={self.preset} is a preset of your own (known are {known}); write its numbers out"
+            return (
+                f"lbw={self.preset} is a preset that is not known here (known are {known}); write its numbers out, or "
+                f"name the file of your presets by --lbw-presets"
+            )
+        if len(self.weights) not in BLOCK_NAMES:
+            known = ", ".join(map(str, BLOCK_NAMES))
+            return f"lbw={self.preset} has {len(self.weights)} weights; lists of {known} can be baked"
         letters = [weight for weight in self.weights if isinstance(weight, str)]
+        if letters and not _LETTER.fullmatch(letters[0]):
+            return f"lbw={self.preset} has {letters[0]!r}, which is no weight"
         return f"lbw= has {letters[0]}, which is another number at each picture" if letters else ""
 
     def weight(self, block: str) -> float:
@@ -240,13 +256,13 @@ class Prompt:
         return "".join(map(str, self.pieces))
 
 
-def replaced(text: str, gone: Collection[Tag], new: str) -> str:
+def replaced(text: str, gone: Collection[Tag], new: str, presets: Presets = BLOCK_PRESETS) -> str:
     """A prompt with `new` where the first of the tags `gone` stood, and without the others; all else as it was.
 
     Raises PromptError where the prompt cannot be read.
     """
     made, after_cut = "", False
-    for piece, source in _sources(text):
+    for piece, source in _sources(text, presets):
         if piece not in gone:
             made = _joined(made, source) if after_cut else made + source
             after_cut = False
@@ -257,10 +273,10 @@ def replaced(text: str, gone: Collection[Tag], new: str) -> str:
     return made
 
 
-def _sources(text: str) -> Iterator[tuple[str | Tag, str]]:
+def _sources(text: str, presets: Presets) -> Iterator[tuple[str | Tag, str]]:
     """Each piece of a prompt, and how it is written."""
     at = 0
-    for piece in parse_prompt(text).pieces:
+    for piece in parse_prompt(text, presets).pieces:
         length = piece.length if isinstance(piece, Tag) else len(piece)
         yield piece, text[at : at + length]
         at += length
@@ -289,8 +305,25 @@ _TAG = re.compile(r"<(lora|lyco):([^<>]*)(>?)")
 _LONGEST = 100_000
 
 
-def parse_prompt(text: str) -> Prompt:
-    """Parts a prompt. Raises PromptError, with the column, for a tag that no host could read."""
+def read_presets(text: str) -> Presets:
+    """All presets of a person who keeps them in this text, as the extension LoRA Block Weight does: ``NAME:1,0,…`` a
+    line. Its own presets are there too, unless the text has others of their names. Other lines are passed over."""
+    named = (line.partition(":") for line in text.splitlines() if not line.lstrip().startswith("#"))
+    own = {name.strip(): weights.partition(":")[0] for name, colon, weights in named if colon and "," in weights}
+    return {**BLOCK_PRESETS, **{name: tuple(map(_weight_of, text.split(","))) for name, text in own.items()}}
+
+
+def _weight_of(text: str) -> float | str:
+    """A weight, or the text where it is none."""
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        return value + 0.0 if abs(value) <= 1e6 else text.strip()
+    return text.strip()
+
+
+def parse_prompt(text: str, presets: Presets = BLOCK_PRESETS) -> Prompt:
+    """Parts a prompt, with the block weights of these presets. Raises PromptError, with the column, for a tag that no
+    host could read."""
     if len(text) > _LONGEST:
         raise PromptError(f"the prompt has {len(text)} characters, more than {_LONGEST}; give the tags alone.")
     pieces: list[str | Tag] = []
@@ -298,7 +331,7 @@ def parse_prompt(text: str) -> Prompt:
     scheduled = _schedules(text)
     for match in _TAG.finditer(text):
         pieces += [text[at : match.start()]] if match.start() > at else []
-        pieces.append(_Reader(match, scheduled).tag())
+        pieces.append(_Reader(match, scheduled, presets).tag())
         at = match.end()
     return Prompt((*pieces, text[at:]) if at < len(text) else tuple(pieces))
 
@@ -306,8 +339,9 @@ def parse_prompt(text: str) -> Prompt:
 class _Reader:
     """Reads one tag."""
 
-    def __init__(self, match: re.Match[str], scheduled: dict[int, str]) -> None:
+    def __init__(self, match: re.Match[str], scheduled: dict[int, str], presets: Presets) -> None:
         self._match = match
+        self._presets = presets
         self._schedule = scheduled.get(match.start(), "")
         self._named: dict[str, tuple[str, int]] = {}
         self._positional: list[tuple[str, int]] = []
@@ -355,7 +389,7 @@ class _Reader:
         """Block weights once stood where the UNet's strength stands, and were called w."""
         if "w" in self._named and "lbw" not in self._named:
             self._named["lbw"] = self._named.pop("w")
-        if len(self._positional) > 2 and _is_blocks(self._positional[2][0]) and "lbw" not in self._named:
+        if len(self._positional) > 2 and self._is_blocks(self._positional[2][0]) and "lbw" not in self._named:
             self._named["lbw"] = self._positional.pop(2)
 
     def _te_and_unet(self) -> tuple[Strength, Strength]:
@@ -405,9 +439,9 @@ class _Reader:
         if "," not in text:
             if not text:
                 raise self._fault("lbw= is empty; a preset or numbers were expected", at)
-            return Blocks(text, BLOCK_PRESETS.get(text, ()))
+            return Blocks(text, tuple(self._presets.get(text, ())))
         items = text.split(",")
-        if len(items) not in BLOCK_NAMES:
+        if len(items) not in (*BLOCK_NAMES, _FLUX):
             raise self._fault(
                 f"lbw= has {len(items)} weights; 12 (LoRA of SDXL), 17 (LoRA of SD1.5), 20 (LoCon of SDXL) "
                 f"or 26 (LoCon of SD1.5) were expected",
@@ -415,20 +449,19 @@ class _Reader:
             )
         return Blocks("", tuple(self._block_weight(item.strip(), at) for item in items))
 
+    def _is_blocks(self, text: str) -> bool:
+        plain = text.strip()
+        return plain in self._presets or (
+            "@" not in plain and "~" not in plain and plain.count(",") >= min(BLOCK_NAMES) - 1
+        )
+
     def _block_weight(self, text: str, at: int) -> float | str:
-        return text if re.fullmatch(r"R|U|X([+-][0-9.]+)?", text) else self._value(text, at)
+        return text if _LETTER.fullmatch(text) else self._value(text, at)
 
     def _fault(self, what: str, at: int) -> PromptError:
         error = PromptError(f"prompt, column {at + 1}: {self._match[0][:60]}: {what}.")
         error.column = at + 1
         return error
-
-
-def _is_blocks(text: str) -> bool:
-    plain = text.strip()
-    return plain in BLOCK_PRESETS or (
-        "@" not in plain and "~" not in plain and plain.count(",") >= min(BLOCK_NAMES) - 1
-    )
 
 
 # Brackets -----------------------------------------------------------------------------------------------------

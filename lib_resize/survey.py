@@ -36,7 +36,6 @@ from .files.header import read_header
 from .files.reader import SafeFile
 from .jobs import prepare
 from .linalg.arrays import NumpyArrays
-from .linalg.casts import Bits
 from .linalg.threads import one_blas_thread, usable_cores
 from .progress import Progress, Quiet
 from .recipe.grammar import PRESETS, parse_recipe
@@ -44,14 +43,14 @@ from .recipe.select import Question, choose
 from .sources import expand
 from .spectra import effective_rank, type_of
 
-VERSION = 1
+VERSION = 2
 """Raised whenever figures are found differently."""
 SAMPLE = 64
 """Layers of a file that are decomposed for an estimate."""
 OVER_PROVISIONED = 0.5
 """Share of a file that High must free for its rank to be called too large."""
 
-_PIECE = 512  # bytes
+_PIECE, _PIECES = 512, 64  # bytes, and how many places of a file tell it from others of its shapes
 _SAVE_EVERY = 10.0  # seconds: what a stopped survey may lose
 _METADATA = 2048  # bytes that a resized file's metadata take beside its header, nearly
 
@@ -78,7 +77,7 @@ class Entry:
     stamp: Stamp
     facts: Facts
     content: str | None = None
-    """Hash of header and samples; None for files that cannot be read."""
+    """Hash of header, samples and time of change; None for files that cannot be read."""
     layout: str | None = None
     """Hash of names, shapes and samples: files where it differs cannot be duplicates."""
     figures: Figures | None = None
@@ -251,20 +250,25 @@ def _looked_at(path: Path, stamp: Stamp) -> Entry:
             path,
             stamp,
             facts,
-            content=hashlib.sha256(file.sample(0, header.data_start) + samples).hexdigest(),
+            content=hashlib.sha256(file.sample(0, header.data_start) + samples + str(stamp).encode()).hexdigest(),
             layout=hashlib.sha256(tensors.encode() + samples).hexdigest(),
             problem=facts.problem,
         )
 
 
 def _samples(file: SafeFile) -> bytes:
-    """Hash of a piece from the middle of every matrix: enough to tell files apart without reading them."""
-    digest = hashlib.sha256()
-    for key, entry in file.header.entries.items():
-        if len(entry.shape) >= 2:
-            middle = (entry.stop - entry.start) // 2
-            digest.update(file.bytes(key)[max(0, middle - _PIECE // 2) : middle + _PIECE // 2])
-    return digest.digest()
+    """Pieces from the middle of some matrices, evenly spread over the file: enough to tell files apart. They are read,
+    not mapped: a look at a map brings much more of the file from the disk than was asked for."""
+    matrices = [key for key, entry in file.header.entries.items() if len(entry.shape) >= 2]
+    places = np.linspace(0, len(matrices) - 1, min(len(matrices), _PIECES)).round().astype(int)
+    return b"".join(_middle(file, matrices[place]) for place in places)
+
+
+def _middle(file: SafeFile, key: str) -> bytes:
+    """Up to 512 bytes from the middle of a tensor, as they are stored."""
+    entry = file.header.entries[key]
+    start = max(entry.start, (entry.start + entry.stop - _PIECE) // 2)
+    return bytes(file.sample(file.header.data_start + start, min(entry.stop - start, _PIECE)))
 
 
 def _plain(error: ResizeError, path: Path) -> str:
@@ -370,7 +374,7 @@ def _estimated(adapter: Adapter, bench: Bench) -> Figures:
     return Figures(
         exact=False,
         effective_rank=_effective_rank(analysis),
-        zero=sum(_seems_zero(layer) for layer in adapter.layers),
+        zero=sum(_seems_zero(layer, adapter.files[0]) for layer in adapter.layers),
         presets={preset: _share(analysis, preset, whole, head) for preset in PRESETS},
     )
 
@@ -401,18 +405,16 @@ def _numbers(layer: Layer, rank: int) -> int:
     return sum(math.prod(slot.shape) for slot in layer.form.slots(rank)) if rank else 0
 
 
-def _seems_zero(layer: Layer) -> bool:
-    """Whether its scale is zero, or the middle of a factor, some 256 numbers. Of LoRA layers alone."""
+_FACTORS = ("up", "down", "bare_up", "bare_down")
+
+
+def _seems_zero(layer: Layer, file: SafeFile) -> bool:
+    """Whether its scale is zero, or the middle of a factor, some hundreds of numbers. Of LoRA layers alone."""
     form = layer.form
     if not isinstance(form, LowRank):
         return False
-    return not form.scale or any(_middle_is_zero(factor.bits) for factor in (form.pair.up, form.pair.down))
-
-
-def _middle_is_zero(bits: Bits) -> bool:
-    flat = bits.reshape(-1)
-    middle = len(flat) // 2
-    return not flat[max(0, middle - 128) : middle + 128].any()
+    keys = [part.key for role, part in layer.parts.items() if role in _FACTORS]
+    return not form.scale or any(not any(_middle(file, key)) for key in keys)
 
 
 # The cache ---------------------------------------------------------------------------------------------------

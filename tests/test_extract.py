@@ -76,11 +76,13 @@ def relative(found: np.ndarray, true: np.ndarray) -> float:
 
 
 def is_edge(name: str) -> bool:
-    return any(part in name for part in ("time_embed", "label_emb", "input_blocks_0_0", "unet_out_2"))
+    return name.endswith("text_projection") or any(
+        part in name for part in ("time_embed", "label_emb", "input_blocks_0_0", "unet_out_2")
+    )
 
 
 def ordinary(true: dict[str, np.ndarray]) -> set[str]:
-    return {name for name in true if not is_edge(name) and not name.endswith("text_projection")}
+    return {name for name in true if not is_edge(name)}
 
 
 # The law ------------------------------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ def in_diffusers_words(path: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("which", ["tuned", "base", "both"])
-def test_layouts_may_differ(pair: Any, tmp_path: Path, which: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layouts_may_differ(pair: Any, tmp_path: Path, which: str) -> None:
     tuned, base, true = pair
     if which != "base":
         tuned = in_diffusers_words(tuned, tmp_path / "tuned.safetensors")
@@ -143,8 +145,6 @@ def test_layouts_may_differ(pair: Any, tmp_path: Path, which: str, capsys: pytes
     assert len(found) > 20
     assert all("input_blocks_4_1" in name or "middle_block_1" in name for name in found)
     assert max(relative(found[name], true[name]) for name in found) < 1e-4
-    told = "biases and norms were not compared"
-    assert (told in capsys.readouterr().out) == (which != "both")
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
@@ -198,21 +198,169 @@ def test_equal_layers_fall_away_and_are_counted(pair: Any, tmp_path: Path, capsy
     assert not (tmp_path / "y.safetensors").exists()
 
 
+def with_vectors(pair: Any, folder: Path, **tuned_only: np.ndarray) -> tuple[Path, Path, Tensors]:
+    """Both checkpoints with biases and norms, and the true differences of these by their keys."""
+    tuned, base = load_file(pair[0]), load_file(pair[1])
+    chance, true = np.random.default_rng(8), {}
+    width = len(base[f"{TE2}.attn.in_proj_weight"])
+    for key, size in {
+        f"{UNET}.middle_block.1.proj_in.bias": 7,
+        f"{UNET}.middle_block.1.norm.weight": 7,
+        f"{UNET}.middle_block.1.norm.bias": 7,
+        f"{UNET}.middle_block.0.in_layers.0.weight": 5,
+        f"{TE2}.attn.in_proj_bias": width,
+        f"{TE2}.ln_1.weight": 6,
+        "first_stage_model.decoder.bias": 4,
+    }.items():
+        base[key] = chance.standard_normal(size).astype(np.float32)
+        tuned[key] = base[key].copy()
+        if not key.endswith("norm.bias"):  # equal in both, and the other half of a norm that is not
+            tuned[key] += chance.standard_normal(size).astype(np.float32)
+        true[key] = tuned[key] - base[key]
+    for tensors in (tuned, base):  # a norm without its other half
+        tensors.pop(f"{UNET}.middle_block.0.in_layers.0.bias", None)
+    save_file(base, folder / "base.safetensors")
+    save_file({**tuned, **tuned_only}, folder / "tuned.safetensors")
+    return folder / "tuned.safetensors", folder / "base.safetensors", true
+
+
+UNET, TE2 = "model.diffusion_model", "conditioner.embedders.1.model.transformer.resblocks.0"
+
+
+def vectors_of(path: Path) -> Tensors:
+    ends = (".diff_b", ".w_norm", ".b_norm")
+    return {key: values for key, values in load_file(path).items() if key.endswith(ends)}
+
+
 def test_biases_and_norms_are_told_of_and_left_out(
     pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tuned, base, _ = pair
-    added = {
-        "model.diffusion_model.middle_block.1.proj_in.bias": np.zeros(4, np.float32),
-        "model.diffusion_model.middle_block.1.norm.weight": np.zeros(4, np.float32),
-        "first_stage_model.decoder.bias": np.zeros(4, np.float32),
-    }
-    save_file({**load_file(base), **added}, tmp_path / "base.safetensors")
-    save_file({**load_file(tuned), **{k: v + 1 for k, v in added.items()}}, tmp_path / "tuned.safetensors")
+    tuned, base, _ = with_vectors(pair, tmp_path)
     out = tmp_path / "x.safetensors"
-    assert extract(tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", out, "--rank", 3) == 0
-    assert "2 biases and norms differ" in capsys.readouterr().out
+    assert extract(tuned, base, out, "--rank", 3) == 0
+    told = capsys.readouterr().out
+    assert "6 biases and norms (4 of norms" in told
+    assert "--biases" in told
     assert {key.partition(".")[2] for key in load_file(out)} == {"lora_up.weight", "lora_down.weight", "alpha"}
+
+
+def test_biases_and_norms_go_along_where_asked(pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under the names of kohya and LyCORIS; both halves of a norm, without which A1111 refuses the file."""
+    tuned, base, true = with_vectors(pair, tmp_path)
+    out = tmp_path / "x.safetensors"
+    assert extract(tuned, base, out, "--rank", 3, "-t", 32, "--biases") == 0
+    found, thirds = vectors_of(out), np.split(true[f"{TE2}.attn.in_proj_bias"], 3)
+    te2 = "lora_te2_text_model_encoder_layers_0_self_attn"
+    wanted = {
+        "lora_unet_middle_block_1_proj_in.diff_b": true[f"{UNET}.middle_block.1.proj_in.bias"],
+        "lora_unet_middle_block_1_norm.w_norm": true[f"{UNET}.middle_block.1.norm.weight"],
+        "lora_unet_middle_block_1_norm.b_norm": np.zeros(7),
+        **{f"{te2}_{part}_proj.diff_b": third for part, third in zip("qkv", thirds, strict=True)},
+    }
+    assert found.keys() == wanted.keys()
+    for key, values in wanted.items():
+        np.testing.assert_array_equal(found[key], values, err_msg=key)
+    told = capsys.readouterr().out
+    assert "6 differences of biases and norms go along" in told
+    assert "2 biases and norms (2 of norms" in told  # of a text encoder, and one without its other half
+
+
+def test_a_bias_never_stands_alone(pair: Any, tmp_path: Path) -> None:
+    """Not where its layer is equal in both, and the layer stays where a recipe alone would drop it."""
+    proj_in = f"{UNET}.middle_block.1.proj_in.weight"
+    tuned, base, _ = with_vectors(pair, tmp_path, **{proj_in: load_file(pair[1])[proj_in]})
+    assert extract(tuned, base, tmp_path / "x.safetensors", "--biases", "-r", "fro_lora=1,thr=-0.01") == 0
+    stems = {key.partition(".")[0] for key in vectors_of(tmp_path / "x.safetensors") if key.endswith("diff_b")}
+    assert stems == {f"lora_te2_text_model_encoder_layers_0_self_attn_{part}_proj" for part in "qkv"}
+    assert stems <= deltas(tmp_path / "x.safetensors").keys()
+
+
+def test_strength_of_a_recipe_is_that_of_biases_too(pair: Any, tmp_path: Path) -> None:
+    tuned, base, true = with_vectors(pair, tmp_path)
+    assert extract(tuned, base, tmp_path / "x.safetensors", "--biases", "-t", 32, "-r", "rank=2,rescale=0.5") == 0
+    found = vectors_of(tmp_path / "x.safetensors")["lora_unet_middle_block_1_proj_in.diff_b"]
+    np.testing.assert_allclose(found, true[f"{UNET}.middle_block.1.proj_in.bias"] / 2, rtol=1e-6)
+
+
+def test_a_file_with_biases_is_resized_like_any_other(pair: Any, tmp_path: Path) -> None:
+    tuned, base, _ = with_vectors(pair, tmp_path)
+    assert extract(tuned, base, tmp_path / "x.safetensors", "--rank", 3, "--biases") == 0
+    assert cli.main(["resize", str(tmp_path / "x.safetensors"), "-r", "rank=1", "--suffix", "_1"]) == 0
+    before, after = vectors_of(tmp_path / "x.safetensors"), vectors_of(tmp_path / "x_1.safetensors")
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[key], after[key]) for key in before)
+
+
+def test_the_text_projection_is_a_layer_on_request(pair: Any, tmp_path: Path) -> None:
+    """Stored transposed in single files, and upright in the LoRA, as in diffusers' text encoder."""
+    tuned, base, _ = pair
+    assert extract(tuned, base, tmp_path / "x.safetensors", "--rank", 3, "-t", 32, "--all-layers") == 0
+    key = "conditioner.embedders.1.model.text_projection"
+    stored = load_file(tuned)[key].astype(np.float64) - load_file(base)[key]
+    assert relative(deltas(tmp_path / "x.safetensors")["lora_te2_text_projection"], stored.T) < 1e-4
+
+
+# Folders ------------------------------------------------------------------------------------------------------
+
+
+def as_folder(path: Path, folder: Path) -> Path:
+    """Some layers of a checkpoint as a diffusers folder with a UNet in two shards and a text encoder."""
+    unet, shards = load_file(in_diffusers_words(path, folder.parent / "words.safetensors")), {}
+    for place, (key, values) in enumerate(sorted(unet.items())):
+        shards.setdefault(f"diffusion_pytorch_model-0000{1 + place % 2}-of-00002.safetensors", {})[key] = values
+    for name, tensors in shards.items():
+        (folder / "unet").mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / "unet" / name)
+    index = {"weight_map": {key: name for name, tensors in shards.items() for key in tensors}}
+    (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    start = "conditioner.embedders.0.transformer."
+    encoder = {key.removeprefix(start): v for key, v in load_file(path).items() if key.startswith(start)}
+    (folder / "text_encoder").mkdir()
+    save_file(encoder, folder / "text_encoder" / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("which", ["tuned", "base", "both"])
+def test_a_checkpoint_may_be_a_folder_of_diffusers(pair: Any, tmp_path: Path, which: str) -> None:
+    tuned, base, true = pair
+    if which != "base":
+        tuned = as_folder(tuned, tmp_path / "tuned")
+    if which != "tuned":
+        base = as_folder(base, tmp_path / "base")
+    assert extract(tuned, base, tmp_path / "x.safetensors", "--rank", 3, "-t", 32) == 0
+    found = deltas(tmp_path / "x.safetensors")
+    assert {name.split("_")[1] for name in found} == {"unet", "te1"}
+    assert max(relative(found[name], true[name]) for name in found) < 1e-4
+    metadata = read_header(tmp_path / "x.safetensors").metadata
+    assert f"difference of {tuned.name} and {base.name}, rank 3" in metadata["ss_training_comment"]
+    told = {one["name"]: one["weight"] for one in json.loads(metadata["resize_lora"])["extracted"]}
+    if which != "base":
+        assert {name for name, weight in told.items() if weight == 1.0} == {
+            "tuned/unet/diffusion_pytorch_model-00001-of-00002.safetensors",
+            "tuned/unet/diffusion_pytorch_model-00002-of-00002.safetensors",
+            "tuned/text_encoder/model.safetensors",
+        }
+
+
+def test_biases_are_found_across_layouts(pair: Any, tmp_path: Path) -> None:
+    tuned, base, true = with_vectors(pair, tmp_path)
+    words = load_file(in_diffusers_words(tuned, tmp_path / "words.safetensors"))
+    save_file(words, tmp_path / "words.safetensors")
+    assert extract(tmp_path / "words.safetensors", base, tmp_path / "x.safetensors", "-t", 32, "--biases") == 0
+    found = vectors_of(tmp_path / "x.safetensors")
+    assert found.keys() == {
+        "lora_unet_middle_block_1_proj_in.diff_b",
+        "lora_unet_middle_block_1_norm.w_norm",
+        "lora_unet_middle_block_1_norm.b_norm",
+    }
+    norm = found["lora_unet_middle_block_1_norm.w_norm"]
+    np.testing.assert_array_equal(norm, true[f"{UNET}.middle_block.1.norm.weight"])
+
+
+def test_an_empty_folder_is_refused(pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    assert extract(tmp_path / "empty", pair[1], tmp_path / "x.safetensors") == 1
+    assert "a base model was expected" in capsys.readouterr().err
 
 
 def test_a_layer_of_another_size_is_named(pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

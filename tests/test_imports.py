@@ -22,7 +22,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "names": frozenset(),
     "prompt": frozenset({"errors"}),
     "sources": frozenset({"errors", "prompt"}),
-    "lookup": frozenset({"errors", "files", "sources"}),
+    "lookup": frozenset({"errors", "files", "prompt", "sources"}),
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),

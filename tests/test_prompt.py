@@ -9,7 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib_resize.errors import PromptError
-from lib_resize.prompt import BLOCK_NAMES, BLOCK_PRESETS, Schedule, Tag, check_bakeable, parse_prompt, replaced
+from lib_resize.prompt import (
+    BLOCK_NAMES,
+    BLOCK_PRESETS,
+    Schedule,
+    Tag,
+    check_bakeable,
+    parse_prompt,
+    read_presets,
+    replaced,
+)
 
 
 def one(text: str) -> Tag:
@@ -257,3 +266,52 @@ def test_a_replaced_prompt_has_no_double_commas_or_spaces() -> None:
     text = "<lora:a:1>, a cat, <lora:b:0.5:lbw=OUTD>, <lora:c:1> red <lora:d:1> and <lora:a:1>"
     gone = [tag for tag in parse_prompt(text).tags if tag.name != "c"]
     assert replaced(text, gone, "<lora:n:1>") == "<lora:n:1>, a cat, <lora:c:1> red and "
+
+
+# Presets of one's own ------------------------------------------------------------------------------------------
+
+OWN = """# mine
+FACE:1,0,0,0,0.5,0,0,0,0,0,0,0
+ XL FULL : 1,1,1,1,1,1,1,1,1,1,1,0,0,0,0,0,0,0,0,0
+OUTD:0,0,0,0,0,0,0,0,0,0,0,0
+
+DICE:R,1,1,1,1,1,1,1,1,1,1,1
+SHORT:1,1
+ODD:1,one,1,1,1,1,1,1,1,1,1,1
+NOT A PRESET
+"""
+
+
+def test_presets_of_ones_own_are_read_as_the_extension_keeps_them() -> None:
+    presets = read_presets(OWN)
+    (face,) = parse_prompt("<lora:x:1:lbw=FACE>", presets).tags
+    assert (face.gain("TE1"), face.gain("IN08"), face.gain("OUT00"), face.gain("TIME")) == (1.0, 0.5, 0.0, 1.0)
+    (full,) = parse_prompt("<lora:x:1:lbw=XL FULL>", presets).tags
+    assert (full.gain("MID"), full.gain("OUT00"), full.troubles) == (1.0, 0.0, ())
+    assert parse_prompt("<lora:x:1:FACE>", presets).tags[0].blocks == face.blocks  # the old place
+    assert parse_prompt("<lora:x:1:lbw=OUTD>", presets).tags[0].gain("OUT05") == 0.0  # the person's goes before
+    assert parse_prompt("<lora:x:1:lbw=OUTS>", presets).tags[0].gain("OUT08") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("DICE", "R"), ("SHORT", "2 weights"), ("ODD", "'one'"), ("NO", "not known")]
+)
+def test_a_preset_that_cannot_be_baked_is_told_with_the_reason(name: str, words: str) -> None:
+    (tag,) = parse_prompt(f"<lora:x:1:lbw={name}>", read_presets(OWN)).tags
+    assert words in " ".join(tag.troubles)
+
+
+def test_weights_for_flux_are_read_and_told_apart() -> None:
+    (tag,) = parse_prompt(f"<lora:x:1:lbw={','.join('1' * 61)}>").tags
+    assert "61 weights" in " ".join(tag.troubles)
+
+
+@UNHURRIED
+@given(st.text())
+def test_no_text_of_presets_raises_anything(text: str) -> None:
+    presets = read_presets(text)
+    assert presets.keys() >= BLOCK_PRESETS.keys()
+    for name in presets:
+        with contextlib.suppress(PromptError):
+            for tag in parse_prompt(f"<lora:x:1:lbw={name}>", presets).tags:
+                assert tag.troubles or abs(tag.gain("MID")) <= 1e6

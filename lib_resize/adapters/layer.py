@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..files.reader import SafeFile
+from ..linalg.casts import Single
 from ..names.families import Family
 from .forms.form import Form
 from .suffixes import Part, suffix_of
@@ -70,6 +71,8 @@ class Copied:
     gain: float | None = None
     """For what acts times its layer's scale, as the bias of an up does: the scale that readers no longer apply, since
     it is folded into the new factors. None for tensors that are copied as they are."""
+    made: Single | None = field(default=None, compare=False)
+    """The numbers of a tensor that no file holds, written in the style's dtype."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,21 @@ class Adapter:
     """Whether some of its layers have another form here than in the file."""
     extracted: bool = False
     """It is the difference of its files, which are checkpoints, and no merge of LoRAs."""
+    models: tuple[Path, ...] = ()
+    """Where files are parts of models: the folder or file of the model that each belongs to."""
 
     @property
     def paths(self) -> list[Path]:
         return [file.path for file in self.files]
+
+    @property
+    def titles(self) -> list[str]:
+        """What its files are called in records: in a model of several, with the path inside of it."""
+        models = self.models or self.paths
+        return [
+            path.name if path == model else f"{model.name}/{path.relative_to(model).as_posix()}"
+            for path, model in zip(self.paths, models, strict=True)
+        ]
 
     @property
     def bytes(self) -> int:

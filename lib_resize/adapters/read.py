@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 
 from ..errors import DamagedFileError, UnsupportedError
 from ..files.reader import SafeFile
@@ -27,8 +27,14 @@ Stems = Mapping[str, tuple[Kind, Parts]]
 """stem -> its kind and its parts, in the order of the file."""
 
 
-def kinds_of(keys: Iterable[str]) -> dict[str, tuple[Kind, Parts]]:
-    """stem -> its kind and its parts by role, in the order of the file. Names alone are looked at."""
+def kinds_of(keys: Iterable[str]) -> Stems:
+    """stem -> its kind and its parts by role, in the order of the file. Names alone are looked at, and most files of a
+    library have the same."""
+    return _kinds_of(tuple(keys))
+
+
+@lru_cache(maxsize=16)
+def _kinds_of(keys: tuple[str, ...]) -> Stems:
     groups: dict[str, dict[str, Part]] = defaultdict(dict)
     for key in keys:
         found = part(key)

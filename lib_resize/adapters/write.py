@@ -304,10 +304,21 @@ def _copied(adapter: Adapter, style: Style) -> list[tuple[TensorSpec, Copied]]:
     for source in adapter.copied:
         if source.why == ORPHAN.name:
             continue
-        entry = adapter.files[source.source].header.entries[source.key]
-        spec = TensorSpec(source.key, entry.dtype, entry.shape)
+        spec = _made_spec(source.key, source.made, style) if source.made is not None else _spec_of(source, adapter)
         found.append((_renamed(spec, source, adapter) if style.kohya else spec, source))
     return found
+
+
+def _spec_of(source: Copied, adapter: Adapter) -> TensorSpec:
+    entry = adapter.files[source.source].header.entries[source.key]
+    return TensorSpec(source.key, entry.dtype, entry.shape)
+
+
+def _made_spec(key: str, values: Single, style: Style) -> TensorSpec:
+    """float8 is for factors, whose scale alpha takes care of."""
+    dtype = {None: "F32", "F8_E4M3": "F16"}.get(style.dtype, style.dtype)
+    assert dtype is not None
+    return TensorSpec(key, dtype, values.shape)
 
 
 _KOHYA_SUFFIX = {"magnitude": ".dora_scale", "up_bias": ".diff_b"}

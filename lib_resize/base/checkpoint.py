@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -49,6 +49,13 @@ class Checkpoint:
     @property
     def family(self) -> Family | None:
         return self._model.family
+
+    @property
+    def files(self) -> Sequence[SafeFile]:
+        """All of its safetensors files. Raises UnsupportedError where there are none."""
+        if not self._store.files:
+            raise UnsupportedError(f"{self.path}: a model in safetensors files was expected here.")
+        return self._store.files
 
     @property
     def file(self) -> SafeFile:

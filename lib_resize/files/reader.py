@@ -36,6 +36,7 @@ STORAGE: dict[str, np.dtype[Any]] = {
 }
 """How each dtype comes back from ``SafeFile.bits``: as numbers where NumPy is quick at them, else as bits."""
 
+_LARGE = 1 << 30  # bytes of a file that is not to be in memory as a whole
 _PIECE = 1 << 24  # large, for between two pieces a thread may have to wait for one that runs Python
 _SAMPLE = 512
 
@@ -143,11 +144,14 @@ class SafeFile:
             self._stream.seek(start)
             return read_fully(self._stream, count)
 
-    def _pieces(self) -> Iterator[memoryview]:
-        """The whole file in order, as views of the map, whose pages are wanted anyway."""
+    def _pieces(self) -> Iterator[Raw | memoryview]:
+        """The whole file in order: as views of the map, whose pages are wanted anyway, or where it is as large as a
+        checkpoint, of which one tensor at a time is wanted, read past it."""
         whole = memoryview(self._whole())
+        is_large = len(whole) > _LARGE
         for start in range(0, len(whole), _PIECE):
-            yield whole[start : start + _PIECE]
+            end = min(start + _PIECE, len(whole))
+            yield self.sample(start, end - start) if is_large else whole[start:end]
 
     def _whole(self) -> mmap.mmap:
         if self._map is None:

@@ -201,7 +201,8 @@ def _comment(source: Mapping[str, str], facts: StampFacts) -> str:
     new = _text(_uniform(layer.rank for layer in facts.layers.values()))
     old = source.get("ss_training_comment", "")
     if facts.record.extracted:
-        return f"difference of {' and '.join(one.name for one in facts.record.merged)}, rank {new}; "
+        models = dict.fromkeys(one.name.partition("/")[0] for one in facts.record.merged)
+        return f"difference of {' and '.join(models)}, rank {new}; "
     merged = f"merged from {len(facts.record.merged)} files; " if facts.record.merged else ""
     told = f"{merged}dimension is resized from {_text(facts.source_rank)} to {new}; "
     return told + ("" if old == "None" else old)  # trainers write the word None for no comment

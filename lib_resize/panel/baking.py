@@ -11,13 +11,14 @@ from typing import Any
 from ..adapters.layer import Adapter
 from ..analysis import Analysis, Bench, analyse, beside
 from ..batch import read_source
-from ..errors import PairingError, PromptError, ResizeError
+from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.outname import clean_stem
 from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile
 from ..hosts.live import open_reference
 from ..jobs import execute, prepare
-from ..prompt import Tag, parse_prompt, replaced
+from ..lookup import PRESET_FILE, preset_file
+from ..prompt import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
 from ..sources import of_prompt
 from .analyses import bench, no_reference
@@ -47,9 +48,21 @@ class Found:
     """Why it must stay as it is; empty where it can be baked."""
 
 
+_EXTENSIONS = Path(__file__).parents[3]
+"""The folder of extensions, where we are one."""
+
+
+def presets() -> Presets:
+    """Block weights by name, with the person's own where the extension LoRA Block Weight lies beside us."""
+    found = sorted(_EXTENSIONS.glob(f"*/scripts/{PRESET_FILE}"))
+    with contextlib.suppress(FileError):
+        return preset_file(found[0]) if found else BLOCK_PRESETS
+    return BLOCK_PRESETS
+
+
 def found_in(prompt: str, host: Host, library: Library) -> list[Found]:
     """All tags of a prompt. Raises PromptError for one that no host could read."""
-    return [_found(one, host, library) for one in parse_prompt(prompt).tags]
+    return [_found(one, host, library) for one in parse_prompt(prompt, presets()).tags]
 
 
 def _found(one: Tag, host: Host, library: Library) -> Found:
@@ -179,7 +192,8 @@ def _analysed(adapter: Adapter, order: BakeOrder, host: Host, tools: Bench) -> A
 
 def rewritten(prompt: str, baked: Sequence[str], name: str) -> Answer:
     """What `bake_into` answers: the prompt with the one tag in place of those that were baked, as they were then."""
-    gone = {one for text in baked for one in parse_prompt(text).tags}
-    there = [one for one in parse_prompt(prompt).tags if one in gone]
+    known = presets()
+    gone = {one for text in baked for one in parse_prompt(text, known).tags}
+    there = [one for one in parse_prompt(prompt, known).tags if one in gone]
     new = tag(name, 1.0)
-    return {"prompt": replaced(prompt, there, new), "replaced": len(there), "tag": new}
+    return {"prompt": replaced(prompt, there, new, known), "replaced": len(there), "tag": new}

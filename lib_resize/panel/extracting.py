@@ -11,7 +11,7 @@ from ..adapters.layer import Adapter
 from ..analysis import Bench, analyse
 from ..base.checkpoint import Checkpoint
 from ..errors import FileError
-from ..extract import DEFAULT_RANK, Weights, Wish, difference
+from ..extract import DEFAULT_RANK, Weights, Wish, difference, of_checkpoints
 from ..files.outname import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host
@@ -121,7 +121,7 @@ def _subtracted(host: Host, order: ExtractOrder, spool: Spool, tools: Bench) -> 
             return
         tuned = Checkpoint(path_of(host, order.tuned))
         stack.callback(tuned.close)
-        yield replace(difference(tuned, base, order.wish, spool, tools), files=(tuned.file, base.file)), base
+        yield of_checkpoints(difference(tuned, base, order.wish, spool, tools), tuned, base), base
 
 
 def _live(host: Host, base: Checkpoint) -> tuple[Weights, Weights]:

@@ -151,16 +151,21 @@ def read_recipes(params: Params, options: Options) -> tuple[Recipe, ...]:
     if params.has("recipe") == params.has("target"):
         raise Fault("request", "params: give either recipe or target.")
     if params.has("recipe"):
-        return _exact(parse_recipes(params.text("recipe")))
+        return exact_recipes(params.text("recipe"))
     return (target_recipe(params.object("target"), options),)
 
 
-def _exact(recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
-    """What is kept of an analysed file holds no factors, without which other methods cannot be planned."""
+def exact_recipes(text: str) -> tuple[Recipe, ...]:
+    """What is kept of an analysed file holds no factors, without which other methods cannot be planned; and none loses
+    less than the exact one. Raises RecipeError."""
+    recipes = parse_recipes(text)
     for recipe in recipes:
         if not recipe.is_exact:
             word = recipe.method if recipe.method != "svd" else recipe.fill
-            raise RecipeError(f"recipe {recipe}: {word} is for the command line; here rank= is exact.")
+            raise RecipeError(
+                f"recipe {recipe}: {word} is for the command line, as in resize-lora resize FILE -r {recipe}; "
+                f"here rank= is exact, which no other method betters."
+            )
     return recipes
 
 

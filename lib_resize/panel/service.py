@@ -29,7 +29,7 @@ from .analyses import Analyses, Kept, needs_measuring, ranks_of, shown, warnings
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
 from .library import Library
-from .options import LOADED, Options, Params, one_of, read_options, read_recipe, read_recipes
+from .options import LOADED, Options, Params, exact_recipes, one_of, read_options, read_recipe, read_recipes
 from .preferences import read_preferences
 from .previews import Previews
 from .queue import Handle, Queue, Work
@@ -185,7 +185,7 @@ class Service:
         text = params.text("text")
         params.finish()
         try:
-            recipes = parse_recipes(text)
+            recipes = exact_recipes(text)
         except RecipeError as error:
             return {"ok": False, "message": str(error), "column": error.column, "full": None, "needs_base": False}
         return {
@@ -555,7 +555,7 @@ class Service:
                 output=self._name_of(written.path),
                 path=written.path,
                 sidecars=(),
-                facts=facts,
+                facts={**facts, "extracted": True},
             )
         )
 

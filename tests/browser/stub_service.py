@@ -462,6 +462,34 @@ class StubService:
         new = f"<lora:{self.made[result]['output']}:1>"
         return {"prompt": replaced(prompt, there, new), "replaced": len(there), "tag": new}
 
+    def do_extract(
+        self,
+        tuned: str = "loaded",
+        base: str = "file",
+        name: str = "",
+        text_encoders: bool = True,
+        recipe: str = "",
+        target: Any = None,
+        options: Any = None,
+    ) -> Any:
+        if tuned == "loaded" and self.settings.get("unloaded"):
+            raise StubError("reference", "No checkpoint is loaded, so there is nothing in memory to compare with.")
+        stem = name or f"{'juggernautXL_v9' if tuned == 'loaded' else tuned}-{base}"
+
+        def work() -> dict[str, Any]:
+            source = file(stem, 6617.0)
+            made = self._resizing(source, recipe, target or {})()
+            made |= {
+                "name": stem,
+                "output": stem,
+                "extracted": True,
+                "notes": ["rank 64 holds 71.0 % of the difference"],
+            }
+            self.files[stem] = file(stem, 90.0)
+            return made
+
+        return {"job": self._job("extract", f"difference → {stem}", stem, work)}
+
     def do_compare(self, settings: dict[str, Any], name: str = "", result: str = "", without: bool = False) -> Any:
         return {"job": self._job("compare", f"Compare {name or result}", name, self._compared)}
 

@@ -35,3 +35,13 @@ def test_translations_keep_the_places_of_values(words: dict[str, str]) -> None:
 
 def test_the_script_writes_text_and_never_html() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", SCRIPT)
+
+
+def test_every_rule_of_the_style_is_closed_where_it_begins_a_line() -> None:
+    """A rule that is left open swallows all behind it."""
+    open_rules = 0
+    for number, line in enumerate((ROOT / "style.css").read_text("utf-8").splitlines(), 1):
+        if line.startswith((":is(", "@", "/*")):
+            assert open_rules == 0, number
+        open_rules += line.count("{") - line.count("}")
+    assert open_rules == 0

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib_resize.errors import DamagedFileError, FileError
+from lib_resize.files import reader
 from lib_resize.files.header import DTYPE_BYTES, TensorSpec, encode
 from lib_resize.files.reader import STORAGE, SafeFile, fingerprint
 
@@ -133,6 +134,19 @@ def test_a_damaged_file_leaves_nothing_open(tmp_path):
 def test_sha256_is_that_of_the_whole_file(tmp_path):
     path = write(tmp_path / "x.safetensors", [("a", "U8", (3_000_001,), bytes(3_000_001))])
     with SafeFile(path) as file:
+        assert file.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_file_as_large_as_a_checkpoint_is_hashed_without_its_map(tmp_path, monkeypatch):
+    """Else all of it would be in memory, while one tensor at a time is wanted."""
+    path = tmp_path / "large.safetensors"
+    save_file({"a": np.arange(5000, dtype=np.float32)}, path)
+    monkeypatch.setattr(reader, "_LARGE", 1000)
+    monkeypatch.setattr(reader, "_PIECE", 777)
+    with SafeFile(path) as file:
+        pieces = list(file._pieces())
+        assert all(type(piece) is bytes for piece in pieces)
+        assert b"".join(pieces) == path.read_bytes()
         assert file.sha256() == hashlib.sha256(path.read_bytes()).hexdigest()
 
 

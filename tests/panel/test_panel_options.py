@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from panelhost import Browser
 
 from lib_resize.errors import RecipeError
 from lib_resize.panel.options import Options, Params, read_recipes
+from lib_resize.recipe.grammar import parse_recipes
 
 
 @pytest.mark.parametrize("recipe", ["rank=8", "rank=8,pad", "medium:size=3"])
@@ -17,3 +19,11 @@ def test_exact_recipes_are_taken(recipe: str) -> None:
 def test_recipes_that_need_the_factors_to_be_planned_are_refused_with_the_way_out(recipe: str, word: str) -> None:
     with pytest.raises(RecipeError, match=f"{word} is for the command line"):
         read_recipes(Params({"recipe": recipe}), Options())
+
+
+@pytest.mark.parametrize("recipe", ["rank=8,rsvd", "rank=4,projection", "rank=4,sparse", "rank=16,extend"])
+def test_the_recipe_box_says_so_while_one_types(browser: Browser, recipe: str) -> None:
+    told = browser.ask("check_recipe", text=recipe)
+    assert (told["ok"], told["full"]) == (False, None)
+    offered = told["message"].partition("resize-lora resize FILE -r ")[2].partition(";")[0]
+    assert parse_recipes(offered) == parse_recipes(recipe)
