@@ -128,12 +128,18 @@ def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> 
     return f"{told}, and {checkpoint.path.name} has no such layer. Give the right checkpoint."
 
 
-def reseated(analysis: Analysis, adapter: Adapter) -> Analysis:
-    """The analysis of an adapter whose file was closed and opened again."""
+def needs_base(adapter: Adapter) -> bool:
+    """Whether it has a layer whose delta is not known without the base model's weights (GLoRA)."""
+    return any(layer.form.needs_base for layer in adapter.layers)
+
+
+def reseated(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
+    """The analysis of an adapter whose file was closed and opened again; `checkpoint` for those that need one."""
     others = {
-        word: replace(other, adapter=converted(adapter, _CONVERTED[word])) for word, other in analysis.others.items()
+        word: reseated(other, converted(adapter, _CONVERTED[word]), checkpoint)
+        for word, other in analysis.others.items()
     }
-    return replace(analysis, adapter=adapter, others=others)
+    return replace(analysis, adapter=adapter, others=others, weights=_weights(adapter, checkpoint))
 
 
 def hollowed(analysis: Analysis) -> Analysis:
@@ -141,7 +147,7 @@ def hollowed(analysis: Analysis) -> Analysis:
     adapter = analysis.adapter
     layers = tuple(replace(layer, form=hollow(layer.form)) for layer in adapter.layers)
     others = {word: hollowed(other) for word, other in analysis.others.items()}
-    return replace(analysis, adapter=replace(adapter, layers=layers), others=others)
+    return replace(analysis, adapter=replace(adapter, layers=layers), others=others, weights={})
 
 
 def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], bench: Bench) -> Analysis:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -217,6 +218,18 @@ def test_glora_with_a_base_that_lacks_its_layer_is_refused(files, tmp_path) -> N
     save_file({"diffusion_model.blk.other.weight": torch.ones(4, 4)}, str(path))
     with pytest.raises(UnsupportedError, match="has no such layer"):
         run(files["glora"], "rank=2", tmp_path / "out", base=path)
+
+
+def test_inspect_takes_the_base_for_glora(files, checkpoint, tmp_path, capsys) -> None:
+    from lib_resize.cli import main
+
+    assert main(["inspect", str(files["glora"])]) == 1
+    assert "--base" in capsys.readouterr().err
+    assert main(["inspect", "--json", "--base", str(checkpoint), str(files["glora"])]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    outcome = run(files["glora"], "fro_lora=1,min_rank=1,retain=0.88", tmp_path, dtype="16", base=checkpoint)
+    assert (found["kind"], found["layers"]) == ("GLoRA", 3)
+    assert found["predicted"]["0.88"] == pytest.approx(output(outcome).stat().st_size, rel=0.01)
 
 
 # Carried ----------------------------------------------------------------------------------------------------

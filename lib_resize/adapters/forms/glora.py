@@ -164,7 +164,10 @@ def read_glora(tensors: Tensors) -> Glora:
     roles = ("a1", "a2", "b1", "b2")
     tensors.need(*roles)
     if "bm" in tensors:
-        raise tensors.fault("bm", "GLoRA with a core (bm) is read by no host, and is not resized")
+        raise tensors.fault(
+            "bm",
+            "GLoRA with a core (bm) is read by no host, and is not resized; let LyCORIS merge it into the checkpoint",
+        )
     shapes = {role: tensors.shape(role) for role in roles}
     for role in roles:
         tensors.expect(role, len(shapes[role]) >= 2, "a matrix was expected")
