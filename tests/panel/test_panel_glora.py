@@ -95,7 +95,7 @@ def test_without_a_reference_it_is_refused_and_the_way_out_is_told(browser: Brow
 def test_recipes_that_ask_of_the_base_and_conversions_go_together_with_it(browser: Browser, bases, root: Path) -> None:
     """Scores, and the LoHa beside it as LoRA, are measured on the analysis that rests on the reference."""
     options = {"reference": "one.safetensors", "convert": "lora"}
-    recipe = "fro_ckpt=0.5,spn_ckpt=0.5,size=0.02"
+    recipe = "subspace=0.5,spn_ckpt=0.5,size=0.02"
     browser.analysed("both", reference="one.safetensors")
     browser.analysed("both", reference="one.safetensors", recipe=recipe, convert="lora")
     plan = browser.ask("plan", name="both", recipe=recipe, options=options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +117,8 @@ def delta(tensors: Tensors, name: str, rule=comfyui_type) -> Matrix:
 
 
 KINDS = {"lora": lora("x"), "tucker": tucker("x"), "loha": loha("x"), "loha_core": loha_core("x"),
-         "lokr": lokr("x"), "lokr_pair": lokr("x", layout=("whole", "pair")), "full": full("x")}  # fmt: skip
+         "lokr": lokr("x"), "lokr_pair": lokr("x", layout=("whole", "pair")),
+         "lokr_core": lokr("x", layout=("pair", "core")), "full": full("x")}  # fmt: skip
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -450,7 +452,8 @@ def base_file(tmp_path: Path, name: str, shape: tuple[int, ...]) -> tuple[Path, 
     return path, weight.reshape(len(weight), -1).astype(np.float64)
 
 
-SIZES = {"lora": (N, M), "tucker": (N, M, *KERNEL), "lokr": (64, 80), "lokr_pair": (64, 80), "full": (N, M)}
+SIZES = {"lora": (N, M), "tucker": (N, M, *KERNEL), "loha": (N, M), "loha_core": (N, M, *KERNEL),
+         "lokr": (64, 80), "lokr_pair": (64, 80), "lokr_core": (64, 80, *KERNEL), "full": (N, M)}  # fmt: skip
 
 
 def unet(kind: str) -> Tensors:
@@ -492,12 +495,49 @@ def _truncation(form, solved, k: int) -> np.ndarray:
     return form.full(form.values(Work(solved, np.arange(k), NumpyArrays())))
 
 
-@pytest.mark.parametrize("kind", ["loha", "loha_core"])
-def test_subspace_is_refused_for_loha_by_name(tmp_path, kind) -> None:
-    shape = (N, M) if kind == "loha" else (N, M, *KERNEL)
-    base, _ = base_file(tmp_path, "x", shape)
-    with pytest.raises(LayerError, match=r"lora_unet_x: the score subspace is not defined for LoHa"):
-        run(tmp_path, unet(kind), "subspace=1,thr=-2", base=base)
+def glora(name: str, old: bool) -> Tensors:
+    """A convolution; the old layout has its pairs the other way round."""
+    a, b = (random(M, R, 1, 1), random(R, M, 1, 1, seed=1)), (random(N, R, 1, 1, seed=2), random(R, M, *KERNEL, seed=3))
+    first, second = (1, 0) if old else (0, 1)
+    return named(name, 2.0, a1__weight=a[first], a2__weight=a[second], b1__weight=b[first], b2__weight=b[second])
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_the_subspace_of_glora_is_that_of_what_its_two_parts_add_together(tmp_path, old) -> None:
+    """``b_j + W a_j``, the old layout being the new one's mirror; factors as they are written, alpha aside."""
+    base, wide = base_file(tmp_path, "x", (N, M, *KERNEL))
+    weight = Stored(wide.astype(np.float32), "F32")
+    with SafeFile(saved(tmp_path / "x.safetensors", glora("lora_unet_x", old))) as file:
+        (layer,) = read_adapter(file).layers
+        solved = layer.form.decompose(NumpyArrays(), weight)
+        found = layer.form.along(solved, weight, NumpyArrays(), turned=False)
+        mirror = Stored(np.ascontiguousarray(weight.bits.T), "F32")
+        mirrored = layer.form.along(solved, mirror, NumpyArrays(), turned=True)
+        values = layer.form.values(Work(solved, np.arange(R), NumpyArrays(), base=weight))
+    names = ("a2", "a1", "b2", "b1") if old else ("a1", "a2", "b1", "b2")
+    a_up, a_down, b_up, b_down = (values[name].astype(np.float64) for name in names)
+    taps = np.moveaxis(wide.reshape(N, M, -1), 2, 1)
+    for j in range(R):
+        through = np.moveaxis(taps @ np.outer(a_up[:, j], a_down[j]), 1, 2).reshape(N, -1)
+        step = np.outer(b_up[:, j], b_down[j]) + through
+        assert found[j] == pytest.approx(abs(np.vdot(step, wide)) / np.linalg.norm(step), rel=1e-4)
+    np.testing.assert_allclose(mirrored, found, rtol=1e-5)
+    assert run(tmp_path, glora("lora_unet_x", old), "subspace=1,min_rank=2,thr=9", base=base).plan is not None
+
+
+def test_a_rank_of_loha_that_another_stands_for_has_no_subspace(tmp_path) -> None:
+    """A second dimension that only makes the product worse is never written, so nothing is measured along it."""
+    first, second = random(N, 2, falling=1), random(2, M, seed=1)
+    sides = {"hada_w1_a": first, "hada_w1_b": second, "hada_w2_a": first[:, :1], "hada_w2_b": second[:1]}
+    source = {key.replace("x.", "lora_unet_x."): value for key, value in named("x", None, **sides).items()}
+    _, wide = base_file(tmp_path, "x", (N, M))
+    with SafeFile(saved(tmp_path / "x.safetensors", source)) as file:
+        (layer,) = read_adapter(file).layers
+        solved = layer.form.decompose(NumpyArrays())
+        solved = replace(solved, standing=np.array([0, 1, 1]))
+        found = layer.form.along(solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), turned=False)
+    assert found[0] > 0
+    assert found[1] == 0
 
 
 @kinds

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single
 from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
-from ...linalg.made import Made, numbers
+from ...linalg.made import Made, Turned, numbers
 from ...linalg.truncate import truncated
 from .form import Form, Shape, Slot, Tensors, Work, apart
 
@@ -100,11 +101,26 @@ class Glora(Form):
 
         return Pair(Made((rows * columns // inputs, self.rank), make), self.inner.down)
 
+    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+        base = Turned(weight) if turned else weight
+        (u, v), (p, q) = self._factors(solved.plain, solved.weighted, base, arrays)
+        w = numbers(base)
+        met = np.einsum("nj,nj->j", u, w @ v.T, dtype=np.float64)
+        met += np.einsum("nj,nj->j", p, _by_input(w, q.shape[1]) @ q.T, dtype=np.float64)
+        length = np.sqrt(np.maximum(np.diagonal(self._steps(solved.plain, solved.weighted, base, arrays)), 0.0))
+        return np.abs(np.divide(met, length, out=np.zeros(self.rank), where=length > 0))
+
+    def _factors(
+        self, plain: Spectrum, weighted: Spectrum, base: Factor, arrays: Arrays
+    ) -> tuple[tuple[Single, Single], tuple[Single, Single]]:
+        """All dimensions of B and of W A, as up and down each."""
+        everything = np.arange(self.rank)
+        b = truncated(self.plain, plain, everything, arrays)
+        return b, truncated(self._weighted(base), weighted, everything, arrays)
+
     def _steps(self, plain: Spectrum, weighted: Spectrum, base: Factor, arrays: Arrays) -> Double:
         """Inner products of what dimensions j and k add to the delta, (r, r)."""
-        everything = np.arange(self.rank)
-        u, v = truncated(self.plain, plain, everything, arrays)
-        p, q = truncated(self._weighted(base), weighted, everything, arrays)
+        (u, v), (p, q) = self._factors(plain, weighted, base, arrays)
         taps = prod(self.kernel)
         outer = np.einsum("xj,xtk->tjk", u, p.reshape(len(u), taps, -1), optimize=True, dtype=np.float64)
         along = np.einsum("jit,ki->tjk", v.reshape(self.rank, -1, taps), q, optimize=True, dtype=np.float64)
