@@ -17,7 +17,7 @@ from .forms import READERS
 from .forms.form import Form, Tensors
 from .fused import held_twice, row_cuts
 from .layer import Adapter, Copied, Layer
-from .registry import CONTROL_MARKER, Kind, kind_of
+from .registry import CONTROL_MARKER, Kind, kind_of, kind_with
 from .scales import Config, find_configs, outer_scale
 from .suffixes import Part, part
 
@@ -213,4 +213,4 @@ def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
                 yield Copied(tensor.key, kind.name, stem)
             elif role not in layer.parts:
                 gain = layer.form.scale if role == "up_bias" else None
-                yield Copied(tensor.key, _WHY.get(role, "unknown"), stem, gain=gain)
+                yield Copied(tensor.key, _WHY.get(role) or kind_with(role), stem, gain=gain)

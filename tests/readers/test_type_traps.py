@@ -414,6 +414,28 @@ def test_a_flux_control_lora_keeps_its_norms_and_biases(tmp_path) -> None:
             np.testing.assert_array_equal(found[key], source[key])
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight", "ip_adapter_proj_model.proj.weight"],
+        ["image_proj.proj.weight", "ip_adapter.0.to_q_lora.down.weight", "ip_adapter.0.to_q_lora.up.weight"],
+    ],
+)
+def test_ip_adapters_are_told_from_loras_and_from_checkpoints(tmp_path, keys) -> None:
+    with pytest.raises(UnsupportedError, match="holds IP-Adapter"):
+        run(tmp_path, {key: random(R, R) for key in keys}, "rank=2")
+
+
+def test_what_lies_beside_a_lora_is_called_by_its_name(tmp_path) -> None:
+    """A sparse residual, and OneTrainer's marker of an OFT."""
+    sparse = {"x.bias_indices": np.array([[1, 2]], np.int16), "x.bias_values": random(2), "x.bias_size": random(1)}
+    oft = {"y.oft_R.weight": random(4, 28), "y.oft_R.scaled_oft": random(1)}
+    outcome = run(tmp_path, lora("x") | sparse | oft, "rank=2")
+    assert dict(outcome.plan.copied) == dict.fromkeys(sparse, "sparse bias") | dict.fromkeys(oft, "OFT")
+    found = load(output(outcome))
+    assert all(np.array_equal(found[key], value) for key, value in (sparse | oft).items())
+
+
 # PEFT's own -------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +463,74 @@ def test_pefts_loha_and_lokr_apply_alpha_over_rank_always(tmp_path, kind) -> Non
     assert outcome.error is None, outcome.error
     tensors = {key.replace("base_model.model.0.", "x."): value for key, value in load(output(outcome)).items()}
     assert difference(delta(tensors, "x"), true) < 2e-6
+
+
+def _made_by_peft(folder: Path, config) -> Path:
+    """What PEFT saves of a network of one Linear under it."""
+    import peft
+    import torch
+
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(48, 48)), config)
+    with torch.no_grad():
+        for values in wrapped.parameters():
+            if values.requires_grad and values.is_floating_point():
+                values.normal_()
+    wrapped.save_pretrained(str(folder))
+    return folder / "adapter_model.safetensors"
+
+
+PEFT_ALONE = {
+    "AdaLoraConfig": ("AdaLoRA", {"init_r": 4, "target_r": 2, "total_step": 100}),
+    "VeraConfig": ("VeRA", {"r": 4}),
+    "FourierFTConfig": ("FourierFT", {"n_frequency": 20}),
+    "HRAConfig": ("HRA", {"r": 4}),
+    "MissConfig": ("MiSS", {"r": 4}),
+    "VBLoRAConfig": ("VB-LoRA", {"r": 4, "num_vectors": 8, "vector_length": 16}),
+    "RandLoraConfig": ("RandLoRA", {"r": 4}),
+    "C3AConfig": ("C3A", {"block_size": 16}),
+    "ShiraConfig": ("SHiRA", {"r": 4}),
+    "DeloraConfig": ("DeLoRA", {"r": 4}),
+    "GraloraConfig": ("GraLoRA", {"r": 4}),
+    "WaveFTConfig": ("WaveFT", {"n_frequency": 20}),
+    "RoadConfig": ("RoAd", {"group_size": 16}),
+    "HiraConfig": ("HiRA", {"r": 4}),
+    "GloraConfig": ("PEFT's GLoRA", {"r": 4}),
+}
+"""Configuration -> what its method is called, and what it needs."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("config", PEFT_ALONE)
+def test_what_peft_alone_reads_is_refused_by_its_name(tmp_path, config) -> None:
+    """AdaLoRA above all: it has a lora_A and a lora_B, whose product is not its delta."""
+    peft = pytest.importorskip("peft")
+    name, options = PEFT_ALONE[config]
+    path = _made_by_peft(tmp_path / "peft", getattr(peft, config)(target_modules=["0"], **options))
+    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", threads=1)
+    (outcome,) = resize([Source((Member(path),))], settings)
+    assert isinstance(outcome.error, UnsupportedError)
+    assert f"holds {name} (" in str(outcome.error)
+    assert "base_model" in str(outcome.error)
+    assert "have PEFT merge it" in str(outcome.error)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_configuration_that_makes_another_product_of_up_and_down_is_refused(tmp_path) -> None:
+    """BD-LoRA writes what looks like a LoRA of a layer with fewer inputs."""
+    peft = pytest.importorskip("peft")
+    blocks = peft.BdLoraConfig(target_modules_bd_a=["0"], nblocks=2)
+    path = _made_by_peft(tmp_path / "peft", peft.LoraConfig(r=4, target_modules=["0"], use_bdlora=blocks))
+    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", threads=1)
+    (outcome,) = resize([Source((Member(path),))], settings)
+    assert isinstance(outcome.error, UnsupportedError)
+    assert "use_bdlora" in str(outcome.error)
+
+
+def test_a_tensor_of_lora_that_we_do_not_know_is_not_left_out_of_the_delta(tmp_path) -> None:
+    with pytest.raises(UnsupportedError, match=r"LoRA with further tensors .*x\.lora_diag"):
+        run(tmp_path, lora("x") | {"x.lora_diag": random(R)}, "rank=2")
 
 
 # Recipes ----------------------------------------------------------------------------------------------------
