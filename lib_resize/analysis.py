@@ -106,12 +106,18 @@ def _weights(adapter: Adapter, checkpoint: Checkpoint | None) -> Weights:
     found: dict[int, Callable[[], Factor]] = {}
     for i, layer in enumerate(adapter.layers):
         if layer.form.needs_base or (layer.magnitude is not None and checkpoint is not None):
-            weight = checkpoint and _partner(checkpoint, layer)
-            if weight and checkpoint:
-                found[i] = partial(_upright, checkpoint, weight)
+            weight = checkpoint and weight_of(checkpoint, layer)
+            if weight:
+                found[i] = weight
             elif layer.form.needs_base:
                 raise UnsupportedError(_baseless(adapter, layer, checkpoint))
     return found
+
+
+def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | None:
+    """What reads a layer's weight in a base model, (n, m); None where it has none."""
+    weight = _partner(checkpoint, layer)
+    return partial(_upright, checkpoint, weight) if weight else None
 
 
 def _upright(checkpoint: Checkpoint, weight: Partner) -> Factor:

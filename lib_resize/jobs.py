@@ -14,6 +14,7 @@ from . import __version__
 from .adapters.forms.form import Form, Solved, Work, apart
 from .adapters.forms.full import Full
 from .adapters.forms.lora import LowRank
+from .adapters.grounded import magnitudes
 from .adapters.layer import Copied
 from .adapters.read import form_of
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
@@ -513,9 +514,12 @@ def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
     whole = replace(work, kept=np.arange(form.rank))
     base, key = _base(job.analysis, new), new.layer.magnitude
     assert key is not None
-    file = job.analysis.adapter.files[0]
-    magnitude = singles(file.bits(key.key), file.header.entries[key.key].dtype)
-    return Normalised(numbers(base), magnitude).errors(form.full(form.values(whole)), form.full(form.values(work)))
+    adapter = job.analysis.adapter
+    normalised = Normalised(numbers(base), magnitudes(adapter.files[0], key))
+    try:
+        return normalised.errors(form.full(form.values(whole)), form.full(form.values(work)))
+    except LayerError as error:
+        raise LayerError(f"{adapter.name}: layer {new.layer.stem}: {error}") from error
 
 
 def _base(analysis: Analysis, new: NewLayer) -> Factor:

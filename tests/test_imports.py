@@ -111,6 +111,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.forms.lokr": frozenset({"numpy"}),
     "adapters.forms.lora": frozenset({"numpy"}),
     "adapters.forms.tucker": frozenset({"numpy"}),
+    "adapters.grounded": frozenset({"numpy"}),
     "adapters.merge": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "base.checkpoint": frozenset({"numpy"}),

@@ -2,8 +2,8 @@
 
 Layers meet under their canonical names, so spellings, ranks, kinds and sets of layers may differ: a layer of another
 kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are summed in
-full. A bias difference that one file alone has goes along at its layer's strength. What is not linear in its factors
-(DoRA), would need the base model (GLoRA), or a sum that we do not make (two biases, norms), is refused.
+full. A bias difference that one file alone has goes along at its layer's strength. What rests on the base model (DoRA,
+GLoRA; see `grounded` for those whose base is known), and a sum that we do not make (two biases, norms), is refused.
 """
 
 from __future__ import annotations
@@ -107,10 +107,15 @@ def _check(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for copied in adapter.copied:
             if copied.why not in (EMBEDDING.name, ORPHAN.name, _BIAS):
+                way = _ALONE if copied.why != "DoRA magnitude" else _BESIDE
                 raise UnsupportedError(
                     f"{adapter.paths[0]}: {copied.key} ({copied.why}) cannot be added to other LoRAs by joining "
-                    f"factors, so this file cannot be merged. Resize it alone."
+                    f"factors, so this file cannot be merged. {way}"
                 )
+
+
+_ALONE = "Resize it alone."
+_BESIDE = "Name the checkpoint that it was trained on, one that has this layer, or resize it alone."
 
 
 _BIAS = "bias difference"
@@ -203,7 +208,7 @@ def _known_form(key: str, layer: Layer) -> Form:
     if form is None:
         raise UnsupportedError(
             f"layer {key} ({layer.form.kind}): its delta is known only together with the base model, so it cannot be "
-            f"merged. Resize that file alone."
+            f"merged. {_BESIDE}"
         )
     return form
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import LayerError
 from .casts import Double, Single
 
 
@@ -23,8 +24,17 @@ class Normalised:
     def by_input(self) -> bool:
         return self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1 and self.magnitude.size > 1
 
+    def _check(self) -> None:
+        n, m = self.weight.shape
+        fits = m % self.magnitude.size == 0 if self.by_input else self.magnitude.size == n
+        if not fits:
+            raise LayerError(
+                f"it has DoRA magnitudes {self.magnitude.shape} for a weight of {n} outputs; the file is damaged"
+            )
+
     def applied(self, delta: Single) -> Double:
-        """``m V / ||V||``, (n, in * taps)."""
+        """``m V / ||V||``, (n, in * taps). Raises LayerError where there are not as many magnitudes as lengths."""
+        self._check()
         v = self.weight.astype(np.float64) + delta
         inputs = self.magnitude.size if self.by_input else v.shape[1]
         cube = v.reshape(len(v), inputs, -1)

@@ -102,3 +102,20 @@ def test_recipes_that_ask_of_the_base_and_conversions_go_together_with_it(browse
     result = browser.resized("both", recipe=recipe, options=options)
     assert result["bytes_after"] == plan["bytes_after"] <= 0.02 * (1 << 20)
     assert any(key.endswith("lora_up.weight") for key in load_file(str(written(root, result))))
+
+
+def test_a_prompt_with_glora_is_baked_with_the_reference(browser: Browser, bases, root: Path) -> None:
+    factors = {"lora_up.weight": random(N, 2, seed=50), "lora_down.weight": random(2, M, seed=51)}
+    plain = {f"lora_unet_{i}.{role}": value for i in range(LAYERS) for role, value in factors.items()}
+    save_file(plain, str(root / "plain.safetensors"))
+    prompt = "<lora:gl:0.5> <lora:plain:-2>"
+    job = browser.wait(browser.ask("bake", prompt=prompt, name="mix", options={"reference": "none"})["job"])
+    assert "GLoRA" in job["error"]["message"]
+    options = {"reference": "one.safetensors", "dtype": "32"}
+    result = browser.done(browser.ask("bake", prompt=prompt, name="mix", options=options)["job"])
+    found = load_file(str(written(root, result)))
+    for i, old in enumerate(deltas(root / "gl.safetensors", bases[0])):
+        wanted = 0.5 * old - 2 * factors["lora_up.weight"].astype(np.float64) @ factors["lora_down.weight"]
+        up, down = found[f"lora_unet_{i}.lora_up.weight"], found[f"lora_unet_{i}.lora_down.weight"]
+        scale = float(found[f"lora_unet_{i}.alpha"]) / len(down)
+        assert np.linalg.norm(scale * up.astype(np.float64) @ down - wanted) < 1e-5 * np.linalg.norm(wanted)

@@ -436,6 +436,36 @@ def test_what_lies_beside_a_lora_is_called_by_its_name(tmp_path) -> None:
     assert all(np.array_equal(found[key], value) for key, value in (sparse | oft).items())
 
 
+@pytest.mark.parametrize("suffix", ["lora_magnitude_vector", "lora_magnitude_vector.weight", "magnitude"])
+def test_trap_05_magnitudes_of_peft_belong_to_outputs_whatever_their_shape(tmp_path, suffix) -> None:
+    """PEFT writes (1, out, 1, 1) for a convolution, which elsewhere would be a magnitude for each input."""
+    base, weight = base_file(tmp_path, "x", (N, N, *KERNEL))
+    source = {
+        "diffusion_model.x.lora_A.weight": random(R, N, *KERNEL, seed=1),
+        "diffusion_model.x.lora_B.weight": random(N, R, 1, 1, seed=2, falling=1),
+        f"diffusion_model.x.{suffix}": random(1, N, 1, 1, seed=3) + 9.0,
+    }
+    outcome = run(tmp_path, source, "rank=2", base=base)
+    found, names = load(output(outcome)), ("B", "A")
+    magnitude = source[f"diffusion_model.x.{suffix}"].astype(np.float64).reshape(N, 1)
+
+    def applied(tensors: Tensors) -> Matrix:
+        up, down = (tensors[f"diffusion_model.x.lora_{end}.weight"].astype(np.float64) for end in names)
+        v = weight + up.reshape(N, -1) @ down.reshape(len(down), -1)
+        return magnitude * v / np.linalg.norm(v, axis=1, keepdims=True)
+
+    before, after = applied(source), applied(found)
+    (plan,) = outcome.plan.layers
+    assert plan.error_lora == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before - weight), rel=1e-4)
+
+
+def test_magnitudes_that_fit_no_side_are_told_of_by_layer(tmp_path) -> None:
+    base, _ = base_file(tmp_path, "x", (N, M))
+    source = {key.replace("x.", "lora_unet_x."): value for key, value in lora("x").items()}
+    with pytest.raises(LayerError, match=r"lora_unet_x: it has DoRA magnitudes \(23, 1\) for a weight of 24 outputs"):
+        run(tmp_path, source | {"lora_unet_x.dora_scale": random(N - 1, 1)}, "rank=2", base=base)
+
+
 # PEFT's own -------------------------------------------------------------------------------------------------
 
 

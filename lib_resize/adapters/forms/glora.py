@@ -15,10 +15,12 @@ import numpy as np
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single
-from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
+from ...linalg.factor import Factor, Joined, Pair, Spectrum, Stored, decompose
 from ...linalg.made import Made, Turned, numbers
 from ...linalg.truncate import truncated
 from .form import Form, Shape, Slot, Tensors, Work, apart
+from .full import Full
+from .lora import LowRank, low_rank
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,25 @@ class Glora(Form):
 
     def full(self, values: dict[str, Single]) -> Single:
         raise LayerError("GLoRA's delta is not known without the base model's weights")
+
+    def beside(self, base: Factor) -> LowRank | Full:
+        """The same delta, exactly, where the base weight is this: as a LoRA of rank 2 r, a convolution in full."""
+        weighted = self._weighted(base)
+        n, m = self.size
+        if prod(self.kernel) > 1:
+            return Full(Made((n, m), lambda: self._dense(base)), (n, self.inner.up.shape[0], *self.kernel), self.stored)
+        pair = Pair(
+            Joined((self.plain.up, weighted.up), (1.0, 1.0), axis=1),
+            Joined((self.plain.down, weighted.down), (1.0, 1.0), axis=0),
+            self.factor,
+        )
+        return low_rank(pair, self.kernel, self.stored)
+
+    def _dense(self, base: Factor) -> Single:
+        inputs, taps = self.inner.up.shape[0], prod(self.kernel)
+        through = _by_input(numbers(base), inputs) @ numbers(self.inner.up) @ numbers(self.inner.down)
+        beside = np.swapaxes(through.reshape(-1, taps, inputs), 1, 2).reshape(self.size)
+        return np.asarray(np.float32(self.factor) * (numbers(self.plain.up) @ numbers(self.plain.down) + beside))
 
     def times(self, weight: float) -> Glora:
         return replace(self, factor=self.factor * weight)
