@@ -32,7 +32,8 @@ def _root(energies: Iterable[float]) -> float:
 
 
 def _energy(w: Array, arrays: Arrays) -> float:
-    return sum(float(block @ block) for block in _pieces(w.reshape(-1), arrays.block_elements))
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite sum is told of by name
+        return sum(float(block @ block) for block in _pieces(w.reshape(-1), arrays.block_elements))
 
 
 def both_norms(weight: Factor, arrays: Arrays) -> tuple[float, float]:
