@@ -16,6 +16,7 @@ from .base.pairing import Partner
 from .errors import LayerError, UnsupportedError
 from .linalg.arrays import Arrays
 from .linalg.factor import Factor
+from .linalg.finite import check_finite, unwarned
 from .linalg.made import Turned
 from .progress import Progress, in_order
 from .recipe.grammar import Recipe
@@ -214,9 +215,12 @@ def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: 
 
 def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[Solved]:
     pairs = [form for form in forms if isinstance(form, LowRank)]
-    if len(pairs) == len(forms):
-        return list(decompose_together(pairs, arrays))
-    return [form.decompose(arrays, base) for form in forms]
+    with unwarned():
+        together = len(pairs) == len(forms)
+        found = decompose_together(pairs, arrays) if together else [form.decompose(arrays, base) for form in forms]
+    for one in found:
+        check_finite("its delta has", one.s)
+    return list(found)
 
 
 def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:
@@ -260,7 +264,9 @@ def _with_subspace(
     def measure(i: int) -> BaseFacts:
         layer, weight = adapter.layers[i], pairs[i]
         try:
-            along = layer.form.along(spectra[i], checkpoint.whole(weight), bench.arrays, turned=weight.transposed)
+            with unwarned():
+                along = layer.form.along(spectra[i], checkpoint.whole(weight), bench.arrays, turned=weight.transposed)
+            check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", along)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
         return replace(base[i], subspace=along)

@@ -172,7 +172,8 @@ def _warnings(adapter: Adapter) -> Iterator[str]:
     alphas = {layer.form.scale * layer.rank for layer in kohya}
     if len(alphas) > 1:
         yield "diffusers applies attention layers at a wrong strength, because alpha differs between layers"
-    if adapter.family is not None and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
+    is_other = adapter.family is not None and adapter.family.name != "SD1.5"
+    if is_other and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
         yield "A1111 takes it for an SD1 LoRA, because ss_base_model_version is missing; a resized file has it"
 
 

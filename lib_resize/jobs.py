@@ -29,6 +29,7 @@ from .linalg.casts import LARGEST, Bits, Double, Single, round_to, singles
 from .linalg.dora import Normalised
 from .linalg.extension import orthonormal_rows
 from .linalg.factor import Factor, Pair, Stored
+from .linalg.finite import unwarned
 from .linalg.made import numbers
 from .linalg.random_projection import generator
 from .linalg.truncate import discarded, frobenius
@@ -515,9 +516,10 @@ def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
     base, key = _base(job.analysis, new), new.layer.magnitude
     assert key is not None
     adapter = job.analysis.adapter
-    normalised = Normalised(numbers(base), magnitudes(adapter.files[0], key))
     try:
-        return normalised.errors(form.full(form.values(whole)), form.full(form.values(work)))
+        normalised = Normalised(numbers(base), magnitudes(adapter.files[0], key))
+        with unwarned():
+            return normalised.errors(form.full(form.values(whole)), form.full(form.values(work)))
     except LayerError as error:
         raise LayerError(f"{adapter.name}: layer {new.layer.stem}: {error}") from error
 

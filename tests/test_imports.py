@@ -131,6 +131,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "linalg.dora": frozenset({"numpy"}),
     "linalg.extension": frozenset({"numpy"}),
     "linalg.factor": frozenset({"numpy"}),
+    "linalg.finite": frozenset({"numpy"}),
     "linalg.hadamard": frozenset({"numpy"}),
     "linalg.made": frozenset({"numpy"}),
     "linalg.norms": frozenset({"numpy"}),

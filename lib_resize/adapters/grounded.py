@@ -15,9 +15,10 @@ import numpy as np
 
 from ..errors import LayerError
 from ..files.reader import SafeFile
-from ..linalg.casts import Single, singles
+from ..linalg.casts import STORAGE, Single, singles
 from ..linalg.dora import Normalised
 from ..linalg.factor import Factor
+from ..linalg.finite import check_finite, unwarned
 from ..linalg.made import Made, numbers
 from .forms.form import Form
 from .forms.full import Full
@@ -36,8 +37,14 @@ def rests_on_base(adapter: Adapter) -> bool:
 
 
 def magnitudes(file: SafeFile, key: Part) -> Single:
-    """DoRA's, as `linalg.dora` reads them: PEFT's and ai-toolkit's belong to outputs whatever their shape."""
-    values = singles(file.bits(key.key), file.header.entries[key.key].dtype)
+    """DoRA's, as `linalg.dora` reads them: PEFT's and ai-toolkit's belong to outputs whatever their shape.
+
+    Raises LayerError for integers.
+    """
+    dtype = file.header.entries[key.key].dtype
+    if dtype not in STORAGE:
+        raise LayerError(f"{key.key} holds numbers of dtype {dtype}; floating point was expected")
+    values = singles(file.bits(key.key), dtype)
     return values if key.suffix == ".dora_scale" else values.reshape(-1)
 
 
@@ -74,7 +81,10 @@ def _normalised(layer: Layer, form: Form, weight: Callable[[], Factor], magnitud
     def make() -> Single:
         base = numbers(weight())
         try:
-            return np.asarray(Normalised(base, magnitude).applied(_dense(form)) - base, np.float32)
+            with unwarned():
+                found = np.asarray(Normalised(base, magnitude).applied(_dense(form)) - base, np.float32)
+            check_finite("what it makes of its base weight has", found)
+            return found
         except LayerError as error:
             raise LayerError(f"layer {layer.stem}: {error}") from error
 

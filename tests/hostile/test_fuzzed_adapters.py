@@ -111,7 +111,8 @@ def damaged(tensors: dict[str, np.ndarray], damage: tuple[Any, ...]) -> dict[str
         tensors[f"{key.partition('.')[0]}.{what[1]}"] = value
     elif word == "value":
         flat = value.copy().reshape(-1)
-        flat[:1] = what[1]
+        with np.errstate(all="ignore"):
+            flat[:1] = what[1] if value.dtype.kind == "f" else 1
         tensors[key] = flat.reshape(value.shape)
     elif word == "dtype":
         with np.errstate(all="ignore"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +122,79 @@ KINDS = {"lora": lora("x"), "tucker": tucker("x"), "loha": loha("x"), "loha_core
          "lokr": lokr("x"), "lokr_pair": lokr("x", layout=("whole", "pair")),
          "lokr_core": lokr("x", layout=("pair", "core")), "full": full("x")}  # fmt: skip
 kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.mark.parametrize("recipe", ["sv_fro=0.9", "sv_cumulative=0.9", "sv_ratio=2", "retain=0.9"])
+def test_trap_03_rank_1_is_enough_for_rank_1_and_dead_layers_go_however_weak_the_others_are(tmp_path, recipe) -> None:
+    """No smallest rank of 2, and no smallest singular value in absolute numbers."""
+    weak = {"w.lora_up.weight": random(N, 1) * np.float32(1e-5), "w.lora_down.weight": random(1, M) * np.float32(1e-5)}
+    more = np.pad(weak["w.lora_up.weight"], ((0, 0), (0, 3))), np.pad(weak["w.lora_down.weight"], ((0, 3), (0, 0)))
+    dead = {"d.lora_up.weight": np.zeros((N, R), np.float32), "d.lora_down.weight": random(R, M)}
+    source = dead | {"w.lora_up.weight": more[0], "w.lora_down.weight": more[1]}
+    outcome = run(tmp_path, source, recipe)
+    assert {plan.name: plan.new_rank for plan in outcome.plan.layers} == {"d": 0, "w": 1}
+    assert difference(delta(load(output(outcome)), "w"), delta(source, "w")) < 1e-6
+    assert not any(key.startswith("d.") for key in load(output(outcome)))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_trap_13_a_convolution_is_the_matrix_of_outputs_and_flattened_inputs(tmp_path, rank) -> None:
+    """Its best approximation of rank k is that matrix's, and what is lost is its singular values' tail."""
+    source = {"x.lora_up.weight": random(N, R, 1, 1, falling=1), "x.lora_down.weight": random(R, M, *KERNEL, seed=1)}
+    outcome = run(tmp_path, source, f"rank={rank}")
+    matrix = delta(source, "x").reshape(N, -1)
+    s = np.linalg.svd(matrix, compute_uv=False)
+    lost = np.linalg.norm(delta(load(output(outcome)), "x").reshape(N, -1) - matrix)
+    assert lost == pytest.approx(np.linalg.norm(s[rank:]), rel=1e-5)
+    assert outcome.plan.layers[0].error_lora == pytest.approx(lost / np.linalg.norm(s), rel=1e-5)
+
+
+def test_trap_15_nothing_stale_is_written_of_the_source(tmp_path) -> None:
+    """Hash, alias, dimensions and PEFT's configuration are those of the new file, whatever the source's say."""
+    stale = {
+        "sshs_model_hash": "0" * 64,
+        "sshs_legacy_hash": "0" * 8,
+        "ss_output_name": "x",
+        "ss_network_dim": "4",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "lora_adapter_metadata": json.dumps({"unet.r": R, "unet.lora_alpha": R, "unet.rank_pattern": {}}),
+    }
+    path = tmp_path / "x.safetensors"
+    save_file({key: np.ascontiguousarray(value) for key, value in lora("unet.x").items()}, str(path), metadata=stale)
+    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", threads=1)
+    (outcome,) = resize([Source((Member(path),))], settings)
+    made = output(outcome)
+    content, metadata = made.read_bytes(), read_header(made).metadata
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert metadata["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest()
+    assert metadata["sshs_legacy_hash"] != stale["sshs_legacy_hash"]
+    assert metadata["ss_output_name"] == made.stem != "x"
+    assert metadata["ss_network_dim"] == "2"
+    assert metadata["ss_base_model_version"] == stale["ss_base_model_version"]
+    told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    assert told.get("unet.r", 2) == 2
+
+
+def test_trap_23_a_layer_in_two_spellings_is_not_summed(tmp_path) -> None:
+    """Hosts take one of the two, so each stays a layer of its own with its own delta, and that is told."""
+    name = "double_blocks.0.img_attn.proj"
+    up, down = random(3072, R, falling=1), random(R, 3072, seed=1)
+    flat = f"lora_unet_{name.replace('.', '_')}"
+    source = {
+        f"{flat}.lora_up.weight": up,
+        f"{flat}.lora_down.weight": down,
+        f"transformer.{name}.lora_B.weight": up[::-1].copy(),
+        f"transformer.{name}.lora_A.weight": down,
+    }
+    outcome = run(tmp_path, source, "rank=4")
+    assert any("in the file twice" in note for note in outcome.plan.notes)
+    found = load(output(outcome))
+    assert difference(delta(found, flat), delta(source, flat)) < 1e-6
+    before, after = (
+        one[f"transformer.{name}.lora_B.weight"].astype(np.float64) @ one[f"transformer.{name}.lora_A.weight"]
+        for one in (source, found)
+    )
+    assert difference(after, before) < 1e-6
 
 
 @rules
