@@ -432,15 +432,26 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
 
 
 def _copy(copied: Copied, job: Job) -> Chunk:
-    """A tensor as it was, or times what its layer's scale and the recipe do to it."""
+    """A tensor as it was, or times what its layer's scale and the recipe do to it; in a merge a sum of such."""
     file = job.analysis.adapter.files[copied.source]
-    gain = 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
-    if gain == 1.0:
+    if not copied.added and _gain(copied, job) == 1.0:
         return file.bytes(copied.key)
+    total = _scaled(copied, job)
+    for one in copied.added:
+        total = total + _scaled(one, job)
+    return round_to(total, file.header.entries[copied.key].dtype)
+
+
+def _gain(copied: Copied, job: Job) -> float:
+    return 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
+
+
+def _scaled(copied: Copied, job: Job) -> Single:
+    file = job.analysis.adapter.files[copied.source]
     kind = file.header.entries[copied.key].dtype
     if kind not in LARGEST:
         raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
-    return round_to(singles(file.bits(copied.key), kind) * np.float32(gain), kind)
+    return singles(file.bits(copied.key), kind) * np.float32(_gain(copied, job))
 
 
 def _in_file_order(made: Draft) -> list[NewLayer]:

@@ -70,6 +70,8 @@ class Copied:
     gain: float | None = None
     """For what acts times its layer's scale, as the bias of an up does: the scale that readers no longer apply, since
     it is folded into the new factors. None for tensors that are copied as they are."""
+    added: tuple[Copied, ...] = ()
+    """In a merge, tensors of other files of the same key that are added to it, each times its gain."""
 
 
 @dataclass(frozen=True)
