@@ -25,14 +25,14 @@ from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
 from .linalg.arrays import Arrays
-from .linalg.casts import LARGEST, Bits, Double, Single, round_to, singles
+from .linalg.casts import LARGEST, Bits, Single, round_to, singles
 from .linalg.dora import Normalised
 from .linalg.extension import orthonormal_rows
 from .linalg.factor import Factor, Pair, Stored
 from .linalg.finite import unwarned
 from .linalg.made import numbers
 from .linalg.random_projection import generator
-from .linalg.truncate import discarded, frobenius
+from .linalg.truncate import discarded
 from .plan import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
@@ -542,6 +542,7 @@ def _base(analysis: Analysis, new: NewLayer) -> Factor:
 # Checking ---------------------------------------------------------------------------------------------------
 
 _ROUNDING = {"F32": 1e-3, "F16": 3e-3, "BF16": 2e-2, "F8_E4M3": 0.15}
+_HALF_STEP = {"F16": 2.0**-25, "F8_E4M3": 2.0**-10}
 _SAMPLES = 4
 
 
@@ -551,7 +552,7 @@ def _check_deltas(path: Path, job: Job, arrays: Arrays) -> None:
     with SafeFile(path) as file:
         for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
             error = _difference(_read_back(file, new), job, new, arrays)
-            if not error <= _tolerance(new, job.analysis.layers[new.index].s * job.recipe.rescale):
+            if not error <= _tolerance(job, new, arrays):
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
                     f"nothing was kept. Check the disk, and tell us."
@@ -567,13 +568,14 @@ def _difference(found: Form, job: Job, new: NewLayer, arrays: Arrays) -> float:
     return apart(found.pair, Pair(Stored(up, "F32"), Stored(down, "F32")))
 
 
-def _tolerance(new: NewLayer, s: Double) -> float:
-    """What rounding may do to a layer. A difference in full has no factors to balance: where its numbers are too small
-    for float16, they are rounded to its finest step."""
+def _tolerance(job: Job, new: NewLayer, arrays: Arrays) -> float:
+    """What rounding may do to a layer. Where numbers are too small for the dtype, they are rounded to its finest step:
+    a difference in full has no factors to balance, and a layer may be nothing beside the others."""
     dtype = next(iter(new.tensors.values())).dtype
-    if "diff" not in new.tensors or dtype != "F16":
-        return _ROUNDING[dtype]
-    return _ROUNDING[dtype] + 2.0**-25 * math.sqrt(new.numbers) / frobenius(s)
+    values = new.layer.form.values(_work(job, new, arrays)).values()
+    lengths = ((float(np.linalg.norm(value)), value.size) for value in values)
+    steps = sum(math.sqrt(count) / length for length, count in lengths if length > 0)
+    return _ROUNDING[dtype] + _HALF_STEP.get(dtype, 0.0) * steps
 
 
 def _read_back(file: SafeFile, new: NewLayer) -> Form:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ..errors import DamagedFileError, UnsupportedError
+from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.reader import SafeFile
 from ..names.families import Family, attention_group
 from ..names.families import layers as family_layers
@@ -168,6 +168,11 @@ class _Scales:
             return self.file.scalar(parts["scale"].key)
         if "alpha" in parts:
             alpha = self.file.scalar(parts["alpha"].key)
+            if rank == 0:
+                raise LayerError(
+                    f"{self.file.path}: layer {stem} has rank 0: a layer without dimensions; hosts refuse such a file, "
+                    f"and so do we."
+                )
             return 1.0 if rank is None else alpha / rank
         outer = outer_scale(self.configs, stem, rank)
         if outer is None:

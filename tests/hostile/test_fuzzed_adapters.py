@@ -267,3 +267,25 @@ def test_every_kind_is_intact_beside_its_base_to_begin_with(tmp_path, kind, merg
     )
     (outcome,) = resize([Source(members)], options)
     assert (outcome.error is None) == (not merged or kind != "peft"), outcome.error  # its spelling is another
+
+
+# What long runs of this fuzzer found ------------------------------------------------------------------------
+
+
+def test_a_core_without_dimensions_is_refused_by_layer(tmp_path) -> None:
+    tensors = intact(["tucker"])
+    tensors[f"{stem(0, 'tucker')}.lora_down.weight"] = np.ones((0, 0), np.float32)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save(tensors))
+    assert f"layer {stem(0, 'tucker')} has rank 0" in str(outcome_of(path, tmp_path / "out").error)
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F8_E4M3"])
+def test_a_layer_that_is_nothing_beside_the_others_is_no_fault_of_the_disk(tmp_path, dtype) -> None:
+    """An alpha of 1e-38 leaves a layer that float16 cannot hold with the alpha of the others."""
+    tensors = intact(["lora", "lora"])
+    tensors[f"{stem(1, 'lora')}.alpha"] = np.array(1.2e-38, np.float32)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save(tensors))
+    outcome = outcome_of(path, tmp_path / "out", dtype=dtype)
+    assert outcome.error is None, outcome.error
