@@ -451,7 +451,7 @@ def _scaled(copied: Copied, job: Job) -> Single:
     kind = file.header.entries[copied.key].dtype
     if kind not in LARGEST:
         raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
-    return singles(file.bits(copied.key), kind) * np.float32(_gain(copied, job))
+    return np.asarray(singles(file.bits(copied.key), kind) * np.float32(_gain(copied, job)))
 
 
 def _in_file_order(made: Draft) -> list[NewLayer]:

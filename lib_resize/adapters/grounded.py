@@ -68,8 +68,9 @@ def _grounded(layer: Layer, file: SafeFile, weight_of: WeightOf) -> Layer:
     weight = weight_of(layer)
     if weight is None:
         return layer
-    form = layer.form.beside(Made(layer.size, lambda: numbers(weight()))) if isinstance(layer.form, Glora) else None
-    form = form or layer.form.converted()
+    form: Form | None = layer.form.converted()
+    if isinstance(layer.form, Glora):
+        form = layer.form.beside(Made(layer.size, lambda: numbers(weight())))
     assert form is not None
     if layer.magnitude is not None:
         form = _normalised(layer, form, weight, magnitudes(file, layer.magnitude))

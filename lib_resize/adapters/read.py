@@ -189,6 +189,12 @@ def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales)
     again = [role for role in parts if " again (" in role]
     if again:
         raise DamagedFileError(f"{file.path}: layer {stem} has {again[0]}: two tensors for one place.")
+    spare = sorted((kind.any_of & parts.keys()) - tensors.used)
+    if spare:
+        raise DamagedFileError(
+            f"{file.path}: layer {stem} has {parts[spare[0]].key} beside tensors that make the same part of it; hosts "
+            f"differ in which they take. Download or save it again."
+        )
     own = {*tensors.used, "alpha", "scale"}
     return Layer(
         stem=stem,

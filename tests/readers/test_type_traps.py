@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from lib_resize import Outcome
 from lib_resize.adapters.forms.form import Work
+from lib_resize.adapters.forms.loha import LohaSpectrum
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import DTYPES, Style
 from lib_resize.batch import Settings, resize
@@ -729,6 +730,7 @@ def test_a_rank_of_loha_that_another_stands_for_has_no_subspace(tmp_path) -> Non
     with SafeFile(saved(tmp_path / "x.safetensors", source)) as file:
         (layer,) = read_adapter(file).layers
         solved = layer.form.decompose(NumpyArrays())
+        assert isinstance(solved, LohaSpectrum)
         solved = replace(solved, standing=np.array([0, 1, 1]))
         found = layer.form.along(solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), turned=False)
     assert found[0] > 0

@@ -110,7 +110,7 @@ class Glora(Form):
         met = np.einsum("nj,nj->j", u, w @ v.T, dtype=np.float64)
         met += np.einsum("nj,nj->j", p, _by_input(w, q.shape[1]) @ q.T, dtype=np.float64)
         length = np.sqrt(np.maximum(np.diagonal(self._steps(solved.plain, solved.weighted, base, arrays)), 0.0))
-        return np.abs(np.divide(met, length, out=np.zeros(self.rank), where=length > 0))
+        return np.asarray(np.abs(np.divide(met, length, out=np.zeros(self.rank), where=length > 0)))
 
     def _factors(
         self, plain: Spectrum, weighted: Spectrum, base: Factor, arrays: Arrays
