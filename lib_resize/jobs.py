@@ -479,7 +479,8 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
 
 def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
     rows = _new_rows(job.recipe) if job.recipe.fill == "extend" else zeros
-    return factors([(new, _work(job, new, bench.arrays)) for new in group], rows)
+    with unwarned():
+        return factors([(new, _work(job, new, bench.arrays)) for new in group], rows)
 
 
 def _new_rows(recipe: Recipe) -> Rows:
@@ -549,7 +550,7 @@ _SAMPLES = 4
 def _check_deltas(path: Path, job: Job, arrays: Arrays) -> None:
     """Reads some layers back and compares their deltas with what was meant, in factor space."""
     strong = [new for new in job.draft.layers if job.analysis.layers[new.index].alive]
-    with SafeFile(path) as file:
+    with SafeFile(path) as file, unwarned():
         for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
             error = _difference(_read_back(file, new), job, new, arrays)
             if not error <= _tolerance(job, new, arrays):

@@ -288,6 +288,15 @@ def test_a_part_that_is_there_in_full_and_in_factors_is_refused_by_key(tmp_path)
     assert told.startswith(f"{path}: layer {stem(0, 'lokr')} has {stem(0, 'lokr')}.lokr_w2_a beside")
 
 
+def test_numbers_that_are_finite_until_they_are_multiplied_are_told_of_by_layer(tmp_path) -> None:
+    tensors = intact(["lokr pairs"])
+    for suffix in ("alpha", "lokr_w1_a"):
+        tensors[f"{stem(0, 'lokr pairs')}.{suffix}"] = np.full(SHAPES["lokr pairs"][suffix], 3e38, np.float32)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(save(tensors))
+    assert f"layer {stem(0, 'lokr pairs')}: " in str(outcome_of(path, tmp_path / "out").error)
+
+
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F8_E4M3"])
 def test_a_layer_that_is_nothing_beside_the_others_is_no_fault_of_the_disk(tmp_path, dtype) -> None:
     """An alpha of 1e-38 leaves a layer that float16 cannot hold with the alpha of the others."""
