@@ -16,6 +16,7 @@ from .base.pairing import Partner
 from .errors import LayerError, UnsupportedError
 from .linalg.arrays import Arrays
 from .linalg.factor import Factor
+from .linalg.finite import check_finite, unwarned
 from .linalg.made import Turned
 from .progress import Progress, in_order
 from .recipe.grammar import Recipe
@@ -106,12 +107,18 @@ def _weights(adapter: Adapter, checkpoint: Checkpoint | None) -> Weights:
     found: dict[int, Callable[[], Factor]] = {}
     for i, layer in enumerate(adapter.layers):
         if layer.form.needs_base or (layer.magnitude is not None and checkpoint is not None):
-            weight = checkpoint and _partner(checkpoint, layer)
-            if weight and checkpoint:
-                found[i] = partial(_upright, checkpoint, weight)
+            weight = checkpoint and weight_of(checkpoint, layer)
+            if weight:
+                found[i] = weight
             elif layer.form.needs_base:
                 raise UnsupportedError(_baseless(adapter, layer, checkpoint))
     return found
+
+
+def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | None:
+    """What reads a layer's weight in a base model, (n, m); None where it has none."""
+    weight = _partner(checkpoint, layer)
+    return partial(_upright, checkpoint, weight) if weight else None
 
 
 def _upright(checkpoint: Checkpoint, weight: Partner) -> Factor:
@@ -128,12 +135,18 @@ def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> 
     return f"{told}, and {checkpoint.path.name} has no such layer. Give the right checkpoint."
 
 
-def reseated(analysis: Analysis, adapter: Adapter) -> Analysis:
-    """The analysis of an adapter whose file was closed and opened again."""
+def needs_base(adapter: Adapter) -> bool:
+    """Whether it has a layer whose delta is not known without the base model's weights (GLoRA)."""
+    return any(layer.form.needs_base for layer in adapter.layers)
+
+
+def reseated(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
+    """The analysis of an adapter whose file was closed and opened again; `checkpoint` for those that need one."""
     others = {
-        word: replace(other, adapter=converted(adapter, _CONVERTED[word])) for word, other in analysis.others.items()
+        word: reseated(other, converted(adapter, _CONVERTED[word]), checkpoint)
+        for word, other in analysis.others.items()
     }
-    return replace(analysis, adapter=adapter, others=others)
+    return replace(analysis, adapter=adapter, others=others, weights=_weights(adapter, checkpoint))
 
 
 def hollowed(analysis: Analysis) -> Analysis:
@@ -141,7 +154,7 @@ def hollowed(analysis: Analysis) -> Analysis:
     adapter = analysis.adapter
     layers = tuple(replace(layer, form=hollow(layer.form)) for layer in adapter.layers)
     others = {word: hollowed(other) for word, other in analysis.others.items()}
-    return replace(analysis, adapter=replace(adapter, layers=layers), others=others)
+    return replace(analysis, adapter=replace(adapter, layers=layers), others=others, weights={})
 
 
 def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
@@ -202,9 +215,12 @@ def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: 
 
 def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[Solved]:
     pairs = [form for form in forms if isinstance(form, LowRank)]
-    if len(pairs) == len(forms):
-        return list(decompose_together(pairs, arrays))
-    return [form.decompose(arrays, base) for form in forms]
+    with unwarned():
+        together = len(pairs) == len(forms)
+        found = decompose_together(pairs, arrays) if together else [form.decompose(arrays, base) for form in forms]
+    for one in found:
+        check_finite("its delta has", one.s)
+    return list(found)
 
 
 def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:
@@ -248,7 +264,9 @@ def _with_subspace(
     def measure(i: int) -> BaseFacts:
         layer, weight = adapter.layers[i], pairs[i]
         try:
-            along = layer.form.along(spectra[i], checkpoint.whole(weight), bench.arrays, turned=weight.transposed)
+            with unwarned():
+                along = layer.form.along(spectra[i], checkpoint.whole(weight), bench.arrays, turned=weight.transposed)
+            check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", along)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
         return replace(base[i], subspace=along)

@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from .adapters.gains import TagGain, remarks_on
+from .adapters.grounded import grounded
 from .adapters.layer import Adapter
 from .adapters.merge import Weight, first_ranks, merge
 from .adapters.read import read_adapter
 from .adapters.write import Style
-from .analysis import Analysis, Bench, analyse
+from .analysis import Analysis, Bench, analyse, weight_of
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
 from .errors import Cancelled, DeviceError, FileError, ResizeError, UnsupportedError, UsageError
@@ -125,7 +127,7 @@ class _Workshop:
                 files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
                 hashes = [] if self.settings.dry_run else [self.bench.pool.submit(file.sha256) for file in files]
                 stack.callback(lambda: [future.cancel() for future in hashes])
-                yield from self._of_adapter(source, read_source(source, files), left, hashes)
+                yield from self._of_adapter(source, read_source(source, files, self.checkpoint), left, hashes)
         except Cancelled:
             raise
         except ResizeError as error:
@@ -257,14 +259,17 @@ def _is_result(path: Path, recipe: Recipe) -> bool:
         return False
 
 
-def read_source(source: Source, files: Sequence[SafeFile]) -> Adapter:
-    """The LoRA that a source is, merged if it is several; `files` are those of its members.
+def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | None = None) -> Adapter:
+    """The LoRA that a source is, merged if it is several; `files` are those of its members. With a base model also
+    those merge whose delta rests on it.
 
     Raises what `read_lora` and `merge` raise.
     """
     adapters = [read_lora(file) for file in files]
     if source.is_plain:
         return adapters[0]
+    if base is not None and (len(adapters) > 1 or any(layer.magnitude for layer in adapters[0].layers)):
+        adapters = [grounded(one, partial(weight_of, base), base.path.name) for one in adapters]
     merged = merge(
         [_cut(adapter, member) for adapter, member in zip(adapters, source.members, strict=True)],
         [_weight_of(member) for member in source.members],

@@ -341,7 +341,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     add("--spectra", action="store_true", help="singular values by group of layers; of several files also all together")
     add("--plot", metavar="DIR", help="draw spectra, effective ranks, retention over size and bytes into this folder")
     add("--theme", choices=("light", "dark"), default="light", help="colours of the plots (default: light)")
-    add("--base", metavar="FILE", help="a checkpoint, whose scores then have curves too")
+    add("--base", metavar="FILE", help="a checkpoint, whose scores then have curves too; for GLoRA")
     add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
 
 

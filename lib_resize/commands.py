@@ -209,7 +209,7 @@ class _Look:
 
         try:
             if not self._closely:
-                self._tell(describe(path, threads=self._arguments.threads), None)
+                self._tell(describe(path, base=self._base, threads=self._arguments.threads), None)
                 return
             found, seen, layers = describe_closely(path, base=self._base, threads=self._arguments.threads)
         except ResizeError as error:

@@ -15,7 +15,7 @@ import numpy as np
 from .adapters.layer import Adapter, Layer
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import Style
-from .analysis import Analysis, Bench, analyse
+from .analysis import Analysis, Bench, analyse, needs_base
 from .base.checkpoint import Checkpoint
 from .batch import read_lora
 from .errors import ResizeError
@@ -26,7 +26,7 @@ from .linalg.casts import Double
 from .linalg.threads import one_blas_thread, usable_cores
 from .names.spelling import file_spelling
 from .progress import Quiet
-from .recipe.grammar import parse_recipe
+from .recipe.grammar import Recipe, parse_recipe
 from .report import mib
 from .spectra import ALL_BASE_SCORES, LayerSpectrum, Study, effective_rank, layer_spectra, study
 
@@ -80,9 +80,10 @@ class Finding:
         return f"{retention}: {mib(size)} MiB ({1 - size / self.bytes:+.0%} saved)".replace("+", "")
 
 
-def describe(path: Path, *, threads: int | None = None) -> Finding:
-    """Looks at one file. Raises FileError and LayerError as a resize of it would."""
-    with _analysed(path, None, threads) as analysis:
+def describe(path: Path, *, base: Checkpoint | None = None, threads: int | None = None) -> Finding:
+    """Looks at one file; `base` is for kinds whose delta is not known without (GLoRA). Raises FileError and LayerError
+    as a resize of it would."""
+    with _analysed(path, base, [], threads) as analysis:
         return _finding(path, analysis)
 
 
@@ -90,15 +91,18 @@ def describe_closely(
     path: Path, *, base: Checkpoint | None = None, threads: int | None = None
 ) -> tuple[Finding, Study, list[LayerSpectrum]]:
     """The same, with what its singular values look like; against a base model where there is one."""
-    with _analysed(path, base, threads) as analysis:
+    with _analysed(path, base, [parse_recipe(ALL_BASE_SCORES)] if base else [], threads) as analysis:
         return _finding(path, analysis), study(analysis), layer_spectra(analysis)
 
 
 @contextlib.contextmanager
-def _analysed(path: Path, base: Checkpoint | None, threads: int | None) -> Iterator[Analysis]:
-    recipes = [parse_recipe(ALL_BASE_SCORES)] if base else []
+def _analysed(
+    path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], threads: int | None
+) -> Iterator[Analysis]:
     with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
-        yield analyse(read_lora(file), base, recipes, Bench(NumpyArrays(), pool, Quiet()))
+        adapter = read_lora(file)
+        asked = base if recipes or needs_base(adapter) else None
+        yield analyse(adapter, asked, recipes, Bench(NumpyArrays(), pool, Quiet()))
 
 
 def _finding(path: Path, analysis: Analysis) -> Finding:
@@ -168,7 +172,8 @@ def _warnings(adapter: Adapter) -> Iterator[str]:
     alphas = {layer.form.scale * layer.rank for layer in kohya}
     if len(alphas) > 1:
         yield "diffusers applies attention layers at a wrong strength, because alpha differs between layers"
-    if adapter.family is not None and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
+    is_other = adapter.family is not None and adapter.family.name != "SD1.5"
+    if is_other and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
         yield "A1111 takes it for an SD1 LoRA, because ss_base_model_version is missing; a resized file has it"
 
 

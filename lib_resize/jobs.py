@@ -14,6 +14,7 @@ from . import __version__
 from .adapters.forms.form import Form, Solved, Work, apart
 from .adapters.forms.full import Full
 from .adapters.forms.lora import LowRank
+from .adapters.grounded import magnitudes
 from .adapters.layer import Copied
 from .adapters.read import form_of
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
@@ -25,13 +26,14 @@ from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
 from .linalg.arrays import Arrays
-from .linalg.casts import LARGEST, Bits, Double, Single, round_to, singles
+from .linalg.casts import LARGEST, Bits, Single, round_to, singles
 from .linalg.dora import Normalised
 from .linalg.extension import orthonormal_rows
 from .linalg.factor import Factor, Pair, Stored
+from .linalg.finite import unwarned
 from .linalg.made import numbers
 from .linalg.random_projection import generator
-from .linalg.truncate import discarded, frobenius
+from .linalg.truncate import discarded
 from .plan import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
@@ -430,17 +432,28 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
 
 
 def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
-    """A tensor as it was, or times what its layer's scale and the recipe do to it."""
-    gain = 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
+    """A tensor as it was, or times what its layer's scale and the recipe do to it; in a merge a sum of such."""
     if copied.made is not None:
-        return round_to(copied.made * np.float32(gain), spec.dtype)
+        return round_to(copied.made * np.float32(_gain(copied, job)), spec.dtype)
     file = job.analysis.adapter.files[copied.source]
-    if gain == 1.0:
+    if not copied.added and _gain(copied, job) == 1.0:
         return file.bytes(copied.key)
+    total = _scaled(copied, job)
+    for one in copied.added:
+        total = total + _scaled(one, job)
+    return round_to(total, file.header.entries[copied.key].dtype)
+
+
+def _gain(copied: Copied, job: Job) -> float:
+    return 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
+
+
+def _scaled(copied: Copied, job: Job) -> Single:
+    file = job.analysis.adapter.files[copied.source]
     kind = file.header.entries[copied.key].dtype
     if kind not in LARGEST:
         raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
-    return round_to(singles(file.bits(copied.key), kind) * np.float32(gain), kind)
+    return np.asarray(singles(file.bits(copied.key), kind) * np.float32(_gain(copied, job)))
 
 
 def _in_file_order(made: Draft) -> list[NewLayer]:
@@ -468,7 +481,8 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
 
 def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
     rows = _new_rows(job.recipe) if job.recipe.fill == "extend" else zeros
-    return factors([(new, _work(job, new, bench.arrays)) for new in group], rows)
+    with unwarned():
+        return factors([(new, _work(job, new, bench.arrays)) for new in group], rows)
 
 
 def _new_rows(recipe: Recipe) -> Rows:
@@ -515,9 +529,13 @@ def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
     whole = replace(work, kept=np.arange(form.rank))
     base, key = _base(job.analysis, new), new.layer.magnitude
     assert key is not None
-    file = job.analysis.adapter.files[0]
-    magnitude = singles(file.bits(key.key), file.header.entries[key.key].dtype)
-    return Normalised(numbers(base), magnitude).errors(form.full(form.values(whole)), form.full(form.values(work)))
+    adapter = job.analysis.adapter
+    try:
+        normalised = Normalised(numbers(base), magnitudes(adapter.files[0], key))
+        with unwarned():
+            return normalised.errors(form.full(form.values(whole)), form.full(form.values(work)))
+    except LayerError as error:
+        raise LayerError(f"{adapter.name}: layer {new.layer.stem}: {error}") from error
 
 
 def _base(analysis: Analysis, new: NewLayer) -> Factor:
@@ -527,16 +545,17 @@ def _base(analysis: Analysis, new: NewLayer) -> Factor:
 # Checking ---------------------------------------------------------------------------------------------------
 
 _ROUNDING = {"F32": 1e-3, "F16": 3e-3, "BF16": 2e-2, "F8_E4M3": 0.15}
+_HALF_STEP = {"F16": 2.0**-25, "F8_E4M3": 2.0**-10}
 _SAMPLES = 4
 
 
 def _check_deltas(path: Path, job: Job, arrays: Arrays) -> None:
     """Reads some layers back and compares their deltas with what was meant, in factor space."""
     strong = [new for new in job.draft.layers if job.analysis.layers[new.index].alive]
-    with SafeFile(path) as file:
+    with SafeFile(path) as file, unwarned():
         for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
             error = _difference(_read_back(file, new), job, new, arrays)
-            if not error <= _tolerance(new, job.analysis.layers[new.index].s * job.recipe.rescale):
+            if not error <= _tolerance(job, new, arrays):
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
                     f"nothing was kept. Check the disk, and tell us."
@@ -552,13 +571,14 @@ def _difference(found: Form, job: Job, new: NewLayer, arrays: Arrays) -> float:
     return apart(found.pair, Pair(Stored(up, "F32"), Stored(down, "F32")))
 
 
-def _tolerance(new: NewLayer, s: Double) -> float:
-    """What rounding may do to a layer. A difference in full has no factors to balance: where its numbers are too small
-    for float16, they are rounded to its finest step."""
+def _tolerance(job: Job, new: NewLayer, arrays: Arrays) -> float:
+    """What rounding may do to a layer. Where numbers are too small for the dtype, they are rounded to its finest step:
+    a difference in full has no factors to balance, and a layer may be nothing beside the others."""
     dtype = next(iter(new.tensors.values())).dtype
-    if "diff" not in new.tensors or dtype != "F16":
-        return _ROUNDING[dtype]
-    return _ROUNDING[dtype] + 2.0**-25 * math.sqrt(new.numbers) / frobenius(s)
+    values = new.layer.form.values(_work(job, new, arrays)).values()
+    lengths = ((float(np.linalg.norm(value)), value.size) for value in values)
+    steps = sum(math.sqrt(count) / length for length, count in lengths if length > 0)
+    return _ROUNDING[dtype] + _HALF_STEP.get(dtype, 0.0) * steps
 
 
 def _read_back(file: SafeFile, new: NewLayer) -> Form:

@@ -73,6 +73,8 @@ class Copied:
     it is folded into the new factors. None for tensors that are copied as they are."""
     made: Single | None = field(default=None, compare=False)
     """The numbers of a tensor that no file holds, written in the style's dtype."""
+    added: tuple[Copied, ...] = ()
+    """In a merge, tensors of other files of the same key that are added to it, each times its gain."""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Layers meet under their canonical names, so spellings, ranks, kinds and sets of layers may differ: a layer of another
 kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are summed in
-full. A bias difference that one file alone has goes along at its layer's strength. What is not linear in its factors
-(DoRA), would need the base model (GLoRA), or a sum that we do not make (two biases, norms), is refused.
+full. Differences of biases and norms are added, each at its layer's strength. What rests on the base model (DoRA,
+GLoRA; see `grounded` for those whose base is known), and a sum that we do not make (rotations, multipliers, whole
+weights), is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from .forms.lora import LowRank
 from .layer import Adapter, Copied, Layer
 from .read import groups_together
 from .registry import EMBEDDING, ORPHAN
-from .suffixes import Part
+from .suffixes import Part, part
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
     """
     _check(adapters)
-    biases = _biases(adapters, weights)
+    vectors = _vectors(adapters, weights)
     family = adapters[0].family
     if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
         families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
@@ -69,15 +70,15 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     if not terms:
         raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
     respell = _spellings_differ(terms)
-    if respell and biases:
-        raise _cannot_add(adapters, biases[0], "its layers are spelled differently in the other files")
+    if respell and vectors:
+        raise _cannot_add(adapters, vectors[0], "its layers are spelled differently in the other files")
     layers = tuple(_joined(key, found, respell) for key, found in terms.items())
     return Adapter(
         name=name,
         files=tuple(file for adapter in adapters for file in adapter.files),
         metadata=agreed([adapter.metadata for adapter in adapters]),
         layers=layers,
-        copied=(*_embeddings(adapters), *biases),
+        copied=(*_embeddings(adapters), *vectors),
         family=family,
         notes=tuple(sorted({note for adapter in adapters for note in adapter.notes})),
         weights=tuple(weight if isinstance(weight, (int, float)) else str(weight) for weight in weights),
@@ -106,40 +107,60 @@ def _first_ranks(layer: Layer, count: int) -> Layer:
 def _check(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for copied in adapter.copied:
-            if copied.why not in (EMBEDDING.name, ORPHAN.name, _BIAS):
+            if copied.why not in (EMBEDDING.name, ORPHAN.name, *_VECTORS):
+                way = _ALONE if copied.why != "DoRA magnitude" else _BESIDE
                 raise UnsupportedError(
                     f"{adapter.paths[0]}: {copied.key} ({copied.why}) cannot be added to other LoRAs by joining "
-                    f"factors, so this file cannot be merged. Resize it alone."
+                    f"factors, so this file cannot be merged. {way}"
                 )
 
 
-_BIAS = "bias difference"
+_ALONE = "Resize it alone."
+_BESIDE = "Name the checkpoint that it was trained on, one that has this layer, or resize it alone."
 
 
-def _biases(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> list[Copied]:
-    """Bias differences, times the strength of their layers.
+_VECTORS = ("bias difference", "bias of up", "norm")
 
-    Raises UnsupportedError where two files change one bias, and for a bias without a layer, whose strength is unknown.
+
+def _vectors(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> list[Copied]:
+    """Differences of biases and norms, each times the strength of its layer; those of one key are added.
+
+    Raises UnsupportedError where two files have one under different keys or of different shapes, and where strengths
+    differ between layers for a vector whose layer has no other tensors.
     """
-    found: dict[str, Copied] = {}
+    found: dict[tuple[str, str], Copied] = {}
     start = 0
     for adapter, weight in zip(adapters, weights, strict=True):
         layers = {layer.stem: layer for layer in adapter.layers}
         for copied in adapter.copied:
-            if copied.why != _BIAS:
-                continue
-            here = replace(copied, source=start + copied.source)
-            layer = layers.get(copied.stem)
-            if layer is None:
-                raise _cannot_add(adapters, here, "its layer has no other tensors, so that its strength is unknown")
-            name = layer.canonical or layer.stem
-            if name in found:
-                raise _cannot_add(adapters, here, "another file changes the same bias")
-            gain = weight if isinstance(weight, (int, float)) else weight(layer)
-            if gain:
-                found[name] = replace(here, gain=float(gain))
+            if copied.why in _VECTORS:
+                here = replace(copied, source=start + copied.source)
+                layer = layers.get(copied.stem)
+                gain = _strength(adapters, here, layer, weight) * (1.0 if copied.gain is None else copied.gain)
+                name = layer.canonical or layer.stem if layer else copied.stem
+                place = name, "bias" if copied.why != "norm" else part(copied.key).role
+                if gain:
+                    found[place] = _with(adapters, found.get(place), replace(here, gain=gain))
         start += len(adapter.files)
     return list(found.values())
+
+
+def _strength(adapters: Sequence[Adapter], copied: Copied, layer: Layer | None, weight: Weight) -> float:
+    if isinstance(weight, (int, float)):
+        return float(weight)
+    if layer is None:
+        raise _cannot_add(adapters, copied, "its layer has no other tensors, so that its strength is unknown")
+    return float(weight(layer))
+
+
+def _with(adapters: Sequence[Adapter], first: Copied | None, other: Copied) -> Copied:
+    if first is None:
+        return other
+    files = [file for adapter in adapters for file in adapter.files]
+    shapes = {files[one.source].header.entries[one.key].shape for one in (first, other)}
+    if first.key != other.key or len(shapes) > 1:
+        raise _cannot_add(adapters, other, f"another file has it as {first.key}, or in another shape")
+    return replace(first, added=(*first.added, other))
 
 
 def _cannot_add(adapters: Sequence[Adapter], copied: Copied, why: str) -> UnsupportedError:
@@ -203,7 +224,7 @@ def _known_form(key: str, layer: Layer) -> Form:
     if form is None:
         raise UnsupportedError(
             f"layer {key} ({layer.form.kind}): its delta is known only together with the base model, so it cannot be "
-            f"merged. Resize that file alone."
+            f"merged. {_BESIDE}"
         )
     return form
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
-from ..errors import DamagedFileError, UnsupportedError
+from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.reader import SafeFile
 from ..names.families import Family, attention_group
 from ..names.families import layers as family_layers
@@ -17,7 +17,7 @@ from .forms import READERS
 from .forms.form import Form, Tensors
 from .fused import held_twice, row_cuts
 from .layer import Adapter, Copied, Layer
-from .registry import CONTROL_MARKER, Kind, kind_of
+from .registry import CONTROL_MARKER, Kind, kind_of, kind_with
 from .scales import Config, find_configs, outer_scale
 from .suffixes import Part, part
 
@@ -174,6 +174,11 @@ class _Scales:
             return self.file.scalar(parts["scale"].key)
         if "alpha" in parts:
             alpha = self.file.scalar(parts["alpha"].key)
+            if rank == 0:
+                raise LayerError(
+                    f"{self.file.path}: layer {stem} has rank 0: a layer without dimensions; hosts refuse such a file, "
+                    f"and so do we."
+                )
             return 1.0 if rank is None else alpha / rank
         outer = outer_scale(self.configs, stem, rank)
         if outer is None:
@@ -190,6 +195,12 @@ def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales)
     again = [role for role in parts if " again (" in role]
     if again:
         raise DamagedFileError(f"{file.path}: layer {stem} has {again[0]}: two tensors for one place.")
+    spare = sorted((kind.any_of & parts.keys()) - tensors.used)
+    if spare:
+        raise DamagedFileError(
+            f"{file.path}: layer {stem} has {parts[spare[0]].key} beside tensors that make the same part of it; hosts "
+            f"differ in which they take. Download or save it again."
+        )
     own = {*tensors.used, "alpha", "scale"}
     return Layer(
         stem=stem,
@@ -219,4 +230,4 @@ def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
                 yield Copied(tensor.key, kind.name, stem)
             elif role not in layer.parts:
                 gain = layer.form.scale if role == "up_bias" else None
-                yield Copied(tensor.key, _WHY.get(role, "unknown"), stem, gain=gain)
+                yield Copied(tensor.key, _WHY.get(role) or kind_with(role), stem, gain=gain)

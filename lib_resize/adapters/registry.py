@@ -41,6 +41,8 @@ def _kind(name: str, verdict: Verdict, *any_of: str, reason: str = "", all_of: t
 _NO_RANK = "has no rank that could be cut; the file stays as it is"
 _ROTATION = f"rotates the base weights and {_NO_RANK}"
 
+_PEFT_ALONE = "is read by PEFT alone; have PEFT merge it into the model, and extract a LoRA from that"
+
 ORPHAN = _kind("alpha without factors", "copy", "alpha", reason="is left over from another tool")
 
 KINDS: tuple[Kind, ...] = (
@@ -67,6 +69,7 @@ KINDS: tuple[Kind, ...] = (
         "embedding_down",
         reason="is read by no host; save the adapter without it",
     ),
+    _kind("AdaLoRA", "refuse", "ada", reason=f"multiplies its dimensions by lora_E, and {_PEFT_ALONE}"),
     _kind("LoRA", "resize", "up", "down"),
     _kind("weight difference", "resize", "diff"),
     _kind("weight replacement", "copy", "set_weight", "reshape_weight", reason=f"replaces a weight and {_NO_RANK}"),
@@ -87,7 +90,8 @@ KINDS: tuple[Kind, ...] = (
         "PaRa",
         "refuse",
         "para",
-        reason="takes directions out of the base weights; no program loads it, and its form is not settled",
+        reason="takes directions out of the base weights; no program loads it, and its form is not settled; have what "
+        "made it merge it into the model, and extract a LoRA from that",
     ),
 )
 """In the order in which they are tried."""
@@ -103,17 +107,64 @@ CONTROL_MARKER = "lora_controlnet"
 """The key that tells a Control-LoRA from other files with bare up and down."""
 
 _CONTROLS = "steers the model beside its layers instead of changing them, so it is no LoRA; the file stays as it is"
-_FOREIGN_PREFIXES = {
+_FOREIGN = {
     "lllite_": "ControlNet-LLLite",
     "image_proj.": "IP-Adapter",
-    "ip_adapter.": "IP-Adapter",
+    "ip_adapter": "IP-Adapter",
 }
+"""What names begin with; an IP-Adapter may also sit inside of a layer (Flux)."""
+
+
+_PEFT_KINDS = {
+    "beft_": "BEFT",
+    "bone_": "Bone",
+    "c3a_": "C3A",
+    "deft_": "DEFT",
+    "delora_": "DeLoRA",
+    "fourierft_": "FourierFT",
+    "glora_": "PEFT's GLoRA",
+    "gralora_": "GraLoRA",
+    "hira_": "HiRA",
+    "hra_": "HRA",
+    "lily_": "Lily",
+    "ln_tuning_": "LN tuning",
+    "miss_": "MiSS",
+    "osf_": "OSF",
+    "peanut_": "PEANuT",
+    "poly_": "Poly",
+    "psoft_": "PSOFT",
+    "pvera_": "PVeRA",
+    "randlora_": "RandLoRA",
+    "road_": "RoAd",
+    "shira_": "SHiRA",
+    "supertuning_": "Supertuning",
+    "tinylora_": "TinyLoRA",
+    "unilora_": "UniLoRA",
+    "vblora_": "VB-LoRA",
+    "vera_": "VeRA",
+    "waveft_": "WaveFT",
+}
+"""What the names of tensors begin with, for methods that PEFT 0.21 saves and no host reads."""
+_OWN = "is of a kind that we do not know: its delta may be more than up and down"
+
+
+def _foreign(stem: str) -> Kind | None:
+    """A kind that is told by a word in the middle of a key without a known suffix, after a dot."""
+    for word, name in _PEFT_KINDS.items():
+        if f".{word}" in stem:
+            return Kind(name, frozenset(), "refuse", _PEFT_ALONE)
+    return Kind("LoRA with further tensors", frozenset(), "refuse", _OWN) if ".lora_" in stem else None
+
+
+def kind_with(role: str) -> str:
+    """Name of the kind that a tensor beside those of another would be by itself."""
+    return next((kind.name for kind in KINDS if role in kind.any_of), UNKNOWN.name)
 
 
 def kind_of(stem: str, parts: Mapping[str, Part]) -> Kind:
     """The kind of one stem's tensors, given its parts by role."""
-    for prefix, name in _FOREIGN_PREFIXES.items():
-        if stem.startswith(prefix):
+    for word, name in _FOREIGN.items():
+        if stem.startswith(word) or (word == "ip_adapter" and f".{word}" in stem):
             return Kind(name, frozenset(), "refuse", _CONTROLS)
     roles = frozenset(parts)
     for kind in KINDS:
@@ -121,4 +172,4 @@ def kind_of(stem: str, parts: Mapping[str, Part]) -> Kind:
             return kind
     if stem.startswith(("bundle_emb.", "string_to_param")) or (stem.startswith("<") and stem.endswith(">")):
         return EMBEDDING
-    return UNKNOWN
+    return _foreign(stem) or UNKNOWN

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamagedFileError, LayerError
+from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.stamp import made_by_us
 
 CONFIG_NAME = "adapter_config.json"
@@ -61,6 +61,21 @@ class Config:
 
 def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
     """The configurations that belong to a file: in its metadata, or beside it for a PEFT adapter."""
+    found = _configs(path, metadata, stems)
+    for config in found:
+        for flag, name in _NOT_A_PRODUCT.items():
+            if config.fields.get(flag):
+                raise UnsupportedError(
+                    f"{path}: {config.origin} tells {flag}: {name}, whose delta is not up times down. It is read by "
+                    f"PEFT alone; have PEFT merge it into the model, and extract a LoRA from that."
+                )
+    return found
+
+
+_NOT_A_PRODUCT = {"use_qalora": "QA-LoRA", "use_bdlora": "BD-LoRA"}
+
+
+def _configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
     if METADATA_KEY in metadata:
         return _from_metadata(metadata[METADATA_KEY], path)
     if made_by_us(metadata):

@@ -15,12 +15,13 @@ from ..linalg.arrays import Arrays
 from ..linalg.assemble import Assembled, Gain, Part
 from ..linalg.casts import STORAGE, singles
 from ..linalg.factor import Factor, Stored
-from ..linalg.norms import both_norms, frobenius_norm, stacked_spectral_norm
+from ..linalg.norms import both_norms, frobenius_norm
 from ..names.families import Family
 from ..progress import Progress, in_order
 from . import norm_cache
 from .norm_cache import Norms
 from .pairing import BaseWeight, Partner, fitted, looks_like_adapter, partner, read_base, vectors
+from .room import Room
 from .store import Store, open_store
 
 Reader = Callable[[BaseWeight], Stored]
@@ -32,6 +33,9 @@ class Checkpoint:
 
     It is a file (safetensors, or GGUF with the library ``gguf``) or a folder as diffusers writes it.
     """
+
+    _room = Room(256 << 20)
+    """For whole matrices in float32, over all workers."""
 
     def __init__(self, path: Path | SafeFile) -> None:
         self._store: Store = open_store(path)
@@ -155,20 +159,11 @@ class Checkpoint:
         norm_cache.save(self._fingerprint, self._norms)
 
     def _measured(self, one: Partner, spectral: bool, arrays: Arrays, read: Reader) -> tuple[float, float | None]:
-        """Norms of a weight; those of a stack come from its parts, of which one is in memory at a time."""
-        gains = [self._gain(part) for part in one.parts]
-        if one.width is not None or any(np.ndim(gain) for gain in gains):
-            return self._norms_of(self._whole(one, read), one, spectral, arrays)
-        parts, scales = [read(part) for part in one.parts], [abs(float(gain)) for gain in gains]
-        if len(parts) == 1:
-            fro, spn = self._norms_of(parts[0], one, spectral, arrays)
-            return scales[0] * fro, None if spn is None else scales[0] * spn
-        each = [scale * frobenius_norm(part, arrays) for part, scale in zip(parts, scales, strict=True)]
-        fro = self._checked(math.hypot(*each), one)
-        return fro, stacked_spectral_norm(parts, scales, arrays) if spectral else None
-
-    def _norms_of(self, weight: Factor, one: Partner, spectral: bool, arrays: Arrays) -> tuple[float, float | None]:
-        fro, spn = both_norms(weight, arrays) if spectral else (frobenius_norm(weight, arrays), None)
+        """Norms of a weight, for spectral ones made in full."""
+        if not spectral:
+            return self._checked(frobenius_norm(self._whole(one, read), arrays), one), None
+        with self._room.of(4 * math.prod(one.matrix)):
+            fro, spn = both_norms(self._whole(one, read), arrays)
         return self._checked(fro, one), spn
 
     def _checked(self, fro: float, one: Partner) -> float:

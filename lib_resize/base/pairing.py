@@ -141,8 +141,18 @@ _SLOT_PREFIXES = ("lora_unet_", "lora_te1_", "lora_te2_", "lora_te3_")
 _DOTTED_PREFIXES = ("diffusion_model.", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
 
 _DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.")
-_ADAPTER_MARKS = ("lora", "hada_", "lokr_", "oft_", "lycoris_", "ia3_", "dora_scale")
-_ADAPTER_ENDS = (".diff", ".diff_b", ".set_weight", ".w_norm", ".b_norm", ".a1.weight", ".b1.weight")
+_ADAPTER_MARKS = ("lora", "hada_", "lokr_", "oft_", "lycoris_", "ia3_", "dora_scale", "ip_adapter")
+_ADAPTER_ENDS = (
+    ".diff",
+    ".diff_b",
+    ".set_weight",
+    ".w_norm",
+    ".b_norm",
+    ".a1.weight",
+    ".b1.weight",
+    ".on_input",
+    ".lambda_layer",
+)
 _SCALES = (".scale_weight", ".weight_scale")
 _OTHERWISE_PACKED = ".weight_scale_inv"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,16 +40,36 @@ class Assembled:
 
     @property
     def bits(self) -> Bits:
-        whole = np.concatenate([self._rows(part) for part in self.parts])
-        return np.ascontiguousarray(np.concatenate(np.split(whole, 2)[::-1]) if self.swapped else whole)
+        return self.rows(0, self.shape[0])
+
+    def rows(self, start: int, stop: int) -> Single:
+        """The rows from `start` to before `stop`, made without the others."""
+        n = self.shape[0]
+        if not self.swapped:
+            return np.concatenate(list(self._straight(start, stop)))
+        half = n // 2
+        lower = self._straight(min(start, half) + half, min(stop, half) + half)
+        upper = self._straight(max(start, half) - half, max(stop, half) - half)
+        return np.concatenate([*lower, *upper])
 
     @property
     def shape(self) -> tuple[int, int]:
         return sum(part.factor.shape[0] for part in self.parts), self.width
 
-    def _rows(self, part: Part) -> Single:
-        values = singles(part.factor.bits, part.factor.kind)[:, : self.width]
-        if not (np.ndim(part.gain) == 0 and part.gain == 1.0):
-            values = values * np.reshape(np.asarray(part.gain, np.float32), (-1, 1))
+    def _straight(self, start: int, stop: int) -> Iterator[Single]:
+        """The same of the parts as they lie."""
+        top = 0
+        for part in self.parts:
+            first, last = max(start - top, 0), min(stop - top, part.factor.shape[0])
+            if first < last:
+                yield self._cut(part, first, last)
+            top += part.factor.shape[0]
+
+    def _cut(self, part: Part, first: int, last: int) -> Single:
+        values = singles(part.factor.bits[first:last], part.factor.kind)[:, : self.width]
+        if np.ndim(part.gain):
+            values = values * np.asarray(part.gain, np.float32)[first:last, None]
+        elif part.gain != 1.0:
+            values = values * np.float32(part.gain)
         missing = self.width - values.shape[1]
         return np.pad(values, ((0, 0), (0, missing))) if missing else values

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import LayerError
 from .casts import Double, Single
+from .finite import check_finite
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,19 @@ class Normalised:
     def by_input(self) -> bool:
         return self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1 and self.magnitude.size > 1
 
+    def _check(self) -> None:
+        n, m = self.weight.shape
+        fits = m % self.magnitude.size == 0 if self.by_input else self.magnitude.size == n
+        if not fits:
+            raise LayerError(
+                f"it has DoRA magnitudes {self.magnitude.shape} for a weight of {n} outputs; the file is damaged"
+            )
+        check_finite("its magnitudes have", self.magnitude)
+        check_finite("its base weight has", self.weight)
+
     def applied(self, delta: Single) -> Double:
-        """``m V / ||V||``, (n, in * taps)."""
+        """``m V / ||V||``, (n, in * taps). Raises LayerError where there are not as many magnitudes as lengths."""
+        self._check()
         v = self.weight.astype(np.float64) + delta
         inputs = self.magnitude.size if self.by_input else v.shape[1]
         cube = v.reshape(len(v), inputs, -1)
@@ -38,6 +51,6 @@ class Normalised:
     def errors(self, whole: Single, kept: Single) -> tuple[float, float]:
         """How much of the change of the weight is lost with part of the delta: relative to the change, and to W."""
         applied = self.applied(whole)
-        lost = float(np.linalg.norm(self.applied(kept) - applied))
-        change, base = float(np.linalg.norm(applied - self.weight)), float(np.linalg.norm(self.weight))
+        lost, weight = float(np.linalg.norm(self.applied(kept) - applied)), self.weight.astype(np.float64)
+        change, base = float(np.linalg.norm(applied - weight)), float(np.linalg.norm(weight))
         return (lost / change if change > 0 else 1.0), (lost / base if base > 0 else 0.0)

@@ -6,7 +6,7 @@ the singular values of the factors. It is measured, over stripes of rows that st
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,25 @@ def losses(first: Nested, second: Nested, rank: int) -> Double:
         for k in range(1, rank):
             square[k] += _energy(whole - _stripe(first, second, rows, k))
     return np.sqrt(square)
+
+
+def steps_along(first: Nested, second: Nested, ranks: Sequence[int], rows_of: Callable[[slice], Single]) -> Double:
+    """``|<S_j, W>| / ||S_j||_F`` of what each of the rising `ranks` adds to the product at the one before it, (ranks,).
+
+    `rows_of` gives rows of W, (rows, m). A step that adds nothing gives 0.
+    """
+    n, m = len(first.up), first.down(1).shape[1]
+    step = max(1, _STRIPE // m)
+    met, square = np.zeros(len(ranks)), np.zeros(len(ranks))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        w, before = rows_of(rows), np.float32(0.0) * first.up[rows, :1]
+        for j, k in enumerate(ranks):
+            now = _stripe(first, second, rows, k)
+            met[j] += float(np.vdot(now - before, w))
+            square[j] += _energy(now - before)
+            before = now
+    return np.abs(np.divide(met, np.sqrt(square), out=np.zeros(len(ranks)), where=square > 0))
 
 
 def _stripe(first: Nested, second: Nested, rows: slice, k: int) -> Single:

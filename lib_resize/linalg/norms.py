@@ -6,13 +6,14 @@ A weight is a stored matrix (rows, columns); a convolution is taken as (out, in 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from .arrays import Array, Arrays
 from .casts import Double
 from .factor import Factor, Pair, Spectrum
+from .stripes import rows_in_cache, stripes, whole
 from .truncate import truncated
 
 _STEPS = 160
@@ -23,9 +24,16 @@ _LOOK_EVERY = 2
 
 def frobenius_norm(weight: Factor, arrays: Arrays) -> float:
     """``||W||_F``, blocks summed in float32 and their sums in float64."""
-    flat = weight.bits.reshape(-1)
-    blocks = (arrays.single(part, weight.kind) for part in _pieces(flat, arrays.block_elements))
-    return math.sqrt(sum(float(block @ block) for block in blocks))
+    return _root(_energy(stripe, arrays) for _, stripe in stripes(weight, arrays))
+
+
+def _root(energies: Iterable[float]) -> float:
+    return math.sqrt(sum(energies))
+
+
+def _energy(w: Array, arrays: Arrays) -> float:
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinite sum is told of by name
+        return sum(float(block @ block) for block in _pieces(w.reshape(-1), arrays.block_elements))
 
 
 def both_norms(weight: Factor, arrays: Arrays) -> tuple[float, float]:
@@ -33,8 +41,8 @@ def both_norms(weight: Factor, arrays: Arrays) -> tuple[float, float]:
 
     The second is NaN where the first is not finite.
     """
-    w = arrays.single(weight.bits, weight.kind)
-    fro = math.sqrt(sum(float(block @ block) for block in _pieces(w.reshape(-1), arrays.block_elements)))
+    w = whole(weight, arrays)
+    fro = _root(_energy(stripe, arrays) for stripe in _pieces(w, rows_in_cache(w.shape[1], arrays)))
     return fro, largest_singular_value(w, arrays) if fro < math.inf else math.nan
 
 
@@ -46,57 +54,31 @@ def _pieces(x: Array, size: int) -> Iterator[Array]:
 
 def spectral_norm(weight: Factor, arrays: Arrays) -> float:
     """The largest singular value of a weight, to about 1e-5; see `largest_singular_value`."""
-    return largest_singular_value(arrays.single(weight.bits, weight.kind), arrays)
-
-
-def stacked_spectral_norm(parts: Sequence[Factor], gains: Sequence[float], arrays: Arrays) -> float:
-    """The largest singular value of parts one below the other, each times its gain, to about 1e-5.
-
-    Every step brings in one part after the other, so that no more than one is in memory as float32.
-    """
-
-    def stripes() -> Iterator[Array]:
-        for part, gain in zip(parts, gains, strict=True):
-            w = arrays.single(part.bits, part.kind)
-            for stripe in _pieces(w, _stripe(w.shape[1], arrays)):
-                yield stripe if gain == 1.0 else stripe * gain
-
-    rows = sum(part.shape[0] for part in parts)
-    return _largest(stripes, (rows, parts[0].shape[1]), arrays)
+    return largest_singular_value(whole(weight, arrays), arrays)
 
 
 def largest_singular_value(w: Array, arrays: Arrays) -> float:
-    """Largest singular value of w (n, m), float32, to about 1e-5; see `_largest`."""
-    stripes = list(_pieces(w, _stripe(w.shape[1], arrays)))
-    return _largest(lambda: stripes, w.shape, arrays)
-
-
-def _stripe(columns: int, arrays: Arrays) -> int:
-    """Rows that stay in cache."""
-    return max(1, 2 * arrays.block_elements // columns)
-
-
-def _largest(stripes: Callable[[], Iterable[Array]], shape: tuple[int, int], arrays: Arrays) -> float:
-    """Largest singular value of w (n, m), given in stripes of rows: the root of the largest eigenvalue of ``w^T w``,
-    by Lanczos.
+    """Largest singular value of w (n, m), float32, to about 1e-5: the root of the largest eigenvalue of ``w^T w``, by
+    Lanczos.
 
     Lanczos 1950: three terms, then all of the basis once more (without that float32 breaks down), from a fixed
     random start. It stops when the residual of the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical
     Methods for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
     """
-    n, m = shape
+    n, m = w.shape
+    stripes = list(_pieces(w, rows_in_cache(m, arrays)))
     steps = min(_STEPS, n + 1, m)
     basis = arrays.empty(steps + 1, m)
     start = np.random.default_rng(0).standard_normal(m, dtype=np.float32)
     basis[0] = arrays.bring(start / np.float32(np.linalg.norm(start)))
     # The scale of the weight, so that no square leaves the range of float32.
-    scale = math.hypot(*(_length(stripe @ basis[0]) for stripe in stripes()))
+    scale = math.hypot(*(_length(stripe @ basis[0]) for stripe in stripes))
     if scale == 0.0:
         return 0.0
     diagonal: list[float] = []
     couplings: list[float] = []
     for step in range(steps):
-        y = _applied(stripes(), basis[step], 1.0 / scale)
+        y = _applied(stripes, basis[step], 1.0 / scale)
         diagonal.append(float(basis[step] @ y))
         y -= diagonal[-1] * basis[step]
         if step:
@@ -145,8 +127,11 @@ def subspace_norms(
     """
     rank = spectrum.effective_rank
     up, down = truncated(pair, spectrum, np.arange(rank), arrays)
-    w = arrays.single(weight.bits, weight.kind)
-    along = arrays.host((w.T if transposed else w) @ arrays.bring(np.ascontiguousarray(down.T)))
+    left, right = (np.ascontiguousarray(down.T), up) if transposed else (up, np.ascontiguousarray(down.T))
+    met, through = np.zeros(rank), arrays.bring(right)
+    for start, stripe in stripes(weight, arrays):
+        seen = arrays.host(stripe @ through)
+        met += np.einsum("ij,ij->j", left[start : start + len(seen)], seen, dtype=np.float64)
     out = np.zeros(len(spectrum.s))
-    out[:rank] = np.abs(np.einsum("ij,ij->j", up, along, dtype=np.float64)) / spectrum.s[:rank]
+    out[:rank] = np.abs(met) / spectrum.s[:rank]
     return out

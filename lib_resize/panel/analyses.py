@@ -24,7 +24,8 @@ from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
-from ..analysis import Analysis, Bench, also_as, analyse, beside, hollowed, lacks, reseated
+from ..analysis import Analysis, Bench, also_as, analyse, beside, hollowed, lacks, needs_base, reseated
+from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
 from ..catalogue import Stamp, stamp_of
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
@@ -44,7 +45,7 @@ from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
 from ..recipe.scores import LayerFacts
 from ..recipe.select import Question, Ranking
 from .faults import Fault
-from .options import DEFAULT_SCORES
+from .options import DEFAULT_SCORES, LOADED
 from .references import NOTHING, Reference, described, told
 
 FLOOR = 0.88
@@ -58,6 +59,8 @@ _ANCHORS = 9  # points of the table whose files are sized exactly; the header gr
 
 Answer = dict[str, Any]
 Warning_ = dict[str, Any]
+BaseKey = tuple[str, str | None]
+"""A base model: kind of choice and title."""
 
 
 @dataclass
@@ -72,8 +75,10 @@ class Kept:
     """Block of every layer."""
     based: Analysis | None = None
     """The same with what recipes asked of the base so far."""
-    base_key: tuple[str, str | None] | None = None
-    """Which base that was: kind of choice and title."""
+    base_key: BaseKey | None = None
+    """Which base that was."""
+    ground: BaseKey | None = None
+    """Which base its own delta rests on; None for kinds that are known without."""
     asked: frozenset[str] = frozenset()
     """Scores that `based` can answer."""
     reference: Reference = NOTHING
@@ -117,15 +122,16 @@ class Analyses:
             self._kept.move_to_end(lora.name)
             return kept
 
-    def made(self, lora: LoraFile, progress: Progress, convert: str = "auto") -> Kept:
-        """The analysis of a file, made if need be, in all forms that `convert` asks for. Raises what reading and
-        decomposing raise."""
+    def made(self, lora: LoraFile, progress: Progress, convert: str = "auto", choice: str = LOADED) -> Kept:
+        """The analysis of a file, made if need be, in all forms that `convert` asks for; `choice` is the reference,
+        for kinds that rest on one. Raises what reading and decomposing raise, PairingError where it is missing."""
         kept = self.get(lora)
-        if kept is None:
-            kept = _decomposed(lora, progress, convert)
+        if kept is None or rests_on_another(kept, choice, self._host):
+            kept = _decomposed(lora, progress, convert, self._host, choice)
         elif lacks(kept.analysis, convert):
-            with bench(progress) as tools, reopened(kept) as whole:
-                kept.analysis = hollowed(also_as(reseated(kept.analysis, whole), convert, None, (), tools))
+            with bench(progress) as tools, reopened(kept) as whole, grounded(whole, self._host, choice) as ground:
+                seated = reseated(kept.analysis, whole, ground)
+                kept.analysis = hollowed(also_as(seated, convert, ground, (), tools))
             kept.based, kept.asked = None, frozenset()
         else:
             return kept
@@ -145,10 +151,11 @@ class Analyses:
         try:
             if opened.checkpoint is None:
                 raise PairingError(no_reference(recipes[0], opened.note))
-            _check_families(kept, told(opened))
+            _check_families(kept.analysis.adapter, told(opened))
             with bench(progress) as tools, reopened(kept) as whole:
                 wanted = [replace(recipes[0], weights=dict.fromkeys(asked, 1.0))]
-                based = beside(reseated(kept.analysis, whole), opened.checkpoint, wanted, tools)
+                seated = reseated(kept.analysis, whole, opened.checkpoint)
+                based = beside(seated, opened.checkpoint, wanted, tools)
             reference = told(opened)
         finally:
             opened.close()
@@ -180,12 +187,15 @@ def bench(progress: Progress) -> Iterator[Bench]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decomposed(lora: LoraFile, progress: Progress, convert: str) -> Kept:
+def _decomposed(lora: LoraFile, progress: Progress, convert: str, host: Host, choice: str) -> Kept:
     stamp = _stamped(lora)
-    with _read(lora.path) as adapter, bench(progress) as tools:
-        analysis = hollowed(analyse(adapter, None, (), tools, convert=convert))
+    with _read(lora.path) as adapter, grounded(adapter, host, choice) as ground, bench(progress) as tools:
+        analysis = hollowed(analyse(adapter, ground, (), tools, convert=convert))
         blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)
-    return Kept(lora, stamp, analysis, blocks)
+    if ground is None:
+        return Kept(lora, stamp, analysis, blocks)
+    reference = described(host, choice)
+    return Kept(lora, stamp, analysis, blocks, ground=base_key(choice, reference), reference=reference)
 
 
 def _stamped(lora: LoraFile) -> Stamp:
@@ -216,8 +226,38 @@ def reopened(kept: Kept) -> Iterator[Adapter]:
 # The base ------------------------------------------------------------------------------------------------------
 
 
-def base_key(choice: str, reference: Reference) -> tuple[str, str | None]:
+def base_key(choice: str, reference: Reference) -> BaseKey:
     return choice, reference.title
+
+
+@contextlib.contextmanager
+def grounded(adapter: Adapter, host: Host, choice: str) -> Iterator[Checkpoint | None]:
+    """The base model that the deltas rest on, opened; None for kinds that are known without. Raises PairingError where
+    there is none, or one of another family."""
+    if not needs_base(adapter):
+        yield None
+        return
+    opened = open_reference(host, choice)
+    try:
+        if opened.checkpoint is None:
+            raise PairingError(_groundless(adapter, opened.note))
+        _check_families(adapter, told(opened))
+        yield opened.checkpoint
+    finally:
+        opened.close()
+
+
+def _groundless(adapter: Adapter, why: str) -> str:
+    kind = next(layer.form.kind for layer in adapter.layers if layer.form.needs_base)
+    return (
+        f"{adapter.name} is {kind}, whose delta depends on the base model that it was trained on. "
+        f"{why or 'None was chosen.'} Pick it as the reference."
+    )
+
+
+def rests_on_another(kept: Kept, choice: str, host: Host) -> bool:
+    """Whether its delta was worked out with another base model than the one that is chosen now."""
+    return kept.ground is not None and kept.ground != base_key(choice, described(host, choice))
 
 
 def needs_measuring(kept: Kept, recipes: Sequence[Recipe], choice: str, host: Host) -> bool:
@@ -234,10 +274,11 @@ def no_reference(recipe: Recipe, why: str) -> str:
     return f"recipe {recipe} compares with a base model. {why or 'None was chosen.'} Pick one, or take a preset."
 
 
-def _check_families(kept: Kept, reference: Reference) -> None:
-    if kept.family is not None and reference.family is not None and kept.family != reference.family:
+def _check_families(adapter: Adapter, reference: Reference) -> None:
+    family = adapter.family.name if adapter.family else None
+    if family is not None and reference.family is not None and family != reference.family:
         raise PairingError(
-            f"{kept.lora.name} is made for {kept.family}, {reference.title} is {reference.family}. "
+            f"{adapter.name} is made for {family}, {reference.title} is {reference.family}. "
             f"Take a recipe that needs no base model, such as a preset, or pick another reference."
         )
 
@@ -247,15 +288,25 @@ def analysis_for(kept: Kept, recipe: Recipe, choice: str, host: Host, convert: s
     hopeless."""
     if lacks(kept.analysis, convert):
         raise Fault("not_analysed", f"{kept.lora.name} was not analysed as LoRA yet. Analyse it first.")
+    if kept.ground is not None:
+        _check_ground(kept, choice, host)
     if not recipe.needs_base:
         return kept.analysis
     reference = described(host, choice)
     if reference.kind == "none":
         raise PairingError(no_reference(recipe, reference.note))
-    _check_families(kept, reference)
+    _check_families(kept.analysis.adapter, reference)
     if needs_measuring(kept, [recipe], choice, host) or kept.based is None:
         raise Fault("not_analysed", f"{kept.lora.name} was not compared with {reference.title} yet. Analyse it first.")
     return kept.based
+
+
+def _check_ground(kept: Kept, choice: str, host: Host) -> None:
+    reference = described(host, choice)
+    if reference.kind == "none":
+        raise PairingError(_groundless(kept.analysis.adapter, reference.note))
+    if rests_on_another(kept, choice, host):
+        raise Fault("not_analysed", f"{kept.lora.name} was not analysed with {reference.title} yet. Analyse it first.")
 
 
 # What the page is shown ----------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
 from ..analysis import Analysis, Bench, analyse, beside
-from ..batch import read_source
+from ..base.checkpoint import Checkpoint
+from ..batch import read_lora, read_source
 from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.outname import clean_stem
 from ..files.reader import SafeFile
@@ -159,10 +161,10 @@ def folder_for(order: BakeOrder, host: Host) -> Path:
 def bake(host: Host, order: BakeOrder, handle: Handle) -> Written:
     """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
     path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
-    with _merged(order) as adapter, bench(handle) as tools:
+    with _merged(order, host) as (adapter, base), bench(handle) as tools:
         handle.portion(0.0, 0.6)
         digests = [tools.pool.submit(file.sha256) for file in adapter.files]
-        analysis = _analysed(adapter, order, host, tools)
+        analysis = _analysed(adapter, base, order, host, tools)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.portion(0.6, 0.4)
         handle.check()
@@ -171,14 +173,21 @@ def bake(host: Host, order: BakeOrder, handle: Handle) -> Written:
 
 
 @contextlib.contextmanager
-def _merged(order: BakeOrder) -> Iterator[Adapter]:
+def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, Checkpoint | None]]:
+    """The sum, and the base model that parts of it rest on, where there are such parts and a reference."""
     source = of_prompt(order.tags, order.path_of)
     with contextlib.ExitStack() as stack:
-        yield read_source(source, [stack.enter_context(SafeFile(member.path)) for member in source.members])
+        files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
+        base = None
+        if any(rests_on_base(read_lora(file)) for file in files):
+            opened = open_reference(host, order.options.reference)
+            stack.callback(opened.close)
+            base = opened.checkpoint
+        yield read_source(source, files, base), base
 
 
-def _analysed(adapter: Adapter, order: BakeOrder, host: Host, tools: Bench) -> Analysis:
-    analysis = analyse(adapter, None, (), tools, convert=order.options.style.convert)
+def _analysed(adapter: Adapter, base: Checkpoint | None, order: BakeOrder, host: Host, tools: Bench) -> Analysis:
+    analysis = analyse(adapter, base, (), tools, convert=order.options.style.convert)
     if not order.recipe.needs_base:
         return analysis
     opened = open_reference(host, order.options.reference)

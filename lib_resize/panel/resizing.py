@@ -23,6 +23,7 @@ from .analyses import (
     Kept,
     analysis_for,
     bench,
+    grounded,
     old_ranks,
     plan_blocks,
     plan_warnings,
@@ -153,14 +154,14 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle) -> tuple
     """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
     lora, recipe, options = order.lora, order.recipe, order.options
     handle.portion(0.0, 0.6)
-    kept = analyses.made(lora, handle, options.convert)
+    kept = analyses.made(lora, handle, options.convert, options.reference)
     analyses.with_base(kept, [recipe], options.reference, handle)
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     handle.portion(0.6, 0.4)
-    with reopened(kept) as adapter, bench(handle) as tools:
+    with reopened(kept) as adapter, grounded(adapter, host, options.reference) as ground, bench(handle) as tools:
         digest = tools.pool.submit(adapter.files[0].sha256)
         name = namer(host, lora, options, all_names(host) | folded(order.taken))
-        job = planned(reseated(analysis, adapter), recipe, options, name)
+        job = planned(reseated(analysis, adapter, ground), recipe, options, name)
         handle.check()
         plan = execute(job, tools, [digest.result()])
         source_sha256 = digest.result()

@@ -25,7 +25,7 @@ from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
 from ..spectra import study
 from . import baking, extracting, names
-from .analyses import Analyses, Kept, needs_measuring, ranks_of, shown, warnings_of
+from .analyses import Analyses, Kept, needs_measuring, ranks_of, rests_on_another, shown, warnings_of
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
 from .library import Library
@@ -225,6 +225,8 @@ class Service:
             kept = self.analyses.get(lora)
             if kept is None or kept.shown is None or lacks(kept.analysis, wish.convert):
                 return None
+            if rests_on_another(kept, wish.reference, self.host):
+                return None
             if needs_measuring(kept, wish.recipes, wish.reference, self.host):
                 return None
             found.append(kept)
@@ -251,7 +253,7 @@ class Service:
         return {"files": files, "failed": failed}
 
     def _analysed_one(self, lora: LoraFile, wish: _Wish, handle: Handle, table: bool) -> Answer:
-        kept = self.analyses.made(lora, handle, wish.convert)
+        kept = self.analyses.made(lora, handle, wish.convert, wish.reference)
         answer = shown(kept, handle)
         self._predict(kept)
         self.analyses.with_base(kept, wish.recipes, wish.reference, handle)

@@ -310,20 +310,48 @@ def test_a_bias_of_one_file_goes_into_a_merge_at_its_strength(tmp_path) -> None:
     assert np.array_equal(tensors_of(Path(outcome.plan.output))["a.diff_b"], -0.5 * bias)
 
 
-def test_two_files_that_change_one_bias_are_not_merged(tmp_path) -> None:
-    for name in ("one", "two"):
-        write(tmp_path / f"{name}.safetensors", kohya("a") | {"a.diff_b": np.ones(24, np.float32)})
+@pytest.mark.parametrize("keys", [("a.diff_b",), ("n.w_norm", "n.b_norm"), ("lone.diff_b",)])
+def test_vectors_of_two_files_are_added_each_at_its_strength(tmp_path, keys) -> None:
+    chance = np.random.default_rng(4)
+    vectors = [{key: chance.standard_normal(24).astype(np.float32) for key in keys} for _ in range(3)]
+    for i, more in enumerate(vectors):
+        write(tmp_path / f"x{i}.safetensors", kohya("a", seed=i) | more)
+    (outcome,) = run(f"{tmp_path / 'x0'}:-0.5,{tmp_path / 'x1'},{tmp_path / 'x2'}:3")
+    assert outcome.error is None, outcome.error
+    found = tensors_of(Path(outcome.plan.output))
+    for key in keys:
+        wanted = -0.5 * vectors[0][key] + vectors[1][key] + 3 * vectors[2][key]
+        np.testing.assert_allclose(found[key], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_the_bias_of_an_up_is_added_at_the_scale_of_its_layer(tmp_path) -> None:
+    chance, sources = np.random.default_rng(4), []
+    for i, alpha in enumerate((2.0, 6.0)):
+        layer = {"a.lora_A.weight": chance.standard_normal((4, 32)), "a.lora_B.weight": chance.standard_normal((24, 4))}
+        layer |= {"a.lora_B.bias": chance.standard_normal(24), "a.alpha": np.array(alpha)}
+        sources.append({key: value.astype(np.float32) for key, value in layer.items()})
+        write(tmp_path / f"x{i}.safetensors", sources[-1])
+    (outcome,) = run(f"{tmp_path / 'x0'}:-0.5,{tmp_path / 'x1'}:2")
+    assert outcome.error is None, outcome.error
+    wanted = -0.5 * 2 / 4 * sources[0]["a.lora_B.bias"] + 2 * 6 / 4 * sources[1]["a.lora_B.bias"]
+    np.testing.assert_allclose(tensors_of(Path(outcome.plan.output))["a.lora_B.bias"], wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("other", [{"a.lora_B.bias": np.ones(24, np.float32)}, {"a.diff_b": np.ones(25, np.float32)}])
+def test_a_bias_that_is_another_key_or_shape_elsewhere_is_not_added(tmp_path, other) -> None:
+    write(tmp_path / "one.safetensors", kohya("a") | {"a.diff_b": np.ones(24, np.float32)})
+    write(tmp_path / "two.safetensors", kohya("a") | other)
     (outcome,) = run(f"{tmp_path / 'one'},{tmp_path / 'two'}")
-    assert "two.safetensors: a.diff_b" in str(outcome.error)
-    assert "another file changes the same bias" in str(outcome.error)
+    assert "two.safetensors: a." in str(outcome.error)
+    assert "another file has it as a.diff_b" in str(outcome.error)
 
 
 @pytest.mark.parametrize(
     "extra",
     [
         {"a.dora_scale": np.ones((24, 1), np.float32)},
-        {"lone.diff_b": np.ones(24, np.float32)},
-        {"n.b_norm": np.ones(24, np.float32), "n.w_norm": np.ones(24, np.float32)},
+        {"n.on_input": np.zeros((), np.float32), "n.weight": np.ones(24, np.float32)},
+        {"n.oft_blocks": np.ones((2, 4, 4), np.float32)},
     ],
 )
 def test_what_cannot_be_added_is_not_merged(tmp_path, extra) -> None:

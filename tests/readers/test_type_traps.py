@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from safetensors.numpy import save_file
 
 from lib_resize import Outcome
 from lib_resize.adapters.forms.form import Work
+from lib_resize.adapters.forms.loha import LohaSpectrum
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import DTYPES, Style
 from lib_resize.batch import Settings, resize
@@ -116,8 +120,82 @@ def delta(tensors: Tensors, name: str, rule=comfyui_type) -> Matrix:
 
 
 KINDS = {"lora": lora("x"), "tucker": tucker("x"), "loha": loha("x"), "loha_core": loha_core("x"),
-         "lokr": lokr("x"), "lokr_pair": lokr("x", layout=("whole", "pair")), "full": full("x")}  # fmt: skip
+         "lokr": lokr("x"), "lokr_pair": lokr("x", layout=("whole", "pair")),
+         "lokr_core": lokr("x", layout=("pair", "core")), "full": full("x")}  # fmt: skip
 kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.mark.parametrize("recipe", ["sv_fro=0.9", "sv_cumulative=0.9", "sv_ratio=2", "retain=0.9"])
+def test_trap_03_rank_1_is_enough_for_rank_1_and_dead_layers_go_however_weak_the_others_are(tmp_path, recipe) -> None:
+    """No smallest rank of 2, and no smallest singular value in absolute numbers."""
+    weak = {"w.lora_up.weight": random(N, 1) * np.float32(1e-5), "w.lora_down.weight": random(1, M) * np.float32(1e-5)}
+    more = np.pad(weak["w.lora_up.weight"], ((0, 0), (0, 3))), np.pad(weak["w.lora_down.weight"], ((0, 3), (0, 0)))
+    dead = {"d.lora_up.weight": np.zeros((N, R), np.float32), "d.lora_down.weight": random(R, M)}
+    source = dead | {"w.lora_up.weight": more[0], "w.lora_down.weight": more[1]}
+    outcome = run(tmp_path, source, recipe)
+    assert {plan.name: plan.new_rank for plan in outcome.plan.layers} == {"d": 0, "w": 1}
+    assert difference(delta(load(output(outcome)), "w"), delta(source, "w")) < 1e-6
+    assert not any(key.startswith("d.") for key in load(output(outcome)))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_trap_13_a_convolution_is_the_matrix_of_outputs_and_flattened_inputs(tmp_path, rank) -> None:
+    """Its best approximation of rank k is that matrix's, and what is lost is its singular values' tail."""
+    source = {"x.lora_up.weight": random(N, R, 1, 1, falling=1), "x.lora_down.weight": random(R, M, *KERNEL, seed=1)}
+    outcome = run(tmp_path, source, f"rank={rank}")
+    matrix = delta(source, "x").reshape(N, -1)
+    s = np.linalg.svd(matrix, compute_uv=False)
+    lost = np.linalg.norm(delta(load(output(outcome)), "x").reshape(N, -1) - matrix)
+    assert lost == pytest.approx(np.linalg.norm(s[rank:]), rel=1e-5)
+    assert outcome.plan.layers[0].error_lora == pytest.approx(lost / np.linalg.norm(s), rel=1e-5)
+
+
+def test_trap_15_nothing_stale_is_written_of_the_source(tmp_path) -> None:
+    """Hash, alias, dimensions and PEFT's configuration are those of the new file, whatever the source's say."""
+    stale = {
+        "sshs_model_hash": "0" * 64,
+        "sshs_legacy_hash": "0" * 8,
+        "ss_output_name": "x",
+        "ss_network_dim": "4",
+        "ss_base_model_version": "sdxl_base_v1-0",
+        "lora_adapter_metadata": json.dumps({"unet.r": R, "unet.lora_alpha": R, "unet.rank_pattern": {}}),
+    }
+    path = tmp_path / "x.safetensors"
+    save_file({key: np.ascontiguousarray(value) for key, value in lora("unet.x").items()}, str(path), metadata=stale)
+    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", threads=1)
+    (outcome,) = resize([Source((Member(path),))], settings)
+    made = output(outcome)
+    content, metadata = made.read_bytes(), read_header(made).metadata
+    start = 8 + int.from_bytes(content[:8], "little")
+    assert metadata["sshs_model_hash"] == hashlib.sha256(content[start:]).hexdigest()
+    assert metadata["sshs_legacy_hash"] != stale["sshs_legacy_hash"]
+    assert metadata["ss_output_name"] == made.stem != "x"
+    assert metadata["ss_network_dim"] == "2"
+    assert metadata["ss_base_model_version"] == stale["ss_base_model_version"]
+    told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    assert told.get("unet.r", 2) == 2
+
+
+def test_trap_23_a_layer_in_two_spellings_is_not_summed(tmp_path) -> None:
+    """Hosts take one of the two, so each stays a layer of its own with its own delta, and that is told."""
+    name = "double_blocks.0.img_attn.proj"
+    up, down = random(3072, R, falling=1), random(R, 3072, seed=1)
+    flat = f"lora_unet_{name.replace('.', '_')}"
+    source = {
+        f"{flat}.lora_up.weight": up,
+        f"{flat}.lora_down.weight": down,
+        f"transformer.{name}.lora_B.weight": up[::-1].copy(),
+        f"transformer.{name}.lora_A.weight": down,
+    }
+    outcome = run(tmp_path, source, "rank=4")
+    assert any("in the file twice" in note for note in outcome.plan.notes)
+    found = load(output(outcome))
+    assert difference(delta(found, flat), delta(source, flat)) < 1e-6
+    before, after = (
+        one[f"transformer.{name}.lora_B.weight"].astype(np.float64) @ one[f"transformer.{name}.lora_A.weight"]
+        for one in (source, found)
+    )
+    assert difference(after, before) < 1e-6
 
 
 @rules
@@ -412,6 +490,58 @@ def test_a_flux_control_lora_keeps_its_norms_and_biases(tmp_path) -> None:
             np.testing.assert_array_equal(found[key], source[key])
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight", "ip_adapter_proj_model.proj.weight"],
+        ["image_proj.proj.weight", "ip_adapter.0.to_q_lora.down.weight", "ip_adapter.0.to_q_lora.up.weight"],
+    ],
+)
+def test_ip_adapters_are_told_from_loras_and_from_checkpoints(tmp_path, keys) -> None:
+    with pytest.raises(UnsupportedError, match="holds IP-Adapter"):
+        run(tmp_path, {key: random(R, R) for key in keys}, "rank=2")
+
+
+def test_what_lies_beside_a_lora_is_called_by_its_name(tmp_path) -> None:
+    """A sparse residual, and OneTrainer's marker of an OFT."""
+    sparse = {"x.bias_indices": np.array([[1, 2]], np.int16), "x.bias_values": random(2), "x.bias_size": random(1)}
+    oft = {"y.oft_R.weight": random(4, 28), "y.oft_R.scaled_oft": random(1)}
+    outcome = run(tmp_path, lora("x") | sparse | oft, "rank=2")
+    assert dict(outcome.plan.copied) == dict.fromkeys(sparse, "sparse bias") | dict.fromkeys(oft, "OFT")
+    found = load(output(outcome))
+    assert all(np.array_equal(found[key], value) for key, value in (sparse | oft).items())
+
+
+@pytest.mark.parametrize("suffix", ["lora_magnitude_vector", "lora_magnitude_vector.weight", "magnitude"])
+def test_trap_05_magnitudes_of_peft_belong_to_outputs_whatever_their_shape(tmp_path, suffix) -> None:
+    """PEFT writes (1, out, 1, 1) for a convolution, which elsewhere would be a magnitude for each input."""
+    base, weight = base_file(tmp_path, "x", (N, N, *KERNEL))
+    source = {
+        "diffusion_model.x.lora_A.weight": random(R, N, *KERNEL, seed=1),
+        "diffusion_model.x.lora_B.weight": random(N, R, 1, 1, seed=2, falling=1),
+        f"diffusion_model.x.{suffix}": random(1, N, 1, 1, seed=3) + 9.0,
+    }
+    outcome = run(tmp_path, source, "rank=2", base=base)
+    found, names = load(output(outcome)), ("B", "A")
+    magnitude = source[f"diffusion_model.x.{suffix}"].astype(np.float64).reshape(N, 1)
+
+    def applied(tensors: Tensors) -> Matrix:
+        up, down = (tensors[f"diffusion_model.x.lora_{end}.weight"].astype(np.float64) for end in names)
+        v = weight + up.reshape(N, -1) @ down.reshape(len(down), -1)
+        return magnitude * v / np.linalg.norm(v, axis=1, keepdims=True)
+
+    before, after = applied(source), applied(found)
+    (plan,) = outcome.plan.layers
+    assert plan.error_lora == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before - weight), rel=1e-4)
+
+
+def test_magnitudes_that_fit_no_side_are_told_of_by_layer(tmp_path) -> None:
+    base, _ = base_file(tmp_path, "x", (N, M))
+    source = {key.replace("x.", "lora_unet_x."): value for key, value in lora("x").items()}
+    with pytest.raises(LayerError, match=r"lora_unet_x: it has DoRA magnitudes \(23, 1\) for a weight of 24 outputs"):
+        run(tmp_path, source | {"lora_unet_x.dora_scale": random(N - 1, 1)}, "rank=2", base=base)
+
+
 # PEFT's own -------------------------------------------------------------------------------------------------
 
 
@@ -441,6 +571,74 @@ def test_pefts_loha_and_lokr_apply_alpha_over_rank_always(tmp_path, kind) -> Non
     assert difference(delta(tensors, "x"), true) < 2e-6
 
 
+def _made_by_peft(folder: Path, config) -> Path:
+    """What PEFT saves of a network of one Linear under it."""
+    import peft
+    import torch
+
+    torch.manual_seed(0)
+    wrapped = peft.get_peft_model(torch.nn.Sequential(torch.nn.Linear(48, 48)), config)
+    with torch.no_grad():
+        for values in wrapped.parameters():
+            if values.requires_grad and values.is_floating_point():
+                values.normal_()
+    wrapped.save_pretrained(str(folder))
+    return folder / "adapter_model.safetensors"
+
+
+PEFT_ALONE = {
+    "AdaLoraConfig": ("AdaLoRA", {"init_r": 4, "target_r": 2, "total_step": 100}),
+    "VeraConfig": ("VeRA", {"r": 4}),
+    "FourierFTConfig": ("FourierFT", {"n_frequency": 20}),
+    "HRAConfig": ("HRA", {"r": 4}),
+    "MissConfig": ("MiSS", {"r": 4}),
+    "VBLoRAConfig": ("VB-LoRA", {"r": 4, "num_vectors": 8, "vector_length": 16}),
+    "RandLoraConfig": ("RandLoRA", {"r": 4}),
+    "C3AConfig": ("C3A", {"block_size": 16}),
+    "ShiraConfig": ("SHiRA", {"r": 4}),
+    "DeloraConfig": ("DeLoRA", {"r": 4}),
+    "GraloraConfig": ("GraLoRA", {"r": 4}),
+    "WaveFTConfig": ("WaveFT", {"n_frequency": 20}),
+    "RoadConfig": ("RoAd", {"group_size": 16}),
+    "HiraConfig": ("HiRA", {"r": 4}),
+    "GloraConfig": ("PEFT's GLoRA", {"r": 4}),
+}
+"""Configuration -> what its method is called, and what it needs."""
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("config", PEFT_ALONE)
+def test_what_peft_alone_reads_is_refused_by_its_name(tmp_path, config) -> None:
+    """AdaLoRA above all: it has a lora_A and a lora_B, whose product is not its delta."""
+    peft = pytest.importorskip("peft")
+    name, options = PEFT_ALONE[config]
+    path = _made_by_peft(tmp_path / "peft", getattr(peft, config)(target_modules=["0"], **options))
+    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", threads=1)
+    (outcome,) = resize([Source((Member(path),))], settings)
+    assert isinstance(outcome.error, UnsupportedError)
+    assert f"holds {name} (" in str(outcome.error)
+    assert "base_model" in str(outcome.error)
+    assert "have PEFT merge it" in str(outcome.error)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_configuration_that_makes_another_product_of_up_and_down_is_refused(tmp_path) -> None:
+    """BD-LoRA writes what looks like a LoRA of a layer with fewer inputs."""
+    peft = pytest.importorskip("peft")
+    blocks = peft.BdLoraConfig(target_modules_bd_a=["0"], nblocks=2)
+    path = _made_by_peft(tmp_path / "peft", peft.LoraConfig(r=4, target_modules=["0"], use_bdlora=blocks))
+    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", threads=1)
+    (outcome,) = resize([Source((Member(path),))], settings)
+    assert isinstance(outcome.error, UnsupportedError)
+    assert "use_bdlora" in str(outcome.error)
+
+
+def test_a_tensor_of_lora_that_we_do_not_know_is_not_left_out_of_the_delta(tmp_path) -> None:
+    with pytest.raises(UnsupportedError, match=r"LoRA with further tensors .*x\.lora_diag"):
+        run(tmp_path, lora("x") | {"x.lora_diag": random(R)}, "rank=2")
+
+
 # Recipes ----------------------------------------------------------------------------------------------------
 
 
@@ -450,7 +648,8 @@ def base_file(tmp_path: Path, name: str, shape: tuple[int, ...]) -> tuple[Path, 
     return path, weight.reshape(len(weight), -1).astype(np.float64)
 
 
-SIZES = {"lora": (N, M), "tucker": (N, M, *KERNEL), "lokr": (64, 80), "lokr_pair": (64, 80), "full": (N, M)}
+SIZES = {"lora": (N, M), "tucker": (N, M, *KERNEL), "loha": (N, M), "loha_core": (N, M, *KERNEL),
+         "lokr": (64, 80), "lokr_pair": (64, 80), "lokr_core": (64, 80, *KERNEL), "full": (N, M)}  # fmt: skip
 
 
 def unet(kind: str) -> Tensors:
@@ -492,12 +691,50 @@ def _truncation(form, solved, k: int) -> np.ndarray:
     return form.full(form.values(Work(solved, np.arange(k), NumpyArrays())))
 
 
-@pytest.mark.parametrize("kind", ["loha", "loha_core"])
-def test_subspace_is_refused_for_loha_by_name(tmp_path, kind) -> None:
-    shape = (N, M) if kind == "loha" else (N, M, *KERNEL)
-    base, _ = base_file(tmp_path, "x", shape)
-    with pytest.raises(LayerError, match=r"lora_unet_x: the score subspace is not defined for LoHa"):
-        run(tmp_path, unet(kind), "subspace=1,thr=-2", base=base)
+def glora(name: str, old: bool) -> Tensors:
+    """A convolution; the old layout has its pairs the other way round."""
+    a, b = (random(M, R, 1, 1), random(R, M, 1, 1, seed=1)), (random(N, R, 1, 1, seed=2), random(R, M, *KERNEL, seed=3))
+    first, second = (1, 0) if old else (0, 1)
+    return named(name, 2.0, a1__weight=a[first], a2__weight=a[second], b1__weight=b[first], b2__weight=b[second])
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_the_subspace_of_glora_is_that_of_what_its_two_parts_add_together(tmp_path, old) -> None:
+    """``b_j + W a_j``, the old layout being the new one's mirror; factors as they are written, alpha aside."""
+    base, wide = base_file(tmp_path, "x", (N, M, *KERNEL))
+    weight = Stored(wide.astype(np.float32), "F32")
+    with SafeFile(saved(tmp_path / "x.safetensors", glora("lora_unet_x", old))) as file:
+        (layer,) = read_adapter(file).layers
+        solved = layer.form.decompose(NumpyArrays(), weight)
+        found = layer.form.along(solved, weight, NumpyArrays(), turned=False)
+        mirror = Stored(np.ascontiguousarray(weight.bits.T), "F32")
+        mirrored = layer.form.along(solved, mirror, NumpyArrays(), turned=True)
+        values = layer.form.values(Work(solved, np.arange(R), NumpyArrays(), base=weight))
+    names = ("a2", "a1", "b2", "b1") if old else ("a1", "a2", "b1", "b2")
+    a_up, a_down, b_up, b_down = (values[name].astype(np.float64) for name in names)
+    taps = np.moveaxis(wide.reshape(N, M, -1), 2, 1)
+    for j in range(R):
+        through = np.moveaxis(taps @ np.outer(a_up[:, j], a_down[j]), 1, 2).reshape(N, -1)
+        step = np.outer(b_up[:, j], b_down[j]) + through
+        assert found[j] == pytest.approx(abs(np.vdot(step, wide)) / np.linalg.norm(step), rel=1e-4)
+    np.testing.assert_allclose(mirrored, found, rtol=1e-5)
+    assert run(tmp_path, glora("lora_unet_x", old), "subspace=1,min_rank=2,thr=9", base=base).plan is not None
+
+
+def test_a_rank_of_loha_that_another_stands_for_has_no_subspace(tmp_path) -> None:
+    """A second dimension that only makes the product worse is never written, so nothing is measured along it."""
+    first, second = random(N, 2, falling=1), random(2, M, seed=1)
+    sides = {"hada_w1_a": first, "hada_w1_b": second, "hada_w2_a": first[:, :1], "hada_w2_b": second[:1]}
+    source = {key.replace("x.", "lora_unet_x."): value for key, value in named("x", None, **sides).items()}
+    _, wide = base_file(tmp_path, "x", (N, M))
+    with SafeFile(saved(tmp_path / "x.safetensors", source)) as file:
+        (layer,) = read_adapter(file).layers
+        solved = layer.form.decompose(NumpyArrays())
+        assert isinstance(solved, LohaSpectrum)
+        solved = replace(solved, standing=np.array([0, 1, 1]))
+        found = layer.form.along(solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), turned=False)
+    assert found[0] > 0
+    assert found[1] == 0
 
 
 @kinds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,18 @@ def test_glora_with_a_base_that_lacks_its_layer_is_refused(files, tmp_path) -> N
         run(files["glora"], "rank=2", tmp_path / "out", base=path)
 
 
+def test_inspect_takes_the_base_for_glora(files, checkpoint, tmp_path, capsys) -> None:
+    from lib_resize.cli import main
+
+    assert main(["inspect", str(files["glora"])]) == 1
+    assert "--base" in capsys.readouterr().err
+    assert main(["inspect", "--json", "--base", str(checkpoint), str(files["glora"])]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    outcome = run(files["glora"], "fro_lora=1,min_rank=1,retain=0.88", tmp_path, dtype="16", base=checkpoint)
+    assert (found["kind"], found["layers"]) == ("GLoRA", 3)
+    assert found["predicted"]["0.88"] == pytest.approx(output(outcome).stat().st_size, rel=0.01)
+
+
 # Carried ----------------------------------------------------------------------------------------------------
 
 
@@ -279,13 +292,36 @@ def test_kinds_merge_by_their_exact_deltas(files, tmp_path, others) -> None:
             assert difference(found, wanted) < 3e-6
 
 
-def test_glora_meets_no_other_in_a_merge(files, checkpoint, tmp_path) -> None:
-    members = (Member(files["glora"], 0.5), Member(files["lora"], 0.5))
-    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path, base=checkpoint, threads=1)
-    (outcome,) = resize([Source(members)], settings)
-    assert isinstance(outcome.error, UnsupportedError)
-    assert "GLoRA" in str(outcome.error)
+def test_what_rests_on_the_base_meets_no_other_in_a_merge_without_it(files, tmp_path) -> None:
+    for name, word in (("glora", "GLoRA"), ("dora", "DoRA magnitude")):
+        members = (Member(files[name], 0.5), Member(files["lora"], 0.5))
+        settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path, threads=1)
+        (outcome,) = resize([Source(members)], settings)
+        assert isinstance(outcome.error, UnsupportedError)
+        assert word in str(outcome.error)
+        assert "Name the checkpoint" in str(outcome.error)
     assert list(tmp_path.iterdir()) == []
+
+
+GROUNDED = [("glora", "lora"), ("dora", "loha"), ("dora_loha", "glora"), ("dora_lokr", "tucker"), ("glora", "glora")]
+
+
+@pytest.mark.parametrize("others", GROUNDED, ids=" ".join)
+def test_what_rests_on_the_base_is_merged_where_that_is_known(files, checkpoint, tmp_path, others) -> None:
+    """By what LyCORIS' own forward makes of each; a DoRA at strength w adds w of its change of the weight."""
+    weights = (0.6, -1.5)
+    members = tuple(Member(files[name], weight) for name, weight in zip(others, weights, strict=True))
+    style = Style("F32")
+    settings = Settings(recipes=parse_recipes("retain=1"), output=tmp_path, base=checkpoint, style=style, threads=1)
+    (outcome,) = resize([Source(members)], settings)
+    assert outcome.error is None, outcome.error
+    assert any("fit that model alone" in note for note in outcome.plan.notes)
+    before = [true_deltas(name, files[name]) for name in others]
+    for deltas in by_hosts(output(outcome)):
+        assert set(deltas) == {"lin", "conv", "one"}
+        for layer, found in deltas.items():
+            wanted = sum(weight * deltas[layer] for weight, deltas in zip(weights, before, strict=True))
+            assert difference(found, wanted) < 3e-6
 
 
 def test_the_rules_of_hosts_refuse_what_hosts_refuse() -> None:

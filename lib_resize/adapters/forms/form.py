@@ -162,9 +162,9 @@ class Form(ABC):
         """The same delta, exactly, as a LoRA or as a matrix in full; None where there is none without the base."""
         return None
 
+    @abstractmethod
     def along(self, solved: Solved, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
         """``|<D_j, W>| / |D_j|`` of every dimension j, (rank,): how much the base weight acts along it."""
-        raise LayerError(f"the score subspace is not defined for {self.kind}. Take fro_ckpt, or --convert lora.")
 
 
 F = TypeVar("F")

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single
-from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
-from ...linalg.made import Made, numbers
+from ...linalg.factor import Factor, Joined, Pair, Spectrum, Stored, decompose
+from ...linalg.made import Made, Turned, numbers
 from ...linalg.truncate import truncated
 from .form import Form, Shape, Slot, Tensors, Work, apart
+from .full import Full
+from .lora import LowRank, low_rank
 
 
 @dataclass(frozen=True)
@@ -100,11 +103,26 @@ class Glora(Form):
 
         return Pair(Made((rows * columns // inputs, self.rank), make), self.inner.down)
 
+    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+        base = Turned(weight) if turned else weight
+        (u, v), (p, q) = self._factors(solved.plain, solved.weighted, base, arrays)
+        w = numbers(base)
+        met = np.einsum("nj,nj->j", u, w @ v.T, dtype=np.float64)
+        met += np.einsum("nj,nj->j", p, _by_input(w, q.shape[1]) @ q.T, dtype=np.float64)
+        length = np.sqrt(np.maximum(np.diagonal(self._steps(solved.plain, solved.weighted, base, arrays)), 0.0))
+        return np.asarray(np.abs(np.divide(met, length, out=np.zeros(self.rank), where=length > 0)))
+
+    def _factors(
+        self, plain: Spectrum, weighted: Spectrum, base: Factor, arrays: Arrays
+    ) -> tuple[tuple[Single, Single], tuple[Single, Single]]:
+        """All dimensions of B and of W A, as up and down each."""
+        everything = np.arange(self.rank)
+        b = truncated(self.plain, plain, everything, arrays)
+        return b, truncated(self._weighted(base), weighted, everything, arrays)
+
     def _steps(self, plain: Spectrum, weighted: Spectrum, base: Factor, arrays: Arrays) -> Double:
         """Inner products of what dimensions j and k add to the delta, (r, r)."""
-        everything = np.arange(self.rank)
-        u, v = truncated(self.plain, plain, everything, arrays)
-        p, q = truncated(self._weighted(base), weighted, everything, arrays)
+        (u, v), (p, q) = self._factors(plain, weighted, base, arrays)
         taps = prod(self.kernel)
         outer = np.einsum("xj,xtk->tjk", u, p.reshape(len(u), taps, -1), optimize=True, dtype=np.float64)
         along = np.einsum("jit,ki->tjk", v.reshape(self.rank, -1, taps), q, optimize=True, dtype=np.float64)
@@ -136,6 +154,25 @@ class Glora(Form):
     def full(self, values: dict[str, Single]) -> Single:
         raise LayerError("GLoRA's delta is not known without the base model's weights")
 
+    def beside(self, base: Factor) -> LowRank | Full:
+        """The same delta, exactly, where the base weight is this: as a LoRA of rank 2 r, a convolution in full."""
+        weighted = self._weighted(base)
+        n, m = self.size
+        if prod(self.kernel) > 1:
+            return Full(Made((n, m), lambda: self._dense(base)), (n, self.inner.up.shape[0], *self.kernel), self.stored)
+        pair = Pair(
+            Joined((self.plain.up, weighted.up), (1.0, 1.0), axis=1),
+            Joined((self.plain.down, weighted.down), (1.0, 1.0), axis=0),
+            self.factor,
+        )
+        return low_rank(pair, self.kernel, self.stored)
+
+    def _dense(self, base: Factor) -> Single:
+        inputs, taps = self.inner.up.shape[0], prod(self.kernel)
+        through = _by_input(numbers(base), inputs) @ numbers(self.inner.up) @ numbers(self.inner.down)
+        beside = np.swapaxes(through.reshape(-1, taps, inputs), 1, 2).reshape(self.size)
+        return np.asarray(np.float32(self.factor) * (numbers(self.plain.up) @ numbers(self.plain.down) + beside))
+
     def times(self, weight: float) -> Glora:
         return replace(self, factor=self.factor * weight)
 
@@ -164,7 +201,10 @@ def read_glora(tensors: Tensors) -> Glora:
     roles = ("a1", "a2", "b1", "b2")
     tensors.need(*roles)
     if "bm" in tensors:
-        raise tensors.fault("bm", "GLoRA with a core (bm) is read by no host, and is not resized")
+        raise tensors.fault(
+            "bm",
+            "GLoRA with a core (bm) is read by no host, and is not resized; let LyCORIS merge it into the checkpoint",
+        )
     shapes = {role: tensors.shape(role) for role in roles}
     for role in roles:
         tensors.expect(role, len(shapes[role]) >= 2, "a matrix was expected")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
-from ...linalg.casts import Double, Single
+from ...linalg.casts import Double, Single, singles
 from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
-from ...linalg.hadamard import Nested, losses
+from ...linalg.hadamard import Nested, losses, steps_along
 from ...linalg.made import Made, hadamard, product
 from ...linalg.truncate import truncated
 from ...linalg.tucker import Core, CoreSpectrum, as_pair, decompose_core, truncated_core, whole_core
@@ -142,6 +142,15 @@ class Loha(Form):
     def as_pair(self) -> Pair:
         """Exactly, rank r1 * r2."""
         return hadamard(_as_pair(self.first), _as_pair(self.second), self.factor)
+
+    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+        """Of what each rank adds to those before it; 0 for ranks that another stands for."""
+        bits = weight.bits.T if turned else weight.bits
+        first, second = _nested(self.first, solved.first, arrays), _nested(self.second, solved.second, arrays)
+        ranks = np.unique(solved.standing[solved.standing > 0])
+        found = np.zeros(self.rank)
+        found[ranks - 1] = steps_along(first, second, ranks.tolist(), lambda rows: singles(bits[rows], weight.kind))
+        return found
 
     def _dense(self) -> Single:
         one, two = (product(_as_pair(side)).bits for side in (self.first, self.second))

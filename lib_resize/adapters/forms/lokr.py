@@ -24,7 +24,15 @@ from ...linalg.dense import dimensions, singular_values
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.made import Made, kronecker, numbers
 from ...linalg.truncate import truncated
-from ...linalg.tucker import Core, CoreSpectrum, as_pair, decompose_core, truncated_core, whole_core
+from ...linalg.tucker import (
+    Core,
+    CoreSpectrum,
+    along_core,
+    as_pair,
+    decompose_core,
+    truncated_core,
+    whole_core,
+)
 from .form import Form, Shape, Slot, Tensors, Work, fits, inner, projected_error, relative
 from .full import Full, Strengths, cheapest_whole, whole_from
 from .lora import LowRank, low_rank
@@ -116,7 +124,8 @@ class Lokr(Form):
     @cached_property
     def _weight(self) -> float:
         """``|scale| * ||w1||_F``."""
-        return abs(self.factor) * float(np.linalg.norm(_dense(self.w1)))
+        with np.errstate(all="ignore"):  # infinities are told of by name, see `decompose`
+            return abs(self.factor) * float(np.linalg.norm(_dense(self.w1)))
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> LokrSpectrum:
         if not np.isfinite(self._weight):
@@ -240,12 +249,12 @@ class Lokr(Form):
         return Full(Made(self.size, self._dense), (n, m // prod(self.kernel), *self.kernel), self.stored[1])
 
     def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
-        if isinstance(self.w2, Core):
-            return super().along(solved, weight, arrays, turned=turned)
         w = singles(weight.bits, weight.kind)
         (n1, m1), (n2, m2) = _size(self.w1), _size(self.w2)
         blocks = (w.T if turned else w).reshape(n1, n2, m1, m2)
         seen = np.einsum("ac,abcd->bd", _dense(self.w1), blocks, optimize=True)
+        if isinstance(self.w2, Core):
+            return along_core(self.w2, solved.w2, seen) * (abs(self.factor) / (self._weight or 1.0))
         if isinstance(self.w2, Pair):
             up, down = truncated(self.w2, solved.w2, np.arange(self.rank), arrays)
         else:
