@@ -52,7 +52,8 @@
 
     function saving(before, after) {
         const share = 1 - after / before;
-        return `${share >= 0 ? '−' : '+'}${Math.abs(100 * share).toFixed(0)} %`;
+        const rounded = Math.abs(100 * share).toFixed(0);
+        return `${rounded === '0' ? '' : share >= 0 ? '−' : '+'}${rounded} %`;
     }
 
     function ranks(range) {
@@ -1208,7 +1209,7 @@
         parts.plot.replaceChildren(draw('svg', {
             width: String(scale.width), height: String(PLOT.height), role: 'img',
             'aria-label': now ? t('Retention against size. Now {size}, {retention}', {size: size(now.bytes), retention: percent(now.retention)}) : t('Retention against size'),
-        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : [], presetNames(scale)));
+        }, axes(scale), draw('polyline', {points: shape, class: 'resize-lora-curve'}), presetMarks(scale), now ? choiceMark(scale, now) : [], presetNames(scale, now)));
     }
 
     function plotText() {
@@ -1244,28 +1245,39 @@
             draw('circle', {cx: x(preset.bytes), cy: y(preset.retention), r: 4})));
     }
 
-    /* Last of all, so that no line runs through them. Presets that come to the same file share one place, and a
-       name at the foot stays above the axis' figures. */
-    function presetNames({known, x, y}) {
-        const chosen = state.target.mode === 'preset' ? state.target.preset : '', places = new Map();
-        for (const name of PRESETS.filter(name => known.presets[name] && name !== chosen)) {
+    /* Last of all, so that no line runs through them. Presets that come to the same file share one place, a name at
+       the foot stays above the axis' figures, and one that would stand in the choice's figures is left out. */
+    function presetNames({known, x, y, width}, now) {
+        const places = new Map(), foot = PLOT.height - PLOT.bottom - 2;
+        for (const name of PRESETS.filter(name => known.presets[name])) {
             const preset = known.presets[name], at = `${preset.bytes} ${preset.retention}`;
             places.set(at, [...(places.get(at) || []), name]);
         }
-        if (chosen && known.presets[chosen]) places.delete(`${known.presets[chosen].bytes} ${known.presets[chosen].retention}`);
-        const foot = PLOT.height - PLOT.bottom - 2;
         return draw('g', {class: 'resize-lora-preset-names'}, [...places.values()].map(names => {
-            const preset = known.presets[names[0]];
-            return draw('text', {x: x(preset.bytes) + 7, y: Math.min(y(preset.retention) + 13, foot)}, names.map(name => t(PRESET_WORDS[name])).join(', '));
+            const preset = known.presets[names[0]], text = names.map(name => t(PRESET_WORDS[name])).join(', ');
+            const left = x(preset.bytes) + 7, top = Math.min(y(preset.retention) + 13, foot);
+            return now && meetsChoice({x, width}, now, left, top, text) ? [] : draw('text', {x: left, y: top}, text);
         }));
     }
 
-    function choiceMark({x, y, width}, now) {
-        const cx = x(now.bytes), cy = y(now.retention), bottom = PLOT.height - PLOT.bottom, left = cx > width * 0.6;
+    const LETTER = 7;  // pixels, rather more than less
+
+    function meetsChoice(scale, now, left, top, text) {
+        const told = choiceText(scale, now), wide = told.text.length * LETTER, from = told.end ? told.x - wide : told.x;
+        return Math.abs(top - told.y) < 13 && left < from + wide && from < left + text.length * LETTER;
+    }
+
+    function choiceText({x, width}, now) {
+        const cx = x(now.bytes), end = cx > width * 0.6;
+        return {x: end ? cx - 6 : cx + 6, y: PLOT.height - PLOT.bottom - 7, end, text: `${size(now.bytes)}, ${percent(now.retention)}`};
+    }
+
+    function choiceMark(scale, now) {
+        const cx = scale.x(now.bytes), cy = scale.y(now.retention), told = choiceText(scale, now);
         return draw('g', {class: 'resize-lora-choice'},
-            draw('path', {d: `M${cx},${bottom}V${cy}H${PLOT.left}`}),
+            draw('path', {d: `M${cx},${PLOT.height - PLOT.bottom}V${cy}H${PLOT.left}`}),
             draw('circle', {cx, cy, r: 6}),
-            draw('text', {x: left ? cx - 6 : cx + 6, y: bottom - 7, 'text-anchor': left ? 'end' : 'start'}, `${size(now.bytes)}, ${percent(now.retention)}`));
+            draw('text', {x: told.x, y: told.y, 'text-anchor': told.end ? 'end' : 'start'}, told.text));
     }
 
     function plotDown(event) {
