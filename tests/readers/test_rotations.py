@@ -183,6 +183,48 @@ def test_a_file_may_mix_them_with_layers_that_have_ranks(files, checkpoint, tmp_
     assert max(difference(found[layer], 2 * wanted[name][layer]) for layer, name in take.items()) < EXACT
 
 
+# Names --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory) -> tuple[Path, Matrix]:
+    """Flux in its own names: one block, q, k and v in one weight; and that weight."""
+    chance = np.random.default_rng(2)
+    shapes = {"double_blocks.0.img_attn.qkv": (36, 12), "double_blocks.0.img_attn.proj": (12, 12), "img_in": (12, 4)}
+    base = {f"model.diffusion_model.{name}.weight": chance.standard_normal(shape) for name, shape in shapes.items()}
+    path = save(tmp_path_factory.mktemp("flux") / "flux.safetensors", base, "F32")
+    return path, load(path)["model.diffusion_model.double_blocks.0.img_attn.qkv.weight"]
+
+
+def test_a_part_of_a_fused_weight_is_found_in_it(flux, tmp_path) -> None:
+    base, qkv = flux
+    swap = np.stack([np.eye(6)[::-1]] * 2)
+    stem = "transformer.transformer_blocks.0.attn.to_k"
+    path = save(tmp_path / "x.safetensors", {f"{stem}.oft_diag": swap, f"{stem}.rescale": np.full(12, 2.0)}, "F32")
+    outcome = merged(tmp_path / "out", (path, 0.25), base=base)
+    assert outcome.error is None, outcome.error
+    found = load(output(outcome))
+    made = found[f"{stem}.diff"] if f"{stem}.diff" in found else product(found, stem)
+    k = qkv[12:24]
+    assert difference(made, 0.25 * (2 * k.reshape(2, 6, 12)[:, ::-1].reshape(12, 12) - k)) < EXACT
+
+
+def product(tensors: Tensors, stem: str) -> Matrix:
+    up, down = tensors[f"{stem}.lora_up.weight"], tensors[f"{stem}.lora_down.weight"]
+    return np.asarray(float(tensors.get(f"{stem}.alpha", len(down))) / len(down) * up @ down)
+
+
+def test_a_base_of_another_family_is_no_base(flux, tmp_path) -> None:
+    """Whatever words they share."""
+    stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_{}"
+    tensors = {f"{stem.format(word)}.lora_up.weight": np.ones((12, 1)) for word in "qkv"}
+    tensors |= {f"{stem.format(word)}.lora_down.weight": np.ones((1, 12)) for word in "qkv"}
+    tensors |= {"lora_unet_img_in.oft_diag": np.stack([np.eye(6)] * 2)}
+    error = merged(tmp_path, (save(tmp_path / "x.safetensors", tensors, "F32"), 0.5), base=flux[0]).error
+    assert isinstance(error, UnsupportedError)
+    assert "lora_unet_img_in.oft_diag (OFT): flux.safetensors has no such layer" in str(error)
+
+
 # PEFT's -------------------------------------------------------------------------------------------------------
 
 
