@@ -131,7 +131,7 @@ def ground_of(checkpoint: Checkpoint) -> Ground:
 
 def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> Place | None:
     found = checkpoint.named(canonical, stem)
-    if found is None:
+    if found is None or 0 in found.matrix:
         return None
     kernel = () if found.transposed else found.parts[0].shape[2:]
     outside = Outside(found.matrix, kernel, checkpoint.has_bias(found))

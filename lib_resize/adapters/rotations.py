@@ -77,6 +77,13 @@ def _refused(tensors: Tensors, why: str) -> UnsupportedError:
     )
 
 
+def _expect(tensors: Tensors, role: str, fits: bool, what: str) -> None:
+    if not fits:
+        raise tensors.fault(
+            role, f"{what} were expected, as the base weight has; it is damaged, or was trained on another model"
+        )
+
+
 # Multipliers --------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +108,7 @@ def _count(weight: Outside, by_input: bool) -> int:
 
 
 def _vector(tensors: Tensors, role: str, count: int) -> Factor:
-    tensors.expect(role, prod(tensors.shape(role)) == count, f"{count} numbers were expected, as the base weight has")
+    _expect(tensors, role, prod(tensors.shape(role)) == count, f"{count} numbers")
     return tensors.matrix(role)
 
 
@@ -151,7 +158,7 @@ def _check_blocks(tensors: Tensors, role: str, rows: int) -> None:
     whole = len(shape) in (3, 4) and shape[-1] == shape[-2] and shape[-3] * shape[-1] == rows
     if whole and len(shape) == 4:
         whole = shape[-1] % 2 == 0 and rows % (shape[-1] << max(shape[0] - 1, 0)) == 0
-    tensors.expect(role, whole, f"square blocks for {rows} numbers were expected, as the base weight has")
+    _expect(tensors, role, whole, f"square blocks for {rows} numbers")
 
 
 def _rescale(tensors: Tensors, role: str, rows: int) -> Factor | None:
@@ -223,13 +230,13 @@ def _peft_oft(tensors: Tensors, weight: Outside, settings: Mapping[str, Any] | N
     b = (1 + isqrt(1 + 8 * shape[-1])) // 2 if shape else 0
     shared = settings is not None and bool(settings.get("block_share"))
     whole = len(shape) == 2 and b * (b - 1) // 2 == shape[1] and m == b * (m // b if shared else shape[0])
-    tensors.expect("oft_R", whole, f"packed triangles for {m} inputs were expected, as the base weight has")
+    _expect(tensors, "oft_R", whole, f"packed triangles for {m} numbers")
     packed = tensors.matrix("oft_R")
 
     def make(base: Single) -> Single:
         q = _unpacked(numbers(packed), b)
         turns = _cayley(-q) if terms is None else _series(q, terms)
-        return _turned(base.T, np.broadcast_to(turns, (1, m // b, b, b))).T
+        return np.asarray(_turned(base.T, np.broadcast_to(turns, (1, m // b, b, b))).T)
 
     return make
 

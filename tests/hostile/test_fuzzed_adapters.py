@@ -310,3 +310,12 @@ def test_a_layer_that_is_nothing_beside_the_others_is_no_fault_of_the_disk(tmp_p
     path.write_bytes(save(tensors))
     outcome = outcome_of(path, tmp_path / "out", dtype=dtype)
     assert outcome.error is None, outcome.error
+
+
+def test_a_base_weight_without_numbers_is_none(tmp_path) -> None:
+    base = base_of(["ia3", "lora"]) | {key: np.ones((0, 0, 0), np.float32) for key in base_of(["ia3"])}
+    (tmp_path / "base.safetensors").write_bytes(save(base))
+    (tmp_path / "x.safetensors").write_bytes(save(intact(["ia3"])))
+    options = Settings(output=tmp_path / "out", base=tmp_path / "base.safetensors", threads=1)
+    (outcome,) = resize([Source((Member(tmp_path / "x.safetensors", 0.5),))], options)
+    assert "base.safetensors has no such layer" in str(outcome.error)

@@ -1,4 +1,4 @@
-"""IA3, OFT and BOFT are merged where the base model is given: by what LyCORIS' and PEFT's own modules make of its weights.
+"""IA3, OFT and BOFT are merged where the base model is given, by what LyCORIS and PEFT themselves make of its weights.
 
 Without the base, and where no reader could be tried, they are refused by name.
 """
@@ -78,7 +78,7 @@ def added(outcome: Outcome) -> dict[str, Matrix]:
     return a1111_layers(load(output(outcome)), PREFIX, base_weights())
 
 
-def by_lycoris(path: Path) -> dict[str, Matrix]:
+def by_lycoris(path: Path, strength: float = 1) -> dict[str, Matrix]:
     """Layer -> what the weight that LyCORIS' module merges differs from the base weight by."""
     from lycoris.modules.boft import ButterflyOFTModule
     from lycoris.modules.diag_oft import DiagOFTModule
@@ -86,7 +86,9 @@ def by_lycoris(path: Path) -> dict[str, Matrix]:
 
     state, found = load(path), {}
     for name in shapes():
-        own = {key.split(".", 1)[1]: torch.from_numpy(value) for key, value in state.items() if f"{PREFIX}{name}." in key}
+        own = {
+            key.split(".", 1)[1]: torch.from_numpy(value) for key, value in state.items() if f"{PREFIX}{name}." in key
+        }
         layer = getattr(Net().blk, name)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
             if "on_input" in own:
@@ -97,7 +99,7 @@ def by_lycoris(path: Path) -> dict[str, Matrix]:
                 module = kind.make_module_from_state_dict(
                     name, layer, own["oft_blocks"].float(), own.get("rescale"), own["alpha"]
                 )
-            change = module.get_diff_weight(1)[0]
+            change = module.get_diff_weight(strength)[0]
         found[name] = np.asarray(change.double().reshape(len(change), -1).numpy())
     return found
 
@@ -118,6 +120,13 @@ def test_it_is_added_to_another_lora(files, checkpoint, tmp_path, name) -> None:
     other = a1111_layers(load(files["lora"]), PREFIX, base_weights())
     wanted = {layer: 0.6 * delta - 1.5 * other[layer] for layer, delta in by_lycoris(files[name]).items()}
     assert max(difference(found[layer], wanted[layer]) for layer in wanted) < 3 * EXACT
+
+
+@pytest.mark.parametrize("name", sorted(CASES.keys() - {"boft", "boft_limit", "oft_rescaled"}))
+def test_lycoris_too_is_linear_in_the_strength_here(files, name) -> None:
+    """And not for the others, where A1111's rule is ours."""
+    whole, half = by_lycoris(files[name]), by_lycoris(files[name], 0.5)
+    assert max(difference(half[layer], 0.5 * whole[layer]) for layer in whole) < EXACT
 
 
 def test_the_limit_and_the_factors_of_the_files_are_at_work(files) -> None:
@@ -260,7 +269,7 @@ def peft_file(folder: Path, name: str, *, bias: bool = False) -> tuple[Path, Pat
     kind, options = PEFT[name]
     model = Peft(bias=bias)
     before = {key: model.get_submodule(f"blk.{key}").weight.detach().clone() for key in NAMES}
-    tuned = peft.get_peft_model(model, getattr(peft, kind)(target_modules=list(NAMES), **options))
+    tuned: Any = peft.get_peft_model(model, getattr(peft, kind)(target_modules=list(NAMES), **options))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for key, parameter in tuned.named_parameters():
