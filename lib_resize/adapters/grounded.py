@@ -98,15 +98,17 @@ def grounded(adapter: Adapter, ground: Ground) -> Adapter:
         layers=(*layers, *made.values()),
         copied=tuple(one for one in adapter.copied if one.stem not in gone.get(one.why, ())),
         family=family,
-        notes=(*adapter.notes, *_notes(adapter, len(settled), len(made), ground.title)),
+        notes=(*adapter.notes, _note(adapter, len(settled) + len(made), ground.title)),
         converted=True,
     )
 
 
-def _notes(adapter: Adapter, settled: int, made: int, title: str) -> Iterator[str]:
-    for count, kinds in ((settled, "GLoRA and DoRA"), (made, "IA3, OFT and BOFT")):
-        if count:
-            yield f"{adapter.name}: {count} {kinds} layers were worked out with {title}, and fit that model alone"
+def _note(adapter: Adapter, count: int, title: str) -> str:
+    kinds = {layer.form.kind for layer in adapter.layers if layer.form.needs_base}
+    kinds |= {"DoRA" for layer in adapter.layers if layer.magnitude}
+    kinds |= RESTING.intersection(one.why for one in adapter.copied)
+    told = ", ".join(sorted(kinds))
+    return f"{adapter.name}: {count} layers ({told}) were worked out with {title}, and fit that model alone"
 
 
 def _grounded(layer: Layer, file: SafeFile, ground: Ground) -> Layer:
