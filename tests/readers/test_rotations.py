@@ -112,7 +112,10 @@ def test_alone_in_a_merge_it_is_what_lycoris_makes_of_the_base(files, checkpoint
     assert found.keys() == wanted.keys()
     assert max(difference(found[layer], 0.5 * wanted[layer]) for layer in wanted) < EXACT
     kind = "IA3" if "ia3" in name else "OFT"
-    assert f"{name}: 3 layers ({kind}) were worked out with base.safetensors, and fit that model alone" in outcome.plan.notes
+    assert (
+        f"{name}: 3 layers ({kind}) were worked out with base.safetensors, and fit that model alone"
+        in outcome.plan.notes
+    )
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
@@ -414,3 +417,11 @@ def test_numbers_that_are_none_are_told_by_layer(files, checkpoint, tmp_path, na
     error = merged(tmp_path, (save(tmp_path / "x.safetensors", tensors, "F32"), 0.5), base=checkpoint).error
     assert isinstance(error, LayerError)
     assert f"layer {PREFIX}lin" in str(error)
+
+
+def test_pefts_ia3_of_a_square_convolution_does_not_tell_its_side(tmp_path) -> None:
+    base = save(tmp_path / "base.safetensors", {"diffusion_model.blk.conv.weight": np.ones((16, 16, 3, 3))}, "F32")
+    path = save(tmp_path / "x.safetensors", {"lora_unet_blk_conv.ia3_l": np.ones((1, 16, 1, 1))}, "F32")
+    error = merged(tmp_path / "out", (path, 0.5), base=base).error
+    assert isinstance(error, UnsupportedError)
+    assert "lora_unet_blk_conv does not tell whether PEFT's IA3 multiplies its 16 inputs or its outputs" in str(error)
