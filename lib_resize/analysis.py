@@ -10,7 +10,9 @@ from functools import partial
 from .adapters.convert import converted, is_convertible, is_loha
 from .adapters.forms.form import Form, Solved, hollow
 from .adapters.forms.lora import LowRank, decompose_together
+from .adapters.grounded import Ground, Place
 from .adapters.layer import Adapter, Layer
+from .adapters.rotations import Outside
 from .base.checkpoint import Checkpoint
 from .base.pairing import Partner
 from .errors import LayerError, UnsupportedError
@@ -119,6 +121,21 @@ def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | No
     """What reads a layer's weight in a base model, (n, m); None where it has none."""
     weight = _partner(checkpoint, layer)
     return partial(_upright, checkpoint, weight) if weight else None
+
+
+def ground_of(checkpoint: Checkpoint) -> Ground:
+    """A base model, for what rests on it."""
+    place_of = partial(_place, checkpoint)
+    return Ground(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
+
+
+def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> Place | None:
+    found = checkpoint.named(canonical, stem)
+    if found is None or 0 in found.matrix:
+        return None
+    kernel = () if found.transposed else found.parts[0].shape[2:]
+    outside = Outside(found.matrix, kernel, checkpoint.has_bias(found))
+    return Place(outside, partial(_upright, checkpoint, found))
 
 
 def _upright(checkpoint: Checkpoint, weight: Partner) -> Factor:

@@ -6,16 +6,15 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from .adapters.gains import TagGain, remarks_on
-from .adapters.grounded import grounded
+from .adapters.grounded import grounded, needs_ground
 from .adapters.layer import Adapter
 from .adapters.merge import Weight, first_ranks, merge
 from .adapters.read import read_adapter
 from .adapters.write import Style
-from .analysis import Analysis, Bench, analyse, weight_of
+from .analysis import Analysis, Bench, analyse, ground_of
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
 from .errors import Cancelled, DeviceError, FileError, ResizeError, UnsupportedError, UsageError
@@ -265,11 +264,11 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
 
     Raises what `read_lora` and `merge` raise.
     """
-    adapters = [read_lora(file) for file in files]
     if source.is_plain:
-        return adapters[0]
-    if base is not None and (len(adapters) > 1 or any(layer.magnitude for layer in adapters[0].layers)):
-        adapters = [grounded(one, partial(weight_of, base), base.path.name) for one in adapters]
+        return read_lora(files[0])
+    adapters = [read_part(file) for file in files]
+    if base is not None and (len(adapters) > 1 or needs_ground(adapters[0])):
+        adapters = [grounded(one, ground_of(base)) for one in adapters]
     merged = merge(
         [_cut(adapter, member) for adapter, member in zip(adapters, source.members, strict=True)],
         [_weight_of(member) for member in source.members],
@@ -299,10 +298,21 @@ def _remarks(member: Member) -> list[str]:
 def read_lora(file: SafeFile) -> Adapter:
     """`read_adapter`, with a word of its own for a base model that was taken for a LoRA."""
     if looks_like_checkpoint(file.header.entries):
-        raise UnsupportedError(
-            f"{file.path}: this is a base model, not a LoRA. To compare with it, name it first or after --base."
-        )
+        raise _is_base(file)
     return read_adapter(file)
+
+
+def read_part(file: SafeFile) -> Adapter:
+    """The same for a part of a merge, which may hold nothing but layers that rest on the base model."""
+    if looks_like_checkpoint(file.header.entries):
+        raise _is_base(file)
+    return read_adapter(file, resting=True)
+
+
+def _is_base(file: SafeFile) -> UnsupportedError:
+    return UnsupportedError(
+        f"{file.path}: this is a base model, not a LoRA. To compare with it, name it first or after --base."
+    )
 
 
 def _copy_sidecars(source: Source, target: Path, settings: Settings) -> list[Path]:

@@ -113,6 +113,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.forms.tucker": frozenset({"numpy"}),
     "adapters.grounded": frozenset({"numpy"}),
     "adapters.merge": frozenset({"numpy"}),
+    "adapters.rotations": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "base.checkpoint": frozenset({"numpy"}),
     "base.gguf_store": frozenset({"numpy"}),

@@ -2,38 +2,70 @@
 
 With the base weight W known, GLoRA's ``scale (B + W A)`` is exactly a LoRA of rank 2 r, with ``[b_up, W a_up]`` as up
 and ``[b_down; a_down]`` as down. What DoRA does to a weight, ``m V / ||V|| - W`` with ``V = W + delta``, is of full
-rank: a difference in full.
+rank: a difference in full. So is what IA3, OFT and BOFT do (see `rotations`), which a file alone has as copied keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from math import prod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import LayerError
+from ..errors import LayerError, UnsupportedError
+from ..files.header import DTYPE_BYTES
 from ..files.reader import SafeFile
 from ..linalg.casts import STORAGE, Single, singles
 from ..linalg.dora import Normalised
 from ..linalg.factor import Factor
 from ..linalg.finite import check_finite, unwarned
 from ..linalg.made import Made, numbers
-from .forms.form import Form
+from ..names.families import Family
+from ..names.spelling import canonical
+from .forms.form import Form, Tensors
 from .forms.full import Full
 from .forms.glora import Glora
 from .forms.lora import LowRank
-from .layer import Adapter, Layer
-from .suffixes import Part
+from .layer import Adapter, Copied, Layer
+from .registry import RESTING
+from .rotations import Change, Outside, change
+from .scales import Config, find_configs
+from .suffixes import Part, part
 
-WeightOf = Callable[[Layer], Callable[[], Factor] | None]
-"""What reads a layer's base weight, (n, m); None where there is none."""
+Read = Callable[[], Factor]
+"""What reads a base weight, (n, m)."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A weight of the base model that a name belongs to."""
+
+    weight: Outside
+    read: Read
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A base model, as what rests on it sees it."""
+
+    title: str
+    """What it is called in messages."""
+    family: Family | None
+    weight_of: Callable[[Layer], Read | None]
+    """The weight of a layer of known size; None where there is none."""
+    place_of: Callable[[str | None, str], Place | None]
+    """The weight under a canonical name or a stem, whatever its size."""
 
 
 def rests_on_base(adapter: Adapter) -> bool:
-    """Whether it has GLoRA or DoRA layers."""
-    return any(layer.form.needs_base or layer.magnitude for layer in adapter.layers)
+    """Whether it has layers whose change of the weight rests on the base model."""
+    return any(layer.form.needs_base for layer in adapter.layers) or needs_ground(adapter)
+
+
+def needs_ground(adapter: Adapter) -> bool:
+    """Whether it has some that cannot be multiplied as they are stored; GLoRA can."""
+    return any(layer.magnitude for layer in adapter.layers) or any(one.why in RESTING for one in adapter.copied)
 
 
 def magnitudes(file: SafeFile, key: Part) -> Single:
@@ -48,24 +80,41 @@ def magnitudes(file: SafeFile, key: Part) -> Single:
     return values if key.suffix == ".dora_scale" else values.reshape(-1)
 
 
-def grounded(adapter: Adapter, weight_of: WeightOf, base: str) -> Adapter:
-    """The adapter with what rests on the base model worked out; layers without a base weight stay as they are.
+def grounded(adapter: Adapter, ground: Ground) -> Adapter:
+    """The adapter with what rests on the base model worked out; GLoRA and DoRA without a base weight stay as they are.
 
-    Numbers are made when they are looked at. `base` is what the base model is called.
+    Numbers are made when they are looked at. Raises UnsupportedError where a multiplier or rotation has no base weight,
+    or is of a layout that we have nothing to try with; LayerError and DamagedFileError where its tensors do not fit.
     """
-    layers = [_grounded(layer, adapter.files[0], weight_of) for layer in adapter.layers]
+    family = adapter.family if adapter.layers else ground.family
+    layers = [_grounded(layer, adapter.files[0], ground) for layer in adapter.layers]
+    made = dict(_worked_out(adapter, family, ground))
     settled = {new.stem for new, old in zip(layers, adapter.layers, strict=True) if new is not old}
-    if not settled:
+    if not settled and not made:
         return adapter
-    copied = tuple(one for one in adapter.copied if not (one.stem in settled and one.why == "DoRA magnitude"))
-    note = f"{adapter.name}: {len(settled)} GLoRA and DoRA layers were worked out with {base}, and fit that model alone"
-    return replace(adapter, layers=tuple(layers), copied=copied, notes=(*adapter.notes, note), converted=True)
+    gone = {"DoRA magnitude": settled, **dict.fromkeys(RESTING, made.keys())}
+    return replace(
+        adapter,
+        layers=(*layers, *made.values()),
+        copied=tuple(one for one in adapter.copied if one.stem not in gone.get(one.why, ())),
+        family=family,
+        notes=(*adapter.notes, _note(adapter, len(settled) + len(made), ground.title)),
+        converted=True,
+    )
 
 
-def _grounded(layer: Layer, file: SafeFile, weight_of: WeightOf) -> Layer:
+def _note(adapter: Adapter, count: int, title: str) -> str:
+    kinds = {layer.form.kind for layer in adapter.layers if layer.form.needs_base}
+    kinds |= {"DoRA" for layer in adapter.layers if layer.magnitude}
+    kinds |= RESTING.intersection(one.why for one in adapter.copied)
+    told = ", ".join(sorted(kinds))
+    return f"{adapter.name}: {count} layers ({told}) were worked out with {title}, and fit that model alone"
+
+
+def _grounded(layer: Layer, file: SafeFile, ground: Ground) -> Layer:
     if layer.magnitude is None and not layer.form.needs_base:
         return layer
-    weight = weight_of(layer)
+    weight = ground.weight_of(layer)
     if weight is None:
         return layer
     form: Form | None = layer.form.converted()
@@ -78,20 +127,25 @@ def _grounded(layer: Layer, file: SafeFile, weight_of: WeightOf) -> Layer:
     return replace(layer, form=form, parts=parts, magnitude=None)
 
 
-def _normalised(layer: Layer, form: Form, weight: Callable[[], Factor], magnitude: Single) -> Full:
+def _normalised(layer: Layer, form: Form, weight: Read, magnitude: Single) -> Full:
+    def added(base: Single) -> Single:
+        return np.asarray(Normalised(base, magnitude).applied(_dense(form)) - base, np.float32)
+
+    return _difference(layer.stem, Outside(layer.size, layer.form.kernel), weight, added, max(form.dtypes))
+
+
+def _difference(stem: str, weight: Outside, read: Read, added: Change, dtype: str) -> Full:
     def make() -> Single:
-        base = numbers(weight())
         try:
             with unwarned():
-                found = np.asarray(Normalised(base, magnitude).applied(_dense(form)) - base, np.float32)
+                found = added(numbers(read()))
             check_finite("what it makes of its base weight has", found)
             return found
         except LayerError as error:
-            raise LayerError(f"layer {layer.stem}: {error}") from error
+            raise LayerError(f"layer {stem}: {error}") from error
 
-    n, m = layer.size
-    kernel = layer.form.kernel
-    return Full(Made((n, m), make), (n, m // prod(kernel), *kernel), max(form.dtypes))
+    n, m = weight.size
+    return Full(Made((n, m), make), (n, m // weight.taps, *weight.kernel), dtype)
 
 
 def _dense(form: Form) -> Single:
@@ -99,3 +153,51 @@ def _dense(form: Form) -> Single:
         return np.asarray(np.float32(form.scale) * numbers(form.matrix))
     assert isinstance(form, LowRank)
     return np.asarray(np.float32(form.scale) * (numbers(form.pair.up) @ numbers(form.pair.down)))
+
+
+# Multipliers and rotations ------------------------------------------------------------------------------------
+
+
+def _worked_out(adapter: Adapter, family: Family | None, ground: Ground) -> Iterator[tuple[str, Layer]]:
+    """Stem in the file, and the layer that its keys become."""
+    stems: dict[str, list[Copied]] = defaultdict(list)
+    for one in adapter.copied:
+        if one.why in RESTING:
+            stems[one.stem].append(one)
+    file = adapter.files[0]
+    configs = find_configs(file.path, adapter.metadata, list(stems)) if stems else []
+    for stem, keys in stems.items():
+        name = canonical(stem, family) if family else None
+        place = _place(keys[0], file, name, family, ground)
+        tensors = Tensors(file, stem, {part(one.key).role: part(one.key) for one in keys}, lambda _: 1.0)
+        yield stem, _worked(tensors, place, name, _settings(configs, stem))
+
+
+def _place(key: Copied, file: SafeFile, name: str | None, family: Family | None, ground: Ground) -> Place:
+    foreign = family is not None and ground.family is not None and family != ground.family
+    place = None if foreign else ground.place_of(name, key.stem)
+    if place is None:
+        raise UnsupportedError(
+            f"{file.path}: {key.key} ({key.why}): {ground.title} has no such layer. Name the checkpoint that it was "
+            f"trained on."
+        )
+    return place
+
+
+def _worked(tensors: Tensors, place: Place, name: str | None, settings: Mapping[str, object] | None) -> Layer:
+    added = change(tensors, place.weight, settings)
+    dtype = max((tensors.dtype(role) for role in tensors.used), key=lambda kind: DTYPE_BYTES[kind])
+    stem = _usual(tensors.stem)
+    return Layer(stem, _difference(stem, place.weight, place.read, added, dtype), {}, canonical=name)
+
+
+def _settings(configs: list[Config], stem: str) -> Mapping[str, object] | None:
+    return next((config.fields for config in configs if stem.startswith(config.prefix)), None)
+
+
+def _usual(stem: str) -> str:
+    """kohya's OFT has a prefix of its own, under which no host looks for a LoRA."""
+    return f"lora_unet_{stem[len(_KOHYA_OFT) :]}" if stem.startswith(_KOHYA_OFT) else stem
+
+
+_KOHYA_OFT = "oft_unet_"

@@ -3,7 +3,7 @@
 Layers meet under their canonical names, so spellings, ranks, kinds and sets of layers may differ: a layer of another
 kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are summed in
 full. Differences of biases and norms are added, each at its layer's strength. What rests on the base model (DoRA,
-GLoRA; see `grounded` for those whose base is known), and a sum that we do not make (rotations, multipliers, whole
+GLoRA, rotations, multipliers; see `grounded` for those whose base is known), and a sum that we do not make (whole
 weights), is refused.
 """
 
@@ -27,7 +27,7 @@ from .forms.full import Full
 from .forms.lora import LowRank
 from .layer import Adapter, Copied, Layer
 from .read import groups_together
-from .registry import EMBEDDING, ORPHAN
+from .registry import EMBEDDING, ORPHAN, RESTING
 from .suffixes import Part, part
 
 
@@ -107,6 +107,11 @@ def _first_ranks(layer: Layer, count: int) -> Layer:
 def _check(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for copied in adapter.copied:
+            if copied.why in RESTING:
+                raise UnsupportedError(
+                    f"{adapter.paths[copied.source]}: {copied.key} ({copied.why}) acts on the base model's weights, so "
+                    f"that this file cannot be merged without them. Name the checkpoint that it was trained on."
+                )
             if copied.why not in (EMBEDDING.name, ORPHAN.name, *_VECTORS):
                 way = _ALONE if copied.why != "DoRA magnitude" else _BESIDE
                 raise UnsupportedError(

@@ -17,7 +17,7 @@ from .forms import READERS
 from .forms.form import Form, Tensors
 from .fused import held_twice, row_cuts
 from .layer import Adapter, Copied, Layer
-from .registry import CONTROL_MARKER, Kind, kind_of, kind_with
+from .registry import CONTROL_MARKER, RESTING, Kind, kind_of, kind_with
 from .scales import Config, find_configs, outer_scale
 from .suffixes import Part, part
 
@@ -43,8 +43,9 @@ def _kinds_of(keys: tuple[str, ...]) -> Stems:
     return {stem: (kind_of(stem, parts), parts) for stem, parts in groups.items()}
 
 
-def read_adapter(file: SafeFile) -> Adapter:
+def read_adapter(file: SafeFile, *, resting: bool = False) -> Adapter:
     """Reads a LoRA. Nothing but the header and the alphas is looked at yet; layers are views of the file.
+    `resting`: also a file that holds nothing but layers that a merge beside the base model takes.
 
     Raises UnsupportedError for kinds that are refused or where nothing can be resized, DamagedFileError for
     layers without partner, LayerError for shapes that make no sense.
@@ -53,7 +54,7 @@ def read_adapter(file: SafeFile) -> Adapter:
     stems = kinds_of(file.header.entries)
     _refuse(file, stems)
     resized = {stem: found for stem, found in stems.items() if _is_resized(file, *found)}
-    if not resized:
+    if not resized and not (resting and any(kind.name in RESTING for kind, _ in stems.values())):
         raise UnsupportedError(f"{file.path}: {_nothing_to_resize(stems)}")
     scales = _Scales(file, find_configs(file.path, file.header.metadata, list(resized)))
     found = [_layer(file, stem, kind, parts, scales) for stem, (kind, parts) in resized.items()]

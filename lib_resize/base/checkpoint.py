@@ -88,10 +88,19 @@ class Checkpoint:
 
     def partner(self, canonical: str | None, stem: str, size: tuple[int, int]) -> Partner | None:
         """The weight that a layer changes, None where there is none of that size (n, m)."""
+        found = self.named(canonical, stem)
+        return found and fitted(found, size, canonical, self._model.family)
+
+    def named(self, canonical: str | None, stem: str) -> Partner | None:
+        """The weight under a name, whatever its size."""
         found = partner(self._model, canonical, stem)
         if found is None or any(self._dtype(part) not in STORAGE for part in found.parts):
             return None
-        return fitted(found, size, canonical, self._model.family)
+        return found
+
+    def has_bias(self, found: Partner) -> bool:
+        """Whether a bias lies beside a weight."""
+        return any(part.key.removesuffix("weight") + "bias" in self._store.shapes for part in found.parts)
 
     def matrix(self, weight: BaseWeight) -> Stored:
         """A part, (rows, columns), as stored or, where it has a scale, times that; its memory is given back when

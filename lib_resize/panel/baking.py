@@ -12,7 +12,7 @@ from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
 from ..analysis import Analysis, Bench, analyse, beside
 from ..base.checkpoint import Checkpoint
-from ..batch import read_lora, read_source
+from ..batch import read_part, read_source
 from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.outname import clean_stem
 from ..files.reader import SafeFile
@@ -73,8 +73,16 @@ def _found(one: Tag, host: Host, library: Library) -> Found:
         facts = library.facts(lora)
     except (ResizeError, OSError) as error:
         return Found(one, None, None, (str(error), *one.troubles))
-    problem = (facts.problem,) if facts.problem else ()
+    problem = (facts.problem,) if facts.problem and not _is_part(lora) else ()
     return Found(one, lora, facts.family, (*problem, *one.troubles))
+
+
+def _is_part(lora: LoraFile) -> bool:
+    """Whether a merge takes what cannot be resized alone."""
+    with contextlib.suppress(ResizeError, OSError), SafeFile(lora.path) as file:
+        read_part(file)
+        return True
+    return False
 
 
 def bakeable(found: Sequence[Found]) -> list[Found]:
@@ -179,7 +187,7 @@ def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, Checkpoint 
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
         base = None
-        if any(rests_on_base(read_lora(file)) for file in files):
+        if any(rests_on_base(read_part(file)) for file in files):
             opened = open_reference(host, order.options.reference)
             stack.callback(opened.close)
             base = opened.checkpoint

@@ -39,8 +39,12 @@ SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "glora": {"a1.weight": (M, R), "a2.weight": (R, M), "b1.weight": (N, R), "b2.weight": (R, M), "alpha": ()},
     "glora old": {"a1.weight": (R, M), "a2.weight": (M, R), "b1.weight": (R, M), "b2.weight": (N, R), "alpha": ()},
     "full": {"diff": (N, M), "diff_b": (N,)},
-    "ia3": {"weight": (N,), "on_input": ()},
-    "oft": {"oft_blocks": (2, 5, 5), "alpha": ()},
+    "ia3": {"weight": (M,), "on_input": ()},
+    "ia3 peft": {"ia3_l": (1, M)},
+    "oft": {"oft_blocks": (2, 5, 5), "alpha": (), "rescale": (N, 1)},
+    "oft old": {"oft_diag": (2, 5, 5)},
+    "boft": {"oft_blocks": (1, 5, 2, 2), "alpha": ()},
+    "boft peft": {"boft_R": (1, 2, M // 2, M // 2), "boft_s": (N, 1)},
     "norm": {"w_norm": (N,), "b_norm": (N,)},
     "dora": {"lora_up.weight": (N, R), "lora_down.weight": (R, M), "alpha": (), "dora_scale": (N, 1)},
     "dora in": {"lora_up.weight": (N, R), "lora_down.weight": (R, M), "dora_scale": (1, M)},
@@ -253,7 +257,7 @@ def check_beside(folder: Path, members: tuple[Member, ...], recipe: str) -> None
         assert len(str(outcome.error)) > 30
 
 
-@pytest.mark.parametrize("kind", sorted(SHAPES.keys() - {"ia3", "oft", "norm", "control"}))
+@pytest.mark.parametrize("kind", sorted(SHAPES.keys() - {"norm", "control"}))
 @pytest.mark.parametrize("merged", [False, True])
 def test_every_kind_is_intact_beside_its_base_to_begin_with(tmp_path, kind, merged) -> None:
     contents = {"x": intact([kind, "lora"]), "y": intact([kind, "lora"]), "base": base_of([kind, "lora"])}
@@ -306,3 +310,12 @@ def test_a_layer_that_is_nothing_beside_the_others_is_no_fault_of_the_disk(tmp_p
     path.write_bytes(save(tensors))
     outcome = outcome_of(path, tmp_path / "out", dtype=dtype)
     assert outcome.error is None, outcome.error
+
+
+def test_a_base_weight_without_numbers_is_none(tmp_path) -> None:
+    base = base_of(["ia3", "lora"]) | {key: np.ones((0, 0, 0), np.float32) for key in base_of(["ia3"])}
+    (tmp_path / "base.safetensors").write_bytes(save(base))
+    (tmp_path / "x.safetensors").write_bytes(save(intact(["ia3"])))
+    options = Settings(output=tmp_path / "out", base=tmp_path / "base.safetensors", threads=1)
+    (outcome,) = resize([Source((Member(tmp_path / "x.safetensors", 0.5),))], options)
+    assert "base.safetensors has no such layer" in str(outcome.error)

@@ -141,3 +141,40 @@ def test_presets_of_the_extension_beside_ours_are_found(
     assert all("te" in stem.split("_")[1] or "middle" in stem for stem in stems(made))
     assert any("middle" in stem for stem in stems(made))
     assert browser.ask("bake_into", result=result["result"], prompt=prompt)["replaced"] == 2
+
+
+@pytest.fixture
+def rotated(root: Path, tmp_path: Path, host) -> Path:
+    """A file of nothing but rotations, and the model that they turn in the host's list."""
+    chance = np.random.default_rng(5)
+    weights = {f"diffusion_model.{i}.weight": chance.standard_normal((24, 16)).astype(np.float32) for i in range(3)}
+    turns = {f"lora_unet_{i}.oft_diag": np.stack([np.eye(12, dtype=np.float32)[::-1]] * 2) for i in range(3)}
+    save_file(turns, root / "turned.safetensors")
+    host.checkpoint_files = [tmp_path / "one.safetensors"]
+    save_file(weights, host.checkpoint_files[0])
+    return host.checkpoint_files[0]
+
+
+def test_rotations_are_baked_with_the_reference(browser: Browser, rotated: Path, root: Path) -> None:
+    """Alone they are listed as what cannot be resized, which does not keep them out of a prompt."""
+    prompt = "<lora:turned:0.5>"
+    told = browser.ask("read_prompt", prompt=prompt)
+    assert (told["ok"], told["tags"][0]["troubles"]) == (True, [])
+    options = {"reference": "one.safetensors", "dtype": "32"}
+    browser.done(browser.ask("bake", prompt=prompt, name="new", options=options)["job"])
+    found, weights = load_file(root / "new.safetensors"), load_file(rotated)
+    for i in range(3):
+        weight = weights[f"diffusion_model.{i}.weight"]
+        turned = weight.reshape(2, 12, 16)[:, ::-1].reshape(24, 16)
+        made = found.get(f"lora_unet_{i}.diff")
+        made = delta(root / "new.safetensors", f"lora_unet_{i}") if made is None else made
+        assert np.linalg.norm(made - 0.5 * (turned - weight)) < 1e-5 * np.linalg.norm(turned - weight)
+
+
+def test_rotations_without_a_reference_fail_with_the_way_out(browser: Browser, rotated: Path, root: Path) -> None:
+    before = set(root.iterdir())
+    order = {"prompt": "<lora:turned:0.5>", "name": "new", "options": {"reference": "none"}}
+    job = browser.wait(browser.ask("bake", **order)["job"])
+    assert job["state"] == "failed"
+    assert "Name the checkpoint" in job["error"]["message"]
+    assert set(root.iterdir()) == before
