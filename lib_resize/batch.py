@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .adapters.gains import TagGain, remarks_on
-from .adapters.grounded import grounded, needs_ground
+from .adapters.grounded import grounded, needs_ground, overlap
 from .adapters.layer import Adapter
 from .adapters.merge import Weight, first_ranks, merge
 from .adapters.read import read_adapter
@@ -266,7 +266,7 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
     """
     if source.is_plain:
         return read_lora(files[0])
-    adapters = [read_part(file) for file in files]
+    parts = adapters = [read_part(file) for file in files]
     if base is not None and (len(adapters) > 1 or needs_ground(adapters[0])):
         adapters = [grounded(one, ground_of(base)) for one in adapters]
     merged = merge(
@@ -279,6 +279,7 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
         for adapter, member in zip(adapters, source.members, strict=True)
         for remark in (*remarks_on(adapter, member.tags), *_remarks(member))
     ]
+    remarks += overlap(parts, adapters)
     return replace(merged, notes=tuple(dict.fromkeys((*merged.notes, *remarks))))
 
 

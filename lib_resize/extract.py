@@ -122,7 +122,9 @@ def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: B
     pairs = _pairs(tuned, base, wish, tally)
     layers = tuple(_layers(tuned, base, pairs, wish, spool, bench, tally))
     if not layers:
-        models = f"{tuned.path} and {base.path}" if tuned.path != base.path else f"{tuned.path}, in memory and as a file"
+        models = (
+            f"{tuned.path} and {base.path}" if tuned.path != base.path else f"{tuned.path}, in memory and as a file"
+        )
         raise UnsupportedError(f"{models}: no layer differs that a LoRA could hold ({tally.equal} are equal).")
     tally.vectors = _changed_vectors(tuned, base, wish, {layer.stem for layer in layers})
     family = tuned.family

@@ -8,7 +8,7 @@ rank: a difference in full. So is what IA3, OFT and BOFT do (see `rotations`), w
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,6 +101,26 @@ def grounded(adapter: Adapter, ground: Ground) -> Adapter:
         notes=(*adapter.notes, _note(adapter, len(settled) + len(made), ground.title)),
         converted=True,
     )
+
+
+def overlap(before: Sequence[Adapter], after: Sequence[Adapter]) -> list[str]:
+    """A word on layers that were worked out with the base model and that other LoRAs of a merge change as well.
+
+    Hosts add one LoRA after another, and work such a layer out on the weight as it is by then; a sum has it on the
+    base weight.
+    """
+    names = [{layer.canonical or layer.stem for layer in adapter.layers} for adapter in after]
+    count = 0
+    for place, (old, new) in enumerate(zip(before, after, strict=True)):
+        stored = {id(layer) for layer in old.layers}
+        made = {layer.canonical or layer.stem for layer in new.layers if id(layer) not in stored}
+        count += len(made & set().union(*names[:place], *names[place + 1 :]))
+    if not count:
+        return []
+    return [
+        f"{count} layers rest on the base model and are changed by other LoRAs too: hosts work them out on what those "
+        "made of the weight, this file on the base model, so pictures differ from those of the separate LoRAs"
+    ]
 
 
 def _note(adapter: Adapter, count: int, title: str) -> str:

@@ -120,7 +120,11 @@ def test_alone_in_a_merge_it_is_what_lycoris_makes_of_the_base(files, checkpoint
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_it_is_added_to_another_lora(files, checkpoint, tmp_path, name) -> None:
-    found = added(merged(tmp_path, (files[name], 0.6), (files["lora"], -1.5), base=checkpoint))
+    outcome = merged(tmp_path, (files[name], 0.6), (files["lora"], -1.5), base=checkpoint)
+    assert any(
+        note.startswith("3 layers rest on the base model and are changed by other") for note in outcome.plan.notes
+    )
+    found = added(outcome)
     other = a1111_layers(load(files["lora"]), PREFIX, base_weights())
     wanted = {layer: 0.6 * delta - 1.5 * other[layer] for layer, delta in by_lycoris(files[name]).items()}
     assert max(difference(found[layer], wanted[layer]) for layer in wanted) < 3 * EXACT
@@ -189,7 +193,9 @@ def test_a_file_may_mix_them_with_layers_that_have_ranks(files, checkpoint, tmp_
         for key, value in load(files[name]).items()
         if key.startswith(f"{PREFIX}{layer}.")
     }
-    found = added(merged(tmp_path / "out", (save(tmp_path / "x.safetensors", tensors, "F32"), 2.0), base=checkpoint))
+    outcome = merged(tmp_path / "out", (save(tmp_path / "x.safetensors", tensors, "F32"), 2.0), base=checkpoint)
+    assert not any("changed by other" in note for note in outcome.plan.notes)
+    found = added(outcome)
     wanted = {name: by_lycoris(files[name]) for name in ("oft", "ia3")}
     wanted["lora"] = a1111_layers(load(files["lora"]), PREFIX, base_weights())
     assert found.keys() == take.keys()
