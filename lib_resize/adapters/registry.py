@@ -102,7 +102,7 @@ UNKNOWN = Kind("unknown", frozenset(), "copy", "is of a kind that we do not know
 RESTING = frozenset({"OFT", "BOFT", "IA3"})
 """Copied kinds whose change of a weight is known together with the base model: a merge beside it takes them."""
 
-UNREAD_BY_FORGE = frozenset({EMBEDDING.name, UNKNOWN.name, "IA3", "sparse bias"})
+UNREAD_BY_FORGE = frozenset({EMBEDDING.name, UNKNOWN.name, "IA3", "OFT", "BOFT", "OFT rescale", "sparse bias"})
 """Copied kinds whose keys Forge does not know: with more than 12 of them it does not apply the file at all."""
 MOST_UNREAD_BY_FORGE = 12
 

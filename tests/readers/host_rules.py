@@ -288,7 +288,7 @@ def a1111_type(parts: Group, weight: Matrix) -> Matrix:
 
 
 def comfyui_type(parts: Group, weight: Matrix) -> Matrix:
-    """One layer by the rules of ComfyUI and Forge. SkippedError for what they leave out."""
+    """One layer by ComfyUI's rules. SkippedError for what it leaves out."""
     if {"lora_up.weight", "lora_down.weight"} <= parts.keys():
         mid = parts.get("lora_mid.weight")
         if mid is not None and mid.shape[0] != mid.shape[1]:
@@ -317,6 +317,13 @@ def comfyui_type(parts: Group, weight: Matrix) -> Matrix:
     if "w_norm" in parts:
         return _flat(parts["w_norm"])
     raise SkippedError(f"nothing is known of {sorted(parts)}")
+
+
+def forge_type(parts: Group, weight: Matrix) -> Matrix:
+    """The same by Forge's: ComfyUI's rules from before it had rotations. Seen in Forge (dfdcbab6) itself."""
+    if "oft_blocks" in parts:
+        raise SkippedError("rotations are not read")
+    return comfyui_type(parts, weight)
 
 
 # ---------------------------------------------------------------- other programs

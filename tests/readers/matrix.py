@@ -19,6 +19,7 @@ from host_rules import (
     applies_bias,
     comfyui_type,
     diffusers_type,
+    forge_type,
     over_outputs,
     sdnext_type,
 )
@@ -115,7 +116,14 @@ def _a1111(parts: Group, weight: np.ndarray) -> np.ndarray:
 
 
 def _comfyui(parts: Group, weight: np.ndarray) -> np.ndarray:
-    delta = comfyui_type(parts, weight)
+    return _decomposed(parts, weight, comfyui_type(parts, weight))
+
+
+def _forge(parts: Group, weight: np.ndarray) -> np.ndarray:
+    return _decomposed(parts, weight, forge_type(parts, weight))
+
+
+def _decomposed(parts: Group, weight: np.ndarray, delta: np.ndarray) -> np.ndarray:
     if "dora_scale" not in parts:
         return delta
     if len(parts["dora_scale"]) == len(weight):
@@ -133,7 +141,7 @@ def _sdnext(parts: Group, weight: np.ndarray) -> np.ndarray:
 
 HOSTS: Mapping[str, Callable[[Group, np.ndarray], np.ndarray]] = {
     "A1111": _a1111,
-    "Forge": _comfyui,
+    "Forge": _forge,
     "ComfyUI": _comfyui,
     "diffusers": diffusers_type,
     "SD.Next": _sdnext,
