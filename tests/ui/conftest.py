@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -31,13 +31,23 @@ def python(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by the project's own backend from a copy, so that nothing of an older build gets in."""
-    if importlib.util.find_spec("setuptools") is None or importlib.util.find_spec("pip") is None:
+    if not (_installed("setuptools") and _installed("pip")):
         lacking("pip and setuptools are not installed; they build the wheel")
     copy, out = tmp_path_factory.mktemp("source") / "copy", tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT, copy, ignore=MADE)
     build = "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(out)], cwd=copy, check=True, capture_output=True)
     return next(out.glob("*.whl"))
+
+
+def _installed(name: str) -> bool:
+    """By its record alone: setuptools complains of distutils where a test before this one imported it, and pip is
+    looked for."""
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
