@@ -181,10 +181,8 @@ class Library:
 
     def _list(self, lora: LoraFile) -> bool:
         """Puts a file in the list with what is known without its header; whether that is all."""
-        try:
-            stamp = stamp_of(lora.path)
-        except OSError as error:
-            self._put(lora, (0, 0), Facts(problem=f"cannot be read: {error.strerror}"))
+        stamp = self._stamp(lora)
+        if stamp is None:
             return True
         known = self._files.get(lora.name)
         if known is not None and known.read and known.stamp == stamp and known.lora == lora:
@@ -197,14 +195,20 @@ class Library:
         return False
 
     def _look(self, lora: LoraFile, found: Cached, alike: Alike) -> None:
-        try:
-            stamp = stamp_of(lora.path)
-        except OSError as error:
-            self._put(lora, (0, 0), Facts(problem=f"cannot be read: {error.strerror}"))
+        stamp = self._stamp(lora)
+        if stamp is None:
             return
         facts = read_facts(lora.path, alike)
         found[str(lora.path)] = (stamp, facts, None)
         self._put(lora, stamp, facts)
+
+    def _stamp(self, lora: LoraFile) -> Stamp | None:
+        """None for a file that cannot be reached, which then stands in the list with the reason."""
+        try:
+            return stamp_of(lora.path)
+        except OSError as error:
+            self._put(lora, (0, 0), Facts(problem=f"cannot be read: {error.strerror}"))
+            return None
 
     def _put(
         self,

@@ -85,19 +85,11 @@ def prompt(page: Any, text: str | None = None, tab: str = "txt2img") -> str:
     return str(area.input_value())
 
 
-def resized(page: Any, name: str, target: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A version of a LoRA, made through the panel's protocol; the page knows of it."""
-    answer = ask(page, "resize", {"names": [name], "target": target or {"preset": "low"}})
-    wait_for(page, answer["jobs"])
-    job = next(one for one in ask(page, "status")["queue"] if one["id"] == answer["jobs"][0])
-    return dict(job["result"])
-
-
-def with_recipe(page: Any, name: str, recipe: str) -> dict[str, Any]:
-    """The same by a recipe."""
-    answer = ask(page, "resize", {"names": [name], "recipe": recipe})
-    wait_for(page, answer["jobs"])
-    return dict(next(one for one in ask(page, "status")["queue"] if one["id"] == answer["jobs"][0])["result"])
+def resized(page: Any, name: str, **what: Any) -> dict[str, Any]:
+    """A version of a LoRA, made through the panel's protocol, to Low if nothing else is said; the page knows of it."""
+    (job,) = ask(page, "resize", {"names": [name], **(what or {"target": {"preset": "low"}})})["jobs"]
+    wait_for(page, [job])
+    return dict(next(one for one in ask(page, "status")["queue"] if one["id"] == job)["result"])
 
 
 def choose(page: Any, name: str) -> None:

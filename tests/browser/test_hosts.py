@@ -31,7 +31,6 @@ from host_kit import (
     stop_picture,
     take,
     wait_for,
-    with_recipe,
 )
 
 pytestmark = pytest.mark.skipif(not URL, reason="name a running WebUI in RESIZE_LORA_URL")
@@ -182,7 +181,7 @@ def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -
     analysis keeps telling where its norms came from."""
     files = [one for one in ask(webui, "library")["files"] if not one["problem"] and not one["ours"]]
     name = sorted(files, key=lambda one: one["bytes"])[-1]["name"]
-    made = with_recipe(webui, name, "fro_ckpt=1,thr=-3.5")
+    made = resized(webui, name, recipe="fro_ckpt=1,thr=-3.5")
     assert made["reference"]["kind"] == "memory", made["reference"]
     assert made["reference"]["note"] == ""
 

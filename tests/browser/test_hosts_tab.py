@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 from browser_kit import URL, ask, expect, open_tab, resizable, row
-from host_kit import LONG, card, cards_page, choose, menu_on, names, prompt, resized_in_the_tab, small, take
+from host_kit import (
+    LONG,
+    card,
+    cards_page,
+    choose,
+    menu_on,
+    names,
+    prompt,
+    resized,
+    resized_in_the_tab,
+    small,
+    take,
+)
 
 pytestmark = pytest.mark.skipif(not URL, reason="name a running WebUI in RESIZE_LORA_URL")
 
@@ -76,20 +88,9 @@ def test_the_slider_tells_what_is_written_then(tab: Any) -> None:
     recipe = tab.locator("#resize_lora_recipe").input_value()
     assert re.search(r"size=[\d.]+$", recipe)
     plan = ask(tab, "plan", {"name": name, "recipe": recipe})
-    answer = ask(tab, "resize", {"names": [name], "recipe": recipe})
-    made = _result(tab, answer["jobs"][0])
+    made = resized(tab, name, recipe=recipe)
     assert made["bytes_after"] == plan["bytes_after"]
     assert made["bytes_after"] <= float(recipe.rsplit("=", 1)[1]) * 2**20
-
-
-def _result(page: Any, job: str) -> dict[str, Any]:
-    for _ in range(LONG // 200):
-        one = next(one for one in ask(page, "status")["queue"] if one["id"] == job)
-        if one["state"] not in ("queued", "waits", "running"):
-            assert one["state"] == "done", one["error"]
-            return dict(one["result"])
-        page.wait_for_timeout(200)
-    raise TimeoutError(job)
 
 
 def test_a_faulty_recipe_is_told_as_one_types(tab: Any) -> None:
