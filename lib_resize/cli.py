@@ -366,14 +366,22 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
     add("--lora-dir", action="append", default=[], metavar="DIR", help="a folder of LoRAs; may be given again")
     add("--lbw-presets", metavar="FILE", help="your presets of block weights, as LoRA Block Weight keeps them")
     add("--checkpoint", action="append", default=[], metavar="FILE", help="a base model to compare with")
-    add("--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 lets other machines in (default: 127.0.0.1)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to serve at; 0.0.0.0 lets other machines in, and needs --auth (default: 127.0.0.1)",
+    )
     add("--port", type=_port, default=7867, help="default: 7867")
     add("-d", "--device", default="cpu", help="cpu (default), cuda, cuda:1, mps: any device of an installed torch")
     add("--demo", action="store_true", help="serve a few files made for the purpose")
-    add("--api", action="store_true", help="serve the HTTP API /resize-lora/v1 too")
     add(
-        "--api-auth", metavar="USER:PASSWORD", help="who may use the API; several with commas between (default: anyone)"
+        "--auth",
+        "--api-auth",
+        dest="auth",
+        metavar="USER:PASSWORD",
+        help="who may use the page and the API; several with commas between (default: programs of this machine)",
     )
+    add("--api", action="store_true", help="serve the HTTP API /resize-lora/v1 too")
 
 
 def _port(text: str) -> int:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from .inspect import Finding
     from .spectra import LayerSpectrum, Study
 
+Logins = tuple[tuple[str, str], ...]
+"""Names and passwords."""
+
 
 def resize(arguments: argparse.Namespace) -> int:
     """``resize-lora resize``."""
@@ -324,14 +327,30 @@ def ui(arguments: argparse.Namespace) -> int:
 
     if not (arguments.lora_dir or arguments.demo):
         raise UsageError("name a folder of LoRAs with --lora-dir DIR, or look at made-up ones with --demo.")
-    if arguments.api_auth and not arguments.api:
-        raise UsageError("--api-auth goes with --api.")
+    users = _users(arguments)
     with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
         loras, checkpoints = [Path(name) for name in arguments.lora_dir], [Path(name) for name in arguments.checkpoint]
         if arguments.demo:
             made, checkpoint = _demo_library(Path(folder))
             loras, checkpoints = [*loras, made], [*checkpoints, checkpoint]
-        return _serve(loras, checkpoints, arguments)
+        return _serve(loras, checkpoints, users, arguments)
+
+
+def _users(arguments: argparse.Namespace) -> Logins | None:
+    """Who may use the page. Raises UsageError where other machines could, and there is no login."""
+    from .hosts.access import is_loopback, read_users
+
+    if arguments.auth is not None:
+        users = read_users(arguments.auth)
+        if len(users) < arguments.auth.count(",") + 1 or any(not name or not password for name, password in users):
+            raise UsageError("--auth needs a name and a password with a colon between, such as --auth me:secret.")
+        return users
+    if not is_loopback(arguments.host):
+        raise UsageError(
+            f"--host {arguments.host} lets other machines in, who could change and remove your files. "
+            "Add a login: --auth USER:PASSWORD."
+        )
+    return None
 
 
 def _demo_library(folder: Path) -> tuple[Path, Path]:
@@ -345,7 +364,9 @@ def _demo_library(folder: Path) -> tuple[Path, Path]:
     return loras, write_checkpoint(folder / "small_sdxl.safetensors")
 
 
-def _serve(loras: Sequence[Path], checkpoints: Sequence[Path], arguments: argparse.Namespace) -> int:
+def _serve(
+    loras: Sequence[Path], checkpoints: Sequence[Path], users: Logins | None, arguments: argparse.Namespace
+) -> int:
     try:
         from .panel.standalone import Address, check_free, serve
     except ImportError as error:
@@ -353,18 +374,17 @@ def _serve(loras: Sequence[Path], checkpoints: Sequence[Path], arguments: argpar
             f"the panel needs Gradio, and {error.name} is not installed. In the folder of Resize LoRA: "
             'pip install ".[ui]", best in an environment of its own.'
         ) from error
-    from .hosts.access import Access, read_users
+    from .hosts.access import Access
     from .hosts.standalone import StandaloneHost
     from .panel.service import Service
 
     address = Address(arguments.host, arguments.port)
     check_free(address)
-    users = read_users(arguments.api_auth) if arguments.api_auth else None
-    access = Access(users, exposed=address.remote) if arguments.api else None
+    access = Access(users, exposed=address.remote)
     service = Service(StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote))
     print(f"The panel is at {address.url}; Ctrl-C stops it.", flush=True)
     try:
-        serve(service.call, address, access)
+        serve(service.call, address, access, with_api=arguments.api)
     finally:
         service.close()
     return 0

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
+Users = tuple[tuple[str, str], ...]
+"""Names and passwords."""
 _TUNNELS = ("share", "listen", "ngrok")
 
 
@@ -14,7 +16,7 @@ _TUNNELS = ("share", "listen", "ngrok")
 class Access:
     """What a host was started with."""
 
-    users: tuple[tuple[str, str], ...] | None = None
+    users: Users | None = None
     """Names and passwords of HTTP Basic; None where none was asked for."""
     login: bool = False
     """Whether the page has a login of its own, whose cookie then opens the API too, unless there are `users`."""
@@ -37,7 +39,7 @@ def access_of(options: Any, environment: Mapping[str, str]) -> Access:
     )
 
 
-def read_users(text: str) -> tuple[tuple[str, str], ...]:
+def read_users(text: str) -> Users:
     """``name:password``, several with commas between. A piece without a colon is nobody, so that it opens nothing."""
     pairs = (piece.partition(":") for piece in text.split(","))
     return tuple((name, password) for name, colon, password in pairs if colon)

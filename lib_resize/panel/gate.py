@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from ..hosts.access import Access, is_loopback
 
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
-_CHALLENGE = {"WWW-Authenticate": 'Basic realm="Resize LoRA", charset="UTF-8"'}
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="Resize LoRA", charset="UTF-8"'}
 
 
 class Refusal(Exception):  # noqa: N818 - an answer like others
@@ -53,7 +53,7 @@ class Gate:
     def _check_user(self, request: Any) -> None:
         """With ``--api-auth`` that is the only way in, as it is for the host's own API."""
         if not is_known(request.headers.get("authorization", ""), self._access.users or ()):
-            raise Refusal(401, "login", "Name and password of --api-auth are needed (HTTP Basic).", _CHALLENGE)
+            raise Refusal(401, "login", "Name and password of --api-auth are needed (HTTP Basic).", CHALLENGE)
 
     def _has_login(self) -> bool:
         """As the page has one by now, whoever set it. Asked for and not there, as without a page: nobody comes in."""

@@ -9,11 +9,9 @@ from __future__ import annotations
 import html
 import json
 import sysconfig
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 from fastapi import FastAPI
@@ -22,13 +20,11 @@ from fastapi.responses import FileResponse, Response
 from ..errors import FileError, UsageError
 from ..hosts.access import Access, is_loopback
 from . import api
+from .firewall import Application, Firewall, Message, Receive, Send
 from .layout import build
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
-
+NOBODY_ELSE = Access()
+"""Programs of this machine alone."""
 _ASSETS = ("javascript/resize_lora.js", "style.css")
 
 
@@ -51,24 +47,33 @@ class Address:
         return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else name}:{self.port}/"
 
 
-def serve(call: Callable[[str], str], address: Address, access: Access | None = None) -> None:
-    """Serves the panel until it is stopped, and the HTTP API where it is said who may use it. Ask `check_free`
-    first."""
+def serve(
+    call: Callable[[str], str], address: Address, access: Access = NOBODY_ELSE, *, with_api: bool = False
+) -> None:
+    """Serves the panel until it is stopped. Ask `check_free` first.
+
+    `access` says who may use the page, and the HTTP API where it is asked for.
+    """
     import uvicorn
 
-    uvicorn.run(application(call, address, access), host=address.host, port=address.port, log_level="warning")
+    served = application(call, address, access, with_api=with_api)
+    uvicorn.run(served, host=address.host, port=address.port, log_level="warning")
 
 
-def application(call: Callable[[str], str], address: Address, access: Access | None = None) -> Application:
+def application(
+    call: Callable[[str], str], address: Address, access: Access = NOBODY_ELSE, *, with_api: bool = False
+) -> Application:
     """The panel's web application, guarded and with its script."""
-    app = FastAPI(openapi_url=None if access is None else f"{api.PREFIX}/openapi.json", docs_url=None, redoc_url=None)
-    if access is not None:
+    app = FastAPI(openapi_url=f"{api.PREFIX}/openapi.json" if with_api else None, docs_url=None, redoc_url=None)
+    own = [f"/resize-lora/{Path(name).name}" for name in _ASSETS]
+    if with_api:
         api.mount(app, call, access)
+        own.append(f"{api.PREFIX}/")
     assets = Path(_asset_root())
     for name in _ASSETS:
         app.get(f"/resize-lora/{Path(name).name}")(_file(assets / name))
     mounted = gr.mount_gradio_app(app, build(call), path="/")
-    return _Guard(_Head(mounted, head_tags(assets)), address)
+    return Firewall(_Head(mounted, head_tags(assets)), remote=address.remote, users=access.users, own=own)
 
 
 def head_tags(assets: Path) -> str:
@@ -159,40 +164,3 @@ class _Head:
         headers.append((b"content-length", str(len(body)).encode()))
         await send({**start, "headers": headers})
         await send({"type": "http.response.body", "body": body})
-
-
-class _Guard:
-    """Refuses calls that another site's page sends here, by its origin or under a name that is not ours."""
-
-    def __init__(self, inner: Application, address: Address) -> None:
-        self._inner = inner
-        self._address = address
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and not self._may(dict(scope["headers"])):
-            await _refuse(scope["type"], send)
-            return
-        await self._inner(scope, receive, send)
-
-    def _may(self, headers: dict[bytes, bytes]) -> bool:
-        host = headers.get(b"host", b"").decode("latin-1")
-        if not self._address.remote and not is_loopback(_name_of(f"//{host}")):
-            return False
-        origin = headers.get(b"origin")
-        return origin is None or origin.decode("latin-1").partition("://")[2] == host
-
-
-def _name_of(url: str) -> str | None:
-    """The machine's name in it; None where it has none or cannot be read."""
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
-
-
-async def _refuse(kind: str, send: Send) -> None:
-    if kind == "websocket":
-        await send({"type": "websocket.close", "code": 1008})
-        return
-    await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-    await send({"type": "http.response.body", "body": b"This panel answers only its own page."})

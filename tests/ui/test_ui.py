@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from lib_resize.cli import main
 from lib_resize.synthetic import LoraOptions, write_lora
 
 START = 240.0
@@ -178,3 +180,59 @@ def test_without_gradio_it_says_what_to_install() -> None:
     assert ended.returncode == 2
     assert 'pip install ".[ui]"' in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+SECRET = "a text that no browser may read"
+
+
+@pytest.fixture(scope="session")
+def folder_with_secret(installed: Path) -> Path:
+    """The folder that the panel is started in, with a file of the person's in it."""
+    (installed / "notes.txt").write_text(SECRET, "utf-8")
+    return installed
+
+
+@pytest.mark.parametrize(
+    "path", ["/file=notes.txt", "/file=./notes.txt", "/file/notes.txt", "/file=/etc/hostname", "/config", "/upload",
+             "/assets/../notes.txt", "/static/notes.txt", "/queue/data?session_hash=a", "/monitoring", "/token"],
+)  # fmt: skip
+def test_no_file_and_no_other_route_is_served(demo: int, folder_with_secret: Path, path: str) -> None:
+    status, text = ask(demo, path)
+    assert status == 404
+    assert SECRET not in text
+
+
+def test_no_address_is_fetched_for_a_browser(demo: int) -> None:
+    """Gradio downloads whatever an event's data names as a file; nothing of it may reach Gradio."""
+    with socket.create_server(("127.0.0.1", 0)) as inside:
+        inside.settimeout(1.0)
+        named = {"path": f"http://127.0.0.1:{inside.getsockname()[1]}/admin", "meta": {"_type": "gradio.FileData"}}
+        for path in ("/run/predict", "/api/predict", "/run/predict/", "/queue/join", "/call/predict"):
+            body = json.dumps({"fn_index": 0, "data": [named], "session_hash": "s"})
+            assert ask(demo, path, body, content_type="application/json")[0] in (400, 404)
+        with pytest.raises(TimeoutError):
+            inside.accept()
+
+
+def test_with_auth_the_page_and_the_api_need_the_login(python: str, installed: Path) -> None:
+    code = base64.b64encode(b"me:secret").decode()
+    with serving(python, installed, "--demo", "--api", "--auth", "me:secret") as port:
+        for path in ("/", "/resize-lora/resize_lora.js", "/resize-lora/v1/hello"):
+            assert ask(port, path)[0] == 401
+            assert ask(port, path, Authorization=f"Basic {code}")[0] == 200
+        assert call(port, "hello")[0] == 401
+        assert call(port, "hello", Authorization=f"Basic {code}")[0] == 200
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "my-machine"])
+def test_other_machines_are_let_in_only_with_a_login(host: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ui", "--demo", "--host", host]) == 2
+    told = capsys.readouterr().err
+    assert f"--host {host} lets other machines in" in told
+    assert "--auth USER:PASSWORD" in told
+
+
+@pytest.mark.parametrize("auth", ["", "me", "me:", ":secret", "me:secret,other:", "me:secret,other"])
+def test_a_login_that_opens_nothing_or_everything_is_refused(auth: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ui", "--demo", "--auth", auth]) == 2
+    assert "--auth needs a name and a password" in capsys.readouterr().err
