@@ -26,7 +26,7 @@ BOOTSTRAP = VENV / "pip-bootstrap"
 OLDEST_PYTHON = (3, 10)
 OLDEST_PIP = (22, 3)  # the first with `pip --python`
 EXTRAS = {"demo": "", "test": "[test]"}
-PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui]"}
+PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui-gradio4]"}
 """Folders in `.venv` whose Python can serve the panel -> what is installed there."""
 NEVER_COMPILED = "numpy,pandas,pillow,pydantic-core"
 CHECKS = {

@@ -133,7 +133,7 @@ def test_where_all_is_well_the_last_line_says_so(
 
 def test_the_tests_have_an_environment_for_each_gradio(develop: ModuleType, machine: Machine) -> None:
     develop.main(["test"])
-    assert [command[-1].rpartition("[")[2] for command in machine.panels] == ["ui-gradio3]", "ui]"]
+    assert [command[-1].rpartition("[")[2] for command in machine.panels] == ["ui-gradio3]", "ui-gradio4]"]
     served_by = machine.told["RESIZE_LORA_PYTHONS"].split(develop.os.pathsep)
     assert served_by == [command[command.index("--python") + 1] for command in machine.panels]
     assert [Path(python).parents[1].name for python in served_by] == ["gradio3", "gradio4"]
