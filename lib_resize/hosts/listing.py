@@ -79,7 +79,7 @@ class WholeList:
 
     QUIET = 0.5  # seconds without a change after which the first look is taken for whole
     PATIENCE = 3.0  # seconds that the first look waits at most
-    _PAUSE = 0.02
+    _PAUSE = 0.002
 
     def __init__(self, on_disk: Callable[[], Iterable[Path]]) -> None:
         """`on_disk` finds the files in the host's folders."""
@@ -99,18 +99,18 @@ class WholeList:
             return self._entries
 
     def _settled(self, listed: Mapping[Any, Any]) -> Mapping[Any, Any]:
-        now = _copy(listed)
-        seen = dict(now)
-        wanted = {path.stem for path in self._on_disk()}
+        """All that the list shows until it is whole."""
+        seen = _copy(listed)
+        missing = {path.stem for path in self._on_disk()} - _stems(seen)
         began = changed = time.monotonic()
-        while not wanted <= {entry.path.stem for entry in entries_of(seen).values()}:
+        while missing and time.monotonic() < min(changed + self.QUIET, began + self.PATIENCE):
             time.sleep(self._PAUSE)
-            before, now = len(seen), _copy(listed)
+            now = _copy(listed)
+            new = {name: one for name, one in now.items() if name not in seen}
             seen.update(now)
-            if len(seen) > before or len(now) < len(seen):
+            missing -= _stems(new)
+            if new or len(now) < len(seen):
                 changed = time.monotonic()
-            if time.monotonic() > min(changed + self.QUIET, began + self.PATIENCE):
-                break
         return seen
 
     def _merge(self, now: dict[str, Entry]) -> None:
@@ -127,6 +127,10 @@ class WholeList:
         merged = {**now, **kept}
         if merged != self._entries:
             self._entries = merged
+
+
+def _stems(listed: Mapping[Any, Any]) -> set[str]:
+    return {entry.path.stem for entry in entries_of(listed).values()}
 
 
 def _copy(listed: Mapping[Any, Any]) -> dict[Any, Any]:

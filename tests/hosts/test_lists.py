@@ -56,7 +56,7 @@ def refreshing(listed: dict[str, Any], entries: dict[str, Any]) -> Iterator[None
                 listed[name] = entry
                 if number % 10 == 0:
                     time.sleep(0.0005)
-        listed.update(entries)
+            time.sleep(0.005)
 
     thread = threading.Thread(target=work)
     thread.start()
