@@ -29,7 +29,7 @@ from .library import Library
 from .names import folded, new_path, output_folder, tag
 from .options import Options
 from .queue import Handle
-from .resizing import Written, all_names
+from .resizing import Announce, Written, all_names
 
 ALL_RANKS = "rank=100000"
 """The recipe that leaves nothing out: no layer has so many."""
@@ -166,8 +166,11 @@ def folder_for(order: BakeOrder, host: Host) -> Path:
     return output_folder(roots[0] / "x", roots, order.options.folder)
 
 
-def bake(host: Host, order: BakeOrder, handle: Handle) -> Written:
-    """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
+def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Written:
+    """Makes the file; `announce` is called right before it appears.
+
+    Raises Cancelled and whatever goes wrong; then nothing was left behind.
+    """
     path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
     with _merged(order, host) as (adapter, base), bench(handle) as tools:
         handle.portion(0.0, 0.6)
@@ -176,6 +179,7 @@ def bake(host: Host, order: BakeOrder, handle: Handle) -> Written:
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.portion(0.6, 0.4)
         handle.check()
+        announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
     return Written(plan, path, (), ())
 
