@@ -20,6 +20,7 @@ from ..adapters.write import CONVERSIONS, DTYPES
 from ..analysis import lacks
 from ..errors import Cancelled, FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
+from ..hosts.listing import find
 from ..plan import Plan
 from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
@@ -28,6 +29,7 @@ from . import baking, extracting, names, orders, recovery
 from .analyses import Analyses, Kept, needs_measuring, ranks_of, rests_on_another, shown, warnings_of
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
+from .hiding import KnownFolders
 from .library import Library
 from .options import LOADED, Options, Params, exact_recipes, one_of, read_options, read_recipe, read_recipes
 from .pictures import Pictures
@@ -37,9 +39,10 @@ from .questions import check_session, id_of, plain, read_question
 from .queue import Handle, Queue, Work, check_amount
 from .records import new_id
 from .references import NOTHING, Reference, described
+from .refreshing import Refresher
 from .resizing import Announce, Order, Written, plan_answer, write
 from .results import MOST_TOLD, Making, Results, now
-from .versions import Versions
+from .versions import Versions, names_of, original
 
 Answer = dict[str, Any]
 Make = Callable[[Announce], tuple[Written, Reference]]
@@ -87,6 +90,8 @@ class Service:
         self._pictures = Pictures()
         self._previews = Previews(host)
         self._adding = threading.Lock()
+        self._folders = KnownFolders(host)
+        self._refresher = Refresher(host)
         self._methods: dict[str, Callable[[Params], Any]] = {
             "hello": self._hello,
             "library": self._library,
@@ -135,6 +140,7 @@ class Service:
     def close(self) -> None:
         """Cancels all jobs, for a host that is unloaded."""
         self.queue.close()
+        self._refresher.close()
 
     # Looking ---------------------------------------------------------------------------------------------------
 
@@ -216,7 +222,8 @@ class Service:
     # Analysing -------------------------------------------------------------------------------------------------
 
     def _analyse(self, params: Params) -> Answer:
-        loras = [self.host.resolve(name) for name in params.texts("names")]
+        listed = self.host.loras()
+        loras = [find(listed, name) for name in params.texts("names")]
         choice, recipe = params.text("reference", LOADED), params.text("recipe", "")
         convert = one_of("convert", params.text("convert", "auto"), tuple(CONVERSIONS))
         params.finish()
@@ -321,8 +328,9 @@ class Service:
         check_amount(len(names_) * len(recipes))
         self._check_reference(recipes, options)
         loras, refused = self._resolved(names_)
-        for lora in loras:  # said now, not in the middle of the night
-            names.output_folder(lora.path, self.host.lora_roots(), options.folder)
+        roots = self.host.lora_roots()
+        for lora in {lora.path.parent: lora for lora in loras}.values():  # said now, not in the middle of the night
+            names.output_folder(lora.path, roots, options.folder)
         wanted = orders.wanted(loras, recipes, options, described(self.host, options.reference).title)
         with self._adding:  # what another call adds meanwhile would not be recognised
             new, same = (wanted, []) if again else orders.parted(wanted, self.queue.orders(), self.results)
@@ -338,10 +346,10 @@ class Service:
             )
 
     def _resolved(self, wanted: Sequence[str]) -> tuple[list[LoraFile], list[Answer]]:
-        loras, refused = [], []
+        loras, refused, listed = [], [], self.host.loras()
         for name in wanted:
             try:
-                loras.append(self.host.resolve(name))
+                loras.append(find(listed, name))
             except ResizeError as error:
                 refused.append({"name": name, **self._told(error)})
         return loras, refused
@@ -391,7 +399,8 @@ class Service:
 
     def _name_of(self, path: Path) -> str:
         """What the host calls a file."""
-        return next((lora.name for lora in self.host.loras() if lora.path == path), path.stem)
+        lora = self.host.loras().at(path)
+        return path.stem if lora is None else lora.name
 
     def _cancel(self, params: Params) -> Answer:
         ids = params.texts("jobs") if params.has("jobs") else [params.text("job")]
@@ -436,8 +445,7 @@ class Service:
         return {"result": result, "name": name}
 
     def _files_moved(self) -> None:
-        with contextlib.suppress(Exception):
-            self.host.refresh()
+        self._refresher.changed(more=self.queue.has_foreground())
         self.library.touch()
 
     def _trash(self, params: Params) -> Answer:
@@ -471,24 +479,29 @@ class Service:
             raise Fault("request", "params: give either result or name.")
         if params.has("result"):
             result = self.results.get(params.text("result"))
-            return self._pair_of(self.host.resolve(result.output), result.source.stem if result.source else None)
+            lora = self._listed_at(result.path)
+            if lora is None:
+                raise FileError(f"{result.output}: is not in the list of {self.host.name} any more. Refresh the list.")
+            return self._pair_of(lora, result.source.stem if result.source else None)
         lora = self.host.resolve(params.text("name"))
         return self._pair_of(lora, self.library.facts(lora).source)
 
+    def _listed_at(self, path: Path) -> LoraFile | None:
+        """The host's entry of a file, which it may have to look for first."""
+        found = self.host.loras().at(path)
+        if found is None and path.exists():
+            self._refresher.now()
+            found = self.host.loras().at(path)
+        return found
+
     def _pair_of(self, new: LoraFile, source: str | None) -> Pair:
-        old = self._original(source)
-        others = set(self.library.versions(source or new.path.stem))
-        others |= {source} if source else set()
-        others |= {old.name, old.alias or old.name} if old is not None else set()
+        loras = self.host.loras()
+        old = original(loras, source)
+        members = {new.name, *self.library.versions(source or new.path.stem)} | ({old.name} if old else set())
+        others = names_of(loras, members, source)
         own = names.notes_of(new.path)
         notes = own if own != names.Notes() or old is None else names.notes_of(old.path)
-        return Pair(old.name if old else source or new.name, new.name, frozenset(others - {new.name}), notes)
-
-    def _original(self, source: str | None) -> LoraFile | None:
-        """The original of a file of ours, where the host still lists it."""
-        if source is None:
-            return None
-        return next((lora for lora in self.host.loras() if lora.path.stem == source), None)
+        return Pair(old.name if old else source or new.name, new.name, others - {new.name}, notes)
 
     def _compare(self, params: Params) -> Answer:
         if GENERATE not in self.host.features:
@@ -563,7 +576,7 @@ class Service:
         baked = result.facts.get("baked")
         if not baked:
             raise Fault("request", f"{result.output} was not baked from a prompt.")
-        return baking.rewritten(prompt, baked, result.output)
+        return baking.rewritten(prompt, baked, result.output, self.host)
 
     # Extracting ------------------------------------------------------------------------------------------------
 
@@ -619,13 +632,7 @@ class Service:
 
     def _without_paths(self, text: str) -> str:
         """Files by their names alone: the page is told no folders of the disk."""
-        folders = {str(root) for root in (*self.host.lora_roots(), self.host.trash_root())}
-        folders |= {str(checkpoint.path.parent) for checkpoint in self.host.checkpoints()}
-        folders |= {str(lora.path.parent) for lora in self.host.loras()}
-        for folder in sorted(folders, key=len, reverse=True):
-            for separator in ("/", "\\"):
-                text = text.replace(folder + separator, "")
-        return text
+        return self._folders.without(text)
 
 
 def _result_facts(written: Written, reference: Reference, seconds: float) -> Answer:
