@@ -31,7 +31,7 @@
     const MIB = 1048576;
 
     function digits(value) {
-        const places = value < 10 ? 2 : value < 100 ? 1 : 0;
+        const places = [10, 100].filter(most => value < most).length;
         return value.toLocaleString('en-US', {minimumFractionDigits: places, maximumFractionDigits: places});
     }
 
@@ -46,14 +46,24 @@
         return `${digits(before / MIB)} → ${size(after)}`;
     }
 
+    /* A list of names that stays readable: the first few, and how many more. */
+    function listed(names, most = 5) {
+        const first = names.slice(0, most).join(', ');
+        return names.length > most ? t('{names} and {n} more', {names: first, n: count(names.length - most)}) : first;
+    }
+
+    function count(number) {
+        return number.toLocaleString('en-US');
+    }
+
     function percent(share, places = 1) {
         return share == null ? '–' : `${(100 * share).toFixed(places)} %`;
     }
 
     function saving(before, after) {
         const share = 1 - after / before;
-        const rounded = Math.abs(100 * share).toFixed(0);
-        return `${rounded === '0' ? '' : share >= 0 ? '−' : '+'}${rounded} %`;
+        const rounded = Math.abs(100 * share).toFixed(0), sign = share >= 0 ? '−' : '+';
+        return rounded === '0' ? '0 %' : `${sign}${rounded} %`;
     }
 
     function ranks(range) {
@@ -98,6 +108,12 @@
         return window.gradioApp ? window.gradioApp() : document;
     }
 
+    /* A setting of the host's page. Forge Neo declares `opts` with let, so it is not a property of window there. */
+    function hostOption(name) {
+        const all = typeof opts !== 'undefined' ? opts : window.opts;
+        return all ? all[name] : undefined;
+    }
+
     function find(id) {
         return app().querySelector(`#${id}`) || document.getElementById(id);
     }
@@ -121,14 +137,16 @@
 
     // Calls -------------------------------------------------------------------------------------------------------
 
-    const PATIENCE = 60000;
+    /* Milliseconds that an answer may take. What only looks is asked again, so it gives up sooner than what acts. */
+    const PATIENCE = {status: 15000, previews: 15000, check_recipe: 15000, plan: 30000, resize: 180000};
+    const USUAL_PATIENCE = 60000;
     let nextCall = Math.floor(Math.random() * 1e9);
     let lastCall = Promise.resolve();
 
     /* One call after the other: request and reply are one box each. */
     function call(method, params) {
         const answer = lastCall.then(() => exchange(method, params || {}));
-        lastCall = answer.catch(() => undefined);
+        lastCall = answer.catch(error => { if (error.kind === 'stale') restarted(); });
         return answer;
     }
 
@@ -137,11 +155,12 @@
         const request = app().querySelector('#resize_lora_request textarea');
         const send = app().querySelector('#resize_lora_send');
         if (!request || !send) return Promise.reject(new Error(t('The panel is not there yet.')));
-        request.value = JSON.stringify({id, method, params});
+        const session = state.session && method !== 'hello' ? {session: state.session} : {};
+        request.value = JSON.stringify({id, ...session, method, params});
         request.dispatchEvent(new Event('input', {bubbles: true}));
         return new Promise((resolve, reject) => {
             setTimeout(() => send.click(), 0);
-            awaitReply(id, Date.now() + PATIENCE, '', resolve, reject);
+            awaitReply(id, Date.now() + (PATIENCE[method] || USUAL_PATIENCE), '', resolve, reject);
         });
     }
 
@@ -156,14 +175,14 @@
             }
         }
         if (!box) reject(new Error(t('The panel is not there yet.')));  // the host puts its page away to reload
-        else if (Date.now() > deadline) reject(new Error(t('The server does not answer.')));
+        else if (Date.now() > deadline) reject(Object.assign(new Error(t('The server does not answer.')), {kind: 'timeout'}));
         else setTimeout(awaitReply, 15, id, deadline, text, resolve, reject);
     }
 
     function parsed(text) {
         try {
             return JSON.parse(text);
-        } catch (error) {
+        } catch {
             return null;
         }
     }
@@ -179,25 +198,37 @@
 
     const state = {
         hello: null,
+        session: null,
         files: new Map(),
         shown: [],
         library: {revision: null, complete: false, known: 0, total: 0, roots: []},
         filter: {text: '', family: '', fits: false, sort: 'bytes', down: true},
         selected: new Set(),
+        leftOut: 0,
         current: null,
         cursor: 0,
+        cursorName: null,
+        versions: new Map(),
         analyses: new Map(),
         analysing: new Map(),
         target: {mode: 'preset', preset: 'medium', size: 50, retention: 0.92, rank: 16, recipe: ''},
         meaning: 'size',
         options: {...DEFAULTS},
         without: true,
+        recipe: {text: null, ok: false},  // what the server last said about the text in the recipe box
+        numberIsBad: false,
         plan: null,
+        refused: null,
+        epoch: 0,  // counts what makes older figures untrue: another analysis, another loaded checkpoint
         trouble: '',
         jobs: new Map(),
+        left: null,
         revision: null,
         mine: new Set(),
+        orders: new Map(),
         results: [],
+        moreResults: false,
+        shownResults: 40,
         trash: {items: 0, bytes: 0},
         reference: null,
     };
@@ -217,6 +248,15 @@
     function table() {
         const known = analysis();
         return known && known.table && plainOptions() ? known.table : null;
+    }
+
+    /* The server has found the text in the recipe box good; half a recipe means something else than the whole. */
+    function recipeIsGood() {
+        return state.recipe.ok && state.recipe.text === state.target.recipe;
+    }
+
+    function targetIsGood() {
+        return !state.numberIsBad && (state.target.mode !== 'recipe' || recipeIsGood());
     }
 
     /* What was chosen, as the calls take it. */
@@ -244,23 +284,38 @@
 
     // What the table says without asking ------------------------------------------------------------------------------
 
+    const NEAR = 1.0005;  // the table is within 0.1 % of what a plan says
+
     /* The point of a sorted table that a wish means: the largest file below it, or the smallest that keeps so much. */
     function pointFor(points, target) {
-        if (target.mode === 'size') {
-            let at = 0;
-            points.forEach((point, i) => { if (point.bytes <= target.size * MIB * 1.0005) at = i; });
-            return at;
-        }
+        if (target.mode === 'size') return Math.max(0, points.filter(point => point.bytes <= target.size * MIB * NEAR).length - 1);
         const at = points.findIndex(point => point.retention >= target.retention - 1e-9);
         return at < 0 ? points.length - 1 : at;
     }
 
+    function inReach(points, target) {
+        return target.mode !== 'size' || points[0].bytes <= target.size * MIB * NEAR;
+    }
+
+    /* The plan of the present choice, if it has come. */
+    function planNow() {
+        return state.plan && state.plan.key === planKey() ? state.plan.result : null;
+    }
+
+    /* Why the present choice cannot be had, as far as it is known; '' where it can. */
+    function refusal() {
+        if (planNow()) return '';
+        if (state.refused && state.refused.key === planKey()) return state.refused.message;
+        const points = table();
+        if (!points || inReach(points, state.target)) return '';
+        return t('{size} cannot be reached: the smallest file is {least}.', {size: size(state.target.size * MIB), least: size(points[0].bytes)});
+    }
+
     /* Size, retention and ranks of the present choice, as far as the page knows them: {bytes, retention, ranks, ...}. */
     function estimate() {
-        const known = analysis(), target = state.target;
-        if (!known) return null;
-        const plan = state.plan;
-        if (plan && plan.key === planKey()) return {...plan.result, bytes: plan.result.bytes_after, exact: true};
+        const known = analysis(), {target} = state, plan = planNow();
+        if (!known || !targetIsGood() || refusal()) return null;
+        if (plan) return {...plan, bytes: plan.bytes_after, exact: true};
         if (target.mode === 'preset' && plainOptions()) {
             const preset = known.presets[target.preset];
             return preset && {...preset, blocks: blocksAt(known, target.preset)};
@@ -269,14 +324,25 @@
         return points && (target.mode === 'size' || target.mode === 'retention') ? points[pointFor(points, target)] : null;
     }
 
+    /* A recipe is being checked, or a plan is on its way: what is shown now belongs to an older choice. */
+    function isAwaited() {
+        const isChecked = state.target.mode !== 'recipe' || state.recipe.text === state.target.recipe;
+        if (!analysis() || state.numberIsBad) return false;
+        return isChecked ? targetIsGood() && !planNow() && !refusal() : true;
+    }
+
     function blocksAt(known, preset) {
         const blocks = {};
         for (const [name, block] of Object.entries(known.blocks)) blocks[name] = {old: block.old, kept: block.kept[preset]};
         return blocks;
     }
 
-    function planKey() {
+    function choiceKey() {
         return JSON.stringify([state.current, wanted(), changedOptions()]);
+    }
+
+    function planKey() {
+        return `${state.epoch} ${choiceKey()}`;
     }
 
     /* What will be written, in bytes, of a file in the list; null where that is not known. */
@@ -285,11 +351,12 @@
         if (file.name === state.current) {
             const now = estimate();
             if (now) return now.bytes;
+            if (refusal()) return null;
         }
         if (mode === 'preset' && plainOptions()) return file.predicted ? file.predicted[preset] : null;
         const known = state.analyses.get(file.name);
         if (!known || !known.table || !plainOptions() || !['size', 'retention'].includes(mode)) return null;
-        return known.table[pointFor(known.table, state.target)].bytes;
+        return inReach(known.table, state.target) ? known.table[pointFor(known.table, state.target)].bytes : null;
     }
 
     // Asking the server -------------------------------------------------------------------------------------------
@@ -306,12 +373,50 @@
     }
 
     async function begin() {
-        state.hello = await call('hello');
-        state.reference = state.hello.reference;
+        takeHello(await call('hello'));
+        recallOwn();
         takeDefaults(state.hello.defaults);
         drawFrame();
-        const [results] = await Promise.all([call('results'), readLibrary(), poll()]);
-        takeResults(results);
+        takeResults(await call('results'));
+        readLibrary().catch(complain);
+        await askStatus();
+        poll();
+    }
+
+    function takeHello(hello) {
+        state.hello = hello;
+        state.session = hello.session || null;
+        state.reference = hello.reference;
+    }
+
+    let restarting = null;
+
+    /* The server is a new one, and ids of the old one mean nothing to it: all of the state is read again. */
+    function restarted() {
+        restarting = restarting || readAnew().catch(complain).finally(() => { restarting = null; });
+    }
+
+    async function readAnew() {
+        state.session = null;
+        dropOldIds();
+        takeHello(await call('hello'));
+        toast(t('The server was restarted; the list was read again.'));
+        takeResults(await call('results'));
+        await readLibrary();
+        drawTarget();
+        analyseSoon();
+        poll();
+    }
+
+    function dropOldIds() {
+        for (const [, note] of jobToasts) note.close();
+        [jobToasts, origins, stopping, asked, state.jobs, state.mine, state.orders, state.analyses, state.analysing].forEach(place => place.clear());
+        Object.assign(state, {plan: null, refused: null, revision: null, busy: null, left: null, analysedFor: '', epoch: state.epoch + 1});
+        Object.assign(state.library, {revision: null, complete: false});
+        study.job = null;
+        drawStudyHead();
+        drawQueue();
+        drawActions();
     }
 
     /* What the person set on the host's settings page. */
@@ -324,119 +429,205 @@
 
     let reading = null;
 
+    /* One reading at a time. One that is to ask the host anew waits for the other, which may have begun before. */
     function readLibrary(refresh) {
-        reading = reading || readAll(refresh).finally(() => { reading = null; });
-        return reading;
+        const next = reading && refresh ? reading.catch(() => undefined).then(() => readAll(true)) : reading || readAll(refresh);
+        const mine = next.finally(() => { if (reading === mine) reading = null; });
+        reading = mine;
+        return mine;
     }
 
     async function readAll(refresh) {
-        const library = state.library;
+        const {library} = state, whole = library.revision == null, seen = new Set();
         do {
             const params = library.revision == null ? {} : {since: library.revision};
-            const answer = await call('library', refresh ? {...params, refresh: true} : params);
+            const answer = await insist('library', refresh ? {...params, refresh: true} : params);
             refresh = false;
             answer.gone.forEach(forget);
             answer.files.forEach(remember);
+            answer.files.forEach(file => seen.add(file.name));
             Object.assign(library, {
                 revision: answer.revision, complete: answer.complete, known: answer.known, total: answer.total,
                 roots: answer.roots,
             });
+            if (whole && answer.complete) [...state.files.keys()].filter(name => !seen.has(name)).forEach(forget);
             drawLibrary();
+            drawTarget();
             if (!answer.complete) await pause(250);
         } while (!library.complete);
     }
 
-    function remember(file) {
-        const before = state.files.get(file.name);
-        if (before && (before.modified !== file.modified || before.bytes !== file.bytes)) {
-            state.analyses.delete(file.name);
-            previews.delete(file.name);
+    /* Asks again, a few times, where no answer comes; for questions that change nothing. */
+    async function insist(method, params, tries = 4) {
+        try {
+            return await call(method, params);
+        } catch (error) {
+            if (error.kind !== 'timeout' || tries <= 1) throw error;
+            await pause(BREATH * 2 ** (6 - tries));
+            return insist(method, params, tries - 1);
         }
-        state.files.set(file.name, file);
     }
 
+    function remember(file) {
+        const before = state.files.get(file.name);
+        if (before && (before.modified !== file.modified || before.bytes !== file.bytes)) forgetAnalysis(file.name);
+        state.files.set(file.name, file);
+        if (file.name === state.current && !analysis()) analyseSoon();
+    }
+
+    function forgetAnalysis(name) {
+        [state.analyses, previews, asked].forEach(place => place.delete(name));
+        if (name === state.current) state.epoch += 1;
+    }
+
+    /* The server said that a file is gone. Its tick stays, in case that it comes back. */
     function forget(name) {
-        [state.files, state.selected, state.analyses].forEach(place => place.delete(name));
-        if (state.current === name) state.current = null;
+        state.files.delete(name);
+        forgetAnalysis(name);
+        if (name === state.current) drawTarget();
     }
 
     function pause(wait) {
         return new Promise(resolve => setTimeout(resolve, wait));
     }
 
-    let polling = false;
+    const BREATH = 400, LONGEST_BREATH = 15000;  // milliseconds between two questions
+    const following = {on: false, again: false, silent: null};
 
-    /* Follows the jobs while there are any. */
+    /* Follows the jobs while there may be any. A question that fails is asked again, after longer and longer pauses. */
     async function poll() {
-        if (polling) return;
-        polling = true;
+        following.again = true;
+        if (following.on) return;
+        following.on = true;
         try {
-            for (let active = 1; active > 0;) {
-                const status = await call('status', state.revision == null ? {} : {since: state.revision});
-                takeStatus(status);
-                active = status.active;
-                if (active) await pause(400);
+            for (let wait = BREATH; following.again;) {
+                following.again = false;
+                wait = await askStatus() ? BREATH : Math.min(2 * wait, LONGEST_BREATH);
+                if (following.again) await pause(wait);
             }
         } catch (error) {
             complain(error);
         } finally {
-            polling = false;
+            following.on = false;
         }
     }
 
+    /* One question; whether it was answered. Throws where nothing is going on, so that there is nothing to ask again for. */
+    async function askStatus() {
+        try {
+            const status = await call('status', state.revision == null ? {} : {since: state.revision});
+            if (takeStatus(status)) following.again = true;
+            breakSilence();
+            return true;
+        } catch (error) {
+            if (error.kind === 'stale') return false;
+            if (!mayBeActive()) throw error;
+            following.again = true;
+            following.silent = following.silent || toast(t('The server does not answer. Asking again…'), {stays: true});
+            return false;
+        }
+    }
+
+    /* A job of this page that no answer has shown yet may well be active. */
+    function mayBeActive() {
+        return activeJobs().length > 0 || [...state.mine].some(id => !state.jobs.has(id));
+    }
+
+    function breakSilence() {
+        if (following.silent) following.silent.close();
+        following.silent = null;
+    }
+
+    /* Whether jobs are active. */
     function takeStatus(status) {
+        if (status.session && state.session && status.session !== state.session) {
+            restarted();
+            return false;
+        }
+        if (status.reset && state.revision != null) {
+            state.revision = null;
+            call('results').then(takeResults).catch(complain);
+            return true;
+        }
         const first = state.revision == null;
         state.revision = status.revision;
-        state.reference = status.reference;
         state.busy = status.busy;
+        state.left = status.seconds_left;
+        takeReference(status.reference);
         status.queue.forEach(job => takeJob(job, first));
+        placeJobs(status.places, first);
+        [...state.mine].filter(id => !state.jobs.has(id)).forEach(id => state.mine.delete(id));
         if (state.library.complete && status.library > state.library.revision) readLibrary().catch(complain);
-        drawReference();
+        sayWhatWasStopped();
+        if (!status.active) queueRanEmpty();
         drawQueue();
         drawActions();
+        return status.active > 0 || state.revision == null;
+    }
+
+    function takeReference(reference) {
+        const before = state.reference;
+        state.reference = reference;
+        drawReference();
+        if (!before || before.title === reference.title) return;
+        state.epoch += 1;
+        askPlanSoon();
+    }
+
+    /* Places and times of all active jobs come with every answer; one that is not among them is read again. */
+    function placeJobs(places, first) {
+        if (!places) return;
+        for (const job of activeJobs()) {
+            if (places[job.id]) [job.place, job.seconds_left] = places[job.id];
+            else if (first) state.jobs.delete(job.id);
+            else state.revision = null;
+        }
     }
 
     const ENDED = ['done', 'failed', 'cancelled'];
 
-    function takeJob(job, old) {
-        const before = state.jobs.get(job.id);
-        state.jobs.set(job.id, job);
-        const toast = jobToasts.get(job.id);
-        if (toast) followWithToast(job, toast);
+    /* `first`: it comes with the first answer, so it may have ended long ago. */
+    function takeJob(job, first) {
+        const before = state.jobs.get(job.id), note = jobToasts.get(job.id);
+        state.jobs.set(job.id, {...job, seen: before && before.seen});
+        if (note) followWithToast(job, note);
         if (!ENDED.includes(job.state) || (before && ENDED.includes(before.state))) return;
-        if (job.kind === 'analyse') endAnalysis(job);
+        if (job.kind === 'analyse') endAnalysis(job, first);
         else if (job.kind === 'spectra') endStudy(job);
-        else if (job.state === 'done' && !old) endWork(job);
+        else if (job.kind === 'compare') { if (job.state === 'done' && note) openComparison(job.result); }
+        else if (job.state === 'done') takeResult(job.result);
     }
 
-    function endAnalysis(job) {
+    function endAnalysis(job, first) {
         for (const [name, id] of state.analysing) if (id === job.id) state.analysing.delete(name);
-        for (const found of job.result ? job.result.files : []) {
-            const known = state.analyses.get(found.name);
-            state.analyses.set(found.name, found.table || !known ? found : known);
-        }
-        const failed = job.result && job.result.failed.find(one => one.name === state.current);
-        if (job.state === 'failed' && job.error && state.mine.has(job.id)) state.trouble = job.error.message;
-        if (failed) state.trouble = failed.message;
-        if (state.waitingForPlan === job.id && job.state === 'done') askPlan();
+        const {files, failed} = job.result || {files: [], failed: []};
+        files.forEach(keepAnalysis);
+        const fault = failed.find(one => one.name === state.current);
+        if (fault) state.trouble = fault.message;
+        else if (job.error && job.state === 'failed' && state.mine.has(job.id) && !first) state.trouble = job.error.message;
+        if (job.state === 'done') askPlan();
         drawTarget();
         drawLibrary();
     }
 
-    function endWork(job) {
-        if (job.kind === 'compare') {
-            if (state.mine.has(job.id)) openComparison(job.result);
-            return;
-        }
-        const at = state.results.findIndex(one => one.result === job.result.result);
-        if (at < 0) state.results.push(job.result);
-        else state.results[at] = job.result;
+    /* Analyses of many files come without their tables; one that has its table is worth more. */
+    function keepAnalysis(found) {
+        const known = state.analyses.get(found.name);
+        state.analyses.set(found.name, found.table || !known ? found : known);
+        if (found.name === state.current) state.epoch += 1;
+    }
+
+    /* What a job says of its result is as old as its end; what `results` said is newer. */
+    function takeResult(result) {
+        if (state.results.some(one => one.result === result.result)) return;
+        state.results.push(result);
         drawResults();
         refreshCards();
     }
 
     function takeResults(answer) {
         state.results = answer.results;
+        state.moreResults = Boolean(answer.more);
         state.trash = answer.trash;
         drawResults();
     }
@@ -446,7 +637,7 @@
         if (name === state.current) return;
         const leaving = state.analysing.get(state.current);
         state.current = name;
-        state.plan = null;
+        state.plan = state.refused = null;
         state.trouble = '';
         if (leaving && state.mine.has(leaving) && !state.selected.has(name)) cancel([leaving]);
         drawTarget();
@@ -467,8 +658,7 @@
         try {
             const {job} = await call('analyse', params);
             names.forEach(name => state.analysing.set(name, job));
-            state.mine.add(job);
-            if (recipe) state.waitingForPlan = job;
+            own([job]);
             drawTarget();
             poll();
         } catch (error) {
@@ -480,12 +670,12 @@
 
     /* Asks for the exact figures of the present choice; where it changes meanwhile, asks again. */
     async function askPlan() {
-        if (planning || !analysis() || (state.target.mode === 'recipe' && !state.recipeIsGood)) return;
+        if (planning) return;
         planning = true;
         try {
-            for (let key = ''; state.current && key !== planKey();) {
-                key = planKey();
-                await plan(key);
+            for (let last = ''; mayPlan() && last !== planKey();) {
+                last = planKey();
+                await askForPlan(last);
             }
         } finally {
             planning = false;
@@ -494,62 +684,223 @@
         drawTotals();
     }
 
-    async function plan(key) {
+    function mayPlan() {
+        const isKnown = planNow() || (state.refused && state.refused.key === planKey());
+        return Boolean(analysis()) && targetIsGood() && !isKnown;
+    }
+
+    async function askForPlan(key) {
+        const choice = choiceKey();
         try {
             const result = await call('plan', {name: state.current, ...wanted(), options: changedOptions()});
+            if (key !== planKey()) return;
             state.plan = {key, result};
-            state.trouble = state.analysedFor = '';
+            state.analysedFor = '';
         } catch (error) {
-            if (error.kind === 'not_analysed' && state.analysedFor !== key) {
-                state.analysedFor = key;
+            if (key !== planKey() || error.kind === 'stale') return;
+            if (error.kind === 'not_analysed' && state.analysedFor !== choice) {
+                state.analysedFor = choice;
                 await analyse([state.current], wantedText());
-            } else state.trouble = error.message;
+            } else if (error.kind === 'timeout') complain(error);
+            else state.refused = {key, message: error.message};
         }
         drawTarget();
+        drawRows();
     }
 
     const askPlanSoon = later(askPlan, 60);
 
+    // Orders ------------------------------------------------------------------------------------------------------
+
+    let ordering = false;
+
     async function run() {
+        finishTyping();
         const names = chosenNames();
-        if (!names.length) return;
+        if (!names.length || ordering || isBarred(names)) return;
+        await give({names, ...wanted(), options: changedOptions()});
+    }
+
+    /* A field whose text was not taken yet takes it when it is left. */
+    function finishTyping() {
+        const field = document.activeElement;
+        if (!root.contains(field) || !field.matches('input')) return;
+        field.blur();
+        field.focus();
+    }
+
+    /* The choice cannot be run: it is not a whole recipe or number, or the only LoRA cannot be made so. */
+    function isBarred(names) {
+        return !targetIsGood() || (names.length === 1 && names[0] === state.current && Boolean(refusal()));
+    }
+
+    /* Queues LoRAs, and says what was refused and what was there already. */
+    async function give(params) {
+        ordering = true;
+        drawActions();
         try {
-            const answer = await call('resize', {names, ...wanted(), options: changedOptions()});
-            answer.jobs.forEach(job => state.mine.add(job));
-            answer.refused.forEach(one => toast(`${one.name}: ${one.message}`, {bad: true}));
+            takeOrder(params, await order(params));
         } catch (error) {
             complain(error);
+        } finally {
+            ordering = false;
+            drawActions();
         }
-        await poll();
+        poll();
+    }
+
+    async function order(params) {
+        const before = new Set(state.jobs.keys());
+        try {
+            const answer = await call('resize', params);
+            own(answer.jobs, params);
+            return {same: [], ...answer};
+        } catch (error) {
+            if (error.kind !== 'timeout') throw error;
+            return findOrder(params, before);
+        }
+    }
+
+    /* An order without an answer may have been heard all the same. It is not given twice: the queue knows. */
+    async function findOrder(params, before) {
+        await askStatus();
+        const fresh = [...state.jobs.values()].filter(job => job.kind === 'resize' && !before.has(job.id) && params.names.includes(job.name));
+        if (!fresh.length) throw new Error(t('The server did not answer in time, and these files are not in the queue. Check the queue before you try again.'));
+        const jobs = fresh.map(job => job.id);
+        own(jobs, params);
+        return {jobs, refused: [], same: []};
+    }
+
+    const MOST_COMPLAINTS = 3;
+
+    function takeOrder(params, answer) {
+        answer.refused.slice(0, MOST_COMPLAINTS).forEach(one => toast(`${one.name}: ${one.message}`, {bad: true}));
+        const rest = answer.refused.slice(MOST_COMPLAINTS).map(one => one.name);
+        if (rest.length) toast(t('Also refused: {names}', {names: listed(rest)}), {bad: true});
+        if (answer.same.length) offerAgain(params, answer.same);
+    }
+
+    /* The same order was given before; it is given again only where the person says so. */
+    function offerAgain(params, same) {
+        const note = toast(sameText(same), {stays: true});
+        note.offer(button(t('Resize again'), () => {
+            note.close();
+            parted(params, same).forEach(part => give({...part, again: true}));
+        }));
+    }
+
+    function sameText(same) {
+        if (same.length > 1) return t('{n} LoRAs were resized like this before or are in the queue already: {names}', {n: count(same.length), names: listed(same.map(one => one.name))});
+        const [{name, result}] = same, made = state.results.find(one => one.result === result);
+        if (!result) return t('{name} is in the queue already.', {name});
+        return made ? t('{name} was resized like this before: {output}', {name, output: made.output}) : t('{name} was resized like this before.', {name});
+    }
+
+    /* An order for some of its files. A text with several recipes becomes one order for each recipe. */
+    function parted(params, some) {
+        if (!(params.recipe || '').includes(':')) return [{...params, names: some.map(one => one.name)}];
+        const names = new Map();
+        some.forEach(one => names.set(one.recipe, [...(names.get(one.recipe) || []), one.name]));
+        return [...names].map(([recipe, group]) => ({...params, recipe, names: group}));
+    }
+
+    function isResizable(name) {
+        const file = state.files.get(name);
+        return Boolean(file) && !file.problem;
     }
 
     function chosenNames() {
-        if (state.selected.size) return [...state.selected];
-        return state.current ? [state.current] : [];
+        const ticked = [...state.selected].filter(name => state.files.has(name));
+        return (ticked.length ? ticked : [state.current]).filter(isResizable);
+    }
+
+    // This page's own jobs ----------------------------------------------------------------------------------------
+
+    const MEMORY = 'resize-lora-own';
+    const stopping = new Set();
+
+    /* Remembers that this page began jobs, also when it is loaded again; `params` are those of a resize. */
+    function own(jobs, params) {
+        const known = params && {jobs, params};
+        for (const id of jobs) {
+            state.mine.add(id);
+            if (known) state.orders.set(id, known);
+        }
+        keepOwn();
+    }
+
+    function keepOwn() {
+        const over = id => state.jobs.has(id) && ENDED.includes(state.jobs.get(id).state);
+        const orders = [...new Set(state.orders.values())].filter(one => !one.jobs.every(over));
+        const kept = {session: state.session, jobs: [...state.mine].filter(id => !over(id)), orders};
+        try {
+            sessionStorage.setItem(MEMORY, JSON.stringify(kept));
+        } catch (error) {
+            console.warn('Resize LoRA: the browser keeps nothing', error);
+        }
+    }
+
+    function recallOwn() {
+        const kept = parsed(readMemory() || '');
+        if (!kept || !state.session || kept.session !== state.session) return;
+        kept.jobs.forEach(id => state.mine.add(id));
+        kept.orders.forEach(one => one.jobs.forEach(id => state.orders.set(id, one)));
+    }
+
+    function readMemory() {
+        try {
+            return sessionStorage.getItem(MEMORY);
+        } catch {
+            return null;
+        }
+    }
+
+    /* An order that was stopped, once all of it has ended: what became of it, and the way on. */
+    function sayWhatWasStopped() {
+        for (const one of stopping) {
+            const jobs = one.jobs.map(id => state.jobs.get(id)).filter(Boolean);
+            if (jobs.some(job => !ENDED.includes(job.state))) continue;
+            stopping.delete(one);
+            const stopped = jobs.filter(job => job.state === 'cancelled');
+            if (stopped.length) offerToGoOn(one.params, stopped, jobs.filter(job => job.state === 'done').length);
+        }
+    }
+
+    function offerToGoOn(params, stopped, done) {
+        const values = {done: count(done), n: count(stopped.length), names: listed(stopped.map(job => job.name))};
+        const note = toast(t('{done} done, {n} stopped: {names}', values), {stays: true});
+        note.offer(button(t('Continue'), () => {
+            note.close();
+            parted(params, stopped).forEach(give);
+        }));
     }
 
     function activeJobs() {
         return [...state.jobs.values()].filter(job => !ENDED.includes(job.state));
     }
 
-    /* Stops what this page began, or where it was loaded anew, all that goes on. */
-    function cancelAll() {
-        const active = activeJobs().map(job => job.id), mine = active.filter(id => state.mine.has(id));
-        cancel(mine.length ? mine : active);
+    function ownActiveJobs() {
+        return activeJobs().filter(job => state.mine.has(job.id));
+    }
+
+    /* Stops what this page began, and nothing that another page or program did. */
+    function cancelOwn() {
+        cancel(ownActiveJobs().map(job => job.id));
     }
 
     async function cancel(jobs) {
         if (!jobs.length) return;
+        jobs.filter(id => state.orders.has(id)).forEach(id => stopping.add(state.orders.get(id)));
         try {
             await call('cancel', {jobs});
-            await poll();
         } catch (error) {
             if (error.kind !== 'gone') complain(error);
         }
+        poll();
     }
 
     function complain(error) {
-        toast(error.message || String(error), {bad: true});
+        if (error.kind !== 'stale') toast(error.message || String(error), {bad: true});
     }
 
     // The panel's frame -------------------------------------------------------------------------------------------
@@ -570,6 +921,7 @@
         frameLibrary();
         frameTarget();
         frameActions();
+        frameQueue();
         frameStudy();
         drawReference();
         drawLibrary();
@@ -614,9 +966,10 @@
         if (!parts.dot || !state.reference) return;
         const chosen = state.options.reference, reference = state.reference;
         const words = {
-            memory: t('in memory, read in place'), file: t('read from its file'), none: t('No checkpoint is loaded.'),
+            memory: t('in memory, read in place'), cache: t('from the cache of norms'), file: t('read from its file'),
+            none: t('No checkpoint is loaded.'),
         };
-        const kind = chosen === 'loaded' ? reference.kind : chosen === 'none' ? 'none' : 'file';
+        const kind = {loaded: reference.kind, none: 'none'}[chosen] || 'file';
         parts.dot.dataset.kind = kind;
         if (chosen === 'loaded') {
             say(parts.referenceTitle, reference.title || '');
@@ -647,11 +1000,11 @@
         parts.family = chooser('resize_lora_family', t('Family'), [['', t('All families')]], '', value => setFilter({family: value}));
         parts.fits = el('input', {type: 'checkbox', id: 'resize_lora_fits', on: {change: () => setFilter({fits: parts.fits.checked})}});
         parts.sort = chooser('resize_lora_sort', t('Sort by'), ORDERS.map(([key, text]) => [key, t(text)]), state.filter.sort, value => setFilter({sort: value, down: descends(value)}));
-        const again = button(t('Refresh'), () => readLibrary(true).catch(complain), {id: 'resize_lora_refresh'});
+        const refresh = button(t('Refresh'), () => readLibrary(true).catch(complain), {id: 'resize_lora_refresh'});
         parts.library.append(
             el('div', {class: 'resize-lora-tools'}, search, parts.family,
                 el('label', {class: 'resize-lora-check', title: t('Only LoRAs of the family of the loaded checkpoint')}, parts.fits, t('Fits loaded')),
-                el('label', {class: 'resize-lora-narrow'}, parts.sort), again),
+                el('label', {class: 'resize-lora-narrow'}, parts.sort), refresh),
             frameHead(), frameList(), frameFoot(),
         );
     }
@@ -677,8 +1030,15 @@
     function setFilter(change) {
         Object.assign(state.filter, change);
         state.cursor = 0;
+        state.cursorName = null;
         list.box.scrollTop = 0;
+        state.shown = [];
         drawLibrary();
+    }
+
+    function putCursor(index) {
+        state.cursor = index;
+        state.cursorName = state.shown[index] ? state.shown[index].name : null;
     }
 
     function frameList() {
@@ -702,9 +1062,10 @@
     function frameFoot() {
         parts.counts = el('span');
         parts.totals = el('strong', {id: 'resize_lora_totals'});
+        parts.leftOut = el('span', {id: 'resize_lora_left_out'});
         parts.more = button(t('Analyse'), () => analyse(unknownNames()), {id: 'resize_lora_analyse', title: t('Find out what a resize of the selected LoRAs would save')});
         parts.clear = button(t('Select none'), () => selectAll(false), {id: 'resize_lora_none'});
-        return el('div', {class: 'resize-lora-foot'}, el('span', {'aria-live': 'polite'}, parts.counts, parts.totals), parts.more, parts.clear);
+        return el('div', {class: 'resize-lora-foot'}, el('span', {'aria-live': 'polite'}, parts.counts, parts.totals, parts.leftOut), parts.more, parts.clear);
     }
 
     function matching() {
@@ -736,15 +1097,38 @@
 
     function drawLibrary() {
         if (!list.box) return;
+        const top = Math.floor(list.box.scrollTop / list.height), anchor = top > 0 && state.shown[top];
+        state.versions = versionsOf([...state.files.values()]);
         state.shown = matching();
         drawFamilies();
         drawHeads();
         list.space.style.height = `${state.shown.length * list.height}px`;
+        keepPlace(anchor, top);
         say(list.empty, emptyText());
         show(list.empty, state.shown.length === 0);
         drawRows();
         drawTotals();
         drawActions();
+    }
+
+    /* The cursor stays on its LoRA, and what is in view stays in view, wherever the list puts them now. */
+    function keepPlace(anchor, top) {
+        const at = name => state.shown.findIndex(file => file.name === name);
+        const cursor = state.cursorName == null ? -1 : at(state.cursorName);
+        state.cursor = cursor >= 0 ? cursor : Math.max(0, Math.min(state.cursor, state.shown.length - 1));
+        const now = anchor ? at(anchor.name) : -1;
+        if (now >= 0 && now !== top) list.box.scrollTop += (now - top) * list.height;
+    }
+
+    /* Original -> the smaller files that were made of it, the smallest first. */
+    function versionsOf(files) {
+        const found = new Map();
+        for (const file of files) {
+            const source = file.ours && state.files.get(file.ours.source);
+            if (source && file.bytes < source.bytes) found.set(source.name, [...(found.get(source.name) || []), file]);
+        }
+        for (const versions of found.values()) versions.sort((a, b) => a.bytes - b.bytes);
+        return found;
     }
 
     function emptyText() {
@@ -765,7 +1149,8 @@
     function drawHeads() {
         for (const head of parts.heads) {
             const here = head.dataset.column === state.filter.sort;
-            head.dataset.order = here ? (state.filter.down ? 'down' : 'up') : '';
+            const direction = state.filter.down ? 'down' : 'up';
+            head.dataset.order = here ? direction : '';
             head.setAttribute('aria-pressed', String(here));
         }
     }
@@ -775,13 +1160,13 @@
         const {box, height, rows} = list;
         if (!box.clientHeight) return;
         const first = Math.max(0, Math.floor(box.scrollTop / height) - 3);
-        const count = Math.min(state.shown.length - first, Math.ceil(box.clientHeight / height) + 7);
-        while (rows.length < count) rows.push(list.space.appendChild(makeRow()));
+        const needed = Math.max(0, Math.min(state.shown.length - first, Math.ceil(box.clientHeight / height) + 7));
+        while (rows.length < needed) rows.push(list.space.appendChild(makeRow()));
         rows.forEach((row, i) => {
-            show(row, i < count);
-            if (i < count) fillRow(row, state.shown[first + i], first + i);
+            show(row, i < needed);
+            if (i < needed) fillRow(row, state.shown[first + i], first + i);
         });
-        askPreviews(rows.slice(0, Math.max(0, count)));
+        askPreviews(rows.slice(0, needed));
         markCursor();
     }
 
@@ -793,11 +1178,13 @@
             picture: el('img', {class: 'resize-lora-preview', alt: ''}),
             title: el('span', {class: 'resize-lora-title'}),
             folder: el('span', {class: 'resize-lora-quiet resize-lora-folder'}),
+            made: el('span', {class: 'resize-lora-made'}),
             family: cell('family'), kind: cell('kind'), rank: cell('rank'), dtype: cell('dtype'),
             bytes: cell('bytes'), after: cell('after'),
         };
-        const {tick, picture, title, folder, ...cells} = row.parts;
-        row.append(tick, picture, el('span', {class: 'resize-lora-col-name'}, title, folder), ...Object.values(cells));
+        const {tick, picture, title, folder, made, ...cells} = row.parts;
+        const second = el('span', {class: 'resize-lora-second-line'}, made, folder);
+        row.append(tick, picture, el('span', {class: 'resize-lora-col-name'}, title, second), ...Object.values(cells));
         return row;
     }
 
@@ -811,9 +1198,10 @@
         row.setAttribute('aria-setsize', String(state.shown.length));
         row.classList.toggle('resize-lora-current', file.name === state.current);
         row.classList.toggle('resize-lora-problem', Boolean(file.problem));
-        row.title = file.problem || '';
+        row.title = file.problem || (state.versions.get(file.name) || []).map(one => one.name).join(', ');
         say(cells.title, file.name);
         say(cells.folder, folderText(file));
+        say(cells.made, versionText(file));
         say(cells.family, file.family || '');
         say(cells.kind, file.read === false ? '…' : file.kind || '');
         say(cells.rank, file.rank == null ? '' : `r${file.rank}`);
@@ -831,6 +1219,13 @@
     function folderText(file) {
         const made = file.ours ? t('made from {name}', {name: file.ours.source}) : '';
         return [file.folder, made].filter(Boolean).join(' · ');
+    }
+
+    function versionText(file) {
+        const versions = state.versions.get(file.name) || [];
+        if (!versions.length) return '';
+        const least = size(versions[0].bytes);
+        return versions.length === 1 ? t('smaller: {size}', {size: least}) : t('{n} smaller, {size}', {n: versions.length, size: least});
     }
 
     function afterText(file, after) {
@@ -861,10 +1256,11 @@
         const row = event.target.closest('.resize-lora-row');
         if (!row) return;
         const index = state.shown.findIndex(file => file.name === row.dataset.name);
+        if (index < 0) return;
         if (event.shiftKey) selectRange(state.cursor, index);
         else if (event.ctrlKey || event.metaKey || event.target.closest('.resize-lora-tick')) toggle(index);
         else selectOnly(index);
-        state.cursor = index;
+        putCursor(index);
         choose(row.dataset.name);
         drawLibrary();
     }
@@ -872,19 +1268,25 @@
     function toggle(index) {
         const {name} = state.shown[index];
         if (!state.selected.delete(name)) state.selected.add(name);
+        state.leftOut = 0;
     }
 
     function selectOnly(index) {
         state.selected = new Set([state.shown[index].name]);
+        state.leftOut = 0;
     }
 
     function selectRange(from, to) {
         for (let i = Math.min(from, to); i <= Math.max(from, to); i++) state.selected.add(state.shown[i].name);
+        state.leftOut = 0;
     }
 
+    /* What was resized already is not resized once more unless one asks for it by itself. */
     function selectAll(on) {
-        state.selected = new Set(on ? state.shown.filter(file => !file.problem).map(file => file.name) : []);
-        if (on && !state.current && state.shown.length) choose(state.shown[0].name);
+        const able = on ? state.shown.filter(file => !file.problem) : [], chosen = able.filter(file => !file.ours);
+        state.selected = new Set(chosen.map(file => file.name));
+        state.leftOut = able.length - chosen.length;
+        if (chosen.length && !state.current) choose(chosen[0].name);
         drawLibrary();
     }
 
@@ -904,7 +1306,7 @@
 
     function moveCursor(step, extend, last) {
         const before = state.cursor;
-        state.cursor = Math.min(last, Math.max(0, before + step));
+        putCursor(Math.min(last, Math.max(0, before + step)));
         if (extend) selectRange(before, state.cursor);
         bringIntoView(state.cursor);
     }
@@ -934,16 +1336,17 @@
         if (!parts.counts) return;
         const files = [...state.files.values()], chosen = files.filter(file => state.selected.has(file.name));
         const known = state.library.complete ? '' : ` · ${emptyText()}`;
-        say(parts.counts, `${t('{n} files', {n: files.length.toLocaleString('en-US')})} · ${size(sum(files, 'bytes'))}${known}`);
-        say(parts.totals, chosen.length ? ` · ${t('{n} selected', {n: chosen.length.toLocaleString('en-US')})}, ${totalText(chosen)}` : '');
+        say(parts.counts, `${t('{n} files', {n: count(files.length)})} · ${size(sum(files, 'bytes'))}${known}`);
+        say(parts.totals, chosen.length ? ` · ${t('{n} selected', {n: count(chosen.length)})}, ${totalText(chosen)}` : '');
+        say(parts.leftOut, state.leftOut ? `; ${t('{n} resized files left out', {n: count(state.leftOut)})}` : '');
         const unknown = unknownNames().length;
         show(parts.more, unknown > 0 && chosen.length > 1);
-        say(parts.more, t('Analyse {n}', {n: unknown}));
+        say(parts.more, t('Analyse {n}', {n: count(unknown)}));
         show(parts.clear, chosen.length > 0);
-        const able = state.shown.filter(file => !file.problem).length;
-        const here = state.shown.filter(file => !file.problem && state.selected.has(file.name)).length;
-        parts.all.checked = able > 0 && here === able;
-        parts.all.indeterminate = here > 0 && here < able;
+        const able = state.shown.filter(file => !file.problem && !file.ours);
+        const here = able.filter(file => state.selected.has(file.name)).length;
+        parts.all.checked = able.length > 0 && here === able.length;
+        parts.all.indeterminate = here > 0 && here < able.length;
     }
 
     function sum(files, field) {
@@ -990,7 +1393,7 @@
         const meanings = [['size', t('Size')], ['retention', t('Retention')], ['rank', t('Rank')]];
         parts.meaning = chooser('resize_lora_meaning', t('What the slider sets'), meanings, state.meaning, setMeaning);
         parts.slider = el('input', {type: 'range', id: 'resize_lora_slider', min: '0', max: '200', step: '1', 'aria-label': t('Target'), on: {input: slide, change: () => askPlan()}});
-        parts.number = el('input', {type: 'number', id: 'resize_lora_number', step: 'any', 'aria-label': t('Target'), on: {change: typeNumber}});
+        parts.number = el('input', {type: 'number', id: 'resize_lora_number', step: 'any', 'aria-label': t('Target'), on: {input: typeNumber, change: drawTargetAnew}});
         parts.unit = el('span', {class: 'resize-lora-quiet resize-lora-unit'});
         return el('div', {class: 'resize-lora-slider'}, parts.meaning, parts.slider, el('span', {class: 'resize-lora-number'}, parts.number, parts.unit));
     }
@@ -1000,10 +1403,11 @@
             parts[name] = el('span', {class: 'resize-lora-figure', id: `resize_lora_${name}`}, '–');
             return el('div', {title: hint}, el('span', {class: 'resize-lora-quiet'}, t(text)), parts[name]);
         };
-        return el('div', {class: 'resize-lora-figures', role: 'status'},
+        parts.figures = el('div', {class: 'resize-lora-figures', role: 'status'},
             figure('figureSize', 'Size'), figure('figureSaved', 'Saved'),
             figure('figureRetention', 'Weight retention', t("Share of the whole LoRA's Frobenius norm that stays")),
             figure('figureRanks', 'Ranks'), figure('figureGone', 'Layers that fall away'));
+        return parts.figures;
     }
 
     function frameRecipe() {
@@ -1016,23 +1420,33 @@
         return el('div', null, labelled(t('Recipe'), parts.recipe, hint), parts.fault);
     }
 
-    const typeRecipe = (() => {
-        const check = later(async () => {
-            const text = parts.recipe.value.trim();
-            const answer = text ? await call('check_recipe', {text}).catch(error => ({ok: false, message: error.message, column: 0})) : {ok: false, message: '', column: 0};
-            if (text !== state.target.recipe) return;
-            state.recipeIsGood = answer.ok;
-            showFault(text, answer);
-            drawTarget();
-            if (answer.ok) askPlan();
-        }, 150);
-        return () => {
-            state.recipeIsGood = false;
-            state.target = {...state.target, mode: 'recipe', recipe: parts.recipe.value.trim()};
-            drawTarget();
-            check();
-        };
-    })();
+    let checks = 0;
+
+    /* Only the answer to the last question counts. */
+    const checkRecipe = later(async () => {
+        const {recipe} = state.target, number = ++checks;
+        const answer = await checked(recipe);
+        if (number !== checks || state.target.mode !== 'recipe' || recipe !== state.target.recipe) return;
+        state.recipe = {text: recipe, ok: answer.ok};
+        showFault(recipe, answer);
+        drawTarget();
+        drawRows();
+        askPlan();
+    }, 150);
+
+    function checked(recipe) {
+        if (!recipe) return {ok: false, message: '', column: 0};
+        return call('check_recipe', {text: recipe}).catch(error => ({ok: false, message: error.message, column: 0}));
+    }
+
+    function typeRecipe() {
+        state.target = {...state.target, mode: 'recipe', recipe: parts.recipe.value.trim()};
+        checks += 1;
+        drawTarget();
+        drawRows();
+        drawTotals();
+        checkRecipe();
+    }
 
     function showFault(text, answer) {
         parts.recipe.setAttribute('aria-invalid', String(!answer.ok));
@@ -1043,14 +1457,15 @@
     /* A new target, that did not come from the recipe box. */
     function setTarget(change, dragging) {
         state.target = {...state.target, ...change};
+        state.numberIsBad = false;
+        checks += 1;
         if (state.target.mode in UNITS) state.meaning = state.target.mode;
         parts.recipe.removeAttribute('aria-invalid');
         parts.fault.replaceChildren();
         drawTarget();
         drawRows();
         drawTotals();
-        if (dragging && table() && state.target.mode !== 'rank') return;
-        askPlanSoon();
+        if (!dragging || !table() || state.target.mode === 'rank') askPlanSoon();
     }
 
     function setMeaning(meaning) {
@@ -1076,15 +1491,29 @@
         setTarget({mode: state.meaning, [state.meaning]: value}, true);
     }
 
+    /* What is typed is the target at once, so that no button works on what stood there before. */
     function typeNumber() {
         const value = Number(parts.number.value);
         const most = {size: 1e6, retention: 100, rank: 1e5}[state.meaning];
-        if (!(value > 0 && value <= most)) {
-            drawTarget();
+        if (value > 0 && value <= most) {
+            const exact = {size: value, retention: value / 100, rank: Math.max(1, Math.round(value))}[state.meaning];
+            setTarget({mode: state.meaning, [state.meaning]: exact}, true);
+            askPlanAfterTyping();
             return;
         }
-        const exact = {size: value, retention: value / 100, rank: Math.max(1, Math.round(value))}[state.meaning];
-        setTarget({mode: state.meaning, [state.meaning]: exact});
+        state.numberIsBad = true;
+        drawTarget();
+        drawRows();
+    }
+
+    const askPlanAfterTyping = later(askPlan, 300);
+
+    /* The field was left: a number that cannot be used gives way to the target. */
+    function drawTargetAnew() {
+        state.numberIsBad = false;
+        drawTarget();
+        drawRows();
+        askPlanSoon();
     }
 
     function drawTarget() {
@@ -1105,53 +1534,99 @@
     }
 
     function drawSubject(file) {
-        const many = state.selected.size > 1 ? t('and {n} more', {n: state.selected.size - Number(state.selected.has(state.current))}) : '';
+        const more = state.selected.size - Number(state.selected.has(state.current));
+        const many = state.selected.size > 1 ? t('and {n} more', {n: count(more)}) : '', going = analysingText();
         say(parts.subject, file ? file.name : t('Choose a LoRA.'));
-        const job = state.jobs.get(state.analysing.get(state.current));
-        const going = job && job.total ? `${t('analysing…')} ${job.done} / ${job.total}` : state.analysing.has(state.current) ? t('analysing…') : '';
         say(parts.subjectNote, file ? [many, going].filter(Boolean).join(' · ') : '');
         show(parts.stop, Boolean(going));
     }
 
+    function analysingText() {
+        if (!state.analysing.has(state.current)) return '';
+        const job = state.jobs.get(state.analysing.get(state.current));
+        return job && job.total ? `${t('analysing…')} ${job.done} / ${job.total}` : t('analysing…');
+    }
+
     function drawPresets(file) {
         const known = analysis();
+        const predicted = (file && file.predicted) || {};
         for (const name of PRESETS) {
             const {radio, bytes} = parts.presets[name];
-            const preset = plainOptions() && (known ? known.presets[name] && known.presets[name].bytes : file && file.predicted && file.predicted[name]);
+            const found = known ? (known.presets[name] || {}).bytes : predicted[name], preset = plainOptions() && found;
             radio.checked = state.target.mode === 'preset' && state.target.preset === name;
             say(bytes, preset ? size(preset) : '–');
         }
     }
 
     function drawSlider(now) {
-        const points = table(), {target, meaning} = state, {slider} = parts;
+        const points = table(), {meaning} = state, {slider} = parts;
+        const value = sliderValue(now);
         parts.meaning.value = meaning;
-        const most = meaning === 'rank' ? (analysis() ? analysis().ranks[2] : 128) : points ? points.length - 1 : 200;
         slider.min = meaning === 'rank' ? '1' : '0';
-        if (slider.max !== String(most)) slider.max = String(most);
+        const most = String(sliderMost(points));
+        if (slider.max !== most) slider.max = most;
         slider.disabled = meaning !== 'rank' && !points;
-        const value = target.mode === meaning ? target[meaning] : now ? {size: now.bytes / MIB, retention: now.retention, rank: now.ranks[2]}[meaning] : null;
-        const at = meaning === 'rank' ? value : points && value != null ? pointFor(points, {mode: meaning, [meaning]: value}) : 0;
+        const at = sliderPlace(points, value);
         if (at != null && Number(slider.value) !== at) slider.value = String(at);
-        slider.setAttribute('aria-valuetext', value == null ? '' : numberText(meaning, value));
+        slider.setAttribute('aria-valuetext', refusal() || numberText(meaning, value));
         say(parts.unit, UNITS[meaning]);
-        if (document.activeElement === parts.number) return;
-        const text = value == null ? '' : String(meaning === 'retention' ? round(100 * value, 2) : round(value, 2));
-        if (parts.number.value !== text) parts.number.value = text;
+        drawNumber(value);
+    }
+
+    /* What is being typed stays as it is typed. */
+    function drawNumber(value) {
+        const {target, meaning} = state, {number} = parts, isTarget = target.mode === meaning;
+        number.setAttribute('aria-invalid', String(state.numberIsBad || (isTarget && refusal() !== '')));
+        if (document.activeElement === number && (isTarget || state.numberIsBad)) return;
+        const text = fieldText(meaning, value);
+        if (number.value !== text) number.value = text;
+    }
+
+    /* What the slider's number is now: as it was set, or as it follows from another kind of target. */
+    function sliderValue(now) {
+        const {target, meaning} = state;
+        if (target.mode === meaning) return target[meaning];
+        return now ? {size: now.bytes / MIB, retention: now.retention, rank: now.ranks[2]}[meaning] : null;
+    }
+
+    function sliderMost(points) {
+        if (state.meaning !== 'rank') return points ? points.length - 1 : 200;
+        return analysis() ? analysis().ranks[2] : 128;
+    }
+
+    function sliderPlace(points, value) {
+        if (state.meaning === 'rank') return value;
+        return points && value != null ? pointFor(points, {mode: state.meaning, [state.meaning]: value}) : 0;
+    }
+
+    function fieldText(meaning, value) {
+        if (value == null) return '';
+        return String(meaning === 'retention' ? round(100 * value, 2) : round(value, 2));
     }
 
     function numberText(meaning, value) {
+        if (value == null) return '';
         return {size: `${digits(value)} MB`, retention: percent(value), rank: String(value)}[meaning];
     }
 
+    const figures = {of: null};
+
+    /* Until the new figures come, those of the older choice stay, and look it; those of another LoRA go. */
     function drawFigures(file, now) {
-        const before = file && file.bytes, old = now && (now.ranks_before || (analysis() || {}).ranks);
-        say(parts.figureSize, now ? sizes(before, now.bytes) : file ? size(before) : '–');
-        say(parts.figureSaved, now ? saving(before, now.bytes) : '–');
-        say(parts.figureRetention, now ? percent(now.retention) : '–');
-        say(parts.figureRanks, now && old ? `${ranks(old)} → ${ranks(now.ranks)}` : '–');
-        say(parts.figureGone, now ? String(now.layers_gone) : '–');
-        parts.figureSize.parentElement.parentElement.classList.toggle('resize-lora-guess', Boolean(now && !now.exact));
+        const isOld = !now && isAwaited() && figures.of === state.current;
+        const {classList} = parts.figures;
+        classList.toggle('resize-lora-stale', isOld);
+        classList.toggle('resize-lora-guess', Boolean(now && !now.exact));
+        parts.figures.setAttribute('aria-busy', String(isAwaited()));
+        if (isOld) return;
+        figures.of = now ? state.current : null;
+        const texts = now ? figureTexts(file.bytes, now) : [size(file && file.bytes), '–', '–', '–', '–'];
+        [parts.figureSize, parts.figureSaved, parts.figureRetention, parts.figureRanks, parts.figureGone].forEach((part, i) => say(part, texts[i]));
+    }
+
+    function figureTexts(before, now) {
+        const old = now.ranks_before || analysis().ranks;
+        return [sizes(before, now.bytes), saving(before, now.bytes), percent(now.retention), `${ranks(old)} → ${ranks(now.ranks)}`, String(now.layers_gone)];
     }
 
     function drawWarnings(file, now) {
@@ -1162,19 +1637,20 @@
 
     /* Said before anything is written: what the server found, and what the page sees while dragging. */
     function warnings(file, now) {
-        const texts = [], known = analysis();
-        if (!file) return texts;
-        if (file.problem) texts.push(file.problem);
-        if (state.trouble) texts.push(state.trouble);
-        const plan = now && now.exact ? now : null;
-        const found = (plan || known || {warnings: []}).warnings;
-        found.forEach(one => texts.push(one.template ? t(one.template, one.values) : one.text));
-        if (plan) plan.notes.forEach(note => texts.push(note));
-        if (now && !plan && now.bytes >= file.bytes && !found.some(one => one.kind === 'not_smaller')) texts.push(t('The new file would not be smaller.'));
-        if (now && !plan && now.retention < state.hello.floor && !found.some(one => one.kind === 'low_retention')) {
-            texts.push(t('Weight retention is under {floor}: expect a visible difference.', {floor: percent(state.hello.floor, 0)}));
-        }
-        return [...new Set(texts)];
+        if (!file) return [];
+        const known = analysis() || {warnings: []}, found = now && now.exact ? now.warnings : known.warnings;
+        const texts = [file.problem, state.trouble, targetIsGood() ? refusal() : ''];
+        texts.push(...found.map(one => one.template ? t(one.template, one.values) : one.text));
+        if (now) texts.push(...(now.exact ? now.notes : foreseen(file, now, found.map(one => one.kind))));
+        return [...new Set(texts.filter(Boolean))];
+    }
+
+    /* What the server will say of the exact figures, unless it has. */
+    function foreseen(file, now, said) {
+        const texts = [], {floor} = state.hello;
+        if (now.bytes >= file.bytes && !said.includes('not_smaller')) texts.push(t('The new file would not be smaller.'));
+        if (now.retention < floor && !said.includes('low_retention')) texts.push(t('Weight retention is under {floor}: expect a visible difference.', {floor: percent(floor, 0)}));
+        return texts;
     }
 
     // Pictures of numbers -----------------------------------------------------------------------------------------
@@ -1197,14 +1673,16 @@
     }
 
     function drawPlot() {
-        const scale = plotScale(), key = JSON.stringify([state.current, scale && scale.width, Boolean(scale), planKey(), estimate()]);
-        if (parts.plotKey === key) return;
+        const scale = plotScale(), now = estimate(), isOld = !now && isAwaited();
+        parts.plot.classList.toggle('resize-lora-stale', isOld && Boolean(parts.plotKey));
+        const key = JSON.stringify([state.current, state.epoch, scale && scale.width, Boolean(scale), plotText(), now]);
+        if (parts.plotKey === key || (isOld && scale && parts.plotOf === state.current)) return;
         parts.plotKey = key;
+        parts.plotOf = state.current;
         if (!scale) {
             parts.plot.replaceChildren(el('p', {class: 'resize-lora-quiet resize-lora-empty'}, plotText()));
             return;
         }
-        const now = estimate();
         const shape = scale.points.map(point => `${scale.x(point.bytes).toFixed(1)},${scale.y(point.retention).toFixed(1)}`).join(' ');
         parts.plot.replaceChildren(draw('svg', {
             width: String(scale.width), height: String(PLOT.height), role: 'img',
@@ -1246,18 +1724,24 @@
     }
 
     /* Last of all, so that no line runs through them. Presets that come to the same file share one place, a name at
-       the foot stays above the axis' figures, and one that would stand in the choice's figures is left out. */
+       the foot stays above the axis' figures, and one that would run into another or the choice's figures is left out. */
     function presetNames({known, x, y, width}, now) {
         const places = new Map(), foot = PLOT.height - PLOT.bottom - 2;
-        for (const name of PRESETS.filter(name => known.presets[name])) {
+        for (const name of PRESETS.filter(one => known.presets[one])) {
             const preset = known.presets[name], at = `${preset.bytes} ${preset.retention}`;
             places.set(at, [...(places.get(at) || []), name]);
         }
-        return draw('g', {class: 'resize-lora-preset-names'}, [...places.values()].map(names => {
+        const labels = [...places.values()].map(names => {
             const preset = known.presets[names[0]], text = names.map(name => t(PRESET_WORDS[name])).join(', ');
-            const left = x(preset.bytes) + 7, top = Math.min(y(preset.retention) + 13, foot);
-            return now && meetsChoice({x, width}, now, left, top, text) ? [] : draw('text', {x: left, y: top}, text);
-        }));
+            return {left: x(preset.bytes) + 7, top: Math.min(y(preset.retention) + 13, foot), text};
+        }).filter(({left, top, text}) => !now || !meetsChoice({x, width}, now, left, top, text));
+        const free = labels.filter((label, i) => !labels.slice(0, i).some(other => meet(label, other)));
+        return draw('g', {class: 'resize-lora-preset-names'}, free.map(({left, top, text}) => draw('text', {x: left, y: top}, text)));
+    }
+
+    function meet(one, other) {
+        const ends = label => label.left + LETTER * label.text.length;
+        return Math.abs(one.top - other.top) < 11 && one.left < ends(other) && other.left < ends(one);
     }
 
     const LETTER = 7;  // pixels, rather more than less
@@ -1302,16 +1786,12 @@
     const BARS = {height: 126, top: 14, bottom: 48};
 
     function drawBars() {
-        const now = estimate(), known = analysis(), blocks = now && now.blocks;
-        const width = parts.bars.clientWidth, key = JSON.stringify([state.current, width, blocks, known && !blocks]);
-        if (parts.barsKey === key) return;
-        if (known && now && !blocks && parts.barsOf === state.current) {
-            parts.bars.classList.add('resize-lora-stale');
-            return;
-        }
+        const now = estimate(), blocks = now && now.blocks, isOld = !blocks && (Boolean(now) || isAwaited());
+        const width = parts.bars.clientWidth, key = JSON.stringify([state.current, width, blocks, isOld]);
+        parts.bars.classList.toggle('resize-lora-stale', isOld);
+        if (parts.barsKey === key || (isOld && parts.barsOf === state.current)) return;
         parts.barsKey = key;
         parts.barsOf = state.current;
-        parts.bars.classList.remove('resize-lora-stale');
         parts.bars.replaceChildren(...(blocks ? [barPicture(Object.entries(blocks), width)] : []));
     }
 
@@ -1395,31 +1875,58 @@
 
     function frameActions() {
         parts.run = button('', run, {id: 'resize_lora_generate', class: 'resize-lora-button-plain resize-lora-primary', title: 'Ctrl+Enter'});
-        parts.cancel = button(t('Cancel'), cancelAll, {id: 'resize_lora_interrupt', title: 'Esc'});
-        parts.actions.append(parts.run, bakeButton(), extractButton(), parts.cancel);
+        parts.cancel = button(t('Cancel'), cancelOwn, {id: 'resize_lora_interrupt', title: t('Stop what this page started (Esc)')});
+        parts.actions.append(parts.run, parts.cancel, bakeButton(), extractButton());
     }
 
     function drawActions() {
         if (!parts.run) return;
-        const names = chosenNames().filter(name => (state.files.get(name) || {problem: true}).problem === null);
-        const words = names.length === 1 ? t('Resize') : t('Resize {n} LoRAs', {n: names.length.toLocaleString('en-US')});
-        say(parts.run, names.length ? (state.busy ? `${words} · ${t('waits for the picture')}` : words) : t('Resize'));
-        parts.run.disabled = !names.length || (state.target.mode === 'recipe' && !state.recipeIsGood);
-        parts.cancel.disabled = !activeJobs().length;
+        const names = chosenNames();
+        const words = names.length > 1 ? t('Resize {n} LoRAs', {n: count(names.length)}) : t('Resize');
+        say(parts.run, names.length && state.busy ? `${words} · ${t('waits for the picture')}` : words);
+        parts.run.disabled = !names.length || ordering || isBarred(names);
+        parts.cancel.disabled = !ownActiveJobs().length;
     }
+
+    const MOST_JOBS = 50;
 
     function drawQueue() {
         if (!parts.queue) return;
-        const jobs = [...state.jobs.values()].filter(job => job.kind !== 'analyse' || job.name !== state.current || job.files > 1)
-            .filter(job => !ENDED.includes(job.state) || (job.state === 'failed' && !job.seen && job.kind !== 'analyse'));
+        const jobs = [...state.jobs.values()].filter(isShownInQueue), shown = jobs.slice(0, MOST_JOBS);
+        const rows = parts.jobRows = parts.jobRows || new Map();
         show(parts.queue, jobs.length > 0);
-        parts.jobRows = parts.jobRows || new Map();
-        for (const [id, row] of parts.jobRows) if (!jobs.some(job => job.id === id)) { row.remove(); parts.jobRows.delete(id); }
-        for (const job of jobs.slice(0, 50)) {
-            if (!parts.jobRows.has(job.id)) parts.jobRows.set(job.id, parts.queue.appendChild(makeJobRow(job)));
-            fillJobRow(parts.jobRows.get(job.id), job);
+        for (const [id, row] of rows) if (!shown.some(job => job.id === id)) { row.remove(); rows.delete(id); }
+        for (const job of shown) {
+            if (!rows.has(job.id)) rows.set(job.id, parts.jobList.appendChild(makeJobRow(job)));
+            fillJobRow(rows.get(job.id), job);
         }
+        drawQueueHead(jobs);
         drawSubject(state.files.get(state.current));
+    }
+
+    /* What goes on, but for the analysis that the target shows already; and what failed, until it is dismissed. */
+    function isShownInQueue(job) {
+        if (ENDED.includes(job.state)) return job.state === 'failed' && !job.seen && job.kind !== 'analyse' && job.kind !== 'spectra';
+        return job.kind !== 'analyse' || job.name !== state.current || job.files > 1;
+    }
+
+    function drawQueueHead(jobs) {
+        const active = jobs.filter(job => !ENDED.includes(job.state)).length, failed = jobs.length - active;
+        const said = [active ? t('{n} jobs', {n: count(active)}) : '', failed ? t('{n} failed', {n: count(failed)}) : '', active && state.left != null ? duration(state.left) : ''];
+        say(parts.queueText, said.filter(Boolean).join(' · '));
+        show(parts.dismiss, failed > 1);
+        say(parts.queueRest, jobs.length > MOST_JOBS ? t('and {n} more', {n: count(jobs.length - MOST_JOBS)}) : '');
+    }
+
+    function frameQueue() {
+        parts.queueText = el('span', {class: 'resize-lora-quiet', role: 'status'});
+        parts.queueRest = el('span', {class: 'resize-lora-quiet'});
+        parts.jobList = el('div', {class: 'resize-lora-jobs'});
+        parts.dismiss = button(t('Dismiss all'), () => {
+            [...state.jobs.values()].filter(job => job.state === 'failed').forEach(job => { job.seen = true; });
+            drawQueue();
+        }, {hidden: true});
+        parts.queue.append(el('div', {class: 'resize-lora-results-head'}, el('strong', null, t('Queue')), parts.queueText, parts.dismiss), parts.jobList, parts.queueRest);
     }
 
     function makeJobRow(job) {
@@ -1446,7 +1953,7 @@
     function fillJobRow(row, job) {
         const share = job.total ? job.done / job.total : 0;
         say(row.parts.title, job.title);
-        say(row.parts.text, jobText(job));
+        say(row.parts.text, [state.mine.has(job.id) ? '' : t('started elsewhere'), jobText(job)].filter(Boolean).join(' · '));
         row.classList.toggle('resize-lora-failed', job.state === 'failed');
         row.parts.fill.style.width = `${100 * share}%`;
         row.bar.setAttribute('aria-valuenow', String(Math.round(100 * share)));
@@ -1457,32 +1964,63 @@
     function jobText(job) {
         if (job.state === 'failed') return job.error ? job.error.message : t('failed');
         if (job.state === 'waits') return t('waits for the picture');
-        if (job.state === 'queued') return job.place ? t('{n} before it', {n: job.place}) : t('queued');
-        const told = [];
-        if (job.files > 1) told.push(t('file {n} of {all}', {n: job.file, all: job.files}));
-        if (job.total) told.push(t('layer {n} of {all}', {n: job.done, all: job.total}));
-        if (job.stage) told.push(t(job.stage));
+        if (job.state === 'queued') return job.place ? t('{n} before it', {n: count(job.place)}) : t('queued');
+        const told = job.kind === 'compare' ? [pictureText(job)] : [fileText(job), layerText(job), job.stage && t(job.stage)];
         if (job.seconds_left != null) told.push(duration(job.seconds_left));
-        return told.join(', ');
+        return told.filter(Boolean).join(', ');
+    }
+
+    function fileText(job) {
+        return job.files > 1 ? t('file {n} of {all}', {n: job.file, all: job.files}) : '';
+    }
+
+    function layerText(job) {
+        return job.total ? t('layer {n} of {all}', {n: job.done, all: job.total}) : '';
+    }
+
+    /* The picture that is being made, not those that are done. */
+    function pictureText(job) {
+        return job.total ? t('picture {n} of {all}', {n: Math.min(job.done + 1, job.total), all: job.total}) : '';
     }
 
     function drawResults() {
         if (!parts.results) return;
-        const rows = [...state.results].reverse().map(resultRow);
+        const all = [...state.results].reverse(), shown = all.slice(0, state.shownResults);
         const tools = [];
-        if (rows.length) tools.push(button(t('Save as CSV'), saveCsv, {id: 'resize_lora_csv'}));
+        if (all.length) tools.push(button(t('Save as CSV'), saveCsv, {id: 'resize_lora_csv'}));
         if (state.trash.items) tools.push(...trashTools());
         parts.results.replaceChildren(
             el('div', {class: 'resize-lora-results-head'}, el('strong', null, t('Results')), tools),
-            rows.length ? el('div', {role: 'list'}, rows) : el('p', {class: 'resize-lora-quiet'}, t('What you resize is listed here, and can be undone.')),
+            all.length ? el('div', {role: 'list'}, shown.map(resultRow)) : el('p', {class: 'resize-lora-quiet'}, t('What you resize is listed here, and can be undone.')),
+            ...(all.length > shown.length || state.moreResults ? [button(t('Show earlier results'), showEarlier, {id: 'resize_lora_earlier'})] : []),
         );
+    }
+
+    async function showEarlier() {
+        state.shownResults += 200;
+        try {
+            if (state.moreResults && state.shownResults > state.results.length) {
+                const answer = await call('results', {before: state.results[0].result});
+                state.results = [...answer.results, ...state.results];
+                state.moreResults = Boolean(answer.more);
+            }
+        } catch (error) {
+            complain(error);
+        }
+        drawResults();
+    }
+
+    /* When a file of an earlier session was made. */
+    function earlierText(result) {
+        if (!result.earlier || !result.made) return '';
+        return new Date(1000 * result.made).toLocaleDateString();
     }
 
     function resultRow(result) {
         const there = result.state === 'there';
         const figure = (text, hint) => el('span', {class: 'resize-lora-result-figure', title: hint}, text);
         return el('div', {class: 'resize-lora-result', role: 'listitem', 'data-result': result.result, 'data-state': result.state},
-            el('span', {class: 'resize-lora-cut resize-lora-result-name', title: result.recipe}, el('span', {class: 'resize-lora-quiet'}, `${result.name} → `), el('strong', null, result.output)),
+            el('span', {class: 'resize-lora-cut resize-lora-result-name', title: result.recipe}, el('span', {class: 'resize-lora-quiet'}, `${result.name} → `), el('strong', null, result.output), el('span', {class: 'resize-lora-quiet'}, earlierText(result) && ` · ${earlierText(result)}`)),
             figure(sizes(result.bytes_before, result.bytes_after)), figure(saving(result.bytes_before, result.bytes_after)),
             figure(percent(result.retention), t('Weight retention')),
             el('span', {class: 'resize-lora-result-tools'}, there ? thereTools(result) : awayTools(result)),
@@ -1550,11 +2088,17 @@
 
     function saveCsv() {
         const columns = ['name', 'output', 'folder', 'bytes_before', 'bytes_after', 'saved', 'retention', 'recipe', 'state'];
-        const cell = value => /[",\n]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? '');
-        const lines = [columns, ...state.results.map(result => columns.map(column => result[column]))].map(line => line.map(cell).join(','));
+        const lines = [columns, ...state.results.map(result => columns.map(column => result[column]))].map(line => line.map(csvCell).join(','));
         const address = URL.createObjectURL(new Blob([`\ufeff${lines.join('\r\n')}\r\n`], {type: 'text/csv'}));
         download(address, 'resize-lora.csv');
         setTimeout(() => URL.revokeObjectURL(address), 10000);
+    }
+
+    /* A text that a spreadsheet would take for a formula begins with an apostrophe there. */
+    function csvCell(value) {
+        let text = String(value ?? '');
+        if (typeof value === 'string' && /^[\s]*[=+\-@\t\r＝＋－＠]/.test(text)) text = `'${text}`;
+        return /[",\r\n\t']/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
     }
 
     function download(address, name) {
@@ -1568,7 +2112,6 @@
         const box = el('dialog', {class: 'resize-lora resize-lora-dialog', 'aria-label': title}, el('div', {class: 'resize-lora-results-head'}, el('strong', null, title), close), content);
         box.addEventListener('close', () => box.remove());
         box.addEventListener('keydown', event => event.stopPropagation());
-        (find('resize_lora_root') || document.body).after(box);
         document.body.append(box);
         box.showModal();
         return box;
@@ -1590,6 +2133,7 @@
         const handle = {
             say(next) { say(words, next); },
             offer(...next) { buttons.replaceChildren(...next); },
+            close() { box.remove(); },
             leave() { clearTimeout(timer); timer = setTimeout(() => box.matches(':hover, :focus-within') ? handle.leave() : box.remove(), 9000); },
         };
         handle.offer(...(tools || []));
@@ -1606,10 +2150,22 @@
         jobToasts.delete(job.id);
         note.offer();
         note.leave();
-        if (job.state === 'done' && ['resize', 'extract'].includes(job.kind)) offerResult(job.result, note);
-        else if (job.state === 'done' && job.kind === 'bake') offerBaked(job.result, note);
-        else if (job.state === 'done') note.say(`${job.title}: ${t('done')}`);
+        if (job.state === 'done') sayDone(job, note);
         else note.say(`${job.title}: ${job.state === 'cancelled' ? t('cancelled') : job.error.message}`);
+    }
+
+    function sayDone(job, note) {
+        if (job.kind === 'bake') offerBaked(job.result, note);
+        else if (job.kind === 'compare') note.close();
+        else offerResult(job.result, note);
+    }
+
+    /* Shows a job until it ends, with a way to stop it. */
+    function follow(job, note) {
+        own([job]);
+        jobToasts.set(job, note);
+        note.offer(button(t('Cancel'), () => cancel([job])));
+        poll();
     }
 
     function offerResult(result, note) {
@@ -1624,10 +2180,8 @@
 
     async function compareIt(about, tab) {
         try {
-            const {job} = await call('compare', {...about, settings: pictureSettings(tab || 'txt2img'), without: state.without});
-            state.mine.add(job);
-            jobToasts.set(job, toast(t('Compare'), {stays: true, tools: [button(t('Cancel'), () => cancel([job]))]}));
-            await poll();
+            const {job} = await insistOnFile('compare', {...about, settings: pictureSettings(tab || 'txt2img'), without: state.without});
+            follow(job, toast(t('Compare'), {stays: true}));
         } catch (error) {
             complain(error);
         }
@@ -1650,16 +2204,28 @@
         return settings;
     }
 
-    function openComparison(result) {
-        const picture = (one, text) => el('img', {src: one.picture, alt: `${text}: ${one.name || ''}`});
-        const over = el('div', {class: 'resize-lora-over'}, picture(result.original, t('Original')));
+    /* The pictures are asked for one by one, for they are large. */
+    async function openComparison(result) {
+        try {
+            const pictures = {};
+            for (const one of result.pictures) pictures[one.what] = `data:image/png;base64,${(await call('picture', {id: one.id})).png}`;
+            showComparison(result, pictures);
+        } catch (error) {
+            complain(error);
+        }
+    }
+
+    function showComparison(result, pictures) {
+        const picture = (what, text) => el('img', {src: pictures[what], alt: text});
+        const over = el('div', {class: 'resize-lora-over'}, picture('original', t('Original')));
         const line = el('div', {class: 'resize-lora-line'});
-        const stage = el('div', {class: 'resize-lora-stage'}, picture(result.resized, t('Resized')), over, line,
+        const stage = el('div', {class: 'resize-lora-stage'}, picture('resized', t('Resized')), over, line,
             el('span', {class: 'resize-lora-tag'}, t('Original')), el('span', {class: 'resize-lora-tag resize-lora-tag-right'}, t('Resized')));
-        const others = {difference: result.difference && {picture: result.difference, name: ''}, without: result.without};
+        const names = {slider: t('Side by side'), difference: t('Difference'), without: t('Without the LoRA')};
         const pages = {slider: stage};
-        if (others.difference) pages.difference = el('div', {class: 'resize-lora-stage', hidden: true}, picture(others.difference, t('Difference')));
-        if (others.without) pages.without = el('div', {class: 'resize-lora-stage', hidden: true}, picture(others.without, t('Without the LoRA')));
+        for (const what of ['difference', 'without']) {
+            if (pictures[what]) pages[what] = el('div', {class: 'resize-lora-stage', hidden: true}, picture(what, names[what]));
+        }
         const slider = el('input', {type: 'range', id: 'resize_lora_wipe', min: '0', max: '100', value: '50', 'aria-label': t('Original on the left, resized on the right'), on: {input: wipe}});
         function wipe() {
             over.style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`;
@@ -1671,28 +2237,27 @@
             slider.value = String(100 * (event.clientX - box.left) / box.width);
             wipe();
         });
-        const names = {slider: t('Side by side'), difference: t('Difference'), without: t('Without the LoRA')};
         const view = chooser('resize_lora_view', t('View'), Object.keys(pages).map(key => [key, names[key]]), 'slider', key => {
             Object.entries(pages).forEach(([name, page]) => show(page, name === key));
             show(slider, key === 'slider');
         });
         wipe();
-        const save = button(t('Save pictures'), () => savePictures(result), {id: 'resize_lora_save_pictures'});
-        dialog(t('Compare'), [Object.values(pages), slider, el('p', null, distance(result)), el('div', {class: 'resize-lora-tools'}, view, save, el('span', {class: 'resize-lora-quiet'}, `${result.resized.name} · seed ${result.seed} · ${result.width}×${result.height}`))]);
+        const save = button(t('Save pictures'), () => savePictures(result, pictures), {id: 'resize_lora_save_pictures'});
+        const about = [result.resized.name, `seed ${result.seed}`, `${result.width}×${result.height}`].join(' · ');
+        dialog(t('Compare'), [Object.values(pages), slider, el('p', null, apartText(result)), el('div', {class: 'resize-lora-tools'}, view, save, el('span', {class: 'resize-lora-quiet'}, about))]);
         slider.focus();
     }
 
-    function distance(result) {
+    function apartText(result) {
         const number = t('Mean pixel difference {number} of 255', {number: round(result.number, 2)});
         return result.effect == null ? `${number}.` : `${number}; ${t('without the LoRA {number}', {number: round(result.effect, 2)})}.`;
     }
 
     /* Nothing is saved unless asked: each picture goes where the browser puts downloads. */
-    function savePictures(result) {
-        const kinds = {original: result.original, resized: result.resized, difference: {picture: result.difference}, without: result.without};
-        Object.entries(kinds).filter(([, one]) => one && one.picture).forEach(([kind, one]) => {
-            download(one.picture, `${result.resized.name}_${kind}_${result.seed}.png`);
-        });
+    function savePictures(result, pictures) {
+        for (const [what, address] of Object.entries(pictures)) {
+            if (address) download(address, `${result.resized.name}_${what}_${result.seed}.png`);
+        }
     }
 
     // The prompt --------------------------------------------------------------------------------------------------
@@ -1701,7 +2266,7 @@
 
     async function tryIt(about, generate, tab) {
         try {
-            const tag = await call('prompt_tag', about);
+            const tag = await insistOnFile('prompt_tag', about);
             const into = PROMPT_TABS.includes(tab) ? tab : 'txt2img';
             const area = app().querySelector(`#${into}_prompt textarea`);
             if (!area) {
@@ -1712,7 +2277,7 @@
             setText(area, text);
             addNegative(into, tag.negative);
             openTab(`tab_${into}`);
-            await shown(area);
+            await untilDrawn(area);
             area.focus();
             area.setSelectionRange(end, end);
             if (generate) find(`${into}_generate`).click();
@@ -1721,8 +2286,19 @@
         }
     }
 
+    /* A file that the list lacks may be newer than the list: the host looks at its folders before anyone complains. */
+    async function insistOnFile(method, params) {
+        try {
+            return await call(method, params);
+        } catch (error) {
+            if (error.kind !== 'file') throw error;
+            await readLibrary(true);
+            return call(method, params);
+        }
+    }
+
     /* A tab that was opened a moment ago is drawn a moment later, and what is not drawn cannot have the cursor. */
-    async function shown(element) {
+    async function untilDrawn(element) {
         for (let i = 0; i < 40 && !element.offsetParent; i++) await pause(25);
     }
 
@@ -1743,7 +2319,7 @@
             return made;
         });
         if (end >= 0) return {text, end};
-        const gap = prompt && !/\s$/.test(prompt) ? (window.opts && window.opts.extra_networks_add_text_separator) || ' ' : '';
+        const gap = prompt && !/\s$/.test(prompt) ? hostOption('extra_networks_add_text_separator') || ' ' : '';
         const added = prompt + gap + tag.tag + (tag.activation ? ` ${tag.activation}` : '');
         return {text: added, end: added.length};
     }
@@ -1755,7 +2331,7 @@
 
     async function copyTag(about) {
         try {
-            await copyText((await call('prompt_tag', about)).tag);
+            await copyText((await insistOnFile('prompt_tag', about)).tag);
         } catch (error) {
             complain(error);
         }
@@ -1765,7 +2341,7 @@
         try {
             await navigator.clipboard.writeText(text);
             toast(t('Copied: {text}', {text}));
-        } catch (error) {
+        } catch {
             toast(text, {stays: true});
         }
     }
@@ -1778,14 +2354,25 @@
         if (at >= 0 && nav(tabs)) nav(tabs).querySelectorAll('button')[at].click();
     }
 
-    /* A host draws all its cards anew at each refresh, and drops one that is asked for while another is under way: so
-       they are asked for one at a time, and again where the cards do not show yet what was made or taken away. */
-    const redraw = {timer: null, tries: 0};
-    const MOST_REDRAWS = 5;
+    /* A host draws all its cards anew at each refresh, and with thousands of them it is slow to. So they are drawn once
+       where the queue runs empty, and every ten seconds at most while it does not. A host drops a refresh that comes
+       during another; where the cards then lack what was made, it is asked for again. */
+    const redraw = {timer: null, last: -Infinity, tries: 0};
+    const REDRAW_GAP = 10000, MOST_REDRAWS = 3;
 
     function refreshCards() {
         redraw.tries = 0;
-        if (!redraw.timer) redrawCards();
+        redrawIn(activeJobs().length ? REDRAW_GAP : redraw.last + REDRAW_GAP - Date.now());
+    }
+
+    function queueRanEmpty() {
+        if (redraw.timer && !redraw.tries) redrawIn(0, true);
+    }
+
+    function redrawIn(wait, sooner) {
+        if (redraw.timer && !sooner) return;
+        clearTimeout(redraw.timer);
+        redraw.timer = setTimeout(redrawCards, Math.max(0, wait));
     }
 
     function redrawCards() {
@@ -1794,8 +2381,9 @@
         const hidden = tabs.map(tab => find(`${tab}_lora_extra_refresh_internal`)).filter(Boolean);
         if (!hidden.length || redraw.tries > MOST_REDRAWS) return;
         redraw.tries += 1;
+        redraw.last = Date.now();
         for (const one of hidden) one.dispatchEvent(new Event('click'));
-        redraw.timer = setTimeout(redrawCards, 1000 * redraw.tries);
+        redrawIn(REDRAW_GAP);
     }
 
     /* False where the cards were never drawn: they come from the host's list then, which knows already. */
@@ -1849,10 +2437,10 @@
     const readSoon = later(() => readPrompt(), 250);
 
     async function readPrompt() {
-        const mine = baking, asked = ++mine.asked;
+        const mine = baking, number = ++mine.asked;
         try {
             const found = await call('read_prompt', {prompt: mine.prompt.value});
-            if (asked === mine.asked) showTags(mine, found);
+            if (number === mine.asked) showTags(mine, found);
         } catch (error) {
             complain(error);
         }
@@ -1869,20 +2457,30 @@
     }
 
     async function bakeIt() {
-        const {box, tab, prompt, name, target, run} = baking;
-        const goal = target === 'panel' ? wanted() : target ? {target: {preset: target}} : {};
-        run.disabled = true;
+        const {box, tab, prompt, name, target, run: press} = baking;
+        const goal = goalOf(target);
+        if (!goal) return;
+        press.disabled = true;
         try {
             const {job} = await call('bake', {prompt: prompt.value, name: name.value.trim(), ...goal, options: changedOptions()});
-            state.mine.add(job);
             origins.set(job, {tab, prompt: prompt.value});
-            jobToasts.set(job, toast(`${name.value}: ${t('queued')}`, {stays: true, tools: [button(t('Cancel'), () => cancel([job]))]}));
+            follow(job, toast(`${name.value}: ${t('queued')}`, {stays: true}));
             box.close();
-            await poll();
         } catch (error) {
-            run.disabled = false;
+            press.disabled = false;
             baking.tags.append(el('li', {class: 'resize-lora-fault', role: 'alert'}, error.message));
         }
+    }
+
+    /* What a dialog's choice means to a call; null where the tab holds half a recipe. */
+    function goalOf(choice) {
+        if (choice === 'panel') {
+            if (targetIsGood()) return wanted();
+            toast(t('The recipe in the tab cannot be read. Fix it, or choose another target.'), {bad: true});
+            return null;
+        }
+        if (Number(choice)) return {target: {rank: Number(choice)}};
+        return choice ? {target: {preset: choice}} : {};
     }
 
     /* Job -> where its prompt came from, and how it was. */
@@ -1936,45 +2534,42 @@
     function openExtract() {
         const titles = state.hello.checkpoints.map(title => [title, title]);
         const live = can('loaded_model'), second = titles[1] || titles[0];
-        const order = {tuned: live ? 'loaded' : titles[0][0], base: live ? 'file' : second[0], target: '64'};
+        const form = {tuned: live ? 'loaded' : titles[0][0], base: live ? 'file' : second[0], target: '64'};
         const note = el('p', {class: 'resize-lora-quiet', id: 'resize_lora_extract_note', 'aria-live': 'polite'});
-        const pick = (name, text, choices) => labelled(text, chooser(`resize_lora_extract_${name}`, text, choices, order[name], value => { order[name] = value; checkOrder(order); }));
+        const pick = (name, text, choices) => labelled(text, chooser(`resize_lora_extract_${name}`, text, choices, form[name], value => { form[name] = value; checkForm(form); }));
         const targets = [['64', t('Rank {n}', {n: 64})], ['128', t('Rank {n}', {n: 128})], ...PRESETS.map(name => [name, t(PRESET_WORDS[name])]), ['panel', t('As set in the tab')]];
-        order.name = el('input', {type: 'text', id: 'resize_lora_extract_name', placeholder: t('after both checkpoints')});
-        order.encoders = el('input', {type: 'checkbox', id: 'resize_lora_extract_encoders', checked: true});
-        order.run = button(t('Extract'), () => extractIt(order), {id: 'resize_lora_extract_run', class: 'resize-lora-button-plain resize-lora-primary'});
-        order.note = note;
-        order.box = dialog(t('Extract a LoRA'), [
+        form.name = el('input', {type: 'text', id: 'resize_lora_extract_name', placeholder: t('after both checkpoints')});
+        form.encoders = el('input', {type: 'checkbox', id: 'resize_lora_extract_encoders', checked: true});
+        form.run = button(t('Extract'), () => extractIt(form), {id: 'resize_lora_extract_run', class: 'resize-lora-button-plain resize-lora-primary'});
+        form.note = note;
+        form.box = dialog(t('Extract a LoRA'), [
             el('p', {class: 'resize-lora-quiet'}, t('One LoRA that leads from the second model to the first.'), ' ', live ? t('The loaded model beside its own file shows what was merged into it in memory; LoRAs of the prompt do not count.') : ''),
             pick('tuned', t('Model'), [...(live ? [['loaded', t('Loaded checkpoint')]] : []), ...titles]),
             pick('base', t('Compared with'), [...(live ? [['file', t('Its own file')]] : []), ...titles]),
-            el('label', {class: 'resize-lora-check'}, order.encoders, t('Text encoders too')), note,
-            el('div', {class: 'resize-lora-bake-row'}, pick('target', t('Target'), targets), labelled(t('Name'), order.name), order.run),
+            el('label', {class: 'resize-lora-check'}, form.encoders, t('Text encoders too')), note,
+            el('div', {class: 'resize-lora-bake-row'}, pick('target', t('Target'), targets), labelled(t('Name'), form.name), form.run),
         ]);
-        checkOrder(order);
+        checkForm(form);
     }
 
     /* Only what is in memory can differ from its own file. */
-    function checkOrder(order) {
-        const alone = order.tuned !== 'loaded' && order.base === 'file', same = order.tuned === order.base;
-        say(order.note, alone ? t('Only the loaded checkpoint has a file of its own to be compared with; choose another model.') : same ? t('These are the same model.') : '');
-        order.run.disabled = alone || same;
+    function checkForm(form) {
+        const alone = form.tuned !== 'loaded' && form.base === 'file', same = form.tuned === form.base;
+        say(form.note, [alone && t('Only the loaded checkpoint has a file of its own to be compared with; choose another model.'), same && t('These are the same model.')].find(Boolean) || '');
+        form.run.disabled = alone || same;
     }
 
-    async function extractIt(order) {
-        const rank = Number(order.target);
-        const goal = order.target === 'panel' ? wanted() : {target: rank ? {rank} : {preset: order.target}};
-        const name = order.name.value.trim();
-        order.run.disabled = true;
+    async function extractIt(form) {
+        const goal = goalOf(form.target), name = form.name.value.trim();
+        if (!goal) return;
+        form.run.disabled = true;
         try {
-            const {job} = await call('extract', {tuned: order.tuned, base: order.base, text_encoders: order.encoders.checked, ...(name ? {name} : {}), ...goal, options: changedOptions()});
-            state.mine.add(job);
-            jobToasts.set(job, toast(`${t('Extract a LoRA')}: ${t('queued')}`, {stays: true, tools: [button(t('Cancel'), () => cancel([job]))]}));
-            order.box.close();
-            await poll();
+            const {job} = await call('extract', {tuned: form.tuned, base: form.base, text_encoders: form.encoders.checked, ...(name ? {name} : {}), ...goal, options: changedOptions()});
+            follow(job, toast(`${t('Extract a LoRA')}: ${t('queued')}`, {stays: true}));
+            form.box.close();
         } catch (error) {
-            order.run.disabled = false;
-            say(order.note, error.message);
+            form.run.disabled = false;
+            say(form.note, error.message);
         }
     }
 
@@ -2004,7 +2599,7 @@
     function onContextMenu(event) {
         if (event.shiftKey || !app().querySelector('#resize_lora_send')) return;
         const target = event.composedPath()[0], card = cardOf(target);
-        if (!card || (window.opts && window.opts.resize_lora_card_menu === false && !target.closest('.resize-lora-row'))) return;
+        if (!card || (hostOption('resize_lora_card_menu') === false && !target.closest('.resize-lora-row'))) return;
         event.preventDefault();
         event.stopPropagation();
         openMenu(card, event.clientX, event.clientY);
@@ -2056,8 +2651,13 @@
             say(item(name).lastChild, bytes ? `≈ ${size(bytes)}` : '');
             disable(name, file && file.problem);
         }
-        const made = file && file.ours;
-        disable('compare', !can('generate') ? t('There is nothing here that makes pictures.') : !made ? t('This file was not made by Resize LoRA.') : !made.there ? t('The original, {name}, is not there.', {name: made.source}) : '');
+        disable('compare', whyNotCompared(file && file.ours));
+    }
+
+    function whyNotCompared(made) {
+        if (!can('generate')) return t('There is nothing here that makes pictures.');
+        if (!made) return t('This file was not made by Resize LoRA.');
+        return made.there ? '' : t('The original, {name}, is not there.', {name: made.source});
     }
 
     function closeMenu() {
@@ -2077,24 +2677,32 @@
         event.preventDefault();
     }
 
-    async function resizeNow(card, preset) {
+    async function resizeNow(card, preset, again) {
         const note = toast(`${card.name}: ${t('queued')}`, {stays: true});
         try {
             await start();
             const options = changedOptions((state.hello.defaults || {}).options || {});
-            const params = {names: [card.name], target: {preset}};
-            const answer = await call('resize', Object.keys(options).length ? {...params, options} : params);
-            if (answer.refused.length) throw new Error(answer.refused[0].message);
-            const [job] = answer.jobs;
-            state.mine.add(job);
-            jobToasts.set(job, note);
-            note.offer(button(t('Cancel'), () => cancel([job])));
-            await poll();
+            const more = {...(Object.keys(options).length ? {options} : {}), ...(again ? {again} : {})};
+            const answer = await call('resize', {names: [card.name], target: {preset}, ...more});
+            takeCardOrder(card, preset, answer, note);
         } catch (error) {
             note.say(`${card.name}: ${error.message}`);
-            note.offer();
             note.leave();
         }
+    }
+
+    function takeCardOrder(card, preset, answer, note) {
+        if (answer.refused.length) throw new Error(answer.refused[0].message);
+        if (answer.jobs.length) {
+            follow(answer.jobs[0], note);
+            return;
+        }
+        note.say(sameText(answer.same));
+        note.offer(button(t('Resize again'), () => {
+            note.close();
+            resizeNow(card, preset, true);
+        }));
+        note.leave();
     }
 
     async function openInTab(name) {
@@ -2102,13 +2710,19 @@
         try {
             await start();
             await readLibrary();
+            if (!state.files.has(name)) await readLibrary(true);
         } catch (error) {
             complain(error);
             return;
         }
+        if (!state.files.has(name)) {
+            toast(t('{name} is not in the list of LoRAs.', {name}), {bad: true});
+            return;
+        }
         if (!state.shown.some(file => file.name === name)) clearFilter();
         state.selected = new Set([name]);
-        state.cursor = Math.max(0, state.shown.findIndex(file => file.name === name));
+        state.leftOut = 0;
+        putCursor(Math.max(0, state.shown.findIndex(file => file.name === name)));
         choose(name);
         drawLibrary();
         bringIntoView(state.cursor);
@@ -2145,16 +2759,16 @@
     function drawStudyHead() {
         if (!parts.studyRun) return;
         const file = state.files.get(state.current);
-        const idle = t('Where its dimensions are, what they hold, and where the bytes go.');
+        const idle = study.result ? study.result.name : t('Where its dimensions are, what they hold, and where the bytes go.');
         parts.studyRun.disabled = !file || Boolean(file.problem) || Boolean(study.job);
-        say(parts.studyTitle, study.job ? t('analysing…') : study.result ? study.result.name : idle);
+        say(parts.studyTitle, study.job ? t('analysing…') : idle);
     }
 
     async function askStudy() {
         try {
             const {job} = await call('spectra', {name: state.current});
             study.job = job;
-            state.mine.add(job);
+            own([job]);
             drawStudyHead();
             poll();
         } catch (error) {
@@ -2213,12 +2827,12 @@
     }
 
     /* A table of tinted cells: the stronger the tint, the larger the number that stands in it. */
-    function heatPicture({blocks, types, effective_rank: table, layers}, width) {
+    function heatPicture({blocks, types, effective_rank: cellRanks, layers}, width) {
         const left = 58, top = 74, row = 21, column = Math.min(84, (Math.max(width, 480) - left) / types.length);
-        const values = table.flat().filter(value => value != null);
+        const values = cellRanks.flat().filter(value => value != null);
         const most = Math.max(...values, 1e-9), least = Math.min(...values, most);
         const tint = value => 4 + 56 * (value - least) / Math.max(most / 10, most - least);  // equal ranks look equal
-        const cells = table.flatMap((line, i) => line.map((value, j) => value == null ? null : draw('g', null,
+        const cells = cellRanks.flatMap((line, i) => line.map((value, j) => value == null ? null : draw('g', null,
             draw('title', null, t('{block}, {type}: effective rank {rank} in {count} layers', {block: blocks[i], type: t(types[j]), rank: round(value, 1), count: layers[i][j]})),
             draw('rect', {x: left + j * column, y: top + i * row, width: column - 1, height: row - 1, class: 'resize-lora-cell', style: `--resize-lora-share: ${tint(value).toFixed(0)}%`}),
             draw('text', {x: left + (j + 0.5) * column, y: top + i * row + 15, 'text-anchor': 'middle', class: 'resize-lora-number'}, column > 30 ? String(round(value, 1)) : ''))));
@@ -2284,33 +2898,56 @@
         }));
     }
 
-    /* The panel stands beside Gradio's own block, where neither its styles nor its updates reach it. */
     // Start -------------------------------------------------------------------------------------------------------
 
     function onKey(event) {
+        if (event.isComposing || event.defaultPrevented) return;
         if (event.key === 'Escape' && menu) {
             closeMenu();
             event.stopPropagation();
             return;
         }
-        const popup = document.querySelector('.global-popup');
-        if (!parts.run || !root.offsetParent || document.querySelector('dialog[open]') || (popup && popup.style.display !== 'none')) return;
-        /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it would press only a button of its own. */
-        if (event.key === 'Escape') parts.cancel.click();
-        else if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) parts.run.click();
+        if (parts.run && root.offsetParent && !isCovered()) onPanelKey(event);
     }
 
+    /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it would press only a button of its own. */
+    function onPanelKey(event) {
+        if (event.key === 'Escape' && !hasOtherUseForEscape(event.composedPath()[0])) cancelOwn();
+        if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) parts.run.click();
+    }
+
+    /* A dialog or a menu, ours or the host's, is over the panel. */
+    function isCovered() {
+        const popup = document.querySelector('.global-popup');
+        return Boolean(document.querySelector('dialog[open], #context-menu')) || Boolean(popup && popup.style.display !== 'none');
+    }
+
+    /* In a field Esc gives up what was typed, in a list or a menu what is open; jobs are not meant. */
+    function hasOtherUseForEscape(element) {
+        const field = 'input:not([type="checkbox"], [type="radio"], [type="range"]), textarea, select, [contenteditable=""], [contenteditable="true"]';
+        return Boolean(element.closest && element.closest(`${field}, [role="dialog"], [role="menu"]`));
+    }
+
+    /* The panel stands next to Gradio's own block, where neither its styles nor its updates reach it. True once it is there. */
     function mount() {
         const place = find('resize_lora_app');
-        if (!place || !app().querySelector('#resize_lora_reply textarea') || (root && root.isConnected)) return;
-        if (root) {
-            place.after(root);
-            return;
+        if (root && root.isConnected) return true;
+        if (!place || !app().querySelector('#resize_lora_reply textarea')) return false;
+        if (!root) {
+            root = el('div', {id: 'resize_lora_root', class: 'resize-lora'}, el('p', {class: 'resize-lora-quiet'}, t('Reading…')));
+            new IntersectionObserver(seen => {
+                if (seen.some(one => one.isIntersecting)) look();
+                else mountSoon();
+            }).observe(root);
         }
-        root = el('div', {id: 'resize_lora_root', class: 'resize-lora'}, el('p', {class: 'resize-lora-quiet'}, t('Reading…')));
         place.after(root);
         place.classList.add('resize-lora-ready');
-        new IntersectionObserver(entries => { if (entries.some(entry => entry.isIntersecting)) look(); }).observe(root);
+        return true;
+    }
+
+    /* Until the page has a place for the panel; hosts say when, and may take it away again. */
+    function mountSoon() {
+        if (!mount()) setTimeout(mountSoon, 400);
     }
 
     /* The tab came into view: what the host holds may have changed meanwhile. */
@@ -2319,7 +2956,6 @@
             el('p', {class: 'resize-lora-fault', role: 'alert'}, error.message), button(t('Try again'), look)));
     }
 
-    window.resizeLoraCall = call;
     document.addEventListener('contextmenu', onContextMenu, true);
     document.addEventListener('keydown', onKey, true);
     document.addEventListener('pointerdown', event => { if (menu && !menu.contains(event.target)) closeMenu(); }, true);
@@ -2327,6 +2963,6 @@
         document.addEventListener(moved, event => { if (menu && !menu.contains(event.target)) closeMenu(); }, {capture: true, passive: true});
     }
     window.addEventListener('blur', closeMenu);
-    setInterval(mount, 400);
-    mount();
+    if (typeof window.onUiLoaded === 'function') window.onUiLoaded(mount);
+    mountSoon();
 })();

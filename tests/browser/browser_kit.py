@@ -6,6 +6,7 @@ import json
 import os
 import urllib.request
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from stub_service import AWKWARD
@@ -44,10 +45,21 @@ def drawn(page: Any) -> None:
     page.wait_for_function("document.querySelector('#resize_lora_list').innerText.trim() !== ''")
 
 
+FIND_EVENT = """() => { const config = window.gradio_config, all = config.dependencies;
+    const reply = config.components.find(one => (one.props || {}).elem_id === 'resize_lora_reply').id;
+    const at = all.findIndex(one => one.outputs.includes(reply));
+    return all[at].id ?? at; }"""
+
+
 def ask(page: Any, method: str, params: dict[str, Any] | None = None) -> Any:
-    """Speaks to the service as the script does, through the hidden components."""
-    page.wait_for_selector("#resize_lora_reply textarea", state="attached")
-    return page.evaluate("([method, params]) => window.resizeLoraCall(method, params)", [method, params or {}])
+    """Asks the service as another page would: through Gradio's event, with this page's login."""
+    page.wait_for_function("window.gradio_config && window.gradio_config.components")
+    question = json.dumps({"id": 0, "method": method, "params": params or {}})
+    body = {"data": [question], "fn_index": page.evaluate(FIND_EVENT), "session_hash": "tests"}
+    got = page.request.post(urljoin(page.url, "run/predict"), data=body, timeout=60_000)
+    answer = json.loads(got.json()["data"][0])
+    assert "error" not in answer, answer["error"]
+    return answer["result"]
 
 
 def heard(page: Any) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import math
+import secrets
+import struct
 import time
 import zlib
 from collections.abc import Callable
@@ -26,6 +28,12 @@ PRESETS = {
 RETENTION = {"high": 0.95, "medium": 0.92, "low": 0.88}
 AWKWARD = 'it\'s <b>a</b> & "q" [v1] 画風'
 REFERENCE = {"kind": "memory", "title": "juggernautXL_v9", "family": "SDXL", "note": ""}
+DEFAULTS = {
+    "preset": "medium",
+    "options": {"suffix": "_{size}", "dtype": "16", "reference": "loaded", "sidecars": True},
+    "card_menu": True,
+    "notes": [],
+}
 BLOCKS = ["TE1", "TE2", "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{i:02}" for i in range(9))]
 
 
@@ -43,7 +51,7 @@ def file(name: str, mib: float, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "folder": "styles", "family": "SDXL", "kind": "LoRA", "rank": 32, "dtype": "F16", "layers": 986,
         "bytes": int(mib * MIB), "modified": 1763768217.0 + zlib.crc32(name.encode()) % 1000, "preview": False,
-        "fits": True, "ours": None, "problem": None, "predicted": None, **more,
+        "fits": True, "ours": None, "problem": None, "predicted": None, "read": True, **more,
     }  # fmt: skip
 
 
@@ -95,6 +103,21 @@ def picture(seed: int) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
+def png(seed: int) -> str:
+    """A picture of 64 pixels, as base64."""
+    rows = b"".join(b"\0" + bytes((seed, 3 * y % 256, 255 - seed)) * 64 for y in range(64))
+    parts = ((b"IHDR", struct.pack(">2I5B", 64, 64, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    chunks = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    ]
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"".join(chunks)).decode()
+
+
+ACTIVE = ("queued", "running", "waits")
+PICTURES = {"original": 20, "resized": 60, "without": 200, "difference": 5}
+CHANGES = ("resize", "bake", "extract", "compare", "cancel", "undo", "restore", "empty_trash")
+
+
 class StubService:
     """Answers like the service of the panel. `change` (a method of its own) sets up what a test needs."""
 
@@ -112,7 +135,10 @@ class StubService:
         self.settings.update(settings)
         made: dict[str, Callable[[], list[dict[str, Any]]]] = {"few": few, "many": many, "none": list}
         self.files = {one["name"]: one for one in made[self.settings["files"]]()}
+        self.session = secrets.token_hex(8)
         self.jobs: dict[str, dict[str, Any]] = {}
+        self.gone: dict[str, int] = {}
+        self.pruned = 0
         self.made: dict[str, dict[str, Any]] = {}
         self.analysed: set[str] = set()
         self.revision = self.library_revision = 1
@@ -125,20 +151,64 @@ class StubService:
         self.heard.append(question)
         answer: dict[str, Any] = {"id": question["id"]}
         try:
+            self._stumble(question)
             answer["result"] = getattr(self, "do_" + question["method"])(**(question.get("params") or {}))
         except StubError as error:
             answer["error"] = {"kind": error.kind, "message": str(error), **error.more}
         except (AttributeError, TypeError) as error:
             answer["error"] = {"kind": "request", "message": f"{type(error).__name__}: {error}"}
+        time.sleep(self.settings.get("lags", {}).get(question["method"], 0))
         return json.dumps(answer, ensure_ascii=False)
+
+    def _stumble(self, question: dict[str, Any]) -> None:
+        """Delays and faults that a test set, and pages that are older than the server. `lags` come after the work."""
+        method = question["method"]
+        time.sleep(self.settings.get("delays", {}).get(method, 0))
+        faults = self.settings.get("faults", {})
+        if faults.get(method):
+            faults[method] -= 1
+            raise StubError("internal", "the server stumbled.")
+        if method in CHANGES and question.get("session", self.session) != self.session:
+            raise StubError("stale", "The server was restarted; the page reloads what it shows. Then try again.")
 
     # For the tests themselves
 
     def do_change(self, **settings: Any) -> dict[str, Any]:
         return self.reset(**settings)
 
+    def do_set(self, **settings: Any) -> dict[str, Any]:
+        self.settings.update(settings)
+        return {}
+
+    def do_restart(self) -> dict[str, Any]:
+        """A new server: what was made is known, what was begun is not."""
+        self.session, self.jobs, self.revision, self.library_revision = secrets.token_hex(8), {}, 1, 1
+        self.analysed.clear()
+        self.made = {key: one | {"earlier": True} for key, one in self.made.items()}
+        return {}
+
+    def do_drop(self, name: str) -> dict[str, Any]:
+        """A file vanishes from the disk."""
+        self.library_revision += 1
+        self.gone[name] = self.library_revision
+        del self.files[name]
+        return {}
+
+    def do_appear(self, name: str, mib: float, ours: Any = None) -> dict[str, Any]:
+        self.library_revision += 1
+        self.gone.pop(name, None)
+        self.files[name] = file(name, mib, ours=ours)
+        return {}
+
+    def do_forget_jobs(self) -> dict[str, Any]:
+        """Ended jobs are kept no more: a page that asks for what changed since cannot be answered."""
+        self.jobs = {key: job for key, job in self.jobs.items() if job["state"] in ACTIVE}
+        self.revision += 1
+        self.pruned = self.revision
+        return {}
+
     def do_heard(self) -> list[dict[str, Any]]:
-        return [one for one in self.heard if one["method"] not in ("status", "heard")]
+        return [one for one in self.heard if one["method"] not in ("status", "heard", "set")]
 
     # The protocol
 
@@ -146,11 +216,12 @@ class StubService:
         return {
             "host": "Stub", "features": self.settings["features"], "version": "0", "device": "cpu",
             "remote": self.settings.get("remote", False), "reference": self._reference(),
-            "checkpoints": ["juggernautXL_v9", "dreamshaper_8"], "presets": PRESETS, "floor": 0.88, "defaults": self.settings.get("defaults"),
+            "checkpoints": ["juggernautXL_v9", "dreamshaper_8"], "presets": PRESETS, "floor": 0.88, "defaults": self.settings.get("defaults", DEFAULTS),
+            "session": self.session,
             "counts": {"loras": len(self.files), "checkpoints": 2, "jobs": 0, "results": 0, "trashed": 0},
             "words": {
                 "scores": dict.fromkeys(("spn_ckpt", "spn_lora", "fro_ckpt", "fro_lora", "subspace", "params"), "a norm"),
-                "selections": {}, "limits": {}, "dtypes": [],
+                "selections": {"size": "a size"}, "limits": {"min_rank": "a limit"}, "dtypes": ["16", "bf16"],
             },
         }  # fmt: skip
 
@@ -158,9 +229,11 @@ class StubService:
         return dict(self.settings.get("reference", REFERENCE))
 
     def do_library(self, since: int | None = None, refresh: bool = False) -> dict[str, Any]:
+        if refresh:
+            self.settings["unlisted"] = False
         files = list(self.files.values()) if since is None or since < self.library_revision else []
         return {
-            "files": files, "gone": [], "roots": ["Lora"], "complete": True, "known": len(self.files),
+            "files": files, "gone": [name for name, gone in self.gone.items() if since and gone > since], "roots": ["Lora"], "complete": True, "known": len(self.files),
             "total": len(self.files), "revision": self.library_revision,
         }  # fmt: skip
 
@@ -168,16 +241,17 @@ class StubService:
         return {"previews": {name: picture(zlib.crc32(name.encode())) for name in names}, "pending": []}
 
     def do_status(self, since: int | None = None) -> dict[str, Any]:
-        for job in self.jobs.values():
-            if job["state"] in ("queued", "running", "waits"):
-                self._step(job)
-                break
-        changed = [job for job in self.jobs.values() if since is None or job["revision"] > since]
-        active = sum(job["state"] in ("queued", "running", "waits") for job in self.jobs.values())
+        active = [job for job in self.jobs.values() if job["state"] in ACTIVE]
+        if active and not self.settings.get("paused"):
+            self._step(active[0])
+        active = [job for job in active if job["state"] in ACTIVE]
+        reset = since is not None and since < self.pruned
+        changed = [job for job in self.jobs.values() if reset or since is None or job["revision"] > since]
         return {
             "queue": [{k: v for k, v in job.items() if k not in ("revision", "work")} for job in changed],
-            "revision": self.revision, "active": active, "busy": self.settings.get("busy"), "seconds_left": None,
-            "library": self.library_revision, "reference": self._reference(),
+            "reset": reset, "revision": self.revision, "active": len(active), "busy": self.settings.get("busy"), "seconds_left": None,
+            "places": {job["id"]: [place, job["seconds_left"]] for place, job in enumerate(active)},
+            "library": self.library_revision, "reference": self._reference(), "session": self.session,
         }  # fmt: skip
 
     def _step(self, job: dict[str, Any]) -> None:
@@ -186,25 +260,36 @@ class StubService:
         if self.settings.get("busy"):
             job["state"], job["stage"] = "waits", "waits for the picture"
             return
-        job["state"], job["stage"], job["total"] = "running", "analyse", 986
-        job["done"] += 986 // self.settings["slow"]
-        job["seconds_left"] = max(0.0, (986 - job["done"]) / 100)
-        if job["done"] >= 986 - self.settings["slow"]:
+        total = 3 if job["kind"] == "compare" else 986
+        job["state"], job["stage"], job["total"] = "running", "image" if job["kind"] == "compare" else "analyse", total
+        job["done"] += max(1, total // self.settings["slow"])
+        job["seconds_left"] = max(0.0, (total - job["done"]) / 100)
+        if job["done"] >= total - (self.settings["slow"] if total > 3 else 0):
             self._finish(job)
 
     def _finish(self, job: dict[str, Any]) -> None:
+        job["stage"], job["done"], job["total"], job["seconds_left"] = "", 0, 0, None
         try:
             job["result"], job["state"] = job["work"](), "done"
         except StubError as error:
             job["error"], job["state"] = {"kind": error.kind, "message": str(error)}, "failed"
 
-    def _job(self, kind: str, title: str, name: str, work: Callable[[], Any], place: tuple[int, int] = (1, 1)) -> str:
+    def _job(
+        self,
+        kind: str,
+        title: str,
+        name: str,
+        work: Callable[[], Any],
+        place: tuple[int, int] = (1, 1),
+        recipe: str | None = None,
+        batch: str = "",
+    ) -> str:
         self.revision += 1
-        key = f"j{len(self.jobs) + 1}"
+        key = secrets.token_hex(8)
         self.jobs[key] = {
             "id": key, "kind": kind, "title": title, "state": "queued", "place": 0, "stage": "", "done": 0, "total": 0,
             "file": place[0], "files": place[1], "name": name, "seconds_left": None, "result": None, "error": None,
-            "revision": self.revision, "work": work,
+            "batch": batch or secrets.token_hex(8), "recipe": recipe, "revision": self.revision, "work": work,
         }  # fmt: skip
         return key
 
@@ -324,7 +409,11 @@ class StubService:
     def _point(self, source: dict[str, Any], recipe: str, target: dict[str, Any]) -> dict[str, Any]:
         table = curve(source)
         if "size" in target:
-            return [point for point in table if point["bytes"] <= target["size"] * MIB][-1]
+            below = [point for point in table if point["bytes"] <= target["size"] * MIB]
+            if not below:
+                least = table[0]["bytes"] / MIB
+                raise StubError("refused", f"{target['size']:g} MB is too small: the least is {least:.2f} MB.")
+            return below[-1]
         if "rank" in target:
             return next((p for p in table if p["ranks"][2] >= target["rank"]), table[-1])
         wish = target.get("retention") or RETENTION[target.get("preset", "medium")]
@@ -344,13 +433,35 @@ class StubService:
                 return {"ok": False, "message": told, "column": column, "full": None, "needs_base": False}
         return {"ok": True, "message": "", "column": 0, "full": text, "needs_base": "ckpt" in text}
 
-    def do_resize(self, names: list[str], recipe: str = "", target: Any = None, options: Any = None) -> dict[str, Any]:
-        jobs = []
-        for i, name in enumerate(names):
-            source = self._file(name)
-            work = self._resizing(source, recipe, target or {})
-            jobs.append(self._job("resize", f"{name}: medium", name, work, (i + 1, len(names))))
-        return {"jobs": jobs, "refused": []}
+    def do_resize(
+        self, names: list[str], recipe: str = "", target: Any = None, options: Any = None, again: bool = False
+    ) -> dict[str, Any]:
+        jobs: list[str] = []
+        refused: list[dict[str, Any]] = []
+        same: list[dict[str, Any]] = []
+        batch = secrets.token_hex(8)
+        wanted = [(name, text) for name in names for text in (recipe.split(":") if recipe else [self._recipe(target)])]
+        for i, (name, text) in enumerate(wanted):
+            if name not in self.files:
+                refused.append({"name": name, "kind": "file", "message": f"no LoRA is named {name!r} here."})
+                continue
+            before = None if again else self._same(name, text)
+            if before:
+                same.append(before)
+                continue
+            work = self._resizing(self._file(name), text if recipe else "", target or {})
+            jobs.append(self._job("resize", f"{name}: {text}", name, work, (i + 1, len(wanted)), text, batch))
+        return {"jobs": jobs, "refused": refused, "same": same}
+
+    def _same(self, name: str, recipe: str) -> dict[str, Any] | None:
+        found = {"name": name, "recipe": recipe, "job": None, "result": None}
+        for job in self.jobs.values():
+            if job["state"] in ACTIVE and (job["kind"], job["name"], job["recipe"]) == ("resize", name, recipe):
+                return found | {"job": job["id"]}
+        for one in self.made.values():
+            if (one["name"], one["recipe"], one["state"]) == (name, recipe, "there"):
+                return found | {"result": one["result"]}
+        return None
 
     def _resizing(self, source: dict[str, Any], recipe: str, target: dict[str, Any]) -> Callable[[], dict[str, Any]]:
         def work() -> dict[str, Any]:
@@ -361,14 +472,14 @@ class StubService:
             made = file(output, point["bytes"] / MIB, ours={"source": source["name"], "recipe": "", "there": True})
             self.files[output] = made
             self.library_revision += 1
-            key = f"r{len(self.made) + 1}"
+            key = secrets.token_hex(8)
             self.made[key] = {
                 "result": key, "name": source["name"], "output": output, "folder": "styles",
                 "bytes_before": source["bytes"], "bytes_after": point["bytes"],
                 "saved": 1 - point["bytes"] / source["bytes"], "retention": point["retention"],
                 "recipe": recipe or self._recipe(target), "notes": [], "ranks": point["ranks"],
                 "layers_gone": point["layers_gone"], "sidecars": 1, "state": "there", "made": time.time(),
-                "seconds": 1.0, "device": "cpu", "reference": self._reference(),
+                "seconds": 1.0, "device": "cpu", "reference": self._reference(), "earlier": False,
             }  # fmt: skip
             return self.made[key]
 
@@ -377,16 +488,20 @@ class StubService:
     def do_cancel(self, job: str = "", jobs: list[str] | None = None) -> dict[str, Any]:
         ended = []
         for key in jobs or [job]:
-            if self.jobs[key]["state"] in ("queued", "running", "waits"):
+            found = self.jobs.get(key)
+            if found and found["state"] in ACTIVE:
                 self.revision += 1
-                self.jobs[key] |= {"state": "cancelled", "revision": self.revision}
-                ended.append(key)
+                found |= {"state": "cancelled", "revision": self.revision, "stage": "", "done": 0, "total": 0}
+                ended.append({"job": key, "kind": found["kind"], "name": found["name"], "recipe": found["recipe"]})
         return {"cancelled": ended}
 
-    def do_results(self) -> dict[str, Any]:
+    def do_picture(self, id: str) -> dict[str, Any]:
+        return {"png": png(PICTURES[id])}
+
+    def do_results(self, before: str = "", limit: int = 500) -> dict[str, Any]:
         gone = [one for one in self.made.values() if one["state"] == "trashed"]
         size = sum(one["bytes_after"] for one in gone)
-        return {"results": list(self.made.values()), "trash": {"items": len(gone), "bytes": size}}
+        return {"results": list(self.made.values()), "more": False, "trash": {"items": len(gone), "bytes": size}}
 
     def do_undo(self, result: str) -> dict[str, Any]:
         self.made[result]["state"] = "trashed"
@@ -400,7 +515,8 @@ class StubService:
     def do_trash(self) -> dict[str, Any]:
         gone = [one for one in self.made.values() if one["state"] == "trashed"]
         items = [
-            {"item": one["result"], "name": one["output"], "bytes": one["bytes_after"], "files": 2} for one in gone
+            {"item": one["result"], "name": one["output"], "bytes": one["bytes_after"], "files": 2, "trashed": 1.0}
+            for one in gone
         ]
         return {"items": items}
 
@@ -412,6 +528,8 @@ class StubService:
         return {"files": 2, "bytes": 1}
 
     def do_prompt_tag(self, name: str = "", result: str = "") -> dict[str, Any]:
+        if self.settings.get("unlisted"):  # the host has not looked at its folders since
+            raise StubError("file", f"no LoRA is named {name!r} here. Refresh the list.")
         new = self.made[result]["output"] if result else name
         source = self.made[result]["name"] if result else name
         return {
@@ -495,9 +613,9 @@ class StubService:
 
     def _compared(self) -> dict[str, Any]:
         return {
-            "original": {"name": "pastry-sdxl", "prompt": "", "picture": picture(20)},
-            "resized": {"name": "pastry-sdxl_46mb", "prompt": "", "picture": picture(32)},
-            "without": {"name": None, "prompt": "", "picture": picture(200)}, "difference": picture(0),
-            "number": 1.8, "largest": 40, "effect": 34.2, "seed": 1, "width": 512, "height": 512,
+            "original": {"name": "pastry-sdxl", "prompt": ""}, "resized": {"name": "pastry-sdxl_46mb", "prompt": ""},
+            "without": {"name": None, "prompt": ""},
+            "pictures": [{"id": what, "what": what, "width": 64, "height": 64} for what in PICTURES],
+            "number": 1.8, "largest": 40, "effect": 34.2, "seed": 1, "width": 64, "height": 64,
             "text": "mean pixel difference 1.8 of 255; without the LoRA 34.2",
         }  # fmt: skip

@@ -108,27 +108,37 @@ def test_the_button_of_a_card_opens_the_menu_and_not_the_card(host: Any) -> None
     assert not host.evaluate("window.cardClicks")
 
 
-def test_new_cards_appear_in_both_tabs(host: Any) -> None:
-    card(host).locator(".name").click(button="right")
-    host.get_by_role("menuitem", name="Resize to Low").click()
-    expect(host.locator("#resize_lora_toasts")).to_contain_text("→")
-    assert host.evaluate("window.refreshed")[:2] == ["txt2img", "img2img"]
+def test_cards_are_drawn_anew_once_for_a_batch_in_both_tabs(host: Any) -> None:
+    ask(host, "set", {"slow": 1})
+    host.check("#resize_lora_all")
+    host.click("#resize_lora_generate")
+    expect(host.locator(".resize-lora-result")).to_have_count(6)
+    host.wait_for_function("(window.refreshed || []).length >= 2")
+    host.wait_for_timeout(500)
+    assert host.evaluate("window.refreshed") == ["txt2img", "img2img"]
+    for _ in range(3):
+        host.locator(".resize-lora-result").get_by_text("Undo", exact=True).first.click()
+        expect(host.locator('[data-state="there"]')).to_have_count(5 - _)
+    assert host.evaluate("window.refreshed.length") == 2  # the next is due in ten seconds
 
 
-def test_a_refresh_that_the_host_dropped_is_asked_for_again(host: Any) -> None:
+def test_a_refresh_that_the_host_dropped_is_asked_for_again_after_a_while(host: Any) -> None:
     card(host).locator(".name").click(button="right")
     host.get_by_role("menuitem", name="Resize to Low").click()
-    host.wait_for_function("(window.refreshed || []).length >= 4")
+    host.wait_for_function("(window.refreshed || []).length === 2")
+    host.clock.install()
+    host.clock.fast_forward(9_000)
+    assert host.evaluate("window.refreshed.length") == 2
     made = ask(host, "results")["results"][-1]["output"]
+    host.wait_for_function("(window.refreshed || []).length === 4")
     host.evaluate(
         """name => { for (const tab of ['txt2img', 'img2img']) {
             const first = document.querySelector(`#${tab}_lora_cards .card`), one = first.cloneNode(true);
             one.dataset.name = name; first.after(one); } }""",
         made,
     )
-    before = host.evaluate("window.refreshed.length")
-    host.wait_for_timeout(5000)
-    assert host.evaluate("window.refreshed.length") == before
+    host.clock.fast_forward(60_000)
+    assert host.evaluate("window.refreshed.length") == 4
 
 
 def tried(page: Any, prompt: str, words: str = "Try in txt2img") -> str:
@@ -156,6 +166,20 @@ def test_try_replaces_the_tag_and_keeps_its_multipliers(host: Any, rest: str) ->
 
 def test_try_adds_the_tag_with_weight_and_activation_where_the_original_is_not(host: Any) -> None:
     assert tried(host, "a cake") == "a cake <lora:pastry-sdxl_47mb:0.8> prbstyle"
+
+
+def test_try_has_the_list_read_again_before_it_says_that_a_lora_is_not_there(host: Any) -> None:
+    ask(host, "set", {"unlisted": True})
+    assert tried(host, "a cake <lora:pastry-sdxl:1>") == "a cake <lora:pastry-sdxl_47mb:1>"
+    assert {"refresh": True} in [{k: v for k, v in one["params"].items() if k == "refresh"} for one in heard(host)]
+    expect(host.locator("#resize_lora_toasts")).not_to_contain_text("no LoRA is named")
+
+
+def test_a_card_of_a_lora_that_is_nowhere_says_so(host: Any) -> None:
+    ask(host, "drop", {"name": "pastry-sdxl"})
+    card(host).locator(".name").click(button="right")
+    host.get_by_role("menuitem", name="Resize…").click()
+    expect(host.locator("#resize_lora_toasts")).to_contain_text("pastry-sdxl is not in the list of LoRAs.")
 
 
 def test_try_and_generate_starts(host: Any) -> None:

@@ -3,9 +3,13 @@
 # ruff: noqa: E501 (lines of script, and figures in rows)
 from __future__ import annotations
 
+import csv
+import io
 import re
+from pathlib import Path
 from typing import Any
 
+import pytest
 from browser_kit import AWKWARD, ask, expect, heard, row, setup
 
 
@@ -181,12 +185,11 @@ def test_escape_cancels_in_a_hosts_page_too_and_ctrl_enter_is_left_to_it(page: A
 
 def test_a_page_that_a_host_puts_away_ends_the_call_without_a_fault(page: Any) -> None:
     """A host's Reload UI empties the page while calls are under way; the fixture fails on any fault of a script."""
-    told = page.evaluate(
-        """() => { const answer = window.resizeLoraCall('hello').then(() => 'answered', error => error.message);
-            setTimeout(() => document.querySelector('#resize_lora_wire').remove(), 0);
-            return answer; }"""
+    page.evaluate(
+        """() => { document.querySelector('#resize_lora_refresh').click();
+            setTimeout(() => document.querySelector('#resize_lora_wire').remove(), 0); }"""
     )
-    assert told == "The panel is not there yet."
+    expect(page.locator("#resize_lora_toasts")).to_contain_text("The panel is not there yet.")
 
 
 def test_a_file_that_fails_does_not_stop_the_rest(page: Any) -> None:
@@ -216,7 +219,62 @@ def test_the_list_works_by_keyboard(page: Any) -> None:
     page.keyboard.press("Shift+ArrowDown")
     expect(page.locator('.resize-lora-row[aria-selected="true"]')).to_have_count(2)
     page.keyboard.press("Control+a")
-    expect(page.locator("#resize_lora_totals")).to_contain_text("7 selected")
+    expect(page.locator("#resize_lora_totals")).to_contain_text("6 selected")
+    expect(page.locator("#resize_lora_left_out")).to_have_text("; 1 resized files left out")
+
+
+def test_ticks_and_cursor_follow_their_loras_and_a_name_goes_only_when_the_server_says_so(page: Any) -> None:
+    row(page, "hogs").locator(".resize-lora-tick").click()
+    row(page, "snorlax_sd15").locator(".resize-lora-tick").click()
+    ask(page, "appear", {"name": "a new one", "mib": 500})
+    page.click("#resize_lora_refresh")
+    expect(row(page, "a new one")).to_be_visible()
+    expect(page.locator(".resize-lora-row")).to_have_count(9)
+    expect(page.locator(".resize-lora-cursor")).to_contain_text("snorlax_sd15")
+    expect(page.locator('.resize-lora-row[aria-selected="true"]')).to_have_count(2)
+    ask(page, "drop", {"name": "hogs"})
+    page.click("#resize_lora_refresh")
+    expect(row(page, "hogs")).to_have_count(0)
+    expect(page.locator("#resize_lora_totals")).to_contain_text("1 selected")
+    ask(page, "appear", {"name": "hogs", "mib": 860})
+    page.click("#resize_lora_refresh")
+    expect(row(page, "hogs")).to_have_attribute("aria-selected", "true")
+
+
+def test_a_lora_that_has_a_smaller_version_says_so(page: Any) -> None:
+    expect(row(page, "pastry-sdxl")).to_contain_text("smaller: 46.1 MB")
+    expect(row(page, "pastry-sdxl")).to_have_attribute("title", "pastry-sdxl_46mb")
+    expect(row(page, "hogs")).not_to_contain_text("smaller")
+    ask(page, "appear", {"name": "x", "mib": 30, "ours": {"source": "pastry-sdxl", "recipe": "", "there": True}})
+    page.click("#resize_lora_refresh")
+    expect(row(page, "pastry-sdxl")).to_contain_text("2 smaller, 30.0 MB")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "-2", "+3", "@sum", "\tx"])
+def test_no_name_is_a_formula_in_the_csv(page: Any, name: str) -> None:
+    ask(page, "appear", {"name": name, "mib": 30})
+    ask(page, "resize", {"names": [name], "target": {"preset": "medium"}})
+    page.reload(wait_until="commit")
+    with page.expect_download() as download:
+        page.click("#resize_lora_csv")
+    lines = list(csv.reader(io.StringIO(Path(download.value.path()).read_text("utf-8-sig"))))
+    assert lines[1][0] == f"'{name}"
+    assert float(lines[1][lines[0].index("saved")]) > 0
+
+
+def test_the_longest_text_of_the_button_fits_into_it(page: Any) -> None:
+    setup(page, files="many", busy="generating")
+    page.check("#resize_lora_all")
+    button = page.locator("#resize_lora_generate")
+    ask(page, "resize", {"names": ["style 0001"], "target": {"preset": "low"}})
+    button.click()
+    expect(button).to_have_text("Resize 2,000 LoRAs · waits for the picture")
+    assert button.evaluate("one => one.scrollWidth <= one.clientWidth")
+    boxes = [one.bounding_box() for one in page.locator(".resize-lora-actions button").all()]
+    for i, box in enumerate(boxes):
+        for other in boxes[i + 1 :]:
+            apart = box["x"] + box["width"] <= other["x"] or other["x"] + other["width"] <= box["x"]
+            assert apart or box["y"] + box["height"] <= other["y"] or other["y"] + other["height"] <= box["y"]
 
 
 def test_emptying_the_trash_asks(page: Any) -> None:

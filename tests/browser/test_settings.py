@@ -53,8 +53,9 @@ def test_a_cards_menu_sends_them(set_page: Any) -> None:
     assert last(set_page, "resize") == {"names": ["pastry-sdxl"], "target": {"preset": "high"}, "options": OPTIONS}
 
 
-def test_switched_off_the_menu_is_the_browsers_on_cards_and_ours_in_the_panel(set_page: Any) -> None:
-    set_page.evaluate("() => { window.opts = {resize_lora_card_menu: false}; }")
+@pytest.mark.parametrize("declared", ["var", "let"])  # Forge Neo says let, and then it is not on window
+def test_switched_off_the_menu_is_the_browsers_on_cards_and_ours_in_the_panel(set_page: Any, declared: str) -> None:
+    set_page.add_script_tag(content=f"{declared} opts = {{resize_lora_card_menu: false}};")
     set_page.locator("#txt2img_lora_cards .card .name").first.click(button="right")
     expect(set_page.locator("#resize_lora_menu")).to_have_count(0)
     row(set_page, "hogs").click(button="right")
