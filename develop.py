@@ -1,7 +1,8 @@
-"""Two commands for a machine that has only Python and pip:
+"""Commands for a machine that has only Python and pip:
 
-    python develop.py demo    see Resize LoRA work, on files made for the purpose
-    python develop.py test    the whole check: formatting, lint, types, tests
+    python develop.py demo         see Resize LoRA work, on files made for the purpose
+    python develop.py test         the whole check: formatting, lint, types, tests
+    python develop.py hosts URL    the tests inside a WebUI that runs at URL; docs/hosts.md says how to start it
 
 Each makes its own environment in the folder `.venv` beside this file and installs there what it needs; nothing else
 on the machine changes, and deleting `.venv` undoes it. The second call finds it ready. Standard library only.
@@ -25,7 +26,8 @@ BOOTSTRAP = VENV / "pip-bootstrap"
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_PIP = (22, 3)  # the first with `pip --python`
-EXTRAS = {"demo": "", "test": "[test]"}
+EXTRAS = {"demo": "", "test": "[test]", "hosts": "[test]"}
+"""Command -> what it needs installed."""
 PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui-gradio4]"}
 """Folders in `.venv` whose Python can serve the panel -> what is installed there."""
 NEVER_COMPILED = "numpy,pandas,pillow,pydantic-core"
@@ -35,6 +37,7 @@ CHECKS = {
     "mypy": ("mypy",),
     "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
 }
+HOSTS = ("pytest", "tests/hosts_real", "--url")
 _VERSIONS = """
 import platform, importlib.metadata as installed
 names = {"ruff", "mypy", "pytest", "numpy", "safetensors", "torch", "diffusers"}
@@ -48,25 +51,33 @@ class SetupError(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one of the two commands and returns its exit status."""
-    if len(arguments) != 1 or arguments[0] not in EXTRAS:
+    """Runs one of the commands and returns its exit status."""
+    command, *more = arguments or [""]
+    if command not in EXTRAS or bool(more) != (command == "hosts"):
         print(__doc__)
         return 0 if arguments in (["-h"], ["--help"]) else 2
     try:
         _check_python()
-        _install(arguments[0])
-        panels = _panels() if arguments[0] == "test" else []
+        _install(command)
+        panels = _panels() if command == "test" else []
     except SetupError as error:
         print(f"develop.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("develop.py: stopped.", file=sys.stderr)
         return 130
-    return _demo() if arguments[0] == "demo" else _test(panels)
+    if command == "hosts":
+        return _hosts(more)
+    return _demo() if command == "demo" else _test(panels)
 
 
 def _demo() -> int:
     return _run([_python(VENV), "-m", "lib_resize", "demo"])
+
+
+def _hosts(arguments: list[str]) -> int:
+    """Runs the tests inside a WebUI. `arguments`: its address, and options of pytest."""
+    return _run([_python(VENV), "-m", *HOSTS, *arguments])
 
 
 def _test(panels: list[str]) -> int:
@@ -98,7 +109,8 @@ def _check_python() -> None:
 
 def _install(command: str) -> None:
     """Makes `.venv` hold what a command needs; does nothing where it does already."""
-    _provide(VENV, EXTRAS[command], f"installed-for-{command}", "installed-for-test")
+    stamp = "installed-for-demo" if command == "demo" else "installed-for-test"
+    _provide(VENV, EXTRAS[command], stamp, "installed-for-test")
 
 
 def _panels() -> list[str]:

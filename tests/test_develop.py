@@ -141,6 +141,23 @@ def test_the_tests_have_an_environment_for_each_gradio(develop: ModuleType, mach
     assert len(machine.panels) == 2
 
 
+def test_the_suite_for_webuis_runs_by_itself_in_the_tests_environment(develop: ModuleType, machine: Machine) -> None:
+    develop.main(["test"])
+    installed, ran = len(machine.all_installed), len(machine.ran)
+    assert develop.main(["hosts", "http://127.0.0.1:7860", "--patience", "300"]) == 0
+    assert len(machine.all_installed) == installed
+    (command,) = machine.ran[ran:]
+    assert command[1:] == ["-m", *develop.HOSTS, "http://127.0.0.1:7860", "--patience", "300"]
+
+
+def test_the_suite_for_webuis_wants_an_address(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert develop.main(["hosts"]) == 2
+    assert "hosts URL" in capsys.readouterr().out
+    assert machine.ran == []
+
+
 def test_the_demo_makes_no_environment_for_gradio(develop: ModuleType, machine: Machine) -> None:
     develop.main(["demo"])
     assert machine.panels == []

@@ -1,7 +1,4 @@
-"""The tab inside a real WebUI: list, slider, recipe, pictures of what is inside, and the prompt made into one file.
-
-The same rules as in test_hosts.py: ``RESIZE_LORA_URL`` names the WebUI, and what is made is undone.
-"""
+"""Our tab: list, slider, recipe, pictures of what is inside, and the prompt made into one file."""
 
 from __future__ import annotations
 
@@ -9,44 +6,43 @@ import re
 from typing import Any
 
 import pytest
-from browser_kit import URL, ask, expect, open_tab, resizable, row
-from host_kit import (
-    LONG,
+
+from tests.hosts_real.kit import (
+    awkward,
     card,
     cards_page,
     choose,
+    files,
+    long_wait,
     menu_on,
-    names,
     prompt,
+    resizable,
     resized,
     resized_in_the_tab,
     small,
     take,
 )
-
-pytestmark = pytest.mark.skipif(not URL, reason="name a running WebUI in RESIZE_LORA_URL")
+from tests.panel_page import ask, expect, open_tab, row
 
 TITLES = ".resize-lora-row:visible .resize-lora-title"
 
 
 @pytest.fixture
 def tab(webui: Any) -> Any:
-    """The tab with nothing searched for."""
-    webui.set_viewport_size({"width": 1280, "height": 900})
+    """The page with our tab in front."""
     open_tab(webui, "resize_lora")
-    webui.locator("#resize_lora_search").fill("")
     return webui
 
 
 def analysed(page: Any, name: str) -> None:
     choose(page, name)
-    expect(page.locator("#resize_lora_figureSize")).to_contain_text("→", timeout=LONG)
-    expect(page.locator("#resize_lora_plot svg")).to_be_visible(timeout=LONG)
+    expect(page.locator("#resize_lora_figureSize")).to_contain_text("→", timeout=long_wait())
+    expect(page.locator("#resize_lora_plot svg")).to_be_visible(timeout=long_wait())
 
 
 def test_a_column_sorts_both_ways(tab: Any) -> None:
     head = tab.locator('[data-column="bytes"]')
-    sizes = {one["name"]: one["bytes"] for one in ask(tab, "library")["files"]}
+    sizes = {one["name"]: one["bytes"] for one in files(tab)}
     orders = []
     for _ in range(2):
         head.click()
@@ -67,7 +63,7 @@ def test_search_and_families_filter(tab: Any) -> None:
     expect(tab.locator(TITLES)).to_have_count(0)
     tab.locator("#resize_lora_search").fill("")
     tab.locator("#resize_lora_fits").check()
-    fitting = {one["name"] for one in ask(tab, "library")["files"] if one["fits"]}
+    fitting = {one["name"] for one in files(tab) if one["fits"]}
     tab.wait_for_timeout(300)
     assert set(tab.locator(TITLES).all_inner_texts()) <= fitting
     tab.locator("#resize_lora_fits").uncheck()
@@ -105,7 +101,7 @@ def test_a_faulty_recipe_is_told_as_one_types(tab: Any) -> None:
 
 
 def test_a_broken_file_says_why(tab: Any) -> None:
-    broken = next((one for one in ask(tab, "library")["files"] if one["problem"]), None)
+    broken = next((one for one in files(tab) if one["problem"]), None)
     if broken is None:
         pytest.skip("this WebUI has no broken LoRA")
     tab.locator("#resize_lora_search").fill(broken["name"])
@@ -118,11 +114,12 @@ def test_a_broken_file_says_why(tab: Any) -> None:
 def test_a_look_inside_draws_its_four_pictures(tab: Any) -> None:
     analysed(tab, resizable(tab)["name"])
     tab.locator("#resize_lora_look").click()
-    expect(tab.locator("#resize_lora_study figure")).to_have_count(4, timeout=LONG)
+    expect(tab.locator("#resize_lora_study figure")).to_have_count(4, timeout=long_wait())
     tab.locator("#resize_lora_study").scroll_into_view_if_needed()
     take(tab, "look-inside")
 
 
+@pytest.mark.needs("cards", "generate")
 def test_a_card_compares_what_we_made_with_its_original(webui: Any) -> None:
     small(webui)
     prompt(webui, "a cake")
@@ -132,18 +129,19 @@ def test_a_card_compares_what_we_made_with_its_original(webui: Any) -> None:
     menu_on(webui, card(webui, name).locator(".name"))
     compare = webui.get_by_role("menuitem", name="Compare with original")
     expect(compare).to_be_disabled()
-    expect(card(webui, made)).to_be_visible(timeout=LONG)
+    expect(card(webui, made)).to_be_visible(timeout=long_wait())
     menu_on(webui, card(webui, made).locator(".name"))
     expect(compare).to_be_enabled()
     compare.click()
-    expect(webui.locator("dialog[open]")).to_contain_text(re.compile(r"difference [\d.]+ of 255"), timeout=LONG)
+    expect(webui.locator("dialog[open]")).to_contain_text(re.compile(r"difference [\d.]+ of 255"), timeout=long_wait())
     take(webui, "compare-card")
     webui.keyboard.press("Escape")
     expect(webui.locator("dialog[open]")).to_have_count(0)
 
 
+@pytest.mark.needs("cards", "prompt")
 def test_the_prompts_loras_are_baked_into_one_that_takes_their_place(webui: Any) -> None:
-    one, other = resizable(webui)["name"], next(name for name in names(webui) if re.search(r"[&'\"\[]", name))
+    one, other = resizable(webui)["name"], awkward(webui)
     prompt(webui, f"a cake, <lora:{one}:0.5:0.75>, <lora:{other}:-0.25> fog")
     open_tab(webui, "resize_lora")
     webui.locator("#resize_lora_bake").click()
@@ -153,7 +151,7 @@ def test_the_prompts_loras_are_baked_into_one_that_takes_their_place(webui: Any)
     webui.locator("#resize_lora_bake_run").click()
     put = webui.get_by_role("button", name="Replace in the prompt: baked in a test").first
     made = str(put.get_attribute("aria-label")).partition(": ")[2]
-    put.click(timeout=LONG)
+    put.click(timeout=long_wait())
     expect(webui.locator("#txt2img_prompt textarea").first).to_have_value(f"a cake, <lora:{made}:1>, fog")
     cards_page(webui)
     take(webui, "baked")

@@ -1,0 +1,111 @@
+"""A suite of its own, for a WebUI that runs with Resize LoRA in it: ``python develop.py hosts URL``.
+
+See "The suite for real WebUIs" in docs/hosts.md. What the tests make is undone at the end; the originals are only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from tests.chromium import chromium
+from tests.hosts_real import prerequisites
+from tests.hosts_real.kit import screenshots
+from tests.hosts_real.limits import DEFAULT, limits
+from tests.hosts_real.pages import Pages
+from tests.hosts_real.rest import Api, Rest
+
+WITHOUT = {
+    "cards": "has no cards of LoRAs",
+    "generate": "makes no pictures from our code",
+    "loaded_model": "has no model in memory",
+    "prompt": "has no prompts in its page",
+}
+"""A feature -> what a host lacks without it."""
+_failed = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("Resize LoRA inside a real WebUI")
+    group.addoption("--url", help="address of the WebUI's page, such as http://127.0.0.1:7860")
+    group.addoption("--patience", type=float, default=DEFAULT, help="seconds for one action in the page (%(default)s)")
+    group.addoption("--shots", help="folder for screenshots")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*features): skipped where the host lacks one of them")
+    limits.patience = config.getoption("--patience")
+    screenshots.folder = config.getoption("--shots")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Says all that is missing before the first test, and then runs none."""
+    url = session.config.getoption("--url")
+    if session.config.option.collectonly:
+        return
+    if url is None:
+        pytest.exit("Name the WebUI: --url http://127.0.0.1:7860", returncode=pytest.ExitCode.USAGE_ERROR)
+    if missing := prerequisites.lacking(Rest(url)):
+        pytest.exit("\n".join(["The suite cannot start.", *missing]), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    item.stash[_failed] = item.stash.get(_failed, False) or report.failed
+    return report
+
+
+@pytest.fixture(scope="session")
+def host(request: pytest.FixtureRequest) -> Rest:
+    """The WebUI's own API."""
+    return Rest(request.config.getoption("--url"))
+
+
+@pytest.fixture(scope="session")
+def api(host: Rest) -> Iterator[Api]:
+    """Our API there; what was made through it or the page is undone at the end."""
+    ours = Api(host.url)
+    before = set(ours.results())
+    yield ours
+    ours.stop()
+    ours.undo_all_but(before)
+
+
+@pytest.fixture(scope="session")
+def features(api: Api) -> set[str]:
+    return set(api.get("hello")["features"])
+
+
+@pytest.fixture(autouse=True)
+def _needed(request: pytest.FixtureRequest, features: set[str], api: Api) -> None:
+    for marker in request.node.iter_markers("needs"):
+        for feature in marker.args:
+            if feature not in features:
+                pytest.skip(f"{api.get('hello')['host']} {WITHOUT[feature]}")
+
+
+@pytest.fixture(scope="session")
+def pages(host: Rest, api: Api) -> Iterator[Pages]:
+    with ExitStack() as stack:
+        kept = Pages(stack.enter_context(chromium(host.hostname)), host.url)
+        stack.callback(kept.close)
+        yield kept
+
+
+@pytest.fixture
+def webui(request: pytest.FixtureRequest, pages: Pages, host: Rest, api: Api) -> Iterator[Any]:
+    """The WebUI's page, open and drawn. One page serves all tests, since it takes long to draw; a test that fails
+    costs it, and what the test left running is stopped."""
+    page = pages.page()
+    yield page
+    if request.node.stash.get(_failed, False):
+        pages.close()
+        host.interrupt()
+        api.stop()
+    else:
+        pages.tidy()
+    assert pages.faults() == []

@@ -1,0 +1,57 @@
+"""The HTTP API of Resize LoRA in a running WebUI."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.hosts_real.rest import Api, Rest, picture
+
+
+@pytest.fixture
+def name(api: Api) -> str:
+    """The smallest LoRA that can be resized and is none of ours."""
+    sound = [one for one in api.files() if not one["problem"] and not one["ours"] and one["fits"] is not False]
+    return str(min(sound, key=lambda one: one["bytes"])["name"])
+
+
+def test_a_file_is_made_undone_and_restored(api: Api, name: str) -> None:
+    made = api.resized(name)
+    assert made["output"] in api.names()
+    assert made["result"] in {one["result"] for one in api.get("results")["results"]}
+    api.post("undo", result=made["result"])
+    assert made["output"] not in api.names()
+    (item,) = [one for one in api.get("trash")["items"] if one["name"] == made["output"]]
+    api.post("restore", item=item["item"])
+    assert made["output"] in api.names()
+    api.post("undo", result=made["result"])
+    api.post("restore", result=made["result"])
+    assert made["output"] in api.names()
+
+
+def test_since_tells_what_changed(api: Api, name: str) -> None:
+    before = api.get("list")
+    assert api.get(f"list?since={before['revision']}")["files"] == []
+    made = api.resized(name)
+    after = api.get(f"list?since={before['revision']}")
+    assert made["output"] in {one["name"] for one in after["files"]}
+    assert len(after["files"]) < len(before["files"])
+    jobs = api.get("jobs")
+    assert api.get(f"jobs?since={jobs['revision']}")["queue"] == []
+
+
+@pytest.mark.needs("generate")
+def test_cancel_stops_a_job_that_waits_for_the_picture(host: Rest, api: Api, name: str) -> None:
+    before = api.names()
+    with picture(host, api):
+        jobs = api.post("resize", 202, names=[name], recipe="rank=1:rank=2")["jobs"]
+        assert sorted(api.post("cancel", jobs=jobs)["cancelled"]) == sorted(jobs)
+        assert {api.done(job)["state"] for job in jobs} == {"cancelled"}
+        assert api.get("jobs")["active"] == 0
+    assert api.names() == before
+
+
+def test_what_is_not_there_is_told(api: Api, name: str) -> None:
+    assert api.post("resize", 404, names=["no LoRA is called so"], target={"preset": "low"})["error"]["kind"] == "file"
+    assert api.post("undo", 404, result="r999999")["error"]["kind"] == "gone"
+    assert api.get("job/j999999", 404)["error"]["kind"] == "gone"
+    assert api.post("resize", 422, names=[name], recipe="tnr=1")["error"]["column"] == 1

@@ -1,0 +1,50 @@
+"""The panel's page as tests drive it, with a stub or a WebUI behind it. Imports where Playwright lacks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import urljoin
+
+try:
+    from playwright.sync_api import expect
+except ImportError:
+    expect = None
+
+__all__ = ["ask", "expect", "open_tab", "row"]
+
+
+FIND_EVENT = """() => { const config = window.gradio_config, all = config.dependencies;
+    const reply = config.components.find(one => (one.props || {}).elem_id === 'resize_lora_reply').id;
+    const at = all.findIndex(one => one.outputs.includes(reply));
+    return all[at].id ?? at; }"""
+
+
+def ask(page: Any, method: str, params: dict[str, Any] | None = None) -> Any:
+    """Asks the service as another page would: through Gradio's event, with this page's login."""
+    page.wait_for_function("window.gradio_config && window.gradio_config.components")
+    question = json.dumps({"id": 0, "method": method, "params": params or {}})
+    body = {"data": [question], "fn_index": page.evaluate(FIND_EVENT), "session_hash": "tests"}
+    got = page.request.post(urljoin(page.url, "run/predict"), data=body, timeout=60_000)
+    answer = json.loads(got.json()["data"][0])
+    assert "error" not in answer, answer["error"]
+    return answer["result"]
+
+
+def row(page: Any, name: str) -> Any:
+    """A LoRA's row in the library."""
+    quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return page.locator(f".resize-lora-row:visible:has(.resize-lora-title:text-is({quoted}))")
+
+
+def open_tab(page: Any, id: str) -> None:
+    """Opens a tab of the host by the place of its panel, for titles are translated; nothing where there are no tabs."""
+    page.evaluate(
+        """id => { const tabs = document.querySelector('#tabs'), kids = tabs ? [...tabs.children] : [];
+            const at = kids.filter(one => one.classList.contains('tabitem')).findIndex(one => one.id === `tab_${id}`);
+            const nav = kids.find(one => one.classList.contains('tab-nav'));
+            if (at >= 0) nav.querySelectorAll('button')[at].click(); }""",
+        id,
+    )
+    if page.locator("#tabs").count():  # shown a moment after the click
+        page.locator(f"#tab_{id}").wait_for(state="visible")
