@@ -99,6 +99,7 @@ class Records:
     _known: dict[str, Record] = field(default_factory=dict)
     _ordered: dict[str, str] = field(default_factory=dict)
     """Order key -> id of the latest record of it."""
+    _listed_once: bool = False
     _lock: Any = field(default_factory=threading.RLock)
 
     def write(self, record: Record) -> None:
@@ -133,11 +134,14 @@ class Records:
             for id in self._listed():
                 if id not in self._known or self._known[id].file is None:  # another server may have finished it
                     self._read(id)
+            self._listed_once = True
             made = [record for record in self._known.values() if record.file is not None]
         return sorted(made, key=lambda record: (record.began, record.id))
 
     def ordered(self, key: str) -> Record | None:
         """The latest record of an order."""
+        if not self._listed_once:
+            self.all()
         with self._lock:
             id = self._ordered.get(key)
         return None if id is None else self.get(id)

@@ -7,6 +7,7 @@ result is in is read from the disk each time, so that there is nothing that a ki
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ class Results:
             record = self.get(id)
             if id in self._trashed_items() and self._recovered(id):
                 raise Fault("gone", f"{record.output} is in the trash already.")
-            if record.file is None or not record.path.exists():
+            if record.file is None or not os.path.lexists(record.path):
                 raise Fault("gone", f"{record.output} is not there any more; it was moved or deleted.")
             self._check_inside(record.path)
             if not record.file.is_unchanged():
@@ -116,7 +117,7 @@ class Results:
         for mark in record.sidecars:
             if mark.is_unchanged() and inside(mark.path.parent, self._host.lora_roots()):
                 going.append(mark.path)
-            elif mark.path.exists():
+            elif os.path.lexists(mark.path):
                 kept.append(mark.path.name)
         return going, kept
 
@@ -189,7 +190,7 @@ class Results:
         return {item.result: item for item in self._listed_items() if item.result is not None}
 
     def _told(self, record: Record, trashed: Mapping[str, trash.Item]) -> Answer:
-        there = record.path.exists()
+        there = os.path.lexists(record.path)
         state = TRASHED if record.id in trashed else THERE if there else GONE
         return {
             "result": record.id,
@@ -271,7 +272,7 @@ def _marks(paths: Sequence[Path]) -> list[Mark]:
 
 
 def _kept_note(kept: Sequence[str]) -> str:
-    return f"Changed since they were copied, so they stay: {', '.join(kept)}." if kept else ""
+    return f"Changed since they were copied, or not readable, so they stay: {', '.join(kept)}." if kept else ""
 
 
 def _place(records: Sequence[Record], id: str) -> int:

@@ -69,13 +69,13 @@ class Item:
 def trash(root: Path, name: str, files: Sequence[Path], result: str | None = None) -> Item:
     """Moves files to the trash, the LoRA being the first of `files`. Raises OutputError; then all are back."""
     _in_words(lambda: root.mkdir(parents=True, exist_ok=True), root)
-    with _turn(root):
+    with _turn(root), _words(root):
         item = _new_item(root, name, [*files[1:], files[0]], result)
         try:
             for file in item.files:
                 _move(file.home, item.folder / file.kept)
-        except OutputError:
-            with contextlib.suppress(OutputError):  # where the disk fails again, the next start brings them back
+        except (OutputError, OSError):
+            with contextlib.suppress(OutputError, OSError):  # where the disk fails again, the next start brings them back
                 _bring_back(item)
             raise
         return item
@@ -83,7 +83,7 @@ def trash(root: Path, name: str, files: Sequence[Path], result: str | None = Non
 
 def restore(item: Item) -> None:
     """Moves an item's files back. Raises OutputError where a name is taken; then nothing was moved."""
-    with _turn(item.folder.parent):
+    with _turn(item.folder.parent), _words(item.folder):
         _bring_back(item)
 
 
@@ -121,7 +121,7 @@ def items(root: Path) -> list[Item]:
 def empty(root: Path) -> tuple[int, int]:
     """Deletes all items for good; how many files and bytes that were. Raises OutputError where one stays."""
     count = size = 0
-    with _turn(root):
+    with _turn(root), _words(root):
         for item in items(root):
             for file in item.files:
                 kept = item.folder / file.kept
@@ -143,7 +143,7 @@ def recover(root: Path, check: Callable[[Item], None]) -> None:
                 with contextlib.suppress(OSError):
                     (root / id).rmdir()  # goes only if it is empty
             elif _is_half(item):
-                with contextlib.suppress(OutputError):
+                with contextlib.suppress(OutputError, OSError):
                     check(item)
                     _bring_back(item)
 
