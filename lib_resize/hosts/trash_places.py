@@ -27,10 +27,14 @@ class TrashPlaces:
 
     def all(self) -> list[Path]:
         """Every folder that may hold undone results, those of earlier versions included."""
+        if not self.roots:
+            return [self.of(None)]
         return list(dict.fromkeys(place for root in self.roots for place in self._of(root)))
 
     def of(self, path: Path | None) -> Path:
         """The folder for a file that is undone; it need not exist yet."""
+        if not self.roots:
+            return (self.data or Path(os.path.realpath("."))) / TRASH
         root = self._root_of(path)
         outer = (place for place in self._of(root) if place.name != INNER_TRASH)
         return next((place for place in outer if _usable(place)), root / INNER_TRASH)

@@ -93,6 +93,10 @@ class WebUI:
                 again()
 
     def is_remote(self) -> bool:
+        """Of a host that cannot say it, the stricter answer."""
+        return shared("cmd_opts") is None or asked("the command line", self._is_remote, True)
+
+    def _is_remote(self) -> bool:
         options = cmd_options()
         if read(options, "hide_ui_dir_config") or access_of(options, os.environ).exposed:
             return True
@@ -106,7 +110,7 @@ class WebUI:
         return self._trash_places().all()
 
     def _trash_places(self) -> TrashPlaces:
-        roots = self.lora_roots() or sorted(self.loras().folders)[:1] or [Path(os.path.realpath("."))]
+        roots = self.lora_roots()
         home = read(host_module("modules.sd_models"), "model_path")
         listed = (checkpoint.path.parent for checkpoint in self.checkpoints())
         named = listed_options("ckpt_dir", "ckpt_dirs", "embeddings_dir", "vae_dir", "vae_dirs")
