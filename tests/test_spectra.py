@@ -139,7 +139,7 @@ def test_curves_say_what_a_resize_would_make(lora, checkpoint, tmp_path) -> None
     for recipe, name in (("rank=3", "rank"), ("sv_fro=0.88", "sv_fro"), ("fro_ckpt=1,retain=0.92", "fro_ckpt=1")):
         words = ["resize", str(checkpoint), str(lora), "-r", recipe, "--dry-run", "--report", str(tmp_path / "r.json")]
         assert cli.main(words) == 0
-        (plan,) = json.loads((tmp_path / "r.json").read_text("utf-8"))
+        plan, _ = json.loads((tmp_path / "r.json").read_text("utf-8"))
         points = next(curve.points for curve in seen.curves if curve.name == name)
         nearest = min(points, key=lambda point: abs(point[1] - plan["retention"]))
         assert nearest[1] == pytest.approx(plan["retention"], abs=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -11,7 +10,7 @@ from typing import Any
 
 from ..errors import FileError, HostError
 from .host import CheckpointFile, Loaded, LoraFile, Turn
-from .scan import TRASH, lora_paths, previews, real_folders
+from .scan import TRASH, checkpoint_paths, lora_paths, previews, real_folders
 
 
 class StandaloneHost:
@@ -127,8 +126,7 @@ def _name(path: Path, root: Path, counts: Mapping[str, int]) -> str:
 def _checkpoint_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            with contextlib.suppress(OSError):
-                yield from sorted(found for found in path.rglob("*.safetensors") if found.is_file())
+            yield from (one for one in checkpoint_paths(path) if one.is_file())
         elif path.is_file():
             yield path
         else:

@@ -19,7 +19,7 @@ from typing import Any
 from .. import __version__
 from ..adapters.write import CONVERSIONS, DTYPES
 from ..analysis import lacks
-from ..errors import Cancelled, FileError, RecipeError, ResizeError
+from ..errors import FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
@@ -242,8 +242,6 @@ class Service:
             handle.portion(sum(sizes[: number - 1]) / sum(sizes), sizes[number - 1] / sum(sizes))
             try:
                 files.append(self._analysed_one(lora, wish, handle, len(loras) <= _MOST_TABLES))
-            except Cancelled:
-                raise
             except (ResizeError, OSError, MemoryError) as error:
                 if len(loras) == 1:
                     raise
