@@ -107,9 +107,7 @@ def resize(sources: Sequence[Source], settings: Settings, progress: Progress | N
 def inputs_of(sources: Sequence[Source], inputs: Inputs | None = None) -> Inputs:
     """All files of the sources, added to the inputs."""
     inputs = inputs or Inputs()
-    for source in sources:
-        for member in source.members:
-            inputs.add(member.path)
+    inputs.add(*(member.path for source in sources for member in source.members))
     return inputs
 
 
@@ -138,8 +136,7 @@ class _Workshop:
         if isinstance(settings.base, Path):
             self.checkpoint = Checkpoint(settings.base)
             stack.callback(self.checkpoint.close)
-        for path in self.checkpoint.paths if self.checkpoint else ():
-            inputs.add(path)
+        inputs.add(*(self.checkpoint.paths if self.checkpoint else ()))
         self.places = Places(settings.output, settings.suffix)
 
     def outcomes(self, source: Source) -> Iterator[Outcome]:

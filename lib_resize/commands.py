@@ -18,10 +18,10 @@ from .base.pairing import looks_like_checkpoint
 from .base.store import is_model_folder
 from .batch import Outcome, Settings, inputs_of
 from .batch import resize as resize_all
-from .errors import ResizeError, UsageError
+from .errors import ResizeError, UsageError, internal
 from .files.outname import fold, unique_path
 from .files.reader import SafeFile
-from .files.target import Inputs
+from .files.target import Inputs, check_folder
 from .files.walk import is_file, is_folder
 from .ledger import Ledger
 from .lookup import LoraFolders, preset_file
@@ -196,16 +196,20 @@ def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Se
 
 def inspect(arguments: argparse.Namespace) -> int:
     """``resize-lora inspect``."""
+    sources = expand(arguments.inputs, _skipped)
+    inputs = inputs_of(sources)
     if arguments.plot:
         from .plots import check_can_draw
 
         check_can_draw()
+        check_folder(Path(arguments.plot))
     with contextlib.ExitStack() as stack:
         base = Checkpoint(Path(arguments.base)) if arguments.base else None
         if base is not None:
             stack.callback(base.close)
-        look = _Look(arguments, base)
-        for source in expand(arguments.inputs, _skipped):
+            inputs.add(*base.paths)
+        look = _Look(arguments, base, inputs)
+        for source in sources:
             look.at(source.members[0].path)
         return look.finish()
 
@@ -213,8 +217,9 @@ def inspect(arguments: argparse.Namespace) -> int:
 class _Look:
     """What `inspect` has seen so far."""
 
-    def __init__(self, arguments: argparse.Namespace, base: Checkpoint | None) -> None:
+    def __init__(self, arguments: argparse.Namespace, base: Checkpoint | None, inputs: Inputs) -> None:
         self._arguments = arguments
+        self._inputs = inputs
         self._base = base
         self._closely = bool(arguments.plot or arguments.spectra)
         self._findings: list[dict[str, Any]] = []
@@ -223,21 +228,37 @@ class _Look:
         self._failed = False
 
     def at(self, path: Path) -> None:
+        try:
+            self._look_at(path)
+        except (ResizeError, OSError, MemoryError) as error:
+            self._fail(path, error)
+        except Exception as error:
+            self._fail(path, internal(str(path), error))
+
+    def _look_at(self, path: Path) -> None:
         from .inspect import describe, describe_closely
 
-        try:
-            if not self._closely:
-                self._tell(describe(path, base=self._base, threads=self._arguments.threads), None)
-                return
-            found, seen, layers = describe_closely(path, base=self._base, threads=self._arguments.threads)
-        except ResizeError as error:
-            self._fail(path, error)
+        if not self._closely:
+            self._tell(describe(path, base=self._base, threads=self._arguments.threads), None)
             return
+        stem = self._stem(path.stem)
+        found, seen, layers = describe_closely(path, base=self._base, threads=self._arguments.threads)
         self._layers.append(layers)
         self._tell(found, seen)
-        self._draw(seen, path.stem)
+        self._draw(seen, stem)
 
-    def _fail(self, path: Path, error: ResizeError) -> None:
+    def _stem(self, name: str) -> str:
+        """What the names of plots begin with. Raises OutputError where they cannot be written, before the work."""
+        if not self._arguments.plot:
+            return name
+        from .plots import check_can_save
+
+        stem = unique_path(Path(), name, self._stems).stem
+        self._stems.add(fold(stem))
+        check_can_save(Path(self._arguments.plot), stem, self._inputs)
+        return stem
+
+    def _fail(self, path: Path, error: Exception) -> None:
         self._failed = True
         self._findings.append({"source": str(path), "error": str(error)})
         if not self._arguments.json:
@@ -255,11 +276,10 @@ class _Look:
         if self._arguments.plot:
             from .plots import save
 
-            stem = unique_path(Path(), stem, self._stems).stem
-            self._stems.add(fold(stem))
-            written = save(seen, Path(self._arguments.plot), stem, self._arguments.theme)
+            folder = Path(self._arguments.plot)
+            written = save(seen, folder, stem, self._arguments.theme, inputs=self._inputs)
             if not self._arguments.json:
-                print(f"{len(written)} files {Path(self._arguments.plot) / stem}*\n")
+                print(shown(f"{len(written)} files {folder / stem}*") + "\n")
 
     def finish(self) -> int:
         if len(self._layers) > 1:
@@ -267,9 +287,9 @@ class _Look:
 
             seen = study_of_many("all", self._layers)
             if self._arguments.spectra and not self._arguments.json:
-                print(f"all {seen.files} files\n{report.spectra_table(seen.groups)}\n")
+                print(shown_lines(f"all {seen.files} files\n{report.spectra_table(seen.groups)}\n"))
             self._findings.append({"source": "all", "spectra": seen.as_json()})
-            self._draw(seen, "all")
+            self._draw(seen, self._stem("all"))
         if self._arguments.json:
             print(json_text(self._findings, indent=2))
         return int(self._failed)
@@ -424,8 +444,7 @@ def _checkpoint(path: Path) -> Checkpoint | None:
 
 def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Namespace) -> int:
     inputs = inputs_of(sources, settings.inputs)
-    for path in settings.base.paths if isinstance(settings.base, Checkpoint) else ():
-        inputs.add(path)
+    inputs.add(*(settings.base.paths if isinstance(settings.base, Checkpoint) else ()))
     return _show(lambda bars: resize_all(sources, settings, bars), len(sources), inputs, arguments)
 
 

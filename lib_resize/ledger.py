@@ -81,7 +81,8 @@ class Ledger:
         self._write(as_json(outcome, layers=self._layers))
 
     def _end(self, *, stopped: bool) -> None:
-        self._write({"totals": self._totals.as_json() | ({"stopped": True} if stopped else {})})
+        end = {"stopped": True} if stopped else {}
+        self._write({"totals": self._totals.as_json(), **end})
         try:
             self._pages.close()
         except OutputError as error:

@@ -44,7 +44,7 @@ ROOMS: dict[str, frozenset[str]] = {
         | {"sources", "spectra"}
     ),
     "spectra": frozenset({"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "recipe"}),
-    "plots": frozenset({"errors", "files", "spectra"}),
+    "plots": frozenset({"errors", "files", "shown", "spectra"}),
     "inspect": frozenset(
         {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
         | {"report", "spectra"}

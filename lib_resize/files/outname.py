@@ -19,6 +19,7 @@ MAX_STEM_BYTES = 255 - len(".description.txt")
 
 # Illegal on Windows, or with a meaning inside a prompt's <lora:name:1> (`,` and `=` part arguments there).
 _UNSAFE = re.compile(r'[<>:"/\\|?*,=\x00-\x1f\x7f\ud800-\udfff]')
+_NO_LETTER = re.compile("[\ud800-\udfff]")
 _RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
 
 
@@ -29,6 +30,15 @@ def clean_stem(stem: str) -> str:
     if _RESERVED.fullmatch(safe.rstrip(" .")):
         safe = f"_{safe}"
     return _cut(safe, MAX_STEM_BYTES) or "lora"
+
+
+def storable(text: str) -> str:
+    """A text that a file can hold: bytes of a file name that are not UTF-8 become the mark for unknown letters."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return _NO_LETTER.sub("\ufffd", text)
+    return text
 
 
 def fold(stem: str) -> str:

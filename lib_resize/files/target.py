@@ -45,14 +45,11 @@ class Inputs:
 
     def __init__(self, paths: Iterable[Path] = ()) -> None:
         self._known: set[object] = set()
-        for path in paths:
-            self.add(path)
+        self.add(*paths)
 
-    def add(self, path: Path) -> None:
-        """One more file; one that is not there changes nothing."""
-        identity = _identity(path)
-        if identity is not None:
-            self._known.add(identity)
+    def add(self, *paths: Path) -> None:
+        """More files; one that is not there changes nothing."""
+        self._known.update(found for path in paths if (found := _identity(path)) is not None)
 
     def __contains__(self, path: Path) -> bool:
         identity = _identity(path)

@@ -122,7 +122,11 @@ def _matching(folder: Path, parts: tuple[str, ...], on_skip: Skip) -> Iterator[P
         for found in walk(folder, on_skip=on_skip):
             if _is_hidden(found.path, folder):
                 continue
-            yield from _matching(found.path, rest, on_skip) if rest else (found.path / name for name in found.names)
+            yield from (
+                _matching(found.path, rest, on_skip)
+                if rest
+                else (found.path / name for name in found.names if name[0] != ".")
+            )
     elif glob.has_magic(head):
         for name in sorted(_names(folder, on_skip)):
             if fnmatch.fnmatch(name, head) and (not name.startswith(".") or head.startswith(".")):
