@@ -17,15 +17,25 @@ from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse, ground_of
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
-from .errors import Cancelled, DeviceError, FileError, ResizeError, UnsupportedError, UsageError
-from .files.header import read_header
-from .files.outname import SUFFIX, fold, names_in_tree, unique_path
+from .errors import (
+    Cancelled,
+    DeviceError,
+    FileError,
+    OutputError,
+    ResizeError,
+    UnsupportedError,
+    UsageError,
+    internal,
+)
 from .files.reader import SafeFile
-from .files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
-from .files.stamp import RECORD, made_by_us
-from .jobs import Job, execute, measured, prepare, stem_details, wished_stem
+from .files.sidecars import SidecarFacts, copy_sidecars, foreign_sidecars, has_sidecars
+from .files.stamp import made_by_us
+from .files.target import RESULT, Inputs, check_folder, check_target
+from .files.walk import exists
+from .jobs import Job, execute, measured, prepare, wished_stem
 from .linalg.arrays import Arrays, TorchArrays, is_out_of_memory, open_arrays
 from .linalg.threads import one_blas_thread, usable_cores
+from .places import Places
 from .plan import Plan
 from .progress import Progress, Quiet
 from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
@@ -56,6 +66,8 @@ class Settings:
     sidecars: bool = True
     target: Path | None = None
     """The very file to write, for one source and one recipe."""
+    inputs: Inputs = field(default_factory=Inputs)
+    """More files that must not be replaced; those of sources and base model need not be named."""
 
     @property
     def all_recipes(self) -> tuple[Recipe, ...]:
@@ -76,6 +88,8 @@ class Outcome:
     skipped: Path | None = None
     """The result that was there already."""
     sidecars: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
+    """Sidecars that were there already, are not of ours and stay."""
 
 
 def resize(sources: Sequence[Source], settings: Settings, progress: Progress | None = None) -> Iterator[Outcome]:
@@ -85,9 +99,16 @@ def resize(sources: Sequence[Source], settings: Settings, progress: Progress | N
     FileError where nothing can begin (device, base model), and Cancelled where `progress` asks for it.
     """
     with contextlib.ExitStack() as stack:
-        workshop = _Workshop(settings, progress or Quiet(), stack)
+        workshop = _Workshop(settings, inputs_of(sources, settings.inputs), progress or Quiet(), stack)
         for source in sources:
             yield from workshop.outcomes(source)
+
+
+def inputs_of(sources: Sequence[Source], inputs: Inputs | None = None) -> Inputs:
+    """All files of the sources, added to the inputs."""
+    inputs = inputs or Inputs()
+    inputs.add(*(member.path for source in sources for member in source.members))
+    return inputs
 
 
 def open_bench(settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> Bench:
@@ -105,23 +126,26 @@ def open_bench(settings: Settings, progress: Progress, stack: contextlib.ExitSta
 class _Workshop:
     """What all sources of a batch share."""
 
-    def __init__(self, settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> None:
+    def __init__(self, settings: Settings, inputs: Inputs, progress: Progress, stack: contextlib.ExitStack) -> None:
         self.settings = settings
+        self.inputs = inputs
         _check_recipes(settings)
+        check_output(settings, inputs)
         self.bench = open_bench(settings, progress, stack)
         self.checkpoint = settings.base if isinstance(settings.base, Checkpoint) else None
         if isinstance(settings.base, Path):
             self.checkpoint = Checkpoint(settings.base)
             stack.callback(self.checkpoint.close)
-        self.names = _Names(settings)
+        inputs.add(*(self.checkpoint.paths if self.checkpoint else ()))
+        self.places = Places(settings.output, settings.suffix)
 
     def outcomes(self, source: Source) -> Iterator[Outcome]:
         """One outcome a recipe, or one for all where the source cannot be read."""
-        done, left = self._skipped(source)
-        yield from done
-        if not left:
-            return
         try:
+            done, left = self._skipped(source)
+            yield from done
+            if not left:
+                return
             with contextlib.ExitStack() as stack:
                 files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
                 hashes = [] if self.settings.dry_run else [self.bench.pool.submit(file.sha256) for file in files]
@@ -129,20 +153,14 @@ class _Workshop:
                 yield from self._of_adapter(source, read_source(source, files, self.checkpoint), left, hashes)
         except Cancelled:
             raise
-        except ResizeError as error:
-            yield Outcome(source.label, error=error)
-        except (OSError, MemoryError) as error:
-            yield Outcome(source.label, error=FileError(f"{source.label}: {error or 'out of memory'}"))
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            yield Outcome(source.label, error=_no_room(source, self.settings))
+        except Exception as error:
+            yield Outcome(source.label, error=_failure(error, source, self.settings))
 
     def _skipped(self, source: Source) -> tuple[list[Outcome], list[Recipe]]:
         """What need not be opened, and the recipes that are left."""
         if not self.settings.skip_existing:
             return [], list(self.settings.all_recipes)
-        found = [(recipe, self.names.existing(source, recipe)) for recipe in self.settings.all_recipes]
+        found = [(recipe, self.places.existing(source, recipe)) for recipe in self.settings.all_recipes]
         done = [Outcome(source.label, skipped=path) for _, path in found if path is not None]
         return done, [recipe for recipe, path in found if path is None]
 
@@ -152,28 +170,76 @@ class _Workshop:
         if source.found and made_by_us(adapter.metadata):
             yield Outcome(source.label, skipped=source.members[0].path)
             return
-        analysis = analyse(adapter, self.checkpoint, recipes, self.bench, convert=self.settings.style.convert)
+        left = []
         for recipe in recipes:
+            refusal = self._refusal(source, recipe)
+            if refusal is None:
+                left.append(recipe)
+            else:
+                yield Outcome(source.label, error=refusal)
+        if not left:
+            return
+        analysis = analyse(adapter, self.checkpoint, left, self.bench, convert=self.settings.style.convert)
+        for recipe in left:
             try:
                 yield self._of_recipe(source, analysis, recipe, hashes)
-            except Cancelled:
-                raise
             except ResizeError as error:
                 yield Outcome(source.label, error=error)
 
+    def _refusal(self, source: Source, recipe: Recipe) -> OutputError | None:
+        """Why a result could not be written, as far as that is clear before the work."""
+        settings = self.settings
+        if settings.dry_run or settings.target is not None:
+            return None
+        try:
+            check_folder(self.places.folder_of(source))
+            path = self.places.expected(source, recipe)
+            if path is not None:
+                check_target(path, RESULT, overwrite=settings.overwrite, inputs=self.inputs)
+        except OutputError as error:
+            return error
+        return None
+
     def _of_recipe(self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Sequence[Future[str]]) -> Outcome:
         settings = self.settings
-        place = self.names.placer(source) if settings.target is None else _always(settings.target)
+        placer = self.places.placer(source)
+        place = placer if settings.target is None else _always(settings.target)
         job = prepare(analysis, recipe, settings.style, place, suffix=settings.suffix)
-        self.names.claim(job.path)
-        job = measured(job, self.bench)
-        if settings.skip_existing and job.path.exists():
+        placer.claim(job.path, wished_stem(source.name, recipe, job.choice.threshold, settings.suffix))
+        if settings.skip_existing and exists(job.path):
             return Outcome(source.label, job.plan, job, skipped=job.path)
         if settings.dry_run:
+            job = measured(job, self.bench)
             return Outcome(source.label, job.plan, job)
-        plan = execute(job, self.bench, [future.result() for future in hashes], overwrite=settings.overwrite)
-        copies = _copy_sidecars(source, job.path, settings)
-        return Outcome(source.label, plan, job, sidecars=tuple(copies))
+        check_target(job.path, RESULT, overwrite=settings.overwrite, inputs=self.inputs)
+        job = measured(job, self.bench)
+        before = _replaced(job.path, settings)
+        digests = [future.result() for future in hashes]
+        plan = execute(job, self.bench, digests, overwrite=settings.overwrite, inputs=self.inputs)
+        placer.written(job.path)
+        copies, kept = _copy_sidecars(source, job.path, settings, before)
+        return Outcome(source.label, plan, job, sidecars=copies, kept=kept)
+
+
+def check_output(settings: Settings, inputs: Inputs) -> None:
+    """Raise OutputError where the place that was asked for cannot be written to, before any work."""
+    if settings.dry_run:
+        return
+    if settings.target is not None:
+        check_folder(settings.target.parent)
+        check_target(settings.target, RESULT, overwrite=settings.overwrite, inputs=inputs)
+    elif settings.output is not None:
+        check_folder(settings.output)
+
+
+def _failure(error: Exception, source: Source, settings: Settings) -> ResizeError:
+    if isinstance(error, ResizeError):
+        return error
+    if isinstance(error, (OSError, MemoryError)):
+        return FileError(f"{source.label}: {error or 'out of memory'}")
+    if isinstance(error, RuntimeError) and is_out_of_memory(error):
+        return _no_room(source, settings)
+    return internal(source.label, error)
 
 
 def _limit(arrays: Arrays, most_bytes: int) -> None:
@@ -201,61 +267,6 @@ def _check_recipes(settings: Settings) -> None:
                 f"recipe {recipe} compares with the base model; name a checkpoint first or after --base, or take a "
                 f"recipe that needs none, such as -r medium."
             )
-
-
-class _Names:
-    """Where results go: under names that no other file of the tree has, for hosts know a LoRA by that alone."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._trees: dict[Path, set[str]] = {}
-        self._claimed: set[str] = set()
-
-    def placer(self, source: Source) -> _Placer:
-        own = source.members[0].path.parent
-        root = self._settings.output or own
-        if root not in self._trees:
-            self._trees[root] = names_in_tree(root)
-        folder = root / source.below if self._settings.output else own
-        here = {fold(path.stem) for path in folder.glob(f"*{SUFFIX}")}
-        return _Placer(folder, self._trees[root] - here, self._claimed)
-
-    def claim(self, path: Path) -> None:
-        self._claimed.add(fold(path.stem))
-
-    def existing(self, source: Source, recipe: Recipe) -> Path | None:
-        """The result of an earlier run, where its name or its own record tells."""
-        place = self.placer(source)
-        if recipe.selection == "thr" or self._settings.suffix is not None or not recipe.weights:
-            threshold = recipe.value if recipe.selection == "thr" else None
-            path = place(wished_stem(source.name, recipe, threshold, self._settings.suffix))
-            return path if path.exists() else None
-        beginning = f"{source.name}_{stem_details(recipe)}_th"
-        for path in sorted(place.folder.glob(f"*{SUFFIX}")):
-            if path.name.startswith(beginning) and _is_result(path, recipe):
-                return path
-        return None
-
-
-@dataclass(frozen=True)
-class _Placer:
-    """From a wished stem to a path. A file under that very path is not in the way: the writer asks about it."""
-
-    folder: Path
-    elsewhere: set[str]
-    """Folded stems in other folders of the tree."""
-    claimed: set[str]
-    """Folded stems of this batch's results."""
-
-    def __call__(self, stem: str) -> Path:
-        return unique_path(self.folder, stem, lambda folded: folded in self.elsewhere or folded in self.claimed)
-
-
-def _is_result(path: Path, recipe: Recipe) -> bool:
-    try:
-        return f'"recipe":"{recipe}"' in read_header(path).metadata.get(RECORD, "").replace(": ", ":")
-    except ResizeError:
-        return False
 
 
 def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | None = None) -> Adapter:
@@ -316,10 +327,26 @@ def _is_base(file: SafeFile) -> UnsupportedError:
     )
 
 
-def _copy_sidecars(source: Source, target: Path, settings: Settings) -> list[Path]:
+def _replaced(target: Path, settings: Settings) -> SidecarFacts | None:
+    """What was true of the result that is about to be replaced, by which our own sidecars of it are known."""
+    if not (settings.sidecars and settings.overwrite and exists(target) and has_sidecars(target)):
+        return None
+    return _facts(target)
+
+
+def _facts(path: Path) -> SidecarFacts:
+    with SafeFile(path) as file:
+        return SidecarFacts(file.header.file_bytes, file.sha256(), modified=path.stat().st_mtime)
+
+
+def _copy_sidecars(
+    source: Source, target: Path, settings: Settings, before: SidecarFacts | None
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The sidecars that were written, and with --overwrite those that stay."""
     lora = source.members[0].path
     if not settings.sidecars or not has_sidecars(lora):
-        return []
-    with SafeFile(target) as file:
-        facts = SidecarFacts(bytes=file.header.file_bytes, sha256=file.sha256())
-    return copy_sidecars(lora, target, facts=facts, overwrite=settings.overwrite)
+        return (), ()
+    facts = _facts(target)
+    written = copy_sidecars(lora, target, facts=facts, replaced=before)
+    kept = foreign_sidecars(lora, target, facts=facts) if settings.overwrite else []
+    return tuple(written), tuple(kept)

@@ -6,12 +6,14 @@ import argparse
 import contextlib
 import gc
 import os
+import re
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import __version__
-from .errors import ResizeError, UsageError
+from .errors import Cancelled, FileError, ResizeError, UsageError, internal
 from .linalg.threads import ask_for_one_blas_thread
 from .recipe.grammar import (
     DEFAULT_WITH_BASE,
@@ -25,6 +27,7 @@ from .recipe.grammar import (
     SELECTIONS,
     parse_recipes,
 )
+from .shown import shown
 
 DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
 CONVERT_WORDS = ("auto", "lora", "none")
@@ -39,23 +42,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         return int(getattr(commands, parsed.command)(parsed))
-    except UsageError as error:
-        print(f"resize-lora: {error}", file=sys.stderr)
-        return 2
-    except ResizeError as error:
-        print(f"resize-lora: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("resize-lora: stopped; finished files stay, nothing is half written.", file=sys.stderr)
+    except (KeyboardInterrupt, Cancelled):
+        _complain("stopped; finished files stay, nothing is half written.")
         return 130
     except BrokenPipeError:
         _stop_writing()
         return 1
+    except Exception as error:
+        return _failed(error, parsed.command)
+
+
+def _failed(error: Exception, command: str) -> int:
+    """Says what went wrong, and returns the exit status."""
+    if isinstance(error, (OSError, MemoryError)):
+        name = getattr(error, "filename", None)
+        error = FileError(f"{name or command}: {getattr(error, 'strerror', None) or error or 'out of memory'}.")
+    elif not isinstance(error, ResizeError):
+        error = internal(command, error)
+    _complain(str(error))
+    return 2 if isinstance(error, UsageError) else 1
+
+
+def _complain(message: str) -> None:
+    print(f"resize-lora: {shown(message)}", file=sys.stderr)
 
 
 def entry() -> int:
     """The command as a process of its own, which may set up the interpreter for itself."""
     sys.setswitchinterval(5e-4)  # workers come back from numpy often, and shall not wait long for one that runs Python
+    for name in ("SIGTERM", "SIGHUP"):  # a report is written too where the terminal goes, or the system shuts down
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:  # not under nohup
+            signal.signal(getattr(signal, name), signal.default_int_handler)
     gc.set_threshold(100_000)  # many small objects are made, and hardly a cycle
     status = main()
     gc.freeze()  # the system takes all memory back at once; to search it for cycles first is wasted time
@@ -191,12 +208,10 @@ def _add_extract(parser: argparse.ArgumentParser) -> None:
     add("tuned", metavar="TUNED", help="the checkpoint that the LoRA is to lead to")
     add("base", metavar="BASE", help="the checkpoint that it starts from")
     add("-o", "--output", metavar="FILE", help="the new file, or a folder for it (default: beside TUNED)")
-    add("--rank", type=_count, metavar="N", help="the same rank in every layer (default: 64)")
+    add("--rank", type=_rank, metavar="N", help="the same rank in every layer (default: 64)")
     add("--size", type=_megabytes, metavar="MB", help="the strongest dimensions that fit in so many MiB")
-    add("--conv-rank", type=_count_or_none, metavar="N", help="for convolutions larger than 1x1; 0 leaves them out")
-    add(
-        "--max-rank", type=_count, metavar="N", help="dimensions to look for in each layer (default: 128 with a recipe)"
-    )
+    add("--conv-rank", type=_rank_or_none, metavar="N", help="for convolutions larger than 1x1; 0 leaves them out")
+    add("--max-rank", type=_rank, metavar="N", help="dimensions to look for in each layer (default: 128 with a recipe)")
     add("--no-te", action="store_true", help="the UNet alone, without text encoders")
     add(
         "--all-layers",
@@ -264,7 +279,8 @@ def _add_output(parser: argparse.ArgumentParser, dtype: str) -> None:
     )
     add("-v", "--verbose", action="count", default=0, help="thresholds and quantiles; -vv also each layer")
     add("--dry-run", action="store_true", help="say what would be, exact sizes included, and write nothing")
-    add("--report", metavar="FILE.json", help="write all figures, layer by layer, as JSON")
+    add("--report", metavar="FILE.json", help="write all figures as JSON; as JSON lines, one a result, to FILE.jsonl")
+    add("--report-layers", action="store_true", help="put the figures of every layer into the report too")
     add("--overwrite", action="store_true", help="replace results that are there already; never the source")
     add("--threads", type=_threads, metavar="N", help="workers (default: one a core)")
     add("--nice", action="store_true", help="stand back: other programs go first")
@@ -286,52 +302,51 @@ def _add_spelling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of ranks, 1 or more")
-    return int(text)
+def _number(what: str, least: int, most: int) -> Callable[[str], int]:
+    """The parser of a whole number."""
+
+    def parse(text: str) -> int:
+        if re.fullmatch("[0-9]{1,20}", text) and least <= int(text) <= most:
+            return int(text)
+        raise argparse.ArgumentTypeError(f"{shown(text, 40)!r} is not {what}, {least} to {most}")
+
+    return parse
 
 
-def _count_or_none(text: str) -> int:
-    return 0 if text == "0" else _count(text)
+_MOST_RANK = 100_000  # more than any layer has
+_rank = _number("a rank", 1, _MOST_RANK)
+_rank_or_none = _number("a rank", 0, _MOST_RANK)
+_whole = _number("a whole number", 0, 2**63 - 1)
+_threads = _number("a number of threads", 1, 1024)
+_port = _number("a port", 1, 65535)
+
+
+def _positive(unit: str) -> Callable[[str], float]:
+    """The parser of a size."""
+
+    def parse(text: str) -> float:
+        try:
+            size = float(text)
+        except ValueError:
+            size = 0.0
+        if not 0 < size <= _MOST_SIZE:
+            raise argparse.ArgumentTypeError(f"{shown(text, 40)!r} is not a size in {unit} above 0")
+        return size
+
+    return parse
+
+
+_MOST_SIZE = 1e9
 
 
 def _megabytes(text: str) -> str:
-    try:
-        if 0 < float(text) < float("inf"):
-            return text
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a size in MiB above 0")
+    _positive("MiB")(text)
+    return text
 
 
 def _gib(text: str) -> int:
     """Bytes."""
-    try:
-        size = float(text)
-    except ValueError:
-        size = 0.0
-    if not 0 < size < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size in GiB above 0")
-    return int(size * 2**30)
-
-
-def _rank(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rank, 1 or more")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
-    return int(text)
-
-
-def _threads(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads, 1 or more")
-    return int(text)
+    return int(_positive("GiB")(text) * 2**30)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
@@ -382,9 +397,3 @@ def _add_ui(parser: argparse.ArgumentParser) -> None:
         help="who may use the page and the API; several with commas between (default: programs of this machine)",
     )
     add("--api", action="store_true", help="serve the HTTP API /resize-lora/v1 too")
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, 1 to 65535")
-    return int(text)

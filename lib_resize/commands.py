@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,16 +16,20 @@ from .adapters.write import DTYPES, Style
 from .base.checkpoint import Checkpoint
 from .base.pairing import looks_like_checkpoint
 from .base.store import is_model_folder
-from .batch import Outcome, Settings
+from .batch import Outcome, Settings, inputs_of
 from .batch import resize as resize_all
-from .errors import OutputError, ResizeError, UsageError
+from .errors import ResizeError, UsageError, internal
 from .files.outname import fold, unique_path
 from .files.reader import SafeFile
+from .files.target import Inputs, check_folder
+from .files.walk import is_file, is_folder
+from .ledger import Ledger
 from .lookup import LoraFolders, preset_file
 from .priority import stand_back
 from .progress import Progress, Quiet
 from .prompt import BLOCK_PRESETS, Presets, check_bakeable, parse_prompt
 from .recipe.grammar import METHOD_NUMBERS, Recipe, parse_recipes, with_way
+from .shown import json_text, shown, shown_lines
 from .sources import SUFFIX, Source, expand, of_members, of_prompt
 
 if TYPE_CHECKING:
@@ -44,14 +47,23 @@ def resize(arguments: argparse.Namespace) -> int:
         base, names = _base_and_loras(arguments)
         if base is not None:
             stack.callback(base.close)
-        return _run(expand(names), _settings(arguments, base), arguments)
+        return _run(expand(names, _skipped), _settings(arguments, base), arguments)
 
 
 def upsample(arguments: argparse.Namespace) -> int:
     """``resize-lora upsample``."""
     arguments.score_recipes = parse_recipes(f"rank={arguments.rank},extend,seed={arguments.seed}")
     arguments.device = "cpu"
-    return _run(expand(arguments.inputs), _settings(arguments, None), arguments)
+    return _run(expand(arguments.inputs, _skipped), _settings(arguments, None), arguments)
+
+
+def _skipped(error: OSError) -> None:
+    """A folder that cannot be read does not end the search."""
+    _complain(f"{error.filename}: cannot be read: {error.strerror}; the folder is skipped.")
+
+
+def _complain(message: str) -> None:
+    print(f"resize-lora: {shown(message)}", file=sys.stderr)
 
 
 def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
@@ -78,7 +90,8 @@ def merge(arguments: argparse.Namespace) -> int:
         settings = _work_settings(arguments, base)
         folder, target = _output_of(arguments.output, len(recipes))
         sidecars = settings.sidecars and not arguments.prompt
-        settings = replace(settings, recipes=recipes, output=folder, target=target, sidecars=sidecars)
+        inputs = Inputs([Path(arguments.lbw_presets)] if arguments.lbw_presets else [])
+        settings = replace(settings, recipes=recipes, output=folder, target=target, sidecars=sidecars, inputs=inputs)
         arguments.continue_on_error = False
         return _run([source], settings, arguments)
 
@@ -98,9 +111,12 @@ def extract(arguments: argparse.Namespace) -> int:
         stack.callback(tuned.close)
         base = Checkpoint(Path(arguments.base))
         stack.callback(base.close)
-        settings = replace(_work_settings(arguments, None), recipes=recipes, output=folder, target=target)
+        inputs = Inputs((*tuned.paths, *base.paths))
+        settings = replace(
+            _work_settings(arguments, None), recipes=recipes, output=folder, target=target, inputs=inputs
+        )
         wish = _extract_wish(arguments, recipes)
-        return _show(lambda bars: extract_all(tuned, base, wish, settings, bars), 1, arguments)
+        return _show(lambda bars: extract_all(tuned, base, wish, settings, bars), 1, inputs, arguments)
 
 
 def _extract_recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
@@ -143,11 +159,13 @@ def _presets(name: str | None) -> Presets:
 
 def _output_of(text: str | None, recipes: int) -> tuple[Path | None, Path | None]:
     """Folder or file of the result, as far as it is given."""
-    if text is None or Path(text).is_dir() or text.endswith(("/", os.sep)):
+    if text is None or is_folder(Path(text)) or text.endswith(("/", os.sep)):
         return (Path(text) if text else None), None
     if recipes > 1:
         raise UsageError(f"-o {text}: one file cannot hold the results of {recipes} recipes; name a folder.")
     path = Path(text)
+    if not path.name:
+        raise UsageError(f"-o {text!r}: this is no file name. Name the new file, or a folder.")
     return None, path if path.suffix.lower() == SUFFIX else path.with_name(path.name + SUFFIX)
 
 
@@ -181,16 +199,20 @@ def _work_settings(arguments: argparse.Namespace, base: Checkpoint | None) -> Se
 
 def inspect(arguments: argparse.Namespace) -> int:
     """``resize-lora inspect``."""
+    sources = expand(arguments.inputs, _skipped)
+    inputs = inputs_of(sources)
     if arguments.plot:
         from .plots import check_can_draw
 
         check_can_draw()
+        check_folder(Path(arguments.plot))
     with contextlib.ExitStack() as stack:
         base = Checkpoint(Path(arguments.base)) if arguments.base else None
         if base is not None:
             stack.callback(base.close)
-        look = _Look(arguments, base)
-        for source in expand(arguments.inputs):
+            inputs.add(*base.paths)
+        look = _Look(arguments, base, inputs)
+        for source in sources:
             look.at(source.members[0].path)
         return look.finish()
 
@@ -198,8 +220,9 @@ def inspect(arguments: argparse.Namespace) -> int:
 class _Look:
     """What `inspect` has seen so far."""
 
-    def __init__(self, arguments: argparse.Namespace, base: Checkpoint | None) -> None:
+    def __init__(self, arguments: argparse.Namespace, base: Checkpoint | None, inputs: Inputs) -> None:
         self._arguments = arguments
+        self._inputs = inputs
         self._base = base
         self._closely = bool(arguments.plot or arguments.spectra)
         self._findings: list[dict[str, Any]] = []
@@ -208,43 +231,58 @@ class _Look:
         self._failed = False
 
     def at(self, path: Path) -> None:
+        try:
+            self._look_at(path)
+        except (ResizeError, OSError, MemoryError) as error:
+            self._fail(path, error)
+        except Exception as error:
+            self._fail(path, internal(str(path), error))
+
+    def _look_at(self, path: Path) -> None:
         from .inspect import describe, describe_closely
 
-        try:
-            if not self._closely:
-                self._tell(describe(path, base=self._base, threads=self._arguments.threads), None)
-                return
-            found, seen, layers = describe_closely(path, base=self._base, threads=self._arguments.threads)
-        except ResizeError as error:
-            self._fail(path, error)
+        if not self._closely:
+            self._tell(describe(path, base=self._base, threads=self._arguments.threads), None)
             return
+        stem = self._stem(path.stem)
+        found, seen, layers = describe_closely(path, base=self._base, threads=self._arguments.threads)
         self._layers.append(layers)
         self._tell(found, seen)
-        self._draw(seen, path.stem)
+        self._draw(seen, stem)
 
-    def _fail(self, path: Path, error: ResizeError) -> None:
+    def _stem(self, name: str) -> str:
+        """What the names of plots begin with. Raises OutputError where they cannot be written, before the work."""
+        if not self._arguments.plot:
+            return name
+        from .plots import check_can_save
+
+        stem = unique_path(Path(), name, self._stems).stem
+        self._stems.add(fold(stem))
+        check_can_save(Path(self._arguments.plot), stem, self._inputs)
+        return stem
+
+    def _fail(self, path: Path, error: Exception) -> None:
         self._failed = True
         self._findings.append({"source": str(path), "error": str(error)})
         if not self._arguments.json:
-            print(f"resize-lora: {error}", file=sys.stderr)
+            _complain(str(error))
 
     def _tell(self, found: Finding, seen: Study | None) -> None:
         more = {} if seen is None else {"spectra": seen.as_json()}
         self._findings.append(found.as_json() | more)
         if not self._arguments.json:
-            print(found.as_text() + "\n")
+            print(shown_lines(found.as_text()) + "\n")
             if seen is not None and self._arguments.spectra:
-                print(report.spectra_table(seen.groups) + "\n")
+                print(shown_lines(report.spectra_table(seen.groups)) + "\n")
 
     def _draw(self, seen: Study, stem: str) -> None:
         if self._arguments.plot:
             from .plots import save
 
-            stem = unique_path(Path(), stem, self._stems).stem
-            self._stems.add(fold(stem))
-            written = save(seen, Path(self._arguments.plot), stem, self._arguments.theme)
+            folder = Path(self._arguments.plot)
+            written = save(seen, folder, stem, self._arguments.theme, inputs=self._inputs)
             if not self._arguments.json:
-                print(f"{len(written)} files {Path(self._arguments.plot) / stem}*\n")
+                print(shown(f"{len(written)} files {folder / stem}*") + "\n")
 
     def finish(self) -> int:
         if len(self._layers) > 1:
@@ -252,11 +290,11 @@ class _Look:
 
             seen = study_of_many("all", self._layers)
             if self._arguments.spectra and not self._arguments.json:
-                print(f"all {seen.files} files\n{report.spectra_table(seen.groups)}\n")
+                print(shown_lines(f"all {seen.files} files\n{report.spectra_table(seen.groups)}\n"))
             self._findings.append({"source": "all", "spectra": seen.as_json()})
-            self._draw(seen, "all")
+            self._draw(seen, self._stem("all"))
         if self._arguments.json:
-            print(json.dumps(self._findings, indent=2, ensure_ascii=False))
+            print(json_text(self._findings, indent=2))
         return int(self._failed)
 
 
@@ -265,19 +303,20 @@ def library(arguments: argparse.Namespace) -> int:
     from .survey import Wish, survey
 
     folder = Path(arguments.folder)
-    if not folder.is_dir():
+    if not arguments.folder.strip() or not is_folder(folder):
         raise UsageError(f"{folder} is not a folder; name one that holds LoRA files.")
     _stand_back(arguments)
     quiet = arguments.json or arguments.csv
     with _Bars(None) as bars:
         told = (lambda _: None) if quiet else (lambda seen: bars.say(report.survey_headers(seen)))
-        found = survey(folder, Wish(exact=arguments.exact, threads=arguments.threads, on_headers=told), bars)
+        wish = Wish(exact=arguments.exact, threads=arguments.threads, on_headers=told, on_skip=_skipped)
+        found = survey(folder, wish, bars)
     if arguments.json:
-        print(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        print(json_text(found.as_json(), indent=1))
     elif arguments.csv:
         print(found.as_csv(), end="")
     else:
-        print(report.survey_text(found))
+        print(shown_lines(report.survey_text(found)))
     return 0
 
 
@@ -313,7 +352,7 @@ def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
         recipes=parse_recipes(_DEMO_RECIPES), output=folder / "resized", base=checkpoint, overwrite=True
     )
     chosen = argparse.Namespace(
-        verbose=arguments.verbose, report=None, continue_on_error=False, dry_run=False, nice=False
+        verbose=arguments.verbose, report=None, report_layers=False, continue_on_error=False, dry_run=False, nice=False
     )
     status = _run(expand([str(path) for path in loras]), settings, chosen)
     if arguments.keep:
@@ -407,9 +446,11 @@ def _base_and_loras(arguments: argparse.Namespace) -> tuple[Checkpoint | None, l
 def _checkpoint(path: Path) -> Checkpoint | None:
     """The base model in a file or folder; None where it is none, and where it cannot be read, which is told in its
     turn."""
-    if is_model_folder(path) or (path.is_file() and path.suffix.lower() == ".gguf"):
+    if not is_file(path) and not is_folder(path):
+        return None
+    if is_model_folder(path) or (is_file(path) and path.suffix.lower() == ".gguf"):
         return Checkpoint(path)
-    if not path.is_file():
+    if not is_file(path):
         return None
     try:
         file = SafeFile(path)
@@ -422,26 +463,54 @@ def _checkpoint(path: Path) -> Checkpoint | None:
 
 
 def _run(sources: Sequence[Source], settings: Settings, arguments: argparse.Namespace) -> int:
-    return _show(lambda bars: resize_all(sources, settings, bars), len(sources), arguments)
+    inputs = inputs_of(sources, settings.inputs)
+    inputs.add(*(settings.base.paths if isinstance(settings.base, Checkpoint) else ()))
+    return _show(lambda bars: resize_all(sources, settings, bars), len(sources), inputs, arguments)
 
 
-def _show(work: Callable[[Progress], Iterator[Outcome]], files: int, arguments: argparse.Namespace) -> int:
-    """Does the work, tells of each outcome as it comes, and of all at the end."""
-    if arguments.report:
-        _check_writable(Path(arguments.report))
+def _show(
+    work: Callable[[Progress], Iterator[Outcome]], files: int, inputs: Inputs, arguments: argparse.Namespace
+) -> int:
+    """Does the work, prints each outcome as it comes, and the table at the end. Who stops a night's work wants to know
+    how far it came."""
     _stand_back(arguments)
-    outcomes: list[Outcome] = []
+    with contextlib.ExitStack() as stack:
+        summary = stack.enter_context(_table(arguments))
+        ledger = stack.enter_context(_ledger(arguments, inputs))
+        bars = stack.enter_context(_Bars(files))
+        for outcome in _until_failure(work(bars), arguments.continue_on_error):
+            summary.add(outcome)
+            if ledger is not None:
+                ledger.add(outcome)
+            bars.file(outcome.source)
+            for line in _lines(outcome, arguments.verbose):
+                bars.say(line, error=outcome.error is not None)
+            del outcome  # it keeps its source open, and there may be thousands
+    return int(summary.failed)
+
+
+@contextlib.contextmanager
+def _ledger(arguments: argparse.Namespace, inputs: Inputs) -> Iterator[Ledger | None]:
+    if not arguments.report:
+        yield None
+        return
+    path = Path(arguments.report)
+    with Ledger(path, inputs, layers=arguments.report_layers) as ledger:
+        yield ledger
+    if ledger.path != path:
+        _complain(f"--report {path}: another file took this name during the run; the report is {ledger.path}.")
+
+
+@contextlib.contextmanager
+def _table(arguments: argparse.Namespace) -> Iterator[report.Summary]:
+    summary = report.Summary()
     try:
-        with _Bars(files) as bars:
-            for outcome in _until_failure(work(bars), arguments.continue_on_error):
-                outcomes.append(replace(outcome, job=None))  # a job keeps its source mapped; there may be thousands
-                bars.file(outcome.source)
-                for line in _lines(outcome, arguments.verbose):
-                    bars.say(line, error=outcome.error is not None)
-                del outcome
-    finally:  # who stops a night's work wants to know how far it came
-        _finish(outcomes, arguments)
-    return int(any(outcome.error for outcome in outcomes))
+        yield summary
+    finally:
+        if summary:
+            print(summary.table())
+        if arguments.dry_run:
+            print("Nothing was written (--dry-run).")
 
 
 def _until_failure(outcomes: Iterator[Outcome], go_on: bool) -> Iterator[Outcome]:
@@ -468,31 +537,8 @@ def _lines(outcome: Outcome, verbose: int) -> Iterator[str]:
         yield from report.layer_lines(outcome.plan)
     for note in report.notes(outcome.plan):
         yield f"{Path(outcome.plan.output).name}: {note}"
-
-
-def _finish(outcomes: Sequence[Outcome], arguments: argparse.Namespace) -> None:
-    if outcomes:
-        print(report.table(outcomes))
-    if arguments.dry_run:
-        print("Nothing was written (--dry-run).")
-    if arguments.report:
-        text = json.dumps(report.as_json(outcomes), indent=1, ensure_ascii=False)
-        _write_report(Path(arguments.report), text)
-
-
-def _check_writable(path: Path) -> None:
-    """Said before hours of work, not after."""
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"--report {path}: the folder is not there, or this is a folder; name a file to write.")
-
-
-def _write_report(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_text(text + "\n", "utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"--report {path}: cannot be written: {error.strerror}.") from error
+    for path in outcome.kept:
+        yield f"{path}: kept, because it is not as an earlier run wrote it; remove it to have it copied again"
 
 
 class _Bars(Quiet):
@@ -535,6 +581,6 @@ class _Bars(Quiet):
         """A line that does not disturb the bars."""
         stream = sys.stderr if error else sys.stdout
         if self._bars:
-            self._bars[1].write(line, file=stream)
+            self._bars[1].write(shown_lines(line), file=stream)
         else:
-            print(line, file=stream)
+            print(shown_lines(line), file=stream)

@@ -12,13 +12,18 @@ ResizeError                 anything that we refuse or that went wrong; its text
 ├── DeviceError             the asked device or its library is not there
 ├── HostError               the WebUI around us could not do what it was asked
 ├── OutputError             the result cannot be written (exists, no room, not allowed)
-└── Cancelled               the user stopped the job
+└── InternalError           a fault of this program
+
+Cancelled                   the user stopped the job; not a ResizeError, so that no handler takes it for a failure
 
 A caller who wants one handler writes ``except ResizeError as error: print(error)``.
 A message says what was found, where, what was expected and what to do.
 """
 
 from __future__ import annotations
+
+import traceback
+from pathlib import Path
 
 
 class ResizeError(Exception):
@@ -75,5 +80,17 @@ class OutputError(ResizeError):
     """A result cannot be written."""
 
 
-class Cancelled(ResizeError):  # noqa: N818 - the user wanted it, so it is no error to him
+class InternalError(ResizeError):
+    """This program has a fault."""
+
+
+def internal(what: str, error: Exception) -> InternalError:
+    """The error for an exception that nobody expected while `what` was worked on, with the place that raised it."""
+    home = str(Path(__file__).parent)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(home)]
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return InternalError(f"{what}: a fault of Resize LoRA, please report it: {type(error).__name__}{place}: {error}")
+
+
+class Cancelled(Exception):  # noqa: N818 - the user wanted it, so it is no error to him
     """The user stopped the job; nothing was left behind."""

@@ -27,10 +27,11 @@ from .analysis import Analysis, Bench, analyse
 from .base.checkpoint import Checkpoint
 from .base.pairing import BaseWeight
 from .base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
-from .batch import Outcome, Settings, open_bench
-from .errors import Cancelled, LayerError, ResizeError, UnsupportedError
+from .batch import Outcome, Settings, check_output, open_bench
+from .errors import LayerError, ResizeError, UnsupportedError
 from .files.outname import unique_path
 from .files.spool import Spool
+from .files.target import Inputs
 from .jobs import execute, prepare
 from .linalg.casts import Single, singles
 from .linalg.factor import Pair, Stored
@@ -149,6 +150,7 @@ def extract(
 
     A recipe that cannot be met is an outcome. Raises what `difference` raises, and OutputError.
     """
+    check_output(settings, Inputs((*tuned.paths, *base.paths)))
     with ExitStack() as stack:
         bench = open_bench(settings, progress, stack)
         spool = stack.enter_context(Spool(_folder(tuned.path, settings)))
@@ -181,8 +183,6 @@ def _made(
         if settings.dry_run:
             return Outcome(job.plan.source, job.plan, job)
         plan = execute(job, bench, [future.result() for future in hashes], overwrite=settings.overwrite)
-    except Cancelled:
-        raise
     except ResizeError as error:
         return Outcome(analysis.adapter.name, error=error)
     return Outcome(plan.source, plan, job)

@@ -24,6 +24,7 @@ from .errors import LayerError, OutputError, ResizeError
 from .files.header import TensorSpec
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
+from .files.target import RESULT, Inputs, check_target
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
 from .linalg.arrays import Arrays
 from .linalg.casts import LARGEST, Bits, Single, round_to, singles
@@ -153,11 +154,16 @@ def _noted(job: Job, note: str) -> Job:
     return replace(job, plan=replace(job.plan, notes=(*job.plan.notes, note)))
 
 
-def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = False) -> Plan:
+def execute(
+    job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = False, inputs: Inputs | None = None
+) -> Plan:
     """Writes the file, whole or not at all, and checks it. `hashes` are the SHA-256 of the adapter's files.
 
-    Raises OutputError where it cannot be written or does not hold what it should.
+    With `overwrite` it replaces a result of ours, but none of the `inputs` of the run. Raises OutputError where it
+    cannot be written or does not hold what it should.
     """
+    inputs = inputs or Inputs(job.analysis.adapter.paths)
+    check_target(job.path, RESULT, overwrite=overwrite, inputs=inputs)
     maker = _Maker(job.analysis, job.recipe, job.style, lambda _: job.path, None)
     maker.reduction = job.reduction
     metadata = maker.metadata(job.choice, job.draft, job.path.stem, hashes)
@@ -165,6 +171,7 @@ def execute(job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = 
     def check(path: Path) -> None:
         verify(path, job.draft.specs)
         _check_deltas(path, job, bench.arrays)
+        check_target(job.path, RESULT, overwrite=overwrite, inputs=inputs)  # perhaps somebody put a file there
 
     written = write_safetensors(
         job.path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -72,9 +72,11 @@ class Plan:
         mean = math.fsum(shares) / len(shares)
         return mean, math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / len(shares))
 
-    def as_json(self) -> dict[str, Any]:
-        """The plan as JSON values, as `--report` writes it."""
-        fields = asdict(self)
+    def as_json(self, *, layers: bool = True) -> dict[str, Any]:
+        """The plan as JSON values, as `--report` writes it; the list of layers only where asked."""
+        fields = asdict(self if layers else replace(self, layers=()))
+        if not layers:
+            del fields["layers"]
         fields["layer_retention_mean"], fields["layer_retention_std"] = self.layer_retention or (None, None)
         fields["copied"] = [{"name": key, "why": why} for key, why in self.copied]
         return fields

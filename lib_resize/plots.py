@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import OutputError, UsageError
+from .errors import UsageError
 from .files.atomic import write_whole
+from .files.target import Inputs, Kind, check_folder, check_target
+from .shown import json_text, shown
 from .spectra import TYPES, Group, Study
 
 _MIB = 1 << 20
@@ -48,15 +50,16 @@ _MARKERS = "os^vDPX*<>"  # more than there are curves, for colours and dashes co
 FORMATS = ("png", "svg")
 
 
-def save(study: Study, folder: Path, stem: str, theme: str = "light") -> list[Path]:
-    """Writes all plots of a study, and its numbers, as ``stem_*``; returns the paths.
+def save(study: Study, folder: Path, stem: str, theme: str = "light", *, inputs: Inputs | None = None) -> list[Path]:
+    """Writes all plots of a study, and its numbers, as ``stem_*``; returns the paths. It replaces earlier plots of
+    ours, and no other file.
 
-    Raises UsageError where matplotlib is missing, OutputError where the folder cannot be written to.
+    Raises UsageError where matplotlib is missing, OutputError where a file cannot be written.
     """
     pyplot = _pyplot()
-    _make(folder)
+    check_can_save(folder, stem, inputs)
     written = [_write(folder / f"{stem}_{name}.csv", _csv(rows)) for name, rows in tables(study).items()]
-    text = json.dumps(study.as_json(), indent=1, ensure_ascii=False) + "\n"
+    text = json_text(study.as_json(), indent=1) + "\n"
     written.append(_write(folder / f"{stem}.json", text.encode()))
     with pyplot.rc_context(_style(THEMES[theme])):
         for name, draw in _PLOTS.items():
@@ -74,7 +77,7 @@ def tables(study: Study) -> dict[str, list[list[Any]]]:
     cells = [(row, column) for row in study.blocks for column in study.types if (row, column) in study.bytes]
     return {
         "spectra": [
-            ["group", "layers", "effective_rank", "top_energy", "rank_90", "rank_99", "index", "mean_s_over_s1"],
+            _TITLES["spectra"],
             *(
                 [g.name, g.layers, g.effective_rank, g.top_energy, g.rank_90, g.rank_99, i, value]
                 for g in study.groups
@@ -82,18 +85,49 @@ def tables(study: Study) -> dict[str, list[list[Any]]]:
             ),
         ],
         "effective_rank": [
-            ["block", "type", "layers", "effective_rank"],
+            _TITLES["effective_rank"],
             *([*cell, study.heat[cell][1], study.heat[cell][0]] for cell in cells if cell in study.heat),
         ],
-        "bytes": [["block", "type", "bytes"], *([*cell, study.bytes[cell]] for cell in cells)],
+        "bytes": [_TITLES["bytes"], *([*cell, study.bytes[cell]] for cell in cells)],
         "retention": [
-            ["method", "bytes", "weight_retention"],
+            _TITLES["retention"],
             *([curve.name, *point] for curve in study.curves for point in curve.points),
         ],
     }
 
 
 # Files -------------------------------------------------------------------------------------------------------
+
+_MARK = "resize-lora"
+_TITLES = {
+    "spectra": ["group", "layers", "effective_rank", "top_energy", "rank_90", "rank_99", "index", "mean_s_over_s1"],
+    "effective_rank": ["block", "type", "layers", "effective_rank"],
+    "bytes": ["block", "type", "bytes"],
+    "retention": ["method", "bytes", "weight_retention"],
+}
+
+
+def check_can_save(folder: Path, stem: str, inputs: Inputs | None = None) -> None:
+    """Raise OutputError where `save` could not write all of its files, before the work."""
+    check_folder(folder)
+    names = [f"{stem}.json"]
+    names += [f"{stem}_{plot}.{kind}" for plot in _TITLES for kind in ("csv", *FORMATS)]
+    for name in names:
+        check_target(folder / name, PLOT, overwrite=True, inputs=inputs)
+
+
+def _is_plot(path: Path) -> bool:
+    if path.suffix == ".json":  # somebody's sidecar may have this name, or a host may have added to our file
+        document = json.loads(path.read_text("utf-8"))
+        return isinstance(document, dict) and document.keys() == Study("", 0, (), {}, {}).as_json().keys()
+    with open(path, "rb") as stream:
+        beginning = stream.read(4096)
+    if path.suffix == ".csv":
+        return beginning.partition(b"\n")[0].decode("utf-8", "replace") in [",".join(row) for row in _TITLES.values()]
+    return _MARK.encode() in beginning
+
+
+PLOT = Kind("a plot of Resize LoRA", _is_plot)
 
 
 def check_can_draw() -> None:
@@ -115,13 +149,6 @@ def _pyplot() -> Any:
     return matplotlib.pyplot
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"--plot {folder}: cannot be made: {error.strerror}. Name a folder.") from error
-
-
 def _write(path: Path, data: bytes) -> Path:
     write_whole(path, data, overwrite=True)
     return path
@@ -135,7 +162,9 @@ def _csv(rows: Iterable[Sequence[Any]]) -> bytes:
 
 def _image(figure: Any, kind: str) -> bytes:
     data = io.BytesIO()
-    figure.savefig(data, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    figure.savefig(
+        data, format=kind, dpi=150, metadata={"Date": None, "Creator": _MARK} if kind == "svg" else {"Software": _MARK}
+    )
     return data.getvalue()
 
 
@@ -161,7 +190,7 @@ def _style(theme: Theme) -> dict[str, Any]:
 
 
 def _title(study: Study, what: str) -> str:
-    return f"{study.name}: {what}" + (f" ({study.files} files)" if study.files > 1 else "")
+    return f"{shown(study.name, 100)}: {what}" + (f" ({study.files} files)" if study.files > 1 else "")
 
 
 def _draw_spectra(pyplot: Any, study: Study, theme: Theme) -> Any:

@@ -6,11 +6,13 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .plan import LayerPlan, Plan
 from .recipe.grammar import PRESETS
+from .shown import shown
 
 if TYPE_CHECKING:
     from .batch import Outcome
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from .survey import Entry, Survey
 
 _MIB = 1 << 20
+_MOST_OF_NAME = 260  # characters: more than any disk allows
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
@@ -28,15 +31,65 @@ def mib(size: int) -> str:
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def table(outcomes: Iterable[Outcome]) -> str:
-    """One row an output, and a sum where there are several of one recipe."""
-    rows = [_row(outcome) for outcome in outcomes]
-    done = [outcome.plan for outcome in outcomes if outcome.plan and not outcome.skipped and not outcome.error]
-    if len(done) > 1 and len({plan.source for plan in done}) == len(done):
-        before = sum(plan.bytes_before for plan in done)
-        after = sum(plan.bytes_after for plan in done)
-        rows.append([f"{len(done)} files", mib(before), mib(after), _saved(before, after), ""])
-    return aligned([["LoRA", "MiB before", "after", "saved", "weight retention"], *rows])
+class Summary:
+    """The table at the end of a run: one row an output, and a sum where there are several of one recipe.
+
+    It keeps the few words of each row, so that nothing else of an outcome need be kept.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[list[str]] = []
+        self._sources: set[str] = set()
+        self._totals = Totals()
+
+    def __bool__(self) -> bool:
+        return bool(self._rows)
+
+    @property
+    def failed(self) -> bool:
+        return self._totals.failed > 0
+
+    def add(self, outcome: Outcome) -> None:
+        """One more row."""
+        self._rows.append([shown(cell, _MOST_OF_NAME) for cell in _row(outcome)])
+        self._totals.add(outcome)
+        if outcome.plan and not outcome.skipped and not outcome.error:
+            self._sources.add(outcome.plan.source)
+
+    def table(self) -> str:
+        """The rows in columns."""
+        rows, sums = list(self._rows), self._totals
+        if 1 < sums.results == len(self._sources):
+            before, after = sums.bytes_before, sums.bytes_after
+            rows.append([f"{sums.results} files", mib(before), mib(after), _saved(before, after), ""])
+        return aligned([["LoRA", "MiB before", "after", "saved", "weight retention"], *rows])
+
+
+@dataclass
+class Totals:
+    """The sums of a run."""
+
+    results: int = 0
+    failed: int = 0
+    skipped: int = 0
+    bytes_before: int = 0
+    """Of the sources of all results; a source counts once for each recipe."""
+    bytes_after: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """One more outcome."""
+        if outcome.error is not None:
+            self.failed += 1
+        elif outcome.skipped is not None or outcome.plan is None:
+            self.skipped += 1
+        else:
+            self.results += 1
+            self.bytes_before += outcome.plan.bytes_before
+            self.bytes_after += outcome.plan.bytes_after
+
+    def as_json(self) -> dict[str, int]:
+        """The sums as JSON values."""
+        return asdict(self)
 
 
 def _row(outcome: Outcome) -> list[str]:
@@ -223,17 +276,13 @@ def _shares(layer: LayerPlan) -> str:
     return ", ".join(f"{word}: {value:{form}}" for word, value, form in shown if value is not None)
 
 
-def as_json(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
-    """The list that --report writes: an object for each output, or for each failure."""
-    return [_object(outcome) for outcome in outcomes]
-
-
-def _object(outcome: Outcome) -> dict[str, Any]:
+def as_json(outcome: Outcome, *, layers: bool = False) -> dict[str, Any]:
+    """An outcome as `--report` writes it."""
     if outcome.error is not None:
         return {"source": outcome.source, "error": str(outcome.error)}
     if outcome.plan is None:
         return {"source": outcome.source, "output": str(outcome.skipped), "skipped": True}
-    return outcome.plan.as_json() | ({"skipped": True} if outcome.skipped else {})
+    return outcome.plan.as_json(layers=layers) | ({"skipped": True} if outcome.skipped else {})
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

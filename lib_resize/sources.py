@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
+from .files.walk import Skip, exists, ignore, is_folder, matching, walk
 from .prompt import Tag
 
 SUFFIX = ".safetensors"
@@ -59,33 +60,55 @@ class Source:
         return "+".join(f"{member.path.stem}_{member.strength}" for member in self.members)
 
 
-def expand(arguments: Sequence[str]) -> list[Source]:
-    """The LoRAs that the arguments name, each once, in order.
+def expand(arguments: Sequence[str], on_skip: Skip = ignore) -> list[Source]:
+    """The LoRAs that the arguments name, each once, in order. Folders that cannot be read go to `on_skip`.
 
     A file that is not there is found out when it is opened. Raises UsageError for patterns and folders that hold
     nothing, and for merges that cannot be read.
     """
+    folders: dict[Path, str] = {}
     sources: dict[object, Source] = {}
     for argument in arguments:
-        for source in _expand(argument):
-            sources.setdefault((tuple((str(m.path.absolute()), m.weight) for m in source.members)), source)
+        for source in _expand(argument, on_skip):
+            sources.setdefault(tuple((_spelled(m.path, folders), m.weight) for m in source.members), source)
     return list(sources.values())
 
 
-def _expand(argument: str) -> list[Source]:
+def _spelled(path: Path, folders: dict[Path, str]) -> tuple[str, str]:
+    """One spelling for each name: the real path of its folder, looked up once, and the name."""
+    if path.parent not in folders:
+        folders[path.parent] = _real(path.parent)
+    return folders[path.parent], path.name
+
+
+def _real(path: Path) -> str:
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # a NUL in the path
+        return str(path)
+
+
+def _expand(argument: str, on_skip: Skip) -> list[Source]:
+    if not argument.strip():
+        raise UsageError("an argument is empty; name a LoRA file, a folder of them or a pattern.")
     path = Path(argument)
-    if path.is_dir():
-        return _required(list(_in_folder(path)), f"folder {argument} holds no {SUFFIX} file")
-    if path.exists():
+    if is_folder(path):
+        return _required(list(_in_folder(path, on_skip)), f"folder {argument} holds no {SUFFIX} file")
+    if exists(path):
         return [Source((Member(path),))]
-    if glob.has_magic(argument):
-        names = sorted(glob.glob(argument, recursive=True), key=str.casefold)  # noqa: PTH207 - Path.glob takes no absolute pattern
+    if glob.has_magic(argument) and "\0" not in argument:
+        names = matching(argument, on_skip)
         if names or "," not in argument:
-            found = [source for name in names for source in _expand(name)]
+            found = [source for name in names for source in _matched(name, on_skip)]
             return _required(found, f"nothing matches {argument}")
     if "," in argument or _weight(argument) is not None:
         return [Source(tuple(_member(piece, argument) for piece in argument.split(",")))]
     return [Source((Member(_completed(path)),))]
+
+
+def _matched(path: Path, on_skip: Skip) -> list[Source]:
+    """What a pattern found; a folder without LoRAs is no fault then."""
+    return list(_in_folder(path, on_skip)) if is_folder(path) else [Source((Member(path),))]
 
 
 def of_members(arguments: Sequence[str]) -> Source:
@@ -116,18 +139,26 @@ def _required(found: list[Source], otherwise: str) -> list[Source]:
     return found
 
 
-def _in_folder(folder: Path) -> Iterator[Source]:
-    for path in files_below(folder):
+def _in_folder(folder: Path, on_skip: Skip) -> Iterator[Source]:
+    for path in files_below(folder, on_skip, once=True):
         yield Source((Member(path),), below=path.parent.relative_to(folder), found=True)
 
 
-def files_below(folder: Path) -> Iterator[Path]:
-    """All safetensors files below a folder, links followed, in the order of their names."""
-    for place, below, names in os.walk(folder, followlinks=True):
-        below.sort(key=str.casefold)
-        for name in sorted(names, key=str.casefold):
-            if name.lower().endswith(SUFFIX):
-                yield Path(place, name)
+def files_below(folder: Path, on_skip: Skip = ignore, *, once: bool = False) -> Iterator[Path]:
+    """All safetensors files below a folder, links followed, in the order of their names.
+
+    With `once` a link to a file that is found anyway is left out.
+    """
+    found = [(place, name) for place in walk(folder, on_skip=on_skip) for name in place.names]
+    loras = [(place.real, place.path / name) for place, name in found if name.lower().endswith(SUFFIX)]
+    known = {Path(real, path.name) for real, path in loras if not path.is_symlink()} if once else set()
+    for _, path in loras:
+        if once and path.is_symlink():
+            real = Path(os.path.realpath(path))
+            if real in known:
+                continue
+            known.add(real)
+        yield path
 
 
 def _member(piece: str, argument: str) -> Member:
@@ -144,7 +175,7 @@ def _member(piece: str, argument: str) -> Member:
 def _weight(text: str) -> float | None:
     """The number behind the last colon; a Windows drive letter's colon is followed by none."""
     _, colon, tail = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if not colon or exists(Path(text)):
         return None
     try:
         weight = float(tail)
@@ -155,5 +186,7 @@ def _weight(text: str) -> float | None:
 
 def _completed(path: Path) -> Path:
     """The suffix may be left away, as in a prompt."""
+    if not path.name or exists(path):
+        return path
     completed = path.with_name(path.name + SUFFIX)
-    return completed if not path.exists() and completed.exists() else path
+    return completed if exists(completed) else path

@@ -30,17 +30,18 @@ from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
 from .base.norm_cache import cache_folder
 from .catalogue import Facts, Stamp, cache_file, facts_of, read_facts, save_cache, stamp_of
-from .errors import ResizeError
+from .errors import ResizeError, UsageError
 from .files.atomic import write_whole
 from .files.header import read_header
 from .files.reader import SafeFile
+from .files.walk import Skip, ignore
 from .jobs import prepare
 from .linalg.arrays import NumpyArrays
 from .linalg.threads import one_blas_thread, usable_cores
 from .progress import Progress, Quiet
 from .recipe.grammar import PRESETS, parse_recipe
 from .recipe.select import Question, choose
-from .sources import expand
+from .sources import files_below
 from .spectra import effective_rank, type_of
 
 VERSION = 2
@@ -191,7 +192,9 @@ class Wish:
     cache: Path | None = None
     """File of the cache; None: beside the panel's own."""
     on_headers: Callable[[Survey], None] = field(default=lambda _: None)
-    """Told of the folder as soon as all headers are read."""
+    """Called with the folder as soon as all headers are read."""
+    on_skip: Skip = ignore
+    """Called with the error of each folder that cannot be read."""
 
 
 def survey(folder: Path, wish: Wish | None = None, progress: Progress | None = None) -> Survey:
@@ -202,7 +205,7 @@ def survey(folder: Path, wish: Wish | None = None, progress: Progress | None = N
     wish, progress = wish or Wish(), progress or Quiet()
     store = _Store(wish.cache or cache_folder() / "survey.json")
     try:
-        found = _headers(folder, store, progress)
+        found = _headers(folder, wish, store, progress)
         wish.on_headers(found)
         return _with_spectra(found, wish, store, progress)
     finally:
@@ -212,8 +215,10 @@ def survey(folder: Path, wish: Wish | None = None, progress: Progress | None = N
 # Headers -----------------------------------------------------------------------------------------------------
 
 
-def _headers(folder: Path, store: _Store, progress: Progress) -> Survey:
-    paths = [source.members[0].path for source in expand([str(folder)])]
+def _headers(folder: Path, wish: Wish, store: _Store, progress: Progress) -> Survey:
+    paths = list(files_below(folder, wish.on_skip))
+    if not paths:
+        raise UsageError(f"folder {folder} holds no .safetensors file; name a folder of LoRAs.")
     progress.start("headers", len(paths))
     entries = []
     for path in paths:

@@ -385,9 +385,9 @@ def test_retention_is_that_of_the_whole_difference(pair: Any, tmp_path: Path) ->
     """Also of what lies beyond the dimensions that were looked for."""
     tuned, base, true = pair
     report = tmp_path / "report.json"
-    arguments = ("-r", "fro_lora=1,retain=0.8", "--max-rank", 2, "-t", 32, "--report", report)
+    arguments = ("-r", "fro_lora=1,retain=0.8", "--max-rank", 2, "-t", 32, "--report", report, "--report-layers")
     assert extract(tuned, base, tmp_path / "x.safetensors", *arguments) == 0
-    (told,) = json.loads(report.read_text("utf-8"))
+    told, _ = json.loads(report.read_text("utf-8"))
     names = ordinary(true)
     whole = np.sqrt(sum(np.linalg.norm(true[name]) ** 2 for name in names))
     found = deltas(tmp_path / "x.safetensors")

@@ -21,12 +21,14 @@ ROOMS: dict[str, frozenset[str]] = {
     "progress": frozenset(),
     "names": frozenset(),
     "prompt": frozenset({"errors"}),
-    "sources": frozenset({"errors", "prompt"}),
+    "shown": frozenset(),
+    "sources": frozenset({"errors", "files", "prompt"}),
     "lookup": frozenset({"errors", "files", "prompt", "sources"}),
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),
-    "report": frozenset({"plan", "recipe"}),
+    "report": frozenset({"plan", "recipe", "shown"}),
+    "ledger": frozenset({"errors", "files", "package", "report", "shown"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompt"}),
     "synthetic": frozenset({"errors", "files", "linalg", "names"}),
@@ -35,19 +37,21 @@ ROOMS: dict[str, frozenset[str]] = {
     "jobs": frozenset(
         {"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe", "reduction"}
     ),
+    "places": frozenset({"errors", "files", "jobs", "recipe", "sources"}),
     "catalogue": frozenset({"adapters", "base", "errors", "files", "names"}),
     "survey": frozenset(
         {"adapters", "analysis", "base", "catalogue", "errors", "files", "jobs", "linalg", "progress", "recipe"}
         | {"sources", "spectra"}
     ),
     "spectra": frozenset({"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "recipe"}),
-    "plots": frozenset({"errors", "files", "spectra"}),
+    "plots": frozenset({"errors", "files", "shown", "spectra"}),
     "inspect": frozenset(
         {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
         | {"report", "spectra"}
     ),
     "batch": frozenset(
-        {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "plan", "progress", "recipe", "sources"}
+        {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "places", "plan", "progress"}
+        | {"recipe", "sources"}
     ),
     "extract": frozenset(
         {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
@@ -61,14 +65,15 @@ ROOMS: dict[str, frozenset[str]] = {
             "extract",
             "files",
             "inspect",
+            "ledger",
             "lookup",
             "plots",
             "priority",
             "progress",
         }
-        | {"prompt", "recipe", "report", "sources", "spectra", "survey", "synthetic"}
+        | {"prompt", "recipe", "report", "shown", "sources", "spectra", "survey", "synthetic"}
     ),
-    "cli": frozenset({"commands", "errors", "linalg", "package", "recipe"}),
+    "cli": frozenset({"commands", "errors", "linalg", "package", "recipe", "shown"}),
     "package": frozenset(),
     "__main__": frozenset({"cli"}),
 }
@@ -100,7 +105,10 @@ NARROWER: dict[str, frozenset[str]] = {
 }
 """Single modules that may import less than their room, their neighbours included."""
 
-FOR_TYPES_ONLY = {"report": frozenset({"batch", "jobs", "spectra", "survey"})}
+FOR_TYPES_ONLY = {
+    "ledger": frozenset({"batch"}),
+    "report": frozenset({"batch", "jobs", "spectra", "survey"}),
+}
 """Imports that only type checkers see."""
 
 LIBRARIES: dict[str, frozenset[str]] = {

@@ -33,6 +33,7 @@ from lib_resize.recipe.grammar import (
     parse_recipes,
 )
 from lib_resize.recipe.scores import BaseFacts, LayerFacts, score
+from lib_resize.report import Totals
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -234,8 +235,17 @@ def test_the_lines_of_verbose_look_as_they_are_told() -> None:
 def test_every_key_of_the_report_is_explained() -> None:
     layer = LayerPlan("x", 2, 1, 0.0, None)
     made = Plan("a", "b", "high", None, 2, 1, 1.0, layers=(layer,), copied=(("k", "norm"),), dropped=())
-    fields = made.as_json()
-    keys = {*fields, *fields["layers"][0], *fields["copied"][0], "error", "skipped"}
+    fields = {"resize_lora": "1", **made.as_json()}
+    keys = {
+        *fields,
+        *made.as_json()["layers"][0],
+        *made.as_json()["copied"][0],
+        "error",
+        "skipped",
+        "totals",
+        "stopped",
+    }
+    keys |= Totals().as_json().keys()
     told = set(re.findall(r"`(\w+)`", section("The report")))
     assert keys - told == set()
     rows = [line.split("|")[1] for line in section("The report").splitlines() if line.startswith("| `")]

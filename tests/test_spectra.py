@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lib_resize import cli
+from lib_resize.errors import OutputError
 from lib_resize.inspect import describe_closely
 from lib_resize.names.families import SD15, SDXL, layers
 from lib_resize.spectra import TYPES, LayerSpectrum, effective_rank, groups, study_of_many, type_of
@@ -139,7 +140,7 @@ def test_curves_say_what_a_resize_would_make(lora, checkpoint, tmp_path) -> None
     for recipe, name in (("rank=3", "rank"), ("sv_fro=0.88", "sv_fro"), ("fro_ckpt=1,retain=0.92", "fro_ckpt=1")):
         words = ["resize", str(checkpoint), str(lora), "-r", recipe, "--dry-run", "--report", str(tmp_path / "r.json")]
         assert cli.main(words) == 0
-        (plan,) = json.loads((tmp_path / "r.json").read_text("utf-8"))
+        plan, _ = json.loads((tmp_path / "r.json").read_text("utf-8"))
         points = next(curve.points for curve in seen.curves if curve.name == name)
         nearest = min(points, key=lambda point: abs(point[1] - plan["retention"]))
         assert nearest[1] == pytest.approx(plan["retention"], abs=1e-5)
@@ -252,7 +253,45 @@ def test_a_folder_that_cannot_be_made_is_told(lora, tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("x")
     assert cli.main(["inspect", str(lora), "--plot", str(tmp_path / "file")]) == 1
-    assert "cannot be made" in capsys.readouterr().err
+    assert "a file stands where a folder should be" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["pastry.json", "pastry_bytes.csv", "pastry_bytes.png", "pastry_spectra.svg"])
+def test_plots_replace_plots_of_ours_and_nothing_else(lora, tmp_path, name, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    from lib_resize.plots import save
+
+    _, seen, _ = describe_closely(lora)
+    made = save(seen, tmp_path, "pastry")
+    assert save(seen, tmp_path, "pastry") == made
+    (tmp_path / name).write_bytes(b'{"description": "mine"}')
+    before = {path: path.read_bytes() for path in made}
+    with pytest.raises(OutputError, match="not a plot of Resize LoRA"):
+        save(seen, tmp_path, "pastry")
+    assert {path: path.read_bytes() for path in made} == before
+
+
+def test_a_plot_that_a_host_added_to_is_nobody_elses_to_replace(lora, tmp_path) -> None:
+    """A1111 keeps its own words on a LoRA in ``pastry.json``."""
+    pytest.importorskip("matplotlib")
+    from lib_resize.plots import save
+
+    _, seen, _ = describe_closely(lora)
+    path = save(seen, tmp_path, "pastry")[4]
+    document = json.loads(path.read_text("utf-8")) | {"description": "mine"}
+    path.write_text(json.dumps(document), "utf-8")
+    with pytest.raises(OutputError, match=r"pastry\.json: .*not a plot of Resize LoRA"):
+        save(seen, tmp_path, "pastry")
+
+
+def test_foreign_files_in_the_way_of_plots_are_found_before_the_work(lora, tmp_path, monkeypatch, capsys) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "pastry.json").write_text("mine", "utf-8")
+    monkeypatch.setattr("lib_resize.inspect.describe_closely", None)
+    assert cli.main(["inspect", str(lora), "--plot", str(tmp_path)]) == 1
+    assert "not a plot of Resize LoRA" in capsys.readouterr().err
+    assert (tmp_path / "pastry.json").read_text("utf-8") == "mine"
 
 
 def test_a_study_without_layers_of_a_kind_draws_what_there_is(tmp_path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from lib_resize import batch, cli, commands, priority
 from lib_resize.batch import Settings, resize
+from lib_resize.errors import InternalError
 from lib_resize.linalg.arrays import TorchArrays
 from lib_resize.plan import LayerPlan, Plan
 from lib_resize.recipe.grammar import parse_recipes
@@ -56,7 +57,7 @@ def test_the_figures_of_kohyas_script_by_their_definitions(lora, tmp_path) -> No
 
 def test_they_are_printed_in_its_words(lora, tmp_path, capsys) -> None:
     assert run("resize", lora, "-r", "rank=2", "-o", tmp_path, "-v", "--report", tmp_path / "r.json") == 0
-    (plan,) = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    plan, _ = json.loads((tmp_path / "r.json").read_text("utf-8"))
     mean, deviation = plan["layer_retention_mean"], plan["layer_retention_std"]
     assert f"Average Frobenius norm retention: {mean:.2%} | std: {deviation:0.3f}" in capsys.readouterr().out
     layer = LayerPlan("x", 8, 2, 0.6, None, 0.8, 0.5, 3.21)
@@ -187,13 +188,21 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
     assert second.error is None
 
 
-def test_other_errors_of_torch_are_not_taken_for_that(folder, tmp_path, monkeypatch) -> None:
+def test_a_fault_of_ours_is_a_failed_line_and_the_batch_goes_on(folder, tmp_path, monkeypatch) -> None:
+    real, calls = batch.analyse, []
+
     def analyse(*arguments, **more):
-        raise RuntimeError("a fault of ours")
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("shapes do not fit")
+        return real(*arguments, **more)
 
     monkeypatch.setattr(batch, "analyse", analyse)
-    with pytest.raises(RuntimeError, match="a fault of ours"):
-        list(resize(expand([str(folder)]), Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o")))
+    settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o")
+    first, second = resize(expand([str(folder)]), settings)
+    assert isinstance(first.error, InternalError)
+    assert re.search(r"please report it: RuntimeError at batch.py:\d+: shapes do not fit", str(first.error))
+    assert second.error is None
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "nan", "much"])
@@ -226,13 +235,15 @@ def test_a_stopped_night_reports_what_it_did_and_the_next_one_does_the_rest(fold
 
     monkeypatch.setattr(commands, "resize_all", stopped)
     assert run(*words) == 130
-    done = json.loads(report.read_text("utf-8"))
+    *done, last = json.loads(report.read_text("utf-8"))
     assert len(done) == 4
+    assert last["stopped"] is True
     assert all(Path(one["output"]).exists() for one in done)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     monkeypatch.setattr(commands, "resize_all", real)
     assert run(*words) == 0
-    second = json.loads(report.read_text("utf-8"))
+    *second, last = json.loads(report.read_text("utf-8"))
+    assert "stopped" not in last
     assert [bool(one.get("skipped")) for one in second].count(True) == len(before)
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert len(after) == 6

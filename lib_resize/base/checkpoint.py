@@ -55,6 +55,11 @@ class Checkpoint:
         return self._model.family
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Its files on the disk."""
+        return tuple(file.path for file in self._store.files) or (self.path,)
+
+    @property
     def files(self) -> Sequence[SafeFile]:
         """All of its safetensors files. Raises UnsupportedError where there are none."""
         if not self._store.files:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from .atomic import write_whole
+from .target import Inputs, Kind, check_target
 
 PREVIEW_TYPES = ("png", "jpg", "jpeg", "webp", "gif", "mp4", "webm")
 _PREVIEWS = tuple(f"{lead}.{kind}" for kind in PREVIEW_TYPES for lead in ("", ".preview"))
@@ -35,23 +36,29 @@ class SidecarFacts:
     """SHA-256 of the whole file, hex."""
     source_sha256: str | None = None
     """The same of the source; helps to find it in lists of several files."""
+    modified: float | None = None
+    """Its time of change; None: that of the file that is there."""
 
 
-def copy_sidecars(source: Path, target: Path, *, facts: SidecarFacts, overwrite: bool = False) -> list[Path]:
+def copy_sidecars(
+    source: Path, target: Path, *, facts: SidecarFacts, replaced: SidecarFacts | None = None
+) -> list[Path]:
     """Copy every sidecar of the LoRA ``source`` to the name of ``target``; returns what was written.
 
-    Sidecars that exist already stay as they are unless ``overwrite``. Each is written whole or not at all.
-    Raises ``OutputError`` naming all that failed, after all were tried; the rest has then been copied.
+    Files that exist already stay. The exception are copies that we made for an earlier ``target`` and nobody changed
+    since, where ``replaced`` has the facts of it. Each file is written whole or not at all. Raises ``OutputError``
+    naming all that failed, after all were tried; the rest has then been copied.
     """
     about = _About(source, target, facts)
+    before = None if replaced is None else _About(source, target, replaced)
     written, failed = [], []
     for suffix in _sidecar_suffixes(source):
         old, new = _beside(source, suffix), _beside(target, suffix)
         try:
-            if _keeps(old, new, overwrite):
+            data = about.copy_of(old)
+            if os.path.lexists(new) and not _is_outdated(new, old, data, before):
                 continue
-            data = old.read_bytes()
-            write_whole(new, about.retell(data) if suffix.lower() in _JSONS else data, overwrite=overwrite)
+            write_whole(new, data, overwrite=before is not None)
             written.append(new)
         except (OSError, OutputError) as error:
             failed.append(f"{old.name} ({error})")
@@ -60,14 +67,35 @@ def copy_sidecars(source: Path, target: Path, *, facts: SidecarFacts, overwrite:
     return written
 
 
+def foreign_sidecars(source: Path, target: Path, *, facts: SidecarFacts) -> list[Path]:
+    """Files that have the names of copies, and are not what `copy_sidecars` writes: somebody else's, which stay."""
+    about = _About(source, target, facts)
+    pairs = [(_beside(source, suffix), _beside(target, suffix)) for suffix in _sidecar_suffixes(source)]
+    return [new for old, new in pairs if os.path.lexists(new) and not _holds(new, about.copy_of(old))]
+
+
+def _is_outdated(new: Path, old: Path, data: bytes, before: _About | None) -> bool:
+    """Whether the file at ``new`` is a copy of ours that says something else than ``data``."""
+    if before is None or _holds(new, data):
+        return False
+    kind = Kind("a copy that we made", lambda path: _holds(path, before.copy_of(old)))
+    try:
+        check_target(new, kind, overwrite=True, inputs=Inputs([old]))
+    except OutputError:
+        return False
+    return True
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    try:
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
+
+
 def has_sidecars(source: Path) -> bool:
     """Whether `copy_sidecars` would find anything."""
     return bool(_sidecar_suffixes(source))
-
-
-def _keeps(old: Path, new: Path, overwrite: bool) -> bool:
-    """Whether the sidecar at ``new`` stays as it is: it is ours to keep, or the original itself."""
-    return os.path.lexists(new) and (not overwrite or new.samefile(old))
 
 
 def _beside(lora: Path, suffix: str) -> Path:
@@ -98,6 +126,11 @@ class _About:
     source: Path
     target: Path
     facts: SidecarFacts
+
+    def copy_of(self, sidecar: Path) -> bytes:
+        """What a sidecar of the source becomes."""
+        data = sidecar.read_bytes()
+        return self.retell(data) if sidecar.name.lower().endswith(_JSONS) else data
 
     def retell(self, data: bytes) -> bytes:
         """A JSON sidecar with the fields of the file made true; as it is if it has none or is damaged."""
@@ -172,8 +205,10 @@ class _About:
         return preview.absolute().as_posix() if preview.is_file() else ""
 
     def time(self, old: object) -> object:
+        if not isinstance(old, (int, float)):
+            return _GONE
         try:
-            return self.target.stat().st_mtime if isinstance(old, (int, float)) else _GONE
+            return self.target.stat().st_mtime if self.facts.modified is None else self.facts.modified
         except OSError:
             return _GONE
 

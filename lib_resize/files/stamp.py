@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from .header import MODEL_HASH, PLACEHOLDERS
+from .outname import storable
 
 RECORD = "resize_lora"
 """Key of our own record."""
@@ -127,7 +128,7 @@ def restamp(source: Mapping[str, str], facts: StampFacts) -> dict[str, str]:
     _stamp_modelspec(stamped, facts)
     _stamp_adapter(stamped, facts)
     stamped[RECORD] = _record(source, facts.record)
-    return {**stamped, **PLACEHOLDERS}
+    return {key: storable(text) for key, text in {**stamped, **PLACEHOLDERS}.items()}
 
 
 def made_by_us(metadata: Mapping[str, str]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from ..files.sidecars import PREVIEW_TYPES
+from ..files.walk import walk
 
 LORA_TYPES = (".safetensors", ".pt", ".ckpt")
 TRASH = "Resize LoRA trash"
@@ -18,17 +19,16 @@ INNER_TRASH = ".resize_lora_trash"
 
 def lora_paths(root: Path) -> Iterator[Path]:
     """LoRA files below a folder, links followed, each folder once, in order; nothing of our trash."""
-    seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if name not in (TRASH, INNER_TRASH))
-        for name in sorted(files):
+    for found in walk(root, leave_out=(TRASH, INNER_TRASH)):
+        for name in found.names:
             if name.lower().endswith(LORA_TYPES):
-                yield Path(folder, name)
+                yield found.path / name
+
+
+def checkpoint_paths(root: Path) -> Iterator[Path]:
+    """Safetensors files below a folder of base models, in order."""
+    for found in walk(root):
+        yield from (found.path / name for name in found.names if name.endswith(".safetensors"))
 
 
 class Folders:

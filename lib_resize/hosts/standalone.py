@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from ..errors import FileError, HostError
 from .host import CheckpointFile, Loaded, LoraFile, LoraList, Turn
 from .listing import Entry, Listing, find
-from .scan import lora_paths, real_folders
+from .scan import checkpoint_paths, lora_paths, real_folders
 from .trash_places import TrashPlaces
 
 
@@ -133,8 +132,7 @@ def _name(path: Path, root: Path, counts: Mapping[str, int]) -> str:
 def _checkpoint_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.is_dir():
-            with contextlib.suppress(OSError):
-                yield from sorted(found for found in path.rglob("*.safetensors") if found.is_file())
+            yield from (one for one in checkpoint_paths(path) if one.is_file())
         elif path.is_file():
             yield path
         else:

@@ -252,7 +252,7 @@ class WebUI:
             with closing(made):
                 result = processing.process_images(made)
             return self._accepted(result, loras)
-        except ResizeError:
+        except (Cancelled, ResizeError):
             raise
         except Exception as error:  # whatever a host and its extensions may raise
             raise HostError(f"The WebUI could not make the picture: {type(error).__name__}: {error}") from error

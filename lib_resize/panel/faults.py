@@ -17,6 +17,7 @@ from ..errors import (
     ResizeError,
     UsageError,
 )
+from ..shown import shown
 
 
 class Fault(ResizeError):  # noqa: N818 - the page's word, whatever kind it is
@@ -45,15 +46,15 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 def told(error: BaseException) -> dict[str, Any]:
     """The error as the protocol has it: `kind`, `message`, and `column` for recipes and prompts."""
     if isinstance(error, Fault):
-        return {"kind": error.kind, "message": str(error)}
+        return {"kind": error.kind, "message": shown(str(error))}
     if isinstance(error, MemoryError):
         return {"kind": "refused", "message": "Out of memory. Close other programs, or take a smaller file first."}
     if isinstance(error, OSError):
-        return {"kind": "file", "message": f"{error.filename or 'The disk'}: {error.strerror or error}."}
+        return {"kind": "file", "message": shown(f"{error.filename or 'The disk'}: {error.strerror or error}.")}
     kind = next((kind for tree, kind in _KINDS if isinstance(error, tree)), None)
     if kind is None:
-        return {"kind": "internal", "message": f"A fault of ours, tell us: {type(error).__name__}: {error}"}
-    found: dict[str, Any] = {"kind": kind, "message": str(error)}
+        return {"kind": "internal", "message": shown(f"A fault of ours, tell us: {type(error).__name__}: {error}")}
+    found: dict[str, Any] = {"kind": kind, "message": shown(str(error))}
     if isinstance(error, (RecipeError, PromptError)):
         found["column"] = error.column
     return found

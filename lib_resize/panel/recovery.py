@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 from ..files.atomic import sweep
+from ..files.walk import walk
 from ..hosts.host import Host
 from .results import Results
 
@@ -25,17 +23,5 @@ def _recover(host: Host, results: Results) -> None:
         results.recover()
     with contextlib.suppress(Exception):  # a folder that cannot be read keeps what is in it
         for root in [*host.lora_roots(), host.trash_root()]:
-            for folder in _folders(root):
-                sweep(folder)
-
-
-def _folders(root: Path) -> Iterator[Path]:
-    """A folder and all below it, each once, links followed as hosts do."""
-    seen = set()
-    for folder, below, _ in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back up
-            below.clear()
-            continue
-        seen.add(real)
-        yield Path(folder)
+            for folder in walk(root):
+                sweep(folder.path)

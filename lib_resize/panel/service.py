@@ -18,7 +18,7 @@ from typing import Any
 from .. import __version__
 from ..adapters.write import CONVERSIONS, DTYPES
 from ..analysis import lacks
-from ..errors import Cancelled, FileError, RecipeError, ResizeError
+from ..errors import FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..hosts.listing import find
 from ..plan import Plan
@@ -271,8 +271,6 @@ class Service:
             before += sizes[number - 1]
             try:
                 files.append(self._analysed_one(lora, wish, handle, len(loras) <= _MOST_TABLES))
-            except Cancelled:
-                raise
             except (ResizeError, OSError, MemoryError) as error:
                 if len(loras) == 1:
                     raise

@@ -315,24 +315,24 @@ class _Rule:
 
 
 _SHARE = _Rule(lambda x: 0 < x <= 1, "must be above 0 and at most 1", "0.95")
-_WHOLE = _Rule(lambda x: x >= 1 and x == int(x), "must be a whole number of at least 1", "16")
+_RANK = _Rule(lambda x: 1 <= x <= 100_000 and x == int(x), "must be a whole number, 1 to 100000", "16")
 _COUNT = _Rule(lambda x: 0 <= x < 2**63 and x == int(x), "must be a whole number of at least 0", "1")
-_WEIGHT = _Rule(lambda x: x >= 0, "must be a weight of 0 or more", "0.5")
+_WEIGHT = _Rule(lambda x: 0 <= x <= 1e6, "must be a weight, 0 to 1000000", "0.5")
 _RULES: dict[str, _Rule] = {
-    "thr": _Rule(lambda _: True, "must be a number", "-3.5"),
-    "size": _Rule(lambda x: x > 0, "must be a size in MiB above 0", "32"),
+    "thr": _Rule(lambda x: abs(x) <= 1000, "must be a number, -1000 to 1000", "-3.5"),
+    "size": _Rule(lambda x: 0 < x <= 1e9, "must be a size in MiB, above 0 and at most 1e9", "32"),
     "retain": _SHARE,
-    "rank": _WHOLE,
-    "sv_ratio": _Rule(lambda x: x >= 1, "must be a ratio of at least 1", "5"),
+    "rank": _RANK,
+    "sv_ratio": _Rule(lambda x: 1 <= x <= 1e9, "must be a ratio, 1 to 1e9", "5"),
     "sv_fro": _SHARE,
     "sv_cumulative": _SHARE,
-    "max_rank": _WHOLE,
-    "max_conv_rank": _WHOLE,
+    "max_rank": _RANK,
+    "max_conv_rank": _RANK,
     "min_rank": _COUNT,
     "niter": _COUNT,
     "oversample": _COUNT,
     "seed": _COUNT,
-    "rescale": _Rule(lambda x: x > 0, "must be a strength above 0", "0.8"),
+    "rescale": _Rule(lambda x: 1e-3 <= x <= 1e3, "must be a strength, 0.001 to 1000", "0.8"),
 }
 
 

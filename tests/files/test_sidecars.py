@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from lib_resize.errors import OutputError
-from lib_resize.files.sidecars import SidecarFacts, copy_sidecars
+from lib_resize.files.sidecars import SidecarFacts, copy_sidecars, foreign_sidecars
 
 OLD, NEW = "AB" * 32, "cd" * 32
 FACTS = SidecarFacts(bytes=2048, sha256=NEW, source_sha256=OLD.lower())
+OLD_FACTS = SidecarFacts(bytes=4096, sha256="ef" * 32, modified=12.5)
 
 
 @pytest.fixture
@@ -88,19 +89,57 @@ def test_a_missing_folder_has_no_sidecars(tmp_path, target):
     assert copy_sidecars(tmp_path / "absent" / "x.safetensors", target, facts=FACTS) == []
 
 
-def test_existing_sidecars_are_kept_unless_overwriting(source, target):
-    put(source, ".txt", b"from the source")
-    kept = put(target, ".txt", b"the user's own")
-    assert copy_sidecars(source, target, facts=FACTS) == []
+@pytest.mark.parametrize("replaced", [None, OLD_FACTS])
+@pytest.mark.parametrize("suffix", [".txt", ".json", ".png"])
+def test_existing_sidecars_of_others_are_kept(source, target, suffix, replaced):
+    put(source, suffix, {"size": 1})
+    kept = put(target, suffix, b"the user's own")
+    assert copy_sidecars(source, target, facts=FACTS, replaced=replaced) == []
     assert kept.read_bytes() == b"the user's own"
-    assert copy_sidecars(source, target, facts=FACTS, overwrite=True) == [kept]
-    assert kept.read_bytes() == b"from the source"
+    assert foreign_sidecars(source, target, facts=FACTS) == [kept]
+
+
+def test_copies_of_ours_are_replaced_with_the_result_that_they_were_made_for(source, target):
+    for suffix, content in ((".metadata.json", {"sha256": "0" * 64, "modified": 0.0}), (".txt", b"text")):
+        put(source, suffix, content)
+    made = copy_sidecars(source, target, facts=OLD_FACTS)
+    assert copy_sidecars(source, target, facts=FACTS, replaced=None) == []
+    changed = copy_sidecars(source, target, facts=FACTS, replaced=OLD_FACTS)
+    assert changed == [path for path in made if path.suffix == ".json"]
+    assert json.loads(changed[0].read_bytes())["sha256"] == FACTS.sha256
+    assert foreign_sidecars(source, target, facts=FACTS) == []
+
+
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_a_copy_is_not_replaced_where_it_is_a_link(source, target, tmp_path, symbolic):
+    put(source, ".json", {"sha256": "0" * 64})
+    (made,) = copy_sidecars(source, target, facts=OLD_FACTS)
+    if symbolic:
+        made = made.rename(tmp_path / "mine.json")
+        made_link = target.with_name(f"{target.stem}.json")
+        made_link.symlink_to(made)
+    else:  # the source's own sidecar under a second name
+        made.unlink()
+        os.link(source.with_name(f"{source.stem}.json"), made)
+    before = made.read_bytes()
+    assert copy_sidecars(source, target, facts=FACTS, replaced=OLD_FACTS) == []
+    assert made.read_bytes() == before
+
+
+def test_the_copy_of_one_sidecar_never_replaces_another_of_the_source(tmp_path):
+    """A result whose name is the source's with .preview has the source's second picture where its first would be."""
+    source, target = tmp_path / "a.safetensors", tmp_path / "a.preview.safetensors"
+    put(source, ".png", b"first")
+    other = put(source, ".preview.png", b"second")
+    for replaced in (None, OLD_FACTS):
+        assert other not in copy_sidecars(source, target, facts=FACTS, replaced=replaced)
+    assert other.read_bytes() == b"second"
 
 
 def test_sidecars_of_the_same_name_are_left_alone(source):
     old = put(source, ".metadata.json", {"size": 1})
-    for overwrite in (False, True):
-        assert copy_sidecars(source, source.with_suffix(".pt"), facts=FACTS, overwrite=overwrite) == []
+    for replaced in (None, OLD_FACTS):
+        assert copy_sidecars(source, source.with_suffix(".pt"), facts=FACTS, replaced=replaced) == []
     assert json.loads(old.read_bytes()) == {"size": 1}
 
 

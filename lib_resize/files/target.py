@@ -1,0 +1,140 @@
+"""Whether a path may be written: the one place that decides it, for results, reports, plots and what a demo makes.
+
+A path is free, or it holds a plain file that we wrote ourselves, known by its content, and the caller may replace
+those. Everything else is refused: files of other programs, inputs of the run under any name, links, devices, pipes,
+folders and write-protected files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import OutputError, ResizeError
+from .atomic import explain
+from .header import read_header
+from .stamp import made_by_us
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that we write."""
+
+    name: str
+    """With its article, as in "a report of Resize LoRA"."""
+    is_ours: Callable[[Path], bool]
+    """Whether the content of a plain file shows that we wrote it. May raise OSError."""
+
+
+def _is_result(path: Path) -> bool:
+    try:
+        return made_by_us(read_header(path).metadata)
+    except ResizeError:
+        return False
+
+
+RESULT = Kind("a result of Resize LoRA", _is_result)
+
+
+class Inputs:
+    """The files that a run reads. Symbolic links, hard links and other spellings of a name are the same file."""
+
+    def __init__(self, paths: Iterable[Path] = ()) -> None:
+        self._known: set[object] = set()
+        self.add(*paths)
+
+    def add(self, *paths: Path) -> None:
+        """More files; one that is not there changes nothing."""
+        self._known.update(found for path in paths if (found := _identity(path)) is not None)
+
+    def __contains__(self, path: Path) -> bool:
+        identity = _identity(path)
+        return identity is not None and identity in self._known
+
+
+def _identity(path: Path) -> object | None:
+    """What all names of one file share; None where there is no file."""
+    with contextlib.suppress(OSError, ValueError):
+        found = path.stat()
+        # Some network drives number no files.
+        return (found.st_dev, found.st_ino) if found.st_ino else os.path.normcase(os.path.realpath(path))
+    return None
+
+
+def check_target(path: Path, kind: Kind, *, overwrite: bool, inputs: Inputs | None = None) -> None:
+    """Raise `OutputError` unless a file of this kind may be written at ``path``."""
+    with in_plain_words(path):
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return
+    reason = _reason(path, found, kind, overwrite, inputs)
+    if reason is not None:
+        raise OutputError(f"{path}: {reason}")
+
+
+def _reason(path: Path, found: os.stat_result, kind: Kind, overwrite: bool, inputs: Inputs | None) -> str | None:
+    if inputs is not None and path in inputs:
+        return "this is an input of this run, a source file that is never replaced. Choose another name."
+    if stat.S_ISDIR(found.st_mode):
+        return "there is a folder of this name. Choose another name."
+    if not stat.S_ISREG(found.st_mode):
+        return f"{_special(found)} is here, which is never replaced. Choose another name."
+    if not overwrite:
+        return "this file exists already. Choose another name, or allow overwriting (--overwrite)."
+    if not _is_ours(path, kind):
+        return f"this file exists already and is not {kind.name}, so it is not replaced. Choose another name."
+    if not found.st_mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH):
+        return "this file is write-protected, so it is not replaced. Choose another name, or allow writing to it."
+    return None
+
+
+def _special(found: os.stat_result) -> str:
+    if stat.S_ISLNK(found.st_mode):
+        return "a link"
+    return "a pipe" if stat.S_ISFIFO(found.st_mode) else "a device or a socket"
+
+
+def _is_ours(path: Path, kind: Kind) -> bool:
+    try:
+        return kind.is_ours(path)
+    except (OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def in_plain_words(path: Path) -> Iterator[None]:
+    """Turn failures to look at or write ``path`` into ``OutputError``."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(explain(error, path)) from error
+    except ValueError as error:  # a NUL in the path
+        raise OutputError(f"{str(path)!r}: this cannot be a file name: {error}.") from error
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `OutputError` where no file can be made in a folder, which need not be there yet."""
+    place = folder.absolute()
+    with in_plain_words(folder):
+        while not _there(place) and place != place.parent:
+            place = place.parent
+    if not place.is_dir():
+        raise OutputError(f"{folder}: a file stands where a folder should be ({place}). Choose another folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"{folder}: we are not allowed to write in {place}. Check its permissions or choose another folder."
+        )
+
+
+def _there(place: Path) -> bool:
+    """Raises OSError for a name that can never be there."""
+    try:
+        os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True

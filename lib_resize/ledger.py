@@ -1,0 +1,177 @@
+"""The report of a run on the disk: an object for each outcome as it comes, and the sums at the end.
+
+``x.jsonl`` has an object in each line and grows while the run goes on. Any other name gets one JSON list, which
+appears whole at the end, also where the run was stopped. No outcome is kept in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import OutputError, UsageError
+from .files.atomic import Draft
+from .files.outname import MODEL_SUFFIXES
+from .files.target import Inputs, Kind, check_folder, check_target, in_plain_words
+from .report import Totals, as_json
+from .shown import json_text
+
+if TYPE_CHECKING:
+    from .batch import Outcome
+
+_BEGINNING = re.compile(rb'\s*(\[\s*)?\{"resize_lora": "')
+_SYNC_EVERY = 5.0  # seconds: what a power failure may cost
+
+
+def _is_report(path: Path) -> bool:
+    with open(path, "rb") as stream:
+        return _BEGINNING.match(stream.read(64)) is not None
+
+
+REPORT = Kind("a report of Resize LoRA", _is_report)
+
+
+class Ledger:
+    """One report. Use it as a context manager: it is written when the block ends, whatever ends it."""
+
+    def __init__(self, path: Path, inputs: Inputs | None = None, *, layers: bool = False) -> None:
+        self._path = path
+        self._inputs = inputs or Inputs()
+        self._layers = layers
+        self._totals = Totals()
+        self._draft = Draft(path, overwrite=True)
+        self._pages: _List | _Lines = (_Lines if path.suffix.lower() == ".jsonl" else _List)(self._draft, self._check)
+        self._error: OutputError | None = None
+
+    def __enter__(self) -> Ledger:
+        """Raises UsageError where the report could not be written, before any work is done."""
+        try:
+            self._check_name()
+            self._check()
+            self._draft.open()
+        except OutputError as error:
+            raise UsageError(f"--report {error}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raises OutputError where the report could not be written."""
+        with self._draft:
+            if self._error is None:
+                self._end(stopped=kind is not None)
+        if self._error is not None:
+            raise OutputError(f"--report {self._error}") from self._error
+
+    @property
+    def path(self) -> Path:
+        """Where the report is: under another name where a foreign file took the asked one during the run."""
+        return self._draft.final
+
+    def add(self, outcome: Outcome) -> None:
+        """One more outcome. A report that cannot be written does not end the run; `__exit__` raises then."""
+        self._totals.add(outcome)
+        self._write(as_json(outcome, layers=self._layers))
+
+    def _end(self, *, stopped: bool) -> None:
+        end = {"stopped": True} if stopped else {}
+        self._write({"totals": self._totals.as_json(), **end})
+        try:
+            self._pages.close()
+        except OutputError as error:
+            self._error = self._error or error
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        if self._error is None:
+            try:
+                self._pages.add(json_text({"resize_lora": __version__, **fields}).encode("utf-8"))
+            except OutputError as error:
+                self._error = error
+
+    def _check_name(self) -> None:
+        if self._path.suffix.lower() in MODEL_SUFFIXES:
+            raise OutputError(f"{self._path}: this is the name of a model. Name a file that ends in .json or .jsonl.")
+        folder = self._path.absolute().parent
+        check_folder(folder)
+        if not folder.is_dir():
+            raise OutputError(f"{self._path}: the folder is not there. Name a file in a folder that is.")
+
+    def _check(self) -> None:
+        check_target(self._path, REPORT, overwrite=True, inputs=self._inputs)
+
+
+class _List:
+    """A JSON list, which gets its name when it is complete."""
+
+    def __init__(self, draft: Draft, check: Callable[[], None]) -> None:
+        self._draft = draft
+        self._check = check
+        self._begun = False
+
+    def add(self, text: bytes) -> None:
+        self._draft.write((b",\n" if self._begun else b"[\n") + text)
+        self._begun = True
+
+    def close(self) -> None:
+        self._draft.write(b"\n]\n")
+        self._draft.finish()
+        _publish(self._draft, self._check)
+
+
+class _Lines:
+    """An object in each line. The file gets its name with the first line, and the others are appended."""
+
+    def __init__(self, draft: Draft, check: Callable[[], None]) -> None:
+        self._draft = draft
+        self._check = check
+        self._fd = -1
+        self._synced = time.monotonic()
+
+    def add(self, text: bytes) -> None:
+        if self._fd < 0:
+            self._draft.write(text + b"\n")
+            self._draft.finish()
+            _publish(self._draft, self._check)
+            with in_plain_words(self._draft.final):
+                flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+                self._fd = os.open(self._draft.final, flags)
+            return
+        with in_plain_words(self._draft.final):
+            view = memoryview(text + b"\n")
+            while len(view):
+                view = view[os.write(self._fd, view) :]
+            if time.monotonic() - self._synced > _SYNC_EVERY:
+                os.fsync(self._fd)
+                self._synced = time.monotonic()
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with in_plain_words(self._draft.final):
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+
+def _publish(draft: Draft, check: Callable[[], None]) -> None:
+    """Gives the report its name, or a free one like it where a foreign file took that during the run."""
+    try:
+        check()
+        draft.overwrite = os.path.lexists(draft.final)
+        draft.publish()
+    except OutputError:
+        draft.final, draft.overwrite = _free(draft.final), False
+        draft.publish()
+
+
+def _free(path: Path) -> Path:
+    numbered = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(2))
+    return next(one for one in numbered if not os.path.lexists(one))
