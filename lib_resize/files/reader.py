@@ -34,7 +34,6 @@ STORAGE: dict[str, np.dtype[Any]] = {
 }
 """How each dtype comes back from ``SafeFile.bits``: as numbers where NumPy is quick at them, else as bits."""
 
-_PIECE = 1 << 24  # of a file that is hashed. Large: between two pieces a thread may wait for one that runs Python
 _SAMPLE = 512
 
 Bits = NDArray[Any]
@@ -115,19 +114,7 @@ class SafeFile:
 
     def sha256(self) -> str:
         """SHA-256 of the whole file, hex. Streams, and lets other threads run."""
-        return self.hash_from(0)
-
-    def hash_from(self, start: int) -> str:
-        """SHA-256 of the bytes from a file position to the end, hex."""
-        digest = hashlib.sha256()
-        end = self.header.file_bytes
-        buffer = memoryview(bytearray(min(_PIECE, end - start)))
-        while start < end:
-            piece = buffer[: end - start]
-            self._disk.read_into(piece, start)
-            digest.update(piece)
-            start += len(piece)
-        return digest.hexdigest()
+        return self._disk.sha256()
 
     def sample(self, start: int, count: int) -> Raw:
         """``count`` bytes from the file position ``start``."""

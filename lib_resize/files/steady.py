@@ -7,12 +7,15 @@ reports the same event as an error.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from pathlib import Path
 
 from ..errors import FileError
 from .header import open_file
+
+_PIECE = 1 << 22  # of what is hashed. Not small: between two pieces a thread may wait for one that runs Python
 
 
 class SteadyFile:
@@ -65,6 +68,17 @@ class SteadyFile:
         self.check()
         if len(left):
             raise self._changed(f"it ends at byte {start}")
+
+    def sha256(self, start: int = 0) -> str:
+        """SHA-256 of the bytes from position ``start`` to the end, hex. Streams, and lets other threads run."""
+        digest = hashlib.sha256()
+        buffer = memoryview(bytearray(min(_PIECE, self.size - start)))
+        while start < self.size:
+            piece = buffer[: self.size - start]
+            self.read_into(piece, start)
+            digest.update(piece)
+            start += len(piece)
+        return digest.hexdigest()
 
     def check(self) -> None:
         """Raise ``FileError`` where the file is not as it was at the opening."""
