@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -11,14 +11,14 @@ from typing import NoReturn
 import numpy as np
 
 from . import __version__
-from .adapters.forms.form import Form, Solved, Work, apart
+from .adapters.forms.form import Form, Solved, Work, apart, relative
 from .adapters.forms.full import Full
 from .adapters.forms.lora import LowRank
 from .adapters.grounded import magnitudes
 from .adapters.layer import Copied
 from .adapters.read import form_of
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from .adapters.write import Draft, NewLayer, Rows, Style, draft, factors, zeros
+from .adapters.write import FLOAT8, Draft, NewLayer, Rows, Style, becomes_float8, draft, factors, zeros
 from .analysis import Analysis, Bench
 from .errors import LayerError, OutputError, ResizeError
 from .files.header import TensorSpec
@@ -27,14 +27,14 @@ from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from .files.target import RESULT, Inputs, check_target
 from .files.writer import Chunk, file_bytes, verify, write_safetensors
 from .linalg.arrays import Arrays
-from .linalg.casts import LARGEST, Bits, Single, round_to, singles
+from .linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to, singles
 from .linalg.dora import Normalised
 from .linalg.extension import orthonormal_rows
-from .linalg.factor import Factor, Pair, Stored
+from .linalg.factor import Factor, Pair, Spectrum, Stored
 from .linalg.finite import unwarned
 from .linalg.made import numbers
 from .linalg.random_projection import generator
-from .linalg.truncate import discarded
+from .linalg.truncate import discarded, frobenius
 from .plan import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
@@ -43,6 +43,9 @@ from .recipe.select import Choice, Question, choose, share_kept
 from .reduction import Reduction, reduction
 
 _UNKNOWN_HASH = "0" * 64
+_EXPECTED_FLOAT8 = 0.036
+"""What rounding two factors to fp8 usually does to a delta, relative, Frobenius: for plans that are not measured."""
+_LONGEST_SHARE = 0.123456
 
 Place = Callable[[str], Path]
 """From a file's wished stem to its path; the stem may be changed to be unique."""
@@ -61,6 +64,9 @@ class Job:
     path: Path
     reduction: Reduction | None = None
     """What the factors are made with where that is not the exact decomposition."""
+    rounded: Mapping[int, float] | None = None
+    """Of layers that are written in fp8: Frobenius norm of the delta less the written one, without `rescale`, by
+    index. None where it is not measured yet, and estimated in the plan."""
 
     def solved(self, index: int) -> Solved:
         """What layer `index` of the adapter is written with."""
@@ -164,13 +170,13 @@ def execute(
     """
     inputs = inputs or Inputs(job.analysis.adapter.paths)
     check_target(job.path, RESULT, overwrite=overwrite, inputs=inputs)
-    maker = _Maker(job.analysis, job.recipe, job.style, lambda _: job.path, None)
-    maker.reduction = job.reduction
+    job = _measured_float8(job, bench)
+    maker = _maker_of(job)
     metadata = maker.metadata(job.choice, job.draft, job.path.stem, hashes)
 
     def check(path: Path) -> None:
         verify(path, job.draft.specs)
-        _check_deltas(path, job, bench.arrays)
+        _check_deltas(path, job, bench)
         check_target(job.path, RESULT, overwrite=overwrite, inputs=inputs)  # perhaps somebody put a file there
 
     written = write_safetensors(
@@ -218,6 +224,8 @@ class _Maker:
         self.suffix = suffix
         self.strongest = [float(facts.strengths[0]) * recipe.rescale for facts in analysis.layers]
         self.reduction: Reduction | None = None
+        self.float8 = [i for i, layer in enumerate(self.adapter.layers) if becomes_float8(layer, style)]
+        self.rounded: Mapping[int, float] | None = None
         self._drafts: dict[tuple[int, ...], Draft] = {}
 
     def path(self, choice: Choice) -> Path:
@@ -263,7 +271,7 @@ class _Maker:
             source_sha256=hashes[0] if not merged else "",
             recipe=str(self.recipe),
             threshold=choice.threshold,
-            retention=self.retention(choice),
+            retention=self._noted_retention(choice),
             merged=[MergedSource(*one) for one in zip(names, hashes, self.adapter.weights, strict=True)]
             if merged
             else (),
@@ -289,24 +297,41 @@ class _Maker:
             zero=tuple(self.analysis.zero),
             notes=tuple(self._notes(choice, made, unpaired)),
         )
-        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path, self.reduction)
+        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path, self.reduction, self.rounded)
 
     def _layer_plans(self, choice: Choice) -> tuple[LayerPlan, ...]:
         exact = self.recipe.is_exact
         return tuple(_layer_plans(self.analysis, choice, self.losses(choice), exact, self.recipe.rescale))
 
     def losses(self, choice: Choice) -> list[float]:
-        """Frobenius norm of what each layer loses, without `rescale`."""
+        """Frobenius norm of what each layer loses, without `rescale`: by what goes, and by rounding to fp8."""
         layers = self.analysis.layers
         if self.reduction is not None:
-            return [math.hypot(lost, facts.beyond) for lost, facts in zip(self.reduction.lost, layers, strict=True)]
-        return [math.hypot(discarded(one.s, kept), one.beyond) for one, kept in zip(layers, choice.kept, strict=True)]
+            found = [math.hypot(lost, facts.beyond) for lost, facts in zip(self.reduction.lost, layers, strict=True)]
+        else:
+            rows = zip(layers, choice.kept, strict=True)
+            found = [math.hypot(discarded(one.s, kept), one.beyond) for one, kept in rows]
+        for i in self.float8:
+            if not choice.ranks[i]:
+                continue
+            if self.rounded is None:
+                found[i] = math.hypot(found[i], _EXPECTED_FLOAT8 * frobenius(layers[i].s[choice.kept[i]]))
+            else:
+                found[i] = math.hypot(self.rounded[i], layers[i].beyond)
+        return found
 
     def retention(self, choice: Choice) -> float:
-        """For the exact decomposition the share that is kept; for others what the error of the delta leaves of it."""
-        if self.reduction is None:
+        """For the exact decomposition the share that is kept; for others, and for fp8, what the error of the delta
+        leaves of it."""
+        if self.reduction is None and not self.float8:
             return share_kept(self.analysis.layers, choice.kept)
         return math.sqrt(max(0.0, 1.0 - self._error(choice) ** 2))
+
+    def _noted_retention(self, choice: Choice) -> float:
+        """As the file's record has it. Of fp8 the plan holds the longest text, so that the file is never larger."""
+        if not self.float8:
+            return self.retention(choice)
+        return _LONGEST_SHARE if self.rounded is None else round(self.retention(choice), 6)
 
     def _error(self, choice: Choice) -> float:
         """Frobenius norm of what is lost over that of the whole LoRA; may be above 1 for random projections."""
@@ -441,14 +466,23 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
 def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
     """A tensor as it was, or times what its layer's scale and the recipe do to it; in a merge a sum of such."""
     if copied.made is not None:
-        return round_to(copied.made * np.float32(_gain(copied, job)), spec.dtype)
+        return _fitted(spec, copied.made * np.float32(_gain(copied, job)))
     file = job.analysis.adapter.files[copied.source]
     if not copied.added and _gain(copied, job) == 1.0:
         return file.bytes(copied.key)
     total = _scaled(copied, job)
     for one in copied.added:
         total = total + _scaled(one, job)
-    return round_to(total, file.header.entries[copied.key].dtype)
+    return _fitted(spec, total)
+
+
+def _fitted(spec: TensorSpec, values: Single) -> Bits:
+    """Rounded, if the numbers fit. Raises LayerError."""
+    if not largest_magnitude(values) <= LARGEST[spec.dtype]:
+        raise LayerError(
+            f"{spec.name} would hold {largest_magnitude(values):.3g}, more than {spec.dtype} can. Use a smaller strength."
+        )
+    return round_to(values, spec.dtype)
 
 
 def _gain(copied: Copied, job: Job) -> float:
@@ -517,8 +551,13 @@ def _work(job: Job, new: NewLayer, arrays: Arrays, gain: float | None = None) ->
 
 
 def measured(job: Job, bench: Bench) -> Job:
-    """The job with the errors of its DoRA layers, where their base weights are known, measured on the weights that
-    hosts apply: normalised, times the magnitudes. Not for those who only move a slider: it reads the base model."""
+    """The job with figures that were measured and not only worked out: of fp8 layers, on the rounded numbers; of DoRA
+    layers whose base weights are known, on the weights that hosts apply: normalised, times the magnitudes. Not for
+    those who only move a slider: it computes the factors and reads the base model.
+
+    Raises LayerError where fp8 cannot hold a layer.
+    """
+    job = _measured_float8(job, bench)
     found = [new for new in job.draft.layers if new.layer.magnitude is not None and new.index in job.analysis.weights]
     bench.progress.start("measure", len(found))
     layers = list(job.plan.layers)
@@ -528,6 +567,79 @@ def measured(job: Job, bench: Bench) -> Job:
         layers[new.index] = replace(layers[new.index], error_lora=errors[0], error_ckpt=errors[1])
         bench.progress.step()
     return replace(job, plan=replace(job.plan, layers=tuple(layers)))
+
+
+def _maker_of(job: Job) -> _Maker:
+    maker = _Maker(job.analysis, job.recipe, job.style, lambda _: job.path, None)
+    maker.reduction, maker.rounded = job.reduction, job.rounded
+    return maker
+
+
+def _measured_float8(job: Job, bench: Bench) -> Job:
+    """The job with the losses of its fp8 layers, and with plan and size by them."""
+    found = [new for new in job.draft.layers if _is_float8(new)]
+    if not found or job.rounded is not None:
+        return job
+    bench.progress.start("measure", len(found))
+    rounded = dict.fromkeys(range(len(job.analysis.layers)), 0.0)
+    for new, lost in zip(
+        found, in_order(bench.pool, lambda new: _lost_in_float8(job, new, bench), found, bench.ahead), strict=True
+    ):
+        rounded[new.index] = lost
+        bench.progress.step()
+    job = replace(job, rounded=rounded)
+    _check_float8(job, found)
+    maker = _maker_of(job)
+    plan = replace(
+        job.plan,
+        bytes_after=maker.size_of(job.choice),
+        retention=maker.retention(job.choice),
+        layers=tuple(_layer_plans(job.analysis, job.choice, maker.losses(job.choice), False, job.recipe.rescale)),
+    )
+    return replace(job, plan=plan)
+
+
+def _is_float8(new: NewLayer) -> bool:
+    return any(spec.dtype == FLOAT8 for spec in new.tensors.values())
+
+
+def _lost_in_float8(job: Job, new: NewLayer, bench: Bench) -> float:
+    """Frobenius norm of the source's delta less the one that is written."""
+    form, values = new.layer.form, _written_values(job, new, bench)
+    with unwarned():
+        if isinstance(form, LowRank):
+            up, down = (Stored(np.ascontiguousarray(values[role]), "F32") for role in form.roles)
+            error = apart(Pair(up, down), form.pair)
+        else:
+            whole = form.full(form.values(replace(_work(job, new, bench.arrays, gain=1.0), kept=np.arange(form.rank))))
+            error = relative(form.full(values).astype(np.float64), whole.astype(np.float64))
+    return error * frobenius(job.analysis.layers[new.index].s)
+
+
+def _written_values(job: Job, new: NewLayer, bench: Bench) -> dict[str, Single]:
+    """The numbers of a layer as they are after rounding, at scale 1 and without `rescale`."""
+    bits = _factors(job, [new], bench)
+    gain = new.gain * math.sqrt(job.recipe.rescale)
+    share = gain if len(new.tensors) == 2 else gain**2
+    return {role: singles(bits[spec.name], spec.dtype) / np.float32(share) for role, spec in new.tensors.items()}
+
+
+def _check_float8(job: Job, found: Sequence[NewLayer]) -> None:
+    """Refuse a file in which rounding does more than it may: its numbers are too far apart for fp8."""
+    assert job.rounded is not None
+    layers = job.analysis.layers
+    plain = [discarded(one.s, kept) for one, kept in zip(layers, job.choice.kept, strict=True)]
+    whole = math.hypot(*(facts.fro for facts in layers))
+    for new in found:
+        facts, kept = layers[new.index], job.choice.kept[new.index]
+        lost = plain[new.index] if job.reduction is None else job.reduction.lost[new.index]
+        rounding = math.sqrt(max(0.0, job.rounded[new.index] ** 2 - lost**2))
+        allowed = max(_ROUNDING[FLOAT8] * frobenius(facts.s[kept]), _NEGLIGIBLE * whole)
+        if not rounding <= allowed:
+            raise LayerError(
+                f"layer {new.layer.stem}: fp8 would change what is written of it by "
+                f"{rounding / frobenius(facts.s[kept]):.0%}; at most {_ROUNDING[FLOAT8]:.0%} is right. Use -t 16."
+            )
 
 
 def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
@@ -540,7 +652,8 @@ def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
     try:
         normalised = Normalised(numbers(base), magnitudes(adapter.files[0], key))
         with unwarned():
-            return normalised.errors(form.full(form.values(whole)), form.full(form.values(work)))
+            new_values = _written_values(job, new, bench) if _is_float8(new) else form.values(work)
+            return normalised.errors(form.full(form.values(whole)), form.full(new_values))
     except LayerError as error:
         raise LayerError(f"{adapter.name}: layer {new.layer.stem}: {error}") from error
 
@@ -551,22 +664,66 @@ def _base(analysis: Analysis, new: NewLayer) -> Factor:
 
 # Checking ---------------------------------------------------------------------------------------------------
 
-_ROUNDING = {"F32": 1e-3, "F16": 3e-3, "BF16": 2e-2, "F8_E4M3": 0.15}
-_HALF_STEP = {"F16": 2.0**-25, "F8_E4M3": 2.0**-10}
+_ROUNDING = {"F32": 1e-3, "F16": 3e-3, "BF16": 2e-2, "F8_E4M3": 0.06}
+"""What rounding to a dtype may do to a layer's delta, relative, Frobenius; see docs/maths.md."""
+_NEGLIGIBLE = 1e-4
+"""Share of the whole LoRA's norm that does not count: a layer may be nothing next to the others."""
 _SAMPLES = 4
 
 
-def _check_deltas(path: Path, job: Job, arrays: Arrays) -> None:
-    """Reads some layers back and compares their deltas with what was meant, in factor space."""
+def _check_deltas(path: Path, job: Job, bench: Bench) -> None:
+    """Read the layers back and compare their deltas with what was meant.
+
+    Every LoRA layer whose singular vectors are at hand is compared by what it does to one random vector, which costs
+    little more than a look at its numbers. Layers in fp8, and four of the others, spread over the file, are compared
+    in full, in factor space.
+    """
     strong = [new for new in job.draft.layers if job.analysis.layers[new.index].alive]
-    with SafeFile(path) as file, unwarned():
-        for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]:
-            error = _difference(_read_back(file, new), job, new, arrays)
-            if not error <= _tolerance(job, new, arrays):
+    sample = {new.index for new in strong[:: max(1, len(strong) // _SAMPLES)][:_SAMPLES]}
+    layers = [new for new in strong if new.index in sample or _is_float8(new) or _has_vectors(job, new)]
+    allowed = _NEGLIGIBLE * math.hypot(*(facts.fro for facts in job.analysis.layers)) * abs(job.recipe.rescale)
+
+    def error(new: NewLayer) -> float:
+        with unwarned():
+            found = _read_back(file, new)
+            in_full = new.index in sample or _is_float8(new)
+            return _difference(found, job, new, bench.arrays) if in_full else _probed(found, job, new)
+
+    with SafeFile(path) as file:
+        for new, off in zip(layers, in_order(bench.pool, error, layers, bench.ahead), strict=True):
+            if not off <= max(_tolerance(new), allowed / _kept_norm(job, new)):
                 raise OutputError(
-                    f"{job.path}: layer {new.layer.stem} read back differs by {error:.2g} from what was computed; "
-                    f"nothing was kept. Check the disk, and tell us."
+                    f"{job.path}: layer {new.layer.stem} read back differs by {off:.2g} from what was computed; "
+                    f"nothing was kept. Check the disk and the memory of this machine, and report this."
                 )
+
+
+def _kept_norm(job: Job, new: NewLayer) -> float:
+    kept = frobenius(job.analysis.layers[new.index].s[job.choice.kept[new.index]])
+    return kept * abs(job.recipe.rescale) or 1.0
+
+
+def _has_vectors(job: Job, new: NewLayer) -> bool:
+    solved = job.solved(new.index)
+    return (
+        job.recipe.is_exact
+        and isinstance(new.layer.form, LowRank)
+        and isinstance(solved, Spectrum)
+        and bool(solved.p.size)
+    )
+
+
+def _probed(found: Form, job: Job, new: NewLayer) -> float:
+    """``|F x - D x| / ||D||_F`` of a random x, F read back from the file, D the kept part of the source's delta: near
+    the relative error in the Frobenius norm."""
+    form, spectrum = new.layer.form, job.solved(new.index)
+    assert isinstance(form, LowRank) and isinstance(found, LowRank) and isinstance(spectrum, Spectrum)
+    x = generator(0, new.layer.stem).standard_normal(form.size[1]).astype(np.float32)
+    kept = job.choice.kept[new.index]
+    inner = spectrum.p[:, kept] @ (spectrum.q[kept] @ (numbers(form.pair.down) @ x))
+    wanted = np.float32(job.recipe.rescale) * (numbers(form.pair.up) @ inner)
+    written = np.float32(found.pair.scale) * (numbers(found.pair.up) @ (numbers(found.pair.down) @ x))
+    return float(np.linalg.norm((written - wanted).astype(np.float64))) / _kept_norm(job, new)
 
 
 def _difference(found: Form, job: Job, new: NewLayer, arrays: Arrays) -> float:
@@ -578,14 +735,9 @@ def _difference(found: Form, job: Job, new: NewLayer, arrays: Arrays) -> float:
     return apart(found.pair, Pair(Stored(up, "F32"), Stored(down, "F32")))
 
 
-def _tolerance(job: Job, new: NewLayer, arrays: Arrays) -> float:
-    """What rounding may do to a layer. Where numbers are too small for the dtype, they are rounded to its finest step:
-    a difference in full has no factors to balance, and a layer may be nothing beside the others."""
-    dtype = next(iter(new.tensors.values())).dtype
-    values = new.layer.form.values(_work(job, new, arrays)).values()
-    lengths = ((float(np.linalg.norm(value)), value.size) for value in values)
-    steps = sum(math.sqrt(count) / length for length, count in lengths if length > 0)
-    return _ROUNDING[dtype] + _HALF_STEP.get(dtype, 0.0) * steps
+def _tolerance(new: NewLayer) -> float:
+    """What rounding may do to a layer: a bound of its dtype, however badly the numbers fit."""
+    return max(_ROUNDING[spec.dtype] for spec in new.tensors.values())
 
 
 def _read_back(file: SafeFile, new: NewLayer) -> Form:

@@ -9,6 +9,7 @@ Rules that every reader of LoRA files agrees on:
 * Layers of other spellings have scale 1: no alpha, or alpha = rank where there was one.
 * Other kinds than LoRA have scale 1 by the alpha that their own rule asks for, where there was an alpha.
 * alpha is a power of two, or a rank, in float32: exact everywhere.
+* Where a layer is written in fp8, c moves the factors into the range in which fp8 is precise.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ CONVERSIONS: dict[str, str] = {
     "none": "keep each layer's kind",
 }
 """What `--convert` may be."""
+
+FLOAT8 = "F8_E4M3"
+"""The fp8 dtype that is written."""
 
 _LARGEST_PRODUCT = 2.0**15  # hosts multiply up and down in float16: half of its largest number
 _SMALLEST_ENTRY = 2.0**-11  # typical entry of a layer's first dimension; float16 is fully precise down to 2^-14
@@ -188,7 +192,11 @@ class _Staying:
         layer = self.layer
         if not self.is_pair or not (style.kohya or layer.carries_alpha):
             return False
-        return layer.magnitude is None or style.dtype == "F8_E4M3"
+        return layer.magnitude is None or self.is_float8(style)
+
+    def is_float8(self, style: Style) -> bool:
+        """Whether some of its numbers are written in fp8."""
+        return any(_dtype(slot, style) == FLOAT8 for slot in self.slots)
 
 
 def _common_alpha(staying: Sequence[_Staying], style: Style) -> float:
@@ -201,7 +209,7 @@ def _common_alpha(staying: Sequence[_Staying], style: Style) -> float:
     if not strengths:
         return 1.0
     lowest = 2.0 ** math.ceil(math.log2(max(strength for strength, _ in strengths) / _LARGEST_PRODUCT))
-    if style.dtype == "F8_E4M3":
+    if any(one.is_float8(style) for one in staying):
         return lowest
     c = float(ranks.pop()) if len(ranks) == 1 else 2.0 ** math.floor(math.log2(max(ranks)))
     weakest = min(strength / size for strength, size in strengths)
@@ -253,21 +261,28 @@ def _key(layer: Layer, role: str, style: Style) -> str:
 def _check_style(adapter: Adapter, style: Style) -> None:
     if style.kohya:
         _check_kohya(adapter)
-    if style.dtype == "F8_E4M3":
-        _check_float8(adapter, style)
+    found = [layer for layer in adapter.layers if becomes_float8(layer, style)]
+    if found:
+        _check_float8(adapter, found, style)
 
 
-def _check_float8(adapter: Adapter, style: Style) -> None:
-    other = next((layer.form.kind for layer in adapter.layers if layer.form.own_alpha), None)
+def becomes_float8(layer: Layer, style: Style) -> bool:
+    """Whether a layer is written in fp8: as asked for, or because `same` keeps it."""
+    return any(_dtype(slot, style) == FLOAT8 for slot in layer.form.slots(1))
+
+
+def _check_float8(adapter: Adapter, layers: Sequence[Layer], style: Style) -> None:
+    asked = "-t 8" if style.dtype is not None else "-t same keeps the fp8 numbers of this file, which"
+    other = next((layer.form.kind for layer in layers if layer.form.own_alpha), None)
     if other is not None:
         raise UnsupportedError(
-            f"{adapter.name}: -t 8 is for LoRA layers, whose alpha moves the numbers into the range of fp8; this file "
-            f"has {other} layers. Take -t 16, or add --convert lora."
+            f"{adapter.name}: {asked} is for LoRA layers, whose alpha moves the numbers into the range of fp8; this "
+            f"file has {other} layers. Use -t 16, or add --convert lora."
         )
-    if not style.kohya and not all(layer.carries_alpha for layer in adapter.layers):
+    if not style.kohya and not all(layer.carries_alpha for layer in layers):
         raise UnsupportedError(
-            f"{adapter.name}: -t 8 needs layers that carry alpha, which moves the numbers into the range of fp8; "
-            f"this file's spelling has none that all hosts read. Add --naming kohya, or take -t 16."
+            f"{adapter.name}: {asked} needs layers that carry alpha, which moves the numbers into the range of fp8; "
+            f"this file's spelling has none that all hosts read. Add --naming kohya, or use -t 16."
         )
 
 

@@ -1,8 +1,9 @@
-"""The tensors of a GGUF file, by the library ``gguf`` (an optional extra), turned back into float32 one at a time."""
+"""The tensors of a GGUF file, unpacked to float32 one at a time by the library ``gguf`` (an optional extra)."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamagedFileError, UnsupportedError
+from ..files.steady import SteadyFile
 from ..linalg.casts import Single
 from ..linalg.factor import Stored
+from .gguf_header import Packed, read_gguf_header, torch_shape
 
 _SAMPLE = 512
-_SHAPE = "comfy.gguf.orig_shape."
 
 
 class GgufStore:
@@ -23,21 +25,28 @@ class GgufStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._library = _library(path)
-        reader = _opened(self._library, path)
-        self._tensors: dict[str, Any] = {tensor.name: tensor for tensor in reader.tensors}
+        self._file = SteadyFile(path)
+        try:
+            header = read_gguf_header(self._file)
+            self._tensors = header.tensors
+            self._bytes = {name: self._size_of(name, tensor) for name, tensor in self._tensors.items()}
+        except BaseException:
+            self._file.close()
+            raise
         self.shapes: Mapping[str, tuple[int, ...]] = {
-            name: _shape(reader, name, tensor) for name, tensor in self._tensors.items()
+            name: torch_shape(name, tensor, header) for name, tensor in self._tensors.items()
         }
         self._order = {name: place for place, name in enumerate(self._tensors)}
 
     files = ()
 
     def dtype(self, key: str) -> str:
-        """Numbers come out as float32, however they are packed."""
+        """Numbers are unpacked to float32."""
         return "F32" if key in self._tensors else ""
 
     def read(self, key: str, rows: tuple[int, int] | None = None) -> Stored:
-        values = self._numbers(key).reshape(self.shapes[key][0], -1)
+        shape = self.shapes[key]
+        values = self._numbers(key).reshape(shape[0] if shape else 1, -1)
         return Stored(np.ascontiguousarray(values if rows is None else values[rows[0] : rows[1]]), "F32")
 
     def position(self, key: str) -> int:
@@ -47,24 +56,56 @@ class GgufStore:
         """Names, shapes, kinds and 512 bytes from the middle of every tensor."""
         digest = hashlib.sha256()
         for name, tensor in self._tensors.items():
-            raw = tensor.data.reshape(-1).view(np.uint8)
-            middle = max(0, (raw.size - _SAMPLE) // 2)
-            digest.update(f"{name} {self.shapes[name]} {int(tensor.tensor_type)} ".encode())
-            digest.update(raw[middle : middle + _SAMPLE].tobytes())
+            size = self._bytes[name]
+            middle = max(0, (size - _SAMPLE) // 2)
+            digest.update(f"{name} {self.shapes[name]} {tensor.kind} ".encode())
+            digest.update(self._file.read(tensor.start + middle, min(_SAMPLE, size - middle)))
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Lets go of the memory map."""
-        self._tensors = {}
+        """Closes the file."""
+        self._file.close()
+
+    def _size_of(self, name: str, tensor: Packed) -> int:
+        """Bytes of a tensor. Raises where the file does not have them."""
+        block, size = self._packing(name, tensor)
+        row = tensor.dimensions[0] if tensor.dimensions else 1
+        if row % block:
+            raise DamagedFileError(
+                f"{self.path}: cannot be read as GGUF: {name[:80]} has rows of {row} numbers in blocks of {block}. "
+                "Download or copy the file again."
+            )
+        nbytes = math.prod(tensor.dimensions) // block * size
+        if tensor.start + nbytes > self._file.size:
+            raise DamagedFileError(
+                f"{self.path}: cannot be read as GGUF: it has {self._file.size} bytes, and {name[:80]} would end at "
+                f"{tensor.start + nbytes}. Download or copy the file again."
+            )
+        return int(nbytes)
+
+    def _packing(self, name: str, tensor: Packed) -> tuple[int, int]:
+        """Numbers and bytes of one block."""
+        try:
+            block, size = self._library.GGML_QUANT_SIZES[self._library.GGMLQuantizationType(tensor.kind)]
+        except (ValueError, KeyError) as error:
+            raise UnsupportedError(
+                f"{self.path}: {name[:80]} is packed as type {tensor.kind}, which the library gguf does not know. "
+                "Update it (pip install -U gguf), or name a safetensors file."
+            ) from error
+        return int(block), int(size)
 
     def _numbers(self, key: str) -> Single:
         tensor = self._tensors[key]
+        kind = self._library.GGMLQuantizationType(tensor.kind)
+        data = np.empty(self._bytes[key], np.uint8)
+        self._file.read_into(memoryview(data), tensor.start)
+        rows = math.prod(tensor.dimensions[1:])
         try:
-            found = self._library.quants.dequantize(tensor.data, tensor.tensor_type)
+            found = self._library.quants.dequantize(data.reshape(rows, -1) if rows else data, kind)
         except NotImplementedError as error:
             raise UnsupportedError(
-                f"{self.path}: {key} is quantised as {tensor.tensor_type.name}, which the library gguf cannot read "
-                f"back. Name a checkpoint of another quantisation, or a safetensors file."
+                f"{self.path}: {key} is quantised as {kind.name}, which the library gguf cannot unpack. "
+                "Name a checkpoint of another quantisation, or a safetensors file."
             ) from error
         return np.asarray(found, np.float32)
 
@@ -78,18 +119,3 @@ def _library(path: Path) -> Any:
             f"Or name the model as a safetensors file."
         ) from error
     return gguf
-
-
-def _opened(library: Any, path: Path) -> Any:
-    try:
-        return library.GGUFReader(str(path))
-    except (OSError, ValueError, KeyError, IndexError, OverflowError) as error:
-        raise DamagedFileError(f"{path}: cannot be read as GGUF ({error}). Download or copy it again.") from error
-
-
-def _shape(reader: Any, name: str, tensor: Any) -> tuple[int, ...]:
-    """As torch has it: GGUF tells dimensions from the last to the first, and convolutions may lie flattened."""
-    told = reader.get_field(_SHAPE + name)
-    if told is not None:
-        return tuple(int(told.parts[index][0]) for index in told.data)
-    return tuple(int(size) for size in reversed(tensor.shape))

@@ -80,7 +80,7 @@ class SafeStore:
 
     def read(self, key: str, rows: tuple[int, int] | None = None) -> Stored:
         file, own = self._homes[key]
-        bits = file.window(own, rows)
+        bits = file.bits(own, rows)
         return Stored(bits.reshape(bits.shape[0] if bits.shape else 1, -1), self.dtype(key))
 
     def position(self, key: str) -> int:

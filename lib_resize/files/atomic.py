@@ -1,7 +1,7 @@
 """Whole files or no files: a draft under a temporary name, then one step to the final one. Stdlib only.
 
-The temporary lies in the folder of the final file, so that the last step is a rename on one disk, and its
-name ends in ``.part``, so that no host lists it as a model.
+The temporary is in the folder of the final file, so that the last step is a rename on one disk, and its name ends in
+``.part``, so that no host lists it as a model. It is locked while its run is alive (see ``drafts``).
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from ..errors import OutputError
+from . import drafts
+from .drafts import sweep as sweep
 
-_DRAFT_NAME = re.compile(r"\.resize-lora-[0-9a-f]{16}\.part")
-_STALE_SECONDS = 24 * 3600
 _GATHER_BYTES = 1 << 16
 # What file systems without hard links answer: FAT, some network and FUSE mounts, Android.
 _NO_LINKS = frozenset(
@@ -45,7 +43,7 @@ class Draft:
     def __init__(self, final: Path, *, overwrite: bool = False) -> None:
         self.final = final
         self.overwrite = overwrite
-        self.path = final.parent / f".resize-lora-{os.urandom(8).hex()}.part"
+        self.path = drafts.new_path(final.parent)
         """The temporary; it exists from ``open`` until ``publish``."""
         self._fd = -1
         self._gathered = bytearray()
@@ -66,8 +64,7 @@ class Draft:
             self.final.parent.mkdir(parents=True, exist_ok=True)
             refuse_taken(self.final, overwrite=self.overwrite)
             sweep(self.final.parent)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            self._fd = os.open(self.path, flags, 0o666)
+            self.path, self._fd = drafts.create(self.final.parent)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes; small pieces are gathered into larger writes."""
@@ -89,11 +86,18 @@ class Draft:
             os.lseek(self._fd, 0, os.SEEK_END)
 
     def finish(self) -> None:
-        """Bring all bytes to the disk and close the temporary."""
+        """Bring all bytes to the disk. Where the system can, they leave its cache, so that they are read from the disk.
+
+        The temporary stays open where an open file can be renamed: its lock shows that this run is alive.
+        """
         self._flush()
         with _in_plain_words(self.final):
             os.fsync(self._fd)
-        self._close()
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if sys.platform == "win32":
+            self._close()
 
     def publish(self) -> None:
         """Give the finished file its final name, in one step."""
@@ -154,22 +158,6 @@ def check_room(folder: Path, needed: int) -> None:
             f"{folder}: the disk has {mib(usage.free)} free, the file needs {mib(needed)}. "
             "Free some space or choose another folder."
         )
-
-
-def sweep(folder: Path) -> None:
-    """Remove the temporaries of runs that died more than a day ago; anything else is left alone."""
-    with contextlib.suppress(OSError), os.scandir(folder) as found:
-        for item in found:
-            if _DRAFT_NAME.fullmatch(item.name):
-                _remove_if_stale(item)
-
-
-def _remove_if_stale(item: os.DirEntry[str]) -> None:
-    with contextlib.suppress(OSError):
-        if item.is_file(follow_symlinks=False):
-            age = time.time() - item.stat(follow_symlinks=False).st_mtime
-            if age > _STALE_SECONDS:
-                Path(item.path).unlink()
 
 
 def move_if_free(temporary: Path, final: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,8 @@ _MAX_BYTES = 2**62
 _SNIFF_BYTES = 512
 _METADATA = "__metadata__"
 _AGAIN = "Download or copy the file again."
+_SAVE = "Save it again with the tool that made it, or get another version."
+_BLANKS = b" \t\r\n"
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ def split_metadata(text: HeaderText) -> tuple[str, dict[str, str]] | None:
         begin = _METADATA_FIRST.match(words)
         if begin is None:
             return None
-        reader = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+        reader = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_PARSE_INT)
         metadata, end = reader.raw_decode(words, begin.end())
         _check_surrogates(metadata)
     except (ValueError, RecursionError):
@@ -215,7 +218,8 @@ def _header_length(path: Path, start: bytes, size: int) -> int:
         _damaged(path, "the file is empty (0 bytes)", "a safetensors file")
     length = int.from_bytes(start[:8], "little")
     fits = size >= 8 and length <= MAX_HEADER_BYTES and 8 + length <= size
-    if fits and start[8:9] == b"{" and length > 0:
+    begin = start[8 : 8 + length].lstrip(_BLANKS)[:1]  # the library reads past blanks
+    if fits and length > 0 and (begin == b"{" or (not begin and length > len(start) - 8)):
         return length
     _refuse_other_kinds(path, start)
     if size < 8:
@@ -265,32 +269,56 @@ def _parse_json(path: Path, raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         _damaged(path, f"the header is not UTF-8 (byte {8 + error.start} of the file)", "JSON in UTF-8")
     try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        document = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_PARSE_INT)
         if "\\u" in text:
             _check_surrogates(document)
     except UnicodeEncodeError:
         _damaged(path, "the header holds half of a surrogate pair", "JSON in UTF-8")
-    except _DuplicateKeyError as error:
-        _damaged(path, f"the header holds the key {error.key!r} twice", "each name once")
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        _damaged(path, "the header is nested too deeply", "an object with one field per tensor")
+    except ValueError as error:
         _damaged(path, f"the header is not JSON ({error})", "a JSON object")
     if not isinstance(document, dict):
         _damaged(path, "the header is not a JSON object", "an object with one field per tensor")
+    _check_once(path, "the header", document)
     return document
 
 
-class _DuplicateKeyError(ValueError):
-    def __init__(self, key: str) -> None:
-        super().__init__(key)
-        self.key = key
+class _Repeating(dict[str, Any]):
+    """An object of JSON in which a key is there twice; the last one counts."""
+
+    again: str
+    """The first key that is there again."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
-    if len(fields) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _DuplicateKeyError(next(key for key in keys if keys.count(key) > 1))
-    return fields
+    if len(fields) == len(pairs):
+        return fields
+    repeating = _Repeating(fields)
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            repeating.again = key
+            break
+        seen.add(key)
+    return repeating
+
+
+def _check_once(path: Path, where: str, fields: object) -> None:
+    """The library refuses a tensor, or a field of one, that is there twice. Of metadata the last counts, as there."""
+    if isinstance(fields, _Repeating):
+        _damaged(path, f"{where} holds the key {_short(fields.again)} twice", "each name once", _SAVE)
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 4300:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
+# From 3.10.7 on Python itself refuses numbers of so many digits, whose conversion takes quadratic time.
+_PARSE_INT = None if hasattr(sys, "get_int_max_str_digits") else _whole_number
 
 
 def _no_constant(word: str) -> NoReturn:
@@ -309,23 +337,28 @@ def _metadata(path: Path, fields: object) -> dict[str, str]:
         _damaged(path, f"{_METADATA} is {type(fields).__name__}", "an object of texts")
     for key, value in fields.items():
         if not isinstance(value, str):
-            _damaged(path, f"{_METADATA} field {key!r} is {type(value).__name__}", "a text")
+            _damaged(path, f"{_METADATA} field {_short(key)} is {type(value).__name__}", "a text")
     return fields
 
 
 def _entry(path: Path, name: str, fields: object) -> Entry:
+    _check_once(path, f"tensor {_short(name)}", fields)
     if not isinstance(fields, dict):
-        _damaged(path, f"tensor {name!r} is described by {type(fields).__name__}", "an object")
+        _damaged(path, f"tensor {_short(name)} is described by {type(fields).__name__}", "an object")
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if dtype is None or shape is None or offsets is None:
-        _damaged(path, f"tensor {name!r} has the fields {sorted(fields)}", "dtype, shape and data_offsets")
+        _damaged(
+            path, f"tensor {_short(name)} has the fields {_short(sorted(fields))}", "dtype, shape and data_offsets"
+        )
     width = DTYPE_BYTES.get(dtype) if isinstance(dtype, str) else None
     if width is None:
         _refuse_dtype(path, name, dtype)
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
-        _damaged(path, f"tensor {name!r} has the shape {_short(shape)}", "whole numbers, none negative, at most 32")
+        _damaged(
+            path, f"tensor {_short(name)} has the shape {_short(shape)}", "whole numbers, none negative, at most 32"
+        )
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        _damaged(path, f"tensor {name!r} has the offsets {_short(offsets)}", "two rising whole numbers")
+        _damaged(path, f"tensor {_short(name)} has the offsets {_short(offsets)}", "two rising whole numbers")
     start, stop = offsets
     nbytes = math.prod(shape) * width
     if nbytes == 0 or nbytes != stop - start:
@@ -343,23 +376,29 @@ def _are_sizes(numbers: object) -> bool:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    """A value for a message, whatever its size."""
+    if isinstance(value, list) and len(value) > 8:
+        return f"[{', '.join(map(_short, value[:4]))}, ... {len(value)} in all]"
+    try:
+        text = repr(value[:80] if isinstance(value, str) else value)
+    except RecursionError:
+        return "..."
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _refuse_dtype(path: Path, name: str, dtype: object) -> NoReturn:
     if dtype in _PACKED_DTYPES:
         raise UnsupportedError(
-            f"{path}: tensor {name!r} has the packed dtype {dtype}, which is not read. "
+            f"{path}: tensor {_short(name)} has the packed dtype {dtype}, which is not read. "
             "Use a version of the model in fp8, fp16, bf16 or fp32."
         )
-    _damaged(path, f"tensor {name!r} has the unknown dtype {_short(dtype)}", f"one of {', '.join(DTYPE_BYTES)}")
+    _damaged(path, f"tensor {_short(name)} has the unknown dtype {_short(dtype)}", f"one of {', '.join(DTYPE_BYTES)}")
 
 
 def _check_size(path: Path, name: str, nbytes: int, fields: Mapping[str, Any]) -> None:
     shape, (start, stop) = fields["shape"], fields["data_offsets"]
     if stop - start != nbytes:
-        found = f"tensor {name!r} has {stop - start} bytes by its offsets"
+        found = f"tensor {_short(name)} has {_short(stop - start)} bytes by its offsets"
         _damaged(
             path,
             found,
@@ -367,7 +406,7 @@ def _check_size(path: Path, name: str, nbytes: int, fields: Mapping[str, Any]) -
         )
     # Only a tensor without elements can get this far with sizes that no array type can hold.
     if nbytes == 0 and math.prod(size for size in shape if size) > _MAX_BYTES // 8:
-        _damaged(path, f"tensor {name!r} has the shape {_short(shape)}", "sizes that fit in memory")
+        _damaged(path, f"tensor {_short(name)} has the shape {_short(shape)}", "sizes that fit in memory")
 
 
 def _check_tiling(path: Path, entries: Mapping[str, Entry], data_bytes: int) -> None:
@@ -376,13 +415,15 @@ def _check_tiling(path: Path, entries: Mapping[str, Entry], data_bytes: int) -> 
     spans = sorted((entry.start, entry.stop, name) for name, entry in entries.items())
     needed = max((stop for _, stop, _ in spans), default=0)
     if needed > data_bytes:
-        found = f"the file is cut off: {needed - data_bytes} bytes are missing of {needed} bytes of tensor data"
-        _damaged(path, found, "a whole file")
+        missing, whole = _short(needed - data_bytes), _short(needed)
+        _damaged(
+            path, f"the file is cut off: {missing} bytes are missing of {whole} bytes of tensor data", "a whole file"
+        )
     for start, stop, name in spans:
         if start < end:
-            _damaged(path, f"tensor {name!r} overlaps tensor {before!r}", "each byte in one tensor")
+            _damaged(path, f"tensor {_short(name)} overlaps tensor {_short(before)}", "each byte in one tensor")
         if start > end:
-            _damaged(path, f"{start - end} bytes before tensor {name!r} belong to no tensor", "no holes")
+            _damaged(path, f"{_short(start - end)} bytes before tensor {_short(name)} belong to no tensor", "no holes")
         end, before = stop, name
     if end < data_bytes:
         _damaged(path, f"{data_bytes - end} bytes after the last tensor belong to no tensor", "no rest")

@@ -1,15 +1,12 @@
-"""Read tensors of a safetensors file from its memory map, without copying."""
+"""Read tensors of a safetensors file, each when it is asked for."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import hashlib
 import math
-import mmap
 import os
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedFileError, FileError
-from .header import Entry, open_file, parse_header, read_fully
+from ..errors import DamagedFileError
+from .header import Entry, parse_header
+from .steady import SteadyFile
 
 STORAGE: dict[str, np.dtype[Any]] = {
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), np.dtype("<u2")),
@@ -36,8 +34,6 @@ STORAGE: dict[str, np.dtype[Any]] = {
 }
 """How each dtype comes back from ``SafeFile.bits``: as numbers where NumPy is quick at them, else as bits."""
 
-_LARGE = 1 << 30  # bytes of a file that is not to be in memory as a whole
-_PIECE = 1 << 24  # large, for between two pieces a thread may have to wait for one that runs Python
 _SAMPLE = 512
 
 Bits = NDArray[Any]
@@ -47,19 +43,18 @@ Raw = bytes
 class SafeFile:
     """A safetensors file, opened read-only: ``with SafeFile(path) as file: file.bits(name)``.
 
-    Raises what ``read_header`` raises. Safe to use from several threads. Arrays may outlive the file: they
-    keep the memory map, and on Windows with it the file's name, until the last of them is gone.
+    Opening reads the header; a tensor is read, into memory of its own, each time it is asked for. Raises what
+    ``read_header`` raises, and ``FileError`` where the file changed since it was opened. Threads may share it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._stream = open_file(self.path)
-        self._turn = threading.Lock()
+        self._disk = SteadyFile(self.path)
         try:
-            self.header = parse_header(self._stream, self.path)
-            self._map: mmap.mmap | None = self._map_bytes(0, self.header.file_bytes)
+            self.header = parse_header(self._disk.stream, self.path)
+            self._disk.check()
         except BaseException:
-            self._stream.close()
+            self._disk.close()
             raise
 
     def __enter__(self) -> SafeFile:
@@ -71,54 +66,40 @@ class SafeFile:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file. Arrays and views that are still alive stay valid."""
-        self._stream.close()
-        whole, self._map = self._map, None
-        if whole is not None:
-            # BufferError: somebody still looks at the map; it is unmapped when the last view of it dies.
-            with contextlib.suppress(BufferError):
-                whole.close()
+        """Close the file. Arrays that were read stay valid."""
+        self._disk.close()
 
     def renamed(self, names: Mapping[str, str], metadata: Mapping[str, str]) -> SafeFile:
-        """The same open file, its tensors under other names (old -> new, all of them) and with other metadata.
+        """The same open file with its tensors under other names (old -> new, all of them) and other metadata.
 
-        It lives as long as this one is open.
+        It can be used as long as this one is open.
         """
         other = copy.copy(self)
         entries = {names[key]: entry for key, entry in self.header.entries.items()}
         other.header = replace(self.header, entries=entries, metadata=dict(metadata))
         return other
 
-    def bits(self, key: str) -> Bits:
-        """The tensor as a read-only view of the map: its shape, dtype as in ``STORAGE``, any alignment."""
-        entry = self.header.entries[key]
-        return _as_array(self._whole(), self.header.data_start + entry.start, entry, entry.shape)
+    def bits(self, key: str, rows: tuple[int, int] | None = None) -> Bits:
+        """The tensor, or its rows ``rows[0]`` to ``rows[1]`` (excluded), as a read-only array.
 
-    def window(self, key: str, rows: tuple[int, int] | None = None) -> Bits:
-        """Like ``bits``, of rows ``rows[0]`` to ``rows[1]`` (excluded), on a map of its own.
-
-        The memory that reading it takes is given back when the array dies, so that a checkpoint of any size
-        can be walked through.
+        It has the tensor's shape, and a dtype as in ``STORAGE``.
         """
         entry = self.header.entries[key]
         shape, skipped = entry.shape, 0
         if rows is not None:
             shape = _rows_shape(key, entry, rows)
             skipped = rows[0] * math.prod(entry.shape[1:])
-        storage = STORAGE[entry.dtype]
-        nbytes = math.prod(shape) * storage.itemsize
-        if nbytes == 0:
-            return _as_array(b"", 0, entry, shape)
-        start = self.header.data_start + entry.start + skipped * storage.itemsize
-        # A map may only begin at a multiple of this (64 KiB on Windows).
-        lead = start % mmap.ALLOCATIONGRANULARITY
-        return _as_array(self._map_bytes(start - lead, lead + nbytes), lead, entry, shape)
+        bits = np.empty(shape, STORAGE[entry.dtype])
+        if bits.size:
+            start = self.header.data_start + entry.start + skipped * bits.itemsize
+            self._disk.read_into(memoryview(bits.reshape(-1).view(np.uint8)), start)
+        bits.flags.writeable = False
+        return bits
 
-    def bytes(self, key: str) -> memoryview:
-        """The tensor's data as they lie in the file, a read-only view."""
+    def bytes(self, key: str) -> Raw:
+        """The tensor's data as stored."""
         entry = self.header.entries[key]
-        start = self.header.data_start
-        return memoryview(self._whole())[start + entry.start : start + entry.stop]
+        return self._disk.read(self.header.data_start + entry.start, entry.stop - entry.start)
 
     def scalar(self, key: str) -> float:
         """The value of a tensor of one element, of any ordinary dtype. Raises ``DamagedFileError``."""
@@ -133,36 +114,11 @@ class SafeFile:
 
     def sha256(self) -> str:
         """SHA-256 of the whole file, hex. Streams, and lets other threads run."""
-        digest = hashlib.sha256()
-        for piece in self._pieces():
-            digest.update(piece)
-        return digest.hexdigest()
+        return self._disk.sha256()
 
     def sample(self, start: int, count: int) -> Raw:
-        """``count`` bytes at the file position ``start``, read without touching the map."""
-        with self._turn:
-            self._stream.seek(start)
-            return read_fully(self._stream, count)
-
-    def _pieces(self) -> Iterator[Raw | memoryview]:
-        """The whole file in order: as views of the map, whose pages are wanted anyway, or where it is as large as a
-        checkpoint, of which one tensor at a time is wanted, read past it."""
-        whole = memoryview(self._whole())
-        is_large = len(whole) > _LARGE
-        for start in range(0, len(whole), _PIECE):
-            end = min(start + _PIECE, len(whole))
-            yield self.sample(start, end - start) if is_large else whole[start:end]
-
-    def _whole(self) -> mmap.mmap:
-        if self._map is None:
-            raise ValueError(f"{self.path}: this file is closed")
-        return self._map
-
-    def _map_bytes(self, start: int, count: int) -> mmap.mmap:
-        try:
-            return mmap.mmap(self._stream.fileno(), count, access=mmap.ACCESS_READ, offset=start)
-        except (OSError, ValueError) as error:
-            raise FileError(f"{self.path}: cannot be mapped into memory: {error}.") from error
+        """``count`` bytes from the file position ``start``."""
+        return self._disk.read(start, count)
 
 
 def fingerprint(file: SafeFile) -> str:
@@ -179,16 +135,6 @@ def fingerprint(file: SafeFile) -> str:
             start = max(entry.start, middle - _SAMPLE // 2)
             digest.update(file.sample(data_start + start, min(entry.stop - start, _SAMPLE)))
     return digest.hexdigest()
-
-
-def _as_array(buffer: mmap.mmap | bytes, offset: int, entry: Entry, shape: tuple[int, ...]) -> Bits:
-    storage = STORAGE[entry.dtype]
-    count = math.prod(shape)
-    if count == 0:
-        empty = np.empty(shape, storage)
-        empty.flags.writeable = False
-        return empty
-    return np.frombuffer(buffer, storage, count, offset).reshape(shape)
 
 
 def _rows_shape(key: str, entry: Entry, rows: tuple[int, int]) -> tuple[int, ...]:

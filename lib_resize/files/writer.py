@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedFileError, OutputError
+from ..errors import DamagedFileError, FileError, OutputError
 from .atomic import Draft, check_room
 from .header import (
     LEGACY_HASH,
@@ -25,6 +25,7 @@ from .header import (
     frame,
     read_header,
 )
+from .steady import SteadyFile
 
 _LEGACY_START, _LEGACY_STOP = 0x100000, 0x110000
 
@@ -58,9 +59,9 @@ def write_safetensors(
     """Write a safetensors file, one tensor at a time; the final name appears only when all is done.
 
     ``specs`` are in ``file_order``; ``chunks`` yields the data of each, in the same order, little endian and
-    C-contiguous, and may compute them on the way. The two ``sshs_*`` fields are filled in here. ``check``
-    gets the finished temporary and refuses it by raising. ``sources`` are the files being read: none of them
-    is ever replaced, not even with ``overwrite``.
+    C-contiguous, and may compute them on the way. The two ``sshs_*`` fields are filled in here. All bytes are read
+    back from the disk and compared; then ``check`` gets the finished temporary and refuses it by raising.
+    ``sources`` are the files being read: none of them is ever replaced, not even with ``overwrite``.
 
     Raises ``OutputError`` if the file cannot be written or a chunk does not fit its spec; what ``chunks`` or
     ``check`` raise passes unchanged. After any exception the folder is as it was.
@@ -74,8 +75,10 @@ def write_safetensors(
         draft.open()
         check_room(final.parent, job.size)
         hashes = _write_tensors(draft, job, chunks)
-        draft.rewrite_start(job.header(hashes))
+        header = job.header(hashes)
+        draft.rewrite_start(header)
         draft.finish()
+        _compare_with_disk(draft, header, hashes[MODEL_HASH])
         if check is not None:
             check(draft.path)
         draft.publish()
@@ -143,6 +146,23 @@ def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:
             "Please report this."
         )
     return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _compare_with_disk(draft: Draft, header: bytes, data_hash: str) -> None:
+    """Raise ``OutputError`` where any byte of the finished temporary is not the one that was meant."""
+    try:
+        disk = SteadyFile(draft.path)
+        try:
+            is_same = disk.read(0, len(header)) == header and disk.sha256(len(header)) == data_hash
+        finally:
+            disk.close()
+    except FileError as error:
+        raise OutputError(f"{draft.final}: the written file cannot be read back; nothing was kept. {error}") from error
+    if not is_same:
+        raise OutputError(
+            f"{draft.final}: the bytes on the disk are not the ones that were written; nothing was kept. "
+            "Check the disk and the memory of this machine."
+        )
 
 
 class _Hashes:

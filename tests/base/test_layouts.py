@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
+from lib_resize.base.gguf_store import GgufStore
 from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
 from lib_resize.batch import Settings, resize
 from lib_resize.linalg.arrays import NumpyArrays
@@ -469,3 +472,86 @@ def test_a_damaged_gguf_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(3))
     with pytest.raises(DamagedFileError, match="cannot be read as GGUF"):
         Checkpoint(tmp_path / "x.gguf")
+
+
+def packed(version: int = 3, fields: bytes = b"", count: int = 0, tensors: bytes = b"", told: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, told, count) + fields + tensors
+
+
+def text(word: str) -> bytes:
+    return struct.pack("<Q", len(word.encode())) + word.encode()
+
+
+NESTED = text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 6 + struct.pack("<IQ", 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (packed(version=7), "version is 7"),
+        (packed(version=3 << 24), "version is"),
+        (packed(count=1 << 60), "claims"),
+        (packed(told=1 << 60), "claims"),
+        (packed(count=1, fields=struct.pack("<Q", 1 << 63) + bytes(50)), "claims"),
+        (packed(count=1, fields=text("a") + struct.pack("<IIQ", 9, 8, 1 << 62) + bytes(50)), "claims"),
+        (packed(count=1, fields=text("a") + struct.pack("<I", 99) + bytes(50)), "unknown type 99"),
+        (packed(count=1, fields=NESTED + bytes(50)), "unknown type 9"),
+        (packed(count=1, fields=struct.pack("<Q", 1) + b"\xff" + bytes(50)), "not UTF-8"),
+        (packed(count=1, fields=text("general.alignment") + struct.pack("<II", 4, 3) + bytes(50)), "alignment is 3"),
+        (packed(told=1, tensors=text("a") + struct.pack("<I", 1000) + bytes(50)), "1000 dimensions"),
+        (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1 << 62, 0, 0)), "would end at"),
+        (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 33, 8, 0) + bytes(99)), "blocks of 32"),
+        (packed(told=2, tensors=(text("a") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 2 + bytes(99)), "twice"),
+        (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1, 9999, 0) + bytes(99)), "type 9999"),
+    ],
+)
+def test_a_gguf_header_that_lies_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
+    from lib_resize.errors import ResizeError
+
+    pytest.importorskip("gguf", reason="the optional library gguf is not installed")
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(ResizeError, match=told):
+        Checkpoint(tmp_path / "x.gguf")
+
+
+def test_a_gguf_that_shrinks_while_it_is_open_is_an_error_by_name(tmp_path: Path) -> None:
+    from lib_resize.errors import FileError
+
+    path = gguf_file(tmp_path / "flux.gguf", {"a.weight": np.ones((96, 64), np.float32)}, "Q8_0")
+    store = GgufStore(path)
+    assert store.read("a.weight", (1, 3)).bits == pytest.approx(np.ones((2, 64)), rel=1e-2)
+    os.truncate(path, 300)
+    for read in (lambda: store.read("a.weight"), store.fingerprint):
+        with pytest.raises(FileError, match=r"flux\.gguf: the file changed while it was being read"):
+            read()
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+def test_a_gguf_reads_as_the_library_reads_it(kind: str, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="the optional library gguf is not installed")
+    rng = np.random.default_rng(2)
+    tensors = {name: rng.standard_normal((3, 64)).astype(np.float32) for name in ("a.weight", "b.weight")}
+    path = gguf_file(tmp_path / "x.gguf", tensors, kind)
+    store = GgufStore(path)
+    for theirs in gguf.GGUFReader(str(path)).tensors:
+        wanted = gguf.quants.dequantize(theirs.data, theirs.tensor_type)
+        np.testing.assert_array_equal(store.read(theirs.name).bits, np.asarray(wanted, np.float32).reshape(3, -1))
+    store.close()
+
+
+def test_a_gguf_tells_the_shape_of_a_flattened_convolution(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf", reason="the optional library gguf is not installed")
+    path = tmp_path / "x.gguf"
+    writer = gguf.GGUFWriter(str(path), "sdxl")
+    writer.add_array("comfy.gguf.orig_shape.conv.weight", [8, 4, 3, 3])
+    writer.add_array("tokens", ["a", "b"])
+    writer.add_tensor("conv.weight", np.arange(288, dtype=np.float32).reshape(9, 32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    store = GgufStore(path)
+    assert store.shapes == {"conv.weight": (8, 4, 3, 3)}
+    np.testing.assert_array_equal(store.read("conv.weight", (2, 4)).bits.ravel(), np.arange(72, 144))
+    store.close()

@@ -8,8 +8,10 @@ import json
 import os
 import re
 import signal
+import stat
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save
 
 from lib_resize.errors import OutputError, ResizeError
-from lib_resize.files import atomic
+from lib_resize.files import atomic, drafts, writer
 from lib_resize.files.header import TensorSpec, file_order, read_header
 from lib_resize.files.writer import Written, file_bytes, verify, write_safetensors
 
@@ -406,7 +408,7 @@ def test_our_temporaries_match_the_pattern_of_the_sweep(tmp_path):
     names = []
     write(tmp_path / "x.safetensors", mixed(1), check=lambda path: names.append(path.name))
     assert re.fullmatch(r"\.resize-lora-[0-9a-f]{16}\.part", names[0])
-    assert atomic._DRAFT_NAME.fullmatch(names[0])
+    assert drafts._NAME.fullmatch(names[0])
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -496,3 +498,65 @@ def test_metadata_of_any_text_survives(tmp_path):
     write(tmp_path / "x.safetensors", mixed(1), metadata)
     found = read_header(tmp_path / "x.safetensors").metadata
     assert {key: found[key] for key in metadata} == metadata
+
+
+@pytest.mark.parametrize("where", ["length", "header", "first byte", "middle", "last byte", "cut", "longer"])
+def test_every_byte_is_read_back_from_the_disk(tmp_path, monkeypatch, where):
+    """A byte that the disk changed, wherever it is, and the file never gets its name."""
+    true_finish = atomic.Draft.finish
+
+    def spoiled(draft: atomic.Draft) -> None:
+        true_finish(draft)
+        data = bytearray(draft.path.read_bytes())
+        start = 8 + int.from_bytes(data[:8], "little")
+        at = {"length": 7, "header": 20, "first byte": start, "middle": (start + len(data)) // 2, "last byte": -1}
+        if where in at:
+            data[at[where]] ^= 1
+        draft.path.write_bytes(data[:-1] if where == "cut" else data + b"x" if where == "longer" else data)
+
+    monkeypatch.setattr(atomic.Draft, "finish", spoiled)
+    with pytest.raises(OutputError, match=r"x\.safetensors: the bytes on the disk are not the ones that were written"):
+        write(tmp_path / "x.safetensors", mixed(6))
+    assert left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_bytes_and_name_reach_the_disk_in_this_order(tmp_path, monkeypatch, overwrite):
+    """The file is synced when it is whole, read back, checked, named; then its folder is synced."""
+    events: list[str] = []
+    path = tmp_path / "x.safetensors"
+    arrays = mixed(3)
+    size = write(path, arrays).bytes
+    if not overwrite:
+        path.unlink()
+    true_fsync, true_compare = os.fsync, writer._compare_with_disk
+
+    def fsync(fd: int) -> None:
+        found = os.fstat(fd)
+        is_folder = stat.S_ISDIR(found.st_mode)
+        events.append("folder synced" if is_folder else f"file synced, {found.st_size} bytes")
+        true_fsync(fd)
+
+    def named(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object) -> object:
+            events.append("named")
+            return real(*arguments)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(writer, "_compare_with_disk", lambda *a: (events.append("read back"), true_compare(*a)))
+    monkeypatch.setattr(os, "link", named(os.link))
+    monkeypatch.setattr(Path, "replace", named(Path.replace))
+    write(path, arrays, overwrite=overwrite, check=lambda _: events.append("checked"))
+    assert events == [f"file synced, {size} bytes", "read back", "checked", "named", "folder synced"]
+
+
+def test_what_is_read_back_comes_from_the_disk(tmp_path, monkeypatch):
+    """Else the comparison would be one of the page cache with itself."""
+    if not hasattr(os, "posix_fadvise"):
+        pytest.skip("this system has no posix_fadvise")
+    dropped: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _fd, *rest: dropped.append(rest))
+    write(tmp_path / "x.safetensors", mixed(1))
+    assert dropped == [(0, 0, os.POSIX_FADV_DONTNEED)]

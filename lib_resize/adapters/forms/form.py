@@ -182,9 +182,23 @@ class Absent:
         raise ValueError("a kept analysis holds no factors; open the file again")
 
 
+@dataclass(frozen=True)
+class InFile:
+    """A tensor as a matrix, read from its file each time its bits are asked for."""
+
+    file: SafeFile
+    key: str
+    kind: str
+    shape: tuple[int, int]
+
+    @property
+    def bits(self) -> Bits:
+        return self.file.bits(self.key).reshape(self.shape)
+
+
 def hollow(value: F) -> F:
     """The same form without its numbers, so that no part of its file is held."""
-    if isinstance(value, (Stored, Joined, Made, Turned)):
+    if isinstance(value, (InFile, Stored, Joined, Made, Turned)):
         return Absent(value.kind, value.shape)  # type: ignore[return-value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -233,7 +247,7 @@ class Tensors:
             raise self.fault(role, "a layer without dimensions; hosts refuse such a file, and so do we")
         if not shape:
             raise self.fault(role, "a single number, where a matrix was expected; the file is damaged")
-        found = Stored(self.file.bits(self.parts[role].key).reshape(shape[0], -1), dtype)
+        found = InFile(self.file, self.parts[role].key, dtype, (shape[0], math.prod(shape[1:])))
         return Turned(found) if turned else found
 
     def fault(self, role: str, what: str) -> LayerError:
