@@ -207,7 +207,7 @@ def test_words_of_trainers_are_understood(word: str, names: set[str]) -> None:
         "anima",
         "mochi",
         "x" * 9999,
-    ],  # fmt: skip
+    ],
 )
 def test_words_of_other_families_are_not_ours(word: str) -> None:
     told = read_told([word])
