@@ -73,6 +73,8 @@ ENCODER_PREFIXES: dict[int, dict[str, tuple[str, ...]]] = {
         "flat": ("lora_te_", "lora_te1_", "lycoris_", "lycoris_te_", "lycoris_te1_", "lycoris_text_encoder_"),
         "dotted": (
             "",
+            "lora_te.",
+            "lora_te1.",
             "text_encoder.",
             "text_encoders.clip_l.transformer.",
             "base_model.model.",
@@ -83,6 +85,7 @@ ENCODER_PREFIXES: dict[int, dict[str, tuple[str, ...]]] = {
     2: {
         "flat": ("lora_te2_", "lycoris_te2_", "lycoris_text_encoder_2_"),
         "dotted": (
+            "lora_te2.",
             "text_encoder_2.",
             "text_encoders.clip_g.transformer.",
             "base_model.model.text_encoder_2.",
@@ -166,6 +169,12 @@ OF_TRANSFORMERS = {
     "transformer.base_model.model.": "blocks.0.attn1.to_q",
     "lora_prior_unet_": "down_blocks_0_0_channelwise_4",
     "lora_prior_te_": "text_model_encoder_layers_3_mlp_fc1",
+    "lora_unet.": "blocks.0.self_attn.q",
+    "lora_transformer.": "blocks.0.attn1.to_q",
+    "net.": "blocks.0.self_attn.q",
+    "dit.": "blocks.0.self_attn.q",
+    "conditional_transformer.": "blocks.0.self_attn.q",
+    "lora_te3.": "encoder.block.3.layer.0.SelfAttention.k",
     "lora_te3_": "encoder_block_3_layer_0_SelfAttention_k",
     "text_encoder_3.": "encoder.block.3.layer.0.SelfAttention.k",
     "text_encoders.t5xxl.transformer.": "encoder.block.3.layer.0.SelfAttention.k",
