@@ -20,9 +20,10 @@ from .errors import ResizeError
 from .files.atomic import write_whole
 from .files.header import Entry, Header, HeaderText, open_file, parse_text, read_text, split_metadata
 from .files.stamp import RECORD
+from .names.claims import told_of_base
 from .names.spelling import identify
 
-VERSION = 1
+VERSION = 2
 """Raised whenever facts are found differently."""
 
 _SAMPLE = 160  # layers by which a family is known in the list; the analysis looks at all
@@ -76,7 +77,8 @@ def _facts_of_text(text: HeaderText, path: Path, alike: Alike) -> Facts:
     split = split_metadata(text)
     if split is None:
         return facts_of(parse_text(text, path))
-    key = sha256(f"{text.file_bytes - text.data_start} {split[0]}".encode()).digest()
+    told = told_of_base(split[1])
+    key = sha256(f"{text.file_bytes - text.data_start} {told} {split[0]}".encode()).digest()
     known = alike.get(key)
     if known is not None:
         source, recipe = _record(split[1])
@@ -102,7 +104,7 @@ def facts_of(header: Header) -> Facts:
     magnitudes = any("magnitude" in stems[stem][1] for stem in whole)
     source, recipe = _record(header.metadata)
     return Facts(
-        family=_family(whole),
+        family=_family(whole, header.metadata),
         kind=_kind(refused, list(whole.values()), magnitudes),
         rank=max((one.rank for one in whole.values()), default=None),
         dtype=_dtype(header.entries, whole),
@@ -151,11 +153,11 @@ def _dtype(entries: Mapping[str, Entry], whole: Mapping[str, Outline]) -> str | 
     return counted.most_common(1)[0][0] if counted else None
 
 
-def _family(whole: Mapping[str, Outline]) -> str | None:
+def _family(whole: Mapping[str, Outline], metadata: Mapping[str, str]) -> str | None:
     """By a sample of the layers, evenly spread; a file in order has all its blocks there."""
     stems = sorted(whole)
     chosen = stems[:: max(1, len(stems) // _SAMPLE)]
-    family = identify({stem: whole[stem].size for stem in chosen}) if chosen else None
+    family = identify({stem: whole[stem].size for stem in chosen}, told_of_base(metadata)) if chosen else None
     return None if family is None else family.name
 
 

@@ -225,8 +225,17 @@ _ACROSS = frozenset({"SDXL", "SD1.5", "SD2"})
 
 def _comparable(ours: BaseWeight, theirs: BaseWeight, family: Family | None) -> bool:
     """Whether two weights hold the same numbers in the same order: elsewhere layouts swap halves and fuse rows."""
-    same = ours.key.endswith(theirs.key) or theirs.key.endswith(ours.key)
-    return same or (family is not None and family.name in _ACROSS)
+    return _same_words(ours.key, theirs.key) or (family is not None and family.name in _ACROSS)
+
+
+def _same_words(one: str, other: str) -> bool:
+    """Whether two keys of one layer differ in nothing but the prefix of their file."""
+    ours, theirs = one.split("."), other.split(".")
+    shared = 0
+    while shared < min(len(ours), len(theirs)) and ours[-1 - shared] == theirs[-1 - shared]:
+        shared += 1
+    before = ours[: len(ours) - shared] + theirs[: len(theirs) - shared]
+    return not before or (shared > 1 and not any(part.isdecimal() for part in before))
 
 
 def _left_out(name: str, weight: BaseWeight, wish: Wish, family: Family | None) -> str | None:

@@ -38,7 +38,7 @@ from .linalg.truncate import discarded, frobenius
 from .plan import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
-from .recipe.scores import check_partners
+from .recipe.scores import check_partners, with_estimates
 from .recipe.select import Choice, Question, choose, share_kept
 from .reduction import Reduction, reduction
 
@@ -114,8 +114,9 @@ class _Attempt:
         """None where the recipe cannot be had; see `fail`."""
         maker = _Maker(self.analysis, self.recipe, self.style, self.place, self.suffix)
         try:
-            unpaired = check_partners(self.recipe, list(self.analysis.layers), self.analysis.base_name or "")
-            question = Question(self.analysis.layers, self.analysis.adapter.together, maker.size_of)
+            unpaired = check_partners(self.recipe, self.analysis.layers, self.analysis.base_name or "")
+            layers = with_estimates(self.recipe, self.analysis.layers)
+            question = Question(layers, self.analysis.adapter.together, maker.size_of)
             choice = choose(self.recipe, question)
             maker.reduction = reduction(self.analysis, self.recipe, choice)
             return maker.job(choice, unpaired)

@@ -309,12 +309,23 @@ def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) 
     from lib_resize.synthetic import SMALL  # names of SD1.5 that SDXL has not
 
     foreign = write_lora(tmp_path / "foreign.safetensors", LoraOptions(model=SMALL, rank=2))
-    data = foreign.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1")
+    data = foreign.read_bytes().replace(b"put_blocks_", b"put_bricks_")
     foreign.write_bytes(data)
     assert run("resize", checkpoint, foreign, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 1
     error = capsys.readouterr().err
     assert "have no partner in small_sdxl.safetensors" in error
-    assert "lora_unet_other_blocks_4_1" in error
+    assert "made for another model family" in error
+
+
+def test_layers_that_the_checkpoint_lacks_are_scored_by_themselves(checkpoint, out, tmp_path, capsys) -> None:
+    from lib_resize.synthetic import SMALL
+
+    lora = write_lora(tmp_path / "lora.safetensors", LoraOptions(model=SMALL, rank=2))
+    lora.write_bytes(lora.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1"))
+    assert run("resize", checkpoint, lora, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 0
+    told = "".join(capsys.readouterr())
+    assert "scored without the base model: no partner in small_sdxl.safetensors" in told
+    assert "22 layers (lora_unet_other_blocks_4_1" in told
 
 
 def test_a_checkpoint_among_the_loras_is_told_apart(checkpoint, lora, out, capsys) -> None:

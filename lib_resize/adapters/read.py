@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 
 from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.reader import SafeFile
+from ..names.claims import told_of_base
 from ..names.families import Family, attention_group
 from ..names.families import layers as family_layers
 from ..names.spelling import canonical, identify
@@ -58,7 +59,7 @@ def read_adapter(file: SafeFile, *, resting: bool = False) -> Adapter:
         raise UnsupportedError(f"{file.path}: {_nothing_to_resize(stems)}")
     scales = _Scales(file, find_configs(file.path, file.header.metadata, list(resized)))
     found = [_layer(file, stem, kind, parts, scales) for stem, (kind, parts) in resized.items()]
-    family = identify({layer.stem: layer.size for layer in found}, _told(file.header.metadata))
+    family = identify({layer.stem: layer.size for layer in found}, told_of_base(file.header.metadata))
     layers = tuple(_named(layer, family) for layer in found) if family else tuple(found)
     scales.notes |= {NOTE} if file is not source else set()
     scales.notes.update(_held_twice(layers, family))
@@ -72,11 +73,6 @@ def read_adapter(file: SafeFile, *, resting: bool = False) -> Adapter:
         notes=tuple(sorted(scales.notes)),
         together=groups_together(layers, family),
     )
-
-
-def _told(metadata: Mapping[str, str]) -> list[str]:
-    """What trainers write of the base model."""
-    return [metadata.get(key, "") for key in ("ss_base_model_version", "modelspec.architecture")]
 
 
 def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]:

@@ -16,7 +16,8 @@ from math import prod
 from ..names.architecture import open_clip_weights
 from ..names.families import FAMILIES, Family, LayerName, flatten, layers
 from ..names.notation import Share
-from ..names.spelling import canonical, identify, split
+from ..names.spelling import Prefix, canonical, identify, split
+from .prefix import holds_blocks, own_prefix
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,15 @@ class BaseModel:
     `weights` maps canonical ids of `family` to weights. `generic` maps the names that kohya's rule gives
     to the checkpoint's own words (``lora_unet_…``, ``lora_te1_…``, ``lora_te2_…``, dots made
     underscores) to the same weights, so that layers outside our tables still find their partner.
-    `pieces` maps the id of a weight that some layouts cut to what this checkpoint holds of it.
+    `pieces` maps the id of a weight that some layouts cut to what this checkpoint holds of it. `prefix` is what this
+    file alone has before the names of its denoiser, "" in files with a usual prefix or none.
     """
 
     family: Family | None
     weights: Mapping[str, BaseWeight]
     generic: Mapping[str, BaseWeight]
     pieces: Mapping[str, tuple[_Piece, ...]] = field(default_factory=dict)
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,15 +163,20 @@ _OTHERWISE_PACKED = ".weight_scale_inv"
 def looks_like_checkpoint(keys: Iterable[str]) -> bool:
     """Whether a file's keys are those of a base model with a denoiser, not of an adapter for one.
 
-    True if at least one weight of a denoiser is there under its own name, and no key bears the mark of
-    an adapter. A base of a layout that we have never seen gives False: the user can name it outright.
+    True if at least one weight of a denoiser is there under its own name, or numbered blocks behind a prefix, and no
+    key bears the mark of an adapter. A base of a layout that we have never seen gives False: the user can name it
+    outright.
     """
-    found = False
+    weights = []
     for key in keys:
         if _is_adapter_key(key):
             return False
-        found = found or (key.startswith(_denoiser_starts()) and key.endswith(".weight"))
-    return found
+        if key.endswith(".weight"):
+            weights.append(key)
+    if any(key.startswith(_denoiser_starts()) for key in weights):
+        return True
+    prefix = _own_prefix(weights)
+    return bool(prefix) and any(holds_blocks(key, prefix) for key in weights)
 
 
 def looks_like_adapter(keys: Iterable[str]) -> bool:
@@ -194,7 +202,8 @@ def read_base(shapes: Mapping[str, tuple[int, ...]]) -> BaseModel:
     Norms, biases and the VAE are left out, and EMA copies too unless there is no other denoiser. If a layer
     is there twice, the first in the order of `shapes` counts.
     """
-    found = [part for key, shape in shapes.items() for part in _parts(key, shape)]
+    prefix = _own_prefix(key for key, shape in shapes.items() if len(shape) > 1)
+    found = [part for key, shape in shapes.items() for part in _parts(key, shape, prefix)]
     if not any(slot == 0 for slot, *_ in found):
         found = [*_ema_parts(shapes), *found]
     found = [(slot, name, _scaled(weight, shapes)) for slot, name, weight in found if _is_plain(weight, shapes)]
@@ -203,7 +212,24 @@ def read_base(shapes: Mapping[str, tuple[int, ...]]) -> BaseModel:
     family = identify({stem: weight.matrix for stem, weight in (denoiser or stems).items()})
     generic = {_SLOT_PREFIXES[slot] + flatten(name): weight for slot, name, weight in reversed(found)}
     weights = {} if family is None else _by_id(stems, family)
-    return BaseModel(family, weights, generic, {} if family is None else _by_whole(weights, family))
+    return BaseModel(family, weights, generic, {} if family is None else _by_whole(weights, family), prefix)
+
+
+def _own_prefix(keys: Iterable[str]) -> str:
+    """The prefix of the denoiser among keys without a usual one."""
+    return own_prefix(key for key in keys if not _home(key).prefix and not key.startswith(_NEVER_TRAINED))
+
+
+def _home(key: str, prefix: str = "") -> _Home:
+    """Where a key belongs; `prefix` is the file's own."""
+    found = next(home for home in _HOMES if key.startswith(home.prefix))
+    return found if found.prefix or not key.startswith(prefix) else _Home(prefix, 0)
+
+
+def name_in_denoiser(key: str, prefix: str = "") -> str | None:
+    """A key of a denoiser without what stands before its names; None for other keys. `prefix` is the file's own."""
+    home = _home(key, prefix)
+    return key[len(home.prefix) :] if home.slot == 0 and _is_trained(key) else None
 
 
 def vectors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -212,8 +238,7 @@ def vectors(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]
 
 
 def _is_trained(key: str) -> bool:
-    home = next(home for home in _HOMES if key.startswith(home.prefix))
-    return bool(home.prefix) or not key.startswith(_NEVER_TRAINED)
+    return bool(_home(key).prefix) or not key.startswith(_NEVER_TRAINED)
 
 
 def partner(base: BaseModel, canonical_id: str | None, stem: str) -> Partner | None:
@@ -221,7 +246,8 @@ def partner(base: BaseModel, canonical_id: str | None, stem: str) -> Partner | N
 
     `canonical_id` is the layer's id in the LoRA's family, None if that is unknown; `stem` is its name as
     the file spells it. A layer of a known family pairs only by its id, so that a LoRA of another family
-    cannot find a weight that merely has the same words; all others pair by their own name.
+    cannot find a weight that merely has the same words; all others pair by their own name, with or without a prefix
+    that the file of either has before it.
     """
     if base.family is not None and canonical_id is not None:
         found = base.weights.get(canonical_id)
@@ -231,7 +257,28 @@ def partner(base: BaseModel, canonical_id: str | None, stem: str) -> Partner | N
         found = base.generic.get(_SLOT_PREFIXES[slot] + flatten(body))
         if found is not None:
             return Partner((found,))
+    found = _behind_prefix(base, prefix, body) if 0 in prefix.slots else None
+    return None if found is None else Partner((found,))
+
+
+def _behind_prefix(base: BaseModel, prefix: Prefix, body: str) -> BaseWeight | None:
+    """A weight of the denoiser whose name is what is left of a LoRA's without a prefix."""
+    denoiser = _SLOT_PREFIXES[0]
+    if prefix.flat:
+        own = flatten(base.prefix)
+        return base.generic.get(denoiser + body.removeprefix(own)) if own else None
+    rest = body.partition(".")[2]
+    while "." in rest:
+        found = base.generic.get(denoiser + flatten(rest))
+        if found is not None and _is_numbered(rest):
+            return found
+        rest = rest.partition(".")[2]
     return None
+
+
+def _is_numbered(name: str) -> bool:
+    """Whether it begins with a numbered block, as what follows a prefix does."""
+    return name.split(".")[1].isdecimal()
 
 
 def fitted(found: Partner, size: tuple[int, int], canonical_id: str | None, family: Family | None) -> Partner | None:
@@ -310,13 +357,13 @@ def _by_whole(weights: Mapping[str, BaseWeight], family: Family) -> dict[str, tu
     return {name: tuple(pieces) for name, pieces in found.items()}
 
 
-def _parts(key: str, shape: tuple[int, ...]) -> Iterator[tuple[int, str, BaseWeight]]:
+def _parts(key: str, shape: tuple[int, ...], prefix: str) -> Iterator[tuple[int, str, BaseWeight]]:
     """The layers in one stored tensor: slot, dotted name without prefix, and weight."""
     if len(shape) < 2:
         return
     if not _is_trained(key):
         return
-    home = next(home for home in _HOMES if key.startswith(home.prefix))
+    home = _home(key, prefix)
     body = key[len(home.prefix) :]
     if home.open_clip and body in _open_clip():
         yield from _open_clip_parts(home.slot, key, body, shape)

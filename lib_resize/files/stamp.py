@@ -216,11 +216,16 @@ def _stamp_modelspec(stamped: dict[str, str], facts: StampFacts) -> None:
         return
     version = stamped.get("ss_base_model_version", "")
     for start, architecture in _ARCHITECTURES:
-        if version.startswith(start):
+        if _begins_with(version, start):
             stamped.setdefault(_MODELSPEC + "architecture", architecture)
             break
     if facts.record.merged and not facts.record.extracted:
         stamped[_MODELSPEC + "merged_from"] = ", ".join(source.name for source in facts.record.merged)
+
+
+def _begins_with(version: str, start: str) -> bool:
+    """Whether a version is the one that a word names, or a variant: ``hunyuan_video_1_5`` is another model."""
+    return version.startswith(start) and (start[-1].isdigit() or not version[len(start) :].lstrip("_.")[:1].isdigit())
 
 
 def _record(source: Mapping[str, str], record: Record) -> str:

@@ -67,9 +67,10 @@ class Family:
 
     `base_model_version` is the value of ``ss_base_model_version`` and `modelspec_architecture` that of
     ``modelspec.architecture`` in a LoRA's metadata, as trainers write them; None where none is known to. `told` are
-    beginnings of either that speak of this family. `components` are the denoiser first, then the text encoders in
-    order. `roots` are the first words of the denoiser's names: native ones, then diffusers'. `entrance` is the layer
-    that reads the latent: variants of a model widen it. `rows` makes the table.
+    beginnings of either that speak of this family (see `claims`). `components` are the denoiser first, then the text
+    encoders in order. `roots` are the first words of the denoiser's names: native ones, then diffusers'. `entrance` is
+    the layer that reads the latent: variants of a model widen it. `hallmark` is a part of the names of some layers
+    without which a file could be of another family with the same names and widths. `rows` makes the table.
     """
 
     name: str
@@ -81,10 +82,7 @@ class Family:
     roots: tuple[frozenset[str], frozenset[str]] = field(default=(frozenset(), frozenset()), compare=False, repr=False)
     told: tuple[str, ...] = field(default=(), compare=False, repr=False)
     entrance: str = field(default="", compare=False, repr=False)
-
-    def is_told(self, words: str) -> bool:
-        """Whether a metadata value speaks of this family."""
-        return words.lower().startswith(self.told) if self.told else False
+    hallmark: str = field(default="", compare=False, repr=False)
 
 
 @cache
@@ -289,6 +287,7 @@ def _transformer(
     told: tuple[str, ...] = (),
     texts: tuple[str, ...] = (),
     entrance: str = "",
+    hallmark: str = "",
     spelled: _Spelled = _Spelled(),
 ) -> tuple[Family, ...]:
     """A family of transformers, one entry a size."""
@@ -303,6 +302,7 @@ def _transformer(
             roots=roots(table),
             told=told,
             entrance=spelled.whole + entrance,
+            hallmark=hallmark,
         )
         for size, numbers in sizes.items()
     )
@@ -315,7 +315,7 @@ SDXL = Family(
     ("unet", "te1", "te2"),
     _sdxl,
     roots=_UNET_ROOTS,
-    told=("sdxl_", "stable-diffusion-xl-v1-base"),
+    told=("sdxl", "sdxl1", "sdxl0", "stable-diffusion-xl", "stable-diffusion-xl-1", "illustrious", "noobai"),
     entrance="lora_unet_input_blocks_0_0",
 )
 REFINER = Family(
@@ -325,7 +325,7 @@ REFINER = Family(
     ("unet", "te"),
     _refiner,
     roots=_UNET_ROOTS,
-    told=("sdxl_refiner", "stable-diffusion-xl-v1-refiner"),
+    told=("sdxl_refiner", "stable-diffusion-xl-v1-refiner", "stable-diffusion-xl-refiner"),
     entrance="lora_unet_input_blocks_0_0",
 )
 KOLORS = Family(
@@ -345,7 +345,7 @@ SD15 = Family(
     ("unet", "te"),
     _sd15,
     roots=_UNET_ROOTS,
-    told=("sd_v1", "stable-diffusion-v1"),
+    told=("sd_v1", "sd1", "stable-diffusion-v1", "stable-diffusion-1"),
     entrance="lora_unet_conv_in",
 )
 SD2 = Family(
@@ -355,7 +355,7 @@ SD2 = Family(
     ("unet", "te"),
     _sd2,
     roots=_UNET_ROOTS,
-    told=("sd_v2", "stable-diffusion-v2"),
+    told=("sd_v2", "sd2", "stable-diffusion-v2", "stable-diffusion-2"),
     entrance="lora_unet_conv_in",
 )
 
@@ -367,7 +367,7 @@ FLUX = _transformer(
     transformers.FLUX_SIZES,
     version="flux1",
     architecture="flux-1-dev/lora",
-    told=("flux1", "flux-1", "flux.1", "flux_kontext"),
+    told=("flux", "flux1"),
     texts=("te1", "te3"),
     entrance="img_in",
     spelled=_READ_BY_COMFYUI,
@@ -378,7 +378,7 @@ CHROMA = _transformer(
     transformers.CHROMA_SIZES,
     version="chroma",
     architecture="chroma/lora",
-    told=("chroma",),
+    told=("chroma", "chroma1"),
     texts=("te3",),
     entrance="img_in",
     spelled=_READ_BY_COMFYUI,
@@ -392,7 +392,7 @@ FLUX2 = tuple(
         {size: numbers},
         version=f"flux_2_{flatten(size).replace(' ', '_').lower()}",
         architecture=f"Flux.2-{size.replace(' ', '-').lower()}/lora",
-        told=("flux_2", "flux.2", "flux-2"),
+        told=("flux2",),
         entrance="img_in",
     )
 )
@@ -400,7 +400,7 @@ SD3 = _transformer(
     "SD3",
     transformers.SD3,
     transformers.SD3_SIZES,
-    told=("sd3", "stable-diffusion-3"),
+    told=("sd3", "sd_v3", "stable-diffusion-3", "stable-diffusion-v3"),
     texts=("te1", "te2", "te3"),
     entrance="x_embedder_proj",
     spelled=_READ_BY_COMFYUI,
@@ -411,7 +411,7 @@ HUNYUAN_VIDEO = _transformer(
     transformers.HUNYUAN_VIDEO_SIZES,
     version="hunyuan_video",
     architecture="hunyuan-video/lora",
-    told=("hunyuan_video", "hunyuan-video", "framepack"),
+    told=("hunyuan_video", "framepack"),
     entrance="img_in_proj",
 )
 WAN = _transformer(
@@ -420,7 +420,7 @@ WAN = _transformer(
     transformers.WAN_SIZES,
     version="wan",
     architecture="wan2.1/lora",
-    told=("wan",),
+    told=("wan", "wan2", "wan_video_2"),
     entrance="patch_embedding",
 )
 QWEN_IMAGE = _transformer(
@@ -429,7 +429,7 @@ QWEN_IMAGE = _transformer(
     transformers.QWEN_IMAGE_SIZES,
     version="qwen_image",
     architecture="Qwen-Image/lora",
-    told=("qwen",),
+    told=("qwen_image", "qwen"),
     entrance="img_in",
 )
 Z_IMAGE = _transformer(
@@ -438,7 +438,7 @@ Z_IMAGE = _transformer(
     transformers.Z_IMAGE_SIZES,
     version="z_image",
     architecture="Z-Image/lora",
-    told=("z_image", "z-image"),
+    told=("z_image",),
     entrance="x_embedder",
     spelled=_Spelled(piece="lora_unet_"),
 )
@@ -448,27 +448,47 @@ LUMINA2 = _transformer(
     transformers.LUMINA2_SIZES,
     version="lumina2",
     architecture="lumina-2/lora",
-    told=("lumina",),
+    told=("lumina2", "lumina_image_2"),
     entrance="x_embedder",
 )
 AURAFLOW = _transformer(
-    "AuraFlow", transformers.AURAFLOW, transformers.AURAFLOW_SIZES, told=("aura",), entrance="init_x_linear"
+    "AuraFlow",
+    transformers.AURAFLOW,
+    transformers.AURAFLOW_SIZES,
+    told=("auraflow", "auraflow0", "aura"),
+    entrance="init_x_linear",
 )
 PIXART = _transformer(
-    "PixArt", transformers.PIXART, transformers.PIXART_SIZES, told=("pixart",), entrance="x_embedder_proj"
+    "PixArt",
+    transformers.PIXART,
+    transformers.PIXART_SIZES,
+    told=("pixart",),
+    entrance="x_embedder_proj",
+    hallmark="cross_attn",
 )
 CASCADE = _transformer(
     "Stable Cascade",
     transformers.CASCADE,
     transformers.CASCADE_SIZES,
-    told=("stable-cascade", "stable_cascade"),
+    told=("stable_cascade",),
     texts=("te",),
     entrance="embedding_1",
     spelled=_Spelled("lora_prior_unet_", "lora_prior_unet_", portable=True),
 )
-LTX = _transformer("LTX-Video", transformers.LTX, transformers.LTX_SIZES, told=("ltx",), entrance="patchify_proj")
+LTX = _transformer(
+    "LTX-Video",
+    transformers.LTX,
+    transformers.LTX_SIZES,
+    told=("ltx",),
+    entrance="patchify_proj",
+    hallmark="attn2",
+)
 HIDREAM = _transformer(
-    "HiDream", transformers.HIDREAM, transformers.HIDREAM_SIZES, told=("hidream-i1",), entrance="x_embedder_proj"
+    "HiDream",
+    transformers.HIDREAM,
+    transformers.HIDREAM_SIZES,
+    told=("hidream_i1", "hidream_e1", "hidream_full", "hidream_dev", "hidream_fast"),
+    entrance="x_embedder_proj",
 )
 KREA2 = _transformer(
     "Krea 2",
@@ -476,7 +496,7 @@ KREA2 = _transformer(
     transformers.KREA2_SIZES,
     version="krea2",
     architecture="Krea-2/lora",
-    told=("krea2", "krea-2"),
+    told=("krea2",),
     entrance="first",
 )
 

@@ -9,11 +9,11 @@ is ever guessed back from underscores.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
-from math import prod
 
+from .claims import Told, fits, flat_shape, has_hallmark, read_told
 from .families import FAMILIES, SDXL, Family, attention_group, block, component, flatten, layers
 
 __all__ = [
@@ -78,6 +78,15 @@ _ROWS = (
     Prefix("lycoris_te2_", _TE2, True, LYCORIS),
     Prefix("lycoris_text_encoder_", _TE1, True, LYCORIS),
     Prefix("lycoris_text_encoder_2_", _TE2, True, LYCORIS),
+    Prefix("lora_unet.", _UNET),
+    Prefix("lora_transformer.", _UNET),
+    Prefix("lora_te.", _TE1),
+    Prefix("lora_te1.", _TE1),
+    Prefix("lora_te2.", _TE2),
+    Prefix("lora_te3.", _TE3),
+    Prefix("net.", _UNET),
+    Prefix("dit.", _UNET),
+    Prefix("conditional_transformer.", _UNET),
     Prefix("diffusion_model.", _UNET, spelling=COMFYUI),
     Prefix("model.diffusion_model.", _UNET, spelling=COMFYUI),
     Prefix("text_encoders.clip_l.transformer.", _TE1, spelling=COMFYUI),
@@ -141,34 +150,45 @@ def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> 
     says of the family.
 
     1. A family is a candidate if it knows more than half of the layers of the denoiser, or, in a file
-       that trains text encoders alone, more than half of those. Known text encoders do not make a
-       denoiser of another kind (SD3 has both of SDXL's encoders) a known one.
-    2. Of several candidates the one that knows the most layers wins; then the one whose shapes agree
-       most often (SD1.5 and SD2 differ in nothing else, nor do Z-Image and Lumina 2); then the one that the
-       metadata speaks of (Flux.1 and Chroma may differ in nothing else); then the one whose own spelling is
-       used most often; then the first in `FAMILIES`. Names come before shapes, so a small model that is named
-       like SDXL is SDXL.
-    3. Without a candidate the family is unknown: None.
+       that trains text encoders alone, more than half of those, and if their shapes are its own (see `claims`).
+       Known text encoders do not make a denoiser of another kind (SD3 has both of SDXL's encoders) a known one.
+    2. Of several candidates the one that knows the most layers wins; then the one that the metadata speaks of (Flux.1
+       and Chroma may differ in nothing else); then the one whose shapes agree most often; then the one whose own
+       spelling is used most often; then the first in `FAMILIES`. Where a family of other shapes knows more layers than
+       all of them, none wins.
+    3. Without a candidate the family is unknown: None. So it is where the metadata speaks of other families alone.
     """
+    spoken = read_told(told)
+    if spoken.is_foreign:
+        return None
     parts = {stem: split(stem) for stem in stems}
     text = {stem for stem, (prefix, body) in parts.items() if _is_text(prefix, body)}
     deciding = parts.keys() - text or parts.keys()
-    words = [word for word in told if any(family.is_told(word) for family in FAMILIES)]
-    highest = (len(stems), len(stems), bool(words), sum(prefix.flat for prefix, _ in parts.values()))
-    best, best_score = None, (0, 0, False, 0)
+    highest = (len(stems), bool(spoken.families), len(stems), sum(prefix.flat for prefix, _ in parts.values()))
+    best, best_score, most = None, (0, False, 0, 0), 0
     for family in FAMILIES:
         if not text >= deciding and not _may_know(family, (parts[stem] for stem in deciding)):
             continue
         tables = _tables(family)
         known = {stem: name for stem, part in parts.items() if (name := _find(*part, tables))}
-        if 2 * len(deciding & known.keys()) <= len(deciding):
-            continue
-        score = _score(stems, known, family, words)
-        if score > best_score:
+        score = _score(stems, known, family, spoken)
+        most = max(most, len(known))
+        if score > best_score and _is_candidate(family, deciding, known, stems, spoken):
             best, best_score = family, score
-        if score == highest:
+        if best_score == highest:
             break
-    return best
+    return best if best_score[0] == most else None
+
+
+def _is_candidate(
+    family: Family, deciding: Set[str], known: Mapping[str, str], stems: Mapping[str, tuple[int, int]], told: Told
+) -> bool:
+    """Whether names and shapes of the layers that decide are the family's."""
+    table = layers(family)
+    rows = {stem: table[name] for stem, name in known.items() if stem in deciding}
+    if 2 * len(rows) <= len(deciding) or not fits(family, rows, stems):
+        return False
+    return family.name in told.families or has_hallmark(family, rows.values())
 
 
 def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:
@@ -238,17 +258,13 @@ def _find(prefix: Prefix, body: str, tables: Tables) -> str | None:
 
 
 def _score(
-    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, words: list[str]
-) -> tuple[int, int, bool, int]:
-    """Layers known, layers whose shape agrees, whether the metadata tells so, layers in the family's own spelling."""
+    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, told: Told
+) -> tuple[int, bool, int, int]:
+    """Layers known, whether the metadata tells so, layers whose shape agrees, layers in the family's own spelling."""
     table = layers(family)
-    shapes = sum(_flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())
+    shapes = sum(flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())
     own = sum(stem == name for stem, name in known.items())
-    return len(known), shapes, any(map(family.is_told, words)), own
-
-
-def _flat_shape(shape: tuple[int, ...]) -> tuple[int, int]:
-    return shape[0], prod(shape[1:])
+    return len(known), family.name in told.families, shapes, own
 
 
 Tables = Mapping[tuple[int, bool], Mapping[str, str]]

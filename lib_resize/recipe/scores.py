@@ -7,8 +7,9 @@ it that coined these recipes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -101,7 +102,7 @@ def score(recipe: Recipe, layer: LayerFacts) -> Double:
     only stay with those before it, no score is above the one before.
 
     A layer without partner is scored by the recipe's other references, their weights normalised anew, where one
-    of them compares the layer with itself; else PairingError (see `check_partners`, which names all such layers).
+    of them compares the layer with itself; else PairingError (see `with_estimates`).
     """
     weights = recipe.weights if layer.base is not None else _without_base(recipe)
     if weights is None:
@@ -132,23 +133,51 @@ def _without_base(recipe: Recipe) -> dict[str, float] | None:
     return {name: weight / total for name, weight in left.items()}
 
 
-def check_partners(recipe: Recipe, layers: list[LayerFacts], base_name: str) -> list[str]:
+def check_partners(recipe: Recipe, layers: Sequence[LayerFacts], base_name: str) -> list[str]:
     """Names of the layers that have no partner although the recipe asks for the base model.
 
-    Raises PairingError where the recipe has no reference to score them by.
+    Raises PairingError where most layers have none and the recipe has no reference to score them by.
     """
     if not recipe.needs_base:
         return []
     missing = [layer.name for layer in layers if layer.base is None]
-    if missing and _without_base(recipe) is None:
+    if 2 * len(missing) > len(layers) and _without_base(recipe) is None:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        cause = (
-            "The LoRA was made for another model family than this checkpoint"
-            if len(missing) > len(layers) // 2
-            else "The checkpoint lacks these layers, or names them in a way we do not know"
-        )
         raise PairingError(
-            f"{len(missing)} of {len(layers)} layers have no partner in {base_name}: {shown}. {cause}. "
+            f"{len(missing)} of {len(layers)} layers have no partner in {base_name}: {shown}. The LoRA was made for "
+            f"another model family than this checkpoint, or the checkpoint names its layers in a way we do not know. "
             f"Give the right checkpoint, or take a recipe that needs none, such as -r medium."
         )
     return missing
+
+
+def with_estimates(recipe: Recipe, layers: Sequence[LayerFacts]) -> Sequence[LayerFacts]:
+    """The layers, those without a partner scored by their own norms where the recipe compares with the base alone.
+
+    Their base norms are estimated: own norm times the median ratio of both in the layers that have a partner. So
+    dimensions of all layers compete on one scale.
+    """
+    if not recipe.needs_base or _without_base(recipe) is not None:
+        return layers
+    paired = [layer for layer in layers if layer.base is not None and layer.alive]
+    fro = _median_ratio((layer.base.fro, layer.fro) for layer in paired if layer.base)
+    spn = _median_ratio((layer.base.spn, float(layer.strengths[0])) for layer in paired if layer.base)
+    subspace = _median_ratio(
+        (_strongest(layer.base.subspace), float(layer.strengths[0])) for layer in paired if layer.base
+    )
+
+    def estimate(layer: LayerFacts) -> BaseFacts:
+        own = float(layer.strengths[0])
+        return BaseFacts(fro * layer.fro, spn * own, np.full(len(layer.s), subspace * own))
+
+    return [layer if layer.base is not None else replace(layer, base=estimate(layer)) for layer in layers]
+
+
+def _median_ratio(pairs: Iterable[tuple[float | None, float]]) -> float:
+    """Median of base over own; 1 where no pair has both."""
+    known = [base / own for base, own in pairs if base]
+    return statistics.median(known) if known else 1.0
+
+
+def _strongest(along: Double | None) -> float | None:
+    return None if along is None else float(along.max())

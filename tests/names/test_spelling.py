@@ -73,6 +73,8 @@ ENCODER_PREFIXES: dict[int, dict[str, tuple[str, ...]]] = {
         "flat": ("lora_te_", "lora_te1_", "lycoris_", "lycoris_te_", "lycoris_te1_", "lycoris_text_encoder_"),
         "dotted": (
             "",
+            "lora_te.",
+            "lora_te1.",
             "text_encoder.",
             "text_encoders.clip_l.transformer.",
             "base_model.model.",
@@ -83,6 +85,7 @@ ENCODER_PREFIXES: dict[int, dict[str, tuple[str, ...]]] = {
     2: {
         "flat": ("lora_te2_", "lycoris_te2_", "lycoris_text_encoder_2_"),
         "dotted": (
+            "lora_te2.",
             "text_encoder_2.",
             "text_encoders.clip_g.transformer.",
             "base_model.model.text_encoder_2.",
@@ -166,6 +169,12 @@ OF_TRANSFORMERS = {
     "transformer.base_model.model.": "blocks.0.attn1.to_q",
     "lora_prior_unet_": "down_blocks_0_0_channelwise_4",
     "lora_prior_te_": "text_model_encoder_layers_3_mlp_fc1",
+    "lora_unet.": "blocks.0.self_attn.q",
+    "lora_transformer.": "blocks.0.attn1.to_q",
+    "net.": "blocks.0.self_attn.q",
+    "dit.": "blocks.0.self_attn.q",
+    "conditional_transformer.": "blocks.0.self_attn.q",
+    "lora_te3.": "encoder.block.3.layer.0.SelfAttention.k",
     "lora_te3_": "encoder_block_3_layer_0_SelfAttention_k",
     "text_encoder_3.": "encoder.block.3.layer.0.SelfAttention.k",
     "text_encoders.t5xxl.transformer.": "encoder.block.3.layer.0.SelfAttention.k",
@@ -252,11 +261,12 @@ def test_a_small_model_with_the_names_of_sdxl_is_sdxl(speller: Speller) -> None:
     assert identify(stems_of(TINY, speller, "attention")) == SDXL
 
 
-def test_names_come_before_shapes() -> None:
+def test_shapes_decide_where_names_do_not() -> None:
     start = "diffusion_model.input_blocks.{}.1.transformer_blocks.{}.attn2.to_k"
     as_in_sd15 = {start.format(n, 0): (1280, 768) for n in (7, 8)}
     assert identify(as_in_sd15) == SD15
-    assert identify(as_in_sd15 | {start.format(7, 1): (1280, 768)}) == SDXL
+    assert identify({start.format(7, 0): (1280, 2048), start.format(7, 1): (1280, 2048)}) == SDXL
+    assert identify(as_in_sd15 | {start.format(7, 1): (1280, 768)}) is None  # SDXL's names at widths of SD1.5
 
 
 @given(st.data())
@@ -291,8 +301,9 @@ def test_sdxl_with_the_encoder_prefix_of_sd15_is_still_sdxl() -> None:
 
 
 def test_known_encoders_do_not_make_a_known_denoiser() -> None:
-    encoders = {f"lora_te1_{flatten(name)}": (768, 768) for name in encoder_names(12)}
-    encoders |= {f"lora_te2_{flatten(name)}": (1280, 1280) for name in encoder_names(32)}
+    attentions = [name for name in encoder_names(32) if "self_attn" in name]
+    encoders = {f"lora_te1_{flatten(name)}": (768, 768) for name in attentions[:48]}
+    encoders |= {f"lora_te2_{flatten(name)}": (1280, 1280) for name in attentions}
     other = {f"lora_unet_mystery_blocks_{n}_x_block_attn_qkv": (4608, 1536) for n in range(24)}
     assert identify(encoders) == SDXL
     assert identify(encoders | other) is None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lib_resize.errors import PairingError, ResizeError
 from lib_resize.recipe.grammar import parse_recipe
-from lib_resize.recipe.scores import BaseFacts, LayerFacts, check_partners, score
+from lib_resize.recipe.scores import BaseFacts, LayerFacts, check_partners, score, with_estimates
 from lib_resize.recipe.select import MIB, Choice, Question, choose, share_kept
 
 
@@ -203,16 +203,41 @@ def test_without_partner_the_own_references_decide_alone() -> None:
     np.testing.assert_allclose(mixed, alone)
 
 
-@pytest.mark.parametrize("recipe", ["fro_ckpt,thr=-3", "fro_ckpt=0.8,params=0.2,size=5", "subspace,spn_ckpt,thr=1"])
-def test_a_missing_partner_stops_recipes_that_need_it(recipe: str) -> None:
-    layers = [with_base(layer([1], "here"), 1.0), layer([1], "lost_layer")]
-    with pytest.raises(PairingError, match=r"1 of 2 layers .* base\.safetensors: lost_layer"):
+BASE_ALONE = ["fro_ckpt,thr=-3", "fro_ckpt=0.8,params=0.2,size=5", "subspace,spn_ckpt,thr=1"]
+
+
+@pytest.mark.parametrize("recipe", BASE_ALONE)
+def test_recipes_of_the_base_alone_are_refused_where_most_layers_have_no_partner(recipe: str) -> None:
+    layers = [with_base(layer([1], "here"), 1.0), layer([1], "lost"), layer([1], "gone")]
+    with pytest.raises(PairingError, match=r"2 of 3 layers .* base\.safetensors: lost, gone"):
         check_partners(parse_recipe(recipe), layers, "base.safetensors")
+    assert check_partners(parse_recipe(recipe), layers[:2], "base.safetensors") == ["lost"]
 
 
 def test_a_lora_of_another_family_is_told_as_the_likely_cause() -> None:
     with pytest.raises(PairingError, match="another model family"):
         check_partners(parse_recipe("fro_ckpt,thr=-3"), [layer([1], str(i)) for i in range(9)], "base")
+
+
+@pytest.mark.parametrize("recipe", BASE_ALONE)
+def test_a_layer_without_partner_is_scored_like_a_typical_one(recipe: str) -> None:
+    """A layer whose base norm is the median multiple of its own has the same scores with its partner and without."""
+    rule = parse_recipe(recipe)
+
+    def paired(s: list[float], times: float) -> LayerFacts:
+        own = layer(s)
+        along = np.full(len(s), times * s[0])
+        return layer(s, base=BaseFacts(fro=times * own.fro, spn=times * s[0], subspace=along))
+
+    others = [paired([3, 1], 50), paired([2, 1, 0.1], 100), paired([9, 8], 4000), layer([0.0], "zero")]
+    *_, lone = with_estimates(rule, [*others, layer([0.7, 0.2, 0.0])])
+    np.testing.assert_allclose(score(rule, lone), score(rule, paired([0.7, 0.2, 0.0], 100)))
+
+
+def test_layers_with_partners_and_recipes_with_own_references_are_not_estimated() -> None:
+    layers = [with_base(layer([1], "here"), 1.0), layer([1], "lost")]
+    assert with_estimates(parse_recipe("fro_ckpt=0.5,fro_lora=0.5,thr=-1"), layers) is layers
+    assert with_estimates(parse_recipe("fro_ckpt,thr=-1"), layers)[0] is layers[0]
 
 
 def test_recipes_without_base_ask_for_no_partner() -> None:
