@@ -20,7 +20,7 @@ from .adapters.read import form_of
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import Draft, NewLayer, Rows, Style, draft, factors, zeros
 from .analysis import Analysis, Bench
-from .errors import LayerError, OutputError, ResizeError
+from .errors import LayerError, OutputError, ResizeError, UnsupportedError
 from .files.header import TensorSpec
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
@@ -107,6 +107,7 @@ class _Attempt:
         """None where the recipe cannot be had; see `fail`."""
         maker = _Maker(self.analysis, self.recipe, self.style, self.place, self.suffix)
         try:
+            _check_something_is_left(self.analysis)
             unpaired = check_partners(self.recipe, list(self.analysis.layers), self.analysis.base_name or "")
             question = Question(self.analysis.layers, self.analysis.adapter.together, maker.size_of)
             choice = choose(self.recipe, question)
@@ -119,6 +120,23 @@ class _Attempt:
     def fail(self) -> NoReturn:
         assert self.error is not None
         raise self.error
+
+
+def _check_something_is_left(analysis: Analysis) -> None:
+    """Raises UnsupportedError where all layers are zero, which no recipe can help."""
+    layers = analysis.adapter.layers
+    if len(analysis.zero) < len(layers):
+        return
+    if all(layer.form.scale == 0.0 for layer in layers):
+        why = (
+            f"alpha is 0 in all {len(layers)} layers, so that hosts apply nothing of them. kohya's scripts and LyCORIS "
+            "read alpha 0 as alpha = rank: if that was meant, write the rank as alpha with the program that made it"
+        )
+    elif len(analysis.adapter.files) > 1:
+        why = f"the layers of these files cancel one another, all {len(layers)} of them"
+    else:
+        why = f"all {len(layers)} layers are zero: their factors or their alphas are, and hosts apply nothing of them"
+    raise UnsupportedError(f"{_label(analysis)}: nothing is left to write: {why}.")
 
 
 def _is_better(other: Job, own: Job) -> bool:

@@ -208,7 +208,7 @@ def test_kinds_that_are_not_handled_are_refused_by_name(tmp_path, extra, kind, b
                              "a.lora_down.weight": np.ones((0, 16), np.float32)}), LayerError, "without dimensions"),
         (lambda t: t["a.lora_up.weight"].__setitem__((0, 0), np.nan), LayerError, "layer a: up holds NaN"),
         (lambda t: t["a.lora_down.weight"].__setitem__((0, 0), np.inf), LayerError, "layer a: down holds NaN"),
-        (lambda t: t.update({"a.alpha": np.array(np.nan, np.float32)}), LayerError, "layer a: its scale is nan"),
+        (lambda t: t.update({"a.alpha": np.array(np.nan, np.float32)}), LayerError, "layer a: a.alpha is nan"),
         (lambda t: t.update({"a.lora_up.weight": np.ones((24, 6), np.int8)}), LayerError, "dtype I8"),
         (lambda t: t.update({"a.lora_up.weight": np.ones(24, np.float32)}), LayerError, "expected (out, rank)"),
         (lambda t: t.update({"a.lora_A.weight": np.ones((6, 16), np.float32)}), DamagedFileError, "two tensors for"),
