@@ -329,6 +329,10 @@ class _Maker:
         orphans = [copied.key for copied in self.adapter.copied if copied.why == ORPHAN.name]
         if orphans:
             yield f"{len(orphans)} alpha keys without factors left out ({orphans[0]}): hosts refuse a file with them"
+        pairs = zip(self.adapter.layers, self.analysis.layers, strict=True)
+        cancelled = [layer.stem for layer, facts in pairs if layer.cancels is not None and not facts.alive]
+        if cancelled:
+            yield f"{_some(cancelled)} cancel one another in this merge and are left out"
         if self.adapter.family is None:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
@@ -450,28 +454,17 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
 
 
 def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
-    """A tensor as it was, or times what its layer's scale and the recipe do to it; in a merge a sum of such."""
+    """A tensor as it was, or times what its layer's scale and the recipe do to it."""
+    gain = 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
     if copied.made is not None:
-        return round_to(copied.made * np.float32(_gain(copied, job)), spec.dtype)
+        return round_to(copied.made * np.float32(gain), spec.dtype)
     file = job.analysis.adapter.files[copied.source]
-    if not copied.added and _gain(copied, job) == 1.0:
+    if gain == 1.0:
         return file.bytes(copied.key)
-    total = _scaled(copied, job)
-    for one in copied.added:
-        total = total + _scaled(one, job)
-    return round_to(total, file.header.entries[copied.key].dtype)
-
-
-def _gain(copied: Copied, job: Job) -> float:
-    return 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
-
-
-def _scaled(copied: Copied, job: Job) -> Single:
-    file = job.analysis.adapter.files[copied.source]
     kind = file.header.entries[copied.key].dtype
     if kind not in LARGEST:
         raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
-    return np.asarray(singles(file.bits(copied.key), kind) * np.float32(_gain(copied, job)))
+    return round_to(singles(file.bits(copied.key), kind) * np.float32(gain), kind)
 
 
 def _in_file_order(made: Draft) -> list[NewLayer]:

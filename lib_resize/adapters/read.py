@@ -257,6 +257,8 @@ def _named(layer: Layer, family: Family) -> Layer:
 
 
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}
+_VECTORS = frozenset({"diff", "diff_b", "up_bias", "w_norm", "b_norm"})
+"""Roles of tensors that readers multiply by the strength of the LoRA and add to a weight or a bias."""
 
 
 def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
@@ -265,7 +267,11 @@ def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
         layer = resized.get(stem)
         for role, tensor in parts.items():
             if layer is None:
-                yield Copied(tensor.key, kind.name, stem)
+                gain = 1.0 if role in _VECTORS and kind.name in _OF_VECTORS else None
+                yield Copied(tensor.key, kind.name, stem, gain=gain)
             elif role not in layer.parts:
-                gain = layer.form.scale if role == "up_bias" else None
+                gain = layer.form.scale if role == "up_bias" else 1.0 if role == "diff_b" else None
                 yield Copied(tensor.key, _WHY.get(role) or kind_with(role), stem, gain=gain)
+
+
+_OF_VECTORS = ("weight difference", "bias difference", "norm")
