@@ -20,7 +20,7 @@ from .adapters.read import form_of
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import FLOAT8, Draft, NewLayer, Rows, Style, becomes_float8, draft, factors, zeros
 from .analysis import Analysis, Bench
-from .errors import LayerError, OutputError, ResizeError
+from .errors import LayerError, OutputError, ResizeError, UnsupportedError
 from .files.header import TensorSpec
 from .files.reader import SafeFile
 from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
@@ -114,6 +114,7 @@ class _Attempt:
         """None where the recipe cannot be had; see `fail`."""
         maker = _Maker(self.analysis, self.recipe, self.style, self.place, self.suffix)
         try:
+            _check_something_is_left(self.analysis)
             unpaired = check_partners(self.recipe, self.analysis.layers, self.analysis.base_name or "")
             layers = with_estimates(self.recipe, self.analysis.layers)
             question = Question(layers, self.analysis.adapter.together, maker.size_of)
@@ -127,6 +128,23 @@ class _Attempt:
     def fail(self) -> NoReturn:
         assert self.error is not None
         raise self.error
+
+
+def _check_something_is_left(analysis: Analysis) -> None:
+    """Raises UnsupportedError where all layers are zero, which no recipe can help."""
+    layers = analysis.adapter.layers
+    if len(analysis.zero) < len(layers):
+        return
+    if all(layer.form.scale == 0.0 for layer in layers):
+        why = (
+            f"alpha is 0 in all {len(layers)} layers, so that hosts apply nothing of them. kohya's scripts and LyCORIS "
+            "read alpha 0 as alpha = rank: if that was meant, write the rank as alpha with the program that made it"
+        )
+    elif len(analysis.adapter.files) > 1:
+        why = f"the layers of these files cancel one another, all {len(layers)} of them"
+    else:
+        why = f"all {len(layers)} layers are zero: their factors or their alphas are, and hosts apply nothing of them"
+    raise UnsupportedError(f"{_label(analysis)}: nothing is left to write: {why}.")
 
 
 def _is_better(other: Job, own: Job) -> bool:
@@ -344,6 +362,10 @@ class _Maker:
         orphans = [copied.key for copied in self.adapter.copied if copied.why == ORPHAN.name]
         if orphans:
             yield f"{len(orphans)} alpha keys without factors left out ({orphans[0]}): hosts refuse a file with them"
+        pairs = zip(self.adapter.layers, self.analysis.layers, strict=True)
+        cancelled = [layer.stem for layer, facts in pairs if layer.cancels is not None and not facts.alive]
+        if cancelled:
+            yield f"{_some(cancelled)} cancel one another in this merge and are left out"
         if self.adapter.family is None:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
@@ -465,16 +487,17 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
 
 
 def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
-    """A tensor as it was, or times what its layer's scale and the recipe do to it; in a merge a sum of such."""
+    """A tensor as it was, or times what its layer's scale and the recipe do to it."""
+    gain = 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
     if copied.made is not None:
-        return _fitted(spec, copied.made * np.float32(_gain(copied, job)))
+        return _fitted(spec, copied.made * np.float32(gain))
     file = job.analysis.adapter.files[copied.source]
-    if not copied.added and _gain(copied, job) == 1.0:
+    if gain == 1.0:
         return file.bytes(copied.key)
-    total = _scaled(copied, job)
-    for one in copied.added:
-        total = total + _scaled(one, job)
-    return _fitted(spec, total)
+    kind = file.header.entries[copied.key].dtype
+    if kind not in LARGEST:
+        raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
+    return _fitted(spec, np.asarray(singles(file.bits(copied.key), kind) * np.float32(gain)))
 
 
 def _fitted(spec: TensorSpec, values: Single) -> Bits:
@@ -484,18 +507,6 @@ def _fitted(spec: TensorSpec, values: Single) -> Bits:
             f"{spec.name} would hold {largest_magnitude(values):.3g}, more than {spec.dtype} can. Use a smaller strength."
         )
     return round_to(values, spec.dtype)
-
-
-def _gain(copied: Copied, job: Job) -> float:
-    return 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
-
-
-def _scaled(copied: Copied, job: Job) -> Single:
-    file = job.analysis.adapter.files[copied.source]
-    kind = file.header.entries[copied.key].dtype
-    if kind not in LARGEST:
-        raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
-    return np.asarray(singles(file.bits(copied.key), kind) * np.float32(_gain(copied, job)))
 
 
 def _in_file_order(made: Draft) -> list[NewLayer]:

@@ -122,6 +122,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.grounded": frozenset({"numpy"}),
     "adapters.merge": frozenset({"numpy"}),
     "adapters.rotations": frozenset({"numpy"}),
+    "adapters.vectors": frozenset({"numpy"}),
     "adapters.write": frozenset({"numpy"}),
     "base.checkpoint": frozenset({"numpy"}),
     "base.gguf_store": frozenset({"numpy"}),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import UnsupportedError
 from ..names.families import block, component
 from ..prompt import BLOCK_NAMES, Tag
-from .layer import Adapter, Layer
+from .layer import Adapter, Named
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class TagGain:
 
     tags: tuple[Tag, ...]
 
-    def __call__(self, layer: Layer) -> float:
+    def __call__(self, layer: Named) -> float:
         """Raises UnsupportedError where it cannot be told which part of the model a layer belongs to."""
         return sum(tag.gain(self._place(layer)) for tag in self.tags)
 
     def __str__(self) -> str:
         return " + ".join(tag.strengths for tag in self.tags)
 
-    def _place(self, layer: Layer) -> str:
+    def _place(self, layer: Named) -> str:
         place = block(layer.canonical) if layer.canonical is not None else None
         if place is not None and (_UNET_BLOCK.fullmatch(place) or not self._by_block):
             return place

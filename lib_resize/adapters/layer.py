@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from ..files.reader import SafeFile
 from ..linalg.casts import Single
 from ..names.families import Family
 from .forms.form import Form
 from .suffixes import Part, suffix_of
+
+
+class Named(Protocol):
+    """What has a layer's names."""
+
+    @property
+    def stem(self) -> str:
+        """As the file spells it."""
+        ...
+
+    @property
+    def canonical(self) -> str | None:
+        """In the family's own words."""
+        ...
+
+
+@dataclass(frozen=True)
+class Name:
+    """The names of a layer without factors, such as a norm."""
+
+    stem: str
+    canonical: str | None
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,8 @@ class Layer:
     """DoRA's magnitudes: kept as they are."""
     canonical: str | None = None
     """Its name in the family's own words; None where the family or the layer is unknown."""
+    cancels: Callable[[float], bool] | None = field(default=None, compare=False)
+    """In a merge, whether a sum of this Frobenius norm is no more than what rounding of its terms leaves."""
     lost: float = 0.0
     """Frobenius norm of what the pair does not hold of the delta that it stands for, as an extraction leaves it."""
 
@@ -69,12 +94,18 @@ class Copied:
     source: int = 0
     """Which of the adapter's files holds it."""
     gain: float | None = None
-    """For what acts times its layer's scale, as the bias of an up does: the scale that readers no longer apply, since
-    it is folded into the new factors. None for tensors that are copied as they are."""
+    """For differences of vectors, which act times the strength of the LoRA: what they are multiplied by, besides a
+    recipe's rescale. For the bias of an up it is its layer's scale, which is folded into the new factors, so that
+    readers no longer apply it. None for tensors that are copied as they are."""
     made: Single | None = field(default=None, compare=False)
-    """The numbers of a tensor that no file holds, written in the style's dtype."""
-    added: tuple[Copied, ...] = ()
-    """In a merge, tensors of other files of the same key that are added to it, each times its gain."""
+    """The numbers of a tensor that no file holds."""
+    dtype: str | None = None
+    """safetensors dtype of `made`; None for that of the style."""
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether it is the difference of a bias, or of the weight of a norm."""
+        return self.gain is not None
 
 
 @dataclass(frozen=True)

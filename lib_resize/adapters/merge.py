@@ -1,16 +1,18 @@
 """Several LoRAs as one, exactly: the factors of equal layers are put side by side, so deltas add up.
 
-Layers meet under their canonical names, so spellings, ranks, kinds and sets of layers may differ: a layer of another
-kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are summed in
-full. Differences of biases and norms are added, each at its layer's strength. What rests on the base model (DoRA,
+Layers meet whatever their spelling (see `respell`), so spellings, ranks, kinds and sets of layers may differ: a layer
+of another kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are
+summed in full. Differences of biases and norms are added as well (see `vectors`). What rests on the base model (DoRA,
 GLoRA, rotations, multipliers; see `grounded` for those whose base is known), and a sum that we do not make (whole
 weights), is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Protocol
 
@@ -19,16 +21,22 @@ import numpy as np
 from ..errors import LayerError, UnsupportedError
 from ..files.header import DTYPE_BYTES
 from ..files.stamp import agreed
-from ..linalg.casts import Single
+from ..linalg.casts import UNIT_ROUNDOFF, Single
 from ..linalg.factor import Factor, Joined, Leading, Pair
 from ..linalg.made import Made, numbers
-from .forms.form import Form
+from ..names.families import Family
+from ..names.spelling import canonical, flat_name
+from .forms.form import Form, inner
 from .forms.full import Full
 from .forms.lora import LowRank
-from .layer import Adapter, Copied, Layer
+from .fused import held_twice, row_cuts
+from .layer import Adapter, Copied, Layer, Name, Named
 from .read import groups_together
 from .registry import EMBEDDING, ORPHAN, RESTING
-from .suffixes import Part, part
+from .respell import Names, Rows
+from .suffixes import part
+from .vectors import Term as Vector
+from .vectors import added, terms_of
 
 
 @dataclass(frozen=True)
@@ -37,12 +45,14 @@ class _Term:
 
     layer: Layer
     weight: float
+    rows: Rows | None = None
+    """Where it is a piece of the layer."""
 
 
 class Gain(Protocol):
     """A strength that differs between layers. Its text says it in words."""
 
-    def __call__(self, layer: Layer) -> float:
+    def __call__(self, layer: Named) -> float:
         """What the layer's delta is multiplied by; 0 leaves the layer out."""
         ...
 
@@ -56,23 +66,19 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
     """
     _check(adapters)
-    vectors = _vectors(adapters, weights)
     family = adapters[0].family
     if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
         families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
         raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({families}).")
-    terms: dict[str, list[_Term]] = {}
-    for adapter, weight in zip(adapters, weights, strict=True):
-        for layer in adapter.layers:
-            gain = weight if isinstance(weight, (int, float)) else weight(layer)
-            if gain:
-                terms.setdefault(layer.canonical or layer.stem, []).append(_Term(layer, gain))
+    if len(adapters) > 1:
+        adapters = [_once(adapter) for adapter in adapters]
+    names = Names(adapters)
+    terms = _terms(adapters, weights, names)
+    vectors, cancelled = added(list(_vectors(adapters, weights, names)), names)
     if not terms:
         raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
-    respell = _spellings_differ(terms)
-    if respell and vectors:
-        raise _cannot_add(adapters, vectors[0], "its layers are spelled differently in the other files")
-    layers = tuple(_joined(key, found, respell) for key, found in terms.items())
+    layers = tuple(_joined(place, found, names, family) for place, found in terms.items())
+    _check_once(layers, family, name, len(adapters))
     return Adapter(
         name=name,
         files=tuple(file for adapter in adapters for file in adapter.files),
@@ -80,10 +86,96 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
         layers=layers,
         copied=(*_embeddings(adapters), *vectors),
         family=family,
-        notes=tuple(sorted({note for adapter in adapters for note in adapter.notes})),
+        notes=tuple(sorted({*(note for one in adapters for note in one.notes), *_notes(names, family, cancelled)})),
         weights=tuple(weight if isinstance(weight, (int, float)) else str(weight) for weight in weights),
         together=groups_together(layers, family),
     )
+
+
+def _terms(adapters: Sequence[Adapter], weights: Sequence[Weight], names: Names) -> dict[str, list[_Term]]:
+    """Place -> what the files have there, without what has strength 0. A file by itself keeps all of its spellings."""
+    terms: dict[str, list[_Term]] = {}
+    for adapter, weight in zip(adapters, weights, strict=True):
+        for layer in adapter.layers:
+            gain = _strength(weight, layer)
+            place = names.place(layer.stem, adapter.family)
+            rows = names.raised.get(place)
+            if gain:
+                terms.setdefault(rows.whole if rows else place, []).append(_Term(layer, gain, rows))
+    return terms
+
+
+def _strength(weight: Weight, layer: Named) -> float:
+    return float(weight) if isinstance(weight, (int, float)) else weight(layer)
+
+
+def _vectors(adapters: Sequence[Adapter], weights: Sequence[Weight], names: Names) -> Iterator[Vector]:
+    for adapter, weight in zip(adapters, weights, strict=True):
+        layers: dict[str, Named] = {layer.stem: layer for layer in adapter.layers}
+        stems = dict.fromkeys(one.stem for one in adapter.copied if one.is_vector)
+        strengths = {stem: _strength(weight, layers.get(stem) or _name(stem, adapter.family)) for stem in stems}
+        places = {stem: names.place(stem, adapter.family) for stem in stems}
+        yield from terms_of(adapter.copied, adapter.files, places, strengths)
+
+
+def _name(stem: str, family: Family | None) -> Name:
+    return Name(stem, (canonical(stem, family) if family else None) or flat_name(stem))
+
+
+def _notes(names: Names, family: Family | None, cancelled: Sequence[str]) -> Iterator[str]:
+    if names.respelled and family is None:
+        yield "the LoRAs are spelled differently, and their family is unknown: layers of the same words were added"
+    if names.raised:
+        wholes = len({rows.whole for rows in names.raised.values()})
+        yield f"{len(names.raised)} pieces of fused weights became rows of {wholes} whole ones"
+    if cancelled:
+        yield f"{len(cancelled)} vectors cancel one another and are left out (first {cancelled[0]})"
+
+
+# A layer in two spellings ---------------------------------------------------------------------------------------
+
+
+def _once(adapter: Adapter) -> Adapter:
+    """The adapter without layers that are there again in another spelling, with the same numbers.
+
+    Raises UnsupportedError where the numbers differ, or one is a piece of the other: hosts use one of them, and differ in
+    which.
+    """
+    twice = set(held_twice(adapter.layers, adapter.family))
+    found: dict[str, Layer] = {}
+    for layer in adapter.layers:
+        place = (layer.canonical if adapter.family else None) or flat_name(layer.stem)
+        first = found.setdefault(place, layer)
+        if first is not layer and not _is_alike(first, layer):
+            raise _two_spellings(adapter, first.stem, layer.stem)
+    if len(found) == len(adapter.layers) and twice:
+        raise _two_spellings(adapter, *list(twice)[:1], "a layer that it is a part of, or that is a part of it")
+    gone = {layer.stem for layer in adapter.layers} - {layer.stem for layer in found.values()}
+    copied = tuple(one for one in adapter.copied if one.stem not in gone)
+    return replace(adapter, layers=tuple(found.values()), copied=copied) if gone else adapter
+
+
+def _is_alike(one: Layer, other: Layer) -> bool:
+    first, second = one.form, other.form
+    if not isinstance(first, LowRank) or not isinstance(second, LowRank) or first.scale != second.scale:
+        return False
+    pairs = ((first.pair.up, second.pair.up), (first.pair.down, second.pair.down))
+    return all(a.shape == b.shape and a.kind == b.kind and np.array_equal(a.bits, b.bits) for a, b in pairs)
+
+
+def _two_spellings(adapter: Adapter, one: str, other: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{adapter.paths[0]}: {one} and {other} are one weight in two spellings, with different numbers. Hosts use one "
+        f"of them, and differ in which, so that their sum with another LoRA is not known. Remove one of the two, or "
+        f"resize that file alone."
+    )
+
+
+def _check_once(layers: Sequence[Layer], family: Family | None, name: str, files: int) -> None:
+    """Raises UnsupportedError where a merge would have a weight in two spellings."""
+    twice = held_twice(layers, family) if files > 1 else []
+    if twice:
+        raise UnsupportedError(f"merge {name}: {twice[0]} would be there in two spellings. Merge other files.")
 
 
 def first_ranks(adapter: Adapter, count: int) -> Adapter:
@@ -112,7 +204,9 @@ def _check(adapters: Sequence[Adapter]) -> None:
                     f"{adapter.paths[copied.source]}: {copied.key} ({copied.why}) acts on the base model's weights, so "
                     f"that this file cannot be merged without them. Name the checkpoint that it was trained on."
                 )
-            if copied.why not in (EMBEDDING.name, ORPHAN.name, *_VECTORS):
+            if not copied.is_vector and copied.why not in (EMBEDDING.name, ORPHAN.name):
+                if part(copied.key).role == "alpha":
+                    continue  # of a difference of a vector, which no reader multiplies by it
                 way = _ALONE if copied.why != "DoRA magnitude" else _BESIDE
                 raise UnsupportedError(
                     f"{adapter.paths[0]}: {copied.key} ({copied.why}) cannot be added to other LoRAs by joining "
@@ -124,86 +218,97 @@ _ALONE = "Resize it alone."
 _BESIDE = "Name the checkpoint that it was trained on, one that has this layer, or resize it alone."
 
 
-_VECTORS = ("bias difference", "bias of up", "norm")
+# Layers -----------------------------------------------------------------------------------------------------------
 
 
-def _vectors(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> list[Copied]:
-    """Differences of biases and norms, each times the strength of its layer; those of one key are added.
-
-    Raises UnsupportedError where two files have one under different keys or of different shapes, and where strengths
-    differ between layers for a vector whose layer has no other tensors.
-    """
-    found: dict[tuple[str, str], Copied] = {}
-    start = 0
-    for adapter, weight in zip(adapters, weights, strict=True):
-        layers = {layer.stem: layer for layer in adapter.layers}
-        for copied in adapter.copied:
-            if copied.why in _VECTORS:
-                here = replace(copied, source=start + copied.source)
-                layer = layers.get(copied.stem)
-                gain = _strength(adapters, here, layer, weight) * (1.0 if copied.gain is None else copied.gain)
-                name = layer.canonical or layer.stem if layer else copied.stem
-                place = name, "bias" if copied.why != "norm" else part(copied.key).role
-                if gain:
-                    found[place] = _with(adapters, found.get(place), replace(here, gain=gain))
-        start += len(adapter.files)
-    return list(found.values())
-
-
-def _strength(adapters: Sequence[Adapter], copied: Copied, layer: Layer | None, weight: Weight) -> float:
-    if isinstance(weight, (int, float)):
-        return float(weight)
-    if layer is None:
-        raise _cannot_add(adapters, copied, "its layer has no other tensors, so that its strength is unknown")
-    return float(weight(layer))
-
-
-def _with(adapters: Sequence[Adapter], first: Copied | None, other: Copied) -> Copied:
-    if first is None:
-        return other
-    files = [file for adapter in adapters for file in adapter.files]
-    shapes = {files[one.source].header.entries[one.key].shape for one in (first, other)}
-    if first.key != other.key or len(shapes) > 1:
-        raise _cannot_add(adapters, other, f"another file has it as {first.key}, or in another shape")
-    return replace(first, added=(*first.added, other))
-
-
-def _cannot_add(adapters: Sequence[Adapter], copied: Copied, why: str) -> UnsupportedError:
-    paths = [path for adapter in adapters for path in adapter.paths]
-    return UnsupportedError(
-        f"{paths[copied.source]}: {copied.key} ({copied.why}) cannot be added: {why}. Resize that file alone."
-    )
-
-
-def _spellings_differ(terms: dict[str, list[_Term]]) -> bool:
-    names = [{(term.layer.stem, term.layer.suffix("up")) for term in found} for found in terms.values()]
-    return any(len(found) > 1 for found in names) or len({suffix for found in names for _, suffix in found}) > 1
-
-
-def _joined(key: str, terms: list[_Term], respell: bool) -> Layer:
+def _joined(place: str, terms: list[_Term], names: Names, family: Family | None) -> Layer:
     first = terms[0].layer
+    if len(terms) == 1 and terms[0].rows is None:
+        return _alone(place, terms[0], names)
+    terms = [_in_whole(term, family) for term in terms]
     for term in terms[1:]:
-        if term.layer.size != first.size:
-            raise LayerError(f"layer {key}: sizes {first.size} and {term.layer.size} differ; these LoRAs do not fit.")
-    if len(terms) == 1:
-        return _alone(key, terms[0], respell)
-    parts = {role: part for role, part in first.parts.items() if role in ("up", "down", "alpha")}
-    stem, parts = (key, _kohya_parts(key)) if respell else (first.stem, parts)
-    return Layer(stem, _sum(key, terms), parts, canonical=first.canonical)
+        if term.layer.size != terms[0].layer.size:
+            raise LayerError(
+                f"layer {place}: sizes {terms[0].layer.size} and {term.layer.size} differ; these LoRAs do not fit."
+            )
+    stem = names.name(place)
+    name = place if terms[0].rows else first.canonical
+    parts = names.parts(stem)
+    if stem == first.stem and "alpha" in first.parts and parts["up"].suffix == first.suffix("up"):
+        parts["alpha"] = first.parts["alpha"]
+    cancels = partial(_is_rounding, terms) if len(terms) > 1 else None
+    return Layer(stem, _sum(place, terms), parts, canonical=name, cancels=cancels)
 
 
-def _alone(key: str, term: _Term, respell: bool) -> Layer:
+def _alone(place: str, term: _Term, names: Names) -> Layer:
     """A layer that one file alone has keeps its kind."""
     layer = replace(term.layer, form=term.layer.form.times(term.weight))
-    if not respell:
+    if len(names.adapters) == 1:
         return layer
-    parts = _kohya_parts(key) if isinstance(layer.form, LowRank) else {}
-    return replace(layer, stem=key, parts=parts)
+    stem = names.name(place)
+    parts = names.parts(stem) if isinstance(layer.form, LowRank) else {}
+    if stem != layer.stem:
+        return replace(layer, stem=stem, parts=parts)
+    if parts and parts["up"].suffix != layer.suffix("up"):
+        return replace(layer, parts=parts)
+    return layer
 
 
-def _kohya_parts(stem: str) -> dict[str, Part]:
-    roles = {"up": ".lora_up.weight", "down": ".lora_down.weight"}
-    return {role: Part(stem + suffix, stem, role, suffix) for role, suffix in roles.items()}
+def _in_whole(term: _Term, family: Family | None) -> _Term:
+    """The term with its delta as rows of the whole."""
+    if term.rows is None:
+        return term
+    form = _known_form(term.layer.stem, term.layer)
+    place = partial(_placed, term.rows, term.layer.stem)
+    total = term.rows.within(form.size[0], term.layer.stem)[2]
+    if isinstance(form, Full):
+        matrix = Made((total, form.size[1]), lambda: place(numbers(form.matrix)))
+        return replace(
+            term, layer=replace(term.layer, form=replace(form, matrix=matrix, shape=(total, *form.shape[1:])))
+        )
+    assert isinstance(form, LowRank)
+    up = Made((total, form.rank), lambda: place(numbers(form.pair.up)))
+    found = replace(form, pair=replace(form.pair, up=up), up_shape=(total, *form.up_shape[1:]))
+    cuts = row_cuts(term.rows.whole, total, family) if family else ()
+    return replace(term, layer=replace(term.layer, form=found.cut_at(cuts)))
+
+
+def _placed(rows: Rows, stem: str, values: Single) -> Single:
+    first, last, total = rows.within(len(values), stem)
+    found = np.zeros((total, values.shape[1]), np.float32)
+    found[first:last] = np.roll(values, len(values) // 2 if rows.swapped else 0, axis=0)
+    return found
+
+
+def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:
+    """Whether a sum of that Frobenius norm may be what is left of terms that cancel, by rounding of their numbers."""
+
+    def left(length: Callable[[Form], float]) -> float:
+        forms = [(term, term.layer.form) for term in terms]
+        return math.hypot(*(_roundoff(form) * abs(term.weight) * length(form) for term, form in forms))
+
+    return norm <= left(_at_most) and norm <= left(_length)
+
+
+def _roundoff(form: Form) -> float:
+    return max(UNIT_ROUNDOFF[kind] for kind in form.dtypes)
+
+
+def _at_most(form: Form) -> float:
+    """No less than the Frobenius norm of the delta, and far cheaper."""
+    if not isinstance(form, LowRank):
+        return math.inf
+    lengths = (float(np.linalg.norm(numbers(factor))) for factor in (form.pair.up, form.pair.down))
+    return abs(form.scale) * math.prod(lengths)
+
+
+def _length(form: Form) -> float:
+    """Frobenius norm of the delta."""
+    known = form.converted()
+    if isinstance(known, LowRank):
+        return math.sqrt(max(inner(known.pair, known.pair), 0.0))
+    assert isinstance(known, Full)
+    return abs(known.scale) * float(np.linalg.norm(numbers(known.matrix)))
 
 
 def _sum(key: str, terms: list[_Term]) -> Form:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -9,6 +10,7 @@ from functools import lru_cache, partial
 
 from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.reader import SafeFile
+from ..files.stamp import made_by_us
 from ..names.claims import told_of_base
 from ..names.families import Family, attention_group
 from ..names.families import layers as family_layers
@@ -16,6 +18,7 @@ from ..names.spelling import canonical, identify
 from .cloneofsimo import NOTE, named
 from .forms import READERS
 from .forms.form import Form, Tensors
+from .forms.lora import check_upright
 from .fused import held_twice, row_cuts
 from .layer import Adapter, Copied, Layer
 from .registry import CONTROL_MARKER, RESTING, Kind, kind_of, kind_with
@@ -63,6 +66,8 @@ def read_adapter(file: SafeFile, *, resting: bool = False) -> Adapter:
     layers = tuple(_named(layer, family) for layer in found) if family else tuple(found)
     scales.notes |= {NOTE} if file is not source else set()
     scales.notes.update(_held_twice(layers, family))
+    scales.notes.update(_upright(source, layers, family))
+    scales.notes.update(scales.without_strength())
     return Adapter(
         name=file.path.stem,
         files=(file,),
@@ -82,6 +87,16 @@ def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]
             f"{len(twice)} layers are in the file twice (first {twice[0]}), in two spellings or in pieces and whole; "
             f"hosts use one of them, and all are resized"
         )
+
+
+def _upright(file: SafeFile, layers: Iterable[Layer], family: Family | None) -> list[str]:
+    table = family_layers(family) if family else {}
+    forms = {layer.stem: layer.form for layer in layers}
+    shapes = {layer.stem: table[layer.canonical].shape for layer in layers if layer.canonical in table}
+    try:
+        return check_upright(forms, shapes, ours=made_by_us(file.header.metadata))
+    except LayerError as error:
+        raise LayerError(f"{file.path}: {error}") from error
 
 
 def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tuple[int, ...], ...]:
@@ -162,21 +177,34 @@ class _Scales:
     file: SafeFile
     configs: list[Config]
     notes: set[str] = field(default_factory=set)
+    zero: list[str] = field(default_factory=list)
+    """Stems of the layers whose alpha is 0."""
+
+    def without_strength(self) -> Iterator[str]:
+        """A remark on layers that their alpha takes away."""
+        if self.zero:
+            yield (
+                f"alpha is 0 in {len(self.zero)} layers (first {self.zero[0]}): hosts apply nothing of them, so they "
+                f"are left out; kohya's scripts and LyCORIS read alpha 0 as alpha = rank"
+            )
 
     def of(self, stem: str, parts: Parts, rank: int | None) -> float:
         """``.scale``, else ``.alpha`` / rank, else a configuration's, else 1. `rank` is None where readers ignore
         alpha."""
         if "scale" in parts:
             self.notes.add("the file's own .scale keys are folded into its layers")
-            return self.file.scalar(parts["scale"].key)
+            return self._scalar(stem, parts["scale"])
         if "alpha" in parts:
-            alpha = self.file.scalar(parts["alpha"].key)
+            if rank is None:
+                return 1.0
             if rank == 0:
                 raise LayerError(
                     f"{self.file.path}: layer {stem} has rank 0: a layer without dimensions; hosts refuse such a file, "
                     f"and so do we."
                 )
-            return 1.0 if rank is None else alpha / rank
+            alpha = self._scalar(stem, parts["alpha"])
+            self.zero += [stem] * (alpha == 0.0)
+            return alpha / rank
         outer = outer_scale(self.configs, stem, rank)
         if outer is None:
             return 1.0
@@ -184,6 +212,15 @@ class _Scales:
             told = f"scale {outer[0]:.6g} from {outer[1]} is folded in, so that hosts which ignore it now apply it"
             self.notes.add(told)
         return outer[0]
+
+    def _scalar(self, stem: str, part: Part) -> float:
+        value = self.file.scalar(part.key)
+        if not math.isfinite(value):
+            raise LayerError(
+                f"{self.file.path}: layer {stem}: {part.key} is {value}; a finite number was expected. The file is "
+                f"damaged; download or save it again."
+            )
+        return value
 
 
 def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales) -> Layer:
@@ -216,6 +253,8 @@ def _named(layer: Layer, family: Family) -> Layer:
 
 
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}
+_VECTORS = frozenset({"diff", "diff_b", "up_bias", "w_norm", "b_norm"})
+"""Roles of tensors that readers multiply by the strength of the LoRA and add to a weight or a bias."""
 
 
 def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
@@ -224,7 +263,11 @@ def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
         layer = resized.get(stem)
         for role, tensor in parts.items():
             if layer is None:
-                yield Copied(tensor.key, kind.name, stem)
+                gain = 1.0 if role in _VECTORS and kind.name in _OF_VECTORS else None
+                yield Copied(tensor.key, kind.name, stem, gain=gain)
             elif role not in layer.parts:
-                gain = layer.form.scale if role == "up_bias" else None
+                gain = layer.form.scale if role == "up_bias" else 1.0 if role == "diff_b" else None
                 yield Copied(tensor.key, _WHY.get(role) or kind_with(role), stem, gain=gain)
+
+
+_OF_VECTORS = ("weight difference", "bias difference", "norm")

@@ -47,6 +47,13 @@ ORPHAN = _kind("alpha without factors", "copy", "alpha", reason="is left over fr
 
 KINDS: tuple[Kind, ...] = (
     _kind(
+        "quantised LoRA",
+        "refuse",
+        "quantisation",
+        reason="holds numbers that mean something only together with their scales; save it in float16 or bfloat16 with "
+        "the program that quantised it, or download the version that is not quantised, and resize that",
+    ),
+    _kind(
         "T-LoRA",
         "refuse",
         "lambda_layer",
@@ -151,6 +158,17 @@ _PEFT_KINDS = {
 _OWN = "is of a kind that we do not know: its delta may be more than up and down"
 
 
+_STACKED = Kind(
+    "LoRA of stacked experts",
+    frozenset(),
+    "refuse",
+    "belongs to a parameter that holds the weights of many experts (PEFT's target_parameters): its factors are those "
+    f"of all experts side by side, and their product is no delta; it {_PEFT_ALONE}",
+)
+_STACKS = (".experts", "_experts", ".base_layer")
+"""How the names of such layers end: PEFT wraps a module once for each of its parameters, the inner as base_layer."""
+
+
 def _foreign(stem: str) -> Kind | None:
     """A kind that is told by a word in the middle of a key without a known suffix, after a dot."""
     for word, name in _PEFT_KINDS.items():
@@ -170,6 +188,8 @@ def kind_of(stem: str, parts: Mapping[str, Part]) -> Kind:
         if stem.startswith(word) or (word == "ip_adapter" and f".{word}" in stem):
             return Kind(name, frozenset(), "refuse", _CONTROLS)
     roles = frozenset(parts)
+    if roles & {"up", "down"} and stem.endswith(_STACKS):
+        return _STACKED
     for kind in KINDS:
         if kind.matches(roles):
             return kind

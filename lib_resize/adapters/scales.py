@@ -1,21 +1,23 @@
 """The scale of a layer whose file keeps it outside the tensors: PEFT's and diffusers' configurations.
 
 PEFT multiplies ``up @ down`` by ``lora_alpha / r``, or by ``lora_alpha / sqrt(r)`` with ``use_rslora``; rank and
-alpha of single layers stand in ``rank_pattern`` and ``alpha_pattern``, whose keys match the end of a layer's name.
+alpha of single layers are in ``rank_pattern`` and ``alpha_pattern``, whose keys match the end of a layer's name; see
+`patterns`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.stamp import made_by_us
+from .patterns import Patterns, shortened
 
 CONFIG_NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"
@@ -32,16 +34,21 @@ class Config:
     path: Path
     """The adapter's file, for messages."""
 
+    @property
+    def speaks(self) -> bool:
+        """Whether readers find a scale in it. diffusers asks the metadata of a file for ``lora_alpha``."""
+        return self.origin != METADATA_KEY or "lora_alpha" in self.fields
+
     def scale(self, stem: str, rank: int | None) -> float:
         """Scale of a layer, `rank` being its rank on disk.
 
-        Where the configuration tells another rank than the file has, somebody has resized the tensors since and left
+        Where the configuration gives another rank than the file has, somebody has resized the tensors since and left
         the configuration; the scale is that of training all the same. `rank` is None for a layer that has none of
         its own (a LoKr in full), which PEFT scales all the same.
         """
         name = stem[len(self.prefix) :]
-        trained = self._number("r", "rank_pattern", name, 1 if rank is None else rank)
-        alpha = self._number(self._alpha, "alpha_pattern", name, trained)
+        trained = self._number("r", self._ranks.get(name, self.fields.get("r", 1 if rank is None else rank)), name)
+        alpha = self._number(self._alpha, self._alphas.get(name, self.fields.get(self._alpha, trained)), name)
         return alpha / (math.sqrt(trained) if self.fields.get("use_rslora") else trained)
 
     @property
@@ -49,30 +56,62 @@ class Config:
         """PEFT's LoHa and LoKr call it ``alpha``."""
         return "lora_alpha" if "lora_alpha" in self.fields else "alpha"
 
-    def _number(self, field: str, patterns: str, name: str, default: float) -> float:
-        value = _patterned(self.fields.get(patterns), name, self.fields.get(field, default))
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or (field == "r" and value <= 0):
+    @cached_property
+    def _ranks(self) -> Patterns:
+        return self._patterns("rank_pattern")
+
+    @cached_property
+    def _alphas(self) -> Patterns:
+        return self._patterns("alpha_pattern")
+
+    def _patterns(self, field: str) -> Patterns:
+        try:
+            return Patterns(self.fields.get(field))
+        except ValueError as error:
+            raise UnsupportedError(
+                f"{self.path}: {self.origin} has {error} in {field}. Only layer names, or the ends of them, are read "
+                f"there; patterns from a file are never run. Write the names in its place."
+            ) from error
+
+    def _number(self, field: str, value: Any, name: str) -> float:
+        number = _finite(value)
+        if number is None or (field == "r" and number <= 0):
             raise LayerError(
-                f"{self.path}: layer {name}: {self.origin} gives {field} as {value!r}; a number was expected. "
-                f"Put the right one there, or take the field out to use scale 1."
+                f"{self.path}: layer {shortened(name)}: {self.origin} gives {field} as {shortened(value)}; a number "
+                f"was expected. Put the right one there, or remove the field to use scale 1."
             )
-        return float(value)
+        return number
+
+
+def _finite(value: Any) -> float | None:
+    """None for what is no finite number; an integer may be too large for a float."""
+    try:
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
-    """The configurations that belong to a file: in its metadata, or beside it for a PEFT adapter."""
+    """The configurations that belong to a file: in its metadata, or in the same folder for a PEFT adapter.
+
+    Raises UnsupportedError where one says that deltas are more than up times down.
+    """
     found = _configs(path, metadata, stems)
     for config in found:
         for flag, name in _NOT_A_PRODUCT.items():
             if config.fields.get(flag):
                 raise UnsupportedError(
-                    f"{path}: {config.origin} tells {flag}: {name}, whose delta is not up times down. It is read by "
-                    f"PEFT alone; have PEFT merge it into the model, and extract a LoRA from that."
+                    f"{path}: {config.origin} has {flag}: {name}, whose delta is not up times down. Only PEFT reads "
+                    f"it; merge it into the model with PEFT, and extract a LoRA from that."
                 )
-    return found
+    return [config for config in found if config.speaks]
 
 
-_NOT_A_PRODUCT = {"use_qalora": "QA-LoRA", "use_bdlora": "BD-LoRA"}
+_NOT_A_PRODUCT = {
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "BD-LoRA",
+    "target_parameters": "LoRAs of stacked experts in one pair of factors",
+}
 
 
 def _configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
@@ -98,7 +137,7 @@ def outer_scale(configs: list[Config], stem: str, rank: int | None) -> tuple[flo
 def _from_metadata(text: str, path: Path) -> list[Config]:
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []  # other tools ignore it as well
     if not isinstance(fields, dict):
         return []
@@ -109,28 +148,17 @@ def _from_metadata(text: str, path: Path) -> list[Config]:
     return [
         Config(prefix=f"{prefix}." if prefix else "", fields=values, origin=METADATA_KEY, path=path)
         for prefix, values in sorted(by_prefix.items(), reverse=True)
-        if "lora_alpha" in values
     ]
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
         fields = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedFileError(
-            f"{path}: cannot be read as JSON ({error}). The adapter beside it needs its lora_alpha; "
+            f"{path}: cannot be read as JSON ({error}). The adapter in the same folder needs its lora_alpha; "
             f"repair the file, or move it away to use scale 1."
         ) from error
     if not isinstance(fields, dict):
         raise DamagedFileError(f"{path}: an object was expected, found {type(fields).__name__}.")
     return fields
-
-
-def _patterned(patterns: Any, name: str, default: Any) -> Any:
-    for pattern, value in patterns.items() if isinstance(patterns, Mapping) else ():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", name):
-                return value
-        except re.error:
-            continue
-    return default

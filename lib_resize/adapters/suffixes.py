@@ -17,7 +17,7 @@ class Part:
     key: str
     stem: str
     role: str
-    """up, down, mid, alpha, scale, magnitude, up_bias, or the suffix itself for all other tensors."""
+    """up, down, mid, alpha, scale, magnitude, up_bias, quantisation, or the suffix itself for all other tensors."""
     suffix: str
     """What follows the stem, its first separator included."""
 
@@ -80,9 +80,13 @@ _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
     # XLabs' processors, where the number belongs to the layer (qkv_lora1.down.weight: 1 is the picture, 2 the text)
     (re.compile(r"^(?P<stem>.+_lora\d)(?P<suffix>\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
-    # PEFT in memory, its adapter's name left in the key (lora_A.default.weight)
+    # PEFT in memory, its adapter's name left in the key (lora_A.default.weight, lora_A.default_0.default.weight)
     (
-        re.compile(r"^(?P<stem>.+)(?P<suffix>\.(?P<word>lora_A|lora_B|lora_magnitude_vector)\.[^.]+(?:\.weight)?)$"),
+        re.compile(r"^(?P<stem>.+?)(?P<suffix>\.(?P<word>lora_B)\.[^:]+\.bias)$"),
+        {"lora_B": "up_bias"},
+    ),
+    (
+        re.compile(r"^(?P<stem>.+?)(?P<suffix>\.(?P<word>lora_A|lora_B|lora_magnitude_vector)\.[^:]+)$"),
         {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"},
     ),
     # cloneofsimo's numbered layers (unet:0:up)
@@ -99,6 +103,9 @@ def suffix_of(role: str) -> str:
 
 def part(key: str) -> Part:
     """Parts a key. One without a known suffix has its whole self as stem and an empty role."""
+    at = _quantisation(key)
+    if at is not None:
+        return Part(key, key[:at], "quantisation", key[at:])
     at = len(key)
     found: Part | None = None
     for _ in range(_LONGEST):
@@ -115,6 +122,26 @@ def part(key: str) -> Part:
         if match:
             return Part(key, match["stem"], roles[match["word"]], match["suffix"])
     return found or Part(key, key, "", "")
+
+
+_QUANTISATION = re.compile(
+    r"(?:weight_scale(?:_2|_inv)?|scale_weight|weight_zero_point|zero_point|input_scale|scale_input|comfy_quant|scaled_fp8"
+    r"|absmax|quant_map|nested_absmax|nested_quant_map|quant_state|SCB|qweight|qzeros|scales|g_idx)"
+)
+"""Words of the tensors that quantised numbers are stored with: by ComfyUI, bitsandbytes, GPTQ and others."""
+_FACTORS = (".lora_", ".lora.", "_lora.", ".hada_", ".lokr_")
+
+
+def _quantisation(key: str) -> int | None:
+    """Where the suffix begins of a tensor without which quantised numbers cannot be read; None for others."""
+    words = key.rsplit(".", 2)
+    factor = min((at for word in _FACTORS if (at := key.find(word)) > 0), default=None)
+    if factor is not None and words[-1] == "scale":
+        return factor
+    known = [word for word in words[-2:] if _QUANTISATION.fullmatch(word)]
+    if not known:
+        return None
+    return key.rindex(known[0]) - 1 if factor is None else factor
 
 
 _SHADOWED = frozenset({"diff", "weight"})  # words too short to outweigh a longer pattern

@@ -319,7 +319,7 @@ def _copied(adapter: Adapter, style: Style) -> list[tuple[TensorSpec, Copied]]:
     for source in adapter.copied:
         if source.why == ORPHAN.name:
             continue
-        spec = _made_spec(source.key, source.made, style) if source.made is not None else _spec_of(source, adapter)
+        spec = _made_spec(source, source.made, style) if source.made is not None else _spec_of(source, adapter)
         found.append((_renamed(spec, source, adapter) if style.kohya else spec, source))
     return found
 
@@ -329,11 +329,11 @@ def _spec_of(source: Copied, adapter: Adapter) -> TensorSpec:
     return TensorSpec(source.key, entry.dtype, entry.shape)
 
 
-def _made_spec(key: str, values: Single, style: Style) -> TensorSpec:
+def _made_spec(source: Copied, values: Single, style: Style) -> TensorSpec:
     """float8 is for factors, whose scale alpha takes care of."""
-    dtype = {None: "F32", "F8_E4M3": "F16"}.get(style.dtype, style.dtype)
+    dtype = source.dtype or {None: "F32", "F8_E4M3": "F16"}.get(style.dtype, style.dtype)
     assert dtype is not None
-    return TensorSpec(key, dtype, values.shape)
+    return TensorSpec(source.key, dtype, values.shape)
 
 
 _KOHYA_SUFFIX = {"magnitude": ".dora_scale", "up_bias": ".diff_b"}

@@ -38,6 +38,17 @@ LARGEST: dict[str, float] = {
 }
 """The largest finite value of every dtype that we write."""
 
+UNIT_ROUNDOFF: dict[str, float] = {
+    "F64": 2.0**-20,
+    "F32": 2.0**-20,
+    "F16": 2.0**-11,
+    "BF16": 2.0**-8,
+    "F8_E4M3": 2.0**-4,
+    "F8_E5M2": 2.0**-3,
+}
+"""By which share of itself a stored number may differ from the number that was meant. For F64 and F32 it is what our
+own arithmetic, in float32, may add to a sum that cancels."""
+
 _PIECE = 1 << 16  # elements: numpy makes an index of 8 bytes for each that it looks up
 
 _ROUNDED = 1 << 16  # elements: four arrays of these share the second-level cache

@@ -24,7 +24,9 @@ __all__ = [
     "canonical",
     "component",
     "file_spelling",
+    "flat_name",
     "identify",
+    "slot_of",
     "spelling_of",
     "split",
 ]
@@ -201,6 +203,22 @@ def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:
 def _words(family: Family) -> tuple[str, ...]:
     native, own = family.roots
     return tuple(native | own)
+
+
+def slot_of(stem: str) -> int:
+    """The component that a stem names, whatever the family: 0 for the denoiser, 1 and up for the text encoders."""
+    prefix, body = split(stem)
+    return 1 if len(prefix.slots) > 1 and _is_text(prefix, body) and 0 in prefix.slots else prefix.slots[0]
+
+
+def flat_name(stem: str) -> str:
+    """The name that kohya's rule gives a layer, whatever the family: spellings of the same words give one name.
+
+    Other words for the same weight (diffusers' for those of single-file checkpoints) give another name; only a
+    family's table knows them, see `canonical`.
+    """
+    slot = slot_of(stem)
+    return f"{'lora_unet_' if slot == 0 else f'lora_te{slot}_'}{flatten(split(stem)[1])}"
 
 
 def spelling_of(stem: str) -> str:

@@ -208,7 +208,7 @@ def test_kinds_that_are_not_handled_are_refused_by_name(tmp_path, extra, kind, b
                              "a.lora_down.weight": np.ones((0, 16), np.float32)}), LayerError, "without dimensions"),
         (lambda t: t["a.lora_up.weight"].__setitem__((0, 0), np.nan), LayerError, "layer a: up holds NaN"),
         (lambda t: t["a.lora_down.weight"].__setitem__((0, 0), np.inf), LayerError, "layer a: down holds NaN"),
-        (lambda t: t.update({"a.alpha": np.array(np.nan, np.float32)}), LayerError, "layer a: its scale is nan"),
+        (lambda t: t.update({"a.alpha": np.array(np.nan, np.float32)}), LayerError, "layer a: a.alpha is nan"),
         (lambda t: t.update({"a.lora_up.weight": np.ones((24, 6), np.int8)}), LayerError, "dtype I8"),
         (lambda t: t.update({"a.lora_up.weight": np.ones(24, np.float32)}), LayerError, "expected (out, rank)"),
         (lambda t: t.update({"a.lora_A.weight": np.ones((6, 16), np.float32)}), DamagedFileError, "two tensors for"),
@@ -337,13 +337,12 @@ def test_the_bias_of_an_up_is_added_at_the_scale_of_its_layer(tmp_path) -> None:
     np.testing.assert_allclose(tensors_of(Path(outcome.plan.output))["a.lora_B.bias"], wanted, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("other", [{"a.lora_B.bias": np.ones(24, np.float32)}, {"a.diff_b": np.ones(25, np.float32)}])
-def test_a_bias_that_is_another_key_or_shape_elsewhere_is_not_added(tmp_path, other) -> None:
+def test_a_bias_of_another_shape_elsewhere_is_not_added(tmp_path) -> None:
     write(tmp_path / "one.safetensors", kohya("a") | {"a.diff_b": np.ones(24, np.float32)})
-    write(tmp_path / "two.safetensors", kohya("a") | other)
+    write(tmp_path / "two.safetensors", kohya("a") | {"a.diff_b": np.ones(25, np.float32)})
     (outcome,) = run(f"{tmp_path / 'one'},{tmp_path / 'two'}")
     assert "two.safetensors: a." in str(outcome.error)
-    assert "another file has it as a.diff_b" in str(outcome.error)
+    assert "has 25 numbers and a.diff_b of one.safetensors has 24" in str(outcome.error)
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ class Tensors:
         shape, dtype = self.shape(role), self.dtype(role)
         self.used.add(role)
         if dtype not in STORAGE:
-            raise self.fault(role, f"numbers of dtype {dtype}; floating point was expected")
+            raise self.fault(role, not_floating(dtype))
         if 0 in shape:
             raise self.fault(role, "a layer without dimensions; hosts refuse such a file, and so do we")
         if not shape:
@@ -258,6 +258,14 @@ class Tensors:
         """Raises LayerError where a tensor has not the shape that it needs."""
         if not condition:
             raise self.fault(role, f"{what}; the file is damaged, or of a kind that we do not know")
+
+
+def not_floating(dtype: str) -> str:
+    """What is wrong with factors of a dtype that is not floating point."""
+    return (
+        f"numbers of dtype {dtype}, so the file is quantised; floating point was expected. Save it in float16 or "
+        f"bfloat16 with the program that quantised it"
+    )
 
 
 def fits(kernel: Shape, columns: int) -> bool:

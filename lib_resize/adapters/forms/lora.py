@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from ...linalg.casts import STORAGE, Double, Single
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.norms import subspace_norms
 from ...linalg.truncate import truncated
-from .form import Form, Shape, Slot, Tensors, Work, held, inner, projected_error
+from .form import Form, Shape, Slot, Tensors, Work, held, inner, not_floating, projected_error
 
 _LARGEST_KEPT = 256  # rank from which singular vectors are computed again rather than kept: they would fill memory
 
@@ -151,10 +151,50 @@ def _check_shapes(tensors: Tensors, up: Shape, down: Shape, roles: tuple[str, st
 
     for role in roles:
         if tensors.dtype(role) not in STORAGE:
-            raise fault(f"numbers of dtype {tensors.dtype(role)}; floating point was expected")
+            raise fault(not_floating(tensors.dtype(role)))
+    if len(up) == len(down) == 3 and up[0] == down[0] > 1 and up[2] == down[1]:
+        raise fault("a stack of factors, one pair for each expert. No host applies it; merge it with what made it")
     if len(up) < 2 or len(down) < 2 or math.prod(up[2:]) != 1:
         raise fault("expected (out, rank) and (rank, in), or the same of a convolution")
     if up[1] != down[0]:
+        if up[0] == down[1] < min(up[1], down[0]):
+            raise fault(f"{_TURNED}; (out, rank) and (rank, in) were expected. {_WAY_BACK}")
         raise fault(f"ranks {up[1]} and {down[0]} differ; the file is damaged or not a LoRA")
     if 0 in up or 0 in down:
         raise fault("a layer without dimensions; hosts refuse such a file, and so do we")
+
+
+_TURNED = "the two factors are swapped or transposed"
+_WAY_BACK = "Hosts refuse such a file, or apply something else; save it again with the program that made it"
+
+
+def check_upright(layers: Mapping[str, Form], shapes: Mapping[str, Shape], *, ours: bool) -> list[str]:
+    """Remarks on layers whose rank is above both of their sides, and LayerError where factors are swapped.
+
+    A swapped or transposed pair of a square layer fits together: (r, out) and (in, r) look like a layer of r times r
+    with the rank `out`. `shapes` are those of the family's layers, where they are known. Without them, most layers of a
+    file that is not `ours` must look so.
+    """
+    pairs = {stem: form for stem, form in layers.items() if isinstance(form, LowRank)}
+    above = {stem: form for stem, form in pairs.items() if form.rank > max(form.size)}
+    square = [stem for stem, form in above.items() if form.size[0] == form.size[1]]
+    sure = [stem for stem in square if _flat(shapes.get(stem, ())) == (above[stem].rank,) * 2]
+    if not sure and not ours and 2 * len(square) > len(pairs):
+        sure = square
+    if sure:
+        form = above[sure[0]]
+        raise LayerError(
+            f"layer {sure[0]}: up is {form.up_shape}, down is {form.down_shape}: a rank of {form.rank} in a layer of "
+            f"{form.size[0]} times {form.size[1]}, in {len(sure)} of {len(pairs)} layers: {_TURNED}. {_WAY_BACK}."
+        )
+    if not above:
+        return []
+    first, form = next(iter(above.items()))
+    return [
+        f"{len(above)} layers have a rank above both of their sides (first {first}: rank {form.rank}, "
+        f"{form.size[0]} times {form.size[1]}); no more dimensions than the smaller side can act"
+    ]
+
+
+def _flat(shape: Shape) -> Shape:
+    return (shape[0], math.prod(shape[1:])) if shape else ()
