@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .adapters.float8 import float8_source
 from .adapters.layer import Adapter, Layer
 from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from .adapters.write import Style
@@ -168,6 +169,11 @@ def _warnings(adapter: Adapter) -> Iterator[str]:
         yield f"Forge does not apply a LoRA with more than {most} keys that it does not know: {len(unknown)} here"
     if adapter.family is not None and adapter.family.name == "SDXL":
         yield from _sdxl_warnings(adapter)
+    programs = float8_source(adapter.layers, adapter.family)
+    if programs:
+        which = adapter.family.name if adapter.family else "a transformer"
+        told = f"cannot load a float8 LoRA of {which} in this spelling; -t 16 writes one that loads"
+        yield f"{' and '.join(programs)} {told}"
     kohya = [layer for layer in adapter.layers if "up" in layer.parts and layer.carries_alpha]
     alphas = {layer.form.scale * layer.rank for layer in kohya}
     if len(alphas) > 1:

@@ -11,6 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from . import __version__
+from .adapters.float8 import float8_result
 from .adapters.forms.form import Form, Solved, Work, apart, relative
 from .adapters.forms.full import Full
 from .adapters.forms.lora import LowRank
@@ -370,6 +371,7 @@ class _Maker:
             yield "unknown model family; layers are taken as they are"
         if any(layer.magnitude for layer in self.adapter.layers):
             yield "DoRA: the low-rank part is resized, the magnitudes are kept as they are"
+        yield from self._float8(made)
         yield from self._in_pieces()
         yield from self._kept_whole(choice)
         yield from self._biases_beside_factors(made)
@@ -389,6 +391,14 @@ class _Maker:
             yield f"{_some(attention)} kept at rank 1: A1111 applies text encoder attention only whole"
         if companions:
             yield f"{_some(companions)} kept at rank 1: other tensors of theirs stay"
+
+    def _float8(self, made: Draft) -> Iterator[str]:
+        """Who cannot load the numbers that are written."""
+        layers = ((new.layer, [spec.dtype for spec in new.tensors.values()]) for new in made.layers)
+        programs = float8_result(layers, self.adapter.family, kohya=self.style.kohya)
+        if programs:
+            which = self.adapter.family.name if self.adapter.family else "a transformer"
+            yield f"{' and '.join(programs)} cannot load a float8 LoRA of {which} in this spelling; -t 16 loads there"
 
     def _biases_beside_factors(self, made: Draft) -> Iterator[str]:
         """What was a difference in full, with one of its bias, and is up and down now."""

@@ -138,18 +138,18 @@ def _notes(names: Names, family: Family | None, cancelled: Sequence[str]) -> Ite
 def _once(adapter: Adapter) -> Adapter:
     """The adapter without layers that are there again in another spelling, with the same numbers.
 
-    Raises UnsupportedError where the numbers differ, or one is a piece of the other: hosts use one of them, and differ in
-    which.
+    Raises UnsupportedError where the numbers differ, or one is a piece of the other: hosts use one of them, and differ
+    in which.
     """
-    twice = set(held_twice(adapter.layers, adapter.family))
     found: dict[str, Layer] = {}
     for layer in adapter.layers:
         place = (layer.canonical if adapter.family else None) or flat_name(layer.stem)
         first = found.setdefault(place, layer)
         if first is not layer and not _is_alike(first, layer):
             raise _two_spellings(adapter, first.stem, layer.stem)
-    if len(found) == len(adapter.layers) and twice:
-        raise _two_spellings(adapter, *list(twice)[:1], "a layer that it is a part of, or that is a part of it")
+    twice = held_twice(found.values(), adapter.family)
+    if twice:
+        raise _two_spellings(adapter, twice[0], "a layer that it is a part of, or that is a part of it")
     gone = {layer.stem for layer in adapter.layers} - {layer.stem for layer in found.values()}
     copied = tuple(one for one in adapter.copied if one.stem not in gone)
     return replace(adapter, layers=tuple(found.values()), copied=copied) if gone else adapter

@@ -92,7 +92,7 @@ def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]
 def _upright(file: SafeFile, layers: Iterable[Layer], family: Family | None) -> list[str]:
     table = family_layers(family) if family else {}
     forms = {layer.stem: layer.form for layer in layers}
-    shapes = {layer.stem: table[layer.canonical].shape for layer in layers if layer.canonical in table}
+    shapes = {layer.stem: table[layer.canonical or ""].shape for layer in layers if layer.canonical in table}
     try:
         return check_upright(forms, shapes, ours=made_by_us(file.header.metadata))
     except LayerError as error:

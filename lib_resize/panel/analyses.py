@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..adapters.float8 import float8_source
 from ..adapters.forms.form import Form
 from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter
@@ -353,6 +354,9 @@ def warnings_of(kept: Kept, reference: Reference) -> list[Warning_]:
     adapter, found = kept.analysis.adapter, []
     if all(layer.form.dtypes == {"F32"} for layer in adapter.layers):
         found.append(_warning("fp32", "fp32 file: half of it is free."))
+    programs = float8_source(adapter.layers, adapter.family)
+    if programs:
+        found.append(_warning("fp8", "float8 file: {programs} cannot load it.", {"programs": ", ".join(programs)}))
     if adapter.family is None:
         found.append(_warning("unknown_family", "Unknown model family: its own norms are used."))
     elif reference.family is not None and reference.family != adapter.family.name:

@@ -1,8 +1,8 @@
 """A merge has one layer for each weight, with the sum of all files, whatever they call it.
 
-The judge is ComfyUI's rule, restated: a model's weights have names, each name that a LoRA may use belongs to one weight or
-to rows of one, ``diff`` and ``w_norm`` are added to a weight, ``diff_b`` and ``b_norm`` to a bias. It fails where a file
-holds a weight twice.
+The judge is ComfyUI's rule, restated: a model's weights have names, each name in a LoRA belongs to one weight,
+``diff`` and ``w_norm`` are added to a weight, ``diff_b`` and ``b_norm`` to a bias. It fails where a file holds a weight
+twice, or a key that belongs to none.
 """
 
 from __future__ import annotations
