@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -173,8 +174,10 @@ def _record(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 # The cache on disk ---------------------------------------------------------------------------------------------
 
-Cached = dict[str, tuple[Stamp, Facts, dict[str, int | None] | None]]
-"""Path -> stamp, facts and predicted sizes."""
+Row = tuple[Stamp, Facts, dict[str, int | None] | None]
+"""Stamp, facts and predicted sizes of a file."""
+Cached = dict[str, Row]
+"""Path -> what is known of the file."""
 
 
 def cache_file() -> Path:
@@ -198,14 +201,69 @@ def load_cache(path: Path) -> Cached:
 
 
 def save_cache(path: Path, known: Cached) -> None:
-    """Adds to what is on disk. A cache that cannot be written is left: it costs seconds, never correctness."""
-    merged = {**load_cache(path), **known}
+    """Adds to what is on disk, and drops files that are gone.
+
+    A cache that cannot be written is left: it costs seconds, never correctness.
+    """
+    merged = {name: row for name, row in {**load_cache(path), **known}.items() if not _is_gone(Path(name))}
     rows = {
         name: {"stamp": stamp, "facts": asdict(facts), "predicted": predicted}
         for name, (stamp, facts, predicted) in merged.items()
     }
     with contextlib.suppress(ResizeError, OSError, ValueError):
         write_whole(path, json.dumps({"version": VERSION, "files": rows}).encode(), overwrite=True)
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether a file was deleted or moved; on a drive that is not connected, nothing is."""
+    try:
+        return not path.exists() and path.parent.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+class KnownFiles:
+    """The cache while a program runs: read once, and written every few seconds at most.
+
+    Call it from any thread. What was added is written by a timer, or by `save` at the end.
+    """
+
+    def __init__(self, path: Path, every: float = 5.0) -> None:
+        self._path = path
+        self._every = every
+        self._lock = threading.Lock()
+        self._saving = threading.Lock()
+        self._known: Cached | None = None
+        self._new: Cached = {}
+        self._timer: threading.Timer | None = None
+
+    def get(self, path: Path) -> Row | None:
+        with self._lock:
+            return self._loaded().get(str(path))
+
+    def add(self, path: Path, row: Row) -> None:
+        with self._lock:
+            self._loaded()[str(path)] = self._new[str(path)] = row
+            if self._timer is None:
+                self._timer = threading.Timer(self._every, self.save)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def save(self) -> None:
+        """Writes what was added since the last time."""
+        with self._saving:
+            with self._lock:
+                new, self._new = self._new, {}
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+            if new:
+                save_cache(self._path, new)
+
+    def _loaded(self) -> Cached:
+        if self._known is None:
+            self._known = load_cache(self._path)
+        return self._known
 
 
 _TYPES: dict[str, tuple[type, ...]] = {

@@ -58,6 +58,7 @@ class WebUI:
         self._whole = WholeList(self._on_disk)
         self._listing = Listing()
         self._refreshing = threading.Lock()
+        self._trash: TrashPlaces | None = None
 
     # Files ------------------------------------------------------------------------------------------------
 
@@ -110,13 +111,16 @@ class WebUI:
         return self._trash_places().all()
 
     def _trash_places(self) -> TrashPlaces:
+        """The same while the folders of LoRAs are the same: results are recorded there."""
         roots = self.lora_roots()
-        home = read(host_module("modules.sd_models"), "model_path")
-        listed = (checkpoint.path.parent for checkpoint in self.checkpoints())
-        named = listed_options("ckpt_dir", "ckpt_dirs", "embeddings_dir", "vae_dir", "vae_dirs")
-        scanned = real_folders([*named, home if isinstance(home, str) else None, *listed])
-        data = data_folder()
-        return TrashPlaces(roots, scanned, None if data is None else Path(os.path.realpath(data)))
+        if self._trash is None or self._trash.roots != roots:
+            home = read(host_module("modules.sd_models"), "model_path")
+            listed = {checkpoint.path.parent for checkpoint in self.checkpoints()}
+            named = listed_options("ckpt_dir", "ckpt_dirs", "embeddings_dir", "vae_dir", "vae_dirs")
+            scanned = real_folders([*named, home if isinstance(home, str) else None, *listed])
+            data = data_folder()
+            self._trash = TrashPlaces(roots, scanned, None if data is None else Path(os.path.realpath(data)))
+        return self._trash
 
     def block_presets(self) -> Path | None:
         files = (folder / "scripts" / PRESET_FILE for folder in extension_folders())

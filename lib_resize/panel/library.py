@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import Alike, Cached, Facts, Stamp, cache_file, load_cache, read_facts, save_cache, stamp_of
+from ..catalogue import Alike, Facts, KnownFiles, Stamp, cache_file, read_facts, stamp_of
 from ..hosts.host import Host, LoraFile
 
 _PATIENCE = 0.12  # seconds that one answer may wait for the first files
-_SAVED_EVERY = 5.0  # seconds
 
 Answer = dict[str, Any]
 
@@ -41,12 +39,11 @@ class Library:
 
     def __init__(self, host: Host, cache: Path | None = None) -> None:
         self._host = host
-        self._path = cache or cache_file()
+        self._cache = KnownFiles(cache or cache_file())
         self._lock = threading.RLock()
         self._files: dict[str, _Known] = {}
         self._gone: dict[str, int] = {}
         self._revision = 0
-        self._cache: Cached | None = None
         self._thread: threading.Thread | None = None
         self._total = 0
         self._roots: list[Path] = []
@@ -102,9 +99,11 @@ class Library:
                 return
             self._revision += 1
             self._files[lora.name] = replace(known, predicted=sizes, revision=self._revision)
-            entry: Cached = {str(known.lora.path): (stamp, known.facts, sizes)}
-            self._loaded_cache().update(entry)
-        save_cache(self._path, entry)
+        self._cache.add(lora.path, (stamp, known.facts, sizes))
+
+    def save(self) -> None:
+        """Writes what is known to the disk, at the end of a service."""
+        self._cache.save()
 
     def versions(self, source: str) -> list[str]:
         """Names of our files that were made of this one."""
@@ -161,16 +160,10 @@ class Library:
 
     def _read(self, loras: Sequence[LoraFile]) -> None:
         """Headers, a few thousand of which take longer than a person waits; what was found is kept on the way."""
-        found: Cached = {}
         alike: Alike = {}
-        saved = time.monotonic()
         for lora in loras:
-            self._look(lora, found, alike)
-            if time.monotonic() - saved > _SAVED_EVERY:
-                save_cache(self._path, found)
-                found, saved = {}, time.monotonic()
-        if found:
-            save_cache(self._path, found)
+            self._look(lora, alike)
+        self._cache.save()
 
     def _drop_others(self, names: set[str]) -> None:
         with self._lock:
@@ -187,19 +180,19 @@ class Library:
         known = self._files.get(lora.name)
         if known is not None and known.read and known.stamp == stamp and known.lora == lora:
             return True
-        cached = self._loaded_cache().get(str(lora.path))
+        cached = self._cache.get(lora.path)
         if cached is not None and cached[0] == stamp:
             self._put(lora, stamp, cached[1], cached[2])
             return True
         self._put(lora, stamp, Facts(), read=False)
         return False
 
-    def _look(self, lora: LoraFile, found: Cached, alike: Alike) -> None:
+    def _look(self, lora: LoraFile, alike: Alike) -> None:
         stamp = self._stamp(lora)
         if stamp is None:
             return
         facts = read_facts(lora.path, alike)
-        found[str(lora.path)] = (stamp, facts, None)
+        self._cache.add(lora.path, (stamp, facts, None))
         self._put(lora, stamp, facts)
 
     def _stamp(self, lora: LoraFile) -> Stamp | None:
@@ -228,12 +221,6 @@ class Library:
             self._revision += 1
             self._gone.pop(lora.name, None)
             self._files[lora.name] = replace(new, revision=self._revision)
-
-    def _loaded_cache(self) -> Cached:
-        with self._lock:
-            if self._cache is None:
-                self._cache = load_cache(self._path)
-            return self._cache
 
     def _revise_all(self) -> None:
         if self._files:

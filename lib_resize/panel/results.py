@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import OutputError, ResizeError
 from ..hosts.host import Host
-from . import trash
+from . import gathering, trash
 from .faults import Fault
 from .library import folder_of
 from .marks import Mark, mark_of
@@ -42,7 +42,7 @@ class Results:
         self._session = session
         self.records = Records(host.trash_root() / "results")
         self._moving = threading.RLock()
-        self._items: dict[str, trash.Item] = {}
+        self._items: dict[Path, trash.Item] = {}
 
     def making(self, name: str, source: Path | None = None, order: Ordered | None = None) -> Making:
         """A file that is about to be made."""
@@ -103,12 +103,12 @@ class Results:
                     "Delete or move it yourself if you want it gone."
                 )
             going, kept = self._sidecars(record)
-            trash.trash(self._host.trash_root(), record.output, [record.path, *going], result=id)
+            trash.trash(self._host.trash_root(record.path), record.output, [record.path, *going], result=id)
             return {"result": self.told(record), "kept": kept, "note": _kept_note(kept)}
 
     def _recovered(self, id: str) -> bool:
         """Whether a result is in the trash even after moves that failed before were finished."""
-        trash.recover(self._host.trash_root(), self._check_homes)
+        self._recover_moves()
         return id in self._trashed_items()
 
     def _sidecars(self, record: Record) -> tuple[list[Path], list[str]]:
@@ -134,11 +134,12 @@ class Results:
     def restore_item(self, id: str) -> str:
         """Moves anything in the trash back, also of earlier sessions; its name. Raises Fault and OutputError."""
         with self._moving:
-            item = next((item for item in trash.items(self._host.trash_root()) if item.id == id), None)
+            item = next((item for item in self._listed_items() if item.id == id), None)
             if item is None:
                 raise Fault("gone", "That is not in the trash any more.")
             self._check_homes(item)
             trash.restore(item)
+            self._clear_inner()
             return item.name
 
     def of_item(self, id: str) -> Record | None:
@@ -163,8 +164,9 @@ class Results:
     def empty_trash(self) -> Answer:
         """Deletes for good. Raises OutputError."""
         with self._moving:
-            files, size = trash.empty(self._host.trash_root())
-            return {"files": files, "bytes": size}
+            emptied = [trash.empty(root) for root in self._host.trash_roots()]
+            self._clear_inner()
+            return {"files": sum(files for files, _ in emptied), "bytes": sum(size for _, size in emptied)}
 
     def trashed_names(self) -> set[str]:
         """Stems that a restore will need again."""
@@ -173,17 +175,28 @@ class Results:
     def recover(self) -> None:
         """Finishes what a killed server left half done, and drops old records; for the start of a service."""
         with self._moving:
-            trash.recover(self._host.trash_root(), self._check_homes)
+            self._recover_moves()
+            gathering.gather(self._host)
         self.records.prune(self._session, set(self._trashed_items()))
 
     # What is where ---------------------------------------------------------------------------------------------
 
     def _listed_items(self) -> list[trash.Item]:
         """The trash's items; each manifest is read once, as it never changes."""
-        root = self._host.trash_root()
         known = self._items
-        self._items = {id: item for id in trash.ids(root) if (item := known.get(id) or trash.read(root, id))}
-        return list(self._items.values())
+        places = [root / id for root in self._host.trash_roots() for id in trash.ids(root)]
+        found = ((place, known.get(place) or trash.read(place.parent, place.name)) for place in places)
+        self._items = {place: item for place, item in found if item is not None}
+        return sorted(self._items.values(), key=lambda item: (item.trashed, item.id))
+
+    def _recover_moves(self) -> None:
+        for root in self._host.trash_roots():
+            trash.recover(root, self._check_homes)
+
+    def _clear_inner(self) -> None:
+        """An empty folder in a folder of LoRAs is a button above the host's cards."""
+        for root in self._host.trash_roots():
+            gathering.remove_if_empty(root, self._host.lora_roots())
 
     def _trashed_items(self) -> dict[str, trash.Item]:
         """Result -> the item that it is."""

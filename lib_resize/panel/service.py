@@ -141,6 +141,7 @@ class Service:
         """Cancels all jobs, for a host that is unloaded."""
         self.queue.close()
         self._refresher.close()
+        self.library.save()
 
     # Looking ---------------------------------------------------------------------------------------------------
 

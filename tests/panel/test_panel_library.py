@@ -13,7 +13,8 @@ import pytest
 from panelhost import Browser, fake_host
 from safetensors.numpy import save_file
 
-from lib_resize.catalogue import Facts, load_cache, read_facts, save_cache
+from lib_resize import catalogue
+from lib_resize.catalogue import Facts, KnownFiles, load_cache, read_facts, save_cache, stamp_of
 from lib_resize.panel import library
 from lib_resize.panel.service import Service
 
@@ -100,6 +101,7 @@ def test_facts_and_predictions_outlive_the_program(
 ) -> None:
     browser.listed()
     presets = browser.analysed("pastry")["files"][0]["presets"]
+    browser.service.close()
     again = Browser(Service(host, tmp_path / "cache" / "library.json"))
     monkeypatch.setattr(library, "read_facts", lambda path, *more: pytest.fail(f"{path} was read again"))
     file = again.listed()["pastry"]
@@ -139,11 +141,52 @@ def test_a_damaged_cache_counts_as_none(tmp_path: Path, damage: str) -> None:
 def test_a_damaged_entry_is_left_out_and_the_rest_stays(tmp_path: Path, row: dict) -> None:
     path = tmp_path / "library.json"
     good = ((5, 6), Facts(family="SDXL", rank=4), {"high": 7, "low": None})
-    save_cache(path, {"/good": good})
+    (tmp_path / "good").touch()
+    save_cache(path, {str(tmp_path / "good"): good})
     document = json.loads(path.read_text())
     document["files"]["/bad"] = row
     path.write_text(json.dumps(document))
-    assert load_cache(path) == {"/good": good}
+    assert load_cache(path) == {str(tmp_path / "good"): good}
+
+
+def test_files_that_are_gone_are_dropped_and_those_of_a_drive_that_is_gone_stay(tmp_path: Path) -> None:
+    path, row = tmp_path / "library.json", ((5, 6), Facts(), None)
+    files = [tmp_path / "there", tmp_path / "gone", tmp_path / "drive" / "far"]
+    files[0].touch()
+    save_cache(path, {str(file): row for file in files})
+    assert load_cache(path).keys() == {str(files[0]), str(files[2])}
+
+
+def test_many_predictions_are_written_together(browser: Browser, monkeypatch: pytest.MonkeyPatch, host) -> None:
+    browser.listed()
+    written: list[int] = []
+    real = catalogue.write_whole
+
+    def write(path: Path, data: bytes, **more: bool) -> None:
+        written.append(len(data))
+        real(path, data, **more)
+
+    monkeypatch.setattr(catalogue, "write_whole", write)
+    library, lora = browser.service.library, host.resolve("ink")
+    for size in range(50):
+        library.predict(lora, stamp_of(lora.path), {"high": size})
+    assert written == []
+    browser.service.close()
+    assert len(written) == 1
+    browser.service.close()
+    assert len(written) == 1
+
+
+def test_what_was_added_is_written_without_an_end(tmp_path: Path) -> None:
+    """A server is killed more often than it is ended."""
+    file, row = tmp_path / "a", ((5, 6), Facts(), None)
+    file.touch()
+    known = KnownFiles(tmp_path / "library.json", every=0.01)
+    known.add(file, row)
+    end = time.monotonic() + 5
+    while not load_cache(tmp_path / "library.json") and time.monotonic() < end:
+        time.sleep(0.01)
+    assert load_cache(tmp_path / "library.json") == {str(file): row}
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(host, tmp_path: Path) -> None:
