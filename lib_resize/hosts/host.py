@@ -13,7 +13,7 @@ reading, and guards it by a lock. Features are asked for, never names of hosts:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,26 @@ class CheckpointFile:
     title: str
     """As the host shows it; no other entry of the list has it."""
     path: Path
+
+
+def find_checkpoint(listed: Iterable[CheckpointFile], title: str) -> CheckpointFile | None:
+    """The checkpoint of a title, also of one that the host has given another hash since: ``name`` becomes
+    ``name [hash]`` as soon as the host knows it. None where there is none, or several files have the name."""
+    checkpoints = list(listed)
+    exact = next((one for one in checkpoints if one.title == title), None)
+    if exact is not None:
+        return exact
+    alike = [one for one in checkpoints if plain_title(one.title) == plain_title(title)]
+    return alike[0] if len({one.path for one in alike}) == 1 else None
+
+
+def plain_title(title: str) -> str:
+    """A title without the hash that hosts put behind it."""
+    name, bracket, rest = title.rpartition(" [")
+    return name if bracket and rest.endswith("]") and set(rest[:-1]) <= _HEX else title
+
+
+_HEX = frozenset("0123456789abcdefABCDEF")
 
 
 class Loaded(Protocol):

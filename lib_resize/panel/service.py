@@ -33,7 +33,7 @@ from .options import LOADED, Options, Params, exact_recipes, one_of, read_option
 from .preferences import read_preferences
 from .previews import Previews
 from .queue import Handle, Queue, Work
-from .references import NOTHING, Reference, described
+from .references import Reference, described
 from .resizing import Order, Written, plan_answer, write
 from .results import Result, Results, now
 from .versions import Versions
@@ -269,12 +269,12 @@ class Service:
         return [self._shown_one(kept, kept.shown or {}, reference, table) for kept in ready]
 
     def _shown_one(self, kept: Kept, answer: Answer, reference: Reference, table: bool) -> Answer:
-        used = reference if kept.reference == NOTHING else kept.reference
         return {
             **answer,
+            "device": kept.reference.device,
             "table": answer["table"] if table else None,
             "warnings": [*answer["warnings"], *warnings_of(kept, reference)],
-            "reference": used.as_json(),
+            "reference": kept.reference.as_json(),
         }
 
     def _plan(self, params: Params) -> Answer:
@@ -339,11 +339,10 @@ class Service:
     def _resized(self, lora: LoraFile, recipe: Recipe, options: Options, handle: Handle) -> Answer:
         began = time.monotonic()
         order = Order(lora, recipe, options, frozenset(self.results.trashed_names()))
-        kept, written = write(self.analyses, self.host, order, handle)
+        written = write(self.analyses, self.host, order, handle)
         with contextlib.suppress(Exception):  # the file is there; the host's list has it sooner or later
             self.host.refresh()
         self.library.touch()
-        reference = kept.reference if recipe.needs_base else described(self.host, options.reference)
         return self.results.add(
             Result(
                 id="",
@@ -352,7 +351,7 @@ class Service:
                 path=written.path,
                 sidecars=written.sidecars,
                 source=lora.path,
-                facts=_result_facts(written, reference, time.monotonic() - began),
+                facts=_result_facts(written, time.monotonic() - began),
             )
         )
 
@@ -509,7 +508,7 @@ class Service:
         handle.wait_for_host()
         written = baking.bake(self.host, order, handle)
         self._files_moved()
-        facts = _result_facts(written, described(self.host, order.options.reference), time.monotonic() - began)
+        facts = _result_facts(written, time.monotonic() - began)
         return self.results.add(
             Result(
                 id="",
@@ -549,7 +548,7 @@ class Service:
         handle.wait_for_host()
         written = extracting.extract(self.host, order, handle)
         self._files_moved()
-        facts = _result_facts(written, described(self.host, order.options.reference), time.monotonic() - began)
+        facts = _result_facts(written, time.monotonic() - began)
         return self.results.add(
             Result(
                 id="",
@@ -600,8 +599,8 @@ class Service:
         return text
 
 
-def _result_facts(written: Written, reference: Reference, seconds: float) -> Answer:
-    plan = written.plan
+def _result_facts(written: Written, seconds: float) -> Answer:
+    plan, reference = written.plan, written.reference
     return {
         "bytes_before": plan.bytes_before,
         "bytes_after": plan.bytes_after,
@@ -613,7 +612,7 @@ def _result_facts(written: Written, reference: Reference, seconds: float) -> Ans
         "layers_gone": len(plan.dropped),
         "made": now(),
         "seconds": round(seconds, 2),
-        "device": "cpu",
+        "device": reference.device,
         "reference": reference.as_json(),
     }
 
