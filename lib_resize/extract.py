@@ -123,10 +123,7 @@ def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: B
     pairs = _pairs(tuned, base, wish, tally)
     layers = tuple(_layers(tuned, base, pairs, wish, spool, bench, tally))
     if not layers:
-        models = (
-            f"{tuned.path} and {base.path}" if tuned.path != base.path else f"{tuned.path}, in memory and as a file"
-        )
-        raise UnsupportedError(f"{models}: no layer differs that a LoRA could hold ({tally.equal} are equal).")
+        raise UnsupportedError(_nothing_differs(tuned, base, tally))
     tally.vectors = _changed_vectors(tuned, base, wish, {layer.stem for layer in layers})
     family = tuned.family
     return Adapter(
@@ -140,6 +137,23 @@ def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: B
         weights=(1.0, -1.0),
         together=groups_together(layers, family),
         extracted=True,
+    )
+
+
+def _nothing_differs(tuned: Weights, base: Weights, tally: _Tally) -> str:
+    """Why there is no layer: all are equal, or too few could be compared to say so."""
+    models = f"{tuned.path} and {base.path}" if tuned.path != base.path else f"{tuned.path}, in memory and as a file"
+    missed = [f"{tally.only_one} are in one of the two alone"] if tally.only_one else []
+    missed += [f"{len(tally.sizes)} differ in size"] if tally.sizes else []
+    missed += [f"{count} are {reason}" for reason, count in tally.left_out.items() if reason == _OTHER_LAYOUT]
+    apart = tally.only_one + len(tally.sizes) + tally.left_out.get(_OTHER_LAYOUT, 0)
+    others = "; ".join(missed)
+    if tally.equal > apart:
+        told = f" Not compared: {others}." if missed else ""
+        return f"{models}: no layer differs that a LoRA could hold ({tally.equal} were compared and are equal).{told}"
+    return (
+        f"{models}: {tally.equal} of {tally.equal + apart} layers could be compared, which are equal; of the others, "
+        f"{others or 'none is wanted'}. Name two checkpoints of one model in one layout."
     )
 
 
@@ -210,7 +224,7 @@ def _pairs(tuned: Weights, base: Weights, wish: Wish, tally: _Tally) -> list[tup
         other = theirs.get(name)
         reason = None if other is None else _left_out(name, weight, wish, tuned.family)
         if other is not None and not _comparable(weight, other, tuned.family):
-            reason = "kept in another layout; only Stable Diffusion is compared across layouts"
+            reason = _OTHER_LAYOUT
         if reason is not None:
             tally.left_out[reason] = tally.left_out.get(reason, 0) + 1
         elif other is not None and other.matrix != weight.matrix:
@@ -220,6 +234,7 @@ def _pairs(tuned: Weights, base: Weights, wish: Wish, tally: _Tally) -> list[tup
     return found
 
 
+_OTHER_LAYOUT = "kept in another layout; only Stable Diffusion is compared across layouts"
 _ACROSS = frozenset({"SDXL", "SD1.5", "SD2"})
 
 

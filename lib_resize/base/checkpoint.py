@@ -46,6 +46,18 @@ class Checkpoint:
         self._fingerprint: str | None = None
         self._norms: Norms = {}
 
+    _asked = _fresh = False
+
+    @property
+    def remembered(self) -> bool:
+        """Whether all norms that were asked for came from the cache, and no weight was read."""
+        return self._asked and not self._fresh
+
+    @property
+    def prefix(self) -> str:
+        """What the file alone has before the names of its denoiser; "" in files with a usual prefix or none."""
+        return self._model.prefix
+
     @property
     def path(self) -> Path:
         return self._store.path
@@ -121,6 +133,7 @@ class Checkpoint:
 
     def whole(self, found: Partner) -> Factor:
         """The weight as the layer sees it, but for a transpose, (rows, columns)."""
+        self._fresh = True
         return self._whole(found, self._stored)
 
     def _whole(self, found: Partner, read: Reader) -> Factor:
@@ -141,10 +154,12 @@ class Checkpoint:
     ) -> dict[Partner, tuple[float, float | None]]:
         """Frobenius norm, and where asked spectral norm, of each weight; from the cache where it knows them."""
         wanted = list(partners)
+        self._asked = True
         self._load()
         lacking = {name(one): one for one in wanted if self._lacks(one, spectral)}
         missing = sorted(lacking.values(), key=self._position)
         if missing:
+            self._fresh = True
             self._compute(missing, spectral, arrays, pool, progress)
         return {one: self._norms[name(one)] for one in wanted}
 

@@ -120,6 +120,26 @@ class CheckpointFile:
     path: Path
 
 
+def find_checkpoint(listed: Iterable[CheckpointFile], title: str) -> CheckpointFile | None:
+    """The checkpoint of a title, also of one that the host has given another hash since: ``name`` becomes
+    ``name [hash]`` as soon as the host knows it. None where there is none, or several files have the name."""
+    checkpoints = list(listed)
+    exact = next((one for one in checkpoints if one.title == title), None)
+    if exact is not None:
+        return exact
+    alike = [one for one in checkpoints if plain_title(one.title) == plain_title(title)]
+    return alike[0] if len({one.path for one in alike}) == 1 else None
+
+
+def plain_title(title: str) -> str:
+    """A title without the hash that hosts put behind it."""
+    name, bracket, rest = title.rpartition(" [")
+    return name if bracket and rest.endswith("]") and set(rest[:-1]) <= _HEX else title
+
+
+_HEX = frozenset("0123456789abcdefABCDEF")
+
+
 class Loaded(Protocol):
     """The model that the host has in memory. An object of this kind holds names only, never a tensor or a module.
 

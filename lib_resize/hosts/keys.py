@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from ..base.pairing import name_in_denoiser
 from ..names.architecture import open_clip_weights
 
 DENOISER = "model.diffusion_model."
@@ -30,6 +31,13 @@ class Piece:
     key: str
     """Below the module that holds all text encoders, or below the one that holds the denoiser."""
     transposed: bool = False
+
+
+def usual_key(key: str, prefix: str) -> str:
+    """A key of a file as hosts know it: files of a transformer alone name its weights without a prefix or with another
+    one, which is `prefix` where only this file has it."""
+    name = name_in_denoiser(key, prefix)
+    return key if name is None else DENOISER + name
 
 
 def hf_pieces(key: str) -> tuple[Piece, ...]:

@@ -22,17 +22,18 @@ import numpy as np
 from ..base import norm_cache
 from ..base.checkpoint import Checkpoint, name
 from ..base.pairing import BaseWeight, Partner, read_base
+from ..base.store import open_store
 from ..errors import DeviceError, FileError, HostError, LayerError, UnsupportedError
-from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays
 from ..linalg.casts import STORAGE, Single, round_to, singles
 from ..linalg.factor import Stored
 from ..linalg.norms import largest_singular_value
-from ..names.families import Family
+from ..names.families import Family, component
 from ..progress import Progress, in_order
-from .host import Host, Loaded
+from .host import Host, Loaded, find_checkpoint
+from .keys import usual_key
 
-MEMORY, FILE, NOTHING = "memory", "file", "none"
+MEMORY, FILE, CACHE, NOTHING = "memory", "file", "cache", "none"
 LOADED = "loaded"
 """The choice of whatever model the host has."""
 
@@ -173,7 +174,7 @@ class LiveCheckpoint(Checkpoint):
             yield
 
     def _read(self, weight: BaseWeight, device: str) -> Any:
-        tensor = self._loaded.weight(weight.key, weight.rows, device)
+        tensor = self._loaded.weight(self._key(weight), weight.rows, device)
         if tensor is None:
             raise _Untrusted(f"the host no longer holds it, or holds no {weight.key}")
         if tuple(tensor.shape) != weight.shape:
@@ -181,14 +182,18 @@ class LiveCheckpoint(Checkpoint):
         self._compare(weight, tensor)
         return tensor
 
+    def _key(self, weight: BaseWeight) -> str:
+        """What the host calls it."""
+        return usual_key(weight.key, self.prefix)
+
     def _compare(self, weight: BaseWeight, tensor: Any) -> None:
         start = max(0, (math.prod(weight.shape) - _SAMPLE) // 2)
         window = slice(start, start + _SAMPLE)
         held = tensor.reshape(-1)[window].cpu().numpy()
         stored = singles(self._store.read(weight.key, weight.rows).bits.reshape(-1)[window], self._dtype(weight))
-        allowed = _ROUNDING.get(self._loaded.dtype(weight.key), 0.0) * np.abs(stored) + _SMALLEST
+        kept = self._loaded.dtype(self._key(weight))
+        allowed = _ROUNDING.get(kept, 0.0) * np.abs(stored) + _SMALLEST
         if not bool(np.all(np.abs(held - stored) <= allowed)):
-            kept = self._loaded.dtype(weight.key)
             raise _Untrusted(f"{weight.key}, in memory as {kept}, is not what the file holds")
 
     def _leave_memory(self, reason: str) -> None:
@@ -200,8 +205,10 @@ class LiveCheckpoint(Checkpoint):
 class UnfiledCheckpoint(LiveCheckpoint):
     """A loaded model whose file cannot be read (a pickle, or gone): nothing to compare with, nothing remembered."""
 
-    def __init__(self, host: Host, loaded: Loaded) -> None:
+    def __init__(self, host: Host, loaded: Loaded, why: str) -> None:
+        """`why` the file cannot be read."""
         shapes = loaded.shapes()
+        self._why = why
         self._title = loaded.path or Path(loaded.title)
         self._model = read_base(dict(shapes))
         self._order = {key: place for place, key in enumerate(shapes)}
@@ -234,7 +241,7 @@ class UnfiledCheckpoint(LiveCheckpoint):
 
     def _leave_memory(self, reason: str) -> None:
         raise UnsupportedError(
-            f"{self._title}: {reason}, and the file cannot be read as safetensors. Choose another reference."
+            f"{self._title}: {reason}, and its file cannot be read. {self._why} Choose another reference."
         )
 
     def _dtype(self, weight: BaseWeight) -> str:
@@ -258,11 +265,27 @@ class LiveWeights:
         self._host, self._loaded = host, loaded
         self._reading = threading.Lock()
         self.family = base.family
+        self._prefix = base.prefix
         self.weights: Mapping[str, BaseWeight] = {
-            name: weight for name, weight in base.weights.items() if loaded.dtype(weight.key)
+            name: weight for name, weight in base.weights.items() if loaded.dtype(self._key(weight))
         }
+        self._check_found(base)
         self.vectors: Mapping[str, tuple[int, ...]] = {}
         """Hosts tell of matrices only."""
+
+    def _key(self, weight: BaseWeight) -> str:
+        """What the host calls it."""
+        return usual_key(weight.key, self._prefix)
+
+    def _check_found(self, base: Checkpoint) -> None:
+        """Raises UnsupportedError where the memory is not known well enough to call it equal or different."""
+        wanted = [name for name in base.weights if component(name) == "unet"]
+        found = sum(name in self.weights for name in wanted)
+        if 2 * found <= len(wanted):
+            raise UnsupportedError(
+                f"{base.path}: {found} of its {len(wanted)} layers were found in memory. Too few to compare the two: "
+                f"the host keeps this model under other names than its file. Compare two checkpoint files instead."
+            )
 
     def vector(self, key: str) -> Stored:
         raise KeyError(key)
@@ -272,7 +295,7 @@ class LiveWeights:
         import torch
 
         with self._reading, self._host.lock(), torch.inference_mode():
-            tensor = self._loaded.weight(weight.key, weight.rows, "cpu")
+            tensor = self._loaded.weight(self._key(weight), weight.rows, "cpu")
             if tensor is None or tuple(tensor.shape) != weight.shape:
                 raise HostError(f"{self._loaded.title}: {weight.key} is not in memory any more. Load the model again.")
             values: Single = tensor.reshape(weight.shape[0], -1).numpy()
@@ -280,7 +303,7 @@ class LiveWeights:
 
     def kept(self, weight: BaseWeight, stored: Stored) -> Stored:
         """A weight of the file as this memory would keep it: rounded alike, so that rounding is no difference."""
-        kind = self._loaded.dtype(weight.key)
+        kind = self._loaded.dtype(self._key(weight))
         if kind not in _ROUNDED or kind == stored.kind:
             return stored
         return Stored(round_to(singles(stored.bits, stored.kind), kind), kind)
@@ -314,10 +337,18 @@ class Reference:
 
     @property
     def kind(self) -> str:
-        """``memory``, ``file`` or ``none``; may change from memory to file while weights are read."""
+        """``memory``, ``file``, ``cache`` or ``none``: where the numbers came from so far. Before any is asked for,
+        where they will be read unless the cache knows them."""
         if self.checkpoint is None:
             return NOTHING
+        if self.checkpoint.remembered:
+            return CACHE
         return self.checkpoint.source if isinstance(self.checkpoint, LiveCheckpoint) else FILE
+
+    @property
+    def device(self) -> str:
+        """What computed the norms."""
+        return self.checkpoint.device if isinstance(self.checkpoint, LiveCheckpoint) and self.kind == MEMORY else "cpu"
 
     @property
     def note(self) -> str:
@@ -349,17 +380,13 @@ def open_reference(host: Host, choice: str = LOADED) -> Reference:
 
 
 def _live(host: Host, loaded: Loaded) -> LiveCheckpoint:
-    if loaded.path is not None and _is_safetensors(loaded.path):
-        return LiveCheckpoint(host, loaded)
-    return UnfiledCheckpoint(host, loaded)
-
-
-def _is_safetensors(path: Path) -> bool:
+    if loaded.path is None:
+        return UnfiledCheckpoint(host, loaded, "the host does not say which file it came from")
     try:
-        SafeFile(path).close()
-    except FileError:
-        return False
-    return True
+        open_store(loaded.path).close()
+    except (FileError, UnsupportedError) as error:
+        return UnfiledCheckpoint(host, loaded, str(error))
+    return LiveCheckpoint(host, loaded)
 
 
 def _remark_on_pending(host: Host) -> Iterator[str]:
@@ -369,10 +396,10 @@ def _remark_on_pending(host: Host) -> Iterator[str]:
 
 
 def _path_of(host: Host, title: str) -> Path:
-    for checkpoint in host.checkpoints():
-        if checkpoint.title == title:
-            return checkpoint.path
-    raise FileError(f"{title}: no checkpoint of this title is in the host's list. Choose another reference.")
+    found = find_checkpoint(host.checkpoints(), title)
+    if found is None:
+        raise FileError(f"{title}: no checkpoint of this title is in the host's list. Choose another reference.")
+    return found.path
 
 
 def _finite(fro: float, weight: BaseWeight) -> float:

@@ -34,7 +34,7 @@ from ..files.header import DTYPE_BYTES
 from ..files.outname import SUFFIX
 from ..files.reader import SafeFile
 from ..files.stamp import made_by_us
-from ..hosts.host import Host, LoraFile
+from ..hosts.host import Host, LoraFile, plain_title
 from ..hosts.live import open_reference
 from ..jobs import Job, prepare
 from ..linalg.arrays import NumpyArrays
@@ -144,6 +144,8 @@ class Analyses:
     def with_base(self, kept: Kept, recipes: Sequence[Recipe], choice: str, progress: Progress) -> Kept:
         """Measures what recipes need of the reference, unless that was done. Raises PairingError where it cannot."""
         if not needs_measuring(kept, recipes, choice, self._host):
+            if kept.based is not None and any(recipe.needs_base for recipe in recipes):
+                kept.reference = kept.reference.remembered()
             return kept
         asked = frozenset(name for recipe in recipes for name in recipe.weights) | (
             kept.asked if kept.base_key == base_key(choice, described(self._host, choice)) else frozenset()
@@ -228,7 +230,7 @@ def reopened(kept: Kept) -> Iterator[Adapter]:
 
 
 def base_key(choice: str, reference: Reference) -> BaseKey:
-    return choice, reference.title
+    return plain_title(choice), reference.title and plain_title(reference.title)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from ..files.outname import clean_stem
 from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
+from ..hosts.live import Reference as Opened
 from ..hosts.live import open_reference
 from ..jobs import execute, prepare
 from ..lookup import preset_file
@@ -30,6 +31,7 @@ from .library import Library
 from .names import folded, new_path, output_folder, tag
 from .options import Options
 from .queue import Handle
+from .references import NOTHING, told
 from .resizing import Announce, Written, all_names
 
 ALL_RANKS = "rank=100000"
@@ -170,41 +172,44 @@ def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Wr
     Raises Cancelled and whatever goes wrong; then nothing was left behind.
     """
     path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
-    with _merged(order, host) as (adapter, base), bench(handle) as tools:
+    with _merged(order, host) as (adapter, ground), bench(handle) as tools:
         handle.portion(0.0, 0.6)
         digests = [tools.pool.submit(file.sha256) for file in adapter.files]
-        analysis = _analysed(adapter, base, order, host, tools)
+        analysis, compared = _analysed(adapter, ground.checkpoint if ground else None, order, host, tools)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.portion(0.6, 0.4)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
-    return Written(plan, path, (), ())
+    used = compared or ground
+    return Written(plan, path, (), (), told(used) if used else NOTHING)
 
 
 @contextlib.contextmanager
-def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, Checkpoint | None]]:
+def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, Opened | None]]:
     """The sum, and the base model that parts of it rest on, where there are such parts and a reference."""
     source = of_prompt(order.tags, order.path_of)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
-        base = None
+        opened = None
         if any(rests_on_base(read_part(file)) for file in files):
             opened = open_reference(host, order.options.reference)
             stack.callback(opened.close)
-            base = opened.checkpoint
-        yield read_source(source, files, base), base
+        yield read_source(source, files, opened.checkpoint if opened else None), opened
 
 
-def _analysed(adapter: Adapter, base: Checkpoint | None, order: BakeOrder, host: Host, tools: Bench) -> Analysis:
+def _analysed(
+    adapter: Adapter, base: Checkpoint | None, order: BakeOrder, host: Host, tools: Bench
+) -> tuple[Analysis, Opened | None]:
+    """With the reference that the recipe compares with, if it compares with one."""
     analysis = analyse(adapter, base, (), tools, convert=order.options.style.convert)
     if not order.recipe.needs_base:
-        return analysis
+        return analysis, None
     opened = open_reference(host, order.options.reference)
     try:
         if opened.checkpoint is None:
             raise PairingError(no_reference(order.recipe, opened.note))
-        return beside(analysis, opened.checkpoint, [order.recipe], tools)
+        return beside(analysis, opened.checkpoint, [order.recipe], tools), opened
     finally:
         opened.close()
 

@@ -14,7 +14,7 @@ from ..errors import FileError
 from ..extract import DEFAULT_RANK, Weights, Wish, difference, of_checkpoints
 from ..files.outname import clean_stem
 from ..files.spool import Spool
-from ..hosts.host import Host
+from ..hosts.host import Host, find_checkpoint
 from ..hosts.live import KeptLike, LiveWeights
 from ..jobs import execute, prepare
 from ..recipe.grammar import Recipe
@@ -23,6 +23,7 @@ from .faults import Fault
 from .names import folded, new_path, output_folder
 from .options import LOADED, Options
 from .queue import Handle
+from .references import NOTHING, Reference, family_of
 from .resizing import Announce, Written, all_names
 
 FILE = "file"
@@ -69,10 +70,10 @@ def suggested_name(order: ExtractOrder, host: Host) -> str:
 
 def path_of(host: Host, title: str) -> Path:
     """File of a checkpoint in the host's list. Raises FileError."""
-    for checkpoint in host.checkpoints():
-        if checkpoint.title == title:
-            return checkpoint.path
-    raise FileError(f"{title}: no checkpoint of this title is in the list. Refresh it in {host.name}.")
+    found = find_checkpoint(host.checkpoints(), title)
+    if found is None:
+        raise FileError(f"{title}: no checkpoint of this title is in the list. Refresh it in {host.name}.")
+    return found.path
 
 
 def base_path(order: ExtractOrder, host: Host) -> Path:
@@ -111,7 +112,15 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, announce: Announce)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
-    return Written(plan, path, (), ())
+    return Written(plan, path, (), (), _reference(order, host))
+
+
+def _reference(order: ExtractOrder, host: Host) -> Reference:
+    """What the recipe compared with: the file that was subtracted."""
+    if not order.recipe.needs_base:
+        return NOTHING
+    path = base_path(order, host)
+    return Reference("file", path.name if order.base == FILE else order.base, family_of(path))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..base.pairing import read_base
 from ..errors import ResizeError
 from ..files.header import read_header
-from ..hosts.host import LOADED_MODEL, CheckpointFile, Host
+from ..hosts.host import LOADED_MODEL, CheckpointFile, Host, find_checkpoint
 from .faults import Fault
 from .options import LOADED, NONE
 
@@ -20,15 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where base norms come from: `kind` is ``memory``, ``file`` or ``none``."""
+    """Where base norms come from: `kind` is ``memory``, ``file``, ``cache`` or ``none``."""
 
     kind: str
     title: str | None = None
     family: str | None = None
     note: str = ""
+    device: str = "cpu"
+    """What computed the norms."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As the page is told; the device is a field of results."""
+        return {name: value for name, value in asdict(self).items() if name != "device"}
+
+    def remembered(self) -> Reference:
+        """The same where nothing of it was read anew."""
+        return self if self.kind == "none" else replace(self, kind="cache", note="", device="cpu")
 
 
 NOTHING = Reference("none")
@@ -51,7 +58,7 @@ def told(opened: Opened) -> Reference:
     if opened.checkpoint is None:
         return Reference("none", note=opened.note)
     family = opened.checkpoint.family
-    return Reference(opened.kind, opened.title, family.name if family else None, opened.note)
+    return Reference(opened.kind, opened.title, family.name if family else None, opened.note, opened.device)
 
 
 def _loaded(host: Host) -> Reference:
@@ -72,7 +79,7 @@ def _loaded(host: Host) -> Reference:
 
 
 def _listed(host: Host, title: str) -> CheckpointFile | None:
-    return next((file for file in host.checkpoints() if file.title == title), None)
+    return find_checkpoint(host.checkpoints(), title)
 
 
 def family_of(path: Path) -> str | None:

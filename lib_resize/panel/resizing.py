@@ -35,7 +35,7 @@ from .names import MIB, NameFacts, filled, folded, new_path, output_folder
 from .options import Options
 from .preferences import read_preferences
 from .queue import Handle
-from .references import described
+from .references import NOTHING, Reference, described
 
 _TRIES = 4  # until a name tells the size of the file that bears it
 
@@ -49,6 +49,8 @@ class Written:
     sidecars: tuple[Path, ...]
     notes: tuple[str, ...]
     """What did not go as wished, beside the plan's."""
+    reference: Reference = NOTHING
+    """Which base model its numbers rest on."""
 
 
 Announce = Callable[[Plan, Path], None]
@@ -138,8 +140,13 @@ def plan_answer(
         "warnings": [*warnings_of(kept, reference), *plan_warnings(plan, read_preferences(host.settings()).floor)],
         "recipe": plan.recipe,
         "blocks": plan_blocks(kept, plan),
-        "reference": (kept.reference if recipe.needs_base else reference).as_json(),
+        "reference": used_by(kept, recipe).as_json(),
     }
+
+
+def used_by(kept: Kept, recipe: Recipe) -> Reference:
+    """The reference that a result rests on; none for a recipe that compares with no base model."""
+    return kept.reference if recipe.needs_base or kept.ground is not None else NOTHING
 
 
 @dataclass(frozen=True)
@@ -153,7 +160,7 @@ class Order:
     """Stems that must stay free, beside those of all files."""
 
 
-def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce: Announce) -> tuple[Kept, Written]:
+def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce: Announce) -> Written:
     """Makes the file; `announce` is called right before it appears.
 
     Raises Cancelled and whatever goes wrong; then nothing was left behind.
@@ -173,7 +180,7 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce
         plan = execute(job, tools, [digest.result()])
         source_sha256 = digest.result()
     copies, notes = _sidecars(adapter, job.path, source_sha256) if options.sidecars else ((), ())
-    return kept, Written(plan, job.path, copies, notes)
+    return Written(plan, job.path, copies, notes, used_by(kept, recipe))
 
 
 def _sidecars(adapter: Adapter, target: Path, digest: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:

@@ -45,8 +45,8 @@ from .results import MOST_TOLD, Making, Results, now
 from .versions import Versions, names_of, original
 
 Answer = dict[str, Any]
-Make = Callable[[Announce], tuple[Written, Reference]]
-"""Writes a file; what it compared with."""
+Make = Callable[[Announce], Written]
+"""Writes a file."""
 
 _MOST_TABLES = 8  # files of one job whose tables are told; each is 20 KB
 _MOST_STUDIES = 4
@@ -297,12 +297,12 @@ class Service:
         return [self._shown_one(kept, kept.shown or {}, reference, table) for kept in ready]
 
     def _shown_one(self, kept: Kept, answer: Answer, reference: Reference, table: bool) -> Answer:
-        used = reference if kept.reference == NOTHING else kept.reference
         return {
             **answer,
+            "device": kept.reference.device,
             "table": answer["table"] if table else None,
             "warnings": [*answer["warnings"], *warnings_of(kept, reference)],
-            "reference": used.as_json(),
+            "reference": kept.reference.as_json(),
         }
 
     def _plan(self, params: Params) -> Answer:
@@ -370,11 +370,10 @@ class Service:
         order = Order(one.lora, one.recipe, options, frozenset(self.results.trashed_names()))
         making = self.results.making(one.lora.name, one.lora.path, one.order)
 
-        def make(announce: Announce) -> tuple[Written, Reference]:
-            kept, written = write(self.analyses, self.host, order, handle, announce)
-            chosen = described(self.host, options.reference)
-            making.depends_on(chosen.title if one.recipe.needs_base or kept.ground else None)
-            return written, kept.reference if one.recipe.needs_base else chosen
+        def make(announce: Announce) -> Written:
+            written = write(self.analyses, self.host, order, handle, announce)
+            making.depends_on(written.reference.title)
+            return written
 
         return self._made(making, options, make)
 
@@ -383,17 +382,17 @@ class Service:
         began = time.monotonic()
 
         def announce(plan: Plan, path: Path) -> None:
-            chosen = described(self.host, options.reference)
-            making.announce(path, plan.bytes_after, self._facts(Written(plan, path, (), ()), chosen, 0.0, more))
+            compared = described(self.host, options.reference) if _needs_base(plan) else NOTHING
+            making.announce(path, plan.bytes_after, self._facts(Written(plan, path, (), (), compared), 0.0, more))
 
         with making:
-            written, reference = make(announce)
+            written = make(announce)
         self._files_moved()
-        facts = self._facts(written, reference, time.monotonic() - began, more)
+        facts = self._facts(written, time.monotonic() - began, more)
         return self.results.told(making.made(self._name_of(written.path), written.sidecars, facts))
 
-    def _facts(self, written: Written, reference: Reference, seconds: float, more: Answer | None) -> Answer:
-        facts = {**_result_facts(written, reference, seconds), **(more or {})}
+    def _facts(self, written: Written, seconds: float, more: Answer | None) -> Answer:
+        facts = {**_result_facts(written, seconds), **(more or {})}
         return {**facts, "notes": [self._without_paths(note) for note in facts["notes"]]}
 
     def _name_of(self, path: Path) -> str:
@@ -562,9 +561,8 @@ class Service:
     def _baked(self, order: baking.BakeOrder, handle: Handle) -> Answer:
         handle.wait_for_host()
 
-        def make(announce: Announce) -> tuple[Written, Reference]:
-            written = baking.bake(self.host, order, handle, announce)
-            return written, described(self.host, order.options.reference)
+        def make(announce: Announce) -> Written:
+            return baking.bake(self.host, order, handle, announce)
 
         making = self.results.making(common_names(order.tags))
         return self._made(making, order.options, make, {"baked": [str(one) for one in order.tags]})
@@ -595,9 +593,8 @@ class Service:
     def _extracted(self, order: extracting.ExtractOrder, handle: Handle) -> Answer:
         handle.wait_for_host()
 
-        def make(announce: Announce) -> tuple[Written, Reference]:
-            written = extracting.extract(self.host, order, handle, announce)
-            return written, described(self.host, order.options.reference)
+        def make(announce: Announce) -> Written:
+            return extracting.extract(self.host, order, handle, announce)
 
         return self._made(self.results.making(order.name), order.options, make, {"extracted": True})
 
@@ -634,8 +631,12 @@ class Service:
         return self._folders.without(text)
 
 
-def _result_facts(written: Written, reference: Reference, seconds: float) -> Answer:
-    plan = written.plan
+def _needs_base(plan: Plan) -> bool:
+    return any(recipe.needs_base for recipe in parse_recipes(plan.recipe))
+
+
+def _result_facts(written: Written, seconds: float) -> Answer:
+    plan, reference = written.plan, written.reference
     return {
         "bytes_before": plan.bytes_before,
         "bytes_after": plan.bytes_after,
@@ -647,7 +648,7 @@ def _result_facts(written: Written, reference: Reference, seconds: float) -> Ans
         "layers_gone": len(plan.dropped),
         "made": now(),
         "seconds": round(seconds, 2),
-        "device": "cpu",
+        "device": reference.device,
         "reference": reference.as_json(),
     }
 
