@@ -514,7 +514,8 @@ def _fitted(spec: TensorSpec, values: Single) -> Bits:
     """Rounded, if the numbers fit. Raises LayerError."""
     if not largest_magnitude(values) <= LARGEST[spec.dtype]:
         raise LayerError(
-            f"{spec.name} would hold {largest_magnitude(values):.3g}, more than {spec.dtype} can. Use a smaller strength."
+            f"{spec.name} would hold {largest_magnitude(values):.3g}, more than {spec.dtype} can. "
+            "Use a smaller strength."
         )
     return round_to(values, spec.dtype)
 
@@ -643,7 +644,8 @@ def _written_values(job: Job, new: NewLayer, bench: Bench) -> dict[str, Single]:
     bits = _factors(job, [new], bench)
     gain = new.gain * math.sqrt(job.recipe.rescale)
     share = gain if len(new.tensors) == 2 else gain**2
-    return {role: singles(bits[spec.name], spec.dtype) / np.float32(share) for role, spec in new.tensors.items()}
+    rounded = {role: singles(bits[spec.name], spec.dtype) for role, spec in new.tensors.items()}
+    return {role: rounded[role].reshape(spec.shape[0], -1) / np.float32(share) for role, spec in new.tensors.items()}
 
 
 def _check_float8(job: Job, found: Sequence[NewLayer]) -> None:
@@ -739,7 +741,9 @@ def _probed(found: Form, job: Job, new: NewLayer) -> float:
     """``|F x - D x| / ||D||_F`` of a random x, F read back from the file, D the kept part of the source's delta: near
     the relative error in the Frobenius norm."""
     form, spectrum = new.layer.form, job.solved(new.index)
-    assert isinstance(form, LowRank) and isinstance(found, LowRank) and isinstance(spectrum, Spectrum)
+    assert isinstance(form, LowRank)
+    assert isinstance(found, LowRank)
+    assert isinstance(spectrum, Spectrum)
     x = generator(0, new.layer.stem).standard_normal(form.size[1]).astype(np.float32)
     kept = job.choice.kept[new.index]
     inner = spectrum.p[:, kept] @ (spectrum.q[kept] @ (numbers(form.pair.down) @ x))
