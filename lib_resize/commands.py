@@ -386,6 +386,7 @@ def ui(arguments: argparse.Namespace) -> int:
         raise UsageError("name a folder of LoRAs with --lora-dir DIR, or look at made-up ones with --demo.")
     if arguments.api_auth and not arguments.api:
         raise UsageError("--api-auth goes with --api.")
+    _presets(arguments.lbw_presets)  # a file that cannot be read is an error now, not when a prompt is baked
     with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
         loras, checkpoints = [Path(name) for name in arguments.lora_dir], [Path(name) for name in arguments.checkpoint]
         if arguments.demo:
@@ -421,7 +422,9 @@ def _serve(loras: Sequence[Path], checkpoints: Sequence[Path], arguments: argpar
     check_free(address)
     users = read_users(arguments.api_auth) if arguments.api_auth else None
     access = Access(users, exposed=address.remote) if arguments.api else None
-    service = Service(StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote))
+    presets = Path(arguments.lbw_presets) if arguments.lbw_presets else None
+    host = StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote, presets=presets)
+    service = Service(host)
     print(f"The panel is at {address.url}; Ctrl-C stops it.", flush=True)
     try:
         serve(service.call, address, access)

@@ -8,19 +8,19 @@ out first, so that an update takes effect.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 for _name in [name for name in sys.modules if name.partition(".")[0] == "lib_resize"]:
     del sys.modules[_name]
 
-from modules import script_callbacks  # noqa: E402
-
 from lib_resize.hosts.detect import detect  # noqa: E402
+from lib_resize.hosts.guard import asked, guarded, host_module  # noqa: E402
 from lib_resize.hosts.host import CARDS  # noqa: E402
 from lib_resize.panel import layout, preferences, xyz  # noqa: E402
 from lib_resize.panel.service import Service  # noqa: E402
 
-_host = detect()
+_host = asked("the tab", detect, None)
 _services: list[Service] = []
 
 
@@ -32,32 +32,40 @@ def _service() -> Service | None:
 
 
 def _tabs() -> list[tuple[Any, str, str]]:
-    service = _service()
-    return [] if service is None else [(layout.build(service.call), layout.TAB_TITLE, layout.TAB_ID)]
+    with guarded("the tab"):
+        service = _service()
+        if service is not None:
+            return [(layout.build(service.call), layout.TAB_TITLE, layout.TAB_ID)]
+    return []
 
 
 def _settings() -> None:
-    if _host is not None:
-        offers = preferences.offers(cards=CARDS in _host.features, file_names=_host.names_files())
-        _host.add_settings(preferences.SECTION, offers)
+    with guarded("settings"):
+        if _host is not None:
+            offers = preferences.offers(cards=CARDS in _host.features, file_names=_host.names_files())
+            _host.add_settings(preferences.SECTION, offers)
 
 
 def _axis() -> None:
     """The plot's list is made anew with every load, and read when the page is made."""
-    script = _host.xyz_script() if _host is not None else None
-    if script is not None:
-        xyz.register(script, lambda: _services[0].versions if _services else None)
+    with guarded("the axis of the X/Y/Z plot"):
+        script = _host.xyz_script() if _host is not None else None
+        if script is not None:
+            xyz.register(script, lambda: _services[0].versions if _services else None)
 
 
 def _started(_page: Any, app: Any) -> None:
     """The cards' template and the app are made anew with every page."""
-    service = _service()
-    if _host is None or service is None:
-        return
-    if preferences.read_preferences(_host.settings()).card_button:
-        _host.add_card_button()
-    access = _host.access()
-    if access is not None:
+    with guarded("the button on cards"):
+        if _host is not None and preferences.read_preferences(_host.settings()).card_button:
+            _host.add_card_button()
+    with guarded("the HTTP API"):
+        _serve(app)
+
+
+def _serve(app: Any) -> None:
+    service, access = _service(), None if _host is None else _host.access()
+    if service is not None and access is not None:
         from lib_resize.panel import api
 
         api.mount(app, service.call, access)
@@ -66,12 +74,19 @@ def _started(_page: Any, app: Any) -> None:
 def _unloaded() -> None:
     """Threads outlive a reload unless they are ended."""
     while _services:
-        _services.pop().close()
+        with guarded("ending the service"):
+            _services.pop().close()
 
 
+def _register(event: str, callback: Callable[..., Any]) -> None:
+    """Without an event its feature is missing, and nothing else."""
+    with guarded(f"what needs the event {event}"):
+        getattr(host_module("modules.script_callbacks"), event)(callback)
+
+
+_register("on_ui_tabs", _tabs)
+_register("on_ui_settings", _settings)
+_register("on_app_started", _started)
+_register("on_script_unloaded", _unloaded)
+_register("on_before_ui", _axis)
 _axis()  # without a page, scripts are asked for their parts before anything else is
-script_callbacks.on_before_ui(_axis)
-script_callbacks.on_ui_tabs(_tabs)
-script_callbacks.on_ui_settings(_settings)
-script_callbacks.on_app_started(_started)
-script_callbacks.on_script_unloaded(_unloaded)

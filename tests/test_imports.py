@@ -162,7 +162,7 @@ LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "commands": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),
-    "linalg.threads": frozenset({"threadpoolctl"}),
+    "linalg.threads": frozenset({"numpy"}),
     "plots": frozenset({"matplotlib"}),
 }
 """Module -> the libraries that it may import inside of functions."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +48,10 @@ class Found:
     """What is in it and is no folder."""
 
 
-def walk(root: Path, *, leave_out: str | None = None, on_skip: Skip = ignore) -> list[Found]:
+def walk(root: Path, *, leave_out: Collection[str] = (), on_skip: Skip = ignore) -> list[Found]:
     """Every folder from ``root`` down, each once, in the order of names; none if ``root`` is missing.
 
-    A folder that can be reached without a link has that path. ``leave_out`` is the name of folders to pass over.
+    A folder that can be reached without a link has that path. ``leave_out`` has the names of folders to pass over.
     """
     seen: set[str] = set()
     found: list[Found] = []
@@ -64,7 +64,9 @@ def walk(root: Path, *, leave_out: str | None = None, on_skip: Skip = ignore) ->
     return sorted(found, key=_order)
 
 
-def _below(start: Path, seen: set[str], links: list[Path], leave_out: str | None, on_skip: Skip) -> Iterator[Found]:
+def _below(
+    start: Path, seen: set[str], links: list[Path], leave_out: Collection[str], on_skip: Skip
+) -> Iterator[Found]:
     """Folders below ``start``, links to folders put aside."""
     stack = [start]
     while stack:
@@ -79,7 +81,7 @@ def _below(start: Path, seen: set[str], links: list[Path], leave_out: str | None
                 for entry in entries:
                     if not _is_folder(entry):
                         names.append(entry.name)
-                    elif entry.name != leave_out:
+                    elif entry.name not in leave_out:
                         (links if entry.is_symlink() else stack).append(folder / entry.name)
         except OSError as error:
             if not isinstance(error, FileNotFoundError):

@@ -9,10 +9,9 @@ from typing import Any
 
 from .host import Loaded
 from .keys import DENOISER
+from .parts import family_of, loaded_model
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
-from .webui import WebUI, cmd_options, family_of, loaded_model, networks
-
-_STALE = (("stale",),)
+from .webui import WebUI
 
 
 @dataclass(frozen=True)
@@ -68,26 +67,14 @@ class A1111Host(WebUI):
     """AUTOMATIC1111's WebUI."""
 
     name = "AUTOMATIC1111"
+    lora_options = (*WebUI.lora_options, "lyco_dir_backcompat")
 
-    def _further_roots(self) -> list[str | None]:
-        return [getattr(cmd_options(), "lyco_dir_backcompat", None)]
-
-    def loaded(self) -> Loaded | None:
+    def _loaded(self) -> Loaded | None:
         model = loaded_model()
         info = getattr(model, "sd_checkpoint_info", None)
         if info is None or not _is_torch(model):
             return None
         return A1111Model(str(info.title), Path(info.filename), family_of(model), _identity(model), self.device)
-
-    def _forget(self, path: Path) -> None:
-        super()._forget(path)
-        module, model = networks(), loaded_model()
-        if module is not None:
-            getattr(module, "loaded_networks", []).clear()
-            getattr(module, "networks_in_memory", {}).pop(path.stem, None)
-        for layer in (getattr(model, "network_layer_mapping", None) or {}).values():
-            if getattr(layer, "network_current_names", ()) and hasattr(layer, "network_weights_backup"):
-                layer.network_current_names = _STALE
 
 
 def _is_torch(model: Any) -> bool:

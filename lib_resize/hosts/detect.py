@@ -5,17 +5,25 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from .host import Host
+from .guard import asked
+from .webui import WebUI
+
+_MARKS = ("modules.shared", "modules.call_queue", "modules.script_callbacks")
+"""Modules of the whole family; one of them may be missing in a fork."""
 
 
-def detect() -> Host | None:
+def detect() -> WebUI | None:
     """The WebUI whose process this is; None where there is none.
 
     Each kind is known by where it keeps its model: ``backend`` (Forge, Forge Neo), ``ldm_patched`` (reForge, older
     Forges), or neither (A1111 and its near forks).
     """
-    if not (_is_there("modules.shared") and _is_there("modules.call_queue")):
+    if not any(map(_is_there, _MARKS)):
         return None
+    return asked("the loaded model", _own_kind, None) or WebUI()
+
+
+def _own_kind() -> WebUI | None:
     if _is_there("backend.memory_management"):
         from .forge import ForgeHost
 
@@ -34,5 +42,5 @@ def _is_there(name: str) -> bool:
         return True
     try:
         return find_spec(name) is not None
-    except (ImportError, ValueError):
+    except Exception:  # its package fails to import
         return False

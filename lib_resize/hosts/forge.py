@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import HostError
+from .guard import guarded, host_module, read
 from .host import Loaded
 from .keys import DENOISER, Piece, hf_pieces
+from .parts import family_of, loaded_model
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below, torch_name
-from .webui import WebUI, family_of, loaded_model, networks, whatever_happens
+from .webui import WebUI
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class ForgeHost(WebUI):
         super().__init__()
         self.name = _own_name()
 
-    def loaded(self) -> Loaded | None:
+    def _loaded(self) -> Loaded | None:
         """Before the first picture the host holds a stand-in without weights."""
         model = loaded_model()
         if _objects(model) is None:
@@ -86,11 +88,9 @@ class ForgeHost(WebUI):
         path, title = identity_of(model)
         return PatchedModel(title, Path(path) if path else None, family_of(model), (path, title), self.device)
 
-    def pending(self) -> str | None:
-        from modules import sd_models
-
-        parameters = getattr(sd_models.model_data, "forge_loading_parameters", None) or {}
-        info = parameters.get("checkpoint_info")
+    def _pending(self) -> str | None:
+        parameters = read(read(host_module("modules.sd_models"), "model_data"), "forge_loading_parameters")
+        info = parameters.get("checkpoint_info") if isinstance(parameters, Mapping) else None
         if info is None:
             return None
         loaded = self.loaded()
@@ -98,16 +98,14 @@ class ForgeHost(WebUI):
             return None
         return str(info.title)
 
-    def device(self) -> str:
-        manager = self._memory()
-        if manager is None or super().device() == "cpu":
-            return super().device()
-        return str(manager.get_torch_device())
+    def _device(self) -> str:
+        ask = read(self._memory(), "get_torch_device")
+        return super()._device() if ask is None else str(ask())
 
     def make_room(self, bytes: int) -> None:
         manager = self._memory()
         if manager is not None and self.device() != "cpu":
-            with whatever_happens():
+            with guarded("freeing memory of the device"):
                 manager.free_memory(bytes, manager.get_torch_device())
 
     def tidy(self) -> None:
@@ -115,16 +113,12 @@ class ForgeHost(WebUI):
         if manager is None:
             super().tidy()
             return
-        with whatever_happens():
+        with guarded("freeing memory of the device"):
             manager.soft_empty_cache()
 
     def _memory(self) -> Any | None:
         """The module that moves models between memories."""
-        try:
-            from backend import memory_management
-        except ImportError:
-            return None
-        return memory_management
+        return host_module("backend.memory_management")
 
     def _draw(self, settings: dict[str, Any], loras: tuple[str, ...]) -> Any:
         """In the host's main thread, which swallows exceptions and, asked from itself, would wait for ever."""
@@ -149,19 +143,6 @@ class ForgeHost(WebUI):
         if not answer:
             raise HostError("Forge's main thread gave no picture back.")
         return answer[0]
-
-    def _forget(self, path: Path) -> None:
-        super()._forget(path)
-        forget_state_dict = getattr(getattr(networks(), "load_lora_state_dict", None), "cache_clear", None)
-        if forget_state_dict is not None:
-            forget_state_dict()
-        model = loaded_model()
-        if model is not None and hasattr(model, "current_lora_hash"):
-            model.current_lora_hash = "changed"
-        for module, _ in _homes(model):
-            loader = getattr(module, "lora_loader", None)
-            if loader is not None:
-                loader.loaded_hash = "changed"
 
 
 def _own_name() -> str:

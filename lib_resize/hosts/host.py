@@ -13,11 +13,12 @@ reading, and guards it by a lock. Features are asked for, never names of hosts:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 LOADED_MODEL = "loaded_model"
 GENERATE = "generate"
@@ -37,6 +38,77 @@ class LoraFile:
     """Another name that the host knows it by."""
     preview: Path | None = None
     """A picture beside it."""
+
+
+class LoraList(Sequence[LoraFile]):
+    """One whole look at a host's list, sorted by name. Answer every question of one call from the same list.
+
+    A file's own name wins over any alias, as in the hosts: an alias that is another file's name, or that several
+    files share, names nobody.
+    """
+
+    def __init__(self, loras: Iterable[LoraFile] = ()) -> None:
+        self._named = {lora.name: lora for lora in loras}
+        self._loras = tuple(sorted(self._named.values(), key=lambda lora: lora.name.lower()))
+        self._aliased: dict[str, list[LoraFile]] = {}
+        for lora in self._loras:
+            if lora.alias and lora.alias not in self._named:
+                self._aliased.setdefault(lora.alias, []).append(lora)
+
+    def __len__(self) -> int:
+        return len(self._loras)
+
+    def __iter__(self) -> Iterator[LoraFile]:
+        return iter(self._loras)
+
+    @overload
+    def __getitem__(self, index: int) -> LoraFile: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[LoraFile]: ...
+
+    def __getitem__(self, index: int | slice) -> LoraFile | Sequence[LoraFile]:
+        return self._loras[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LoraList) and self._loras == other._loras
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def get(self, name: str) -> LoraFile | None:
+        """The LoRA that a prompt means by a name; None where the host finds none."""
+        found = self.candidates(name)
+        return found[0] if len(found) == 1 else None
+
+    def candidates(self, name: str) -> Sequence[LoraFile]:
+        """The file of that name, or else all files of that alias."""
+        own = self._named.get(name)
+        return (own,) if own is not None else tuple(self._aliased.get(name, ()))
+
+    def at(self, path: Path) -> LoraFile | None:
+        """The entry of a file, also where the host reaches it by another path."""
+        found = self._by_path.get(path)
+        if found is not None:
+            return found
+        alike = (lora for lora in self._loras if lora.path.name == path.name)
+        return next((lora for lora in alike if same_file(lora.path, path)), None)
+
+    @cached_property
+    def folders(self) -> frozenset[Path]:
+        """The folders that hold the files."""
+        return frozenset(lora.path.parent for lora in self._loras)
+
+    @cached_property
+    def _by_path(self) -> Mapping[Path, LoraFile]:
+        return {lora.path: lora for lora in reversed(self._loras)}
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file that exists."""
+    try:
+        return one.samefile(other)
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -109,12 +181,15 @@ class Host(Protocol):
         """Folders that hold LoRAs, the one for new files first; real paths, each once."""
         ...
 
-    def loras(self) -> list[LoraFile]:
-        """All LoRAs of the host's list, by name."""
+    def loras(self) -> LoraList:
+        """All LoRAs of the host's list, whole at any moment: a name is gone only when its file is gone."""
         ...
 
     def resolve(self, name: str) -> LoraFile:
-        """The LoRA of that name (or else alias) in the host's list. Raises FileError where there is none."""
+        """One LoRA of the list by its name, or else by its alias. Raises FileError where there is none.
+
+        For many names, look them up in one `loras`.
+        """
         ...
 
     def checkpoints(self) -> list[CheckpointFile]:
@@ -154,11 +229,7 @@ class Host(Protocol):
         ...
 
     def refresh(self) -> None:
-        """The host's list of LoRAs is read again, so that it has our new files."""
-        ...
-
-    def forget(self, path: Path) -> None:
-        """Resets what the host remembers of a LoRA whose file was replaced under its name. Takes the lock."""
+        """The host's list of LoRAs is read again, so that it has our new files. Never fails."""
         ...
 
     def is_remote(self) -> bool:
@@ -170,8 +241,16 @@ class Host(Protocol):
         is as it comes."""
         ...
 
-    def trash_root(self) -> Path:
-        """Folder of undone results, which may not exist yet."""
+    def trash_root(self, path: Path | None = None) -> Path:
+        """Folder for the undone result at a path; None: for new files. It may not exist yet."""
+        ...
+
+    def trash_roots(self) -> list[Path]:
+        """All folders that may hold undone results, those of earlier versions included."""
+        ...
+
+    def block_presets(self) -> Path | None:
+        """The person's file of block weights by name, as the extension LoRA Block Weight keeps it."""
         ...
 
     def begin_job(self, title: str) -> None:
@@ -204,7 +283,7 @@ class Host(Protocol):
 class HostLock(Protocol):
     """What a host's lock has."""
 
-    def acquire(self) -> object: ...
+    def acquire(self, blocking: bool = ..., /) -> object: ...
 
     def release(self) -> object: ...
 

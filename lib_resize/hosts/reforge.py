@@ -9,22 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from .forge import ForgeHost
-from .webui import cmd_options
+from .guard import host_module
 
 
 class ReforgeHost(ForgeHost):
     """reForge."""
 
+    lora_options = (*ForgeHost.lora_options, "lyco_dir_backcompat")
+
     def __init__(self) -> None:
         super().__init__()
         self.name = "reForge"
 
-    def _further_roots(self) -> list[str | None]:
-        return [getattr(cmd_options(), "lyco_dir_backcompat", None)]
-
     def _memory(self) -> Any | None:
-        try:
-            from ldm_patched.modules import model_management
-        except ImportError:
-            return None
-        return model_management
+        return host_module("ldm_patched.modules.model_management")

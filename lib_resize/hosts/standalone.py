@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, HostError
-from .host import CheckpointFile, Loaded, LoraFile, Turn
-from .scan import TRASH, checkpoint_paths, lora_paths, previews, real_folders
+from .host import CheckpointFile, Loaded, LoraFile, LoraList, Turn
+from .listing import Entry, Listing, find
+from .scan import checkpoint_paths, lora_paths, real_folders
+from .trash_places import TrashPlaces
 
 
 class StandaloneHost:
@@ -19,13 +22,22 @@ class StandaloneHost:
     name = "Resize LoRA"
 
     def __init__(
-        self, lora_dirs: Sequence[Path], checkpoints: Sequence[Path] = (), *, device: str = "cpu", remote: bool = False
+        self,
+        lora_dirs: Sequence[Path],
+        checkpoints: Sequence[Path] = (),
+        *,
+        device: str = "cpu",
+        remote: bool = False,
+        presets: Path | None = None,
     ) -> None:
         self._roots = real_folders(lora_dirs)
         self._checkpoints = list(_checkpoint_files(checkpoints))
         self._device = device
         self._remote = remote
+        self._presets = presets
         self._turn = Turn(threading.Lock())
+        self._listing = Listing()
+        self._entries: dict[str, Entry] = {}
         missing = [str(folder) for folder in lora_dirs if not Path(folder).is_dir()]
         if missing or not self._roots:
             raise FileError(f"{', '.join(missing) or 'no folder'}: a folder of LoRAs was expected. Check --lora-dir.")
@@ -37,21 +49,15 @@ class StandaloneHost:
     def lora_roots(self) -> list[Path]:
         return list(self._roots)
 
-    def loras(self) -> list[LoraFile]:
+    def loras(self) -> LoraList:
         paths = list(self._paths())
-        pictures = previews(path for path, _ in paths)
-        counts: dict[str, int] = {}
-        for path, _ in paths:
-            counts[path.stem] = counts.get(path.stem, 0) + 1
-        found = [LoraFile(_name(path, root, counts), path, None, pictures.get(path)) for path, root in paths]
-        unique = {lora.name: lora for lora in reversed(found)}
-        return sorted(unique.values(), key=lambda lora: lora.name.lower())
+        counts = Counter(path.stem for path, _ in paths)
+        entries = {_name(path, root, counts): Entry(path) for path, root in reversed(paths)}
+        self._entries = entries if entries != self._entries else self._entries
+        return self._listing.of(self._entries)
 
     def resolve(self, name: str) -> LoraFile:
-        for lora in self.loras():
-            if lora.name == name:
-                return lora
-        raise FileError(f"{name}: no LoRA of this name is in the folders shown. Refresh the list.")
+        return find(self.loras(), name)
 
     def checkpoints(self) -> list[CheckpointFile]:
         return list({path.name: CheckpointFile(path.name, path) for path in reversed(self._checkpoints)}.values())[::-1]
@@ -81,9 +87,6 @@ class StandaloneHost:
     def refresh(self) -> None:
         """Folders are read at each question."""
 
-    def forget(self, path: Path) -> None:
-        """Nothing is remembered."""
-
     def is_remote(self) -> bool:
         return self._remote
 
@@ -91,8 +94,18 @@ class StandaloneHost:
         """There is no page for them."""
         return {}
 
-    def trash_root(self) -> Path:
-        return self._roots[0] / TRASH
+    def trash_root(self, path: Path | None = None) -> Path:
+        return self._trash_places().of(path)
+
+    def trash_roots(self) -> list[Path]:
+        return self._trash_places().all()
+
+    def _trash_places(self) -> TrashPlaces:
+        return TrashPlaces(self._roots, real_folders(checkpoint.parent for checkpoint in self._checkpoints))
+
+    def block_presets(self) -> Path | None:
+        """The file that was named on the command line."""
+        return self._presets
 
     def begin_job(self, title: str) -> None:
         """The panel shows its own progress."""

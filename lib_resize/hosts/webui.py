@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
-from .access import Access, access_of
-from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, CheckpointFile, Loaded, LoraFile, Turn
-from .scan import TRASH, lora_paths, previews, real_folders
+from ..lookup import PRESET_FILE
+from .access import Access, access_of, is_loopback
+from .guard import asked, guarded, host_module, listed, read, warn_once
+from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, CheckpointFile, Loaded, LoraFile, LoraList, Turn
+from .listing import Entries, Entry, Listing, WholeList, find
+from .parts import (
+    checkpoint_file,
+    cmd_options,
+    data_folder,
+    extension_folders,
+    listed_options,
+    networks,
+    own_lock,
+    queue_lock,
+    shared,
+    usual_lora_folder,
+)
+from .scan import lora_paths, real_folders
+from .trash_places import TrashPlaces
 
 PICTURE_WORDS = frozenset(
     {"prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "sampler_name", "scheduler"}
 )
-_REMOTE = ("share", "listen", "ngrok", "server_name", "hide_ui_dir_config", "disable_extension_access")
 _BUTTON = (
     '<div class="resize-lora-button card-button" title="Resize LoRA" '
     "onclick=\"resizeLoraFromCard(event, '{tabname}')\"></div>"
@@ -30,77 +44,93 @@ class WebUI:
 
     name = "WebUI"
     job = "resize-lora"
+    lora_options: tuple[str, ...] = ("lora_dir", "lora_dirs")
+    """Options of the command line that name folders of LoRAs."""
 
     def __init__(self) -> None:
-        from modules import call_queue
-
-        self._queue_lock = call_queue.queue_lock
+        lock = queue_lock()
+        self._guarded = lock is not None
+        self._queue_lock = lock or own_lock()
         self._turn = Turn(self._queue_lock)
         self._drawing = threading.Event()
         self._stopped = threading.Event()
         self._title: str | None = None
+        self._whole = WholeList(self._on_disk)
+        self._listing = Listing()
+        self._refreshing = threading.Lock()
 
     # Files ------------------------------------------------------------------------------------------------
 
     def lora_roots(self) -> list[Path]:
-        options = cmd_options()
-        listed = [getattr(options, "lora_dir", None), *(getattr(options, "lora_dirs", None) or ())]
-        return real_folders([*listed, *self._further_roots()])
+        return real_folders(listed_options(*self.lora_options)) or real_folders([usual_lora_folder()])
 
-    def _further_roots(self) -> list[str | None]:
-        return []
-
-    def loras(self) -> list[LoraFile]:
-        listed = self._listed()
-        pictures = previews(path for path, _ in listed.values())
-        found = [LoraFile(name, path, alias, pictures.get(path)) for name, (path, alias) in listed.items()]
-        return sorted(found, key=lambda lora: lora.name.lower())
+    def loras(self) -> LoraList:
+        return self._listing.of(self._entries())
 
     def resolve(self, name: str) -> LoraFile:
-        listed = self._listed()
-        if name not in listed:
-            aliased = [own for own, (_, alias) in listed.items() if alias == name]
-            if len(aliased) != 1:
-                raise FileError(
-                    f"{name}: no LoRA of this name is in the WebUI's list. Refresh the list, or look for it."
-                )
-            name = aliased[0]
-        path, alias = listed[name]
-        return LoraFile(name, path, alias, previews([path]).get(path))
+        return find(self.loras(), name)
 
-    def _listed(self) -> dict[str, tuple[Path, str | None]]:
-        """Name -> path and alias: the host's own list, or what lies in its folders if its Lora extension is off."""
-        known = getattr(networks(), "available_networks", None)
-        if known is not None:
-            return {str(name): (Path(entry.filename), _alias(name, entry)) for name, entry in list(known.items())}
-        return {path.stem: (path, None) for root in self.lora_roots() for path in lora_paths(root)}
+    def _entries(self) -> Entries:
+        """The host's own list, or the files in its folders if its Lora extension is off."""
+        listed = read(networks(), "available_networks")
+        if isinstance(listed, Mapping):
+            return self._whole.look(listed)
+        return {path.stem: Entry(path) for path in self._on_disk()}
+
+    def _on_disk(self) -> Iterator[Path]:
+        return (path for root in self.lora_roots() for path in lora_paths(root))
 
     def checkpoints(self) -> list[CheckpointFile]:
-        from modules import sd_models
-
-        found = [
-            CheckpointFile(str(info.title), Path(info.filename)) for info in list(sd_models.checkpoints_list.values())
-        ]
+        known = read(host_module("modules.sd_models"), "checkpoints_list")
+        infos = listed("checkpoints", known.values()) if isinstance(known, Mapping) else ()
+        found = [file for file in map(checkpoint_file, infos) if file is not None]
         return sorted(found, key=lambda checkpoint: checkpoint.title.lower())
 
     def refresh(self) -> None:
-        module = networks()
-        if module is not None:
-            module.list_available_networks()
-
-    def trash_root(self) -> Path:
-        roots = self.lora_roots() or [Path(os.path.realpath(cmd_options().lora_dir))]
-        return roots[0] / TRASH
+        again = read(networks(), "list_available_networks")
+        if again is not None:
+            with self._refreshing, guarded("refreshing the list of LoRAs"):
+                again()
 
     def is_remote(self) -> bool:
+        """Of a host that cannot say it, the stricter answer."""
+        return shared("cmd_opts") is None or asked("the command line", self._is_remote, True)
+
+    def _is_remote(self) -> bool:
         options = cmd_options()
-        return any(getattr(options, name, None) for name in _REMOTE)
+        if read(options, "hide_ui_dir_config") or access_of(options, os.environ).exposed:
+            return True
+        # A1111 sets this for any --server-name, that of this machine included.
+        return bool(read(options, "disable_extension_access")) and not is_loopback(read(options, "server_name"))
+
+    def trash_root(self, path: Path | None = None) -> Path:
+        return self._trash_places().of(path)
+
+    def trash_roots(self) -> list[Path]:
+        return self._trash_places().all()
+
+    def _trash_places(self) -> TrashPlaces:
+        roots = self.lora_roots()
+        home = read(host_module("modules.sd_models"), "model_path")
+        listed = (checkpoint.path.parent for checkpoint in self.checkpoints())
+        named = listed_options("ckpt_dir", "ckpt_dirs", "embeddings_dir", "vae_dir", "vae_dirs")
+        scanned = real_folders([*named, home if isinstance(home, str) else None, *listed])
+        data = data_folder()
+        return TrashPlaces(roots, scanned, None if data is None else Path(os.path.realpath(data)))
+
+    def block_presets(self) -> Path | None:
+        files = (folder / "scripts" / PRESET_FILE for folder in extension_folders())
+        return next((file for file in files if file.is_file()), None)
 
     # The model --------------------------------------------------------------------------------------------
 
     @property
     def features(self) -> frozenset[str]:
-        found = {LOADED_MODEL, GENERATE, PROMPT}
+        found = {PROMPT}
+        if self._guarded and host_module("modules.sd_models") is not None:
+            found.add(LOADED_MODEL)
+        if self._guarded and host_module("modules.processing") is not None and shared("state") is not None:
+            found.add(GENERATE)
         if networks() is not None:
             found.add(CARDS)
         if self.xyz_script() is not None:
@@ -108,9 +138,15 @@ class WebUI:
         return frozenset(found)
 
     def loaded(self) -> Loaded | None:
+        return asked("the loaded model", self._loaded, None) if self._guarded else None
+
+    def _loaded(self) -> Loaded | None:
         return None
 
     def pending(self) -> str | None:
+        return asked("the selected checkpoint", self._pending, None)
+
+    def _pending(self) -> str | None:
         """A1111 loads what is selected at once, so that nothing is ever pending."""
         return None
 
@@ -122,50 +158,58 @@ class WebUI:
     def busy(self) -> str | None:
         if self._turn.held or self._drawing.is_set():
             return None
-        inner = getattr(self._queue_lock, "_lock", self._queue_lock)
-        locked = getattr(inner, "locked", None)
-        if locked is not None:
+        locked = read(read(self._queue_lock, "_lock", self._queue_lock), "locked")
+        if self._guarded and callable(locked):
             return "the WebUI is making a picture or loading a model" if locked() else None
-        job = _state().job
+        job = read(shared("state"), "job")
         return "the WebUI is making a picture" if job and job != self.job else None
 
     def device(self) -> str:
-        from modules import devices
+        if read(cmd_options(), "resize_lora_cpu", False):
+            return "cpu"
+        return asked("the device", self._device, "cpu")
 
-        return "cpu" if getattr(cmd_options(), "resize_lora_cpu", False) else str(devices.device)
+    def _device(self) -> str:
+        device = read(host_module("modules.devices"), "device")
+        return "cpu" if device is None else str(device)
 
     def make_room(self, bytes: int) -> None:  # noqa: ARG002 - A1111 can only be asked to tidy
         self.tidy()
 
     def tidy(self) -> None:
-        from modules import devices
-
-        with whatever_happens():
-            devices.torch_gc()
+        collect = read(host_module("modules.devices"), "torch_gc")
+        if collect is not None:
+            with guarded("freeing memory of the device"):
+                collect()
 
     # Progress ---------------------------------------------------------------------------------------------
 
     def begin_job(self, title: str) -> None:
         """The host's progress is a single one: it is ours only while nobody else works. Beginning clears it, so that is
         done under the lock, and left if that is not free at once."""
-        if not self._queue_lock.acquire(False):
+        state = shared("state")
+        if state is None or not self._queue_lock.acquire(False):
             return
         try:
-            if not _state().job:
-                _state().begin(job=self.job)
-                self._title = title
+            with guarded("the host's progress"):
+                if not state.job:
+                    state.begin(job=self.job)
+                    self._title = title
         finally:
             self._queue_lock.release()
 
     def progress(self, done: int, total: int, text: str) -> None:
-        state = _state()
-        if self._title is not None and state.job == self.job:
-            state.job_count, state.job_no = total, done
-            state.textinfo = f"{self._title}: {text}".replace("\n", " ")  # a text of two lines is not shown
+        state: Any = shared("state")
+        if self._title is not None and read(state, "job") == self.job:
+            with guarded("the host's progress"):
+                state.job_count, state.job_no = total, done
+                state.textinfo = f"{self._title}: {text}".replace("\n", " ")  # a text of two lines is not shown
 
     def end_job(self) -> None:
-        if self._title is not None and _state().job == self.job:
-            _state().end()
+        state: Any = shared("state")
+        if self._title is not None and read(state, "job") == self.job:
+            with guarded("the host's progress"):
+                state.end()
         self._title = None
 
     # Pictures ---------------------------------------------------------------------------------------------
@@ -189,15 +233,15 @@ class WebUI:
         return self._picture(settings, loras)
 
     def _picture(self, settings: dict[str, Any], loras: tuple[str, ...]) -> Any:
-        from modules import processing, shared
+        from modules import processing
 
-        state = _state()
+        state = self._state()
         state.begin(job=self.job)
         state.job_count = 1
         self._drawing.set()
         try:
             made = processing.StableDiffusionProcessingTxt2Img(
-                sd_model=shared.sd_model,
+                sd_model=shared("sd_model"),
                 batch_size=1,
                 n_iter=1,
                 do_not_save_samples=True,
@@ -217,7 +261,7 @@ class WebUI:
             state.end()
 
     def _accepted(self, result: Any, loras: tuple[str, ...]) -> Any:
-        state = _state()
+        state = self._state()
         if self._stopped.is_set() or state.interrupted or getattr(state, "stopping_generation", False):
             raise Cancelled("The picture was stopped.")
         missing = _not_applied(loras)
@@ -231,126 +275,75 @@ class WebUI:
     def stop_generating(self) -> None:
         self._stopped.set()
         if self._drawing.is_set():
-            _state().interrupt()
+            self._state().interrupt()
+
+    @staticmethod
+    def _state() -> Any:
+        state = shared("state")
+        if state is None:
+            raise HostError("The WebUI's progress (modules.shared.state) is missing, so no picture can be made.")
+        return state
 
     # The page ---------------------------------------------------------------------------------------------
 
     def add_card_button(self) -> bool:
         """Puts our button on every card of a LoRA; to be called whenever the app has started. False: no cards."""
-        try:
-            from modules import ui_extra_networks
-        except ImportError:
-            return False
-        found = False
-        for page in getattr(ui_extra_networks, "extra_pages", ()):
-            template = getattr(page, "btn_edit_item_tpl", None)
-            if page.name == "lora" and isinstance(template, str):
-                found = True
-                if _BUTTON not in template:
-                    page.btn_edit_item_tpl = template + _BUTTON
-        return found
+        pages = read(host_module("modules.ui_extra_networks"), "extra_pages", ())
+        put = [_put_button(page) for page in listed("the button on cards", pages)]
+        return any(put)
 
     def xyz_script(self) -> Any | None:
         """The module of the X/Y/Z plot; scripts are no part of `sys.modules`. None where there is none."""
-        try:
-            from modules import scripts
-        except ImportError:
-            return None
-        loaded = getattr(scripts, "scripts_data", None) or ()
-        modules = (getattr(one, "module", None) for one in loaded if Path(str(one.path)).name == "xyz_grid.py")
-        return next((module for module in modules if hasattr(module, "axis_options")), None)
+        rows = listed("the X/Y/Z plot", read(host_module("modules.scripts"), "scripts_data"))
+        modules = (read(row, "module") for row in rows if Path(str(read(row, "path"))).name == "xyz_grid.py")
+        return next((module for module in modules if read(module, "axis_options") is not None), None)
 
     # Settings and access ----------------------------------------------------------------------------------
 
     def add_settings(self, section: tuple[str, str], offers: Iterable[Any]) -> None:
         """Puts rows (`panel.preferences.Offer`) on the settings page."""
-        from modules import shared
-
+        make, options = shared("OptionInfo"), shared("opts")
+        if make is None or options is None:
+            warn_once("settings: not available in this host (modules.shared has no OptionInfo or no opts).")
+            return
         for offer in offers:
-            row = shared.OptionInfo(offer.default, offer.label, offer.component, offer.arguments, section=section)
-            row = row.info(offer.info) if offer.info else row
-            shared.opts.add_option(offer.key, row.needs_reload_ui() if offer.reload else row)
+            with guarded(f"the setting {offer.label!r}"):
+                row = make(offer.default, offer.label, offer.component, offer.arguments, section=section)
+                row = row.info(offer.info) if offer.info else row
+                options.add_option(offer.key, row.needs_reload_ui() if offer.reload else row)
 
     def settings(self) -> Mapping[str, Any]:
-        from modules import shared
-
-        data = getattr(getattr(shared, "opts", None), "data", None)
-        return {key: value for key, value in dict(data or {}).items() if key.startswith("resize_lora_")}
+        data = read(shared("opts"), "data")
+        if not isinstance(data, Mapping):
+            return {}
+        return {
+            key: value for key, value in dict(data).items() if isinstance(key, str) and key.startswith("resize_lora_")
+        }
 
     def names_files(self) -> bool:
         """Whether people may say how files are called, which ``--hide-ui-dir-config`` takes from them."""
-        return not getattr(cmd_options(), "hide_ui_dir_config", False)
+        return not read(cmd_options(), "hide_ui_dir_config", False)
 
     def access(self) -> Access | None:
         """Who may use the HTTP API; None where it was not asked for."""
         options = cmd_options()
-        return access_of(options, os.environ) if getattr(options, "resize_lora_api", False) else None
-
-    # Caches -----------------------------------------------------------------------------------------------
-
-    def forget(self, path: Path) -> None:
-        with self._turn.shared(), whatever_happens():
-            self._forget(path)
-        self.refresh()
-
-    def _forget(self, path: Path) -> None:  # noqa: ARG002 - of use to those who extend it
-        from modules import processing
-
-        for owner in ("StableDiffusionProcessing", "StableDiffusionProcessingTxt2Img"):
-            for slot in ("cached_c", "cached_uc", "cached_hr_c", "cached_hr_uc"):
-                held = getattr(processing, owner, None)
-                if slot in vars(held or object):
-                    setattr(held, slot, [None, None])
+        return access_of(options, os.environ) if read(options, "resize_lora_api", False) else None
 
 
-def networks() -> Any | None:
-    """The built-in Lora extension's module; None where that is switched off."""
-    return sys.modules.get("networks")
-
-
-def loaded_model() -> Any | None:
-    """The model object in memory, looked at without loading one, which the usual way of asking would do."""
-    from modules import sd_models
-
-    return getattr(getattr(sd_models, "model_data", None), "sd_model", None)
-
-
-def family_of(model: Any) -> str | None:
-    """What the host says of its model, in the words of our families."""
-    flags = (("is_sdxl", "SDXL"), ("is_sd2", "SD2"), ("is_sd1", "SD1.5"))
-    return next((word for flag, word in flags if getattr(model, flag, False)), None)
-
-
-@contextmanager
-def whatever_happens() -> Iterator[None]:
-    """For courtesies towards the host, whose failure must not end our work."""
-    try:
-        yield
-    except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError):
-        return
+def _put_button(page: Any) -> bool:
+    """Whether this is the page of LoRAs, which has our button now."""
+    template = read(page, "btn_edit_item_tpl")
+    if read(page, "name") != "lora" or not isinstance(template, str):
+        return False
+    if _BUTTON not in template:
+        with guarded("the button on cards"):
+            page.btn_edit_item_tpl = template + _BUTTON
+    return True
 
 
 def _not_applied(loras: tuple[str, ...]) -> list[str]:
-    applied = getattr(networks(), "loaded_networks", None)
+    applied = read(networks(), "loaded_networks")
     if applied is None:
         return []
-    names = {getattr(one, "name", None) for one in applied}
+    names = {read(one, "name") for one in applied}
     return [name for name in loras if name not in names]
-
-
-def _alias(name: Any, entry: Any) -> str | None:
-    alias = getattr(entry, "alias", None)
-    return str(alias) if alias and alias != name else None
-
-
-def cmd_options() -> Any:
-    """The host's command line."""
-    from modules import shared
-
-    return shared.cmd_opts
-
-
-def _state() -> Any:
-    from modules import shared
-
-    return shared.state

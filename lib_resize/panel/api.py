@@ -36,6 +36,7 @@ STATUSES: dict[str, int] = {
     "not_analysed": 409,
     "reference": 409,
     "output": 409,
+    "stale": 409,
     "cancelled": 409,
     "prompt": 422,
     "recipe": 422,
@@ -97,7 +98,7 @@ ROUTES = (
     Route("/list", "library", "The LoRAs; those that changed since a revision", {"since": _WHOLE}),
     Route("/job/{id}", "status", "One job, and its result once it is done"),
     Route("/jobs", "status", "The jobs that changed since a revision, and what is left to do", {"since": _WHOLE}),
-    Route("/results", "results", "What was made in this session"),
+    Route("/results", "results", "What was made, the latest 500", {"before": _TEXT, "limit": _WHOLE}),
     Route("/trash", "trash", "What was undone and can be restored"),
     Route(
         "/analyse",
@@ -120,7 +121,7 @@ ROUTES = (
         "/resize",
         "resize",
         "Makes smaller files in the background; answers with a job for each file and recipe",
-        {"names": _TEXTS, **_CHOICE},
+        {"names": _TEXTS, **_CHOICE, "again": {"type": "boolean"}},
         ("names",),
         changes=True,
         status=202,
@@ -166,13 +167,16 @@ def _endpoint(route: Route, call: Call, gate: Gate) -> Callable[[Request], Await
 async def _params(route: Route, request: Request) -> dict[str, Any]:
     if route.changes:
         return _object(await _body(request))
-    return {**_query(request), **request.path_params}
+    return {**_query(route, request), **request.path_params}
 
 
-def _query(request: Request) -> dict[str, Any]:
-    """Digits are a number; the service says what is wrong with anything else."""
-    values = request.query_params.items()
-    return {name: int(text) if text.isdecimal() and len(text) < 20 else text for name, text in values}
+def _query(route: Route, request: Request) -> dict[str, Any]:
+    """Digits are a number where one is expected; the service says what is wrong with anything else."""
+    return {name: _value(route.fields.get(name), text) for name, text in request.query_params.items()}
+
+
+def _value(schema: Schema | None, text: str) -> int | str:
+    return int(text) if schema is _WHOLE and text.isdecimal() and len(text) < 20 else text
 
 
 async def _body(request: Request) -> bytes:
@@ -228,7 +232,9 @@ _ASKS = {"/list": _ask_list, "/job/{id}": _ask_job}
 def _answered(route: Route, answer: dict[str, Any]) -> Response:
     error, result = answer.get("error"), answer.get("result") or {}
     more = {}
-    if route.method == "resize" and not error and not result["jobs"]:  # every single name was refused
+    if (
+        route.method == "resize" and not error and not result["jobs"] and not result["same"]
+    ):  # every single name was refused
         error, more = result["refused"][0], {"refused": result["refused"]}
     if error:
         return _response(STATUSES.get(error["kind"], 500), {"error": error, **more})

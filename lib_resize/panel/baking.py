@@ -16,10 +16,11 @@ from ..batch import read_part, read_source
 from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.outname import clean_stem
 from ..files.reader import SafeFile
-from ..hosts.host import Host, LoraFile
+from ..hosts.host import Host, LoraFile, LoraList
+from ..hosts.listing import find
 from ..hosts.live import open_reference
 from ..jobs import execute, prepare
-from ..lookup import PRESET_FILE, preset_file
+from ..lookup import preset_file
 from ..prompt import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
 from ..sources import of_prompt
@@ -29,7 +30,7 @@ from .library import Library
 from .names import folded, new_path, output_folder, tag
 from .options import Options
 from .queue import Handle
-from .resizing import Written, all_names
+from .resizing import Announce, Written, all_names
 
 ALL_RANKS = "rank=100000"
 """The recipe that leaves nothing out: no layer has so many."""
@@ -50,26 +51,23 @@ class Found:
     """Why it must stay as it is; empty where it can be baked."""
 
 
-_EXTENSIONS = Path(__file__).parents[3]
-"""The folder of extensions, where we are one."""
-
-
-def presets() -> Presets:
-    """Block weights by name, with the person's own where the extension LoRA Block Weight lies beside us."""
-    found = sorted(_EXTENSIONS.glob(f"*/scripts/{PRESET_FILE}"))
+def presets(host: Host) -> Presets:
+    """Block weights by name, with the person's own where the extension LoRA Block Weight is installed."""
+    own = host.block_presets()
     with contextlib.suppress(FileError):
-        return preset_file(found[0]) if found else BLOCK_PRESETS
+        return BLOCK_PRESETS if own is None else preset_file(own)
     return BLOCK_PRESETS
 
 
 def found_in(prompt: str, host: Host, library: Library) -> list[Found]:
     """All tags of a prompt. Raises PromptError for one that no host could read."""
-    return [_found(one, host, library) for one in parse_prompt(prompt, presets()).tags]
+    loras = host.loras()
+    return [_found(one, loras, library) for one in parse_prompt(prompt, presets(host)).tags]
 
 
-def _found(one: Tag, host: Host, library: Library) -> Found:
+def _found(one: Tag, loras: LoraList, library: Library) -> Found:
     try:
-        lora = host.resolve(one.name)
+        lora = find(loras, one.name)
         facts = library.facts(lora)
     except (ResizeError, OSError) as error:
         return Found(one, None, None, (str(error), *one.troubles))
@@ -166,8 +164,11 @@ def folder_for(order: BakeOrder, host: Host) -> Path:
     return output_folder(roots[0] / "x", roots, order.options.folder)
 
 
-def bake(host: Host, order: BakeOrder, handle: Handle) -> Written:
-    """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
+def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Written:
+    """Makes the file; `announce` is called right before it appears.
+
+    Raises Cancelled and whatever goes wrong; then nothing was left behind.
+    """
     path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
     with _merged(order, host) as (adapter, base), bench(handle) as tools:
         handle.portion(0.0, 0.6)
@@ -176,6 +177,7 @@ def bake(host: Host, order: BakeOrder, handle: Handle) -> Written:
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.portion(0.6, 0.4)
         handle.check()
+        announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
     return Written(plan, path, (), ())
 
@@ -207,9 +209,9 @@ def _analysed(adapter: Adapter, base: Checkpoint | None, order: BakeOrder, host:
         opened.close()
 
 
-def rewritten(prompt: str, baked: Sequence[str], name: str) -> Answer:
+def rewritten(prompt: str, baked: Sequence[str], name: str, host: Host) -> Answer:
     """What `bake_into` answers: the prompt with the one tag in place of those that were baked, as they were then."""
-    known = presets()
+    known = presets(host)
     gone = {one for text in baked for one in parse_prompt(text, known).tags}
     there = [one for one in parse_prompt(prompt, known).tags if one in gone]
     new = tag(name, 1.0)

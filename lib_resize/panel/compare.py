@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +10,7 @@ from typing import Any
 from ..hosts.host import Host
 from .faults import Fault
 from .names import Notes, has_tag, replace_tags, tag, without_tags
+from .pictures import Pictures
 from .queue import Handle
 
 SETTINGS: dict[str, tuple[type, ...]] = {
@@ -71,36 +70,37 @@ def prompts(pair: Pair, prompt: str) -> tuple[str, str, str]:
     )
 
 
-def compare(host: Host, pair: Pair, settings: Mapping[str, Any], without: bool, handle: Handle) -> Answer:
+def compare(
+    host: Host, pair: Pair, settings: Mapping[str, Any], without: bool, handle: Handle, pictures: Pictures
+) -> Answer:
     """Two or three pictures by the host, and their distance. Raises Cancelled, and what the host raises."""
     texts = prompts(pair, settings["prompt"])
-    wanted = [(texts[0], pair.old), (texts[1], pair.new)] + ([(texts[2], None)] if without else [])
-    pictures = []
-    for number, (prompt, name) in enumerate(wanted, 1):
+    wanted: dict[str, tuple[str, str | None]] = {"original": (texts[0], pair.old), "resized": (texts[1], pair.new)}
+    if without:
+        wanted["without"] = (texts[2], None)
+    made: dict[str, Any] = {}
+    handle.portion(0.0, 1.0)
+    handle.start("image", len(wanted))
+    for what, (prompt, name) in wanted.items():
         handle.wait_for_host()
-        handle.portion((number - 1) / len(wanted), 1 / len(wanted))
-        handle.start(f"picture {number} of {len(wanted)}", 1)
         request = {**settings, "prompt": prompt, **({"loras": [name]} if name else {})}
-        pictures.append(host.generate(request).convert("RGB"))
+        made[what] = host.generate(request).convert("RGB")
         handle.step()
-    told = [
-        {"name": name, "prompt": prompt, "picture": data_uri(picture)}
-        for (prompt, name), picture in zip(wanted, pictures, strict=True)
-    ]
-    difference = _Difference(pictures[0], pictures[1])
-    effect = _Difference(pictures[0], pictures[2]).mean if without else None
+    difference = _Difference(made["original"], made["resized"])
+    effect = _Difference(made["original"], made["without"]).mean if without else None
+    told = {what: {"name": name, "prompt": prompt} for what, (prompt, name) in wanted.items()}
     return {
-        "original": told[0],
-        "resized": told[1],
-        "without": told[2] if without else None,
-        "difference": data_uri(difference.picture()),
+        "original": told["original"],
+        "resized": told["resized"],
+        "without": told.get("without"),
+        "pictures": pictures.keep({**made, "difference": difference.picture()}),
         "number": difference.mean,
         "largest": difference.largest,
         "effect": effect,
         "text": _text(difference.mean, effect),
         "seed": settings.get("seed"),
-        "width": pictures[0].width,
-        "height": pictures[0].height,
+        "width": made["original"].width,
+        "height": made["original"].height,
     }
 
 
@@ -128,10 +128,3 @@ class _Difference:
 
         scaled = self._apart.astype(np.float32) * (255.0 / max(self.largest, 1))
         return Image.fromarray(scaled.round().astype(np.uint8), "RGB")
-
-
-def data_uri(picture: Any, kind: str = "PNG") -> str:
-    """A PIL image as text for the page."""
-    stream = io.BytesIO()
-    picture.save(stream, kind)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode('ascii')}"

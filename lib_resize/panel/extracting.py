@@ -23,7 +23,7 @@ from .faults import Fault
 from .names import folded, new_path, output_folder
 from .options import LOADED, Options
 from .queue import Handle
-from .resizing import Written, all_names
+from .resizing import Announce, Written, all_names
 
 FILE = "file"
 """The choice of the loaded model's own file."""
@@ -92,8 +92,11 @@ def _folder(order: ExtractOrder, host: Host) -> Path:
     return output_folder(roots[0] / "x", roots, order.options.folder)
 
 
-def extract(host: Host, order: ExtractOrder, handle: Handle) -> Written:
-    """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
+def extract(host: Host, order: ExtractOrder, handle: Handle, announce: Announce) -> Written:
+    """Makes the file; `announce` is called right before it appears.
+
+    Raises Cancelled and whatever goes wrong; then nothing was left behind.
+    """
     folder = _folder(order, host)
     path = new_path(folder, order.name, all_names(host) | folded(order.taken))
     with ExitStack() as stack:
@@ -106,6 +109,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle) -> Written:
         handle.portion(0.7, 0.3)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.check()
+        announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
     return Written(plan, path, (), ())
 

@@ -17,6 +17,8 @@ DEFAULT_SCORES = "fro_lora=1,min_rank=1"
 LOADED, NONE = "loaded", "none"
 _MOST_NAMES = 20_000
 _LONGEST = 10_000
+MOST_RECIPES = 16
+"""Of one call."""
 _REQUIRED = object()
 
 
@@ -158,7 +160,9 @@ def read_recipes(params: Params, options: Options) -> tuple[Recipe, ...]:
 def exact_recipes(text: str) -> tuple[Recipe, ...]:
     """What is kept of an analysed file holds no factors, without which other methods cannot be planned; and none loses
     less than the exact one. Raises RecipeError."""
-    recipes = parse_recipes(text)
+    recipes = tuple({str(recipe): recipe for recipe in reversed(parse_recipes(text))}.values())[::-1]
+    if len(recipes) > MOST_RECIPES:
+        raise RecipeError(f"{len(recipes)} recipes were given; {MOST_RECIPES} at a time can be made.")
     for recipe in recipes:
         if not recipe.is_exact:
             word = recipe.method if recipe.method != "svd" else recipe.fill

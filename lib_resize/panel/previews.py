@@ -30,7 +30,7 @@ class Previews:
 
     def answer(self, names: Sequence[str]) -> dict[str, Any]:
         """As many as can be had at once; the others are told as pending."""
-        by_name = {lora.name: lora.preview for lora in self._host.loras()}
+        loras = self._host.loras()
         until = time.monotonic() + _SECONDS
         found: dict[str, str | None] = {}
         pending: list[str] = []
@@ -38,7 +38,8 @@ class Previews:
             if number and time.monotonic() > until:
                 pending.append(name)
             else:
-                found[name] = self._picture(by_name.get(name))
+                lora = loras.get(name)
+                found[name] = self._picture(None if lora is None else lora.preview)
         return {"previews": found, "pending": pending}
 
     def _picture(self, path: Path | None) -> str | None:

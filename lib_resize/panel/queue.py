@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 from ..errors import Cancelled
 from ..hosts.host import Host
-from .faults import told
+from .faults import Fault, told
 
 QUEUED, WAITS, RUNNING = "queued", "waits", "running"
 DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
@@ -19,8 +20,13 @@ ACTIVE = frozenset((QUEUED, WAITS, RUNNING))
 
 _LOOK_SECONDS = 0.2  # how often a waiting job looks whether the host is free
 _TELL_SECONDS = 0.1  # the host's own progress is told no more often
+_STOP_SECONDS = 0.2  # how often a cancelled job's picture is stopped again, as it may not have begun the first time
 _KEPT_JOBS = 1000
 _KEPT_ANALYSES = 20  # their results are long
+MOST_ADDED = 5_000
+"""Jobs of one call."""
+MOST_ACTIVE = 10_000
+"""Jobs that have not ended."""
 
 Answer = dict[str, Any]
 
@@ -40,16 +46,36 @@ class Work:
     files: int = 1
     bytes: int = 0
     """How much there is to read, for the time left."""
+    recipe: str | None = None
+    key: str | None = None
+    """What is made of what, in one text; equal for equal orders."""
+    background: bool = False
+    """It runs when nothing else waits, and gives way at `Handle.give_way`."""
     stop: Callable[[], None] | None = None
     """Called where the running job is cancelled, to wake up what does not ask the handle."""
 
 
-@dataclass
+def check_amount(jobs: int) -> None:
+    """Raises Fault where one call asks for too many."""
+    if jobs > MOST_ADDED:
+        raise Fault(
+            "refused",
+            f"That would be {jobs:,} jobs; one call makes {MOST_ADDED:,} at most. Select fewer LoRAs or fewer recipes.",
+        )
+
+
+class GaveWay(Exception):  # noqa: N818 - it is no error
+    """A background job stopped between two pieces of work, and is run again later."""
+
+
+@dataclass(eq=False)
 class Job:
     """One piece of work and what became of it. Changed only under the queue's lock."""
 
     id: str
     work: Work
+    batch: str
+    """The same for all jobs of one call."""
     state: str = QUEUED
     stage: str = ""
     done: int = 0
@@ -60,8 +86,11 @@ class Job:
     error: Answer | None = None
     revision: int = 0
     cancel: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
     began: float = 0.0
     """Moment of the monotonic clock at which it began to run."""
+    worked: float = 0.0
+    """Seconds that it ran before it gave way."""
     share: float = 0.0
     """Of its work that earlier files and stages have done, 0 to 1."""
     portion: float = 0.0
@@ -98,9 +127,11 @@ class Handle:
         if self._job.cancel.is_set():
             raise Cancelled("Cancelled; nothing was left behind.")
 
-    @property
-    def cancelled(self) -> bool:
-        return self._job.cancel.is_set()
+    def give_way(self) -> None:
+        """Between two pieces of a background job: raises GaveWay where another job waits, Cancelled where asked."""
+        self.check()
+        if self._queue.has_foreground():
+            raise GaveWay
 
     def portion(self, done: float, next_one: float) -> None:
         """So much of the whole job is done, and so much is the next stage, 0 to 1: for the time left."""
@@ -149,65 +180,100 @@ class Queue:
         self._waiting: list[Job] = []
         self._changed = threading.Condition()
         self._revision = 0
-        self._made = 0
+        self._pruned = 0
+        """Latest revision of a job that is not kept any more."""
         self._thread: threading.Thread | None = None
         self._closed = False
         self._pace = Pace()
 
     def add(self, work: Work, *, first: bool = False) -> str:
-        """Puts work at the end, or with `first` before all that has not begun; returns the job's id."""
+        """Puts work at the end, or with `first` before all that has not begun; returns the job's id. Raises Fault."""
+        return self.add_all([work], first=first)[0]
+
+    def add_all(self, works: Sequence[Work], *, first: bool = False) -> list[str]:
+        """All the jobs of one call, or none. Raises Fault where they are too many."""
+        check_amount(len(works))
         with self._changed:
-            job = self._new(work)
-            self._waiting.insert(0 if first else len(self._waiting), job)
+            active = len(self._active())
+            if active + len(works) > MOST_ACTIVE:
+                raise Fault(
+                    "refused",
+                    f"{active:,} jobs are in the queue, and {len(works):,} more would be over {MOST_ACTIVE:,}. "
+                    "Wait until some are done, or cancel some.",
+                )
+            jobs = self._new(works)
+            place = 0 if first else self._foreground()
+            for job in jobs:
+                self._waiting.insert(len(self._waiting) if job.work.background else place, job)
+                place += 1
+                self._touch(job)
             self._ensure_thread()
-            self._touch(job)
-            return job.id
+            return [job.id for job in jobs]
 
     def add_done(self, work: Work, result: Any) -> str:
         """A job that needs no work any more."""
         with self._changed:
-            job = self._new(work)
-            job.state, job.result, job.file = DONE, result, work.files
+            (job,) = self._new([work])
+            job.result, job.file = result, work.files
+            self._end(job, DONE)
             self._touch(job)
             return job.id
 
-    def cancel(self, ids: Sequence[str]) -> list[str]:
+    def cancel(self, ids: Sequence[str]) -> list[Job]:
         """Takes jobs back that have not begun and asks the running one to stop; returns those it met."""
-        stops: list[Callable[[], None]] = []
-        met = []
         with self._changed:
-            for job in (self._jobs[one] for one in ids if one in self._jobs):
-                if job.state not in ACTIVE:
-                    continue
-                met.append(job.id)
+            known = [self._jobs[one] for one in dict.fromkeys(ids) if one in self._jobs]
+            met = [job for job in known if job.state in ACTIVE]
+            taken_back = {job.id for job in self._waiting} & {job.id for job in met}
+            self._waiting = [job for job in self._waiting if job.id not in taken_back]
+            for job in met:
                 job.cancel.set()
-                if job in self._waiting:
-                    self._waiting.remove(job)
+                if job.id in taken_back:
                     self._end(job, CANCELLED)
-                elif job.work.stop is not None:
-                    stops.append(job.work.stop)
                 self._touch(job)
-        for stop in stops:
-            with contextlib.suppress(Exception):  # a host that cannot be woken finishes its picture
-                stop()
+        for job in met:
+            if job.id not in taken_back and job.work.stop is not None:
+                self._stop(job, job.work.stop)
         return met
+
+    def _stop(self, job: Job, stop: Callable[[], None]) -> None:
+        """Now, and again until the job has ended: what is to be stopped may begin a moment later."""
+
+        def keep_on() -> None:
+            while not job.ended.wait(_STOP_SECONDS):
+                with contextlib.suppress(Exception):  # a host that cannot be woken finishes its picture
+                    stop()
+
+        with contextlib.suppress(Exception):
+            stop()
+        threading.Thread(target=keep_on, name="resize-lora-stop", daemon=True).start()
+
+    def orders(self) -> dict[str, str]:
+        """Key of each job that has not ended -> the job's id."""
+        with self._changed:
+            return {job.work.key: job.id for job in self._active() if job.work.key is not None}
 
     def knows(self, id: str) -> bool:
         with self._changed:
             return id in self._jobs
 
     def status(self, since: int = 0) -> Answer:
-        """The jobs that changed since a revision, and what is left to do."""
+        """The jobs that changed since a revision, what is left to do, and where every active job is in the queue."""
         with self._changed:
-            places = {job.id: place for place, job in enumerate(self._active())}
-            left = [self._seconds_left(job) for job in self._active()]
+            reset = since > self._revision or 0 < since < self._pruned
+            active = self._active()
+            places = {job.id: (place, _rounded(self._seconds_left(job))) for place, job in enumerate(active)}
+            left = [seconds for _, seconds in places.values()]
+            changed = [job for job in self._jobs.values() if reset or job.revision > since]
             return {
-                "queue": [
-                    self._told(job, places.get(job.id, 0)) for job in self._jobs.values() if job.revision > since
-                ],
+                "queue": [self._told(job, *places.get(job.id, (0, None))) for job in changed],
+                "reset": reset,
                 "revision": self._revision,
-                "active": len(places),
-                "seconds_left": sum(part for part in left if part is not None) if left and None not in left else None,
+                "active": len(active),
+                "places": places,
+                "seconds_left": _rounded(sum(part for part in left if part is not None))
+                if left and None not in left
+                else None,
             }
 
     def forget_results(self, kind: str, keep: int) -> None:
@@ -239,6 +305,11 @@ class Queue:
         with self._changed:
             yield
             self._touch(job)
+
+    def has_foreground(self) -> bool:
+        """Whether a job waits that is not one for the background."""
+        with self._changed:
+            return self._foreground() > 0
 
     def wait_for_host(self, job: Job) -> None:
         before = job.stage
@@ -287,8 +358,10 @@ class Queue:
             with contextlib.suppress(Exception):
                 self.host.begin_job(job.work.title)
             result = job.work.run(Handle(self, job))
-            self._pace.measured(job.work.kind, job.work.bytes, time.monotonic() - job.began)
+            self._pace.measured(job.work.kind, job.work.bytes, job.worked + time.monotonic() - job.began)
             self._finish(job, DONE, result)
+        except GaveWay:
+            self._put_back(job)
         except Cancelled as error:
             self._finish(job, CANCELLED, error=self._tell(error))
         except Exception as error:  # whatever a file does to us, the next job must run
@@ -299,6 +372,17 @@ class Queue:
                     with contextlib.suppress(Exception):
                         last()
 
+    def _put_back(self, job: Job) -> None:
+        """Behind all jobs that it gave way to."""
+        with self._changed:
+            job.worked, job.began = job.worked + time.monotonic() - job.began, 0.0
+            if job.cancel.is_set():
+                self._end(job, CANCELLED)
+            else:
+                job.state, job.stage, job.done, job.total = QUEUED, "", 0, 0
+                self._waiting.insert(self._foreground(), job)
+            self._touch(job)
+
     def _finish(self, job: Job, state: str, result: Any = None, error: Answer | None = None) -> None:
         with self._changed:
             job.result, job.error = result, error
@@ -307,12 +391,16 @@ class Queue:
 
     # Under the lock ---------------------------------------------------------------------------------------------
 
-    def _new(self, work: Work) -> Job:
-        self._made += 1
-        job = Job(f"j{self._made}", work, file=work.file, name=work.name)
-        self._jobs[job.id] = job
+    def _new(self, works: Sequence[Work]) -> list[Job]:
+        batch = secrets.token_hex(8)
+        jobs = [Job(secrets.token_hex(8), work, batch, file=work.file, name=work.name) for work in works]
+        self._jobs.update((job.id, job) for job in jobs)
         self._prune()
-        return job
+        return jobs
+
+    def _foreground(self) -> int:
+        """How many waiting jobs are not for the background; they are the first ones."""
+        return next((place for place, job in enumerate(self._waiting) if job.work.background), len(self._waiting))
 
     def _prune(self) -> None:
         ended = [job for job in self._jobs.values() if job.state not in ACTIVE]
@@ -320,9 +408,11 @@ class Queue:
         old = [*ended[: max(0, len(ended) - _KEPT_JOBS)], *analyses[: max(0, len(analyses) - _KEPT_ANALYSES)]]
         for job in old:
             self._jobs.pop(job.id, None)
+            self._pruned = max(self._pruned, job.revision)
 
     def _end(self, job: Job, state: str) -> None:
         job.state, job.stage, job.done, job.total = state, "", 0, 0
+        job.ended.set()
 
     def _touch(self, job: Job) -> None:
         self._revision += 1
@@ -340,19 +430,21 @@ class Queue:
             return False
 
     def _seconds_left(self, job: Job) -> float | None:
+        if job.state not in ACTIVE:
+            return None
         expected = self._pace.seconds(job.work)
         if job.state != RUNNING or not job.began:
-            return expected
-        elapsed = time.monotonic() - job.began
+            return expected if expected is None else max(0.0, expected - job.worked)
+        elapsed = job.worked + time.monotonic() - job.began
         part = job.share + (job.portion * job.done / job.total if job.total else 0.0)
         if part > 0.02 and elapsed > 0.3:
             return max(0.0, elapsed / part * (1.0 - part))
         return None if expected is None else max(0.0, expected - elapsed)
 
-    def _told(self, job: Job, place: int) -> Answer:
-        left = self._seconds_left(job) if job.state in ACTIVE else None
+    def _told(self, job: Job, place: int, left: float | None) -> Answer:
         return {
             "id": job.id,
+            "batch": job.batch,
             "kind": job.work.kind,
             "title": job.work.title,
             "state": job.state,
@@ -363,7 +455,12 @@ class Queue:
             "file": job.file,
             "files": job.work.files,
             "name": job.name,
-            "seconds_left": None if left is None else round(left, 1),
+            "recipe": job.work.recipe,
+            "seconds_left": left,
             "result": job.result,
             "error": job.error,
         }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)

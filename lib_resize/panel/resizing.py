@@ -51,6 +51,9 @@ class Written:
     """What did not go as wished, beside the plan's."""
 
 
+Announce = Callable[[Plan, Path], None]
+"""Called with what is about to be written, and where."""
+
 Namer = Callable[[str], Path]
 """From the wished stem to a path that nobody has."""
 
@@ -150,8 +153,11 @@ class Order:
     """Stems that must stay free, beside those of all files."""
 
 
-def write(analyses: Analyses, host: Host, order: Order, handle: Handle) -> tuple[Kept, Written]:
-    """Makes the file. Raises Cancelled and whatever goes wrong; then nothing was left behind."""
+def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce: Announce) -> tuple[Kept, Written]:
+    """Makes the file; `announce` is called right before it appears.
+
+    Raises Cancelled and whatever goes wrong; then nothing was left behind.
+    """
     lora, recipe, options = order.lora, order.recipe, order.options
     handle.portion(0.0, 0.6)
     kept = analyses.made(lora, handle, options.convert, options.reference)
@@ -163,6 +169,7 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle) -> tuple
         name = namer(host, lora, options, all_names(host) | folded(order.taken))
         job = planned(reseated(analysis, adapter, ground), recipe, options, name)
         handle.check()
+        announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result()])
         source_sha256 = digest.result()
     copies, notes = _sidecars(adapter, job.path, source_sha256) if options.sidecars else ((), ())

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +20,37 @@ from ..adapters.write import CONVERSIONS, DTYPES
 from ..analysis import lacks
 from ..errors import FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
+from ..hosts.listing import find
+from ..plan import Plan
 from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
 from ..spectra import study
-from . import baking, extracting, names
+from . import baking, extracting, names, orders, recovery
 from .analyses import Analyses, Kept, needs_measuring, ranks_of, rests_on_another, shown, warnings_of
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
+from .hiding import KnownFolders
 from .library import Library
 from .options import LOADED, Options, Params, exact_recipes, one_of, read_options, read_recipe, read_recipes
+from .pictures import Pictures
 from .preferences import read_preferences
 from .previews import Previews
-from .queue import Handle, Queue, Work
+from .questions import check_session, id_of, plain, read_question
+from .queue import Handle, Queue, Work, check_amount
+from .records import new_id
 from .references import NOTHING, Reference, described
-from .resizing import Order, Written, plan_answer, write
-from .results import Result, Results, now
-from .versions import Versions
+from .refreshing import Refresher
+from .resizing import Announce, Order, Written, plan_answer, write
+from .results import MOST_TOLD, Making, Results, now
+from .versions import Versions, names_of, original
 
 Answer = dict[str, Any]
+Make = Callable[[Announce], tuple[Written, Reference]]
+"""Writes a file; what it compared with."""
 
 _MOST_TABLES = 8  # files of one job whose tables are told; each is 20 KB
-_MOST_PICTURES = 4
 _MOST_STUDIES = 4
 _LONGEST_PROMPT = 100_000
-_MOST_TEXT = 4 << 20  # characters of a question
 
 
 @dataclass(frozen=True)
@@ -56,18 +62,36 @@ class _Wish:
     convert: str
 
 
+@dataclass
+class _SoFar:
+    """What a job that analyses many files has done."""
+
+    files: list[Answer] = field(default_factory=list)
+    failed: list[Answer] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return len(self.files) + len(self.failed)
+
+
 class Service:
     """The panel's service for one host. Every method may be called from any thread."""
 
     def __init__(self, host: Host, cache: Path | None = None) -> None:
         self.host = host
+        self.session = new_id()
+        """Of this service and no other; a page that has another one is older than the server."""
         self.library = Library(host, cache)
         self.versions = Versions(host, self.library)
         self.analyses = Analyses(host)
         self.queue = Queue(host, self._told)
-        self.results = Results(host)
+        self.results = Results(host, self.session)
+        self.recovering = recovery.start(host, self.results)
+        self._pictures = Pictures()
         self._previews = Previews(host)
         self._adding = threading.Lock()
+        self._folders = KnownFolders(host)
+        self._refresher = Refresher(host)
         self._methods: dict[str, Callable[[Params], Any]] = {
             "hello": self._hello,
             "library": self._library,
@@ -89,21 +113,18 @@ class Service:
             "bake_into": self._bake_into,
             "extract": self._extract,
             "compare": self._compare,
+            "picture": self._picture,
             "spectra": self._spectra,
         }
-
-    @property
-    def methods(self) -> list[str]:
-        """Names of all that can be asked."""
-        return list(self._methods)
 
     def call(self, text: str) -> str:
         """Answers one question; both are JSON. Never raises."""
         id: Any = None
         try:
-            question = _question(text)
-            id = _id(question)
-            answer = {"id": id, "result": _plain(self.ask(question.get("method"), question.get("params")))}
+            question = read_question(text)
+            id = id_of(question)
+            check_session(question, self.session)
+            answer = {"id": id, "result": plain(self.ask(question.get("method"), question.get("params")))}
             return json.dumps(answer, allow_nan=False)
         except Exception as error:  # the page needs an answer, whatever happened
             return json.dumps({"id": id, "error": self._told(error)}, allow_nan=False)
@@ -119,15 +140,17 @@ class Service:
     def close(self) -> None:
         """Cancels all jobs, for a host that is unloaded."""
         self.queue.close()
+        self._refresher.close()
 
     # Looking ---------------------------------------------------------------------------------------------------
 
     def _hello(self, params: Params) -> Answer:
         params.finish()
         checkpoints = self.host.checkpoints()
-        made = self.results.answer()
+        made = self.results.counts()
         preferences = read_preferences(self.host.settings())
         return {
+            "session": self.session,
             "host": self.host.name,
             "features": sorted(self.host.features),
             "version": __version__,
@@ -140,8 +163,7 @@ class Service:
                 "loras": len(self.host.loras()),
                 "checkpoints": len(checkpoints),
                 "jobs": self.queue.status()["active"],
-                "results": len(made["results"]),
-                "trashed": made["trash"]["items"],
+                **made,
             },
             "floor": preferences.floor,
             "defaults": preferences.as_json(),
@@ -162,6 +184,7 @@ class Service:
         since = params.whole("since", 0)
         params.finish()
         return {
+            "session": self.session,
             **self.queue.status(since),
             "busy": self._busy(),
             "library": self.library.revision,
@@ -199,16 +222,19 @@ class Service:
     # Analysing -------------------------------------------------------------------------------------------------
 
     def _analyse(self, params: Params) -> Answer:
-        loras = [self.host.resolve(name) for name in params.texts("names")]
+        listed = self.host.loras()
+        loras = [find(listed, name) for name in params.texts("names")]
         choice, recipe = params.text("reference", LOADED), params.text("recipe", "")
         convert = one_of("convert", params.text("convert", "auto"), tuple(CONVERSIONS))
         params.finish()
         wish = _Wish(parse_recipes(recipe) if recipe else (), choice, convert)
         reference = described(self.host, choice)
+        so_far = _SoFar()
         work = Work(
             kind="analyse",
             title=loras[0].name if len(loras) == 1 else f"{len(loras)} LoRAs",
-            run=lambda handle: self._analysed(loras, wish, handle),
+            run=lambda handle: self._analysed(loras, wish, handle, so_far),
+            background=len(loras) > 1,
             name=loras[0].name,
             files=len(loras),
             bytes=sum(map(_size, loras)),
@@ -232,14 +258,17 @@ class Service:
             found.append(kept)
         return found
 
-    def _analysed(self, loras: Sequence[LoraFile], wish: _Wish, handle: Handle) -> Answer:
-        files: list[Answer] = []
-        failed: list[Answer] = []
+    def _analysed(self, loras: Sequence[LoraFile], wish: _Wish, handle: Handle, so_far: _SoFar) -> Answer:
+        files, failed = so_far.files, so_far.failed
         sizes = [max(1, _size(lora)) for lora in loras]
-        for number, lora in enumerate(loras, 1):
+        total, before = sum(sizes), sum(sizes[: so_far.count])
+        for number, lora in enumerate(loras[so_far.count :], so_far.count + 1):
+            if number > 1:
+                handle.give_way()
             handle.file(number, lora.name)
             handle.wait_for_host()
-            handle.portion(sum(sizes[: number - 1]) / sum(sizes), sizes[number - 1] / sum(sizes))
+            handle.portion(before / total, sizes[number - 1] / total)
+            before += sizes[number - 1]
             try:
                 files.append(self._analysed_one(lora, wish, handle, len(loras) <= _MOST_TABLES))
             except (ResizeError, OSError, MemoryError) as error:
@@ -291,20 +320,20 @@ class Service:
     # Resizing --------------------------------------------------------------------------------------------------
 
     def _resize(self, params: Params) -> Answer:
-        wanted, options = params.texts("names"), self._options(params)
+        names_, options, again = params.texts("names"), self._options(params), params.flag("again", False)
         recipes = read_recipes(params, options)
         params.finish_after("recipe", "target")
+        check_amount(len(names_) * len(recipes))
         self._check_reference(recipes, options)
-        loras, refused = self._resolved(wanted)
-        for lora in loras:  # said now, not in the middle of the night
-            names.output_folder(lora.path, self.host.lora_roots(), options.folder)
-        pairs = [(lora, recipe) for lora in loras for recipe in recipes]
-        with self._adding:  # jobs of one call stand together
-            jobs = [
-                self.queue.add(self._resize_work(lora, recipe, options, place, len(pairs)))
-                for place, (lora, recipe) in enumerate(pairs, 1)
-            ]
-        return {"jobs": jobs, "refused": refused}
+        loras, refused = self._resolved(names_)
+        roots = self.host.lora_roots()
+        for lora in {lora.path.parent: lora for lora in loras}.values():  # said now, not in the middle of the night
+            names.output_folder(lora.path, roots, options.folder)
+        wanted = orders.wanted(loras, recipes, options, described(self.host, options.reference).title)
+        with self._adding:  # what another call adds meanwhile would not be recognised
+            new, same = (wanted, []) if again else orders.parted(wanted, self.queue.orders(), self.results)
+            works = [self._resize_work(one, options, place, len(new)) for place, one in enumerate(new, 1)]
+            return {"jobs": self.queue.add_all(works), "same": same, "refused": refused}
 
     def _check_reference(self, recipes: Sequence[Recipe], options: Options) -> None:
         reference = described(self.host, options.reference)
@@ -315,66 +344,85 @@ class Service:
             )
 
     def _resolved(self, wanted: Sequence[str]) -> tuple[list[LoraFile], list[Answer]]:
-        loras, refused = [], []
+        loras, refused, listed = [], [], self.host.loras()
         for name in wanted:
             try:
-                loras.append(self.host.resolve(name))
+                loras.append(find(listed, name))
             except ResizeError as error:
                 refused.append({"name": name, **self._told(error)})
         return loras, refused
 
-    def _resize_work(self, lora: LoraFile, recipe: Recipe, options: Options, file: int, files: int) -> Work:
+    def _resize_work(self, one: orders.Wanted, options: Options, file: int, files: int) -> Work:
         return Work(
             kind="resize",
-            title=f"{lora.name}: {recipe.text or recipe}",
-            run=lambda handle: self._resized(lora, recipe, options, handle),
-            name=lora.name,
+            title=f"{one.lora.name}: {one.recipe.text or one.recipe}",
+            run=lambda handle: self._resized(one, options, handle),
+            name=one.lora.name,
             file=file,
             files=files,
-            bytes=_size(lora),
+            bytes=_size(one.lora),
+            recipe=str(one.recipe),
+            key=one.order.key,
         )
 
-    def _resized(self, lora: LoraFile, recipe: Recipe, options: Options, handle: Handle) -> Answer:
+    def _resized(self, one: orders.Wanted, options: Options, handle: Handle) -> Answer:
+        order = Order(one.lora, one.recipe, options, frozenset(self.results.trashed_names()))
+        making = self.results.making(one.lora.name, one.lora.path, one.order)
+
+        def make(announce: Announce) -> tuple[Written, Reference]:
+            kept, written = write(self.analyses, self.host, order, handle, announce)
+            chosen = described(self.host, options.reference)
+            making.depends_on(chosen.title if one.recipe.needs_base or kept.ground else None)
+            return written, kept.reference if one.recipe.needs_base else chosen
+
+        return self._made(making, options, make)
+
+    def _made(self, making: Making, options: Options, make: Make, more: Answer | None = None) -> Answer:
+        """Lets a file be made, and records it; `more` is what pages are told beside."""
         began = time.monotonic()
-        order = Order(lora, recipe, options, frozenset(self.results.trashed_names()))
-        kept, written = write(self.analyses, self.host, order, handle)
-        with contextlib.suppress(Exception):  # the file is there; the host's list has it sooner or later
-            self.host.refresh()
-        self.library.touch()
-        reference = kept.reference if recipe.needs_base else described(self.host, options.reference)
-        return self.results.add(
-            Result(
-                id="",
-                name=lora.name,
-                output=self._name_of(written.path),
-                path=written.path,
-                sidecars=written.sidecars,
-                source=lora.path,
-                facts=_result_facts(written, reference, time.monotonic() - began),
-            )
-        )
+
+        def announce(plan: Plan, path: Path) -> None:
+            chosen = described(self.host, options.reference)
+            making.announce(path, plan.bytes_after, self._facts(Written(plan, path, (), ()), chosen, 0.0, more))
+
+        with making:
+            written, reference = make(announce)
+        self._files_moved()
+        facts = self._facts(written, reference, time.monotonic() - began, more)
+        return self.results.told(making.made(self._name_of(written.path), written.sidecars, facts))
+
+    def _facts(self, written: Written, reference: Reference, seconds: float, more: Answer | None) -> Answer:
+        facts = {**_result_facts(written, reference, seconds), **(more or {})}
+        return {**facts, "notes": [self._without_paths(note) for note in facts["notes"]]}
 
     def _name_of(self, path: Path) -> str:
         """What the host calls a file."""
-        return next((lora.name for lora in self.host.loras() if lora.path == path), path.stem)
+        lora = self.host.loras().at(path)
+        return path.stem if lora is None else lora.name
 
     def _cancel(self, params: Params) -> Answer:
         ids = params.texts("jobs") if params.has("jobs") else [params.text("job")]
         params.finish()
         if len(ids) == 1 and not self.queue.knows(ids[0]):
             raise Fault("gone", f"There is no job {ids[0]!r}.")
-        return {"cancelled": self.queue.cancel(ids)}
+        met = [(job.id, job.work) for job in self.queue.cancel(ids)]
+        told = [{"job": id, "kind": work.kind, "name": work.name, "recipe": work.recipe} for id, work in met]
+        return {"cancelled": told}
 
     # Results ---------------------------------------------------------------------------------------------------
 
     def _results(self, params: Params) -> Answer:
-        params.finish()
-        return self.results.answer()
+        before = params.text("before") if params.has("before") else None
+        limit = params.whole("limit", MOST_TOLD)
+        params.finish_after("before")
+        if not 1 <= limit <= MOST_TOLD:
+            raise Fault("request", f"params: limit must be 1 to {MOST_TOLD}, found {limit}.")
+        return self.results.answer(before, limit)
 
     def _undo(self, params: Params) -> Answer:
         id = params.text("result")
         params.finish()
-        answer = {"result": self.results.undo(id)}
+        answer = self.results.undo(id)
         self._files_moved()
         return answer
 
@@ -388,15 +436,14 @@ class Service:
             result: Answer | None = self.results.restore(id)
             name = str(result and result["output"])
         else:
-            before = self.results.of_item(id)
+            record = self.results.of_item(id)
             name = self.results.restore_item(id)
-            result = self.results.told(self.results.get(before["result"])) if before else None
+            result = None if record is None else self.results.told(record)
         self._files_moved()
         return {"result": result, "name": name}
 
     def _files_moved(self) -> None:
-        with contextlib.suppress(Exception):
-            self.host.refresh()
+        self._refresher.changed(more=self.queue.has_foreground())
         self.library.touch()
 
     def _trash(self, params: Params) -> Answer:
@@ -430,24 +477,29 @@ class Service:
             raise Fault("request", "params: give either result or name.")
         if params.has("result"):
             result = self.results.get(params.text("result"))
-            return self._pair_of(self.host.resolve(result.output), result.source.stem)
+            lora = self._listed_at(result.path)
+            if lora is None:
+                raise FileError(f"{result.output}: is not in the list of {self.host.name} any more. Refresh the list.")
+            return self._pair_of(lora, result.source.stem if result.source else None)
         lora = self.host.resolve(params.text("name"))
         return self._pair_of(lora, self.library.facts(lora).source)
 
+    def _listed_at(self, path: Path) -> LoraFile | None:
+        """The host's entry of a file, which it may have to look for first."""
+        found = self.host.loras().at(path)
+        if found is None and path.exists():
+            self._refresher.now()
+            found = self.host.loras().at(path)
+        return found
+
     def _pair_of(self, new: LoraFile, source: str | None) -> Pair:
-        old = self._original(source)
-        others = set(self.library.versions(source or new.path.stem))
-        others |= {source} if source else set()
-        others |= {old.name, old.alias or old.name} if old is not None else set()
+        loras = self.host.loras()
+        old = original(loras, source)
+        members = {new.name, *self.library.versions(source or new.path.stem)} | ({old.name} if old else set())
+        others = names_of(loras, members, source)
         own = names.notes_of(new.path)
         notes = own if own != names.Notes() or old is None else names.notes_of(old.path)
-        return Pair(old.name if old else source or new.name, new.name, frozenset(others - {new.name}), notes)
-
-    def _original(self, source: str | None) -> LoraFile | None:
-        """The original of a file of ours, where the host still lists it."""
-        if source is None:
-            return None
-        return next((lora for lora in self.host.loras() if lora.path.stem == source), None)
+        return Pair(old.name if old else source or new.name, new.name, others - {new.name}, notes)
 
     def _compare(self, params: Params) -> Answer:
         if GENERATE not in self.host.features:
@@ -457,15 +509,19 @@ class Service:
         params.finish_after("result", "name")
         if pair.old == pair.new or all(lora.name != pair.old for lora in self.host.loras()):
             raise Fault("file", f"The original of {pair.new} is not in the list, so there is nothing to compare with.")
-        self.queue.forget_results("compare", _MOST_PICTURES - 1)
         work = Work(
             kind="compare",
             title=f"{pair.old} and {pair.new}",
-            run=lambda handle: compare(self.host, pair, settings, without, handle),
+            run=lambda handle: compare(self.host, pair, settings, without, handle, self._pictures),
             name=pair.new,
             stop=self.host.stop_generating,
         )
         return {"job": self.queue.add(work)}
+
+    def _picture(self, params: Params) -> Answer:
+        id = params.text("id")
+        params.finish()
+        return self._pictures.answer(id)
 
     # Baking a prompt -------------------------------------------------------------------------------------------
 
@@ -503,21 +559,14 @@ class Service:
         return {"job": self.queue.add(work), "left": [str(one.tag) for one in found if one.troubles]}
 
     def _baked(self, order: baking.BakeOrder, handle: Handle) -> Answer:
-        began = time.monotonic()
         handle.wait_for_host()
-        written = baking.bake(self.host, order, handle)
-        self._files_moved()
-        facts = _result_facts(written, described(self.host, order.options.reference), time.monotonic() - began)
-        return self.results.add(
-            Result(
-                id="",
-                name=common_names(order.tags),
-                output=self._name_of(written.path),
-                path=written.path,
-                sidecars=written.sidecars,
-                facts={**facts, "baked": [str(one) for one in order.tags]},
-            )
-        )
+
+        def make(announce: Announce) -> tuple[Written, Reference]:
+            written = baking.bake(self.host, order, handle, announce)
+            return written, described(self.host, order.options.reference)
+
+        making = self.results.making(common_names(order.tags))
+        return self._made(making, order.options, make, {"baked": [str(one) for one in order.tags]})
 
     def _bake_into(self, params: Params) -> Answer:
         result, prompt = self.results.get(params.text("result")), params.text("prompt", longest=_LONGEST_PROMPT)
@@ -525,7 +574,7 @@ class Service:
         baked = result.facts.get("baked")
         if not baked:
             raise Fault("request", f"{result.output} was not baked from a prompt.")
-        return baking.rewritten(prompt, baked, result.output)
+        return baking.rewritten(prompt, baked, result.output, self.host)
 
     # Extracting ------------------------------------------------------------------------------------------------
 
@@ -543,21 +592,13 @@ class Service:
         return {"job": self.queue.add(work)}
 
     def _extracted(self, order: extracting.ExtractOrder, handle: Handle) -> Answer:
-        began = time.monotonic()
         handle.wait_for_host()
-        written = extracting.extract(self.host, order, handle)
-        self._files_moved()
-        facts = _result_facts(written, described(self.host, order.options.reference), time.monotonic() - began)
-        return self.results.add(
-            Result(
-                id="",
-                name=order.name,
-                output=self._name_of(written.path),
-                path=written.path,
-                sidecars=(),
-                facts={**facts, "extracted": True},
-            )
-        )
+
+        def make(announce: Announce) -> tuple[Written, Reference]:
+            written = extracting.extract(self.host, order, handle, announce)
+            return written, described(self.host, order.options.reference)
+
+        return self._made(self.results.making(order.name), order.options, make, {"extracted": True})
 
     # Seeing ----------------------------------------------------------------------------------------------------
 
@@ -589,13 +630,7 @@ class Service:
 
     def _without_paths(self, text: str) -> str:
         """Files by their names alone: the page is told no folders of the disk."""
-        folders = {str(root) for root in (*self.host.lora_roots(), self.host.trash_root())}
-        folders |= {str(checkpoint.path.parent) for checkpoint in self.host.checkpoints()}
-        folders |= {str(lora.path.parent) for lora in self.host.loras()}
-        for folder in sorted(folders, key=len, reverse=True):
-            for separator in ("/", "\\"):
-                text = text.replace(folder + separator, "")
-        return text
+        return self._folders.without(text)
 
 
 def _result_facts(written: Written, reference: Reference, seconds: float) -> Answer:
@@ -621,33 +656,3 @@ def _size(lora: LoraFile) -> int:
         return lora.path.stat().st_size
     except OSError:
         return 0
-
-
-def _question(text: Any) -> dict[str, Any]:
-    if not isinstance(text, str) or len(text) > _MOST_TEXT:
-        raise Fault("request", "a question is a JSON object of at most 4 million characters.")
-    try:
-        question = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Fault("request", f"not JSON: {error}") from error
-    if not isinstance(question, dict):
-        raise Fault("request", "a question is a JSON object with id, method and params.")
-    return question
-
-
-def _id(question: dict[str, Any]) -> Any:
-    id = question.get("id")
-    if isinstance(id, str) or (isinstance(id, int) and not isinstance(id, bool)):
-        return id
-    return id if isinstance(id, float) and math.isfinite(id) else None
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no word for infinity and NaN: None stands for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

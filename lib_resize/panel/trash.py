@@ -2,8 +2,8 @@
 
 Each undo is a folder of its own in the trash root: a manifest, and the moved files under numbers that end in
 ``.trashed``, so that no host lists them. The manifest is on the disk before the first file moves and says where each
-one belongs, so that whatever moment the machine dies at, every file is in one of two places that it names, and
-`restore` brings back what has moved.
+one belongs. At any moment of a crash every file is in one of the two places that it names; `recover` then finishes
+what was half done: an undo is taken back, a restore is completed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ MANIFEST = "manifest.json"
 VERSION = 1
 _ITEM = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 _MOVED = re.compile(r"[0-9]{3}\.trashed")
+_LEFT = re.compile(r"\.resize-lora-[0-9a-f]{16}\.part")
 _PIECE = 1 << 20
 
 
@@ -40,6 +42,8 @@ class Moved:
     kept: str
     """Its name in the item's folder."""
     bytes: int
+    modified: int | None = None
+    """Nanoseconds since 1970; None in items of earlier versions."""
 
 
 @dataclass(frozen=True)
@@ -54,30 +58,38 @@ class Item:
     files: tuple[Moved, ...]
     """The LoRA last, so that it is the last to go and the last to come back: a host never lists it half moved."""
     folder: Path
+    result: str | None = None
+    """Id of the record of what was undone; None in items of earlier versions."""
 
     @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.files)
 
 
-def trash(root: Path, name: str, files: Sequence[Path]) -> Item:
+def trash(root: Path, name: str, files: Sequence[Path], result: str | None = None) -> Item:
     """Moves files to the trash, the LoRA being the first of `files`. Raises OutputError; then all are back."""
-    item = _new_item(root, name, [*files[1:], files[0]])
-    done: list[Moved] = []
-    try:
-        for file in item.files:
-            _move(file.home, item.folder / file.kept)
-            done.append(file)
-    except OutputError:
-        for file in done:
-            _move(item.folder / file.kept, file.home)
-        _remove_folder(item)
-        raise
-    return item
+    _in_words(lambda: root.mkdir(parents=True, exist_ok=True), root)
+    with _turn(root), _words(root):
+        item = _new_item(root, name, [*files[1:], files[0]], result)
+        try:
+            for file in item.files:
+                _move(file.home, item.folder / file.kept)
+        except (OutputError, OSError):
+            with contextlib.suppress(
+                OutputError, OSError
+            ):  # where the disk fails again, the next start brings them back
+                _bring_back(item)
+            raise
+        return item
 
 
 def restore(item: Item) -> None:
     """Moves an item's files back. Raises OutputError where a name is taken; then nothing was moved."""
+    with _turn(item.folder.parent), _words(item.folder):
+        _bring_back(item)
+
+
+def _bring_back(item: Item) -> None:
     for file in item.files:
         kept = item.folder / file.kept
         if kept.exists() and os.path.lexists(file.home) and not _same(kept, file.home):
@@ -86,7 +98,7 @@ def restore(item: Item) -> None:
         kept = item.folder / file.kept
         if not kept.exists():  # it never moved, or is back already
             continue
-        if os.path.lexists(file.home):  # a copy to another disk that was cut off
+        if os.path.lexists(file.home):  # a move that was cut off between its two steps
             _in_words(kept.unlink, kept)
         else:
             _in_words(lambda home=file.home: home.parent.mkdir(parents=True, exist_ok=True), file.home)
@@ -94,56 +106,134 @@ def restore(item: Item) -> None:
     _remove_folder(item)
 
 
-def items(root: Path) -> list[Item]:
-    """What lies in the trash, oldest first; folders that are not ours are left alone."""
+def ids(root: Path) -> list[str]:
+    """Of the folders that look like items, oldest first."""
     try:
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
     except OSError:
         return []
-    return [item for name in names if _ITEM.fullmatch(name) and (item := _read(root / name)) is not None]
+    return [name for name in names if _ITEM.fullmatch(name)]
+
+
+def items(root: Path) -> list[Item]:
+    """What is in the trash, oldest first; folders that are not ours are left alone."""
+    return [item for name in ids(root) if (item := read(root, name)) is not None]
 
 
 def empty(root: Path) -> tuple[int, int]:
     """Deletes all items for good; how many files and bytes that were. Raises OutputError where one stays."""
     count = size = 0
-    for item in items(root):
-        for file in item.files:
-            kept = item.folder / file.kept
-            if kept.exists():
-                _in_words(kept.unlink, kept)
-                count, size = count + 1, size + file.bytes
-        _remove_folder(item)
+    with _turn(root), _words(root):
+        for item in items(root):
+            for file in item.files:
+                kept = item.folder / file.kept
+                if kept.exists():
+                    _in_words(kept.unlink, kept)
+                    count, size = count + 1, size + file.bytes
+            _remove_folder(item)
     return count, size
+
+
+def recover(root: Path, check: Callable[[Item], None]) -> None:
+    """Finishes what a killed process left half done. `check` raises OutputError for an item that must stay as it is;
+    so does an item that cannot be finished."""
+    with _turn(root):
+        for id in ids(root):
+            _clear_drafts(root / id)
+            item = read(root, id)
+            if item is None:
+                with contextlib.suppress(OSError):
+                    (root / id).rmdir()  # goes only if it is empty
+            elif _is_half(item):
+                with contextlib.suppress(OutputError, OSError):
+                    check(item)
+                    _bring_back(item)
+
+
+def _is_half(item: Item) -> bool:
+    """Whether an undo or a restore of it was cut off. In both, the LoRA is the last file to move."""
+    *sidecars, lora = item.files
+    kept = item.folder / lora.kept
+    if not kept.exists():
+        return _is_home(lora)  # an undo that did not come to it, or a restore that is complete but for its manifest
+    if os.path.lexists(lora.home):
+        return _same(kept, lora.home)  # a move that was cut off between its two steps
+    return any(_is_home(file) for file in sidecars)  # a restore: an undo would have moved all of them by now
+
+
+def _is_home(file: Moved) -> bool:
+    try:
+        found = os.lstat(file.home)
+    except OSError:
+        return False
+    return found.st_size == file.bytes and file.modified in (None, found.st_mtime_ns)
+
+
+def _clear_drafts(folder: Path) -> None:
+    """Copies that were cut off; what they were made of is still there."""
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder)):
+            if _LEFT.fullmatch(entry.name):
+                Path(entry.path).unlink()
+
+
+@contextlib.contextmanager
+def _turn(root: Path) -> Iterator[None]:
+    """One process at a time moves files in a trash; a kill releases it. Windows refuses to move what is in use."""
+    fd = -1
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # no folder, or a disk without locks
+            fd = os.open(root, os.O_RDONLY)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 # Items on the disk ---------------------------------------------------------------------------------------------
 
 
-def _new_item(root: Path, name: str, files: Sequence[Path]) -> Item:
+def _new_item(root: Path, name: str, files: Sequence[Path], result: str | None) -> Item:
     now = time.time()
     id = time.strftime("%Y%m%d-%H%M%S", time.localtime(now)) + "-" + secrets.token_hex(4)
-    moved = tuple(Moved(path, f"{number:03}.trashed", _size(path)) for number, path in enumerate(files))
-    item = Item(id, name, now, moved, root / id)
-    write_whole(item.folder / MANIFEST, json.dumps(_as_json(item), ensure_ascii=True, indent=1).encode())
+    moved = tuple(Moved(path, f"{number:03}.trashed", *_stamp(path)) for number, path in enumerate(files))
+    item = Item(id, name, now, moved, root / id, result)
+    try:
+        write_whole(item.folder / MANIFEST, json.dumps(_as_json(item), ensure_ascii=True, indent=1).encode())
+    except OutputError:
+        _remove_folder(item)
+        raise
     return item
 
 
-def _size(path: Path) -> int:
+def _stamp(path: Path) -> tuple[int, int]:
     try:
-        return path.stat().st_size
+        found = path.stat()
     except OSError as error:
         raise OutputError(f"{path}: cannot be moved to the trash: {error.strerror}.") from error
+    return found.st_size, found.st_mtime_ns
 
 
 def _as_json(item: Item) -> dict[str, Any]:
-    files = [{"home": str(file.home), "kept": file.kept, "bytes": file.bytes} for file in item.files]
-    return {"version": VERSION, "id": item.id, "name": item.name, "trashed": item.trashed, "files": files}
+    files = [{**asdict(file), "home": str(file.home)} for file in item.files]
+    return {
+        "version": VERSION,
+        "id": item.id,
+        "name": item.name,
+        "trashed": item.trashed,
+        "result": item.result,
+        "files": files,
+    }
 
 
-def _read(folder: Path) -> Item | None:
+def read(root: Path, id: str) -> Item | None:
     """The item of a folder; None where its manifest is not whole, which only a foreign hand can have done."""
     try:
-        return _parsed(json.loads((folder / MANIFEST).read_text("utf-8")), folder)
+        return _parsed(json.loads((root / id / MANIFEST).read_text("utf-8")), root / id)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -151,10 +241,19 @@ def _read(folder: Path) -> Item | None:
 def _parsed(document: Mapping[str, Any], folder: Path) -> Item:
     if document["version"] != VERSION:
         raise ValueError("another version")
-    files = tuple(Moved(Path(file["home"]), file["kept"], int(file["bytes"])) for file in document["files"])
+    files = tuple(map(_parsed_file, document["files"]))
     if not files or not all(_MOVED.fullmatch(file.kept) and file.home.is_absolute() for file in files):
         raise ValueError("not names that we gave")
-    return Item(folder.name, str(document["name"]), float(document["trashed"]), files, folder)
+    result = document.get("result")
+    result = result if isinstance(result, str) else None
+    return Item(folder.name, str(document["name"]), float(document["trashed"]), files, folder, result)
+
+
+def _parsed_file(document: Mapping[str, Any]) -> Moved:
+    modified = document.get("modified")
+    return Moved(
+        Path(document["home"]), document["kept"], int(document["bytes"]), None if modified is None else int(modified)
+    )
 
 
 def _remove_folder(item: Item) -> None:
@@ -162,7 +261,7 @@ def _remove_folder(item: Item) -> None:
     with contextlib.suppress(OSError):
         if any((item.folder / file.kept).exists() for file in item.files):
             return
-        (item.folder / MANIFEST).unlink()
+        (item.folder / MANIFEST).unlink(missing_ok=True)
         item.folder.rmdir()
 
 
@@ -178,6 +277,9 @@ def _move(old: Path, new: Path) -> None:
             on_one_disk = True
         if not on_one_disk or not _moved_at_once(old, new):
             _copy(old, new)
+            if not _same(old, new):
+                new.unlink()
+                raise OutputError(f"{new}: the copy differs from {old}, which stays. Check the disk.")
             old.unlink()
         sync_folder(new.parent)
         sync_folder(old.parent)

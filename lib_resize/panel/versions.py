@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 
-from ..hosts.host import Host, LoraFile
+from ..hosts.host import Host, LoraFile, LoraList
+from ..hosts.listing import find
 from .library import Library
+
+
+def original(loras: LoraList, source: str | None) -> LoraFile | None:
+    """The original of a file of ours, by its stem, where the host still lists it."""
+    return None if source is None else next((lora for lora in loras if lora.path.stem == source), None)
+
+
+def names_of(loras: LoraList, members: Collection[str], source: str | None = None) -> frozenset[str]:
+    """What these LoRAs of the list go by in prompts, and the name of their original, which may be gone.
+
+    A name that the host takes for another LoRA is left out: a file's own name wins over any alias, and an alias that
+    is shared with another file is nobody's.
+    """
+    own = [lora for lora in loras if lora.name in members]
+    wished = {lora.name for lora in own} | {lora.alias for lora in own if lora.alias} | ({source} if source else set())
+    return frozenset(name for name in wished if all(lora.name in members for lora in loras.candidates(name)))
 
 
 class Versions:
@@ -27,14 +43,12 @@ class Versions:
 
     def family_names(self, name: str) -> frozenset[str]:
         """Names and aliases of a LoRA, its original and all other versions. Raises FileError for an unknown one."""
-        lora = self._host.resolve(name)
+        loras = self._host.loras()
+        lora = find(loras, name)
         families = self._library.families()
         stem = next((stem for stem, versions in families.items() if lora.name in versions), lora.path.stem)
-        members = {lora.name, *families.get(stem, ())}
-        loras = self._host.loras()
-        own = [one for one in loras if one.name in members or one.path.stem == stem]
-        others = {known for one in loras if one not in own for known in _known_as(one)}
-        return frozenset({stem} | {known for one in own for known in _known_as(one)}) - others
+        members = {lora.name, *families.get(stem, ())} | {one.name for one in loras if one.path.stem == stem}
+        return names_of(loras, members, stem)
 
     def unknown(self, names: Sequence[str]) -> list[str]:
         """Those that the host would not find, though it looked once more."""
@@ -45,14 +59,5 @@ class Versions:
         return missing
 
     def _missing(self, names: Sequence[str]) -> list[str]:
-        """An alias that two have is nobody's."""
         loras = self._host.loras()
-        aliases = Counter(lora.alias for lora in loras if lora.alias)
-        known = {lora.name for lora in loras} | {alias for alias, count in aliases.items() if count == 1}
-        return [name for name in names if name not in known]
-
-
-def _known_as(lora: LoraFile) -> Iterator[str]:
-    yield lora.name
-    if lora.alias:
-        yield lora.alias
+        return [name for name in names if loras.get(name) is None]

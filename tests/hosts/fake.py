@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lib_resize.errors import Cancelled, FileError
-from lib_resize.hosts.host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, CheckpointFile, Loaded, LoraFile, Turn
+from lib_resize.hosts.host import (
+    CARDS,
+    GENERATE,
+    LOADED_MODEL,
+    PROMPT,
+    XYZ,
+    CheckpointFile,
+    Loaded,
+    LoraFile,
+    LoraList,
+    Turn,
+)
 
 ALL_FEATURES = frozenset({LOADED_MODEL, GENERATE, PROMPT, CARDS, XYZ})
 ENDINGS = (".safetensors", ".pt", ".ckpt")
@@ -30,7 +41,7 @@ class FakeHost:
     working_on: str | None = None
     """Set it to be busy."""
     where: str = "cpu"
-    listed: list[LoraFile] | None = None
+    listed: Sequence[LoraFile] | None = None
     """The host's list; None: read from the folders at each question. `refresh` reads it again."""
     set: dict[str, Any] = field(default_factory=dict)
     """The host's settings page."""
@@ -38,6 +49,10 @@ class FakeHost:
     events: list[tuple[Any, ...]] = field(default_factory=list)
     queue_lock: Any = field(default_factory=threading.Lock)
     """Hold it to play a generation under way."""
+
+    presets: Path | None = None
+    looks: int = 0
+    """How often the list was asked for."""
 
     def __post_init__(self) -> None:
         self._turn = Turn(self.queue_lock)
@@ -50,8 +65,9 @@ class FakeHost:
     def lora_roots(self) -> list[Path]:
         return list(self.roots)
 
-    def loras(self) -> list[LoraFile]:
-        return list(self.listed) if self.listed is not None else self._scan()
+    def loras(self) -> LoraList:
+        self.looks += 1
+        return LoraList(self.listed if self.listed is not None else self._scan())
 
     def _scan(self) -> list[LoraFile]:
         found: dict[str, LoraFile] = {}
@@ -63,10 +79,10 @@ class FakeHost:
         return sorted(found.values(), key=lambda lora: lora.name)
 
     def resolve(self, name: str) -> LoraFile:
-        for lora in self.loras():
-            if name in (lora.name, lora.alias):
-                return lora
-        raise FileError(f"{name}: no LoRA of this name is in the list of {self.name}.")
+        lora = self.loras().get(name)
+        if lora is None:
+            raise FileError(f"{name}: no LoRA of this name is in the list of {self.name}.")
+        return lora
 
     def checkpoints(self) -> list[CheckpointFile]:
         return [CheckpointFile(path.name, path) for path in self.checkpoint_files]
@@ -98,17 +114,21 @@ class FakeHost:
         if self.listed is not None:
             self.listed = self._scan()
 
-    def forget(self, path: Path) -> None:
-        self.events.append(("forget", path))
-
     def is_remote(self) -> bool:
         return self.remote
 
     def settings(self) -> Mapping[str, Any]:
         return dict(self.set)
 
-    def trash_root(self) -> Path:
-        return self.roots[0] / ".resize_lora_trash"
+    def trash_root(self, path: Path | None = None) -> Path:
+        home = next((root for root in self.roots if path is not None and root in path.parents), self.roots[0])
+        return home / ".resize_lora_trash"
+
+    def trash_roots(self) -> list[Path]:
+        return [root / ".resize_lora_trash" for root in self.roots]
+
+    def block_presets(self) -> Path | None:
+        return self.presets
 
     def begin_job(self, title: str) -> None:
         self.events.append(("begin_job", title))

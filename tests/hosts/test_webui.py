@@ -19,9 +19,7 @@ from standins import (
     a1111_merge,
     a1111_model,
     add_backend,
-    forge_merge,
     forge_model,
-    forge_parts,
     module,
 )
 
@@ -32,7 +30,7 @@ from lib_resize.hosts.detect import detect
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import CARDS, XYZ
 from lib_resize.hosts.reforge import ReforgeHost
-from lib_resize.hosts.scan import TRASH
+from lib_resize.hosts.scan import INNER_TRASH, TRASH
 from lib_resize.hosts.standalone import StandaloneHost
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +126,7 @@ def test_without_the_lora_extension_the_folders_are_read_and_there_are_no_cards(
     monkeypatch.delitem(sys.modules, "networks")
     put(webui.lora_dir / "deep" / "a.safetensors")
     put(webui.lora_dir / TRASH / "b.safetensors")
+    put(webui.lora_dir / INNER_TRASH / "c.safetensors")
     host = A1111Host()
     assert [lora.name for lora in host.loras()] == ["a"]
     assert CARDS not in host.features
@@ -147,7 +146,6 @@ def test_neos_several_roots_are_honoured_by_real_paths_and_once(webui: WebUI, fo
     (tmp_path / "link").symlink_to(tmp_path / "second")
     webui.cmd_opts.lora_dirs = [str(webui.lora_dir), str(tmp_path / "link"), str(tmp_path / "gone")]
     assert forge.lora_roots() == [webui.lora_dir, tmp_path / "second"]
-    assert forge.trash_root().parent == webui.lora_dir
 
 
 def test_refreshing_asks_the_host(webui: WebUI) -> None:
@@ -155,10 +153,25 @@ def test_refreshing_asks_the_host(webui: WebUI) -> None:
     assert webui.calls == ["listed"]
 
 
-@pytest.mark.parametrize("option", ["share", "listen", "ngrok", "server_name", "hide_ui_dir_config"])
+@pytest.mark.parametrize("option", ["share", "listen", "ngrok", "hide_ui_dir_config", "disable_extension_access"])
 def test_other_people_may_sit_in_front(webui: WebUI, option: str) -> None:
     assert not A1111Host().is_remote()
-    setattr(webui.cmd_opts, option, "127.0.0.1")
+    setattr(webui.cmd_opts, option, True)
+    assert A1111Host().is_remote()
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "127.0.0.2", "localhost", "::1", "[::1]"])
+def test_a_server_name_of_this_machine_is_not_remote(webui: WebUI, name: str) -> None:
+    """A1111 locks its extensions for any --server-name, this one included."""
+    webui.cmd_opts.server_name, webui.cmd_opts.disable_extension_access = name, True
+    assert not A1111Host().is_remote()
+    webui.cmd_opts.listen = True
+    assert A1111Host().is_remote()
+
+
+@pytest.mark.parametrize("name", ["0.0.0.0", "::", "192.168.1.7", "fe80::1", "example.org", "localhost.example.org"])
+def test_any_other_server_name_is_remote(webui: WebUI, name: str) -> None:
+    webui.cmd_opts.server_name = name
     assert A1111Host().is_remote()
 
 
@@ -370,44 +383,6 @@ def in_thread(work: Any) -> Any:
     if failed:
         raise failed[0]
     return found[0]
-
-
-# A LoRA under an old name -----------------------------------------------------------------------------------
-
-
-def test_a1111_forgets_a_replaced_lora_in_all_three_places(webui: WebUI, checkpoint: Path) -> None:
-    model = webui.load(a1111_model(checkpoint))
-    a1111_merge(model)
-    networks = webui.modules["networks"]
-    networks.loaded_networks.append("old")
-    networks.networks_in_memory = {"style": "old", "other": "kept"}
-    A1111Host().forget(webui.lora_dir / "style.safetensors")
-    assert networks.loaded_networks == []
-    assert networks.networks_in_memory == {"other": "kept"}
-    assert {one.network_current_names for one in model.network_layer_mapping.values()} == {(("stale",),)}
-    processing = webui.modules["modules.processing"]
-    assert processing.StableDiffusionProcessing.cached_c == [None, None]
-    assert processing.StableDiffusionProcessing.cached_uc == [None, None]
-    assert webui.calls == ["listed"]
-    assert not webui.lock._lock.locked()
-
-
-def test_forge_forgets_a_replaced_lora_in_all_three_places(webui: WebUI, forge: ForgeHost, checkpoint: Path) -> None:
-    model = webui.load(forge_model(checkpoint))
-    forge_merge(model)
-    cleared: list[int] = []
-    webui.modules["networks"].load_lora_state_dict = SimpleNamespace(cache_clear=lambda: cleared.append(1))
-    forge.forget(webui.lora_dir / "style.safetensors")
-    assert cleared == [1]
-    assert model.current_lora_hash == "changed"
-    assert [part.lora_loader.loaded_hash for part, _ in forge_parts(model)] == ["changed", "changed"]
-
-
-def test_neo_without_that_cache_forgets_too(webui: WebUI, forge: ForgeHost, checkpoint: Path) -> None:
-    model = webui.load(forge_model(checkpoint, loaders=False))
-    webui.modules["networks"].load_lora_state_dict = object()
-    forge.forget(webui.lora_dir / "style.safetensors")
-    assert model.current_lora_hash == "changed"
 
 
 # Cards and doors --------------------------------------------------------------------------------------------

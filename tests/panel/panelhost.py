@@ -77,7 +77,7 @@ class Browser:
 
     def resized(self, name: str, **more: Any) -> Any:
         more = more or {"target": {"preset": "medium"}}
-        return self.done(self.ask("resize", names=[name], **more)["jobs"][0])
+        return self.done(self.ask("resize", names=[name], again=True, **more)["jobs"][0])
 
     def listed(self) -> dict[str, dict[str, Any]]:
         self.ask("library")

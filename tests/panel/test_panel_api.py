@@ -81,7 +81,8 @@ def test_a_file_is_listed_analysed_planned_made_undone_and_restored(
 def test_a_job_that_waits_is_cancelled(client: Client, browser: Browser, host: Any) -> None:
     host.working_on = "a picture"
     (job,) = client.post(f"{V1}/resize", {"names": ["pastry"], "target": {"rank": 2}}).json["jobs"]
-    assert client.post(f"{V1}/cancel", {"job": job}).json == {"cancelled": [job]}
+    (cancelled,) = client.post(f"{V1}/cancel", {"job": job}).json["cancelled"]
+    assert (cancelled["job"], cancelled["name"], cancelled["recipe"]) == (job, "pastry", "rank=2")
     assert browser.wait(job)["state"] == "cancelled"
     assert client.get(f"{V1}/job/{job}").json["state"] == "cancelled"
 
@@ -453,7 +454,7 @@ def test_the_document_shows_every_route_and_every_status() -> None:
 
 
 def test_every_route_is_a_method_of_the_service(browser: Browser) -> None:
-    assert {route.method for route in api.ROUTES} <= set(browser.service.methods)
+    assert {route.method for route in api.ROUTES} <= set(browser.service._methods)
 
 
 # In Gradio's own application -------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import pytest
 from panelhost import Browser
 from safetensors.numpy import load_file, save_file
 
-from lib_resize.panel import baking
 from lib_resize.synthetic import LoraOptions, write_lora
 
 PROMPT = "a cat, <lora:pastry:0.6:1.2>, by <lora:ink:-0.4:lbw=OUTALL>, fog"
@@ -125,16 +124,14 @@ def test_a_file_that_cannot_be_merged_fails_with_the_reason_and_leaves_nothing(b
     assert set(root.iterdir()) == before
 
 
-def test_presets_of_the_extension_beside_ours_are_found(
-    browser: Browser, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_presets_of_the_extension_for_block_weights_are_known(
+    browser: Browser, root: Path, tmp_path: Path, host
 ) -> None:
     prompt = "<lora:pastry:1:lbw=MINE>, <lora:ink:1:MINE>"
     before = browser.ask("read_prompt", prompt="<lora:pastry:1:lbw=MINE>")
     assert "not known" in before["tags"][0]["troubles"][0]
-    scripts = tmp_path / "sd-webui-lora-block-weight" / "scripts"
-    scripts.mkdir(parents=True)
-    (scripts / "lbwpresets.txt").write_text("MINE:1,0,0,0,0,1,0,0,0,0,0,0\n", "utf-8")
-    monkeypatch.setattr(baking, "_EXTENSIONS", tmp_path)
+    host.presets = tmp_path / "lbwpresets.txt"
+    host.presets.write_text("MINE:1,0,0,0,0,1,0,0,0,0,0,0\n", "utf-8")
     assert [one["troubles"] for one in browser.ask("read_prompt", prompt=prompt)["tags"]] == [[], []]
     result = browser.done(browser.ask("bake", prompt=prompt, name="mine")["job"])
     made = root / "mine.safetensors"

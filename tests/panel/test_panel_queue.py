@@ -79,7 +79,7 @@ def test_a_job_that_fails_does_not_stop_the_next(queue: Queue, error: Exception)
 def test_cancel_takes_back_what_waits_and_stops_what_runs(queue: Queue) -> None:
     running, waiting = queue.add(work(endless)), queue.add(work(lambda handle: pytest.fail("it was cancelled")))
     wait(queue, running, "running")
-    assert queue.cancel([waiting, running, "j99"]) == [waiting, running]
+    assert [job.id for job in queue.cancel([waiting, running, "j99"])] == [waiting, running]
     assert wait(queue, running)["state"] == "cancelled"
     assert job(queue, waiting)["state"] == "cancelled"
     assert queue.cancel([running]) == []

@@ -1,0 +1,87 @@
+"""Files that we wrote, recognised by their content: a file that was replaced under the same name is another file.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What a file was when we wrote it."""
+
+    path: Path
+    bytes: int
+    modified: int
+    """Nanoseconds since 1970."""
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        return {"path": str(self.path), "bytes": self.bytes, "modified": self.modified, "sha256": self.sha256}
+
+    def looks_unchanged(self) -> bool:
+        """Whether size and time are those of then. Does not read the file."""
+        return _stamp(self.path) == (self.bytes, self.modified)
+
+    def is_unchanged(self) -> bool:
+        """Whether the content is that of then. Reads the file; its time may differ, as after a copy."""
+        found = _stamp(self.path)
+        if found is None or found[0] != self.bytes:
+            return False
+        try:
+            return _sha256(self.path) == self.sha256
+        except OSError:
+            return False
+
+
+def mark_of(path: Path) -> Mark:
+    """The mark of a file as it is now. Raises OSError."""
+    found = _stamp(path)
+    if found is None:
+        raise FileNotFoundError(f"{path}: not a regular file")
+    return Mark(path, *found, _sha256(path))
+
+
+def read_mark(document: Mapping[str, Any]) -> Mark:
+    """From its JSON form. Raises ValueError, KeyError and TypeError."""
+    path, sha256 = Path(document["path"]), document["sha256"]
+    if not path.is_absolute() or not isinstance(sha256, str):
+        raise ValueError("not a mark")
+    return Mark(path, int(document["bytes"]), int(document["modified"]), sha256)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Size and time of a regular file; None for anything else, links included."""
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def model_hash(path: Path) -> str:
+    """SHA-256 of a safetensors file without its header, which files of ours note in it. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,240 @@
+"""What was made, recorded on the disk: one small file per result, so that undo outlives the server.
+
+A record is written twice. Before the new file appears it says which file is about to appear ("begun"); afterwards it
+says exactly which file that was ("made"). A kill between the two leaves a begun record: where the announced file is
+there, whole and with our own note inside, the record is completed at the next start; else it is void and not shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ResizeError
+from ..files.atomic import write_whole
+from ..files.header import MODEL_HASH, read_header
+from ..files.stamp import RECORD
+from .marks import Mark, mark_of, model_hash, read_mark
+
+VERSION = 1
+MOST = 5000
+"""Records that are kept; the oldest go first. Their files stay."""
+
+_NAME = re.compile(r"([0-9a-f]{16})\.json")
+_VOID_SECONDS = 24 * 3600
+_CLOCK_SECONDS = 3.0  # FAT keeps times to two seconds
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """What was asked for, so that the same order is recognised when it comes again."""
+
+    key: str
+    """Source, recipe and options."""
+    stamp: tuple[int, int]
+    """Size and time of the source."""
+    reference: str | None = None
+    """Title of the checkpoint that the result depends on; None where it depends on none."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One file that was made, or is about to be."""
+
+    id: str
+    session: str
+    began: float
+    name: str
+    """The source's name in the host's list."""
+    output: str
+    """The new file's."""
+    path: Path
+    bytes: int
+    recipe: str
+    facts: Facts
+    """What pages are told of it; see docs/panel-protocol.md."""
+    source: Path | None = None
+    order: Ordered | None = None
+    file: Mark | None = None
+    """The new file once it is there; None before."""
+    sidecars: tuple[Mark, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "version": VERSION,
+            **{name: getattr(self, name) for name in _PLAIN},
+            "path": str(self.path),
+            "source": None if self.source is None else str(self.source),
+            "order": None if self.order is None else asdict(self.order),
+            "file": None if self.file is None else self.file.as_json(),
+            "sidecars": [one.as_json() for one in self.sidecars],
+        }
+
+
+_PLAIN = ("id", "session", "began", "name", "output", "bytes", "recipe", "facts")
+
+
+def new_id() -> str:
+    """An id that no server, earlier or later, gives again."""
+    return secrets.token_hex(8)
+
+
+@dataclass
+class Records:
+    """The records of a folder, which several servers may share. Every method may be called from any thread."""
+
+    folder: Path
+    most: int = MOST
+    _known: dict[str, Record] = field(default_factory=dict)
+    _ordered: dict[str, str] = field(default_factory=dict)
+    """Order key -> id of the latest record of it."""
+    _listed_once: bool = False
+    _lock: Any = field(default_factory=threading.RLock)
+
+    def write(self, record: Record) -> None:
+        """Puts a record on the disk, in place of the one of this id. Raises OutputError; it is known all the same."""
+        with self._lock:
+            self._keep(record)
+        text = json.dumps(record.as_json(), ensure_ascii=True, indent=1)
+        write_whole(self._file(record.id), text.encode(), overwrite=True)
+
+    def remove(self, id: str) -> None:
+        """Forgets a record. The file that it is about stays."""
+        with self._lock:
+            record = self._known.pop(id, None)
+            if record is not None and record.order is not None and self._ordered.get(record.order.key) == id:
+                del self._ordered[record.order.key]
+        with contextlib.suppress(OSError):
+            self._file(id).unlink()
+
+    def get(self, id: str) -> Record | None:
+        """A record of a file that was made; None for others."""
+        if _NAME.fullmatch(f"{id}.json") is None:
+            return None
+        with self._lock:
+            if id not in self._known:
+                self._read(id)
+            record = self._known.get(id)
+        return record if record is not None and record.file is not None else None
+
+    def all(self) -> list[Record]:
+        """Records of files that were made, oldest first."""
+        with self._lock:
+            for id in self._listed():
+                if id not in self._known or self._known[id].file is None:  # another server may have finished it
+                    self._read(id)
+            self._listed_once = True
+            made = [record for record in self._known.values() if record.file is not None]
+        return sorted(made, key=lambda record: (record.began, record.id))
+
+    def ordered(self, key: str) -> Record | None:
+        """The latest record of an order."""
+        if not self._listed_once:
+            self.all()
+        with self._lock:
+            id = self._ordered.get(key)
+        return None if id is None else self.get(id)
+
+    def prune(self, session: str, trashed: set[str]) -> None:
+        """Drops what earlier sessions left of files that are gone (`trashed` are not), and the oldest beyond `most`."""
+        records = self.all()
+        for record in records[: max(0, len(records) - self.most)]:
+            self.remove(record.id)
+        for record in self.all():
+            if record.session != session and record.id not in trashed and _is_gone(record.path):
+                self.remove(record.id)
+        with self._lock:
+            begun = [one for one in self._known.values() if one.file is None and one.session != session]
+        for record in begun:
+            if time.time() - record.began > _VOID_SECONDS:
+                self.remove(record.id)
+
+    def _keep(self, record: Record) -> None:
+        self._known[record.id] = record
+        if record.order is not None and record.file is not None:
+            before = self._known.get(self._ordered.get(record.order.key, ""))
+            if before is None or before.began <= record.began:
+                self._ordered[record.order.key] = record.id
+
+    def _read(self, id: str) -> None:
+        try:
+            record = _parsed(json.loads(self._file(id).read_text("ascii")), id)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return
+        if record.file is None:
+            completed = _completed(record)
+            if completed is not None:
+                record = completed
+                with contextlib.suppress(ResizeError):
+                    self.write(record)
+        self._keep(record)
+
+    def _listed(self) -> list[str]:
+        try:
+            names = [entry.name for entry in os.scandir(self.folder)]
+        except OSError:
+            return []
+        return [found[1] for name in names if (found := _NAME.fullmatch(name)) is not None]
+
+    def _file(self, id: str) -> Path:
+        return self.folder / f"{id}.json"
+
+
+def _parsed(document: Mapping[str, Any], id: str) -> Record:
+    path, source, order, file = (document[name] for name in ("path", "source", "order", "file"))
+    if document["version"] != VERSION or document["id"] != id or not Path(path).is_absolute():
+        raise ValueError("not a record of ours")
+    if not all(isinstance(document[name], str) for name in ("session", "name", "output", "recipe")):
+        raise ValueError("not a record of ours")
+    if not isinstance(document["facts"], dict):
+        raise ValueError("not a record of ours")
+    return Record(
+        **{name: document[name] for name in _PLAIN if name not in ("began", "bytes")},
+        began=float(document["began"]),
+        bytes=int(document["bytes"]),
+        path=Path(path),
+        source=None if source is None else Path(source),
+        order=None if order is None else _parsed_order(order),
+        file=None if file is None else read_mark(file),
+        sidecars=tuple(map(read_mark, document["sidecars"])),
+    )
+
+
+def _parsed_order(document: Mapping[str, Any]) -> Ordered:
+    size, modified = document["stamp"]
+    reference = document["reference"]
+    return Ordered(str(document["key"]), (int(size), int(modified)), None if reference is None else str(reference))
+
+
+def _completed(record: Record) -> Record | None:
+    """A begun record whose file did appear: whole, ours, and the one that was announced. None for any other."""
+    try:
+        if record.path.is_symlink() or record.path.stat().st_size != record.bytes:
+            return None
+        if record.path.stat().st_mtime < record.began - _CLOCK_SECONDS:
+            return None
+        metadata = read_header(record.path).metadata
+        note = json.loads(metadata.get(RECORD, "null"))
+        if not isinstance(note, dict) or note.get("recipe") != record.recipe:
+            return None
+        if metadata.get(MODEL_HASH) != model_hash(record.path):
+            return None
+        return replace(record, file=mark_of(record.path))
+    except (OSError, ResizeError, ValueError, RecursionError):
+        return None
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether a file was deleted; False where its whole folder is out of reach, as a drive may come back."""
+    return path.parent.is_dir() and not os.path.lexists(path)
