@@ -21,7 +21,7 @@ from .batch import resize as resize_all
 from .errors import ResizeError, UsageError, internal
 from .files.outname import fold, unique_path
 from .files.reader import SafeFile
-from .files.target import Inputs, check_folder
+from .files.target import RESULT, Inputs, check_folder, check_target
 from .files.walk import is_file, is_folder
 from .ledger import Ledger
 from .lookup import LoraFolders, preset_file
@@ -339,14 +339,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
 
 def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
-    from .synthetic import LoraOptions, write_checkpoint, write_lora
-
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = folder / "small_sdxl.safetensors"
-    write_checkpoint(checkpoint)
-    loras = [folder / "pastry.safetensors", folder / "ink_locon.safetensors"]
-    write_lora(loras[0], LoraOptions(rank=32, seed=1))
-    write_lora(loras[1], LoraOptions(rank=16, conv=True, conv_rank=8, seed=2))
+    checkpoint, *loras = _demo_files(folder)
     print(f"A small SDXL-shaped checkpoint and {len(loras)} LoRAs, resized by {_DEMO_RECIPES}\n")
     settings = Settings(
         recipes=parse_recipes(_DEMO_RECIPES), output=folder / "resized", base=checkpoint, overwrite=True
@@ -360,6 +353,34 @@ def _demo_in(folder: Path, arguments: argparse.Namespace) -> int:
     return status
 
 
+def _demo_files(folder: Path) -> list[Path]:
+    """A checkpoint and two LoRAs. Raises OutputError where another file has one of the names."""
+    import tempfile
+
+    from .files.atomic import write_whole
+    from .synthetic import LoraOptions, write_checkpoint, write_lora
+
+    check_folder(folder)
+    paths = [folder / f"{name}.safetensors" for name in ("small_sdxl", "pastry", "ink_locon")]
+    with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as name:
+        made = [Path(name) / path.name for path in paths]
+        write_checkpoint(made[0])
+        write_lora(made[1], LoraOptions(rank=32, seed=1))
+        write_lora(made[2], LoraOptions(rank=16, conv=True, conv_rank=8, seed=2))
+        data = [path.read_bytes() for path in made]
+    missing = [(path, content) for path, content in zip(paths, data, strict=True) if not _is_same(path, content)]
+    for path, _ in missing:
+        check_target(path, RESULT, overwrite=False)
+    for path, content in missing:
+        write_whole(path, content)
+    return paths
+
+
+def _is_same(path: Path, content: bytes) -> bool:
+    """Whether an earlier demo made the file."""
+    return is_file(path) and path.stat().st_size == len(content) and path.read_bytes() == content
+
+
 def ui(arguments: argparse.Namespace) -> int:
     """``resize-lora ui``: the panel in a browser, until it is stopped."""
     import tempfile
@@ -367,6 +388,7 @@ def ui(arguments: argparse.Namespace) -> int:
     if not (arguments.lora_dir or arguments.demo):
         raise UsageError("name a folder of LoRAs with --lora-dir DIR, or look at made-up ones with --demo.")
     users = _users(arguments)
+    _presets(arguments.lbw_presets)  # a file that cannot be read is an error now, not when a prompt is baked
     with tempfile.TemporaryDirectory(prefix="resize-lora-demo-") as folder:
         loras, checkpoints = [Path(name) for name in arguments.lora_dir], [Path(name) for name in arguments.checkpoint]
         if arguments.demo:
@@ -420,7 +442,9 @@ def _serve(
     address = Address(arguments.host, arguments.port)
     check_free(address)
     access = Access(users, exposed=address.remote)
-    service = Service(StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote))
+    presets = Path(arguments.lbw_presets) if arguments.lbw_presets else None
+    host = StandaloneHost(loras, checkpoints, device=arguments.device, remote=address.remote, presets=presets)
+    service = Service(host)
     print(f"The panel is at {address.url}; Ctrl-C stops it.", flush=True)
     try:
         serve(service.call, address, access, with_api=arguments.api)

@@ -29,7 +29,7 @@ from .adapters.read import read_adapter
 from .adapters.write import Style
 from .analysis import Analysis, Bench, analyse
 from .base.norm_cache import cache_folder
-from .catalogue import Facts, Stamp, cache_file, facts_of, read_facts, save_cache, stamp_of
+from .catalogue import Cached, Facts, Stamp, cache_file, facts_of, read_facts, save_cache, stamp_of
 from .errors import ResizeError, UsageError
 from .files.atomic import write_whole
 from .files.header import read_header
@@ -53,6 +53,8 @@ OVER_PROVISIONED = 0.5
 
 _PIECE, _PIECES = 512, 64  # bytes, and how many places of a file tell it from others of its shapes
 _SAVE_EVERY = 10.0  # seconds: what a stopped survey may lose
+_SAVE_SHARE = 0.05  # of the time may be spent on saving, however large the cache
+_MOST_LOST = 1000  # contents that no known path has: files that were moved, or are on another drive
 _METADATA = 2048  # bytes that a resized file's metadata take beside its header, nearly
 
 
@@ -224,6 +226,7 @@ def _headers(folder: Path, wish: Wish, store: _Store, progress: Progress) -> Sur
     for path in paths:
         entries.append(_entry(path, store))
         progress.step()
+    store.prune(folder, paths)
     linked = _groups({path: _identity(path) for path in paths})
     again = {path for group in linked for path in group[1:]}
     duplicates = _duplicates([entry for entry in entries if entry.path not in again], store)
@@ -341,8 +344,6 @@ def _measured(entry: Entry, exact: bool, bench: Bench) -> Entry:
         return replace(entry, problem=_plain(error, entry.path))
     except (OSError, MemoryError) as error:
         return replace(entry, problem=f"cannot be read: {error}")
-    if exact:
-        save_cache(cache_file(), {str(entry.path): (entry.stamp, entry.facts, figures.presets)})  # the panel's
     return replace(entry, figures=figures)
 
 
@@ -433,8 +434,9 @@ class _Store:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._paths, self._files = _loaded(path)
-        self._saved = time.monotonic()
+        self._next = time.monotonic() + _SAVE_EVERY
         self._changed = False
+        self._exact: Cached = {}
 
     def entry(self, path: Path, stamp: Stamp) -> Entry | None:
         known = self._paths.get(str(path.absolute()))
@@ -460,7 +462,21 @@ class _Store:
             "problem": entry.problem,
             "data": before.get("data"),
         }
+        if entry.figures is not None and entry.figures.exact:
+            self._exact[str(entry.path)] = entry.stamp, entry.facts, entry.figures.presets
         self._touch()
+
+    def prune(self, folder: Path, found: Sequence[Path]) -> None:
+        """Forgets paths below a folder that are not there any more, and the oldest contents that have no path."""
+        root, there = folder.absolute(), {str(path.absolute()) for path in found}
+        gone = [name for name in self._paths if name not in there and root in Path(name).parents]
+        for name in gone:
+            del self._paths[name]
+        used = {row.get("content") for row in self._paths.values()}
+        lost = [content for content in self._files if content not in used]
+        for content in lost[: max(0, len(lost) - _MOST_LOST)]:
+            del self._files[content]
+        self._changed = self._changed or bool(gone)
 
     def data_hash(self, path: Path, content: str | None) -> str | None:
         """SHA-256 of the tensors alone, computed once for a content."""
@@ -475,18 +491,23 @@ class _Store:
 
     def _touch(self) -> None:
         self._changed = True
-        if time.monotonic() - self._saved > _SAVE_EVERY:
+        if time.monotonic() > self._next:
             self.save()
 
     def save(self) -> None:
         """A cache that cannot be written is left: it costs time, never correctness."""
         if not self._changed:
             return
+        begun = time.monotonic()
         document = {"version": VERSION, "paths": self._paths, "files": self._files}
         with contextlib.suppress(ResizeError, OSError, ValueError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, json.dumps(document).encode(), overwrite=True)
-        self._saved, self._changed = time.monotonic(), False
+        if self._exact:
+            save_cache(cache_file(), self._exact)  # the panel's
+            self._exact = {}
+        ended = time.monotonic()
+        self._next, self._changed = ended + max(_SAVE_EVERY, (ended - begun) / _SAVE_SHARE), False
 
 
 def _loaded(path: Path) -> tuple[dict[str, _Json], dict[str, _Json]]:

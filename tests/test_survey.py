@@ -263,3 +263,30 @@ def test_a_preset_that_makes_a_file_larger_frees_nothing() -> None:
         Path("/x/a"), (100, 0), survey.Facts(), figures=Figures(True, 1.0, 0, {"high": 150, "low": 40})
     )
     assert (entry.freed("high"), entry.freed("medium"), entry.freed("low")) == (0, 0, 60)
+
+
+# Cost --------------------------------------------------------------------------------------------------------
+
+
+def test_caches_are_written_a_few_times_and_not_per_file(made, tmp_path, monkeypatch) -> None:
+    whole, panel = [], []
+    monkeypatch.setattr(survey, "write_whole", lambda path, data, **more: whole.append(path))
+    monkeypatch.setattr(survey, "save_cache", lambda path, known: panel.append(len(known)))
+    found = look(made, Wish(exact=True, threads=1, cache=tmp_path / "cache.json"))
+    exact = {entry.content for entry in found.entries if entry.figures}
+    assert len(whole) == 1
+    assert panel == [len(exact)]
+    assert len(exact) > 1
+
+
+def test_files_that_are_gone_are_forgotten_and_others_are_not(tmp_path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for seed in (1, 2):
+            write_lora(tmp_path / folder / f"{seed}.safetensors", LoraOptions(rank=2, seed=seed))
+        look(tmp_path / folder, Wish(threads=1, cache=tmp_path / "cache.json"))
+    (tmp_path / "a" / "1.safetensors").unlink()
+    look(tmp_path / "a", Wish(threads=1, cache=tmp_path / "cache.json"))
+    document = json.loads((tmp_path / "cache.json").read_text("utf-8"))
+    known = {Path(name).relative_to(tmp_path).as_posix() for name in document["paths"]}
+    assert known == {"a/2.safetensors", "b/1.safetensors", "b/2.safetensors"}

@@ -51,7 +51,7 @@ class Found:
 def walk(root: Path, *, leave_out: Collection[str] = (), on_skip: Skip = ignore) -> list[Found]:
     """Every folder from ``root`` down, each once, in the order of names; none if ``root`` is missing.
 
-    A folder that can be reached without a link has that path. ``leave_out`` are names of folders to pass over.
+    A folder that can be reached without a link has that path. ``leave_out`` has the names of folders to pass over.
     """
     seen: set[str] = set()
     found: list[Found] = []

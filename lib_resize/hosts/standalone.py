@@ -22,12 +22,19 @@ class StandaloneHost:
     name = "Resize LoRA"
 
     def __init__(
-        self, lora_dirs: Sequence[Path], checkpoints: Sequence[Path] = (), *, device: str = "cpu", remote: bool = False
+        self,
+        lora_dirs: Sequence[Path],
+        checkpoints: Sequence[Path] = (),
+        *,
+        device: str = "cpu",
+        remote: bool = False,
+        presets: Path | None = None,
     ) -> None:
         self._roots = real_folders(lora_dirs)
         self._checkpoints = list(_checkpoint_files(checkpoints))
         self._device = device
         self._remote = remote
+        self._presets = presets
         self._turn = Turn(threading.Lock())
         self._listing = Listing()
         self._entries: dict[str, Entry] = {}
@@ -97,8 +104,8 @@ class StandaloneHost:
         return TrashPlaces(self._roots, real_folders(checkpoint.parent for checkpoint in self._checkpoints))
 
     def block_presets(self) -> Path | None:
-        """There are no other extensions."""
-        return None
+        """The file that was named on the command line."""
+        return self._presets
 
     def begin_job(self, title: str) -> None:
         """The panel shows its own progress."""
