@@ -132,7 +132,7 @@ def notes(plan: Plan) -> Iterator[str]:
         kinds: dict[str, int] = {}
         for _, why in plan.copied:
             kinds[why] = kinds.get(why, 0) + 1
-        yield "beside the layers, as they are: " + ", ".join(f"{count} {why}" for why, count in sorted(kinds.items()))
+        yield "also in the file, not resized: " + ", ".join(f"{count} {why}" for why, count in sorted(kinds.items()))
     gone = len(plan.dropped) - len(set(plan.dropped) & set(plan.zero))
     if plan.zero:
         yield f"{len(plan.zero)} layers are zero" + ("" if set(plan.zero) - set(plan.dropped) else " and left out")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
-diffusers = pytest.importorskip("diffusers")
+pytest.importorskip("torch")
+pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
+import diffusers
 import tiny_sdxl
+import torch
 from lora_material import kohya, make_lora
 from lora_material import save as write_lora
 from safetensors import safe_open
