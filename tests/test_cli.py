@@ -541,11 +541,11 @@ def test_what_is_no_number_is_refused_in_words(option, text, capsys) -> None:
 
 
 @pytest.mark.parametrize("command", ["resize", "inspect", "library", "merge", "upsample"])
-@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", "/", "x" * 300 + ":0.5", "[" + "y" * 300])
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", "x" * 300 + ":0.5", "[" + "y" * 300])
 def test_no_name_ends_in_a_traceback(command, name, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     more = {"upsample": ["--rank", 4]}.get(command, [])
-    assert run(command, name, *more) in (1, 2) or (command, name) == ("library", "/")
+    assert run(command, name, *more) in (1, 2)
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert "a fault of Resize LoRA" not in told
