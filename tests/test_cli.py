@@ -529,3 +529,117 @@ def test_two_batches_at_once_share_one_output_folder(checkpoint, lora, out, tmp_
     for name in outputs(out):
         with SafeFile(out / name) as file:
             assert file.header.metadata["ss_output_name"] == Path(name).stem
+
+
+# Words and numbers ---------------------------------------------------------------------------------------------
+
+NUMBERS = ["²", "٣٤x", "-1", "1.5", "1e3", "9" * 5000, "", " 1", "0x10", "1_0"]
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+@pytest.mark.parametrize(
+    "option", ["upsample --rank", "resize --threads", "resize --niter", "resize --seed", "ui --port", "extract --rank",
+               "extract --conv-rank", "extract --max-rank"]
+)  # fmt: skip
+def test_what_is_no_number_is_refused_in_words(option, text, capsys) -> None:
+    command, name = option.split()
+    with pytest.raises(SystemExit) as ended:
+        run(command, "a", "b", f"{name}={text}")
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert re.search(rf"argument {name}: '.*' is not a .+, \d+ to \d+$", error)
+    assert len(error) < 200
+
+
+@pytest.mark.parametrize("command", ["resize", "inspect", "library", "merge", "upsample"])
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", "x" * 300 + ":0.5", "[" + "y" * 300])
+def test_no_name_ends_in_a_traceback(command, name, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = {"upsample": ["--rank", 4]}.get(command, [])
+    assert run(command, name, *more) in (1, 2)
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "a fault of Resize LoRA" not in told
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems store no such name")
+def test_a_name_that_is_not_utf8_is_resized_under_a_clean_one(lora, tmp_path, capsys) -> None:
+    source = tmp_path / os.fsdecode(b"caf\xe9.safetensors")
+    source.write_bytes(lora.read_bytes())
+    source.with_suffix(".json").write_text('{"file_name": "x", "sha256": "1"}')
+    report = tmp_path / "r.json"
+    assert run("resize", source, "-r", "rank=1", "--report", report) == 0
+    assert outputs(tmp_path) == sorted([source.name, "caf__rank1.safetensors", "caf__rank1.json", "r.json",
+                                        source.with_suffix(".json").name])  # fmt: skip
+    assert os.fsencode(json.loads(report.read_text("utf-8"))[0]["source"]) == os.fsencode(source)
+    assert "caf\\xe9" not in capsys.readouterr().err
+
+
+# What a path option must not touch -------------------------------------------------------------------------------
+
+
+def _victims(folder: Path) -> dict[str, Path]:
+    """Things that must not be lost, and other names of them."""
+    names = {
+        "source": "a.safetensors", "preview": "a.preview.png", "sidecar": "a.json", "notes": "a.txt", "mine": "r.json"
+    }  # fmt: skip
+    found = {kind: folder / name for kind, name in names.items()}
+    for path in list(found.values())[1:]:
+        path.write_bytes(b'{"description": "mine"}')
+    found["hard"], found["soft"], found["dangling"] = (folder / f"{kind}.json" for kind in ("hard", "soft", "dangling"))
+    os.link(found["source"], found["hard"])
+    found["soft"].symlink_to(found["source"])
+    found["dangling"].symlink_to(folder / "gone")
+    found["pipe"], found["folder"] = folder / "pipe.json", folder / "folder.json"
+    os.mkfifo(found["pipe"])
+    found["folder"].mkdir()
+    return found
+
+
+VICTIMS = ["source", "preview", "sidecar", "notes", "mine", "hard", "soft", "dangling", "pipe", "folder"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs links and pipes")
+@pytest.mark.parametrize("victim", VICTIMS)
+@pytest.mark.parametrize("command", ["report", "merge", "plot"])
+def test_no_path_option_replaces_what_is_not_ours(lora, tmp_path, command, victim, capsys) -> None:
+    (tmp_path / "a.safetensors").write_bytes(lora.read_bytes())
+    paths = _victims(tmp_path)
+    before = {path: (path.lstat().st_ino, path.is_file() and path.read_bytes()) for path in tmp_path.iterdir()}
+    source, target = tmp_path / "a.safetensors", paths[victim]
+    if command == "report":
+        status = run("resize", source, "-r", "rank=1", "--report", target)
+    elif command == "merge":
+        aimed = tmp_path / f"{target.name.removesuffix('.safetensors')}.safetensors"
+        if aimed != target and victim != "folder":
+            aimed.hardlink_to(target) if victim not in ("soft", "dangling") else aimed.symlink_to(target)
+            before[aimed] = (aimed.lstat().st_ino, aimed.is_file() and aimed.read_bytes())
+        status = run("merge", f"{source}:0.5", "-o", target if victim == "folder" else aimed, "--overwrite")
+    else:
+        if victim != "folder":
+            status = run("inspect", source, "--plot", target)
+        else:
+            status = run("inspect", source, "--plot", tmp_path)
+    assert status in ((0, 1) if (command, victim) == ("merge", "folder") else (1, 2))
+    after = {path: (path.lstat().st_ino, path.is_file() and path.read_bytes()) for path in before}
+    assert after == before
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_destination_that_cannot_work_is_refused_before_the_work(lora, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "file").write_bytes(b"mine")
+    (tmp_path / "x.safetensors").write_bytes(b"mine")
+    monkeypatch.setattr("lib_resize.batch.analyse", None)  # would be called, and fail in other words
+    assert run("resize", lora, "-o", tmp_path / "file", "-r", "rank=1") == 1
+    assert run("merge", f"{lora}:0.5", "-o", tmp_path / "x", "--overwrite") == 1
+    assert run("resize", lora, "-o", tmp_path, "-r", "rank=1:rank=2", "--suffix", "/../x", "--dry-run") == 1
+    error = capsys.readouterr().err
+    assert "a file stands where a folder should be" in error
+    assert "is not a result of Resize LoRA" in error
+
+
+def test_a_demo_replaces_nothing(tmp_path, capsys) -> None:
+    (tmp_path / "pastry.safetensors").write_bytes(b"mine")
+    assert run("demo", "--keep", tmp_path) == 1
+    assert (tmp_path / "pastry.safetensors").read_bytes() == b"mine"
+    assert outputs(tmp_path) == ["pastry.safetensors"]

@@ -41,7 +41,7 @@ PAGES = {
     str(path.relative_to(ROOT)): path.read_text("utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 }
 WORDS = {**SCORES, **SELECTIONS, **LIMITS, **METHODS, **FILLS, **METHOD_NUMBERS, **PRESETS, "rescale": ""}
-COMMANDS = ("resize", "merge", "extract", "upsample", "inspect", "library", "demo")
+COMMANDS = ("resize", "merge", "extract", "upsample", "inspect", "library", "demo", "ui")
 FOREIGN_OPTIONS = {
     "docs/api.md",
     "docs/coming-from.md",
@@ -109,6 +109,10 @@ def test_every_option_of_inspect_and_demo_is_in_their_table_and_no_other() -> No
 
 def test_every_option_of_upsample_is_in_its_table_and_no_other() -> None:
     assert told_options(section("Options of `upsample`")) | {"-h", "--help"} == options_of("upsample")
+
+
+def test_every_option_of_ui_is_in_its_table_and_no_other() -> None:
+    assert told_options(section("Options of `ui`")) | {"-h", "--help"} == options_of("ui")
 
 
 def test_every_option_of_library_is_in_its_table_and_no_other() -> None:
