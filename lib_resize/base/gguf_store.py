@@ -98,7 +98,7 @@ class GgufStore:
         tensor = self._tensors[key]
         kind = self._library.GGMLQuantizationType(tensor.kind)
         data = np.empty(self._bytes[key], np.uint8)
-        self._file.read_into(memoryview(data), tensor.start)
+        self._file.read_into(data.data, tensor.start)
         rows = math.prod(tensor.dimensions[1:])
         try:
             found = self._library.quants.dequantize(data.reshape(rows, -1) if rows else data, kind)

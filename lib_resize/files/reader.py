@@ -92,7 +92,7 @@ class SafeFile:
         bits = np.empty(shape, STORAGE[entry.dtype])
         if bits.size:
             start = self.header.data_start + entry.start + skipped * bits.itemsize
-            self._disk.read_into(memoryview(bits.reshape(-1).view(np.uint8)), start)
+            self._disk.read_into(bits.reshape(-1).view(np.uint8).data, start)
         bits.flags.writeable = False
         return bits
 
