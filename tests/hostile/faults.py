@@ -1,6 +1,7 @@
 """Death and faults at every system call: run an action in a forked child that stops, or fails, at its k-th call.
 
-A child is forked from this process, in which everything is imported already, so that one costs milliseconds. POSIX only.
+A child is forked from this process, in which everything is imported already, so that one costs
+milliseconds. POSIX only.
 
     calls = traced(action)                    # the calls that it makes, in order
     for k in range(1, len(calls) + 1):
@@ -128,6 +129,6 @@ class _Striker:
                 raise OSError(FAILING[self._mode], os.strerror(FAILING[self._mode]))
             if self._mode == "after":
                 true(*arguments, **options)
-            os.kill(os.getpid(), signal.SIGKILL)
+            return os.kill(os.getpid(), signal.SIGKILL)
 
         return call
