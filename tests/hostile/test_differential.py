@@ -60,7 +60,7 @@ def run(folder: Path, tensors: dict[str, np.ndarray], recipe: str) -> tuple[Path
     save_file(tensors, source)
     names = [str(source), "-r", recipe, "-o", str(out), "--report", str(report), "--overwrite", "--threads", "1"]
     assert cli.main(["resize", *names]) == 0
-    (entry,) = json.loads(report.read_text("utf-8"))["files"]
+    (entry,) = json.loads(report.read_text("utf-8"))
     return Path(entry["output"]), entry
 
 
@@ -97,11 +97,11 @@ def test_a_size_is_reached_from_below_within_one_dimension(seed, tmp_path, capsy
     target = int(rng.uniform(empty, max(empty + 1, full.stat().st_size)))
     source, report = tmp_path / "a.safetensors", tmp_path / "report.json"
     code = cli.main(
-        ["resize", str(source), "-r", f"fro_lora=1,size={target / 2**20:.9f}", "-o", str(tmp_path / "sized")]
-        + ["--report", str(report), "--overwrite", "--threads", "1"]
+        f"resize {source} -r fro_lora=1,size={target / 2**20:.9f} -o {tmp_path / 'sized'} --report {report} "
+        "--overwrite --threads 1".split()
     )
     capsys.readouterr()
-    (entry,) = json.loads(report.read_text("utf-8"))["files"]
+    (entry,) = json.loads(report.read_text("utf-8"))
     if code:
         assert "size" in entry["error"]
         return

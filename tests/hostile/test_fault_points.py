@@ -120,8 +120,16 @@ def points(calls: Sequence[str], seed: int) -> list[int]:
     return random.Random(seed).sample(busy, SHORT)
 
 
-@pytest.mark.parametrize("mode", faults.MODES)
-@pytest.mark.parametrize("command", COMMANDS)
+SHORT_CASES = [
+    *(("resize", mode) for mode in faults.MODES),
+    ("resize over", "torn"),
+    ("merge", "enospc"),
+    ("extract", "after"),
+]
+CASES = [(command, mode) for command in COMMANDS for mode in faults.MODES] if LONG else SHORT_CASES
+
+
+@pytest.mark.parametrize(("command", "mode"), CASES)
 def test_nothing_is_lost_whatever_the_moment(sources, folder, monkeypatch, command, mode):
     scene = Scene(sources, folder / "run", command, monkeypatch)
     scene.fresh()
