@@ -690,6 +690,8 @@ def _base(analysis: Analysis, new: NewLayer) -> Factor:
 
 _ROUNDING = {"F32": 1e-3, "F16": 3e-3, "BF16": 2e-2, "F8_E4M3": 0.06}
 """What rounding to a dtype may do to a layer's delta, relative, Frobenius; see docs/maths.md."""
+_UNBALANCED = 0.06
+"""The same of a difference in full in float16, which has no factors to scale: small numbers lose digits."""
 _NEGLIGIBLE = 1e-4
 """Share of the whole LoRA's norm that does not count: a layer may be nothing next to the others."""
 _SAMPLES = 4
@@ -763,6 +765,8 @@ def _difference(found: Form, job: Job, new: NewLayer, arrays: Arrays) -> float:
 
 def _tolerance(new: NewLayer) -> float:
     """What rounding may do to a layer: a bound of its dtype, however badly the numbers fit."""
+    if "diff" in new.tensors and new.tensors["diff"].dtype == "F16":
+        return _UNBALANCED
     return max(_ROUNDING[spec.dtype] for spec in new.tensors.values())
 
 

@@ -178,3 +178,15 @@ def test_no_bound_grows_with_how_badly_numbers_fit(tmp_path, monkeypatch, dtype)
     monkeypatch.setattr(write, "_common_alpha", lambda *_: 2.0**40)
     error = run(source, "rank=4", tmp_path / "out", dtype).error
     assert (error is None) is (dtype in ("BF16", "F32"))  # whose range is wide enough
+
+
+def test_what_the_library_does_not_read_as_meant_gets_no_name(tmp_path, monkeypatch):
+    """A file is opened by the safetensors library, too, before it gets its name."""
+    from lib_resize.files import writer
+
+    source = save(tmp_path / "a.safetensors", 8.0, 0.3)
+    true_shapes = writer._shapes_by_library
+    monkeypatch.setattr(writer, "_shapes_by_library", lambda path: {**true_shapes(path), "another": (1,)})
+    error = run(source, "rank=4", tmp_path / "out").error
+    assert "the written file was read back and differs: tensor 'another'" in str(error)
+    assert list((tmp_path / "out").iterdir()) == []
