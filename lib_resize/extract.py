@@ -151,9 +151,11 @@ def _nothing_differs(tuned: Weights, base: Weights, tally: _Tally) -> str:
     if tally.equal > apart:
         told = f" Not compared: {others}." if missed else ""
         return f"{models}: no layer differs that a LoRA could hold ({tally.equal} were compared and are equal).{told}"
+    count = f"{tally.equal} of {tally.equal + apart} layers" if tally.equal else "no layer"
+    equal = " and are equal" if tally.equal else ""
     return (
-        f"{models}: {tally.equal} of {tally.equal + apart} layers could be compared, which are equal; of the others, "
-        f"{others or 'none is wanted'}. Name two checkpoints of one model in one layout."
+        f"{models}: {count} could be compared{equal}; of the others, {others or 'none is wanted'}. "
+        f"Name two checkpoints of one model in one layout."
     )
 
 

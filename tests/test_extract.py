@@ -498,3 +498,30 @@ def test_what_makes_no_sense_is_said(pair: Any, lora: Path, tmp_path: Path, caps
     save_file(old, tmp_path / "odd.safetensors")
     assert extract(tmp_path / "odd.safetensors", base, out) == 1
     assert "one kind" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("prefix", "other"), [("net.", "model.diffusion_model."), ("", "net."), ("dit.", "net.")])
+def test_models_of_other_prefixes_are_compared(prefix: str, other: str, tmp_path: Path) -> None:
+    values = {f"blocks.{n}.attn.q_proj.weight": np.eye(8, dtype=np.float32) for n in range(3)}
+    save_file(
+        {prefix + name: (n + 1) * value for n, (name, value) in enumerate(values.items())}, tmp_path / "a.safetensors"
+    )
+    save_file({other + name: value for name, value in values.items()}, tmp_path / "b.safetensors")
+    assert extract(tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "out", "-r", "rank=8") == 0
+    made = load_file(tmp_path / "out.safetensors")
+    assert {key.split(".")[0] for key in made} == {f"lora_unet_blocks_{n}_attn_q_proj" for n in (1, 2)}
+
+
+def test_models_without_a_layer_in_common_are_not_called_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One layer of three is compared and equal: that says nothing of the others."""
+    square = np.eye(8, dtype=np.float32)
+    for name in ("one", "two"):
+        own = {f"blocks.{n}.{name}.q_proj.weight": square for n in range(2)}
+        save_file(own | {"blocks.0.both.weight": square}, tmp_path / f"{name}.safetensors")
+    assert extract(tmp_path / "one.safetensors", tmp_path / "two.safetensors", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert "1 of 5 layers could be compared" in error, error
+    assert "4 are in one of the two alone" in error
+    assert "no layer differs" not in error

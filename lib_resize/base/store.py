@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -118,7 +119,40 @@ def open_store(path: Path | SafeFile) -> Store:
         from .gguf_store import GgufStore
 
         return GgufStore(path)
-    return SafeStore(path, {SafeFile(path): ""})
+    return SafeStore(path, _opened([path.with_name(name) for name in _siblings(path)]))
+
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.IGNORECASE)
+
+
+def _siblings(path: Path) -> list[str]:
+    """The names of all shards of a model of which a file is one; the file alone where it is none."""
+    found = _SHARD.fullmatch(path.name)
+    if found is None or int(found["count"]) > _MOST_SHARDS:
+        return [path.name]
+    names = [
+        f"{found['stem']}-{number + 1:05}-of-{found['count']}{path.suffix}" for number in range(int(found["count"]))
+    ]
+    missing = next((name for name in names if not path.with_name(name).is_file()), None)
+    if missing is not None:
+        raise DamagedFileError(f"{path}: is a shard, and {missing} is not in its folder. Download the missing files.")
+    return names
+
+
+_MOST_SHARDS = 1000
+
+
+def _opened(paths: Sequence[Path]) -> dict[SafeFile, str]:
+    """All or none."""
+    files: dict[SafeFile, str] = {}
+    try:
+        for path in paths:
+            files[SafeFile(path)] = ""
+    except BaseException:
+        for file in files:
+            file.close()
+        raise
+    return files
 
 
 def _open_folder(path: Path) -> SafeStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.gguf_store import GgufStore
 from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
 from lib_resize.batch import Settings, resize
+from lib_resize.errors import DamagedFileError
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles
 from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3, Family, LayerName, layers
@@ -555,3 +557,17 @@ def test_a_gguf_tells_the_shape_of_a_flattened_convolution(tmp_path: Path) -> No
     assert store.shapes == {"conv.weight": (8, 4, 3, 3)}
     np.testing.assert_array_equal(store.read("conv.weight", (2, 4)).bits.ravel(), np.arange(72, 144))
     store.close()
+
+
+def test_one_shard_opens_the_whole_model(tmp_path: Path) -> None:
+    tensors = {f"blocks.{n}.self_attn.q.weight": np.full((4, 4), n, np.float32) for n in range(4)}
+    names = list(tensors)
+    for number in (1, 2):
+        part = {name: tensors[name] for name in names[2 * (number - 1) : 2 * number]}
+        save_file(part, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    second = tmp_path / "model-00002-of-00002.safetensors"
+    with contextlib.closing(Checkpoint(second)) as checkpoint:
+        assert {weight.key for weight in checkpoint.weights.values()} == set(names)
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    with pytest.raises(DamagedFileError, match="model-00001-of-00002"):
+        Checkpoint(second)

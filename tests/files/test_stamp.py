@@ -326,3 +326,8 @@ def test_adapter_settings_that_cannot_be_made_true_are_gone(layers):
 
 def test_damaged_adapter_settings_are_gone():
     assert "lora_adapter_metadata" not in restamp({"lora_adapter_metadata": "{r:"}, facts(uniform()))
+
+
+@pytest.mark.parametrize("version", ["hunyuan_video_1_5", "wan_2_2", "qwen_image_2", "ideogram4"])
+def test_another_version_of_a_model_gets_no_architecture(version):
+    assert "modelspec.architecture" not in restamp({**MODELSPEC, "ss_base_model_version": version}, facts(uniform()))

@@ -312,6 +312,36 @@ def test_a_reference_is_measured_once_asked_for_and_then_planned_with(
     browser.service.close()
 
 
+def test_a_recipe_that_needs_no_base_records_no_reference(root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """Whatever is chosen or loaded: nothing of it was used."""
+    browser = with_checkpoint(root, checkpoint, tmp_path)
+    options, none = {"reference": checkpoint.name}, {"kind": "none", "title": None, "family": None, "note": ""}
+    assert browser.analysed("pastry", reference=checkpoint.name)["files"][0]["reference"] == none
+    assert browser.ask("plan", name="pastry", target={"preset": "high"}, options=options)["reference"] == none
+    assert browser.resized("pastry", target={"preset": "high"}, options=options)["reference"] == none
+    browser.service.close()
+
+
+def test_norms_that_were_measured_before_are_told_as_remembered(
+    root: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "norms"))
+    browser = with_checkpoint(root, checkpoint, tmp_path)
+    options, recipe = {"reference": checkpoint.name}, "fro_ckpt=1,thr=-3"
+    made = [browser.resized("pastry", recipe=recipe, options=options)["reference"]["kind"] for _ in range(3)]
+    assert made == ["file", "cache", "cache"]
+    browser.service.close()
+
+
+def test_a_reference_is_found_after_its_title_has_changed(root: Path, checkpoint: Path, tmp_path: Path) -> None:
+    browser = with_checkpoint(root, checkpoint, tmp_path)
+    options, recipe = {"reference": f"{checkpoint.name} [0123456789]"}, "fro_ckpt=1,thr=-3"
+    browser.analysed("pastry", reference=checkpoint.name, recipe=recipe)
+    plan = browser.ask("plan", name="pastry", recipe=recipe, options=options)
+    assert plan["reference"]["title"] == checkpoint.name
+    browser.service.close()
+
+
 def test_a_lora_of_another_family_uses_its_own_norms_and_says_so(root: Path, checkpoint: Path, tmp_path: Path) -> None:
     stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     flat_file(root / "old.safetensors", stem=stem)
