@@ -52,7 +52,7 @@ class LoraList(Sequence[LoraFile]):
         self._loras = tuple(sorted(self._named.values(), key=lambda lora: lora.name.lower()))
         self._aliased: dict[str, list[LoraFile]] = {}
         for lora in self._loras:
-            if lora.alias and lora.alias not in self._named:
+            if lora.alias:
                 self._aliased.setdefault(lora.alias, []).append(lora)
 
     def __len__(self) -> int:

@@ -116,13 +116,11 @@ class WholeList:
     def _merge(self, now: dict[str, Entry]) -> None:
         gone = {name: entry for name, entry in self._entries.items() if name not in now}
         kept = {name: entry for name, entry in gone.items() if _is_there(entry.path)}
-        if kept:
-            paths = {entry.path for entry in now.values()}
-            folded = {_folded(path): path for path in paths}
-            for name, entry in list(kept.items()):
-                other = folded.get(_folded(entry.path))
-                if entry.path in paths or (other is not None and same_file(entry.path, other)):
-                    del kept[name]  # the host gave the file another name
+        folded = {_folded(entry.path): entry.path for entry in now.values()} if kept else {}
+        for name, entry in list(kept.items()):
+            other = folded.get(_folded(entry.path))
+            if other is not None and same_file(entry.path, other):
+                del kept[name]  # the host, or the disk, has another name for it now
         self._kept = set(kept)
         merged = {**now, **kept}
         if merged != self._entries:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from standins import OnDisk, WebUI, add_backend
 
-from lib_resize.hosts import scan
+from lib_resize.hosts import listing, scan
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import LoraFile, LoraList
@@ -138,6 +138,20 @@ def test_a_file_that_the_host_calls_otherwise_now_is_listed_once(webui: WebUI) -
     listed.clear()
     listed["v1_2"] = OnDisk("v1_2", str(path), "v1.2")
     assert [lora.name for lora in host.loras()] == ["v1_2"]
+
+
+def test_a_file_whose_name_changed_its_case_alone_is_listed_once(webui: WebUI, monkeypatch: Any) -> None:
+    """Windows finds it under either name."""
+    old_path, new_path = (put(webui.lora_dir / f"{name}.safetensors") for name in ("Ink", "ink"))
+    listed = webui.modules["networks"].available_networks
+    listed["Ink"] = OnDisk("Ink", str(old_path), "Ink")
+    listed["ink"] = OnDisk("ink", str(new_path), "ink")
+    host = A1111Host()
+    assert len(host.loras()) == 2
+    del listed["Ink"]
+    assert len(host.loras()) == 2, "two files, where the disk has both"
+    monkeypatch.setattr(listing, "same_file", lambda one, other: str(one).lower() == str(other).lower())
+    assert [lora.name for lora in host.loras()] == ["ink"]
 
 
 def test_a_host_that_puts_a_new_dictionary_in_its_place_is_followed(webui: WebUI) -> None:
@@ -280,6 +294,16 @@ def test_folders_are_read_for_pictures_only_when_they_changed(kind: str, webui: 
         assert host.resolve("003").preview is not None
         picture.unlink()
         assert host.resolve("000").preview is None
+
+
+def test_a_folder_that_changed_a_moment_ago_is_read_again_though_its_time_is_the_same(tmp_path: Path) -> None:
+    """Times of some disks are coarse."""
+    folders, moment = scan.Folders(), time.time_ns()
+    os.utime(tmp_path, ns=(moment, moment))
+    assert folders.names(tmp_path) == frozenset()
+    put(tmp_path / "a.png")
+    os.utime(tmp_path, ns=(moment, moment))
+    assert folders.names(tmp_path) == {"a.png"}
 
 
 def test_the_list_is_not_made_anew_where_nothing_changed(webui: WebUI) -> None:
