@@ -24,7 +24,7 @@ def _recover(host: Host, results: Results) -> None:
     with contextlib.suppress(Exception):  # the trash still has what could not be brought back
         results.recover()
     with contextlib.suppress(Exception):  # a folder that cannot be read keeps what is in it
-        for root in [*host.lora_roots(), host.trash_root()]:
+        for root in [*host.lora_roots(), *host.trash_roots()]:
             for folder in _folders(root):
                 sweep(folder)
 

@@ -26,6 +26,8 @@ from .names import inside
 from .records import Facts, Ordered, Record, Records, new_id
 
 THERE, TRASHED, GONE = "there", "trashed", "gone"
+RECORDS = "results"
+"""The folder of records, in the trash."""
 MOST_TOLD = 500
 """Results of one answer."""
 
@@ -40,7 +42,7 @@ class Results:
     def __init__(self, host: Host, session: str) -> None:
         self._host = host
         self._session = session
-        self.records = Records(host.trash_root() / "results")
+        self.records = Records(host.trash_root() / RECORDS, [root / RECORDS for root in host.trash_roots()])
         self._moving = threading.RLock()
         self._items: dict[str, trash.Item] = {}
 
@@ -103,12 +105,12 @@ class Results:
                     "Delete or move it yourself if you want it gone."
                 )
             going, kept = self._sidecars(record)
-            trash.trash(self._host.trash_root(), record.output, [record.path, *going], result=id)
+            trash.trash(self._host.trash_root(record.path), record.output, [record.path, *going], result=id)
             return {"result": self.told(record), "kept": kept, "note": _kept_note(kept)}
 
     def _recovered(self, id: str) -> bool:
         """Whether a result is in the trash even after moves that failed before were finished."""
-        trash.recover(self._host.trash_root(), self._check_homes)
+        self._recover_moves()
         return id in self._trashed_items()
 
     def _sidecars(self, record: Record) -> tuple[list[Path], list[str]]:
@@ -134,7 +136,8 @@ class Results:
     def restore_item(self, id: str) -> str:
         """Moves anything in the trash back, also of earlier sessions; its name. Raises Fault and OutputError."""
         with self._moving:
-            item = next((item for item in trash.items(self._host.trash_root()) if item.id == id), None)
+            found = (trash.read(root, id) for root in self._host.trash_roots() if id in trash.ids(root))
+            item = next((item for item in found if item is not None), None)
             if item is None:
                 raise Fault("gone", "That is not in the trash any more.")
             self._check_homes(item)
@@ -163,8 +166,8 @@ class Results:
     def empty_trash(self) -> Answer:
         """Deletes for good. Raises OutputError."""
         with self._moving:
-            files, size = trash.empty(self._host.trash_root())
-            return {"files": files, "bytes": size}
+            emptied = [trash.empty(root) for root in self._host.trash_roots()]
+            return {"files": sum(files for files, _ in emptied), "bytes": sum(size for _, size in emptied)}
 
     def trashed_names(self) -> set[str]:
         """Stems that a restore will need again."""
@@ -173,17 +176,21 @@ class Results:
     def recover(self) -> None:
         """Finishes what a killed server left half done, and drops old records; for the start of a service."""
         with self._moving:
-            trash.recover(self._host.trash_root(), self._check_homes)
+            self._recover_moves()
         self.records.prune(self._session, set(self._trashed_items()))
 
     # What is where ---------------------------------------------------------------------------------------------
 
     def _listed_items(self) -> list[trash.Item]:
         """The trash's items; each manifest is read once, as it never changes."""
-        root = self._host.trash_root()
         known = self._items
-        self._items = {id: item for id in trash.ids(root) if (item := known.get(id) or trash.read(root, id))}
-        return list(self._items.values())
+        found = [(root, id) for root in self._host.trash_roots() for id in trash.ids(root)]
+        self._items = {id: item for root, id in found if (item := known.get(id) or trash.read(root, id))}
+        return sorted(self._items.values(), key=lambda item: item.trashed)
+
+    def _recover_moves(self) -> None:
+        for root in self._host.trash_roots():
+            trash.recover(root, self._check_homes)
 
     def _trashed_items(self) -> dict[str, trash.Item]:
         """Result -> the item that it is."""

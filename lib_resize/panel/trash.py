@@ -75,7 +75,9 @@ def trash(root: Path, name: str, files: Sequence[Path], result: str | None = Non
             for file in item.files:
                 _move(file.home, item.folder / file.kept)
         except (OutputError, OSError):
-            with contextlib.suppress(OutputError, OSError):  # where the disk fails again, the next start brings them back
+            with contextlib.suppress(
+                OutputError, OSError
+            ):  # where the disk fails again, the next start brings them back
                 _bring_back(item)
             raise
         return item

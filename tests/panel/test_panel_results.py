@@ -280,9 +280,7 @@ def test_changed_sidecars_stay_and_are_named(results: Results, root: Path) -> No
 # Nothing leaves the LoRA folders, and nothing comes in from elsewhere ---------------------------------------------
 
 
-def test_undo_moves_nothing_that_is_outside_by_where_it_really_is(
-    results: Results, root: Path, tmp_path: Path
-) -> None:
+def test_undo_moves_nothing_that_is_outside_by_where_it_really_is(results: Results, root: Path, tmp_path: Path) -> None:
     inside = make_folder(root / "style")
     record = made(results, inside / "ink_2.safetensors", inside / "ink_2.png")
     outside = tmp_path / "elsewhere"
