@@ -93,7 +93,7 @@ class Host:
     def lora_roots(self) -> list[Path]:
         return [self._root]
 
-    def trash_root(self, path: Path | None = None) -> Path:  # noqa: ARG002
+    def trash_root(self, path: Path | None = None) -> Path:
         return self._bin
 
     def trash_roots(self) -> list[Path]:
