@@ -202,7 +202,9 @@ class OtherAxis:
         self.label = label
 
 
-@pytest.mark.parametrize("kind", [OtherAxis, None, 7, MagicMock(side_effect=ValueError)], ids=["class", "none", "number", "raises"])
+@pytest.mark.parametrize(
+    "kind", [OtherAxis, None, 7, MagicMock(side_effect=ValueError)], ids=["class", "none", "number", "raises"]
+)
 def test_another_axis_costs_the_axis_alone(kind: Any, tmp_path: Path, load: Any) -> None:
     webui = a_host(tmp_path / "Lora")
     webui.modules["modules.scripts"].scripts_data[0].module.AxisOption = kind
