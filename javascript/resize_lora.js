@@ -2057,7 +2057,8 @@
     /* Undo and Restore. */
     async function move(method, what) {
         try {
-            await call(method, what);
+            const {note} = await call(method, what);
+            if (note) toast(note);
             takeResults(await call('results'));
             refreshCards();
             await readLibrary();

@@ -157,6 +157,9 @@ def test_ctrl_enter_runs_and_the_result_can_be_undone_and_restored(page: Any, sh
     expect(result).to_have_attribute("data-state", "trashed")
     result.get_by_text("Restore", exact=True).click()
     expect(result).to_have_attribute("data-state", "there")
+    ask(page, "set", {"note": "a.txt was changed and stays."})
+    result.get_by_text("Undo", exact=True).click()
+    expect(page.locator("#resize_lora_toasts")).to_contain_text("a.txt was changed and stays.")
 
 
 def test_escape_cancels_our_jobs_only(page: Any) -> None:
