@@ -559,6 +559,7 @@
         [...state.mine].filter(id => !state.jobs.has(id)).forEach(id => state.mine.delete(id));
         if (state.library.complete && status.library > state.library.revision) readLibrary().catch(complain);
         sayWhatWasStopped();
+        if (redraw.isDue) refreshCards();
         if (!status.active) queueRanEmpty();
         drawQueue();
         drawActions();
@@ -571,6 +572,7 @@
         drawReference();
         if (!before || before.title === reference.title) return;
         state.epoch += 1;
+        drawTarget();
         askPlanSoon();
     }
 
@@ -621,8 +623,8 @@
     function takeResult(result) {
         if (state.results.some(one => one.result === result.result)) return;
         state.results.push(result);
+        redraw.isDue = true;
         drawResults();
-        refreshCards();
     }
 
     function takeResults(answer) {
@@ -1638,7 +1640,7 @@
     /* Said before anything is written: what the server found, and what the page sees while dragging. */
     function warnings(file, now) {
         if (!file) return [];
-        const known = analysis() || {warnings: []}, found = now && now.exact ? now.warnings : known.warnings;
+        const known = (analysis() || {warnings: []}).warnings, found = now && now.exact ? [...known.filter(one => one.kind === 'flat'), ...now.warnings] : known;
         const texts = [file.problem, state.trouble, targetIsGood() ? refusal() : ''];
         texts.push(...found.map(one => one.template ? t(one.template, one.values) : one.text));
         if (now) texts.push(...(now.exact ? now.notes : foreseen(file, now, found.map(one => one.kind))));
@@ -2055,7 +2057,8 @@
     /* Undo and Restore. */
     async function move(method, what) {
         try {
-            await call(method, what);
+            const {note} = await call(method, what);
+            if (note) toast(note);
             takeResults(await call('results'));
             refreshCards();
             await readLibrary();
@@ -2357,10 +2360,11 @@
     /* A host draws all its cards anew at each refresh, and with thousands of them it is slow to. So they are drawn once
        where the queue runs empty, and every ten seconds at most while it does not. A host drops a refresh that comes
        during another; where the cards then lack what was made, it is asked for again. */
-    const redraw = {timer: null, last: -Infinity, tries: 0};
+    const redraw = {timer: null, last: -Infinity, tries: 0, isDue: false};
     const REDRAW_GAP = 10000, MOST_REDRAWS = 3;
 
     function refreshCards() {
+        redraw.isDue = false;
         redraw.tries = 0;
         redrawIn(activeJobs().length ? REDRAW_GAP : redraw.last + REDRAW_GAP - Date.now());
     }

@@ -32,7 +32,7 @@ def change(address: str, **settings: Any) -> None:
 def drawn(page: Any) -> None:
     """Waits until the library has something to show, if only that it is empty."""
     page.wait_for_selector("#resize_lora_list", state="attached")
-    page.wait_for_function("document.querySelector('#resize_lora_list').innerText.trim() !== ''")
+    page.wait_for_function("!/^(Reading|$)/.test(document.querySelector('#resize_lora_list').innerText.trim())")
 
 
 def heard(page: Any) -> list[dict[str, Any]]:

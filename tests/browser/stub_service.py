@@ -325,6 +325,7 @@ class StubService:
 
     def _preset(self, source: dict[str, Any], table: list[dict[str, Any]], preset: str) -> dict[str, Any]:
         point = next(point for point in table if point["retention"] >= RETENTION[preset])
+        point = {key: value for key, value in point.items() if key != "threshold"}
         return {**point, "saved": 1 - point["bytes"] / source["bytes"], "recipe": PRESETS[preset]}
 
     def _blocks(self, source: dict[str, Any], presets: dict[str, Any]) -> dict[str, Any]:
@@ -479,7 +480,7 @@ class StubService:
                 "saved": 1 - point["bytes"] / source["bytes"], "retention": point["retention"],
                 "recipe": recipe or self._recipe(target), "notes": [], "ranks": point["ranks"],
                 "layers_gone": point["layers_gone"], "sidecars": 1, "state": "there", "made": time.time(),
-                "seconds": 1.0, "device": "cpu", "reference": self._reference(), "earlier": False,
+                "seconds": 1.0, "device": "cpu", "reference": self._reference(), "earlier": False, "changed": False,
             }  # fmt: skip
             return self.made[key]
 
@@ -506,7 +507,7 @@ class StubService:
     def do_undo(self, result: str) -> dict[str, Any]:
         self.made[result]["state"] = "trashed"
         self.library_revision += 1
-        return {"result": self.made[result]}
+        return {"result": self.made[result], "kept": [], "note": self.settings.get("note", "")}
 
     def do_restore(self, result: str = "", item: str = "") -> dict[str, Any]:
         self.made[result or item]["state"] = "there"
@@ -515,7 +516,14 @@ class StubService:
     def do_trash(self) -> dict[str, Any]:
         gone = [one for one in self.made.values() if one["state"] == "trashed"]
         items = [
-            {"item": one["result"], "name": one["output"], "bytes": one["bytes_after"], "files": 2, "trashed": 1.0}
+            {
+                "item": one["result"],
+                "name": one["output"],
+                "bytes": one["bytes_after"],
+                "files": 2,
+                "trashed": 1.0,
+                "result": one["result"],
+            }
             for one in gone
         ]
         return {"items": items}

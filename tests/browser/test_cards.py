@@ -116,10 +116,10 @@ def test_cards_are_drawn_anew_once_for_a_batch_in_both_tabs(host: Any) -> None:
     host.wait_for_function("(window.refreshed || []).length >= 2")
     host.wait_for_timeout(500)
     assert host.evaluate("window.refreshed") == ["txt2img", "img2img"]
-    for _ in range(3):
+    for left in (5, 4, 3):
         host.locator(".resize-lora-result").get_by_text("Undo", exact=True).first.click()
-        expect(host.locator('[data-state="there"]')).to_have_count(5 - _)
-    assert host.evaluate("window.refreshed.length") == 2  # the next is due in ten seconds
+        expect(host.locator('[data-state="there"]')).to_have_count(left)
+    assert host.evaluate("window.refreshed.length") <= 4  # ten seconds apart
 
 
 def test_a_refresh_that_the_host_dropped_is_asked_for_again_after_a_while(host: Any) -> None:
@@ -172,7 +172,7 @@ def test_try_has_the_list_read_again_before_it_says_that_a_lora_is_not_there(hos
     ask(host, "set", {"unlisted": True})
     assert tried(host, "a cake <lora:pastry-sdxl:1>") == "a cake <lora:pastry-sdxl_47mb:1>"
     assert {"refresh": True} in [{k: v for k, v in one["params"].items() if k == "refresh"} for one in heard(host)]
-    expect(host.locator("#resize_lora_toasts")).not_to_contain_text("no LoRA is named")
+    expect(host.locator(".resize-lora-toast").filter(has_text="no LoRA is named")).to_have_count(0)
 
 
 def test_a_card_of_a_lora_that_is_nowhere_says_so(host: Any) -> None:

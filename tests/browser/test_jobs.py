@@ -115,7 +115,7 @@ def test_a_status_that_fails_is_asked_again_until_the_job_has_ended(page: Any) -
 
 
 def test_an_order_without_an_answer_is_looked_for_and_not_given_twice(page: Any) -> None:
-    setup(page, lags={"resize": 6}, paused=True)
+    setup(page, lags={"resize": 3}, paused=True)
     page.clock.install()
     row(page, "hogs").click()
     expect(page.locator("#resize_lora_generate")).to_be_enabled()
@@ -128,7 +128,7 @@ def test_an_order_without_an_answer_is_looked_for_and_not_given_twice(page: Any)
     expect(job(page, "hogs")).not_to_contain_text("started elsewhere")
     expect(page.locator("#resize_lora_generate")).to_be_enabled()
     assert len(asked(page, "resize")) == 1
-    expect(page.locator(TOASTS)).to_have_count(0)
+    expect(page.locator(".resize-lora-toast")).to_have_count(0)
 
 
 def test_a_page_that_is_older_than_its_server_says_so_and_reads_all_anew(page: Any) -> None:
@@ -172,6 +172,7 @@ def test_a_comparison_counts_pictures_and_can_be_stopped(page: Any) -> None:
     page.click("#resize_lora_generate")
     result = page.locator(".resize-lora-result")
     expect(result).to_have_count(1)
+    expect(page.locator("#resize_lora_plot svg")).to_be_visible()
     ask(page, "set", {"slow": 3, "paused": 1})
     result.get_by_text("Compare", exact=True).click()
     compared = page.locator(".resize-lora-job").filter(has_text="Compare")
