@@ -55,13 +55,14 @@ def test_ratio_is_reference_over_ours() -> None:
 def test_sleep_costs_wall_time_and_no_cpu() -> None:
     sample = run(python("import time; time.sleep(0.3)"))
     assert sample.wall >= 0.3
-    assert sample.cpu < 0.2
+    assert sample.cpu <= sample.wall - 0.25
 
 
 @posix
 def test_work_costs_cpu() -> None:
-    sample = run(python("import time\nwhile time.process_time() < 0.25: pass"))
-    assert 0.25 <= sample.cpu < 0.6
+    idle = run(python("import time"))
+    sample = run(python("import time\nstart = time.process_time()\nwhile time.process_time() < start + 0.25: pass"))
+    assert 0.25 <= sample.cpu < 0.25 + 3 * idle.cpu
 
 
 @posix
@@ -160,10 +161,11 @@ def test_kept_ranks_come_from_the_written_file(tmp_path: Path) -> None:
     assert math.isclose(sum(layer.elements_in for layer in layers) * 2, path.stat().st_size, rel_tol=0.2)
 
 
-def test_waiting_for_quiet_ends_with_the_patience() -> None:
-    start = time.monotonic()
+def test_waiting_for_quiet_ends_with_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    naps: list[float] = []
+    monkeypatch.setattr(time, "sleep", naps.append)
     wait_for_quiet(0.0)
-    assert time.monotonic() - start < 1.0
+    assert naps == []
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells what other processes do")

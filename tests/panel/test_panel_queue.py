@@ -32,7 +32,7 @@ def job(queue: Queue, id: str) -> dict:
 
 def wait(queue: Queue, id: str, *states: str) -> dict:
     states = states or ("done", "failed", "cancelled")
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         if job(queue, id)["state"] in states:
             return job(queue, id)

@@ -642,6 +642,7 @@ def test_previews_are_small_pictures_and_a_broken_one_is_none(browser: Browser, 
 def test_two_browsers_at_once_get_their_own_answers_and_no_name_twice(browser: Browser, root: Path) -> None:
     results: list[dict] = []
     faults: list[BaseException] = []
+    all_made = threading.Barrier(3)  # a name that is free for a moment may go to another person
 
     def person() -> None:
         try:
@@ -650,6 +651,7 @@ def test_two_browsers_at_once_get_their_own_answers_and_no_name_twice(browser: B
             own.analysed("pastry")
             made = own.resized("pastry")
             results.append(made)
+            all_made.wait(30)
             own.analysed("ink")
             own.ask("plan", name="ink", target={"preset": "low"})
             own.ask("undo", result=made["result"])
@@ -670,7 +672,6 @@ def test_two_browsers_at_once_get_their_own_answers_and_no_name_twice(browser: B
 def test_every_call_returns_while_a_job_runs(browser: Browser, host) -> None:
     host.working_on = "txt2img"
     browser.ask("resize", names=["pastry"], target={"preset": "high"})
-    began = time.perf_counter()
-    for method in ("status", "library", "results", "hello", "trash"):
+    for method in ("library", "results", "hello", "trash"):
         browser.ask(method)
-    assert time.perf_counter() - began < 1.0
+    assert browser.ask("status")["active"] == 1  # none of them waited for its end
