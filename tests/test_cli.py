@@ -632,3 +632,12 @@ def test_a_demo_replaces_nothing(tmp_path, capsys) -> None:
     assert run("demo", "--keep", tmp_path) == 1
     assert (tmp_path / "pastry.safetensors").read_bytes() == b"mine"
     assert outputs(tmp_path) == ["pastry.safetensors"]
+
+
+def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypatch, capsys) -> None:
+    assert run("resize", lora, "-o", out, "-r", "rank=2") == 0
+    (result,) = out.iterdir()
+    monkeypatch.setattr("lib_resize.jobs._check_deltas", lambda *_: result.write_bytes(b"mine"))
+    assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 1
+    assert result.read_bytes() == b"mine"
+    assert "is not a result of Resize LoRA" in capsys.readouterr().err
