@@ -641,3 +641,12 @@ def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypa
     assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 1
     assert result.read_bytes() == b"mine"
     assert "is not a result of Resize LoRA" in capsys.readouterr().err
+
+
+def test_the_panel_without_a_webui_bakes_with_the_presets_of_the_command_line(lora, tmp_path, capsys) -> None:
+    from lib_resize.hosts.standalone import StandaloneHost
+
+    presets = tmp_path / "mine.txt"
+    assert StandaloneHost([lora.parent], presets=presets).block_presets() == presets
+    assert run("ui", "--lora-dir", lora.parent, "--lbw-presets", presets) == 1
+    assert "mine.txt: cannot be read as presets of block weights" in capsys.readouterr().err
