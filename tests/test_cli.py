@@ -643,3 +643,21 @@ def test_a_demo_replaces_nothing(tmp_path, capsys) -> None:
     assert run("demo", "--keep", tmp_path) == 1
     assert (tmp_path / "pastry.safetensors").read_bytes() == b"mine"
     assert outputs(tmp_path) == ["pastry.safetensors"]
+
+
+def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypatch, capsys) -> None:
+    assert run("resize", lora, "-o", out, "-r", "rank=2") == 0
+    (result,) = out.iterdir()
+    monkeypatch.setattr("lib_resize.jobs._check_deltas", lambda *_: result.write_bytes(b"mine"))
+    assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 1
+    assert result.read_bytes() == b"mine"
+    assert "is not a result of Resize LoRA" in capsys.readouterr().err
+
+
+def test_the_panel_without_a_webui_bakes_with_the_presets_of_the_command_line(lora, tmp_path, capsys) -> None:
+    from lib_resize.hosts.standalone import StandaloneHost
+
+    presets = tmp_path / "mine.txt"
+    assert StandaloneHost([lora.parent], presets=presets).block_presets() == presets
+    assert run("ui", "--lora-dir", lora.parent, "--lbw-presets", presets) == 1
+    assert "mine.txt: cannot be read as presets of block weights" in capsys.readouterr().err
