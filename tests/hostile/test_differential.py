@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from lib_resize import cli
 
-COUNT = int(os.environ.get("RESIZE_LORA_FUZZ", "12"))
+COUNT = int(os.environ.get("RESIZE_LORA_FUZZ", "4"))
 ROUNDING = 2e-3
 """More than float16 does to a delta, less than any mistake."""
 
