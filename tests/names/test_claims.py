@@ -75,6 +75,11 @@ STRANGERS: dict[str, Stems] = {
     "Cosmos 2 14B": squares("transformer_blocks", PLAIN, 5120, 36) | crossed(5120, 1024, 36),
     "a Flux with a gated feed-forward": squares("transformer_blocks", JOINT, 3072, 6)
     | {f"transformer.transformer_blocks.{n}.ff.net.0.proj": (24576, 3072) for n in range(6)},
+    "a Flux with a gated feed-forward, whose single blocks AuraFlow knows": squares(
+        "transformer_blocks", JOINT, 3072, 6
+    )
+    | squares("single_transformer_blocks", JOINT[:3], 3072, 27)
+    | {f"transformer.transformer_blocks.{n}.ff.net.0.proj": (24576, 3072) for n in range(6)},
     "AudioLDM": {
         f"unet.down_blocks.{level}.attentions.0.transformer_blocks.0.attn1.to_q": (width, width)
         for level, width in ((0, 128), (1, 256), (2, 640))
