@@ -80,15 +80,6 @@ _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
     # XLabs' processors, where the number belongs to the layer (qkv_lora1.down.weight: 1 is the picture, 2 the text)
     (re.compile(r"^(?P<stem>.+_lora\d)(?P<suffix>\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
-    # PEFT in memory, its adapter's name left in the key (lora_A.default.weight, lora_A.default_0.default.weight)
-    (
-        re.compile(r"^(?P<stem>.+?)(?P<suffix>\.(?P<word>lora_B)\.[^:]+\.bias)$"),
-        {"lora_B": "up_bias"},
-    ),
-    (
-        re.compile(r"^(?P<stem>.+?)(?P<suffix>\.(?P<word>lora_A|lora_B|lora_magnitude_vector)\.[^:]+)$"),
-        {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"},
-    ),
     # cloneofsimo's numbered layers (unet:0:up)
     (re.compile(r"^(?P<stem>[^:]+:\d+)(?P<suffix>:(?P<word>up|down))$"), {"up": "pti_up", "down": "pti_down"}),
     # Control-LoRA's bare factors
@@ -117,11 +108,29 @@ def part(key: str) -> Part:
             found = Part(key, key[:at], role, key[at:])
     if found is not None and found.role not in _SHADOWED:
         return found
+    named = _with_adapter_name(key)
+    if named is not None:
+        return named
     for pattern, roles in _PATTERNS:
         match = pattern.match(key)
         if match:
             return Part(key, match["stem"], roles[match["word"]], match["suffix"])
     return found or Part(key, key, "", "")
+
+
+_IN_MEMORY = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"}
+
+
+def _with_adapter_name(key: str) -> Part | None:
+    """PEFT's keys in memory, the adapter's name left in: lora_A.default.weight, lora_A.default_0.default.weight.
+
+    No regular expression, which would try each of many such words in a long key to its end.
+    """
+    at, word = min(((at, word) for word in _IN_MEMORY if (at := key.find(f".{word}.")) > 0), default=(0, ""))
+    if not word:
+        return None
+    is_bias = word == "lora_B" and key.endswith(".bias")
+    return Part(key, key[:at], "up_bias" if is_bias else _IN_MEMORY[word], key[at:])
 
 
 _QUANTISATION = re.compile(

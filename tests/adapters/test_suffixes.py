@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+import timeit
+
 import pytest
 
 from lib_resize.adapters.registry import kind_of
@@ -85,3 +88,15 @@ def test_a_kind_is_known_by_its_keys(keys: list[str], kind: str) -> None:
         by_stem[found.stem][found.role] = found
     stem = parts[0].stem
     assert kind_of(stem, by_stem[stem]).name == kind
+
+
+@pytest.mark.parametrize("word", [".lora_A.", ".lora_B.", ".lora_", "_lora.", ":1", ".up", ".weight_scale", "_lora1"])
+@pytest.mark.parametrize("end", [":", ".bias"])
+def test_parting_a_long_key_is_linear(word: str, end: str) -> None:
+    """Eight times the letters cost about eight times as much; were it quadratic, they would cost 64 times."""
+
+    def cost(count: int) -> float:
+        key = "a" + word * count + end
+        return min(timeit.repeat(lambda: part(key), timer=time.thread_time, number=1, repeat=3))
+
+    assert cost(80_000) < 30 * cost(10_000)
