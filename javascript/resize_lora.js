@@ -765,7 +765,7 @@
 
     /* An order without an answer may have been heard all the same. It is not given twice: the queue knows. */
     async function findOrder(params, before) {
-        await askStatus();
+        while (!await askStatus()) await pause(2 * BREATH);
         const fresh = [...state.jobs.values()].filter(job => job.kind === 'resize' && !before.has(job.id) && params.names.includes(job.name));
         if (!fresh.length) throw new Error(t('The server did not answer in time, and these files are not in the queue. Check the queue before you try again.'));
         const jobs = fresh.map(job => job.id);

@@ -137,6 +137,9 @@ def test_a_page_that_is_older_than_its_server_says_so_and_reads_all_anew(page: A
     page.click("#resize_lora_generate")
     result = page.locator(".resize-lora-result")
     expect(result).to_have_count(1)
+    expect(page.locator("#resize_lora_plot svg")).to_be_visible()
+    expect(page.locator("#resize_lora_interrupt")).to_be_disabled()
+    page.wait_for_timeout(1500)  # the page asks for nothing any more, so that Undo is what finds the new server
     ask(page, "restart")
     result.get_by_text("Undo", exact=True).click()
     note = page.locator(".resize-lora-toast").filter(has_text="The server was restarted")
