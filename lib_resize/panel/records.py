@@ -14,7 +14,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,9 @@ class Records:
     """The records of a folder, which several servers may share. Every method may be called from any thread."""
 
     folder: Path
+    """Where records are written."""
+    others: Sequence[Path] = ()
+    """Where there may be records of earlier versions and settings."""
     most: int = MOST
     _known: dict[str, Record] = field(default_factory=dict)
     _ordered: dict[str, str] = field(default_factory=dict)
@@ -115,8 +118,9 @@ class Records:
             record = self._known.pop(id, None)
             if record is not None and record.order is not None and self._ordered.get(record.order.key) == id:
                 del self._ordered[record.order.key]
-        with contextlib.suppress(OSError):
-            self._file(id).unlink()
+        for file in self._files(id):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
     def get(self, id: str) -> Record | None:
         """A record of a file that was made; None for others."""
@@ -169,8 +173,9 @@ class Records:
 
     def _read(self, id: str) -> None:
         try:
-            record = _parsed(json.loads(self._file(id).read_text("ascii")), id)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            file = next(file for file in self._files(id) if file.exists())
+            record = _parsed(json.loads(file.read_text("ascii")), id)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StopIteration):
             return
         if record.file is None:
             completed = _completed(record)
@@ -181,14 +186,17 @@ class Records:
         self._keep(record)
 
     def _listed(self) -> list[str]:
-        try:
-            names = [entry.name for entry in os.scandir(self.folder)]
-        except OSError:
-            return []
+        names: list[str] = []
+        for folder in dict.fromkeys((self.folder, *self.others)):
+            with contextlib.suppress(OSError):
+                names += [entry.name for entry in os.scandir(folder)]
         return [found[1] for name in names if (found := _NAME.fullmatch(name)) is not None]
 
     def _file(self, id: str) -> Path:
         return self.folder / f"{id}.json"
+
+    def _files(self, id: str) -> list[Path]:
+        return [folder / f"{id}.json" for folder in dict.fromkeys((self.folder, *self.others))]
 
 
 def _parsed(document: Mapping[str, Any], id: str) -> Record:

@@ -26,6 +26,8 @@ from .names import inside
 from .records import Facts, Ordered, Record, Records, new_id
 
 THERE, TRASHED, GONE = "there", "trashed", "gone"
+RECORDS = "results"
+"""The folder of records, in the trash."""
 MOST_TOLD = 500
 """Results of one answer."""
 
@@ -40,7 +42,7 @@ class Results:
     def __init__(self, host: Host, session: str) -> None:
         self._host = host
         self._session = session
-        self.records = Records(host.trash_root() / "results")
+        self.records = Records(host.trash_root() / RECORDS, [root / RECORDS for root in host.trash_roots()])
         self._moving = threading.RLock()
         self._items: dict[Path, trash.Item] = {}
 

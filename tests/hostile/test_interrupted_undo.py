@@ -93,8 +93,11 @@ class Host:
     def lora_roots(self) -> list[Path]:
         return [self._root]
 
-    def trash_root(self) -> Path:
+    def trash_root(self, path: Path | None = None) -> Path:
         return self._bin
+
+    def trash_roots(self) -> list[Path]:
+        return [self._bin]
 
 
 def fresh(root: Path, bin_: Path) -> tuple[Results, str]:

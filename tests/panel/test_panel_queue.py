@@ -10,6 +10,7 @@ import pytest
 from panelhost import fake_host
 
 from lib_resize.errors import FileError
+from lib_resize.panel.faults import Fault
 from lib_resize.panel.queue import Queue, Work
 
 
@@ -161,3 +162,80 @@ def test_close_ends_the_thread(tmp_path: Path) -> None:
     queue.join()
     assert job(queue, id)["state"] == "cancelled"
     assert not queue._thread.is_alive()
+
+
+def test_too_many_jobs_are_refused_before_any_is_queued(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib_resize.panel.queue.MOST_ADDED", 3)
+    monkeypatch.setattr("lib_resize.panel.queue.MOST_ACTIVE", 5)
+    with pytest.raises(Fault, match="4 jobs"):
+        queue.add_all([work(endless)] * 4)
+    assert queue.status()["active"] == 0
+    queue.add_all([work(endless)] * 3)
+    with pytest.raises(Fault, match="3 jobs are in the queue"):
+        queue.add_all([work(endless)] * 3)
+    assert queue.status()["active"] == 3
+
+
+def test_places_are_those_of_now_also_for_jobs_that_did_not_change(queue: Queue) -> None:
+    gate = threading.Event()
+    ids = queue.add_all([work(lambda handle: None), work(lambda handle: gate.wait(5)), work(endless), work(endless)])
+    wait(queue, ids[1], "running")
+    status = queue.status(queue.status()["revision"])
+    assert status["queue"] == []
+    assert {id: place for id, (place, _) in status["places"].items()} == {ids[1]: 0, ids[2]: 1, ids[3]: 2}
+    assert len({job(queue, id)["batch"] for id in ids}) == 1
+    gate.set()
+
+
+def test_a_page_that_missed_jobs_is_told_to_look_again(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib_resize.panel.queue._KEPT_JOBS", 2)
+    wait(queue, queue.add(work(lambda handle: 0)))
+    since = queue.status()["revision"]
+    ids = [queue.add(work(lambda handle: 1)) for _ in range(6)]
+    wait(queue, ids[-1])
+    queue.add_done(work(endless), 1)
+    assert queue.status(since)["reset"]
+    assert [one["id"] for one in queue.status(since)["queue"]] == [one["id"] for one in queue.status()["queue"]]
+    assert not queue.status(queue.status()["revision"])["reset"]
+    assert not queue.status()["reset"]
+    assert queue.status(10**9)["reset"], "of another server"
+
+
+def test_a_background_job_gives_way_and_goes_on_where_it_was(queue: Queue) -> None:
+    ran: list[object] = []
+    gate = threading.Event()
+    parts = iter(range(3))
+
+    def many(handle):
+        for part in parts:
+            ran.append(part)
+            gate.wait(5)
+            handle.give_way()
+        return "all"
+
+    background = queue.add(work(many, background=True))
+    wait(queue, background, "running")
+    other = queue.add(work(many, background=True))
+    resize = queue.add(work(lambda handle: ran.append("resize")))
+    assert [place for place, _ in queue.status()["places"].values()] == [0, 1, 2]
+    gate.set()
+    wait(queue, background)
+    wait(queue, other)
+    assert job(queue, resize)["state"] == "done"
+    assert ran == [0, "resize", 1, 2]
+
+
+def test_a_picture_that_begins_after_the_stop_is_stopped_too(queue: Queue) -> None:
+    begun, stopped = threading.Event(), threading.Event()
+
+    def picture(handle):
+        begun.wait(5)
+        stopped.clear()  # as a host does at the start of a picture
+        assert stopped.wait(5)
+        handle.check()
+
+    id = queue.add(work(picture, stop=stopped.set))
+    wait(queue, id, "running")
+    queue.cancel([id])
+    begun.set()
+    assert wait(queue, id)["state"] == "cancelled"

@@ -169,3 +169,41 @@ def test_a_manifest_with_names_that_we_never_gave_is_left_alone(files: list[Path
 def test_a_trash_that_is_not_there_is_empty(tmp_path: Path) -> None:
     assert trash.items(tmp_path / "none") == []
     assert trash.empty(tmp_path / "none") == (0, 0)
+
+
+def test_the_lora_is_the_last_file_to_move(files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    real = trash._move
+    monkeypatch.setattr(trash, "_move", lambda old, new: (moved.append(old.suffix), real(old, new)))
+    item = trash.trash(bin_, "ink", files)
+    assert moved == [".png", ".json", ".safetensors"]
+    trash.restore(item)
+    assert moved[-1] == ".trashed"
+    assert item.files[-1].home == files[0]
+
+
+def test_a_file_of_the_same_size_is_not_the_same_file(files: list[Path], bin_: Path) -> None:
+    item = trash.trash(bin_, "ink", files)
+    files[0].write_text("CONTENT of ink_46mb.safetensors")
+    assert files[0].stat().st_size == item.files[-1].bytes
+    with pytest.raises(OutputError, match="another file of this name"):
+        trash.restore(item)
+    assert (item.folder / item.files[-1].kept).exists()
+
+
+def test_a_copy_that_differs_is_thrown_away_and_the_original_stays(
+    files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trash, "_moved_at_once", lambda old, new: False)
+    monkeypatch.setattr(trash, "_copy", lambda old, new: new.write_text(old.read_text().upper()))
+    with pytest.raises(OutputError, match="differs"):
+        trash.trash(bin_, "ink", files)
+    assert contents(files[0].parent) == expected()
+
+
+def test_emptying_follows_no_links(files: list[Path], bin_: Path, tmp_path: Path) -> None:
+    item = trash.trash(bin_, "ink", files)
+    item.folder.rename(tmp_path / "elsewhere")
+    item.folder.symlink_to(tmp_path / "elsewhere")
+    assert trash.empty(bin_) == (0, 0)
+    assert len(list((tmp_path / "elsewhere").glob("*.trashed"))) == 3
