@@ -103,6 +103,14 @@ def test_many_messages_are_one_look_at_the_list_and_hold_no_folder(root: Path) -
     assert host.looks == 1
 
 
+def test_a_path_that_is_none_of_the_hosts_has_nothing_listed_again(root: Path) -> None:
+    host = fake_host(root)
+    folders = KnownFolders(host)
+    for number in range(100):
+        assert folders.without(f"/elsewhere/{number}: no room") == f"/elsewhere/{number}: no room"
+    assert host.looks == 1
+
+
 def test_a_folder_that_came_later_is_left_out_too(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host = fake_host(root)
     folders = KnownFolders(host)
