@@ -23,6 +23,7 @@ _HOMES: dict[str, str] = {
     "DeviceError": "errors",
     "HostError": "errors",
     "OutputError": "errors",
+    "InternalError": "errors",
     "Cancelled": "errors",
     "Plan": "plan",
     "LayerPlan": "plan",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .errors import DeviceError as DeviceError
     from .errors import FileError as FileError
     from .errors import HostError as HostError
+    from .errors import InternalError as InternalError
     from .errors import LayerError as LayerError
     from .errors import OutputError as OutputError
     from .errors import PairingError as PairingError

@@ -79,13 +79,14 @@ def test_a_lora_of_zeros_has_no_average() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="niceness is a word of Unix")
-@pytest.mark.parametrize(("words", "niceness"), [([], 0), (["--nice"], priority.NICENESS)])
-def test_nice_lowers_the_priority_of_the_process(folder, words, niceness) -> None:
+@pytest.mark.parametrize("words", [[], ["--nice"]])
+def test_nice_lowers_the_priority_of_the_process(folder, words) -> None:
+    niceness = max(os.nice(0), priority.NICENESS) if words else os.nice(0)
     code = f"""
 import os
 from lib_resize import cli
 assert cli.main(["resize", {str(folder)!r}, "-r", "rank=1", "--dry-run", *{words!r}]) == 0
-print("niceness", os.nice(0) - {os.nice(0)})
+print("niceness", os.nice(0))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith(f"niceness {niceness}\n")

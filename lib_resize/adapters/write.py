@@ -272,17 +272,17 @@ def becomes_float8(layer: Layer, style: Style) -> bool:
 
 
 def _check_float8(adapter: Adapter, layers: Sequence[Layer], style: Style) -> None:
-    asked = "-t 8" if style.dtype is not None else "-t same keeps the fp8 numbers of this file, which"
+    asked = "-t 8" if style.dtype is not None else "-t same writes fp8, because the source is fp8, and that"
     other = next((layer.form.kind for layer in layers if layer.form.own_alpha), None)
     if other is not None:
         raise UnsupportedError(
-            f"{adapter.name}: {asked} is for LoRA layers, whose alpha moves the numbers into the range of fp8; this "
+            f"{adapter.name}: {asked} needs LoRA layers, whose alpha scales the numbers into the range of fp8. This "
             f"file has {other} layers. Use -t 16, or add --convert lora."
         )
     if not style.kohya and not all(layer.carries_alpha for layer in layers):
         raise UnsupportedError(
-            f"{adapter.name}: {asked} needs layers that carry alpha, which moves the numbers into the range of fp8; "
-            f"this file's spelling has none that all hosts read. Add --naming kohya, or use -t 16."
+            f"{adapter.name}: {asked} needs an alpha in every layer, to scale the numbers into the range of fp8. "
+            f"The layer names of this file have no alpha that all hosts read. Add --naming kohya, or use -t 16."
         )
 
 

@@ -22,12 +22,12 @@ def own_prefix(keys: Iterable[str]) -> str:
     behind no known prefix."""
     listed = list(keys)
     found = Counter(place for key in listed if (place := _place(key)) is not None)
-    if not found:
+    if not found or "" in found:  # numbered at the top, whatever else is numbered below
         return ""
     most = max(found.values())
     equal = [place for place, count in found.items() if count == most]  # a model may be there twice, as two guides
     held = sum(key.startswith(tuple(equal)) for key in listed)
-    return equal[0] if all(equal) and 2 * held > len(listed) else ""
+    return equal[0] if 2 * held > len(listed) else ""
 
 
 def holds_blocks(key: str, prefix: str) -> bool:

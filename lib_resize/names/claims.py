@@ -8,7 +8,8 @@ than every model in use, as tests and demos have, keeps the proportions of its f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from math import prod
@@ -25,13 +26,27 @@ SMALL = 384
 def fits(family: Family, rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> bool:
     """Whether layers can belong to the family: `rows` are those that it knows by name, `sizes` their shapes, by stem.
 
-    All shapes have to be the family's own, but for the layer that reads the latent, which variants widen. In a small
-    model they have to be in the family's proportions.
+    Of every kind of layer, such as the `to_q` of one width, most shapes have to be the family's own; the layer that
+    reads the latent is not asked, which variants widen. In a small model they have to be in the family's proportions.
+    Another model differs in a kind as a whole. A single layer of another shape, such as one with its factors swapped,
+    makes no other model: it is refused or compared as a layer of this family.
     """
     judged = {stem: row for stem, row in rows.items() if row.id != family.entrance} or rows
-    if all(flat_shape(row.shape) == sizes[stem] for stem, row in judged.items()):
+    if _agree(judged, {stem: flat_shape(row.shape) == sizes[stem] for stem, row in judged.items()}):
         return True
-    return all(min(sizes[stem]) <= SMALL for stem in judged) and _in_proportion(judged, sizes)
+    return all(min(sizes[stem]) <= SMALL for stem in judged) and _agree(judged, _in_proportion(judged, sizes))
+
+
+def _agree(rows: Mapping[str, LayerName], agreeing: Mapping[str, bool]) -> bool:
+    """Whether most layers of each kind agree."""
+    kinds: dict[Hashable, list[bool]] = defaultdict(list)
+    for stem, row in rows.items():
+        kinds[_BELOW_BLOCKS.sub("", row.id), flat_shape(row.shape)].append(agreeing[stem])
+    return all(2 * sum(votes) > len(votes) for votes in kinds.values())
+
+
+_BELOW_BLOCKS = re.compile(r"^.*_\d+_")
+"""What precedes a layer's own words: its block, with all numbers."""
 
 
 def has_hallmark(family: Family, rows: Iterable[LayerName]) -> bool:
@@ -44,14 +59,18 @@ def flat_shape(shape: tuple[int, ...]) -> Size:
     return shape[0], prod(shape[1:])
 
 
-def _in_proportion(rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> bool:
-    """Whether layers that are equally wide in the family are so here, side by side, in every block."""
-    widths: dict[tuple[str, int, int], int] = {}
+def _in_proportion(rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> dict[str, bool]:
+    """For each layer whether it is as wide, on both sides, as most layers of its block are that are equally wide in the
+    family."""
+    places: dict[str, list[tuple[Hashable, int]]] = {}
+    widths: dict[Hashable, Counter[int]] = defaultdict(Counter)
     for stem, row in rows.items():
-        for side, (own, here) in enumerate(zip(flat_shape(row.shape), sizes[stem], strict=True)):
-            if widths.setdefault((row.block, side, own), here) != here:
-                return False
-    return True
+        sides = enumerate(zip(flat_shape(row.shape), sizes[stem], strict=True))
+        places[stem] = [((row.block, side, own), here) for side, (own, here) in sides]
+        for place, here in places[stem]:
+            widths[place][here] += 1
+    usual = {place: counts.most_common(1)[0][0] for place, counts in widths.items()}
+    return {stem: all(usual[place] == here for place, here in sides) for stem, sides in places.items()}
 
 
 # Metadata -------------------------------------------------------------------------------------------------------

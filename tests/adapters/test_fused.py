@@ -50,7 +50,10 @@ def flux(path: Path, strengths: np.ndarray | None = None) -> dict[str, np.ndarra
 
 def resized(path: Path, recipe: str, **style) -> tuple[Outcome, dict[str, np.ndarray]]:
     settings = Settings(
-        recipes=parse_recipes(recipe), output=path.parent / "out", style=Style(**{"dtype": "F32", **style})
+        recipes=parse_recipes(recipe),
+        output=path.parent / "out",
+        style=Style(**{"dtype": "F32", **style}),
+        overwrite=True,
     )
     (outcome,) = resize(expand([str(path)]), settings)
     if outcome.error:

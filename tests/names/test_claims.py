@@ -153,7 +153,11 @@ def test_metadata_does_not_outweigh_widths() -> None:
 def test_a_small_model_keeps_the_proportions_of_its_family(width: int) -> None:
     stems = squares("transformer_blocks", JOINT, width, 4) | fed("transformer_blocks", width)
     assert identify(stems) == FLUX[0]
-    assert identify(stems | {"transformer.transformer_blocks.0.attn.to_q": (width, width + 1)}) is None
+    first, *others = queries = [stem for stem in stems if stem.endswith(".attn.to_q")]
+    assert len(others) >= 2
+    wide = (width, width + 1)
+    assert identify(stems | {first: wide}) == FLUX[0], "one odd layer makes no other model"
+    assert identify(stems | dict.fromkeys(queries, wide)) is None, "a kind of layer does"
 
 
 def test_a_model_just_above_the_small_ones_is_not_small() -> None:

@@ -220,19 +220,24 @@ def check_choice(job: Job, ranking: Ranking, wanted: Kept, threshold: float | No
 
 
 def check_plan(job: Job, ranking: Ranking) -> None:
-    """Ranks, both errors of every layer, and retention."""
+    """Ranks, both errors of every layer, and retention. What rounding to float8 adds is estimated in a plan; at most
+    0.06 of the delta is."""
     plan, kept = job.plan, kept_of(job)
+    rounding = 0.06 if job.style.dtype == "F8_E4M3" else 0.0
     for line in plan.layers:
         layer = ranking.layers[line.name]
         lost = float(np.linalg.norm(np.delete(layer.s, kept[line.name])))
         whole = float(np.linalg.norm(layer.delta))
         assert (line.old_rank, line.new_rank) == (layer.rank, len(kept[line.name]))
-        assert line.error_lora == pytest.approx(lost / whole if whole else 1.0, abs=1e-6)
+        error = lost / whole if whole else 1.0
+        assert error - 1e-6 <= line.error_lora <= math.hypot(error, rounding) + 1e-6
         if layer.weight is not None and ranking.wish.rescale == 1.0:
-            assert line.error_ckpt == pytest.approx(lost / layer.fro_ckpt, rel=1e-4, abs=1e-9)
+            least, most = lost / layer.fro_ckpt, math.hypot(error, rounding) * whole / layer.fro_ckpt
+            assert least * (1 - 1e-4) - 1e-9 <= line.error_ckpt <= most * (1 + 1e-4) + 1e-9
     total = sum(float(layer.s @ layer.s) for layer in ranking.layers.values())
     held = sum(float(layer.s[kept[name]] @ layer.s[kept[name]]) for name, layer in ranking.layers.items())
-    assert plan.retention == pytest.approx(math.sqrt(held / total), abs=1e-7)
+    retention = math.sqrt(held / total)
+    assert retention * (1 - rounding**2) - 1e-7 <= plan.retention <= retention + 1e-7
     assert set(plan.dropped) == {name for name, dimensions in kept.items() if not dimensions}
 
 
@@ -431,12 +436,13 @@ def test_layers_without_partner_are_scored_by_what_is_left(lacking: Bench, weigh
 
 
 @pytest.mark.parametrize("recipe", ["fro_ckpt=1,thr=-3.5", "spn_ckpt=0.7,params=0.3,retain=0.9", "subspace=1,size=0.3"])
-def test_recipes_that_need_the_missing_layers_name_them(lacking: Bench, recipe: str) -> None:
-    with pytest.raises(PairingError) as error:
-        lacking.plan(recipe)
-    for name, layer in lacking.layers.items():
-        assert (name in str(error.value)) == (layer.weight is None)
-    assert "lacking.safetensors" in str(error.value)
+def test_recipes_that_need_the_missing_layers_score_them_by_themselves_and_say_so(lacking: Bench, recipe: str) -> None:
+    job = lacking.plan(recipe)
+    alone = {name for name, layer in lacking.layers.items() if layer.weight is None}
+    assert {line.name for line in job.plan.layers if line.error_ckpt is None} == alone
+    (note,) = [note for note in job.plan.notes if "without the base model" in note]
+    assert f"{len(alone)} layers" in note
+    assert "lacking.safetensors" in note
 
 
 def test_recipes_that_need_no_base_do_not_mind(lacking: Bench) -> None:

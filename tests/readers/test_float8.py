@@ -65,15 +65,13 @@ def test_diffusers_loads_what_is_not_called_unreadable(tmp_path: Path, spelling:
     [
         ("kohya", ("-t", "8"), "diffusers and nunchaku cannot load a float8 LoRA"),
         ("kohya", ("-t", "16"), None),
-        ("diffusers", ("-t", "same"), "nunchaku cannot load a float8 LoRA"),
     ],
 )
 def test_the_plan_and_inspect_say_who_cannot_load_the_result(tmp_path, capsys, spelling, options, programs) -> None:
     stem, suffixes, _ = SPELLINGS[spelling]
-    kind = torch.float8_e4m3fn if "same" in options else torch.float16
     tensors = {
-        f"{stem}{suffixes[0]}": torch.randn(3072, 2).to(kind),
-        f"{stem}{suffixes[1]}": torch.randn(2, 3072).to(kind),
+        f"{stem}{suffixes[0]}": torch.randn(3072, 2).half(),
+        f"{stem}{suffixes[1]}": torch.randn(2, 3072).half(),
     }
     save_file(tensors, tmp_path / "x.safetensors")
     assert (
@@ -86,6 +84,17 @@ def test_the_plan_and_inspect_say_who_cannot_load_the_result(tmp_path, capsys, s
     seen = capsys.readouterr().out
     assert [programs is not None and programs in text for text in (told, seen)] == [programs is not None] * 2
     assert ("cannot load a float8" in told + seen) == (programs is not None)
+
+
+def test_inspect_says_of_a_float8_file_in_diffusers_spelling_that_nunchaku_alone_cannot_load_it(
+    tmp_path, capsys
+) -> None:
+    stem, suffixes, _ = SPELLINGS["diffusers"]
+    shapes = dict(zip(suffixes, ((3072, 2), (2, 3072)), strict=True))
+    tensors = {f"{stem}{end}": torch.randn(shape).to(torch.float8_e4m3fn) for end, shape in shapes.items()}
+    save_file(tensors, tmp_path / "x.safetensors")
+    assert cli.main(["inspect", str(tmp_path / "x.safetensors")]) == 0
+    assert "  ! nunchaku cannot load a float8 LoRA" in capsys.readouterr().out
 
 
 def test_a_float8_lora_of_a_unet_loads_in_diffusers_and_nothing_is_said(tmp_path, capsys) -> None:
