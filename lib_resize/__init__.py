@@ -25,8 +25,8 @@ _HOMES: dict[str, str] = {
     "OutputError": "errors",
     "InternalError": "errors",
     "Cancelled": "errors",
-    "Plan": "plan",
-    "LayerPlan": "plan",
+    "Plan": "plans",
+    "LayerPlan": "plans",
     "Recipe": "recipe.grammar",
     "parse_recipe": "recipe.grammar",
     "parse_recipes": "recipe.grammar",
@@ -34,17 +34,35 @@ _HOMES: dict[str, str] = {
     "Checkpoint": "base.checkpoint",
     "Settings": "batch",
     "Outcome": "batch",
-    "resize": "batch",
+    "Style": "adapters.write",
+    "Progress": "progress",
+    "Finding": "inspection",
+    "Result": "api",
+    "resize": "api",
+    "plan": "api",
+    "merge": "api",
+    "extract": "api",
+    "upsample": "api",
+    "inspect": "api",
+    "resize_all": "api",
 }
 
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from .adapters.write import Style as Style
     from .analysis import Analysis as Analysis
+    from .api import Result as Result
+    from .api import extract as extract
+    from .api import inspect as inspect
+    from .api import merge as merge
+    from .api import plan as plan
+    from .api import resize as resize
+    from .api import resize_all as resize_all
+    from .api import upsample as upsample
     from .base.checkpoint import Checkpoint as Checkpoint
     from .batch import Outcome as Outcome
     from .batch import Settings as Settings
-    from .batch import resize as resize
     from .errors import Cancelled as Cancelled
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DeviceError as DeviceError
@@ -59,8 +77,10 @@ if TYPE_CHECKING:
     from .errors import ResizeError as ResizeError
     from .errors import UnsupportedError as UnsupportedError
     from .errors import UsageError as UsageError
-    from .plan import LayerPlan as LayerPlan
-    from .plan import Plan as Plan
+    from .inspection import Finding as Finding
+    from .plans import LayerPlan as LayerPlan
+    from .plans import Plan as Plan
+    from .progress import Progress as Progress
     from .recipe.grammar import Recipe as Recipe
     from .recipe.grammar import parse_recipe as parse_recipe
     from .recipe.grammar import parse_recipes as parse_recipes

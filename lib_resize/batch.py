@@ -36,7 +36,7 @@ from .jobs import Job, execute, measured, prepare, wished_stem
 from .linalg.arrays import Arrays, TorchArrays, is_out_of_memory, open_arrays
 from .linalg.threads import one_blas_thread, usable_cores
 from .places import Places
-from .plan import Plan
+from .plans import Plan
 from .progress import Progress, Quiet
 from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
 from .sources import Member, Source

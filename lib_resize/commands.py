@@ -33,8 +33,8 @@ from .shown import json_text, shown, shown_lines
 from .sources import SUFFIX, Source, expand, of_members, of_prompt
 
 if TYPE_CHECKING:
-    from .extract import Wish
-    from .inspect import Finding
+    from .extraction import Wish
+    from .inspection import Finding
     from .spectra import LayerSpectrum, Study
 
 Logins = tuple[tuple[str, str], ...]
@@ -101,7 +101,7 @@ _EXTRACT_RECIPE = "rank=64"
 
 def extract(arguments: argparse.Namespace) -> int:
     """``resize-lora extract``."""
-    from .extract import extract as extract_all
+    from .extraction import extract as extract_all
 
     recipes = _extract_recipes(arguments)
     folder, target = _output_of(arguments.output, len(recipes))
@@ -130,7 +130,7 @@ def _extract_recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
 
 def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> Wish:
     """As many dimensions as any of the recipes could keep."""
-    from .extract import DEFAULT_RANK, Wish
+    from .extraction import DEFAULT_RANK, Wish
 
     most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
     rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)
@@ -239,7 +239,7 @@ class _Look:
             self._fail(path, internal(str(path), error))
 
     def _look_at(self, path: Path) -> None:
-        from .inspect import describe, describe_closely
+        from .inspection import describe, describe_closely
 
         if not self._closely:
             self._tell(describe(path, base=self._base, threads=self._arguments.threads), None)

@@ -36,7 +36,7 @@ from .linalg.finite import unwarned
 from .linalg.made import numbers
 from .linalg.random_projection import generator
 from .linalg.truncate import discarded, frobenius
-from .plan import LayerPlan, Plan
+from .plans import LayerPlan, Plan
 from .progress import in_order
 from .recipe.grammar import Recipe, number
 from .recipe.scores import check_partners, with_estimates

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .plan import LayerPlan, Plan
+from .plans import LayerPlan, Plan
 from .recipe.grammar import PRESETS
 from .shown import shown
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
-    "plan": frozenset(),
+    "plans": frozenset(),
     "priority": frozenset(),
     "progress": frozenset(),
     "names": frozenset(),
@@ -27,7 +27,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "recipe": frozenset({"errors", "linalg"}),
-    "report": frozenset({"plan", "recipe", "shown"}),
+    "report": frozenset({"plans", "recipe", "shown"}),
     "ledger": frozenset({"errors", "files", "package", "report", "shown"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompt"}),
@@ -35,7 +35,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
     "reduction": frozenset({"adapters", "analysis", "errors", "linalg", "recipe"}),
     "jobs": frozenset(
-        {"adapters", "analysis", "errors", "files", "linalg", "package", "plan", "progress", "recipe", "reduction"}
+        {"adapters", "analysis", "errors", "files", "linalg", "package", "plans", "progress", "recipe", "reduction"}
     ),
     "places": frozenset({"errors", "files", "jobs", "recipe", "sources"}),
     "catalogue": frozenset({"adapters", "base", "errors", "files", "names"}),
@@ -45,16 +45,19 @@ ROOMS: dict[str, frozenset[str]] = {
     ),
     "spectra": frozenset({"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "recipe"}),
     "plots": frozenset({"errors", "files", "shown", "spectra"}),
-    "inspect": frozenset(
+    "inspection": frozenset(
         {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
         | {"report", "spectra"}
     ),
     "batch": frozenset(
-        {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "places", "plan", "progress"}
+        {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "places", "plans", "progress"}
         | {"recipe", "sources"}
     ),
-    "extract": frozenset(
+    "extraction": frozenset(
         {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
+    ),
+    "api": frozenset(
+        {"adapters", "base", "batch", "errors", "extraction", "inspection", "plans", "progress", "recipe", "sources"}
     ),
     "commands": frozenset(
         {
@@ -62,9 +65,9 @@ ROOMS: dict[str, frozenset[str]] = {
             "base",
             "batch",
             "errors",
-            "extract",
+            "extraction",
             "files",
-            "inspect",
+            "inspection",
             "ledger",
             "lookup",
             "plots",
@@ -126,11 +129,11 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "adapters.write": frozenset({"numpy"}),
     "base.checkpoint": frozenset({"numpy"}),
     "base.gguf_store": frozenset({"numpy"}),
-    "extract": frozenset({"numpy"}),
+    "extraction": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
     "files.spool": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
-    "inspect": frozenset({"numpy"}),
+    "inspection": frozenset({"numpy"}),
     "jobs": frozenset({"numpy"}),
     "linalg.arrays": frozenset({"numpy"}),
     "linalg.assemble": frozenset({"numpy"}),
@@ -380,7 +383,7 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("recipe.grammar", "import numpy as np"),
         ("files.header", "from .reader import SafeFile"),
         ("files.header", "from safetensors import safe_open"),
-        ("plan", "from .report import table"),
+        ("plans", "from .report import table"),
         ("batch", "from .cli import main"),
         ("batch", "import gradio"),
         ("batch", "from .hosts import host"),
@@ -394,7 +397,7 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("batch", "def f():\n    from modules import shared"),
         ("commands", "from tqdm import tqdm"),
         ("report", "from .batch import Outcome"),
-        ("package", "from .plan import Plan"),
+        ("package", "from .plans import Plan"),
     ],
 )
 def test_a_forbidden_import_is_found(name: str, code: str) -> None:
@@ -445,7 +448,7 @@ def test_importing_the_package_loads_no_library() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["resize", "--help"], ["inspect", "--help"], ["demo", "--help"]],
+    [["--help"], ["--version"], ["resize", "--help"], ["inspection", "--help"], ["demo", "--help"]],
     ids=" ".join,
 )
 def test_asking_for_help_loads_no_library(arguments: list[str]) -> None:

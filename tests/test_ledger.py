@@ -14,7 +14,7 @@ from lib_resize.batch import Outcome
 from lib_resize.errors import FileError, OutputError, UsageError
 from lib_resize.files.target import Inputs
 from lib_resize.ledger import Ledger
-from lib_resize.plan import LayerPlan, Plan
+from lib_resize.plans import LayerPlan, Plan
 
 FAILED = Outcome("caf\udce9\x1b[2J.safetensors", error=FileError("it is broken"))
 

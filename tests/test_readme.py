@@ -20,7 +20,7 @@ from lib_resize.adapters.registry import EMBEDDING, KINDS, UNKNOWN
 from lib_resize.adapters.suffixes import _ROLES
 from lib_resize.names.families import FAMILIES
 from lib_resize.names.spelling import PREFIXES
-from lib_resize.plan import LayerPlan, Plan
+from lib_resize.plans import LayerPlan, Plan
 from lib_resize.recipe.grammar import (
     FILLS,
     LIMITS,

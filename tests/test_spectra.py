@@ -13,7 +13,7 @@ import pytest
 
 from lib_resize import cli
 from lib_resize.errors import OutputError
-from lib_resize.inspect import describe_closely
+from lib_resize.inspection import describe_closely
 from lib_resize.names.families import SD15, SDXL, layers
 from lib_resize.spectra import TYPES, LayerSpectrum, effective_rank, groups, study_of_many, type_of
 from lib_resize.synthetic import LoraOptions, write_lora
@@ -288,7 +288,7 @@ def test_a_plot_that_a_host_added_to_is_nobody_elses_to_replace(lora, tmp_path) 
 def test_foreign_files_in_the_way_of_plots_are_found_before_the_work(lora, tmp_path, monkeypatch, capsys) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "pastry.json").write_text("mine", "utf-8")
-    monkeypatch.setattr("lib_resize.inspect.describe_closely", None)
+    monkeypatch.setattr("lib_resize.inspection.describe_closely", None)
     assert cli.main(["inspect", str(lora), "--plot", str(tmp_path)]) == 1
     assert "not a plot of Resize LoRA" in capsys.readouterr().err
     assert (tmp_path / "pastry.json").read_text("utf-8") == "mine"

@@ -17,7 +17,7 @@ from lib_resize import batch, cli, commands, priority
 from lib_resize.batch import Settings, resize
 from lib_resize.errors import InternalError
 from lib_resize.linalg.arrays import TorchArrays
-from lib_resize.plan import LayerPlan, Plan
+from lib_resize.plans import LayerPlan, Plan
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.report import layer_lines
 from lib_resize.sources import expand

@@ -40,7 +40,7 @@ from ..jobs import Job, prepare
 from ..linalg.arrays import NumpyArrays
 from ..linalg.threads import one_blas_thread, usable_cores
 from ..names.families import block
-from ..plan import Plan
+from ..plans import Plan
 from ..progress import Progress
 from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
 from ..recipe.scores import LayerFacts

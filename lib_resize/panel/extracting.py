@@ -11,7 +11,7 @@ from ..adapters.layer import Adapter
 from ..analysis import Bench, analyse
 from ..base.checkpoint import Checkpoint
 from ..errors import FileError
-from ..extract import DEFAULT_RANK, Weights, Wish, difference, of_checkpoints
+from ..extraction import DEFAULT_RANK, Weights, Wish, difference, of_checkpoints
 from ..files.outname import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint

@@ -16,7 +16,7 @@ from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile
 from ..jobs import Job, execute, prepare
-from ..plan import Plan
+from ..plans import Plan
 from ..recipe.grammar import Recipe
 from .analyses import (
     Analyses,

@@ -21,7 +21,7 @@ from ..analysis import lacks
 from ..errors import FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..hosts.listing import find
-from ..plan import Plan
+from ..plans import Plan
 from ..prompt import common_names
 from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
 from ..spectra import study

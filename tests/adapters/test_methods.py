@@ -13,7 +13,7 @@ from lib_resize import cli
 from lib_resize.adapters.write import Style
 from lib_resize.batch import Settings, resize
 from lib_resize.files.header import read_header
-from lib_resize.plan import Plan
+from lib_resize.plans import Plan
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.sources import expand
 

@@ -19,7 +19,7 @@ from lib_resize.adapters.write import Style
 from lib_resize.batch import Settings, resize
 from lib_resize.errors import InternalError, OutputError, ResizeError
 from lib_resize.files.header import read_header
-from lib_resize.inspect import describe
+from lib_resize.inspection import describe
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.sources import Member, Source
 

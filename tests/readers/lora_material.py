@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lib_resize import Outcome, Settings, parse_recipes, resize
+from lib_resize import Outcome, Settings, parse_recipes
 from lib_resize.adapters.write import DTYPES, Style
+from lib_resize.batch import resize
 from lib_resize.sources import Member, Source
 
 Matrix = NDArray[np.float64]

@@ -30,11 +30,12 @@ from dense_definition import (
 )
 from lora_material import How, difference, load, metadata_of, output, resized, save, sgm_words
 
-from lib_resize import Analysis, Checkpoint, Outcome, PairingError, Settings, parse_recipes, resize
+from lib_resize import Analysis, Checkpoint, Outcome, PairingError, Settings, parse_recipes
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.analysis import Bench as AnalysisBench
 from lib_resize.analysis import analyse
+from lib_resize.batch import resize
 from lib_resize.files.reader import SafeFile
 from lib_resize.jobs import Job, prepare
 from lib_resize.linalg.arrays import NumpyArrays

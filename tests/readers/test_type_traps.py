@@ -25,7 +25,7 @@ from lib_resize.batch import Settings, resize
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
-from lib_resize.inspect import describe
+from lib_resize.inspection import describe
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Stored
 from lib_resize.recipe.grammar import parse_recipes

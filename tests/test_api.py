@@ -1,0 +1,114 @@
+"""The Python API: each function on real files, and its examples as they are documented."""
+
+from __future__ import annotations
+
+import doctest
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+import lib_resize
+from lib_resize import api
+from lib_resize.errors import FileError, OutputError, RecipeError, UsageError
+from lib_resize.files.reader import SafeFile
+from lib_resize.synthetic import LoraOptions, write_checkpoint, write_lora
+
+FUNCTIONS = ("resize", "plan", "merge", "extract", "upsample", "inspect", "resize_all")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    folder = tmp_path_factory.mktemp("api")
+    write_lora(folder / "pastry.safetensors", LoraOptions(rank=8, seed=1))
+    write_lora(folder / "ink_locon.safetensors", LoraOptions(rank=4, conv=True, conv_rank=2, seed=2))
+    write_checkpoint(folder / "tuned.safetensors", seed=3)
+    os.link(checkpoint, folder / "base.safetensors")
+    return folder
+
+
+@pytest.fixture
+def pastry(folder: Path) -> Path:
+    return folder / "pastry.safetensors"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_example_of_a_function_runs(
+    name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in folder.iterdir():
+        os.link(file, tmp_path / file.name)
+    monkeypatch.chdir(tmp_path)
+    (found,) = doctest.DocTestFinder(recurse=False).find(getattr(api, name), name, globs=vars(api).copy())
+    assert found.examples
+    failed: list[str] = []
+    doctest.DocTestRunner().run(found, out=failed.append)
+    assert not failed, "".join(failed)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_is_public_also_when_all_modules_are_imported(name: str) -> None:
+    import lib_resize.cli
+    import lib_resize.commands
+
+    assert getattr(lib_resize, name) is getattr(api, name)
+
+
+def test_resize_writes_one_file_and_leaves_the_source(pastry: Path, tmp_path: Path) -> None:
+    before = hashlib.sha256(pastry.read_bytes()).digest()
+    result = lib_resize.resize(pastry, "rank=2", output=tmp_path / "新 name.safetensors", dtype="bf16")
+    assert result.path == tmp_path / "新 name.safetensors"
+    assert result.path.stat().st_size == result.plan.bytes_after
+    assert {layer.new_rank for layer in result.plan.layers} == {0, 2}, "zero layers have none"
+    with SafeFile(result.path) as file:
+        assert {entry.dtype for key, entry in file.header.entries.items() if "lora_up" in key} == {"BF16"}
+    assert hashlib.sha256(pastry.read_bytes()).digest() == before
+
+
+def test_a_plan_is_what_a_resize_then_does(pastry: Path, checkpoint: Path, tmp_path: Path) -> None:
+    planned = lib_resize.plan(pastry, base=checkpoint)
+    result = lib_resize.resize(pastry, base=checkpoint, output=tmp_path)
+    assert planned.recipe == result.plan.recipe
+    assert planned.bytes_after == result.plan.bytes_after == result.path.stat().st_size
+    assert list(tmp_path.iterdir()) == [result.path]
+
+
+def test_a_merge_with_strengths_in_pairs_may_name_a_file_twice(pastry: Path, tmp_path: Path) -> None:
+    result = lib_resize.merge([(pastry, 0.5), (pastry, 0.25)], tmp_path / "sum.safetensors")
+    assert {layer.new_rank for layer in result.plan.layers} == {0, 8}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"source": "absent.safetensors"}, FileError, "absent.safetensors"),
+        ({"recipe": "medium:low"}, UsageError, "2 recipes"),
+        ({"recipe": "mdium"}, RecipeError, "mdium"),
+        ({"dtype": "float16"}, UsageError, "use one of 16, 32, bf16, 8, same"),
+        ({"naming": "comfy"}, UsageError, "use one of keep, kohya"),
+        ({"convert": "yes"}, UsageError, "use one of auto"),
+        ({"source": "."}, UsageError, "is a folder"),
+        ({"recipe": "fro_ckpt=1,thr=-3.5"}, UsageError, "base model"),
+    ],
+    ids=str,
+)
+def test_what_does_not_fit_is_an_error_in_words(
+    arguments: dict[str, str], error: type[Exception], words: str, pastry: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=words):
+        lib_resize.resize(**{"source": pastry, "output": tmp_path, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_that_is_there_stays_without_overwrite(pastry: Path, tmp_path: Path) -> None:
+    first = lib_resize.resize(pastry, "low", output=tmp_path)
+    with pytest.raises(OutputError, match=first.path.name):
+        lib_resize.resize(pastry, "low", output=tmp_path)
+    assert lib_resize.resize(pastry, "low", output=tmp_path, overwrite=True).path == first.path
+
+
+@pytest.mark.parametrize("loras", [{}, {"a.safetensors": 0.0}], ids=str)
+def test_a_merge_of_nothing_is_refused(loras: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="strength other than 0"):
+        lib_resize.merge(loras, tmp_path / "a.safetensors")
