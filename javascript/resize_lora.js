@@ -2030,6 +2030,15 @@
     }
 
     function thereTools(result) {
+        return [result.changed ? changedMark() : [], offersFor(result)];
+    }
+
+    /* The file is not the one that was written any more, so Undo may refuse to move it. */
+    function changedMark() {
+        return el('span', {class: 'resize-lora-made resize-lora-changed', title: t('The file was changed after it was made. Undo may refuse to move it.')}, t('changed'));
+    }
+
+    function offersFor(result) {
         const about = {result: result.result}, named = text => ({'aria-label': `${text}: ${result.output}`});
         if (result.baked) return bakedTools(result, named);
         const tools = can('prompt')

@@ -200,6 +200,12 @@ class StubService:
         self.files[name] = file(name, mib, ours=ours)
         return {}
 
+    def do_touch(self, output: str) -> dict[str, Any]:
+        """Another program writes to a file that was made."""
+        for one in self.made.values():
+            one["changed"] = one["changed"] or one["output"] == output
+        return {}
+
     def do_forget_jobs(self) -> dict[str, Any]:
         """Ended jobs are kept no more: a page that asks for what changed since cannot be answered."""
         self.jobs = {key: job for key, job in self.jobs.items() if job["state"] in ACTIVE}

@@ -9,6 +9,8 @@ from typing import Any
 
 from browser_kit import expect, heard, setup
 
+ONE_GRADIO = True  # see conftest.py
+
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8")
 PROMPT = "a cat, <lora:pastry-sdxl:0.6:1.2>, <lora:hogs:-0.4:lbw=OUTALL> fog"
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from browser_kit import ask, expect, heard, row, setup
 
+ONE_GRADIO = True  # see conftest.py
+
 GENERATE, FIGURES = "#resize_lora_generate", ".resize-lora-figures"
 NONE = "\u2013"
 
