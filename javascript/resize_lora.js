@@ -1422,13 +1422,11 @@
         return el('div', null, labelled(t('Recipe'), parts.recipe, hint), parts.fault);
     }
 
-    let checks = 0;
-
-    /* Only the answer to the last question counts. */
+    /* Only an answer about the text that is in the box counts. */
     const checkRecipe = later(async () => {
-        const {recipe} = state.target, number = ++checks;
+        const {recipe} = state.target;
         const answer = await checked(recipe);
-        if (number !== checks || state.target.mode !== 'recipe' || recipe !== state.target.recipe) return;
+        if (state.target.mode !== 'recipe' || recipe !== state.target.recipe) return;
         state.recipe = {text: recipe, ok: answer.ok};
         showFault(recipe, answer);
         drawTarget();
@@ -1443,7 +1441,6 @@
 
     function typeRecipe() {
         state.target = {...state.target, mode: 'recipe', recipe: parts.recipe.value.trim()};
-        checks += 1;
         drawTarget();
         drawRows();
         drawTotals();
@@ -1460,7 +1457,6 @@
     function setTarget(change, dragging) {
         state.target = {...state.target, ...change};
         state.numberIsBad = false;
-        checks += 1;
         if (state.target.mode in UNITS) state.meaning = state.target.mode;
         parts.recipe.removeAttribute('aria-invalid');
         parts.fault.replaceChildren();
@@ -2030,6 +2026,15 @@
     }
 
     function thereTools(result) {
+        return [result.changed ? changedMark() : [], offersFor(result)];
+    }
+
+    /* The file is not the one that was written any more, so Undo may refuse to move it. */
+    function changedMark() {
+        return el('span', {class: 'resize-lora-made resize-lora-changed', title: t('The file was changed after it was made. Undo may refuse to move it.')}, t('changed'));
+    }
+
+    function offersFor(result) {
         const about = {result: result.result}, named = text => ({'aria-label': `${text}: ${result.output}`});
         if (result.baked) return bakedTools(result, named);
         const tools = can('prompt')
@@ -2415,7 +2420,7 @@
         const tabs = can('prompt') ? PROMPT_TABS.filter(promptArea) : [];
         const targets = [['', t('All ranks')], ...PRESETS.map(name => [name, t(PRESET_WORDS[name])]), ['panel', t('As set in the tab')]];
         baking = {
-            tab: tabs.find(tab => /<(lora|lyco):/.test(promptArea(tab).value)) || tabs[0] || '', target: '', named: false, asked: 0,
+            tab: tabs.find(tab => /<(lora|lyco):/.test(promptArea(tab).value)) || tabs[0] || '', target: '', named: false,
             prompt: el('textarea', {id: 'resize_lora_bake_prompt', rows: '4', spellcheck: 'false', on: {input: () => readSoon()}}),
             tags: el('ul', {id: 'resize_lora_bake_tags', class: 'resize-lora-bake-tags', 'aria-live': 'polite'}),
             name: el('input', {type: 'text', id: 'resize_lora_bake_name', on: {input: () => { baking.named = baking.name.value.trim() !== ''; }}}),
@@ -2441,10 +2446,10 @@
     const readSoon = later(() => readPrompt(), 250);
 
     async function readPrompt() {
-        const mine = baking, number = ++mine.asked;
+        const mine = baking, prompt = mine.prompt.value;
         try {
-            const found = await call('read_prompt', {prompt: mine.prompt.value});
-            if (number === mine.asked) showTags(mine, found);
+            const found = await call('read_prompt', {prompt});
+            if (prompt === mine.prompt.value) showTags(mine, found);
         } catch (error) {
             complain(error);
         }

@@ -1,16 +1,30 @@
 """What the browser tests share. Imports without Playwright, so that the tests can be skipped with a reason."""
 
+# ruff: noqa: E501 (lines of script)
 from __future__ import annotations
 
 import json
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from stub_service import AWKWARD
 
 from tests.panel_page import ask, expect, open_tab, row
 
-__all__ = ["AWKWARD", "ask", "change", "drawn", "expect", "heard", "open_tab", "row", "setup"]
+__all__ = [
+    "AWKWARD",
+    "ask",
+    "change",
+    "drawn",
+    "expect",
+    "heard",
+    "open_tab",
+    "row",
+    "setup",
+    "shown_in",
+    "until_heard",
+]
 
 
 def setup(page: Any, **settings: Any) -> None:
@@ -38,3 +52,22 @@ def drawn(page: Any) -> None:
 def heard(page: Any) -> list[dict[str, Any]]:
     """What the page asked of the stub so far, polls left out."""
     return ask(page, "heard")
+
+
+def until_heard(page: Any, method: str, times: int) -> None:
+    """Waits until the stub has heard a question so many times; it may be held there."""
+    for _ in range(100):
+        if [one["method"] for one in heard(page)].count(method) >= times:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"the page did not ask {method} {times} times")
+
+
+def shown_in(page: Any, selector: str) -> Callable[[], str]:
+    """Records all that an element shows from now on, also what is there for a moment only."""
+    page.evaluate(
+        """selector => { const box = document.querySelector(selector); window.shownThere = [];
+            new MutationObserver(() => window.shownThere.push(box.innerText)).observe(box, {childList: true, subtree: true, characterData: true}); }""",
+        selector,
+    )
+    return lambda: "\n".join(page.evaluate("window.shownThere"))

@@ -7,6 +7,10 @@
 
 Where the browser or Gradio lacks, the tests are skipped with the reason; where CI=true they fail.
 The suite for real WebUIs is in tests/hosts_real.
+
+Loading Gradio's page costs more than most tests. So tests share one page, which is loaded anew for each of them, and a
+file that sets ``ONE_GRADIO = True`` runs under the last Gradio alone: its laws are about what the page draws and asks,
+not about Gradio. The wire, the mount, the tab and the cards (test_jobs, test_panel, test_cards) run under every Gradio.
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ START, PATIENCE = 240.0, 20.0
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "address" in metafunc.fixturenames:
-        parametrize(metafunc, "address", pythons())
+        places = pythons()
+        parametrize(metafunc, "address", places[-1:] if getattr(metafunc.module, "ONE_GRADIO", False) else places)
 
 
 @pytest.fixture(scope="session")
@@ -80,33 +85,90 @@ def browser() -> Iterator[Any]:
         yield running
 
 
+WIDE = {"width": 1280, "height": 900}
+
+
+class SharedPage:
+    """One page for many tests. It is loaded anew for each, with an empty stub behind it."""
+
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self._page: Any = None
+        self._faults: list[str] = []
+
+    def opened(self, address: str) -> Any:
+        if self._page is None:
+            self._page = _new_page(self._browser, self._faults, viewport=WIDE)
+        page = self._page
+        page.goto("about:blank")  # ends the questions of the test before
+        page.set_viewport_size(WIDE)
+        page.mouse.move(0, 0)
+        self._faults.clear()
+        try:
+            _load(page, address)
+        except BaseException:
+            self.close()
+            raise
+        return page
+
+    def faults(self) -> list[str]:
+        return list(self._faults)
+
+    def leave(self) -> None:
+        """Closes the page where the next test would meet what this one left: another clock, or other pages."""
+        pages = self._page.context.pages
+        if pages != [self._page] or not self._page.evaluate("/native code/.test(Date)"):
+            self.close()
+
+    def close(self) -> None:
+        if self._page is not None:
+            self._page.context.close()
+        self._page = None
+
+
+@pytest.fixture(scope="session")
+def shared_page(browser: Any) -> Iterator[SharedPage]:
+    shared = SharedPage(browser)
+    try:
+        yield shared
+    finally:
+        shared.close()
+
+
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
+def page(shared_page: SharedPage, address: str) -> Iterator[Any]:
     """The panel's page, wide, with the stub reset."""
-    yield from _open(browser, address, {"width": 1280, "height": 900})
+    yield shared_page.opened(address)
+    faults = shared_page.faults()
+    shared_page.leave()
+    assert faults == []
 
 
 @pytest.fixture
 def phone(browser: Any, address: str) -> Iterator[Any]:
     """The same on a phone."""
-    yield from _open(browser, address, {"width": 390, "height": 844}, has_touch=True)
-
-
-def _open(browser: Any, address: str, viewport: dict[str, int], **more: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport=viewport, locale="en-US", **more)
     faults: list[str] = []
+    page = _new_page(browser, faults, viewport={"width": 390, "height": 844}, has_touch=True)
     try:
-        page = context.new_page()
-        page.set_default_timeout(1000 * PATIENCE)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        change(address)
-        page.goto(address, wait_until="commit")
-        page.wait_for_selector("#resize_lora_root", state="attached")
-        drawn(page)
+        _load(page, address)
         yield page
     finally:
-        context.close()
+        page.context.close()
     assert faults == []
+
+
+def _new_page(browser: Any, faults: list[str], **settings: Any) -> Any:
+    page = browser.new_context(locale="en-US", **settings).new_page()
+    page.set_default_timeout(1000 * PATIENCE)
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    return page
+
+
+def _load(page: Any, address: str) -> None:
+    change(address)
+    page.goto(address, wait_until="commit")
+    page.wait_for_selector("#resize_lora_root", state="attached")
+    drawn(page)
 
 
 @pytest.fixture

@@ -161,9 +161,14 @@ class StubService:
         return json.dumps(answer, ensure_ascii=False)
 
     def _stumble(self, question: dict[str, Any]) -> None:
-        """Delays and faults that a test set, and pages that are older than the server. `lags` come after the work."""
+        """Delays and faults that a test set, and pages that are older than the server. `lags` come after the work.
+
+        What is `held` is answered once a test lets it go.
+        """
         method = question["method"]
         time.sleep(self.settings.get("delays", {}).get(method, 0))
+        while method in self.settings.get("held", ()):
+            time.sleep(0.02)
         faults = self.settings.get("faults", {})
         if faults.get(method):
             faults[method] -= 1
@@ -198,6 +203,12 @@ class StubService:
         self.library_revision += 1
         self.gone.pop(name, None)
         self.files[name] = file(name, mib, ours=ours)
+        return {}
+
+    def do_touch(self, output: str) -> dict[str, Any]:
+        """Another program writes to a file that was made."""
+        for one in self.made.values():
+            one["changed"] = one["changed"] or one["output"] == output
         return {}
 
     def do_forget_jobs(self) -> dict[str, Any]:

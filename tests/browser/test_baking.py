@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from browser_kit import expect, heard, setup
+from browser_kit import ask, expect, heard, setup, shown_in, until_heard
+
+ONE_GRADIO = True  # see conftest.py
 
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8")
 PROMPT = "a cat, <lora:pastry-sdxl:0.6:1.2>, <lora:hogs:-0.4:lbw=OUTALL> fog"
@@ -94,6 +96,20 @@ def test_nothing_to_bake_leaves_the_button_off_with_the_reason(page: Any) -> Non
         expect(run).to_be_disabled()
     page.fill("#resize_lora_bake_prompt", "<lora:pastry-sdxl:1>")
     expect(run).to_be_enabled()
+
+
+def test_an_answer_about_an_older_prompt_is_dropped(page: Any) -> None:
+    in_host(page, "a cat")
+    open_dialog(page)
+    expect(page.locator("#resize_lora_bake_tags")).to_contain_text("names no LoRA")
+    ask(page, "set", {"held": ["read_prompt"]})
+    shown = shown_in(page, "#resize_lora_bake_tags")
+    page.fill("#resize_lora_bake_prompt", "<lora:hogs:1>")
+    until_heard(page, "read_prompt", 2)
+    page.fill("#resize_lora_bake_prompt", "<lora:dpo:1>")
+    ask(page, "set", {"held": []})
+    expect(page.locator("#resize_lora_bake_tags")).to_contain_text("<lora:dpo:1>")
+    assert "hogs" not in shown()
 
 
 def test_a_refusal_is_shown_where_the_person_looks(page: Any) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from browser_kit import expect, heard, setup
 
+ONE_GRADIO = True  # see conftest.py
+
 
 def open_dialog(page: Any) -> Any:
     page.click("#resize_lora_extract")

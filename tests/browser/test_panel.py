@@ -162,6 +162,21 @@ def test_ctrl_enter_runs_and_the_result_can_be_undone_and_restored(page: Any, sh
     expect(page.locator("#resize_lora_toasts")).to_contain_text("a.txt was changed and stays.")
 
 
+def test_a_result_whose_file_was_changed_since_says_so(page: Any) -> None:
+    setup(page, slow=1)
+    for name in ("hogs", "dpo"):
+        ask(page, "resize", {"names": [name], "target": {"preset": "low"}})
+        ask(page, "status")
+    made = {one["name"]: one["output"] for one in ask(page, "results")["results"]}
+    ask(page, "touch", {"output": made["hogs"]})
+    page.reload(wait_until="commit")
+    row_of = {name: page.locator(".resize-lora-result").filter(has_text=f"{name} →") for name in made}
+    expect(row_of["hogs"].locator(".resize-lora-changed")).to_have_text("changed")
+    expect(row_of["hogs"].get_by_role("button", name="Undo")).to_be_enabled()
+    expect(row_of["dpo"]).to_have_count(1)
+    expect(row_of["dpo"].locator(".resize-lora-changed")).to_have_count(0)
+
+
 def test_escape_cancels_our_jobs_only(page: Any) -> None:
     setup(page, slow=100)
     choose(page, "hogs")

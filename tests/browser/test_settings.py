@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from browser_kit import expect, heard, row, setup
 
+ONE_GRADIO = True  # see conftest.py
+
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8").split("*/", 1)[1].strip().rstrip(";")
 OPTIONS = {"suffix": "_r{rank}", "dtype": "bf16", "reference": "none", "sidecars": False}
 DEFAULTS = {"preset": "low", "options": OPTIONS, "card_menu": True, "notes": ["Settings, Preset: Huge is no preset."]}

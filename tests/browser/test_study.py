@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from browser_kit import ask, expect, heard, row, setup
 
+ONE_GRADIO = True  # see conftest.py
+
 
 def looked_into(page: Any, name: str = "pastry-sdxl") -> None:
     row(page, name).click()

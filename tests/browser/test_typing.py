@@ -6,7 +6,9 @@ import re
 from typing import Any
 
 import pytest
-from browser_kit import ask, expect, heard, row, setup
+from browser_kit import ask, expect, heard, row, setup, shown_in, until_heard
+
+ONE_GRADIO = True  # see conftest.py
 
 GENERATE, FIGURES = "#resize_lora_generate", ".resize-lora-figures"
 NONE = "\u2013"
@@ -36,6 +38,17 @@ def test_half_a_recipe_is_never_planned_and_old_figures_look_old(page: Any) -> N
     expect(page.locator(GENERATE)).to_be_enabled()
     expect(page.locator("#resize_lora_figureSaved")).not_to_have_text(NONE)
     assert [one["recipe"] for one in asked(page, "plan") if "recipe" in one] == ["fro_lora=1,retain=0.95"]
+
+
+def test_an_answer_about_an_older_recipe_is_dropped(page: Any) -> None:
+    ask(page, "set", {"held": ["check_recipe"]})
+    shown = shown_in(page, "#resize_lora_fault")
+    page.fill("#resize_lora_recipe", "fro_lora=1,siz")
+    until_heard(page, "check_recipe", 1)
+    page.fill("#resize_lora_recipe", "fro_lora=1,tnr=3")
+    ask(page, "set", {"held": []})
+    expect(page.locator("#resize_lora_fault")).to_contain_text("unknown word 'tnr'")
+    assert "'siz'" not in shown()
 
 
 def test_figures_are_those_of_the_last_choice_however_late_the_answers_come(page: Any) -> None:
