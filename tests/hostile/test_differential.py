@@ -96,6 +96,11 @@ def command(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     return code, entry
 
 
+def refused_as_too_far_apart(code: int, entry: dict[str, Any], option: str) -> bool:
+    """Whether fp8, and only fp8, was refused since rounding would do too much to a layer."""
+    return code == 1 and option == "8" and "fp8 would change" in entry["error"]
+
+
 def check(entry: dict[str, Any], old: Tensors, sizes: dict[str, float], dtype: str) -> None:
     """Every layer is the best of its rank, and the figures of the report are those of the file.
 
@@ -139,6 +144,8 @@ def test_every_layer_is_the_best_of_its_rank(seed, tmp_path, capsys):
     if code and DTYPES.get(option, source) == "F8_E4M3" and {kind for kind, *_ in shapes} - {"lora", "locon"}:
         assert "--convert lora" in entry["error"]
         return
+    if refused_as_too_far_apart(code, entry, "8" if DTYPES.get(option, source) == "F8_E4M3" else option):
+        return
     assert code == 0, entry
     check(entry, deltas(old), {}, DTYPES.get(option, source))
 
@@ -160,10 +167,14 @@ def test_a_merge_is_the_sum_at_its_strengths(seed, tmp_path, capsys):
             sizes[stem] = sizes.get(stem, 0.0) + abs(strength) * float(np.linalg.norm(one))
     words = ["-r", str(rng.choice(RECIPES)), "-t", option, "-o", str(tmp_path / "out")]
     code, entry = command(tmp_path, "resize", ",".join(names), *words)
-    assert code == 0, entry
-    check(entry, total, sizes, DTYPES[option])
+    if not refused_as_too_far_apart(code, entry, option):
+        assert code == 0, entry
+        check(entry, total, sizes, DTYPES[option])
     made = tmp_path / "sum.safetensors"
-    assert cli.main(["merge", *names, "-o", str(made), "-t", option, "--threads", "1"]) == 0
+    code, entry = command(tmp_path, "merge", *names, "-o", str(made), "-t", option)
+    if refused_as_too_far_apart(code, entry, option):
+        return
+    assert code == 0, entry
     result = deltas(load(made)[0])
     whole = math.sqrt(sum(float(np.sum(one**2)) for one in total.values()))
     for stem, one in total.items():
