@@ -19,7 +19,7 @@ from .base.pairing import Partner
 from .errors import LayerError, UnsupportedError
 from .linalg.arrays import Arrays
 from .linalg.factor import Factor
-from .linalg.finite import check_finite, unwarned
+from .linalg.finite import check_finite, in_range, unwarned
 from .linalg.made import Turned
 from .progress import Progress, in_order
 from .recipe.grammar import Recipe
@@ -250,9 +250,12 @@ def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[
     with unwarned():
         together = len(pairs) == len(forms)
         found = decompose_together(pairs, arrays) if together else [form.decompose(arrays, base) for form in forms]
-    for one in found:
-        check_finite("its delta has", one.s)
-    return list(found)
+    return [_in_range(one) for one in found]
+
+
+def _in_range(solved: Solved) -> Solved:
+    s = in_range("its delta", solved.s)
+    return solved if s is solved.s else replace(solved, s=s)  # type: ignore[type-var]
 
 
 def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:

@@ -602,9 +602,9 @@ class _Bars(Quiet):
             self._bars[0].update()
 
     def say(self, line: str, *, error: bool = False) -> None:
-        """A line that does not disturb the bars."""
-        stream = sys.stderr if error else sys.stdout
+        """Text that does not disturb the bars. An error is one line: names of a file may be in it."""
+        stream, text = (sys.stderr, shown(line)) if error else (sys.stdout, shown_lines(line))
         if self._bars:
-            self._bars[1].write(shown_lines(line), file=stream)
+            self._bars[1].write(text, file=stream)
         else:
-            print(shown_lines(line), file=stream)
+            print(text, file=stream)

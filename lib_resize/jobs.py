@@ -32,7 +32,7 @@ from .linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to, si
 from .linalg.dora import Normalised
 from .linalg.extension import orthonormal_rows
 from .linalg.factor import Factor, Pair, Spectrum, Stored
-from .linalg.finite import unwarned
+from .linalg.finite import check_finite, unwarned
 from .linalg.made import numbers
 from .linalg.random_projection import generator
 from .linalg.truncate import discarded, frobenius
@@ -502,9 +502,11 @@ def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
     if copied.made is not None:
         return _fitted(spec, copied.made * np.float32(gain))
     file = job.analysis.adapter.files[copied.source]
+    kind = file.header.entries[copied.key].dtype
+    if kind in LARGEST:
+        check_finite(f"{file.path}: {copied.key} has", singles(file.bits(copied.key), kind))
     if gain == 1.0:
         return file.bytes(copied.key)
-    kind = file.header.entries[copied.key].dtype
     if kind not in LARGEST:
         raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
     return _fitted(spec, np.asarray(singles(file.bits(copied.key), kind) * np.float32(gain)))
@@ -662,7 +664,7 @@ def _check_float8(job: Job, found: Sequence[NewLayer]) -> None:
         if not rounding <= allowed:
             raise LayerError(
                 f"layer {new.layer.stem}: fp8 would change what is written of it by "
-                f"{rounding / frobenius(facts.s[kept]):.0%}; at most {_ROUNDING[FLOAT8]:.0%} is right. Use -t 16."
+                f"{rounding / frobenius(facts.s[kept]):.1%}; at most {_ROUNDING[FLOAT8]:.0%} is right. Use -t 16."
             )
 
 

@@ -13,6 +13,8 @@ from .files.walk import Skip, exists, ignore, is_folder, matching, walk
 from .prompt import Tag
 
 SUFFIX = ".safetensors"
+_STRONGEST = 1e6
+"""The largest strength, as in prompts."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,8 @@ def _member(piece: str, argument: str) -> Member:
     name = text if weight is None else text.rpartition(":")[0].strip()
     if not name:
         raise UsageError(f"{argument!r}: a name is missing; a merge is written as 'style.safetensors:0.6,char:0.4'.")
+    if weight is not None and not abs(weight) <= _STRONGEST:
+        raise UsageError(f"{argument!r}: the strength of {name} is {weight:g}; expected a number up to {_STRONGEST:g}.")
     if weight == 0.0:
         raise UsageError(f"{argument!r}: weight 0 leaves nothing of {name}; leave it away.")
     return Member(_completed(Path(name)), 1.0 if weight is None else weight)

@@ -23,6 +23,7 @@ from ..files.header import DTYPE_BYTES
 from ..files.stamp import agreed
 from ..linalg.casts import UNIT_ROUNDOFF, Single
 from ..linalg.factor import Factor, Joined, Leading, Pair
+from ..linalg.finite import unwarned
 from ..linalg.made import Made, numbers
 from ..names.families import Family
 from ..names.spelling import canonical, flat_name
@@ -285,9 +286,10 @@ def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:
 
     def left(length: Callable[[Form], float]) -> float:
         forms = [(term, term.layer.form) for term in terms]
-        return math.hypot(*(_roundoff(form) * abs(term.weight) * length(form) for term, form in forms))
+        with unwarned():
+            return math.hypot(*(_roundoff(form) * abs(term.weight) * length(form) for term, form in forms))
 
-    return norm <= left(_at_most) and norm <= left(_length)
+    return norm <= left(_at_most) and norm <= left(_length) < math.inf
 
 
 def _roundoff(form: Form) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from functools import lru_cache, partial
 from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.reader import SafeFile
 from ..files.stamp import made_by_us
+from ..linalg.casts import LARGEST
 from ..names.claims import told_of_base
 from ..names.families import Family, attention_group
 from ..names.families import layers as family_layers
@@ -215,10 +215,10 @@ class _Scales:
 
     def _scalar(self, stem: str, part: Part) -> float:
         value = self.file.scalar(part.key)
-        if not math.isfinite(value):
+        if not abs(value) <= LARGEST["F32"]:
             raise LayerError(
-                f"{self.file.path}: layer {stem}: {part.key} is {value}; a finite number was expected. The file is "
-                f"damaged; download or save it again."
+                f"{self.file.path}: layer {stem}: {part.key} is {value}; a finite number of float32 was expected. The "
+                f"file is damaged; download or save it again."
             )
         return value
 

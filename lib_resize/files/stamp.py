@@ -34,6 +34,9 @@ from .outname import storable
 RECORD = "resize_lora"
 """Key of our own record."""
 
+_DEEPEST = 100
+"""Levels of a JSON document that are read. Python writes no more of them than its stack has room for."""
+
 DYNAMIC = "Dynamic"
 """What kohya's tools write for a rank or alpha that differs between layers."""
 
@@ -256,12 +259,22 @@ def _finite(value: float | None) -> float | None:
 
 
 def _json_object(text: str | None) -> dict[str, Any]:
-    """The object that a metadata text holds; empty if it holds none."""
+    """The object that a metadata text holds; empty if it holds none, or one that is nested too deeply to be written."""
     try:
         document = json.loads(text or "")
     except (ValueError, RecursionError):
         return {}
-    return document if isinstance(document, dict) else {}
+    return document if isinstance(document, dict) and _is_shallow(document) else {}
+
+
+def _is_shallow(document: Any) -> bool:
+    level = [document]
+    for _ in range(_DEEPEST):
+        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
+        level = [value for values in inner for value in values]
+        if not level:
+            return True
+    return False
 
 
 def _stamp_adapter(stamped: dict[str, str], facts: StampFacts) -> None:

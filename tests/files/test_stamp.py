@@ -331,3 +331,18 @@ def test_damaged_adapter_settings_are_gone():
 @pytest.mark.parametrize("version", ["hunyuan_video_1_5", "wan_2_2", "qwen_image_2", "ideogram4"])
 def test_another_version_of_a_model_gets_no_architecture(version):
     assert "modelspec.architecture" not in restamp({**MODELSPEC, "ss_base_model_version": version}, facts(uniform()))
+
+
+@pytest.mark.parametrize("key", ["lora_adapter_metadata", "resize_lora", "ss_network_args"])
+@pytest.mark.parametrize(("start", "stop"), [("[", "]"), ('{"a":', "}")])
+def test_documents_nested_too_deeply_to_be_written_again_are_as_good_as_none(key, start, stop):
+    """Python's stack is as deep as it happens to be, so that a limit of ours comes first."""
+    layers = {"unet.a": LayerFact(2)}
+
+    def stamped(depth: int) -> Mapping[str, str]:
+        deep = start * depth + "1" + stop * depth
+        return restamp({key: f'{{"unet.r": 4, "version": "1", "deep": {deep}}}'}, facts(layers))
+
+    assert '"deep"' in stamped(90)[key]
+    assert '"deep"' not in json.dumps(stamped(150).get(key, "")) or key == "ss_network_args"
+    assert stamped(150) == stamped(100_000) | ({key: stamped(150)[key]} if key == "ss_network_args" else {})

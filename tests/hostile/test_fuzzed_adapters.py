@@ -271,7 +271,7 @@ def test_every_kind_is_intact_beside_its_base_to_begin_with(tmp_path, kind, merg
         recipes=parse_recipes("rank=2"), output=tmp_path / "out", base=tmp_path / "base.safetensors", threads=1
     )
     (outcome,) = resize([Source(members)], options)
-    assert outcome.error is None
+    assert outcome.error is None, outcome.error
 
 
 # What long runs of this fuzzer found ------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""Numbers that no host can apply are one clear line each, and nothing is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lib_resize import cli
+
+LAYER = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
+
+
+def lora(path: Path, stem: str = LAYER, **changes: np.ndarray) -> Path:
+    """One layer, and what is to be in place of its parts or beside them; `__` is a dot."""
+    parts = {
+        "lora_up.weight": np.ones((8, 4), np.float32),
+        "lora_down.weight": np.eye(4, 8, dtype=np.float32),
+        **{name.replace("__", "."): values for name, values in changes.items()},
+    }
+    save_file({f"{stem}.{name}": values for name, values in parts.items()}, path)
+    return path
+
+
+def refused(capsys: pytest.CaptureFixture[str], folder: Path, *words: object) -> str:
+    """The one line that the command prints before its table."""
+    out = folder / "out"
+    assert cli.main([*map(str, words), "-r", "rank=2", "-o", str(out), "--threads", "1"]) in (1, 2)
+    assert not [path for path in out.rglob("*") if path.is_file()]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a fault of" not in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"alpha": np.array(1e300)}, f"{LAYER}.alpha is 1e+300; a finite number of float32 was expected"),
+        ({"lora_up__weight": np.full((8, 4), 1e80)}, "its delta is larger than any number of float32"),
+        ({"alpha": np.array(3e38, np.float32)}, "its delta is larger than any number of float32"),
+        ({"lora_up__weight": np.full((8, 4), 1e-44, np.float32)}, "all 1 layers are zero"),
+        ({"alpha": np.array(1e-44, np.float32)}, "all 1 layers are zero"),
+        ({"dora_scale": np.full((8, 1), np.nan, np.float32)}, f"{LAYER}.dora_scale has NaN or infinite values"),
+        ({"dora_scale": np.full((8, 1), np.inf, np.float16)}, f"{LAYER}.dora_scale has NaN or infinite values"),
+        ({"diff_b": np.full(8, -np.inf, np.float32)}, f"{LAYER}.diff_b has NaN or infinite values"),
+    ],
+)
+def test_a_file_with_numbers_that_hosts_cannot_apply_is_refused(tmp_path, capsys, changes, expected):
+    line = refused(capsys, tmp_path, "resize", lora(tmp_path / "a.safetensors", **changes))
+    assert expected in line
+    assert line.startswith("resize-lora: ")
+
+
+def test_a_merge_of_numbers_at_the_end_of_float32_is_refused_by_layer(tmp_path, capsys):
+    big = lora(tmp_path / "a.safetensors", lora_up__weight=np.full((8, 4), 3e38, np.float32))
+    other = lora(tmp_path / "b.safetensors")
+    line = refused(capsys, tmp_path, "resize", f"{big}:0.5,{other}:-0.5")
+    assert f"layer {LAYER}: " in line
+
+
+def test_a_strength_that_no_prompt_can_have_is_refused(tmp_path, capsys):
+    line = refused(capsys, tmp_path, "resize", f"{lora(tmp_path / 'a.safetensors')}:1e300")
+    assert "the strength of" in line
+    assert "1e+300; expected a number up to 1e+06" in line
+
+
+def test_a_line_break_in_the_name_of_a_layer_does_not_begin_a_line(tmp_path, capsys):
+    path = tmp_path / "a.safetensors"
+    save_file({"a\nresize-lora: all is well.lora_up.weight": np.ones((8, 4), np.float32)}, path)
+    assert r"layer a\nresize-lora: all is well" in refused(capsys, tmp_path, "resize", path)
