@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,18 @@ def cards_page(page: Any, tab: str = "txt2img") -> None:
     """Opens the LoRA cards of a tab; they are filled some time after the page was drawn."""
     inner_page(page, tab, "lora")
     page.wait_for_selector(f"#{tab}_lora_cards .card", state="visible")
+
+
+def refresh_cards(page: Any, tab: str = "txt2img") -> None:
+    """The host's own Refresh: until then a host may show cards of files that a program undid through the API."""
+    listed = set(names(page))
+    page.locator(f"#{tab}_lora_extra_refresh").first.dispatch_event("click")
+    until(lambda: card_names(page, tab) <= listed, "cards of LoRAs that are there")
+
+
+def card_names(page: Any, tab: str = "txt2img") -> set[str]:
+    cards = page.locator(f"#{tab}_lora_cards .card")
+    return set(cards.evaluate_all("cards => cards.map(card => card.dataset.name)"))
 
 
 def card(page: Any, name: str, tab: str = "txt2img") -> Any:
@@ -121,8 +134,12 @@ def prompt(page: Any, text: str | None = None, tab: str = "txt2img") -> str:
 
 
 def resized(page: Any, name: str, **what: Any) -> dict[str, Any]:
-    """A version of a LoRA, made through the panel's protocol, to Low if nothing else is said; the page knows of it."""
-    (job,) = ask(page, "resize", {"names": [name], **(what or {"target": {"preset": "low"}})})["jobs"]
+    """A version of a LoRA, made through the panel's protocol, to Low if nothing else is said; the page knows of it.
+
+    It is made again where a result of the same order is there already.
+    """
+    order = {"names": [name], "again": True, **(what or {"target": {"preset": "low"}})}
+    (job,) = ask(page, "resize", order)["jobs"]
     wait_for(page, [job])
     return dict(next(one for one in ask(page, "status")["queue"] if one["id"] == job)["result"])
 
@@ -132,6 +149,13 @@ def choose(page: Any, name: str) -> None:
     page.locator("#resize_lora_search").fill(name)
     row(page, name).click()
     expect(page.locator("#resize_lora_subject")).to_have_text(name)
+
+
+def choose_anew(page: Any, name: str) -> None:
+    """Chooses a LoRA and a recipe that nobody gave before: an order whose result is there already makes no job."""
+    choose(page, name)
+    page.locator("#resize_lora_recipe").fill(f"fro_lora=1,thr=-1.{random.randrange(10**6):06d}")
+    expect(page.locator("#resize_lora_generate")).to_be_enabled()
 
 
 def made_before(page: Any) -> str:
@@ -168,7 +192,7 @@ def stop_picture(page: Any) -> None:
 def resized_in_the_tab(page: Any, name: str) -> str:
     """Chooses a LoRA and presses the button; the new name, once it is in the table of results."""
     open_tab(page, "resize_lora")
-    choose(page, name)
+    choose_anew(page, name)
     before = made_names(page)
     page.locator("#resize_lora_generate").click()
     (made, *_) = until(lambda: made_names(page) - before, "the result").copy()

@@ -75,8 +75,8 @@ class Api(Rest):
         return until(lambda: _at_its_end(self.get(f"job/{job}")), f"the end of job {job}")
 
     def resized(self, name: str, **what: Any) -> Any:
-        """The result of a resize, to Low if nothing else is said."""
-        (job,) = self.post("resize", 202, names=[name], **(what or {"target": {"preset": "low"}}))["jobs"]
+        """The result of a resize, to Low if nothing else is said; made again where one is there already."""
+        (job,) = self.post("resize", 202, names=[name], again=True, **(what or {"target": {"preset": "low"}}))["jobs"]
         one = self.done(job)
         assert one["state"] == "done", one["error"]
         return one["result"]

@@ -43,8 +43,10 @@ def test_since_tells_what_changed(api: Api, name: str) -> None:
 def test_cancel_stops_a_job_that_waits_for_the_picture(host: Rest, api: Api, name: str) -> None:
     before = api.names()
     with picture(host, api):
-        jobs = api.post("resize", 202, names=[name], recipe="rank=1:rank=2")["jobs"]
-        assert sorted(api.post("cancel", jobs=jobs)["cancelled"]) == sorted(jobs)
+        jobs = api.post("resize", 202, names=[name], recipe="rank=1:rank=2", again=True)["jobs"]
+        cancelled = api.post("cancel", jobs=jobs)["cancelled"]
+        assert [one["job"] for one in cancelled] == jobs
+        assert [one["recipe"] for one in cancelled] == ["rank=1", "rank=2"]
         assert {api.done(job)["state"] for job in jobs} == {"cancelled"}
         assert api.get("jobs")["active"] == 0
     assert api.names() == before

@@ -17,6 +17,7 @@ from tests.hosts_real.kit import (
     card,
     cards_page,
     choose,
+    choose_anew,
     files,
     long_picture,
     long_wait,
@@ -26,6 +27,7 @@ from tests.hosts_real.kit import (
     names,
     options,
     prompt,
+    refresh_cards,
     reload_ui,
     resizable,
     resized,
@@ -48,6 +50,7 @@ SETTINGS_READ = "typeof opts !== 'undefined' && 'resize_lora_card_menu' in opts"
 @pytest.mark.parametrize("tab", TABS)
 def test_every_card_has_the_menu_whatever_its_name(webui: Any, tab: str) -> None:
     cards_page(webui, tab)
+    refresh_cards(webui, tab)
     shown = webui.locator(f"#{tab}_lora_cards .card:visible")
     there = [shown.nth(i).get_attribute("data-name") for i in range(shown.count())]
     assert set(there) <= set(names(webui))
@@ -190,10 +193,11 @@ def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
 @pytest.mark.needs("loaded_model")
 def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -> None:
     """The pictures before this one left a LoRA merged, or patched, into the model. The recipe reads every weight, so no
-    cache of norms can stand in for the memory, and no test before has measured it for this LoRA."""
+    cache of norms can stand in for the memory, and the LoRA is a new file, which nobody has measured before."""
     sound = [one for one in files(webui) if not one["problem"] and not one["ours"] and one["fits"]]
     name = max(sound, key=lambda one: one["bytes"])["name"]
-    made = resized(webui, name, recipe="subspace=1,retain=0.95")
+    new = resized(webui, name, target={"preset": "high"})["output"]
+    made = resized(webui, new, recipe="subspace=1,retain=0.95")
     assert made["reference"]["kind"] == "memory", made["reference"]
     assert made["reference"]["note"] == ""
 
@@ -202,7 +206,7 @@ def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -
 def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
     long_picture(webui)
     open_tab(webui, "resize_lora")
-    choose(webui, resizable(webui)["name"])
+    choose_anew(webui, resizable(webui)["name"])
     webui.locator("#resize_lora_generate").click()
     expect(webui.locator("#resize_lora_generate")).to_contain_text("waits for the picture")
     expect(webui.locator("#resize_lora_queue")).to_contain_text(re.compile("waits for the picture|before it"))
@@ -257,7 +261,7 @@ def test_undo_takes_the_card_away_and_restore_brings_it_back(webui: Any) -> None
 
 def test_ctrl_enter_runs_in_our_tab(webui: Any) -> None:
     open_tab(webui, "resize_lora")
-    choose(webui, resizable(webui)["name"])
+    choose_anew(webui, resizable(webui)["name"])
     before = made_names(webui)
     webui.locator("#resize_lora_list").focus()
     webui.keyboard.press("Control+Enter")
@@ -328,3 +332,21 @@ def test_the_tab_fits_its_page_in_light_and_dark(webui: Any, theme: str, width: 
     assert wide[0] <= wide[1]
     if width == 390:
         expect(webui.locator("#resize_lora_generate")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_menu_of_a_card_fits_its_page_in_light_and_dark(webui: Any, theme: str, width: int) -> None:
+    webui.set_viewport_size({"width": width, "height": 844})
+    webui.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+    cards_page(webui)
+    menu = menu_on(webui, card(webui, resizable(webui)["name"]).locator(".name"))
+    webui.wait_for_timeout(600)
+    take(webui, f"menu-{width}-{theme}")
+    left, top, right, bottom = menu.evaluate(
+        "menu => (box => [box.left, box.top, box.right, box.bottom])(menu.getBoundingClientRect())"
+    )
+    assert min(left, top) >= 0
+    assert right <= width
+    assert bottom <= 844
+    webui.keyboard.press("Escape")
