@@ -698,8 +698,8 @@ _NEGLIGIBLE = 1e-4
 """Share of the whole LoRA's norm that does not count: a layer may be nothing next to the others."""
 _SAMPLES = 4
 _PROBES = 96
-"""Layers that are compared by one vector. All 986 layers of a large SDXL LoRA would cost 12 to 18 % of the run, 96 of them
-below 2 %; a file of fewer layers is compared as a whole."""
+"""Layers that are compared by one vector. All 986 layers of a large SDXL LoRA would cost 12 to 18 % of the run, 96 of
+them below 2 %; a file of fewer layers is compared as a whole."""
 
 
 def _check_deltas(path: Path, job: Job, bench: Bench) -> None:
