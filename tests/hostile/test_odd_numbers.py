@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 from safetensors.numpy import save_file
 
 from lib_resize import cli
@@ -53,11 +54,23 @@ def test_a_file_with_numbers_that_hosts_cannot_apply_is_refused(tmp_path, capsys
     assert line.startswith("resize-lora: ")
 
 
-def test_a_merge_of_numbers_at_the_end_of_float32_is_refused_by_layer(tmp_path, capsys):
-    big = lora(tmp_path / "a.safetensors", lora_up__weight=np.full((8, 4), 3e38, np.float32))
-    other = lora(tmp_path / "b.safetensors")
+def test_a_merge_of_numbers_whose_squares_leave_float32_is_refused_by_layer(tmp_path, capsys):
+    up = np.ones((8, 4), np.float32)
+    up[0, 0] = 1e38
+    big, other = lora(tmp_path / "a.safetensors", lora_up__weight=up), lora(tmp_path / "b.safetensors")
     line = refused(capsys, tmp_path, "resize", f"{big}:0.5,{other}:-0.5")
     assert f"layer {LAYER}: " in line
+    assert "more than F16 can" in line
+
+
+def test_a_sum_of_whole_weights_whose_squares_leave_float32_does_not_count_as_cancelled(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    names = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path, strength in zip(names, (1e30, 1.0), strict=True):
+        save_file({f"{LAYER}.diff": (strength * rng.standard_normal((8, 8))).astype(np.float32)}, path)
+    line = refused(capsys, tmp_path, "resize", f"{names[0]}:0.5,{names[1]}:-0.5")
+    assert f"layer {LAYER}: " in line
+    assert "more than F16 can" in line
 
 
 def test_a_strength_that_no_prompt_can_have_is_refused(tmp_path, capsys):
@@ -70,3 +83,29 @@ def test_a_line_break_in_the_name_of_a_layer_does_not_begin_a_line(tmp_path, cap
     path = tmp_path / "a.safetensors"
     save_file({"a\nresize-lora: all is well.lora_up.weight": np.ones((8, 4), np.float32)}, path)
     assert r"layer a\nresize-lora: all is well" in refused(capsys, tmp_path, "resize", path)
+
+
+def test_a_file_that_the_library_reads_differently_gets_no_name(tmp_path, capsys, monkeypatch):
+    """The safetensors library is what hosts open it with."""
+    true = safetensors.safe_open
+
+    class WithoutOne:
+        def __init__(self, *names: object, **options: object) -> None:
+            self._file = true(*names, **options)
+
+        def __enter__(self):
+            self._opened = self._file.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self._file.__exit__(*error)
+
+        def keys(self) -> list[str]:
+            return list(self._opened.keys())[1:]
+
+        def get_slice(self, name: str):
+            return self._opened.get_slice(name)
+
+    monkeypatch.setattr(safetensors, "safe_open", WithoutOne)
+    line = refused(capsys, tmp_path, "resize", lora(tmp_path / "a.safetensors"))
+    assert "the written file was read back and differs: tensor" in line
