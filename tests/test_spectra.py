@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from lib_resize import cli
 from lib_resize.errors import OutputError
 from lib_resize.inspection import describe_closely
 from lib_resize.names.families import SD15, SDXL, layers
-from lib_resize.spectra import TYPES, LayerSpectrum, effective_rank, groups, study_of_many, type_of
+from lib_resize.spectra import TYPES, LayerSpectrum, Study, effective_rank, groups, study_of_many, type_of
 from lib_resize.synthetic import LoraOptions, write_lora
 
 
@@ -181,6 +183,24 @@ def test_spectra_are_printed_for_each_file_and_for_all(lora, tmp_path, capsys) -
 KINDS = ["spectra", "effective_rank", "retention", "bytes"]
 
 
+@pytest.fixture(scope="module")
+def drawn(lora, tmp_path_factory) -> tuple[Study, Path]:
+    """A study, and a folder with its plots: drawing them takes seconds."""
+    pytest.importorskip("matplotlib")
+    from lib_resize.plots import save
+
+    _, seen, _ = describe_closely(lora)
+    folder = tmp_path_factory.mktemp("plots")
+    save(seen, folder, "pastry")
+    return seen, folder
+
+
+@pytest.fixture
+def plots(drawn, tmp_path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(drawn[1], tmp_path / "plots"))
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_plots_are_drawn_in_both_formats_and_their_numbers_stand_beside(lora, tmp_path, theme, capsys) -> None:
     pytest.importorskip("matplotlib")
@@ -204,17 +224,17 @@ def test_plots_are_drawn_in_both_formats_and_their_numbers_stand_beside(lora, tm
     assert points == [(curve.name, *point) for curve in seen.curves for point in curve.points]
 
 
-def test_the_same_numbers_make_the_same_pictures(lora, tmp_path) -> None:
-    pytest.importorskip("matplotlib")
+def test_the_same_numbers_make_the_same_pictures_in_place_of_earlier_ones_of_ours(drawn, plots) -> None:
     from lib_resize.plots import save
 
-    _, seen, _ = describe_closely(lora)
-    first, second = save(seen, tmp_path / "a", "x"), save(seen, tmp_path / "b", "x")
-    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    made = save(drawn[0], plots, "pastry")
+    assert {path.name for path in made} == {path.name for path in drawn[1].iterdir()}
+    assert [path.read_bytes() for path in made] == [(drawn[1] / path.name).read_bytes() for path in made]
 
 
-def test_files_of_one_name_do_not_draw_over_one_another(lora, tmp_path) -> None:
+def test_files_of_one_name_do_not_draw_over_one_another(lora, tmp_path, monkeypatch) -> None:
     pytest.importorskip("matplotlib")
+    monkeypatch.setattr("lib_resize.plots._PLOTS", {})  # the names are the law; the numbers have them too
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / lora.name).write_bytes(lora.read_bytes())
     folder = tmp_path / "plots"
@@ -258,31 +278,25 @@ def test_a_folder_that_cannot_be_made_is_told(lora, tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("name", ["pastry.json", "pastry_bytes.csv", "pastry_bytes.png", "pastry_spectra.svg"])
-def test_plots_replace_plots_of_ours_and_nothing_else(lora, tmp_path, name, capsys) -> None:
-    pytest.importorskip("matplotlib")
+def test_plots_replace_nothing_but_plots_of_ours(drawn, plots, name) -> None:
     from lib_resize.plots import save
 
-    _, seen, _ = describe_closely(lora)
-    made = save(seen, tmp_path, "pastry")
-    assert save(seen, tmp_path, "pastry") == made
-    (tmp_path / name).write_bytes(b'{"description": "mine"}')
-    before = {path: path.read_bytes() for path in made}
+    (plots / name).write_bytes(b'{"description": "mine"}')
+    before = {path: path.read_bytes() for path in plots.iterdir()}
     with pytest.raises(OutputError, match="not a plot of Resize LoRA"):
-        save(seen, tmp_path, "pastry")
-    assert {path: path.read_bytes() for path in made} == before
+        save(drawn[0], plots, "pastry")
+    assert {path: path.read_bytes() for path in plots.iterdir()} == before
 
 
-def test_a_plot_that_a_host_added_to_is_nobody_elses_to_replace(lora, tmp_path) -> None:
+def test_a_plot_that_a_host_added_to_is_nobody_elses_to_replace(drawn, plots) -> None:
     """A1111 keeps its own words on a LoRA in ``pastry.json``."""
-    pytest.importorskip("matplotlib")
     from lib_resize.plots import save
 
-    _, seen, _ = describe_closely(lora)
-    path = save(seen, tmp_path, "pastry")[4]
+    path = plots / "pastry.json"
     document = json.loads(path.read_text("utf-8")) | {"description": "mine"}
     path.write_text(json.dumps(document), "utf-8")
     with pytest.raises(OutputError, match=r"pastry\.json: .*not a plot of Resize LoRA"):
-        save(seen, tmp_path, "pastry")
+        save(drawn[0], plots, "pastry")
 
 
 def test_foreign_files_in_the_way_of_plots_are_found_before_the_work(lora, tmp_path, monkeypatch, capsys) -> None:

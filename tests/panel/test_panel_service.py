@@ -294,8 +294,9 @@ def test_a_recipe_that_needs_a_base_is_refused_without_one(browser: Browser) -> 
 
 
 def test_a_reference_is_measured_once_asked_for_and_then_planned_with(
-    root: Path, checkpoint: Path, tmp_path: Path
+    root: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "norms"))  # nobody has measured this checkpoint before
     browser = with_checkpoint(root, checkpoint, tmp_path)
     options, recipe = {"reference": checkpoint.name}, "fro_ckpt=1,thr=-3"
     browser.analysed("pastry", reference=checkpoint.name)
