@@ -114,25 +114,6 @@ def test_a_status_that_fails_is_asked_again_until_the_job_has_ended(page: Any) -
     expect(page.locator(TOASTS)).not_to_contain_text("Asking again")
 
 
-def test_an_order_without_an_answer_is_looked_for_and_not_given_twice(page: Any) -> None:
-    setup(page, lags={"resize": 3}, paused=True)
-    page.clock.install()
-    row(page, "hogs").click()
-    expect(page.locator("#resize_lora_generate")).to_be_enabled()
-    page.click("#resize_lora_generate")
-    expect(page.locator("#resize_lora_generate")).to_be_disabled()
-    page.wait_for_timeout(1000)
-    assert active(page) == ["hogs"]
-    page.clock.fast_forward(181_000)
-    page.wait_for_timeout(3000)  # the old answer comes, and nobody waits for it
-    page.clock.fast_forward(16_000)  # a status that Gradio dropped meanwhile is asked for again
-    expect(job(page, "hogs")).to_have_count(1)
-    expect(job(page, "hogs")).not_to_contain_text("started elsewhere")
-    expect(page.locator("#resize_lora_generate")).to_be_enabled()
-    assert len(asked(page, "resize")) == 1
-    expect(page.locator(".resize-lora-toast")).to_have_count(0)
-
-
 def test_a_page_that_is_older_than_its_server_says_so_and_reads_all_anew(page: Any) -> None:
     setup(page, slow=1)
     row(page, "hogs").click()
