@@ -528,9 +528,9 @@
         }
     }
 
-    /* A job of this page that no answer has shown yet may well be active. */
+    /* A job of this page that no answer has shown yet may well be active, and so may one whose order was not answered. */
     function mayBeActive() {
-        return activeJobs().length > 0 || [...state.mine].some(id => !state.jobs.has(id));
+        return ordering || activeJobs().length > 0 || [...state.mine].some(id => !state.jobs.has(id));
     }
 
     function breakSilence() {

@@ -11,6 +11,7 @@ import json
 import math
 import secrets
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -123,10 +124,13 @@ class StubService:
 
     def __init__(self) -> None:
         self.heard: list[dict[str, Any]] = []
+        self.resets = 0
+        self._one_at_a_time = threading.RLock()
         self.reset()
 
     def reset(self, **settings: Any) -> dict[str, Any]:
         """Begins anew; settings: files ("few", "many", "none"), features, remote, reference, slow, busy."""
+        self.resets += 1
         self.settings: dict[str, Any] = {
             "files": "few",
             "features": ["prompt", "cards", "generate", "loaded_model", "xyz"],
@@ -147,23 +151,31 @@ class StubService:
 
     def call(self, text: str) -> str:
         """One question, one answer."""
-        question = json.loads(text)
+        question, resets = json.loads(text), self.resets
         self.heard.append(question)
         answer: dict[str, Any] = {"id": question["id"]}
         try:
             self._stumble(question)
-            answer["result"] = getattr(self, "do_" + question["method"])(**(question.get("params") or {}))
+            answer["result"] = self._work(question, resets)
         except StubError as error:
             answer["error"] = {"kind": error.kind, "message": str(error), **error.more}
         except (AttributeError, TypeError) as error:
             answer["error"] = {"kind": "request", "message": f"{type(error).__name__}: {error}"}
-        time.sleep(self.settings.get("lags", {}).get(question["method"], 0))
+        while question["method"] in self.settings.get("kept", ()):
+            time.sleep(0.02)
         return json.dumps(answer, ensure_ascii=False)
 
-    def _stumble(self, question: dict[str, Any]) -> None:
-        """Delays and faults that a test set, and pages that are older than the server. `lags` come after the work.
+    def _work(self, question: dict[str, Any], resets: int) -> Any:
+        """A question that was asked before a reset, by the page of an earlier test, changes nothing after it."""
+        with self._one_at_a_time:
+            if resets != self.resets:
+                raise StubError("stale", "The stub was reset.")
+            return getattr(self, "do_" + question["method"])(**(question.get("params") or {}))
 
-        What is `held` is answered once a test lets it go.
+    def _stumble(self, question: dict[str, Any]) -> None:
+        """Delays and faults that a test set, and pages that are older than the server.
+
+        What is `held` is worked on once a test lets it go, what is `kept` is answered then.
         """
         method = question["method"]
         time.sleep(self.settings.get("delays", {}).get(method, 0))

@@ -137,6 +137,15 @@ def test_a_page_that_is_older_than_its_server_says_so_and_reads_all_anew(page: A
     assert None not in sessions
 
 
+def test_a_page_that_only_follows_its_job_notices_a_new_server(page: Any) -> None:
+    setup(page, paused=True)
+    begin(page, "hogs")
+    ask(page, "restart")
+    expect(page.locator(".resize-lora-toast").filter(has_text="The server was restarted")).to_have_count(1)
+    expect(page.locator("#resize_lora_queue")).to_be_hidden()
+    assert [one["method"] for one in heard(page)].count("hello") == 2
+
+
 def test_a_result_is_there_whenever_its_job_ended(page: Any) -> None:
     """Between the page's first questions; and where ended jobs are kept no more."""
     setup(page, slow=1)

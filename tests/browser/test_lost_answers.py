@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from browser_kit import expect, row, setup
-from test_jobs import active, asked, job
+from browser_kit import ask, expect, row, setup, until_heard
+from test_jobs import asked, job
 
 
 def test_an_order_without_an_answer_is_looked_for_and_not_given_twice(page: Any) -> None:
-    setup(page, lags={"resize": 3}, paused=True)
-    page.clock.install()
+    setup(page, slow=1)
     row(page, "hogs").click()
-    expect(page.locator("#resize_lora_generate")).to_be_enabled()
+    expect(page.locator(".resize-lora-figures")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#resize_lora_plot svg")).to_be_visible()
+    ask(page, "set", {"kept": ["resize"], "paused": True})
+    page.clock.install()
     page.click("#resize_lora_generate")
-    expect(page.locator("#resize_lora_generate")).to_be_disabled()
-    page.wait_for_timeout(1000)
-    assert active(page) == ["hogs"]
+    until_heard(page, "resize", 1)
     page.clock.fast_forward(181_000)
-    page.wait_for_timeout(3000)  # the old answer comes, and nobody waits for it
-    page.clock.fast_forward(61_000)  # Gradio drops a question that is sent while another one is open: an analysis here
-    page.wait_for_timeout(1000)
-    page.clock.fast_forward(16_000)  # or a status, which is asked for again
+    page.wait_for_function(f"{box('request')}.includes('status')")  # Gradio drops it: another question is under way
+    ask(page, "set", {"kept": []})
+    page.wait_for_function(f"{box('reply')}.includes('same')")
+    page.clock.fast_forward(16_000)
     expect(job(page, "hogs")).to_have_count(1)
     expect(job(page, "hogs")).not_to_contain_text("started elsewhere")
     expect(page.locator("#resize_lora_generate")).to_be_enabled()
     assert len(asked(page, "resize")) == 1
     expect(page.locator(".resize-lora-toast")).to_have_count(0)
+
+
+def box(name: str) -> str:
+    """What stands in one of the two boxes between page and server."""
+    return f"document.querySelector('#resize_lora_{name} textarea').value"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, expect, heard, row, setup
+from browser_kit import AWKWARD, ask, expect, heard, row, setup, until_heard
 
 
 def choose(page: Any, name: str) -> None:
@@ -96,6 +96,7 @@ def test_the_slider_answers_at_once_and_asks_for_the_exact_size_on_release(page:
         return seen; }""")
     assert len(set(seen)) == 3
     slider.dispatch_event("change")
+    until_heard(page, "plan", before + 1)
     expect(figure).to_have_text(seen[-1])
     plans = [one for one in heard(page) if one["method"] == "plan"][before:]
     assert len(plans) == 1
@@ -296,12 +297,15 @@ def test_the_longest_text_of_the_button_fits_into_it(page: Any) -> None:
             assert apart or box["y"] + box["height"] <= other["y"] or other["y"] + other["height"] <= box["y"]
 
 
-def test_emptying_the_trash_asks(page: Any) -> None:
+def test_emptying_the_trash_asks(page: Any, shot: Any) -> None:
     analysed(page)
     page.click("#resize_lora_generate")
     page.locator(".resize-lora-result").first.get_by_text("Undo", exact=True).click()
     page.click("#resize_lora_trash")
     page.click("#resize_lora_empty")
+    shot(page, "trash")
+    for button in page.locator("dialog button").all():
+        assert button.evaluate("one => one.scrollWidth <= one.clientWidth")
     assert "empty_trash" not in {one["method"] for one in heard(page)}
     page.click("#resize_lora_empty_sure")
     expect(page.locator(".resize-lora-result").first).to_have_attribute("data-state", "gone")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,3 +136,18 @@ def test_the_stub_answers_as_the_service_does(service: Service) -> None:
 def test_a_field_that_lacks_or_is_of_another_type_is_found(stub: dict[str, Any], said: str) -> None:
     (found,) = differences(shape({"a": 1, "b": 2}), shape(stub), "status")
     assert said in found
+
+
+def test_a_question_of_the_test_before_changes_nothing_after_a_reset() -> None:
+    stub = stub_service.StubService()
+    stub.reset(held=["resize"])
+    question = json.dumps({"id": 1, "method": "resize", "params": {"names": ["hogs"], **LOW}})
+    answers: list[dict[str, Any]] = []
+    late = threading.Thread(target=lambda: answers.append(json.loads(stub.call(question))))
+    late.start()
+    while not stub.heard:
+        pass
+    stub.reset()
+    late.join(10)
+    assert [one["error"]["kind"] for one in answers] == ["stale"]
+    assert stub.jobs == {}
