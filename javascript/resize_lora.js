@@ -1580,7 +1580,7 @@
         if (number.value !== text) number.value = text;
     }
 
-    /* What the slider's number is now: as it was set, or as it follows from another kind of target. */
+    /* The current number of the slider: set by hand, or converted from another kind of target. */
     function sliderValue(now) {
         const {target, meaning} = state;
         if (target.mode === meaning) return target[meaning];

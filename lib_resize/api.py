@@ -23,13 +23,11 @@ from .extraction import extract as extract_all
 from .inspection import Finding, describe
 from .plans import Plan
 from .progress import Progress, Quiet
-from .recipe.grammar import Recipe, parse_recipes
+from .recipe.grammar import ALL_RANKS, Recipe, parse_recipes
 from .sources import SUFFIX, Member, Source, expand
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 RecipeText: TypeAlias = "str | Recipe"
-
-_ALL_RANKS = "rank=100000"
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def merge(
     if not members or any(member.weight == 0 for member in members):
         raise UsageError("merge needs at least one LoRA, each with a strength other than 0.")
     more = {"threads": threads, "overwrite": overwrite, "sidecars": False}
-    settings = _settings(recipe or _ALL_RANKS, output, base, Style(_dtype(dtype)), **more)
+    settings = _settings(recipe or ALL_RANKS, output, base, Style(_dtype(dtype)), **more)
     return _only(resize_sources([Source(members)], settings, progress))
 
 

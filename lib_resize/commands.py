@@ -28,7 +28,7 @@ from .lookup import LoraFolders, preset_file
 from .priority import stand_back
 from .progress import Progress, Quiet
 from .prompt import BLOCK_PRESETS, Presets, check_bakeable, parse_prompt
-from .recipe.grammar import METHOD_NUMBERS, Recipe, parse_recipes, with_way
+from .recipe.grammar import ALL_RANKS, METHOD_NUMBERS, Recipe, parse_recipes, with_way
 from .shown import json_text, shown, shown_lines
 from .sources import SUFFIX, Source, expand, of_members, of_prompt
 
@@ -76,12 +76,9 @@ def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
     return with_way(recipes, [*words, *numbers])
 
 
-_ALL_RANKS = "rank=100000"  # more than any layer has
-
-
 def merge(arguments: argparse.Namespace) -> int:
     """``resize-lora merge``."""
-    recipes = arguments.score_recipes or parse_recipes(_ALL_RANKS)
+    recipes = arguments.score_recipes or parse_recipes(ALL_RANKS)
     source = _merge_source(arguments)
     with contextlib.ExitStack() as stack:
         base = Checkpoint(Path(arguments.base)) if arguments.base else None

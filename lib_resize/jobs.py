@@ -502,14 +502,14 @@ def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
     if copied.made is not None:
         return _fitted(spec, copied.made * np.float32(gain))
     file = job.analysis.adapter.files[copied.source]
-    kind = file.header.entries[copied.key].dtype
+    kind, bits = file.header.entries[copied.key].dtype, file.bits(copied.key)
     if kind in LARGEST:
-        check_finite(f"{file.path}: {copied.key} has", singles(file.bits(copied.key), kind))
+        check_finite(f"{file.path}: {copied.key} has", singles(bits, kind))
     if gain == 1.0:
-        return file.bytes(copied.key)
+        return bits
     if kind not in LARGEST:
         raise LayerError(f"{file.path}: {copied.key} has the dtype {kind}, which cannot be scaled with its layer.")
-    return _fitted(spec, np.asarray(singles(file.bits(copied.key), kind) * np.float32(gain)))
+    return _fitted(spec, np.asarray(singles(bits, kind) * np.float32(gain)))
 
 
 def _fitted(spec: TensorSpec, values: Single) -> Bits:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import OutputError, UsageError
-from .files.atomic import Draft
+from .files.atomic import Draft, in_plain_words
 from .files.outname import MODEL_SUFFIXES
-from .files.target import Inputs, Kind, check_folder, check_target, in_plain_words
+from .files.target import Inputs, Kind, check_folder, check_target
 from .report import Totals, as_json
 from .shown import json_text
 

@@ -15,7 +15,7 @@ from .errors import ResizeError
 from .files.header import read_header
 from .files.outname import SUFFIX, clean_stem, fold, folded_stems, names_in_tree, numbered, unique_path
 from .files.stamp import RECORD
-from .files.walk import exists
+from .files.walk import exists, names_in
 from .jobs import stem_details, wished_stem
 from .recipe.grammar import Recipe
 from .sources import Source
@@ -90,7 +90,7 @@ class Places:
 
     def _folder(self, folder: Path) -> _Folder:
         if folder not in self._folders:
-            names = sorted(name for name in _names_in(folder) if name.lower().endswith(SUFFIX))
+            names = sorted(name for name in names_in(folder) if name.lower().endswith(SUFFIX))
             self._folders[folder] = _Folder(names, set(folded_stems(names)))
         return self._folders[folder]
 
@@ -132,13 +132,6 @@ class Placer:
         while end < len(names) and names[end].startswith(text):
             end += 1
         return [self.folder / name for name in names[begin:end]]
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return [item.name for item in folder.iterdir()]
-    except OSError:
-        return []
 
 
 def _is_result(path: Path, recipe: Recipe) -> bool:

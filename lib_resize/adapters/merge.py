@@ -1,6 +1,6 @@
 """Several LoRAs as one, exactly: the factors of equal layers are put side by side, so deltas add up.
 
-Layers meet whatever their spelling (see `respell`), so spellings, ranks, kinds and sets of layers may differ: a layer
+Layers meet in any spelling (see `respell`), so spellings, ranks, kinds and sets of layers may differ: a layer
 of another kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are
 summed in full. Differences of biases and norms are added as well (see `vectors`). What rests on the base model (DoRA,
 GLoRA, rotations, multipliers; see `grounded` for those whose base is known), and a sum that we do not make (whole
@@ -260,7 +260,7 @@ def _in_whole(term: _Term, family: Family | None) -> _Term:
     if term.rows is None:
         return term
     form = _known_form(term.layer.stem, term.layer)
-    place = partial(_placed, term.rows, term.layer.stem)
+    place = partial(term.rows.placed, stem=term.layer.stem)
     total = term.rows.within(form.size[0], term.layer.stem)[2]
     if isinstance(form, Full):
         matrix = Made((total, form.size[1]), lambda: place(numbers(form.matrix)))
@@ -272,13 +272,6 @@ def _in_whole(term: _Term, family: Family | None) -> _Term:
     found = replace(form, pair=replace(form.pair, up=up), up_shape=(total, *form.up_shape[1:]))
     cuts = row_cuts(term.rows.whole, total, family) if family else ()
     return replace(term, layer=replace(term.layer, form=found.cut_at(cuts)))
-
-
-def _placed(rows: Rows, stem: str, values: Single) -> Single:
-    first, last, total = rows.within(len(values), stem)
-    found = np.zeros((total, values.shape[1]), np.float32)
-    found[first:last] = np.roll(values, len(values) // 2 if rows.swapped else 0, axis=0)
-    return found
 
 
 def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:

@@ -1,4 +1,4 @@
-"""One name for each weight of a merge, whatever its files call it.
+"""One name for each weight of a merge, in any spelling of its files.
 
 Files meet under places: a weight's canonical name, or the flat name of its words where the family does not know it. The
 result has the names of its files where these agree. Else it has one spelling: the family's own flat names, which hosts
@@ -13,7 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import numpy as np
+
 from ..errors import LayerError, UnsupportedError
+from ..linalg.casts import Single
 from ..names.families import Family, LayerName, flatten, layers
 from ..names.spelling import UNKNOWN, Prefix, canonical, flat_name, slot_of, spelling_of, split
 from .layer import Adapter
@@ -44,6 +47,13 @@ class Rows:
         if any(number.denominator != 1 for number in found):
             raise LayerError(f"layer {stem}: {count} rows are not the share of {self.whole} that its name says.")
         return int(found[0]), int(found[1]), int(found[2])
+
+    def placed(self, values: Single, stem: str) -> Single:
+        """The rows of a piece in the whole, whose other rows are zero. Raises LayerError."""
+        first, last, total = self.within(len(values), stem)
+        whole = np.zeros((total, *values.shape[1:]), np.float32)
+        whole[first:last] = np.roll(values, len(values) // 2 if self.swapped else 0, axis=0)
+        return whole
 
 
 @dataclass
@@ -90,7 +100,7 @@ class Names:
         return flat_name(found[0]) if self.families else self._translated(found[0])
 
     def suffixes(self) -> Mapping[str, str]:
-        """Role -> suffix of up and down: kohya's beside flat names, else those of the first file that has some."""
+        """Role -> suffix of up and down: kohya's for flat names, else those of the first file that has some."""
         if not (self.respelled and (self.families or any(row.flat for row in self._prefixes().values()))):
             for adapter in self.adapters:
                 for layer in adapter.layers:

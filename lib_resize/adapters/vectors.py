@@ -88,12 +88,7 @@ def _sum(members: Sequence[Term], names: Names) -> tuple[Single, float]:
 
 def _in_whole(term: Term, names: Names) -> Single:
     values, rows = term.values(), names.raised.get(term.place)
-    if rows is None:
-        return values
-    first, last, total = rows.within(values.size, term.copied.stem)
-    whole = np.zeros(total, np.float32)
-    whole[first:last] = np.roll(values.reshape(-1), values.size // 2 if rows.swapped else 0)
-    return whole
+    return values if rows is None else rows.placed(values.reshape(-1), term.copied.stem)
 
 
 def _key(place: str, members: Sequence[Term], names: Names) -> str:

@@ -22,7 +22,7 @@ def own_prefix(keys: Iterable[str]) -> str:
     behind no known prefix."""
     listed = list(keys)
     found = Counter(place for key in listed if (place := _place(key)) is not None)
-    if not found or "" in found:  # numbered at the top, whatever else is numbered below
+    if not found or "" in found:  # numbered at the top, so what is numbered below does not count
         return ""
     most = max(found.values())
     equal = [place for place, count in found.items() if count == most]  # a model may be there twice, as two guides

@@ -60,7 +60,7 @@ class Draft:
 
     def open(self) -> None:
         """Make the folder if need be, refuse what is already clear to fail, create the empty temporary."""
-        with _in_plain_words(self.final):
+        with in_plain_words(self.final):
             self.final.parent.mkdir(parents=True, exist_ok=True)
             refuse_taken(self.final, overwrite=self.overwrite)
             sweep(self.final.parent)
@@ -79,10 +79,10 @@ class Draft:
     def rewrite_start(self, data: bytes) -> None:
         """Replace the first bytes of what was written."""
         self._flush()
-        with _in_plain_words(self.final):
+        with in_plain_words(self.final):
             os.lseek(self._fd, 0, os.SEEK_SET)
         self._write_all(memoryview(data))
-        with _in_plain_words(self.final):
+        with in_plain_words(self.final):
             os.lseek(self._fd, 0, os.SEEK_END)
 
     def finish(self) -> None:
@@ -91,7 +91,7 @@ class Draft:
         The temporary stays open where an open file can be renamed: its lock shows that this run is alive.
         """
         self._flush()
-        with _in_plain_words(self.final):
+        with in_plain_words(self.final):
             os.fsync(self._fd)
         if hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):
@@ -101,7 +101,7 @@ class Draft:
 
     def publish(self) -> None:
         """Give the finished file its final name, in one step."""
-        with _in_plain_words(self.final):
+        with in_plain_words(self.final):
             if self.overwrite:
                 self.path.replace(self.final)
             else:
@@ -113,7 +113,7 @@ class Draft:
         self._write_all(memoryview(gathered))
 
     def _write_all(self, view: memoryview) -> None:
-        with _in_plain_words(self.final):
+        with in_plain_words(self.final):
             while len(view):
                 view = view[os.write(self._fd, view) :]
 
@@ -135,7 +135,7 @@ def write_whole(final: Path, data: bytes, *, overwrite: bool = False) -> None:
 
 def refuse_taken(final: Path, *, overwrite: bool) -> None:
     """Raise ``OutputError`` if the name cannot be used: taken without ``overwrite``, a folder, too long."""
-    with _in_plain_words(final):
+    with in_plain_words(final):
         try:
             os.lstat(final)
         except FileNotFoundError:
@@ -213,7 +213,8 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _in_plain_words(final: Path) -> Iterator[None]:
+def in_plain_words(final: Path) -> Iterator[None]:
+    """Turn failures to look at or write ``final`` into ``OutputError``."""
     try:
         yield
     except OSError as error:

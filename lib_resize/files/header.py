@@ -376,7 +376,7 @@ def _are_sizes(numbers: object) -> bool:
 
 
 def _short(value: object) -> str:
-    """A value for a message, whatever its size."""
+    """A value for a message, cut to a length that can be shown."""
     if isinstance(value, list) and len(value) > 8:
         return f"[{', '.join(map(_short, value[:4]))}, ... {len(value)} in all]"
     try:

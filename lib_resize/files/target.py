@@ -10,12 +10,12 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError, ResizeError
-from .atomic import explain
+from .atomic import in_plain_words
 from .header import read_header
 from .stamp import made_by_us
 
@@ -104,17 +104,6 @@ def _is_ours(path: Path, kind: Kind) -> bool:
         return kind.is_ours(path)
     except (OSError, ValueError):
         return False
-
-
-@contextlib.contextmanager
-def in_plain_words(path: Path) -> Iterator[None]:
-    """Turn failures to look at or write ``path`` into ``OutputError``."""
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(explain(error, path)) from error
-    except ValueError as error:  # a NUL in the path
-        raise OutputError(f"{str(path)!r}: this cannot be a file name: {error}.") from error
 
 
 def check_folder(folder: Path) -> None:

@@ -130,7 +130,7 @@ def _matching(folder: Path, parts: tuple[str, ...], on_skip: Skip) -> Iterator[P
                 else (found.path / name for name in found.names if name[0] != ".")
             )
     elif glob.has_magic(head):
-        for name in sorted(_names(folder, on_skip)):
+        for name in sorted(names_in(folder, on_skip)):
             if fnmatch.fnmatch(name, head) and (not name.startswith(".") or head.startswith(".")):
                 yield from _matching(folder / name, rest, on_skip)
     elif os.path.lexists(folder / head):
@@ -141,7 +141,8 @@ def _is_hidden(path: Path, below: Path) -> bool:
     return any(part.startswith(".") for part in path.parts[len(below.parts) :])
 
 
-def _names(folder: Path, on_skip: Skip) -> list[str]:
+def names_in(folder: Path, on_skip: Skip = ignore) -> list[str]:
+    """All names in a folder; none where it is not there or cannot be read."""
     try:
         return [item.name for item in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from ..files.sidecars import PREVIEW_TYPES
-from ..files.walk import walk
+from ..files.walk import names_in, walk
 
 LORA_TYPES = (".safetensors", ".pt", ".ckpt")
 TRASH = "Resize LoRA trash"
@@ -48,7 +48,7 @@ class Folders:
         known = self._known.get(folder)
         if known is not None and known[0] == changed:
             return known[1]
-        found = _names_in(folder)
+        found = frozenset(names_in(folder))
         if known is not None and known[1] == found:
             found = known[1]
         settled = time.time_ns() - changed > self._SETTLED
@@ -72,10 +72,3 @@ def _picture_names(stem: str) -> Iterator[str]:
     for kind in PREVIEW_TYPES:
         yield f"{stem}.{kind}"
         yield f"{stem}.preview.{kind}"
-
-
-def _names_in(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(entry.name for entry in os.scandir(folder))
-    except OSError:
-        return frozenset()

@@ -34,9 +34,6 @@ from .queue import Handle
 from .references import NOTHING, told
 from .resizing import Announce, Written, all_names
 
-ALL_RANKS = "rank=100000"
-"""The recipe that leaves nothing out: no layer has so many."""
-
 _LONGEST_NAME = 60
 
 Answer = dict[str, Any]

@@ -10,10 +10,9 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..hosts.access import is_loopback
-from .gate import CHALLENGE, is_known
+from .gate import CHALLENGE, hostname, is_known
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -77,7 +76,7 @@ class Firewall:
     def _is_own_page(self, headers: dict[bytes, bytes]) -> bool:
         """Whether the request is for this server by a name of its own, and no page of another site sent it."""
         host = headers.get(b"host", b"").decode("latin-1")
-        if not self._remote and not is_loopback(_name_of(f"//{host}")):
+        if not self._remote and not is_loopback(hostname(host)):
             return False
         origin = headers.get(b"origin")
         return origin is None or origin.decode("latin-1").partition("://")[2] == host
@@ -153,14 +152,6 @@ def _once(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return next_message
-
-
-def _name_of(url: str) -> str | None:
-    """The machine's name in it; None where it has none or cannot be read."""
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
-        return None
 
 
 async def _answer(send: Send, status: int, text: str, headers: dict[str, str] | None = None) -> None:

@@ -129,10 +129,11 @@ def _is_from_here(request: Any) -> bool:
     if any(name in request.headers for name in _FORWARDED):
         return False
     client = request.client.host if request.client else None
-    return is_loopback(client) and is_loopback(_hostname(request.headers.get("host", "")))
+    return is_loopback(client) and is_loopback(hostname(request.headers.get("host", "")))
 
 
-def _hostname(host: str) -> str | None:
+def hostname(host: str) -> str | None:
+    """The name in a ``Host`` header, without its port; None where it has none or cannot be read."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -36,14 +36,6 @@ class Refresher:
         with contextlib.suppress(Exception):  # the files are there; the host lists them sooner or later
             self._host.refresh()
 
-    def flush(self) -> bool:
-        """Asks at once if that was put off; whether it was."""
-        with self._lock:
-            waits = self._timer is not None
-        if waits:
-            self.now()
-        return waits
-
     def close(self) -> None:
         """Asks no more."""
         with self._lock:

@@ -23,7 +23,7 @@ from ..hosts.host import GENERATE, Host, LoraFile
 from ..hosts.listing import find
 from ..plans import Plan
 from ..prompt import common_names
-from ..recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
+from ..recipe.grammar import ALL_RANKS, LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
 from ..spectra import study
 from . import baking, extracting, names, orders, recovery
 from .analyses import Analyses, Kept, needs_measuring, ranks_of, rests_on_another, shown, warnings_of
@@ -540,7 +540,7 @@ class Service:
         params.finish_after("recipe", "target")
         if len(recipes) > 1:
             raise RecipeError("One recipe at a time can be baked; a colon parts two.")
-        recipe = recipes[0] if recipes else parse_recipes(baking.ALL_RANKS)[0]
+        recipe = recipes[0] if recipes else parse_recipes(ALL_RANKS)[0]
         self._check_reference([recipe], options)
         found = baking.found_in(prompt, self.host, self.library)
         good = baking.bakeable(found)

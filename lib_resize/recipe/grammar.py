@@ -86,6 +86,8 @@ PRESETS: dict[str, str] = {
 
 DEFAULT_WITH_BASE = "fro_ckpt=1,thr=-3.5"
 DEFAULT_WITHOUT_BASE = "high"
+ALL_RANKS = "rank=100000"
+"""The recipe that leaves nothing out: no layer has so many."""
 
 
 @dataclass(frozen=True)

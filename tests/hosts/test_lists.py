@@ -266,8 +266,8 @@ def counted(monkeypatch: Any) -> Iterator[list[Path]]:
     """Folders that are read."""
     read: list[Path] = []
     with monkeypatch.context() as patch:
-        real = scan._names_in
-        patch.setattr(scan, "_names_in", lambda folder: read.append(folder) or real(folder))
+        real = scan.names_in
+        patch.setattr(scan, "names_in", lambda folder: read.append(folder) or real(folder))
         yield read
 
 
