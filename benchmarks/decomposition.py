@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from lib_resize.demo.synthetic import LoraOptions, Model, lora_layers, write_lora
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Stored, decompose
 from lib_resize.linalg.truncate import truncated
 from lib_resize.names.architecture import UNetConfig
-from lib_resize.synthetic import LoraOptions, Model, lora_layers, write_lora
 
 RANK = 16
 KEPT = 4

@@ -24,9 +24,11 @@ from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
-from lib_resize.analysis import Analysis, Bench, _batches, analyse
+from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
+from lib_resize.engine.analysis import Analysis, Bench, _batches, analyse
+from lib_resize.engine.jobs import prepare
+from lib_resize.engine.reduction import _WAYS
 from lib_resize.files.reader import SafeFile
-from lib_resize.jobs import prepare
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Spectrum, decompose
 from lib_resize.linalg.random_projection import generator
@@ -34,8 +36,6 @@ from lib_resize.linalg.threads import one_blas_thread
 from lib_resize.linalg.truncate import truncated
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import METHODS, Recipe, parse_recipe
-from lib_resize.reduction import _WAYS
-from lib_resize.synthetic import FULL, LoraOptions, write_lora
 
 
 @dataclass(frozen=True)

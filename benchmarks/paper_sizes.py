@@ -20,16 +20,16 @@ import numpy as np
 from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
-from lib_resize.analysis import Analysis
-from lib_resize.batch import Settings, resize
+from lib_resize.demo.synthetic import FULL, LoraOptions, Model, lora_metadata, lora_specs, write_lora
+from lib_resize.engine.analysis import Analysis
+from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.jobs import prepare
 from lib_resize.files.header import encode
 from lib_resize.files.reader import SafeFile
-from lib_resize.jobs import prepare
 from lib_resize.linalg.factor import Spectrum
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipe, parse_recipes
 from lib_resize.recipe.scores import LayerFacts
-from lib_resize.sources import expand
-from lib_resize.synthetic import FULL, LoraOptions, Model, lora_metadata, lora_specs, write_lora
 
 MIB = 1 << 20
 PAPER_RANK_1 = 7.29

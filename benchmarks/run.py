@@ -40,7 +40,7 @@ from benchmarks.harness import (
     run,
     wait_for_quiet,
 )
-from lib_resize.synthetic import FULL, SMALL, LoraOptions, Model, write_checkpoint, write_lora
+from lib_resize.demo.synthetic import FULL, SMALL, LoraOptions, Model, write_checkpoint, write_lora
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_RECIPE = "fro_ckpt=1,thr=-3.5"

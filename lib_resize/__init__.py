@@ -30,13 +30,13 @@ _HOMES: dict[str, str] = {
     "Recipe": "recipe.grammar",
     "parse_recipe": "recipe.grammar",
     "parse_recipes": "recipe.grammar",
-    "Analysis": "analysis",
+    "Analysis": "engine.analysis",
     "Checkpoint": "base.checkpoint",
-    "Settings": "batch",
-    "Outcome": "batch",
+    "Settings": "engine.batch",
+    "Outcome": "engine.batch",
     "Style": "adapters.write",
     "Progress": "progress",
-    "Finding": "inspection",
+    "Finding": "studies.inspection",
     "Result": "api",
     "resize": "api",
     "plan": "api",
@@ -51,7 +51,6 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from .adapters.write import Style as Style
-    from .analysis import Analysis as Analysis
     from .api import Result as Result
     from .api import extract as extract
     from .api import inspect as inspect
@@ -61,8 +60,9 @@ if TYPE_CHECKING:
     from .api import resize_all as resize_all
     from .api import upsample as upsample
     from .base.checkpoint import Checkpoint as Checkpoint
-    from .batch import Outcome as Outcome
-    from .batch import Settings as Settings
+    from .engine.analysis import Analysis as Analysis
+    from .engine.batch import Outcome as Outcome
+    from .engine.batch import Settings as Settings
     from .errors import Cancelled as Cancelled
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DeviceError as DeviceError
@@ -77,13 +77,13 @@ if TYPE_CHECKING:
     from .errors import ResizeError as ResizeError
     from .errors import UnsupportedError as UnsupportedError
     from .errors import UsageError as UsageError
-    from .inspection import Finding as Finding
     from .plans import LayerPlan as LayerPlan
     from .plans import Plan as Plan
     from .progress import Progress as Progress
     from .recipe.grammar import Recipe as Recipe
     from .recipe.grammar import parse_recipe as parse_recipe
     from .recipe.grammar import parse_recipes as parse_recipes
+    from .studies.inspection import Finding as Finding
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .cli import entry
+from .cli.main import entry
 
 if __name__ == "__main__":
     sys.exit(entry())

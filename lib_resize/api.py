@@ -15,16 +15,16 @@ from typing import Any, TypeAlias
 
 from .adapters.write import CONVERSIONS, DTYPES, Style
 from .base.checkpoint import Checkpoint
-from .batch import Outcome, Settings
-from .batch import resize as resize_sources
+from .engine.batch import Outcome, Settings
+from .engine.batch import resize as resize_sources
 from .errors import UsageError
-from .extraction import Wish
-from .extraction import extract as extract_all
-from .inspection import Finding, describe
+from .extraction.difference import Wish
+from .extraction.difference import extract as extract_all
 from .plans import Plan
 from .progress import Progress, Quiet
+from .prompts.sources import SUFFIX, Member, Source, expand
 from .recipe.grammar import ALL_RANKS, Recipe, parse_recipes
-from .sources import SUFFIX, Member, Source, expand
+from .studies.inspection import Finding, describe
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 RecipeText: TypeAlias = "str | Recipe"

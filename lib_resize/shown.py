@@ -14,6 +14,8 @@ from typing import Any
 MOST = 1000
 """Characters of a line."""
 
+MIB = 1 << 20
+
 # Controls (C0, DEL, C1), line and paragraph separators, marks that turn the reading direction, and halves of
 # surrogate pairs, which stand for bytes of a file name that are not UTF-8.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -45,3 +47,9 @@ def _escaped(found: re.Match[str]) -> str:
         return f"\\x{code - 0xDC00:02x}"
     short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(found[0])
     return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def mib(size: int) -> str:
+    """A size in MiB with three digits or more: 45.3, 217.9, 1204."""
+    value = size / MIB
+    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -11,7 +11,7 @@ from lib_resize.linalg.threads import ask_for_one_blas_thread
 
 ask_for_one_blas_thread()  # before numpy and torch: several workers with several threads each cost many times the CPU
 
-from lib_resize.synthetic import LoraOptions, write_checkpoint, write_lora  # noqa: E402
+from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)

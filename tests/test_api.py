@@ -11,9 +11,9 @@ import pytest
 
 import lib_resize
 from lib_resize import api
+from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 from lib_resize.errors import FileError, OutputError, RecipeError, UsageError
 from lib_resize.files.reader import SafeFile
-from lib_resize.synthetic import LoraOptions, write_checkpoint, write_lora
 
 FUNCTIONS = ("resize", "plan", "merge", "extract", "upsample", "inspect", "resize_all")
 
@@ -49,8 +49,8 @@ def test_the_example_of_a_function_runs(
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_public_also_when_all_modules_are_imported(name: str) -> None:
-    import lib_resize.cli
-    import lib_resize.commands
+    import lib_resize.cli.commands
+    import lib_resize.cli.main
 
     assert getattr(lib_resize, name) is getattr(api, name)
 

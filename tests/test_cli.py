@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from lib_resize import cli
 from lib_resize.base import norm_cache
+from lib_resize.cli import main as cli
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.files.reader import SafeFile
-from lib_resize.synthetic import LoraOptions, write_lora
 
 
 def run(*arguments: object) -> int:
@@ -59,7 +59,7 @@ def test_base_names_the_checkpoint_outright(checkpoint, lora, out) -> None:
 
 
 def test_many_recipes_share_one_decomposition(checkpoint, lora, out, monkeypatch) -> None:
-    from lib_resize import analysis
+    from lib_resize.engine import analysis
 
     seen = []
     original = analysis.decompose_together
@@ -178,7 +178,7 @@ def test_overwrite_replaces_results_of_ours_alone(lora, out, recipe, capsys) -> 
 def test_skip_existing_leaves_results_without_opening_the_source(lora, out, recipe, monkeypatch, capsys) -> None:
     assert run("resize", lora, "-o", out, "-r", recipe) == 0
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    from lib_resize import batch
+    from lib_resize.engine import batch
 
     monkeypatch.setattr(batch, "analyse", lambda *arguments: pytest.fail("was decomposed again"))
     assert run("resize", lora, "-o", out, "-r", recipe, "--skip-existing") == 0
@@ -306,7 +306,7 @@ def test_bad_commands_end_with_a_sentence_and_their_status(
 
 
 def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) -> None:
-    from lib_resize.synthetic import SMALL  # names of SD1.5 that SDXL has not
+    from lib_resize.demo.synthetic import SMALL  # names of SD1.5 that SDXL has not
 
     foreign = write_lora(tmp_path / "foreign.safetensors", LoraOptions(model=SMALL, rank=2))
     data = foreign.read_bytes().replace(b"put_blocks_", b"put_bricks_")
@@ -318,7 +318,7 @@ def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) 
 
 
 def test_layers_that_the_checkpoint_lacks_are_scored_by_themselves(checkpoint, out, tmp_path, capsys) -> None:
-    from lib_resize.synthetic import SMALL
+    from lib_resize.demo.synthetic import SMALL
 
     lora = write_lora(tmp_path / "lora.safetensors", LoraOptions(model=SMALL, rank=2))
     lora.write_bytes(lora.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1"))
@@ -434,7 +434,7 @@ def command(*arguments: object, **options: object) -> subprocess.CompletedProces
         text=True,
         encoding="utf-8",
         check=False,
-        cwd=Path(cli.__file__).parents[1],
+        cwd=Path(cli.__file__).parents[2],
         **options,
     )
 
@@ -455,7 +455,7 @@ def test_a_terminal_that_knows_no_unicode_does_not_stop_the_work(lora, out) -> N
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_long_batch_lets_go_of_the_files_it_is_done_with(lora, out, tmp_path, monkeypatch) -> None:
-    from lib_resize import batch
+    from lib_resize.engine import batch
 
     library = _library(lora, tmp_path / "library", 8)
     mapped: list[int] = []
@@ -499,7 +499,7 @@ def test_a_stopped_batch_leaves_whole_files_only(lora, out, tmp_path, number, st
     library = _library(lora, tmp_path / "library", 40)
     arguments = [sys.executable, "-m", "lib_resize", "resize", str(library), "-o", str(out), "-r", "medium:rank=2"]
     process = subprocess.Popen(
-        arguments, cwd=Path(cli.__file__).parents[1], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        arguments, cwd=Path(cli.__file__).parents[2], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
     _wait_for(out, process)
     process.send_signal(number)
@@ -520,7 +520,7 @@ def test_two_batches_at_once_share_one_output_folder(checkpoint, lora, out, tmp_
     library = _library(lora, tmp_path / "library", 6)
     arguments = [sys.executable, "-m", "lib_resize", "resize", str(checkpoint), str(library), "-o", str(out),
                  "-r", "fro_ckpt=1,thr=-2", "--skip-existing", "--continue-on-error"]  # fmt: skip
-    where = Path(cli.__file__).parents[1]
+    where = Path(cli.__file__).parents[2]
     both = [subprocess.Popen(arguments, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     for process in both:
         _, error = process.communicate(timeout=120)
@@ -627,7 +627,7 @@ def test_no_path_option_replaces_what_is_not_ours(lora, tmp_path, command, victi
 def test_a_destination_that_cannot_work_is_refused_before_the_work(lora, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "file").write_bytes(b"mine")
     (tmp_path / "x.safetensors").write_bytes(b"mine")
-    monkeypatch.setattr("lib_resize.batch.analyse", None)  # would be called, and fail in other words
+    monkeypatch.setattr("lib_resize.engine.batch.analyse", None)  # would be called, and fail in other words
     assert run("resize", lora, "-o", tmp_path / "file", "-r", "rank=1") == 1
     assert run("merge", f"{lora}:0.5", "-o", tmp_path / "x", "--overwrite") == 1
     assert run("resize", lora, "-o", tmp_path, "-r", "rank=1:rank=2", "--suffix", "/../x", "--dry-run") == 1
@@ -646,7 +646,7 @@ def test_a_demo_replaces_nothing(tmp_path, capsys) -> None:
 def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypatch, capsys) -> None:
     assert run("resize", lora, "-o", out, "-r", "rank=2") == 0
     (result,) = out.iterdir()
-    monkeypatch.setattr("lib_resize.jobs._check_deltas", lambda *_: result.write_bytes(b"mine"))
+    monkeypatch.setattr("lib_resize.engine.jobs._check_deltas", lambda *_: result.write_bytes(b"mine"))
     assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 1
     assert result.read_bytes() == b"mine"
     assert "is not a result of Resize LoRA" in capsys.readouterr().err

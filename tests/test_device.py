@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from lib_resize import batch
 from lib_resize.adapters.forms.form import Work
 from lib_resize.adapters.read import read_adapter
+from lib_resize.engine import batch
 from lib_resize.errors import DeviceError
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays, TorchArrays, open_arrays
 from lib_resize.linalg.casts import doubles
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
 
 RECIPES = "fro_ckpt=1,thr=-3:spn_ckpt=1,thr=-2:subspace=1,thr=-1:medium"
 

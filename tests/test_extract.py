@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lib_resize import cli
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.pairing import read_base
+from lib_resize.cli import main as cli
 from lib_resize.files.header import read_header
 
 Tensors = dict[str, np.ndarray]

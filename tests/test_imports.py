@@ -17,66 +17,30 @@ ROOT = Path(__file__).parents[1]
 ROOMS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "plans": frozenset(),
-    "priority": frozenset(),
     "progress": frozenset(),
-    "names": frozenset(),
-    "prompt": frozenset({"errors"}),
     "shown": frozenset(),
-    "sources": frozenset({"errors", "files", "prompt"}),
-    "lookup": frozenset({"errors", "files", "prompt", "sources"}),
+    "names": frozenset(),
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
+    "prompts": frozenset({"errors", "files"}),
     "recipe": frozenset({"errors", "linalg"}),
-    "report": frozenset({"plans", "recipe", "shown"}),
-    "ledger": frozenset({"errors", "files", "package", "report", "shown"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
-    "adapters": frozenset({"errors", "files", "linalg", "names", "prompt"}),
-    "synthetic": frozenset({"errors", "files", "linalg", "names"}),
-    "analysis": frozenset({"adapters", "base", "errors", "linalg", "progress", "recipe"}),
-    "reduction": frozenset({"adapters", "analysis", "errors", "linalg", "recipe"}),
-    "jobs": frozenset(
-        {"adapters", "analysis", "errors", "files", "linalg", "package", "plans", "progress", "recipe", "reduction"}
+    "adapters": frozenset({"errors", "files", "linalg", "names", "prompts"}),
+    "demo": frozenset({"errors", "files", "linalg", "names"}),
+    "engine": frozenset(
+        {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe"}
     ),
-    "places": frozenset({"errors", "files", "jobs", "recipe", "sources"}),
-    "catalogue": frozenset({"adapters", "base", "errors", "files", "names"}),
-    "survey": frozenset(
-        {"adapters", "analysis", "base", "catalogue", "errors", "files", "jobs", "linalg", "progress", "recipe"}
-        | {"sources", "spectra"}
-    ),
-    "spectra": frozenset({"adapters", "analysis", "errors", "files", "jobs", "linalg", "names", "recipe"}),
-    "plots": frozenset({"errors", "files", "shown", "spectra"}),
-    "inspection": frozenset(
-        {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
-        | {"report", "spectra"}
-    ),
-    "batch": frozenset(
-        {"adapters", "analysis", "base", "errors", "files", "jobs", "linalg", "places", "plans", "progress"}
-        | {"recipe", "sources"}
-    ),
-    "extraction": frozenset(
-        {"adapters", "analysis", "base", "batch", "errors", "files", "jobs", "linalg", "names", "progress", "recipe"}
+    "extraction": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "recipe"}),
+    "studies": frozenset(
+        {"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "prompts", "recipe", "shown"}
     ),
     "api": frozenset(
-        {"adapters", "base", "batch", "errors", "extraction", "inspection", "plans", "progress", "recipe", "sources"}
+        {"adapters", "base", "engine", "errors", "extraction", "plans", "progress", "prompts", "recipe", "studies"}
     ),
-    "commands": frozenset(
-        {
-            "adapters",
-            "base",
-            "batch",
-            "errors",
-            "extraction",
-            "files",
-            "inspection",
-            "ledger",
-            "lookup",
-            "plots",
-            "priority",
-            "progress",
-        }
-        | {"prompt", "recipe", "report", "shown", "sources", "spectra", "survey", "synthetic"}
+    "cli": frozenset(
+        {"adapters", "base", "demo", "engine", "errors", "extraction", "files", "linalg", "package", "plans"}
+        | {"progress", "prompts", "recipe", "shown", "studies"}
     ),
-    "cli": frozenset({"commands", "errors", "linalg", "package", "recipe", "shown"}),
     "package": frozenset(),
     "__main__": frozenset({"cli"}),
 }
@@ -108,66 +72,29 @@ NARROWER: dict[str, frozenset[str]] = {
 }
 """Single modules that may import less than their room, their neighbours included."""
 
-FOR_TYPES_ONLY = {
-    "ledger": frozenset({"batch"}),
-    "report": frozenset({"batch", "jobs", "spectra", "survey"}),
-}
-"""Imports that only type checkers see."""
-
 LIBRARIES: dict[str, frozenset[str]] = {
-    "adapters.forms.form": frozenset({"numpy"}),
-    "adapters.forms.full": frozenset({"numpy"}),
-    "adapters.forms.glora": frozenset({"numpy"}),
-    "adapters.forms.loha": frozenset({"numpy"}),
-    "adapters.forms.lokr": frozenset({"numpy"}),
-    "adapters.forms.lora": frozenset({"numpy"}),
-    "adapters.forms.tucker": frozenset({"numpy"}),
-    "adapters.grounded": frozenset({"numpy"}),
-    "adapters.merge": frozenset({"numpy"}),
-    "adapters.rotations": frozenset({"numpy"}),
-    "adapters.vectors": frozenset({"numpy"}),
-    "adapters.write": frozenset({"numpy"}),
-    "base.checkpoint": frozenset({"numpy"}),
-    "base.gguf_store": frozenset({"numpy"}),
+    "adapters": frozenset({"numpy"}),
+    "base": frozenset({"numpy"}),
+    "demo": frozenset({"numpy"}),
+    "engine": frozenset({"numpy"}),
     "extraction": frozenset({"numpy"}),
     "files.reader": frozenset({"numpy"}),
     "files.spool": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
-    "inspection": frozenset({"numpy"}),
-    "jobs": frozenset({"numpy"}),
-    "linalg.arrays": frozenset({"numpy"}),
-    "linalg.assemble": frozenset({"numpy"}),
-    "linalg.blocks": frozenset({"numpy"}),
-    "linalg.casts": frozenset({"numpy"}),
-    "linalg.dense": frozenset({"numpy"}),
-    "linalg.leading": frozenset({"numpy"}),
-    "linalg.dora": frozenset({"numpy"}),
-    "linalg.extension": frozenset({"numpy"}),
-    "linalg.factor": frozenset({"numpy"}),
-    "linalg.finite": frozenset({"numpy"}),
-    "linalg.hadamard": frozenset({"numpy"}),
-    "linalg.made": frozenset({"numpy"}),
-    "linalg.norms": frozenset({"numpy"}),
-    "linalg.random_projection": frozenset({"numpy"}),
-    "linalg.truncate": frozenset({"numpy"}),
-    "linalg.tucker": frozenset({"numpy"}),
+    "linalg": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
-    "reduction": frozenset({"numpy"}),
-    "plots": frozenset({"numpy"}),
-    "spectra": frozenset({"numpy"}),
-    "survey": frozenset({"numpy"}),
-    "synthetic": frozenset({"numpy"}),
+    "studies": frozenset({"numpy"}),
 }
-"""Module -> the libraries that it may import when it is itself imported; no other module may import any."""
+"""Room or module -> the libraries that it may import when it is itself imported; no other may import any."""
 
 LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "base.gguf_store": frozenset({"gguf"}),
-    "commands": frozenset({"tqdm"}),
+    "cli.commands": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"numpy"}),
-    "plots": frozenset({"matplotlib"}),
+    "studies.plots": frozenset({"matplotlib"}),
 }
 """Module -> the libraries that it may import inside of functions."""
 
@@ -271,16 +198,20 @@ def _fault(name: str, one: Import) -> str | None:
         return _inner_fault(name, one)
     if one.for_types:
         return None
-    allowed = LIBRARIES.get(name, frozenset()) | (LATE_LIBRARIES.get(name, frozenset()) if one.late else frozenset())
+    allowed = _libraries(name) | (LATE_LIBRARIES.get(name, frozenset()) if one.late else frozenset())
     if one.target in allowed:
         return None
     return f"{name} imports the library {one.target}" + (" in a function" if one.late else "")
 
 
+def _libraries(name: str) -> frozenset[str]:
+    return LIBRARIES.get(name, frozenset()) | LIBRARIES.get(room(name), frozenset())
+
+
 def _outer_fault(name: str, one: Import) -> str | None:
     own = room(name)
     if one.inside:
-        allowed = {*ROOMS, own, *(("hosts",) if own == "panel" else ())} - {"cli", "commands", "__main__"}
+        allowed = {*ROOMS, own, *(("hosts",) if own == "panel" else ())} - {"cli", "__main__"}
         return None if room(one.target) in allowed else f"{name} imports {one.target}"
     free = OUTER[own] if one.late or one.for_types else {"numpy"} | EAGER.get(name, frozenset())
     return None if one.target in free else f"{name} imports the library {one.target}"
@@ -291,11 +222,11 @@ def _inner_fault(name: str, one: Import) -> str | None:
     if name in NARROWER:
         allowed = NARROWER[name]
         return None if one.target in allowed or target in allowed else f"{name} imports {one.target}"
-    if target == own or target in ROOMS[own] or (one.for_types and target in FOR_TYPES_ONLY.get(own, frozenset())):
+    if target == own or target in ROOMS[own]:
         return None
     if name == "package" and one.for_types:
         return None
-    if name == "commands" and one.late and target in OUTER:  # ``resize-lora ui``
+    if own == "cli" and one.late and target in OUTER:  # ``resize-lora ui``
         return None
     return f"{name} imports {one.target}: the room {own} may not use the room {target}"
 
@@ -329,7 +260,8 @@ def test_a_module_imports_only_what_its_room_may(name: str) -> None:
 
 def test_every_room_is_in_the_table_and_the_table_has_no_other() -> None:
     assert {room(name) for name in MODULES} - OUTER.keys() == ROOMS.keys()
-    assert {*NARROWER, *LIBRARIES, *LATE_LIBRARIES} <= MODULES.keys()
+    assert {*NARROWER, *LATE_LIBRARIES} <= MODULES.keys()
+    assert LIBRARIES.keys() <= MODULES.keys() | ROOMS.keys()
 
 
 def test_no_room_imports_itself_by_way_of_others() -> None:
@@ -360,6 +292,7 @@ def test_every_entry_of_the_tables_is_used() -> None:
                 used[room(name)].add(room(one.target))
             elif not one.inside:
                 libraries.setdefault(name, set()).add(one.target)
+                libraries.setdefault(room(name), set()).add(one.target)
     assert {name: sorted(allowed - used[name]) for name, allowed in ROOMS.items() if allowed - used[name]} == {}
     for table in (LIBRARIES, LATE_LIBRARIES):
         assert {name: sorted(allowed - libraries.get(name, set())) for name, allowed in table.items()} == {
@@ -383,20 +316,20 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("recipe.grammar", "import numpy as np"),
         ("files.header", "from .reader import SafeFile"),
         ("files.header", "from safetensors import safe_open"),
-        ("plans", "from .report import table"),
-        ("batch", "from .cli import main"),
-        ("batch", "import gradio"),
-        ("batch", "from .hosts import host"),
-        ("report", "from .panel.names import tag"),
+        ("plans", "from .cli.report import table"),
+        ("engine.batch", "from ..cli import main"),
+        ("engine.batch", "import gradio"),
+        ("engine.batch", "from ..hosts import host"),
+        ("cli.report", "from ..panel.names import tag"),
         ("hosts.webui", "from modules import shared"),
         ("hosts.webui", "from ..panel import names"),
         ("hosts.webui", "def f():\n    import gradio"),
         ("panel.service", "import gradio"),
         ("panel.service", "def f():\n    from modules import shared"),
         ("panel.service", "from ..cli import main"),
-        ("batch", "def f():\n    from modules import shared"),
-        ("commands", "from tqdm import tqdm"),
-        ("report", "from .batch import Outcome"),
+        ("engine.batch", "def f():\n    from modules import shared"),
+        ("cli.commands", "from tqdm import tqdm"),
+        ("prompts.tags", "from ..engine.batch import Outcome"),
         ("package", "from .plans import Plan"),
     ],
 )
@@ -408,13 +341,12 @@ def test_a_forbidden_import_is_found(name: str, code: str) -> None:
     ("name", "code"),
     [
         ("linalg.arrays", "def f():\n    try:\n        import torch\n    except ImportError:\n        pass"),
-        ("report", "if TYPE_CHECKING:\n    from .batch import Outcome"),
         ("files.writer", "from . import atomic"),
-        ("jobs", "from . import __version__"),
+        ("engine.jobs", "from .. import __version__"),
         ("hosts.webui", "def f():\n    from modules import shared"),
         ("panel.service", "from ..hosts.host import Host"),
         ("panel.layout", "import gradio as gr"),
-        ("commands", "def f():\n    if x:\n        from tqdm import tqdm"),
+        ("cli.commands", "def f():\n    if x:\n        from tqdm import tqdm"),
     ],
 )
 def test_an_allowed_import_is_let_through(name: str, code: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib_resize.errors import FileError, UsageError
-from lib_resize.lookup import LoraFolders
+from lib_resize.prompts.lookup import LoraFolders
 
 
 def lora(path: Path, alias: str | None = None) -> Path:

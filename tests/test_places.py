@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lib_resize import places
-from lib_resize.places import Places
+from lib_resize.engine import output_paths as places
+from lib_resize.engine.output_paths import Places
+from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipe
-from lib_resize.sources import Member, Source
 
 
 def source(path: str) -> Source:

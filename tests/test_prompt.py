@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib_resize.errors import PromptError
-from lib_resize.prompt import (
+from lib_resize.prompts.tags import (
     BLOCK_NAMES,
     BLOCK_PRESETS,
     Schedule,

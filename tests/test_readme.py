@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib_resize import cli
 from lib_resize.adapters.registry import EMBEDDING, KINDS, UNKNOWN
 from lib_resize.adapters.suffixes import _ROLES
+from lib_resize.cli import main as cli
+from lib_resize.cli.report import Totals
 from lib_resize.names.families import FAMILIES
 from lib_resize.names.spelling import PREFIXES
 from lib_resize.plans import LayerPlan, Plan
@@ -33,7 +34,6 @@ from lib_resize.recipe.grammar import (
     parse_recipes,
 )
 from lib_resize.recipe.scores import BaseFacts, LayerFacts, score
-from lib_resize.report import Totals
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -222,7 +222,7 @@ def test_a_wrong_word_for_develop_prints_both_commands_and_fails() -> None:
 
 
 def test_the_lines_of_verbose_look_as_they_are_told() -> None:
-    from lib_resize.report import layer_lines
+    from lib_resize.cli.report import layer_lines
 
     told = next(line for block in code_blocks(README) for line in block.splitlines() if line.startswith("dim: "))
     name = told.split(" | ")[0].split()[-1]

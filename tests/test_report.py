@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib_resize.report import aligned, columns
+from lib_resize.cli.report import aligned, columns
 
 
 @pytest.mark.parametrize(

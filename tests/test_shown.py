@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_resize import cli
+from lib_resize.cli import main as cli
 from lib_resize.errors import FileError
 from lib_resize.panel.faults import told
 from lib_resize.shown import MOST, json_text, shown, shown_lines

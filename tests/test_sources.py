@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib_resize.errors import UsageError
-from lib_resize.sources import expand
+from lib_resize.prompts.sources import expand
 
 
 def members(argument: str) -> list[tuple[str, float]]:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib_resize import cli
+from lib_resize.cli import main as cli
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.errors import OutputError
-from lib_resize.inspection import describe_closely
 from lib_resize.names.families import SD15, SDXL, layers
-from lib_resize.spectra import TYPES, LayerSpectrum, Study, effective_rank, groups, study_of_many, type_of
-from lib_resize.synthetic import LoraOptions, write_lora
+from lib_resize.studies.inspection import describe_closely
+from lib_resize.studies.spectra import TYPES, LayerSpectrum, Study, effective_rank, groups, study_of_many, type_of
 
 
 def layer(name: str, s: list[float], block: str = "IN04", kind: str = "self Q", size: int = 10) -> LayerSpectrum:
@@ -187,7 +187,7 @@ KINDS = ["spectra", "effective_rank", "retention", "bytes"]
 def drawn(lora, tmp_path_factory) -> tuple[Study, Path]:
     """A study, and a folder with its plots: drawing them takes seconds."""
     pytest.importorskip("matplotlib")
-    from lib_resize.plots import save
+    from lib_resize.studies.plots import save
 
     _, seen, _ = describe_closely(lora)
     folder = tmp_path_factory.mktemp("plots")
@@ -225,7 +225,7 @@ def test_plots_are_drawn_in_both_formats_and_their_numbers_stand_beside(lora, tm
 
 
 def test_the_same_numbers_make_the_same_pictures_in_place_of_earlier_ones_of_ours(drawn, plots) -> None:
-    from lib_resize.plots import save
+    from lib_resize.studies.plots import save
 
     made = save(drawn[0], plots, "pastry")
     assert {path.name for path in made} == {path.name for path in drawn[1].iterdir()}
@@ -234,7 +234,7 @@ def test_the_same_numbers_make_the_same_pictures_in_place_of_earlier_ones_of_our
 
 def test_files_of_one_name_do_not_draw_over_one_another(lora, tmp_path, monkeypatch) -> None:
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("lib_resize.plots._PLOTS", {})  # the names are the law; the numbers have them too
+    monkeypatch.setattr("lib_resize.studies.plots._PLOTS", {})  # the names are the law; the numbers have them too
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / lora.name).write_bytes(lora.read_bytes())
     folder = tmp_path / "plots"
@@ -243,7 +243,7 @@ def test_files_of_one_name_do_not_draw_over_one_another(lora, tmp_path, monkeypa
 
 
 def test_lines_are_told_apart_without_colour_and_stand_out_from_their_ground() -> None:
-    from lib_resize.plots import THEMES
+    from lib_resize.studies.plots import THEMES
 
     def luminance(colour: str) -> float:
         channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
@@ -279,7 +279,7 @@ def test_a_folder_that_cannot_be_made_is_told(lora, tmp_path, capsys) -> None:
 
 @pytest.mark.parametrize("name", ["pastry.json", "pastry_bytes.csv", "pastry_bytes.png", "pastry_spectra.svg"])
 def test_plots_replace_nothing_but_plots_of_ours(drawn, plots, name) -> None:
-    from lib_resize.plots import save
+    from lib_resize.studies.plots import save
 
     (plots / name).write_bytes(b'{"description": "mine"}')
     before = {path: path.read_bytes() for path in plots.iterdir()}
@@ -290,7 +290,7 @@ def test_plots_replace_nothing_but_plots_of_ours(drawn, plots, name) -> None:
 
 def test_a_plot_that_a_host_added_to_is_nobody_elses_to_replace(drawn, plots) -> None:
     """A1111 keeps its own words on a LoRA in ``pastry.json``."""
-    from lib_resize.plots import save
+    from lib_resize.studies.plots import save
 
     path = plots / "pastry.json"
     document = json.loads(path.read_text("utf-8")) | {"description": "mine"}
@@ -302,7 +302,7 @@ def test_a_plot_that_a_host_added_to_is_nobody_elses_to_replace(drawn, plots) ->
 def test_foreign_files_in_the_way_of_plots_are_found_before_the_work(lora, tmp_path, monkeypatch, capsys) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "pastry.json").write_text("mine", "utf-8")
-    monkeypatch.setattr("lib_resize.inspection.describe_closely", None)
+    monkeypatch.setattr("lib_resize.studies.inspection.describe_closely", None)
     assert cli.main(["inspect", str(lora), "--plot", str(tmp_path)]) == 1
     assert "not a plot of Resize LoRA" in capsys.readouterr().err
     assert (tmp_path / "pastry.json").read_text("utf-8") == "mine"
@@ -310,7 +310,7 @@ def test_foreign_files_in_the_way_of_plots_are_found_before_the_work(lora, tmp_p
 
 def test_a_study_without_layers_of_a_kind_draws_what_there_is(tmp_path) -> None:
     pytest.importorskip("matplotlib")
-    from lib_resize.plots import save
+    from lib_resize.studies.plots import save
 
     seen = study_of_many("x", [[layer("a", [0.0, 0.0])]])
     made = {path.name for path in save(replace(seen, name="zeros"), tmp_path, "zeros") if path.suffix == ".png"}

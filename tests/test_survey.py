@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lib_resize import cli, survey
-from lib_resize.catalogue import load_cache
+from lib_resize.cli import main as cli
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.errors import Cancelled, UsageError
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import PRESETS
-from lib_resize.survey import Figures, Survey, Wish, sampled
-from lib_resize.survey import survey as look
-from lib_resize.synthetic import LoraOptions, write_lora
+from lib_resize.studies import survey
+from lib_resize.studies.catalogue import load_cache
+from lib_resize.studies.survey import Figures, Survey, Wish, sampled
+from lib_resize.studies.survey import survey as look
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,7 @@ def test_estimates_are_marked_and_near(made, exact, tmp_path) -> None:
 def test_a_sample_is_spread_evenly_and_small_files_are_taken_whole(made) -> None:
     from lib_resize.adapters.read import read_adapter
     from lib_resize.files.reader import SafeFile
-    from lib_resize.spectra import type_of
+    from lib_resize.studies.spectra import type_of
 
     with SafeFile(made / "big.safetensors") as file:
         layers = read_adapter(file).layers

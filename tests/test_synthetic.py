@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from lib_resize import synthetic
+from lib_resize.demo import synthetic
+from lib_resize.demo.synthetic import FULL, SMALL, LoraOptions, low_rank_factors, write_checkpoint, write_lora
 from lib_resize.errors import UsageError
 from lib_resize.files.header import Header, TensorSpec, read_header
 from lib_resize.linalg.casts import STORAGE, doubles
-from lib_resize.synthetic import FULL, SMALL, LoraOptions, low_rank_factors, write_checkpoint, write_lora
 
 MIB = 1 << 20
 

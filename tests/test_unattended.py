@@ -13,15 +13,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lib_resize import batch, cli, commands, priority
-from lib_resize.batch import Settings, resize
+from lib_resize.cli import main as cli
+from lib_resize.cli.main import commands, priority
+from lib_resize.cli.report import layer_lines
+from lib_resize.demo.synthetic import LoraOptions, write_lora
+from lib_resize.engine import batch
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import InternalError
 from lib_resize.linalg.arrays import TorchArrays
 from lib_resize.plans import LayerPlan, Plan
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.report import layer_lines
-from lib_resize.sources import expand
-from lib_resize.synthetic import LoraOptions, write_lora
 
 
 def run(*arguments: object) -> int:

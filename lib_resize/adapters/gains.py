@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..errors import UnsupportedError
 from ..names.families import block, component
-from ..prompt import BLOCK_NAMES, Tag
+from ..prompts.tags import BLOCK_NAMES, Tag
 from .layer import Adapter, Named
 
 

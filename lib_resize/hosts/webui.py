@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
-from ..lookup import PRESET_FILE
+from ..prompts.lookup import PRESET_FILE
 from .access import Access, access_of, is_loopback
 from .guard import asked, guarded, host_module, listed, read, warn_once
 from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, CheckpointFile, Loaded, LoraFile, LoraList, Turn

@@ -25,10 +25,10 @@ from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
-from ..analysis import Analysis, Bench, also_as, analyse, beside, hollowed, lacks, needs_base, reseated
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
-from ..catalogue import Stamp, stamp_of
+from ..engine.analysis import Analysis, Bench, also_as, analyse, beside, hollowed, lacks, needs_base, reseated
+from ..engine.jobs import Job, prepare
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
 from ..files.header import DTYPE_BYTES
 from ..files.outname import SUFFIX
@@ -36,7 +36,6 @@ from ..files.reader import SafeFile
 from ..files.stamp import made_by_us
 from ..hosts.host import Host, LoraFile, plain_title
 from ..hosts.live import open_reference
-from ..jobs import Job, prepare
 from ..linalg.arrays import NumpyArrays
 from ..linalg.threads import one_blas_thread, usable_cores
 from ..names.families import block
@@ -45,6 +44,7 @@ from ..progress import Progress
 from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
 from ..recipe.scores import LayerFacts
 from ..recipe.select import Question, Ranking
+from ..studies.catalogue import Stamp, stamp_of
 from .faults import Fault
 from .options import DEFAULT_SCORES, LOADED
 from .references import NOTHING, Reference, described, told

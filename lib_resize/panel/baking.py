@@ -10,9 +10,10 @@ from typing import Any
 
 from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
-from ..analysis import Analysis, Bench, analyse, beside
 from ..base.checkpoint import Checkpoint
-from ..batch import read_part, read_source
+from ..engine.analysis import Analysis, Bench, analyse, beside
+from ..engine.batch import read_part, read_source
+from ..engine.jobs import execute, prepare
 from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.outname import clean_stem
 from ..files.reader import SafeFile
@@ -20,11 +21,10 @@ from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
 from ..hosts.live import Reference as Opened
 from ..hosts.live import open_reference
-from ..jobs import execute, prepare
-from ..lookup import preset_file
-from ..prompt import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
+from ..prompts.lookup import preset_file
+from ..prompts.sources import of_prompt
+from ..prompts.tags import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
-from ..sources import of_prompt
 from .analyses import bench, no_reference
 from .faults import Fault
 from .library import Library

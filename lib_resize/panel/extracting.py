@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..adapters.layer import Adapter
-from ..analysis import Bench, analyse
 from ..base.checkpoint import Checkpoint
+from ..engine.analysis import Bench, analyse
+from ..engine.jobs import execute, prepare
 from ..errors import FileError
-from ..extraction import DEFAULT_RANK, Weights, Wish, difference, of_checkpoints
+from ..extraction.difference import DEFAULT_RANK, Weights, Wish, difference, of_checkpoints
 from ..files.outname import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint
 from ..hosts.live import KeptLike, LiveWeights
-from ..jobs import execute, prepare
 from ..recipe.grammar import Recipe
 from .analyses import bench
 from .faults import Fault

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import Alike, Facts, KnownFiles, Stamp, cache_file, read_facts, stamp_of
 from ..hosts.host import Host, LoraFile
+from ..studies.catalogue import Alike, Facts, KnownFiles, Stamp, cache_file, read_facts, stamp_of
 
 _PATIENCE = 0.12  # seconds that one answer may wait for the first files
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..catalogue import stamp_of
 from ..hosts.host import LoraFile
 from ..recipe.grammar import Recipe
+from ..studies.catalogue import stamp_of
 from .options import Options
 from .records import Ordered
 from .results import Results

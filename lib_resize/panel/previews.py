@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..catalogue import Stamp, stamp_of
 from ..hosts.host import Host
+from ..studies.catalogue import Stamp, stamp_of
 
 HEIGHT = 160
 _MOST = 4000  # pictures, of some 5 KB each

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.layer import Adapter
-from ..analysis import Analysis, reseated
+from ..engine.analysis import Analysis, reseated
+from ..engine.jobs import Job, execute, prepare
 from ..errors import OutputError
 from ..files.outname import names_in_tree
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile
-from ..jobs import Job, execute, prepare
 from ..plans import Plan
 from ..recipe.grammar import Recipe
 from .analyses import (

@@ -17,14 +17,14 @@ from typing import Any
 
 from .. import __version__
 from ..adapters.write import CONVERSIONS, DTYPES
-from ..analysis import lacks
+from ..engine.analysis import lacks
 from ..errors import FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..hosts.listing import find
 from ..plans import Plan
-from ..prompt import common_names
+from ..prompts.tags import common_names
 from ..recipe.grammar import ALL_RANKS, LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
-from ..spectra import study
+from ..studies.spectra import study
 from . import baking, extracting, names, orders, recovery
 from .analyses import Analyses, Kept, needs_measuring, ranks_of, rests_on_another, shown, warnings_of
 from .compare import Pair, compare, read_settings

@@ -13,14 +13,14 @@ from safetensors.numpy import save_file
 from lib_resize.adapters.cloneofsimo import named
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
-from lib_resize.batch import Settings, resize
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import DamagedFileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.casts import singles
 from lib_resize.names.cloneofsimo import orders
 from lib_resize.names.families import SD2, SD15
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
 
 DATA = Path(os.environ.get("RESIZE_LORA_TRAINED") or Path(__file__).parents[2].parent / "shared" / "data")
 TRAINED = [("cloneofsimo_analog_svd_rank4", "sd15_analog_rank4"), ("cloneofsimo_lora_disney", "sd15_disney_rank1")]

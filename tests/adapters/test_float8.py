@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lib_resize.adapters.write import Style
-from lib_resize.batch import Outcome, Settings, resize
+from lib_resize.engine.batch import Outcome, Settings, resize
 from lib_resize.errors import ResizeError
 from lib_resize.files.header import TensorSpec, file_order
 from lib_resize.files.reader import SafeFile
 from lib_resize.files.writer import write_safetensors
 from lib_resize.linalg.casts import doubles, round_to, singles
+from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import Member, Source
 
 N, M, RANK = 96, 80, 8
 STEMS = ("lora_unet_first", "lora_unet_second")
@@ -140,7 +140,7 @@ def test_a_layer_that_is_nothing_beside_the_others_is_written_and_its_error_told
 @pytest.mark.parametrize("place", range(0, 24, 5))
 def test_every_layer_is_compared_with_what_was_meant(tmp_path, monkeypatch, place):
     """Not a sample: a fault in any one layer is found, although the bytes are those that were written."""
-    from lib_resize import jobs
+    from lib_resize.engine import jobs
 
     rng = np.random.default_rng(1)
     stems = [f"lora_unet_layer{i:02}" for i in range(24)]

@@ -11,13 +11,13 @@ from safetensors.numpy import load_file, save_file
 from lib_resize.adapters.fused import row_cuts
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
-from lib_resize.batch import Outcome, Settings, resize
+from lib_resize.engine.batch import Outcome, Settings, resize
 from lib_resize.errors import UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE, layers
 from lib_resize.names.spelling import canonical
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
 
 WIDTH, RANK = 24, 4
 ROWS = {"img_attn_qkv": (24, 24, 24), "linear1": (24, 24, 24, 96)}

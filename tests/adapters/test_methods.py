@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from lorafiles import best, delta, kohya, relative, tensors_of, write
 
-from lib_resize import cli
 from lib_resize.adapters.write import Style
-from lib_resize.batch import Settings, resize
+from lib_resize.cli import main as cli
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.files.header import read_header
 from lib_resize.plans import Plan
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
 
 STEMS = ("lora_unet_a", "lora_unet_b")
 METHODS = ("svd", "rsvd", "projection", "sparse")

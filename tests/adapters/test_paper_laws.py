@@ -9,9 +9,9 @@ import pytest
 from lorafiles import delta, kohya, relative, tensors_of, write
 
 from lib_resize.adapters.write import Style
-from lib_resize.batch import Settings, resize
+from lib_resize.engine.batch import Settings, resize
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
 
 STEMS = ("lora_unet_a", "lora_unet_b")
 

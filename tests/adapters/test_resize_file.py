@@ -9,10 +9,10 @@ import pytest
 from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 
 from lib_resize.adapters.write import Style
-from lib_resize.batch import Outcome, Settings, resize
+from lib_resize.engine.batch import Outcome, Settings, resize
 from lib_resize.errors import DamagedFileError, LayerError, UnsupportedError
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
 
 
 def run(argument: Path | str, recipe: str = "rank=2", **settings) -> list[Outcome]:

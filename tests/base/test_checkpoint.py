@@ -10,12 +10,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
+from lib_resize.demo.synthetic import write_checkpoint
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import singles
 from lib_resize.progress import Quiet
-from lib_resize.synthetic import write_checkpoint
 
 Q, K = "lora_te2_text_model_encoder_layers_1_self_attn_q_proj", "lora_te2_text_model_encoder_layers_1_self_attn_k_proj"
 LAYERS = {

@@ -16,15 +16,15 @@ from safetensors.numpy import save_file
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.gguf_store import GgufStore
 from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
-from lib_resize.batch import Settings, resize
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import DamagedFileError
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles
 from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3, Family, LayerName, layers
 from lib_resize.names.spelling import canonical
 from lib_resize.progress import Quiet
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
 
 TRANSFORMERS = {family.name: family for family in reversed(FAMILIES) if "input_blocks" not in family.roots[0]}
 family_cases = pytest.mark.parametrize("family", TRANSFORMERS.values(), ids=TRANSFORMERS)

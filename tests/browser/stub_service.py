@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lib_resize.errors import PromptError
-from lib_resize.prompt import parse_prompt, replaced
+from lib_resize.prompts.tags import parse_prompt, replaced
 
 MIB = 1 << 20
 PRESETS = {

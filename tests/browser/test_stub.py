@@ -16,8 +16,8 @@ sys.path.append(str(Path(__file__).parents[1] / "panel"))
 
 from panelhost import Browser, fake_host
 
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.panel.service import Service
-from lib_resize.synthetic import LoraOptions, write_lora
 
 MAPS = {"previews", "places", "blocks", "scores", "selections", "limits"}
 """Fields whose keys are names, not fields."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.files.walk import exists, is_file, is_folder, matching
 from lib_resize.hosts.scan import lora_paths
-from lib_resize.lookup import LoraFolders
-from lib_resize.sources import expand, files_below
-from lib_resize.survey import Wish, survey
-from lib_resize.synthetic import LoraOptions, write_lora
+from lib_resize.prompts.lookup import LoraFolders
+from lib_resize.prompts.sources import expand, files_below
+from lib_resize.studies.survey import Wish, survey
 
 
 def link(path: Path, target: str | Path) -> None:

@@ -30,7 +30,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def earlier(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A result of ours, of another recipe, with what was copied next to it."""
-    from lib_resize import cli
+    from lib_resize.cli import main as cli
 
     folder = tmp_path_factory.mktemp("earlier")
     words = ["resize", str(sources / "a.safetensors"), "-r", "rank=1", "--suffix", "_x", "-o", str(folder)]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from definition import ROUNDOFF, Tensors, deltas, load, save
 
-from lib_resize import cli
+from lib_resize.cli import main as cli
 
 COUNT = int(os.environ.get("RESIZE_LORA_FUZZ", "4"))
 FIRST = int(os.environ.get("RESIZE_LORA_FUZZ_FROM", "0"))

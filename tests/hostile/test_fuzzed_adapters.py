@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from lib_resize.adapters.write import Style
-from lib_resize.batch import Settings, resize
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import InternalError, OutputError, ResizeError
 from lib_resize.files.header import read_header
-from lib_resize.inspection import describe
+from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import Member, Source
+from lib_resize.studies.inspection import describe
 
 N, M, R = 10, 8, 3
 SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from lib_resize.batch import Settings, resize
+from lib_resize.demo.synthetic import LoraOptions, write_lora
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import ResizeError
 from lib_resize.files.atomic import write_whole
 from lib_resize.panel.results import Results
+from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import expand
-from lib_resize.synthetic import LoraOptions, write_lora
 
 CALLS = ("open", "write", "fsync", "link", "replace", "rename", "unlink", "mkdir", "rmdir", "scandir", "stat", "lstat")
 FACTS: dict[str, Any] = {"recipe": "rank=1", "notes": []}

@@ -9,7 +9,7 @@ import pytest
 import safetensors
 from safetensors.numpy import save_file
 
-from lib_resize import cli
+from lib_resize.cli import main as cli
 
 LAYER = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 

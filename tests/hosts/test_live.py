@@ -30,9 +30,9 @@ from standins import (
 )
 
 from lib_resize.adapters.read import read_adapter
-from lib_resize.analysis import Bench, analyse
 from lib_resize.base import norm_cache
 from lib_resize.base.checkpoint import Checkpoint
+from lib_resize.engine.analysis import Bench, analyse
 from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.a1111 import A1111Host
@@ -385,7 +385,7 @@ def test_a_lora_that_is_merged_meanwhile_changes_nothing(
 
 def test_fewer_digits_in_memory_are_an_explanation(lora: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """A file of 32 bits, loaded as 16."""
-    from lib_resize.synthetic import write_checkpoint
+    from lib_resize.demo.synthetic import write_checkpoint
 
     path = write_checkpoint(tmp_path / "wide.safetensors", dtype="F32")
     tensors = {key: one.half() for key, one in tensors_of(path).items()}

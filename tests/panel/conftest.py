@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from panelhost import Browser, fake_host
 
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.panel.service import Service
-from lib_resize.synthetic import LoraOptions, write_lora
 
 
 @pytest.fixture(scope="session")

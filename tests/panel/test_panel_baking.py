@@ -9,7 +9,7 @@ import pytest
 from panelhost import Browser
 from safetensors.numpy import load_file, save_file
 
-from lib_resize.synthetic import LoraOptions, write_lora
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 
 PROMPT = "a cat, <lora:pastry:0.6:1.2>, by <lora:ink:-0.4:lbw=OUTALL>, fog"
 

@@ -17,11 +17,11 @@ from safetensors.numpy import load_file, save_file
 
 from lib_resize.adapters.forms.form import Absent
 from lib_resize.adapters.read import read_adapter
+from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
 from lib_resize.panel import analyses
 from lib_resize.panel.service import Service
-from lib_resize.synthetic import FULL, LoraOptions, write_lora
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "panel-protocol.md").read_text("utf-8")
 ODD = 'it\'s "odd" & [brackets] 日本語'
@@ -435,9 +435,9 @@ def test_sidecars_go_along_or_stay(browser: Browser, root: Path) -> None:
 
 
 def test_the_numbers_of_a_result_are_those_of_the_command_line(browser: Browser, root: Path, tmp_path: Path) -> None:
-    from lib_resize.batch import Settings, resize
+    from lib_resize.engine.batch import Settings, resize
+    from lib_resize.prompts.sources import expand
     from lib_resize.recipe.grammar import parse_recipes
-    from lib_resize.sources import expand
 
     made = browser.resized("pastry")
     chosen = Settings(recipes=parse_recipes("medium"), output=tmp_path / "cli")

@@ -8,7 +8,7 @@ import pytest
 
 
 def test_a_job_brings_what_the_command_line_tells(browser, host) -> None:
-    from lib_resize.inspection import describe_closely
+    from lib_resize.studies.inspection import describe_closely
 
     lora = next(one for one in host.loras() if one.name == "pastry")
     id = browser.ask("spectra", name="pastry")["job"]

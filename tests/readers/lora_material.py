@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 
 from lib_resize import Outcome, Settings, parse_recipes
 from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.batch import resize
-from lib_resize.sources import Member, Source
+from lib_resize.engine.batch import resize
+from lib_resize.prompts.sources import Member, Source
 
 Matrix = NDArray[np.float64]
 Key = tuple[str, str]

@@ -33,16 +33,16 @@ from lora_material import How, difference, load, metadata_of, output, resized, s
 from lib_resize import Analysis, Checkpoint, Outcome, PairingError, Settings, parse_recipes
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
-from lib_resize.analysis import Bench as AnalysisBench
-from lib_resize.analysis import analyse
-from lib_resize.batch import resize
+from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
+from lib_resize.demo.synthetic import lora_layers as synthetic_layers
+from lib_resize.engine.analysis import Bench as AnalysisBench
+from lib_resize.engine.analysis import analyse
+from lib_resize.engine.batch import resize
+from lib_resize.engine.jobs import Job, prepare
 from lib_resize.files.reader import SafeFile
-from lib_resize.jobs import Job, prepare
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
-from lib_resize.sources import Member, Source
-from lib_resize.synthetic import LoraOptions, write_checkpoint, write_lora
-from lib_resize.synthetic import lora_layers as synthetic_layers
+from lib_resize.prompts.sources import Member, Source
 
 MIB = 1 << 20
 OPTIONS = LoraOptions(rank=8, conv=True, conv_rank=4, text_projection=True, seed=11)

@@ -26,8 +26,8 @@ from lora_material import (
 )
 from lora_material import save as write
 
-from lib_resize import cli
-from lib_resize.prompt import parse_prompt
+from lib_resize.cli import main as cli
+from lib_resize.prompts.tags import parse_prompt
 
 HALF = 2e-3  # rounding of both factors to float16, of sums that may cancel a little
 

@@ -45,7 +45,7 @@ from lora_material import (
 from tiny_sdxl import Applied, applied
 
 from lib_resize import Outcome
-from lib_resize.sources import Member, Source
+from lib_resize.prompts.sources import Member, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_flux import tiny
 
-from lib_resize import cli
 from lib_resize.adapters.float8 import not_read_by
+from lib_resize.cli import main as cli
 from lib_resize.names.families import FAMILIES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business

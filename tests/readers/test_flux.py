@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lib_resize import cli
+from lib_resize.cli import main as cli
 from lib_resize.files.header import read_header
 
 torch = pytest.importorskip("torch")

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from lora_material import How, Thin, load, metadata_of, output, resized
 
 from lib_resize import Outcome
-from lib_resize.inspection import Finding, describe
+from lib_resize.studies.inspection import Finding, describe
 
 FOLDER = Path(os.environ.get("RESIZE_LORA_TRAINED") or Path(__file__).parents[2].parent / "shared" / "data")
 

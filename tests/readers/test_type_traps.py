@@ -21,15 +21,15 @@ from lib_resize.adapters.forms.form import Work
 from lib_resize.adapters.forms.loha import LohaSpectrum
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.batch import Settings, resize
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
-from lib_resize.inspection import describe
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Stored
+from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import Member, Source
+from lib_resize.studies.inspection import describe
 
 N, M, R = 24, 32, 4
 KERNEL = (3, 3)

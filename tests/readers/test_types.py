@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from lib_resize import Outcome
 from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.batch import Settings, resize
+from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import UnsupportedError
+from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.sources import Member, Source
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 
@@ -221,7 +221,7 @@ def test_glora_with_a_base_that_lacks_its_layer_is_refused(files, tmp_path) -> N
 
 
 def test_inspect_takes_the_base_for_glora(files, checkpoint, tmp_path, capsys) -> None:
-    from lib_resize.cli import main
+    from lib_resize.cli.main import main
 
     assert main(["inspect", str(files["glora"])]) == 1
     assert "--base" in capsys.readouterr().err

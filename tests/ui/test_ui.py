@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from lib_resize.cli import main
-from lib_resize.synthetic import LoraOptions, write_lora
+from lib_resize.cli.main import main
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 
 START = 240.0
 
@@ -173,9 +173,8 @@ def test_a_folder_that_is_not_there_is_said_by_name(python: str, installed: Path
 
 
 def test_without_gradio_it_says_what_to_install() -> None:
-    called = (
-        "import sys; sys.modules['gradio'] = None; from lib_resize.cli import main; sys.exit(main(['ui', '--demo']))"
-    )
+    hidden = "import sys; sys.modules['gradio'] = None"
+    called = f"{hidden}; from lib_resize.cli.main import main; sys.exit(main(['ui', '--demo']))"
     ended = subprocess.run([sys.executable, "-c", called], capture_output=True, encoding="utf-8", check=False)
     assert ended.returncode == 2
     assert 'pip install ".[ui]"' in ended.stderr

@@ -8,38 +8,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .adapters.gains import TagGain, remarks_on
-from .adapters.grounded import grounded, needs_ground, overlap
-from .adapters.layer import Adapter
-from .adapters.merge import Weight, first_ranks, merge
-from .adapters.read import read_adapter
-from .adapters.write import Style
+from ..adapters.gains import TagGain, remarks_on
+from ..adapters.grounded import grounded, needs_ground, overlap
+from ..adapters.layer import Adapter
+from ..adapters.merge import Weight, first_ranks, merge
+from ..adapters.read import read_adapter
+from ..adapters.write import Style
+from ..base.checkpoint import Checkpoint
+from ..base.pairing import looks_like_checkpoint
+from ..errors import Cancelled, DeviceError, FileError, OutputError, ResizeError, UnsupportedError, UsageError, internal
+from ..files.reader import SafeFile
+from ..files.sidecars import SidecarFacts, copy_sidecars, foreign_sidecars, has_sidecars
+from ..files.stamp import made_by_us
+from ..files.target import RESULT, Inputs, check_folder, check_target
+from ..files.walk import exists
+from ..linalg.arrays import Arrays, TorchArrays, is_out_of_memory, open_arrays
+from ..linalg.threads import one_blas_thread, usable_cores
+from ..plans import Plan
+from ..progress import Progress, Quiet
+from ..prompts.sources import Member, Source
+from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
 from .analysis import Analysis, Bench, analyse, ground_of
-from .base.checkpoint import Checkpoint
-from .base.pairing import looks_like_checkpoint
-from .errors import (
-    Cancelled,
-    DeviceError,
-    FileError,
-    OutputError,
-    ResizeError,
-    UnsupportedError,
-    UsageError,
-    internal,
-)
-from .files.reader import SafeFile
-from .files.sidecars import SidecarFacts, copy_sidecars, foreign_sidecars, has_sidecars
-from .files.stamp import made_by_us
-from .files.target import RESULT, Inputs, check_folder, check_target
-from .files.walk import exists
 from .jobs import Job, execute, measured, prepare, wished_stem
-from .linalg.arrays import Arrays, TorchArrays, is_out_of_memory, open_arrays
-from .linalg.threads import one_blas_thread, usable_cores
-from .places import Places
-from .plans import Plan
-from .progress import Progress, Quiet
-from .recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
-from .sources import Member, Source
+from .output_paths import Places
 
 
 @dataclass(frozen=True)

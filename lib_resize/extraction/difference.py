@@ -19,26 +19,26 @@ from typing import Protocol
 
 import numpy as np
 
-from .adapters.forms.lora import low_rank
-from .adapters.layer import Adapter, Copied, Layer
-from .adapters.read import groups_together
-from .adapters.suffixes import Part
-from .analysis import Analysis, Bench, analyse
-from .base.checkpoint import Checkpoint
-from .base.pairing import BaseWeight
-from .base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
-from .batch import Outcome, Settings, check_output, open_bench
-from .errors import LayerError, ResizeError, UnsupportedError
-from .files.outname import unique_path
-from .files.spool import Spool
-from .files.target import Inputs
-from .jobs import execute, prepare
-from .linalg.casts import Single, singles
-from .linalg.factor import Pair, Stored
-from .linalg.leading import leading
-from .names.families import Family, block
-from .progress import Progress, in_order
-from .recipe.grammar import Recipe
+from ..adapters.forms.lora import low_rank
+from ..adapters.layer import Adapter, Copied, Layer
+from ..adapters.read import groups_together
+from ..adapters.suffixes import Part
+from ..base.checkpoint import Checkpoint
+from ..base.pairing import BaseWeight
+from ..base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
+from ..engine.analysis import Analysis, Bench, analyse
+from ..engine.batch import Outcome, Settings, check_output, open_bench
+from ..engine.jobs import execute, prepare
+from ..errors import LayerError, ResizeError, UnsupportedError
+from ..files.outname import unique_path
+from ..files.spool import Spool
+from ..files.target import Inputs
+from ..linalg.casts import Single, singles
+from ..linalg.factor import Pair, Stored
+from ..linalg.leading import leading
+from ..names.families import Family, block
+from ..progress import Progress, in_order
+from ..recipe.grammar import Recipe
 
 _BUDGET = 1200 << 20  # bytes of layers under work at a time
 _COPIES = 4  # float32 copies of a layer that its work takes at most

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import __version__
-from .errors import Cancelled, FileError, ResizeError, UsageError, internal
-from .linalg.threads import ask_for_one_blas_thread
-from .recipe.grammar import (
+from .. import __version__
+from ..errors import Cancelled, FileError, ResizeError, UsageError, internal
+from ..linalg.threads import ask_for_one_blas_thread
+from ..recipe.grammar import (
     DEFAULT_WITH_BASE,
     DEFAULT_WITHOUT_BASE,
     FILLS,
@@ -27,7 +27,7 @@ from .recipe.grammar import (
     SELECTIONS,
     parse_recipes,
 )
-from .shown import shown
+from ..shown import shown
 
 DTYPE_WORDS = ("16", "32", "bf16", "8", "same")
 CONVERT_WORDS = ("auto", "lora", "none")

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .adapters.forms.form import Solved
-from .adapters.forms.lora import LowRank
+from ..adapters.forms.form import Solved
+from ..adapters.forms.lora import LowRank
+from ..errors import LayerError
+from ..linalg.arrays import NumpyArrays
+from ..linalg.casts import Double
+from ..linalg.factor import Pair, Spectrum
+from ..linalg.random_projection import dense_projection, generator, lost, projected, randomised, sparse_projection
+from ..linalg.truncate import Kept, discarded
+from ..recipe.grammar import Recipe
+from ..recipe.select import Choice
 from .analysis import Analysis
-from .errors import LayerError
-from .linalg.arrays import NumpyArrays
-from .linalg.casts import Double
-from .linalg.factor import Pair, Spectrum
-from .linalg.random_projection import dense_projection, generator, lost, projected, randomised, sparse_projection
-from .linalg.truncate import Kept, discarded
-from .recipe.grammar import Recipe
-from .recipe.select import Choice
 
 
 @dataclass(frozen=True)

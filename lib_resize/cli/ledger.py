@@ -15,16 +15,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from . import __version__
-from .errors import OutputError, UsageError
-from .files.atomic import Draft, in_plain_words
-from .files.outname import MODEL_SUFFIXES
-from .files.target import Inputs, Kind, check_folder, check_target
+from .. import __version__
+from ..errors import OutputError, UsageError
+from ..files.atomic import Draft, in_plain_words
+from ..files.outname import MODEL_SUFFIXES
+from ..files.target import Inputs, Kind, check_folder, check_target
+from ..shown import json_text
 from .report import Totals, as_json
-from .shown import json_text
 
 if TYPE_CHECKING:
-    from .batch import Outcome
+    from ..engine.batch import Outcome
 
 _BEGINNING = re.compile(rb'\s*(\[\s*)?\{"resize_lora": "')
 _SYNC_EVERY = 5.0  # seconds: what a power failure may cost

@@ -23,25 +23,25 @@ from typing import Any
 
 import numpy as np
 
-from .adapters.forms.lora import LowRank
-from .adapters.layer import Adapter, Layer
-from .adapters.read import read_adapter
-from .adapters.write import Style
-from .analysis import Analysis, Bench, analyse
-from .base.norm_cache import cache_folder
+from ..adapters.forms.lora import LowRank
+from ..adapters.layer import Adapter, Layer
+from ..adapters.read import read_adapter
+from ..adapters.write import Style
+from ..base.norm_cache import cache_folder
+from ..engine.analysis import Analysis, Bench, analyse
+from ..engine.jobs import prepare
+from ..errors import ResizeError, UsageError
+from ..files.atomic import write_whole
+from ..files.header import read_header
+from ..files.reader import SafeFile
+from ..files.walk import Skip, ignore
+from ..linalg.arrays import NumpyArrays
+from ..linalg.threads import one_blas_thread, usable_cores
+from ..progress import Progress, Quiet
+from ..prompts.sources import files_below
+from ..recipe.grammar import PRESETS, parse_recipe
+from ..recipe.select import Question, choose
 from .catalogue import Cached, Facts, Stamp, cache_file, facts_of, read_facts, save_cache, stamp_of
-from .errors import ResizeError, UsageError
-from .files.atomic import write_whole
-from .files.header import read_header
-from .files.reader import SafeFile
-from .files.walk import Skip, ignore
-from .jobs import prepare
-from .linalg.arrays import NumpyArrays
-from .linalg.threads import one_blas_thread, usable_cores
-from .progress import Progress, Quiet
-from .recipe.grammar import PRESETS, parse_recipe
-from .recipe.select import Question, choose
-from .sources import files_below
 from .spectra import effective_rank, type_of
 
 VERSION = 2

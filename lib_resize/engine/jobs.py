@@ -10,37 +10,37 @@ from typing import NoReturn
 
 import numpy as np
 
-from . import __version__
-from .adapters.float8 import float8_result
-from .adapters.forms.form import Form, Solved, Work, apart, relative
-from .adapters.forms.full import Full
-from .adapters.forms.lora import LowRank
-from .adapters.grounded import magnitudes
-from .adapters.layer import Copied
-from .adapters.read import form_of
-from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from .adapters.write import FLOAT8, Draft, NewLayer, Rows, Style, becomes_float8, draft, factors, zeros
+from .. import __version__
+from ..adapters.float8 import float8_result
+from ..adapters.forms.form import Form, Solved, Work, apart, relative
+from ..adapters.forms.full import Full
+from ..adapters.forms.lora import LowRank
+from ..adapters.grounded import magnitudes
+from ..adapters.layer import Copied
+from ..adapters.read import form_of
+from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
+from ..adapters.write import FLOAT8, Draft, NewLayer, Rows, Style, becomes_float8, draft, factors, zeros
+from ..errors import LayerError, OutputError, ResizeError, UnsupportedError
+from ..files.header import TensorSpec
+from ..files.reader import SafeFile
+from ..files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
+from ..files.target import RESULT, Inputs, check_target
+from ..files.writer import Chunk, file_bytes, verify, write_safetensors
+from ..linalg.arrays import Arrays
+from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to, singles
+from ..linalg.dora import Normalised
+from ..linalg.extension import orthonormal_rows
+from ..linalg.factor import Factor, Pair, Spectrum, Stored
+from ..linalg.finite import check_finite, unwarned
+from ..linalg.made import numbers
+from ..linalg.random_projection import generator
+from ..linalg.truncate import discarded, frobenius
+from ..plans import LayerPlan, Plan
+from ..progress import in_order
+from ..recipe.grammar import Recipe, number
+from ..recipe.scores import check_partners, with_estimates
+from ..recipe.select import Choice, Question, choose, share_kept
 from .analysis import Analysis, Bench
-from .errors import LayerError, OutputError, ResizeError, UnsupportedError
-from .files.header import TensorSpec
-from .files.reader import SafeFile
-from .files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
-from .files.target import RESULT, Inputs, check_target
-from .files.writer import Chunk, file_bytes, verify, write_safetensors
-from .linalg.arrays import Arrays
-from .linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to, singles
-from .linalg.dora import Normalised
-from .linalg.extension import orthonormal_rows
-from .linalg.factor import Factor, Pair, Spectrum, Stored
-from .linalg.finite import check_finite, unwarned
-from .linalg.made import numbers
-from .linalg.random_projection import generator
-from .linalg.truncate import discarded, frobenius
-from .plans import LayerPlan, Plan
-from .progress import in_order
-from .recipe.grammar import Recipe, number
-from .recipe.scores import check_partners, with_estimates
-from .recipe.select import Choice, Question, choose, share_kept
 from .reduction import Reduction, reduction
 
 _UNKNOWN_HASH = "0" * 64

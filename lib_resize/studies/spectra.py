@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from .adapters.layer import Layer
-from .adapters.write import Style
-from .analysis import Analysis
-from .errors import ResizeError
-from .files.header import DTYPE_BYTES, describe
-from .jobs import prepare
-from .linalg.casts import Double
-from .names.families import block
-from .recipe.grammar import parse_recipe
-from .recipe.select import Question, choose, share_kept
+from ..adapters.layer import Layer
+from ..adapters.write import Style
+from ..engine.analysis import Analysis
+from ..engine.jobs import prepare
+from ..errors import ResizeError
+from ..files.header import DTYPE_BYTES, describe
+from ..linalg.casts import Double
+from ..names.families import block
+from ..recipe.grammar import parse_recipe
+from ..recipe.select import Question, choose, share_kept
 
 TYPES = (
     *(f"{kind} {part}" for kind in ("self", "cross") for part in ("Q", "K", "V", "out")),

@@ -11,31 +11,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.write import DTYPES, Style
+from ..base.checkpoint import Checkpoint
+from ..base.pairing import looks_like_checkpoint
+from ..base.store import is_model_folder
+from ..engine.batch import Outcome, Settings, inputs_of
+from ..engine.batch import resize as resize_all
+from ..errors import ResizeError, UsageError, internal
+from ..files.outname import fold, unique_path
+from ..files.reader import SafeFile
+from ..files.target import RESULT, Inputs, check_folder, check_target
+from ..files.walk import is_file, is_folder
+from ..progress import Progress, Quiet
+from ..prompts.lookup import LoraFolders, preset_file
+from ..prompts.sources import SUFFIX, Source, expand, of_members, of_prompt
+from ..prompts.tags import BLOCK_PRESETS, Presets, check_bakeable, parse_prompt
+from ..recipe.grammar import ALL_RANKS, METHOD_NUMBERS, Recipe, parse_recipes, with_way
+from ..shown import json_text, shown, shown_lines
 from . import report
-from .adapters.write import DTYPES, Style
-from .base.checkpoint import Checkpoint
-from .base.pairing import looks_like_checkpoint
-from .base.store import is_model_folder
-from .batch import Outcome, Settings, inputs_of
-from .batch import resize as resize_all
-from .errors import ResizeError, UsageError, internal
-from .files.outname import fold, unique_path
-from .files.reader import SafeFile
-from .files.target import RESULT, Inputs, check_folder, check_target
-from .files.walk import is_file, is_folder
 from .ledger import Ledger
-from .lookup import LoraFolders, preset_file
 from .priority import stand_back
-from .progress import Progress, Quiet
-from .prompt import BLOCK_PRESETS, Presets, check_bakeable, parse_prompt
-from .recipe.grammar import ALL_RANKS, METHOD_NUMBERS, Recipe, parse_recipes, with_way
-from .shown import json_text, shown, shown_lines
-from .sources import SUFFIX, Source, expand, of_members, of_prompt
 
 if TYPE_CHECKING:
-    from .extraction import Wish
-    from .inspection import Finding
-    from .spectra import LayerSpectrum, Study
+    from ..extraction.difference import Wish
+    from ..studies.inspection import Finding
+    from ..studies.spectra import LayerSpectrum, Study
 
 Logins = tuple[tuple[str, str], ...]
 """Names and passwords."""
@@ -98,7 +98,7 @@ _EXTRACT_RECIPE = "rank=64"
 
 def extract(arguments: argparse.Namespace) -> int:
     """``resize-lora extract``."""
-    from .extraction import extract as extract_all
+    from ..extraction.difference import extract as extract_all
 
     recipes = _extract_recipes(arguments)
     folder, target = _output_of(arguments.output, len(recipes))
@@ -127,7 +127,7 @@ def _extract_recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
 
 def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> Wish:
     """As many dimensions as any of the recipes could keep."""
-    from .extraction import DEFAULT_RANK, Wish
+    from ..extraction.difference import DEFAULT_RANK, Wish
 
     most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
     rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)
@@ -199,7 +199,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     sources = expand(arguments.inputs, _skipped)
     inputs = inputs_of(sources)
     if arguments.plot:
-        from .plots import check_can_draw
+        from ..studies.plots import check_can_draw
 
         check_can_draw()
         check_folder(Path(arguments.plot))
@@ -236,7 +236,7 @@ class _Look:
             self._fail(path, internal(str(path), error))
 
     def _look_at(self, path: Path) -> None:
-        from .inspection import describe, describe_closely
+        from ..studies.inspection import describe, describe_closely
 
         if not self._closely:
             self._tell(describe(path, base=self._base, threads=self._arguments.threads), None)
@@ -251,7 +251,7 @@ class _Look:
         """What the names of plots begin with. Raises OutputError where they cannot be written, before the work."""
         if not self._arguments.plot:
             return name
-        from .plots import check_can_save
+        from ..studies.plots import check_can_save
 
         stem = unique_path(Path(), name, self._stems).stem
         self._stems.add(fold(stem))
@@ -274,7 +274,7 @@ class _Look:
 
     def _draw(self, seen: Study, stem: str) -> None:
         if self._arguments.plot:
-            from .plots import save
+            from ..studies.plots import save
 
             folder = Path(self._arguments.plot)
             written = save(seen, folder, stem, self._arguments.theme, inputs=self._inputs)
@@ -283,7 +283,7 @@ class _Look:
 
     def finish(self) -> int:
         if len(self._layers) > 1:
-            from .spectra import study_of_many
+            from ..studies.spectra import study_of_many
 
             seen = study_of_many("all", self._layers)
             if self._arguments.spectra and not self._arguments.json:
@@ -297,7 +297,7 @@ class _Look:
 
 def library(arguments: argparse.Namespace) -> int:
     """``resize-lora library``."""
-    from .survey import Wish, survey
+    from ..studies.survey import Wish, survey
 
     folder = Path(arguments.folder)
     if not arguments.folder.strip() or not is_folder(folder):
@@ -354,8 +354,8 @@ def _demo_files(folder: Path) -> list[Path]:
     """A checkpoint and two LoRAs. Raises OutputError where another file has one of the names."""
     import tempfile
 
-    from .files.atomic import write_whole
-    from .synthetic import LoraOptions, write_checkpoint, write_lora
+    from ..demo.synthetic import LoraOptions, write_checkpoint, write_lora
+    from ..files.atomic import write_whole
 
     check_folder(folder)
     paths = [folder / f"{name}.safetensors" for name in ("small_sdxl", "pastry", "ink_locon")]
@@ -396,7 +396,7 @@ def ui(arguments: argparse.Namespace) -> int:
 
 def _users(arguments: argparse.Namespace) -> Logins | None:
     """Who may use the page. Raises UsageError where other machines could, and there is no login."""
-    from .hosts.access import is_loopback, read_users
+    from ..hosts.access import is_loopback, read_users
 
     if arguments.auth is not None:
         users = read_users(arguments.auth)
@@ -412,7 +412,7 @@ def _users(arguments: argparse.Namespace) -> Logins | None:
 
 
 def _demo_library(folder: Path) -> tuple[Path, Path]:
-    from .synthetic import LoraOptions, write_checkpoint, write_lora
+    from ..demo.synthetic import LoraOptions, write_checkpoint, write_lora
 
     loras = folder / "loras"
     (loras / "styles").mkdir(parents=True)
@@ -426,15 +426,15 @@ def _serve(
     loras: Sequence[Path], checkpoints: Sequence[Path], users: Logins | None, arguments: argparse.Namespace
 ) -> int:
     try:
-        from .panel.standalone import Address, check_free, serve
+        from ..panel.standalone import Address, check_free, serve
     except ImportError as error:
         raise UsageError(
             f"the panel needs Gradio, and {error.name} is not installed. In the folder of Resize LoRA: "
             'pip install ".[ui]", best in an environment of its own.'
         ) from error
-    from .hosts.access import Access
-    from .hosts.standalone import StandaloneHost
-    from .panel.service import Service
+    from ..hosts.access import Access
+    from ..hosts.standalone import StandaloneHost
+    from ..panel.service import Service
 
     address = Address(arguments.host, arguments.port)
     check_free(address)

@@ -11,14 +11,14 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .errors import ResizeError
-from .files.header import read_header
-from .files.outname import SUFFIX, clean_stem, fold, folded_stems, names_in_tree, numbered, unique_path
-from .files.stamp import RECORD
-from .files.walk import exists, names_in
+from ..errors import ResizeError
+from ..files.header import read_header
+from ..files.outname import SUFFIX, clean_stem, fold, folded_stems, names_in_tree, numbered, unique_path
+from ..files.stamp import RECORD
+from ..files.walk import exists, names_in
+from ..prompts.sources import Source
+from ..recipe.grammar import Recipe
 from .jobs import stem_details, wished_stem
-from .recipe.grammar import Recipe
-from .sources import Source
 
 
 @dataclass

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UsageError
-from .files.atomic import write_whole
-from .files.target import Inputs, Kind, check_folder, check_target
-from .shown import json_text, shown
+from ..errors import UsageError
+from ..files.atomic import write_whole
+from ..files.target import Inputs, Kind, check_folder, check_target
+from ..shown import json_text, shown
 from .spectra import TYPES, Group, Study
 
 _MIB = 1 << 20

@@ -25,10 +25,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from .errors import UsageError
-from .files.header import TensorSpec, encode, file_order
-from .linalg.casts import Bits, Double, Single, round_to
-from .names.architecture import (
+from ..errors import UsageError
+from ..files.header import TensorSpec, encode, file_order
+from ..linalg.casts import Bits, Double, Single, round_to
+from ..names.architecture import (
     SDXL_UNET,
     TextWeight,
     UNetConfig,
@@ -37,7 +37,7 @@ from .names.architecture import (
     open_clip_weights,
     unet_weights,
 )
-from .names.families import SDXL, Family, LayerName, layers
+from ..names.families import SDXL, Family, LayerName, layers
 
 DTYPES = ("F16", "BF16", "F32", "F8_E4M3")
 """The floating dtypes that can be written here."""

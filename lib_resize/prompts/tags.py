@@ -22,7 +22,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from .errors import PromptError
+from ..errors import PromptError
 
 KINDS = ("lora", "lyco")
 

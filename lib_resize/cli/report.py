@@ -10,25 +10,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .plans import LayerPlan, Plan
-from .recipe.grammar import PRESETS
-from .shown import shown
+from ..plans import LayerPlan, Plan
+from ..recipe.grammar import PRESETS
+from ..shown import MIB, mib, shown
 
 if TYPE_CHECKING:
-    from .batch import Outcome
-    from .jobs import Job
-    from .spectra import Group
-    from .survey import Entry, Survey
+    from ..engine.batch import Outcome
+    from ..engine.jobs import Job
+    from ..studies.spectra import Group
+    from ..studies.survey import Entry, Survey
 
-_MIB = 1 << 20
 _MOST_OF_NAME = 260  # characters: more than any disk allows
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
-
-
-def mib(size: int) -> str:
-    """A size in MiB with three digits or more: 45.3, 217.9, 1204."""
-    value = size / _MIB
-    return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 class Summary:
@@ -237,7 +230,7 @@ def _most(seen: Survey, about: str) -> str:
 
 def _large(size: int) -> str:
     """A size in MiB, or in GiB from 1 GiB on."""
-    return f"{size / (_MIB << 10):.2f} GiB" if size >= _MIB << 10 else f"{mib(size)} MiB"
+    return f"{size / (MIB << 10):.2f} GiB" if size >= MIB << 10 else f"{mib(size)} MiB"
 
 
 def thresholds(job: Job) -> Iterator[str]:

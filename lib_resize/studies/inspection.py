@@ -12,23 +12,23 @@ from typing import Any
 
 import numpy as np
 
-from .adapters.float8 import float8_source
-from .adapters.layer import Adapter, Layer
-from .adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from .adapters.write import Style
-from .analysis import Analysis, Bench, analyse, needs_base
-from .base.checkpoint import Checkpoint
-from .batch import read_lora
-from .errors import ResizeError
-from .files.reader import SafeFile
-from .jobs import prepare
-from .linalg.arrays import NumpyArrays
-from .linalg.casts import Double
-from .linalg.threads import one_blas_thread, usable_cores
-from .names.spelling import file_spelling
-from .progress import Quiet
-from .recipe.grammar import Recipe, parse_recipe
-from .report import mib
+from ..adapters.float8 import float8_source
+from ..adapters.layer import Adapter, Layer
+from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
+from ..adapters.write import Style
+from ..base.checkpoint import Checkpoint
+from ..engine.analysis import Analysis, Bench, analyse, needs_base
+from ..engine.batch import read_lora
+from ..engine.jobs import prepare
+from ..errors import ResizeError
+from ..files.reader import SafeFile
+from ..linalg.arrays import NumpyArrays
+from ..linalg.casts import Double
+from ..linalg.threads import one_blas_thread, usable_cores
+from ..names.spelling import file_spelling
+from ..progress import Quiet
+from ..recipe.grammar import Recipe, parse_recipe
+from ..shown import mib
 from .spectra import ALL_BASE_SCORES, LayerSpectrum, Study, effective_rank, layer_spectra, study
 
 RETENTIONS = (0.99, 0.95, 0.92, 0.88)

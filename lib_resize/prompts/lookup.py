@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-from .errors import FileError, ResizeError, UsageError
-from .files.header import read_header
-from .prompt import Presets, read_presets
+from ..errors import FileError, ResizeError, UsageError
+from ..files.header import read_header
 from .sources import files_below
+from .tags import Presets, read_presets
 
 _ALIAS = "ss_output_name"
 _MOMENT = re.compile(r"@[0-9.]+$")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import UsageError
-from .files.walk import Skip, exists, ignore, is_folder, matching, walk
-from .prompt import Tag
+from ..errors import UsageError
+from ..files.walk import Skip, exists, ignore, is_folder, matching, walk
+from .tags import Tag
 
 SUFFIX = ".safetensors"
 _STRONGEST = 1e6

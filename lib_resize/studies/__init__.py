@@ -1,0 +1,1 @@
+"""What LoRA files are and hold: headers, spectra, plots, and whole folders. Nothing here writes a LoRA."""
