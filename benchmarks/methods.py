@@ -25,7 +25,7 @@ from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
-from lib_resize.engine.analysis import Analysis, Bench, _batches, analyse
+from lib_resize.engine.analysis import Analysis, Runtime, _batches, analyse
 from lib_resize.engine.jobs import prepare
 from lib_resize.engine.reduction import _WAYS
 from lib_resize.files.reader import SafeFile
@@ -51,7 +51,7 @@ class Row:
 def measure(path: Path, recipes: Sequence[str], rounds: int) -> list[Row]:
     """All recipes of ``rank=`` on one file, in turns."""
     with SafeFile(path) as file, ThreadPoolExecutor(1) as pool, one_blas_thread():
-        analysis = analyse(read_adapter(file), None, (), Bench(NumpyArrays(), pool, Quiet()))
+        analysis = analyse(read_adapter(file), None, (), Runtime(NumpyArrays(), pool, Quiet()))
         parsed = [parse_recipe(text) for text in recipes]
         times: dict[str, list[float]] = {str(recipe): [] for recipe in parsed}
         for _ in range(rounds):

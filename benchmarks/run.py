@@ -108,7 +108,7 @@ class Limit:
 
 
 @dataclass
-class Bench:
+class Runtime:
     """Material, a folder for outputs and caches, and all that was measured so far."""
 
     material: Material
@@ -210,75 +210,75 @@ def say(text: str) -> None:
 # The goals
 
 
-def g1(bench: Bench) -> Iterator[Row]:
+def g1(runtime: Runtime) -> Iterator[Row]:
     """Rank 32, warm: wall time."""
-    samples = bench.warm("r32")
+    samples = runtime.warm("r32")
     yield Row("G1", "r32 warm, wall", ratio(samples["reference"], samples["ours"]).wall, 4)
     alone = ratio(samples["reference, one thread"], samples["ours"])
     yield Row("G1", "r32 warm, wall, reference on one thread", alone.wall, 3.5)
 
 
-def g2(bench: Bench) -> Iterator[Row]:
+def g2(runtime: Runtime) -> Iterator[Row]:
     """Rank 128, warm: wall time and CPU."""
-    samples = bench.warm("r128")
+    samples = runtime.warm("r128")
     yield Row("G2", "r128 warm, wall", ratio(samples["reference"], samples["ours"]).wall, 6)
     alone = ratio(samples["reference, one thread"], samples["ours"])
     yield Row("G2", "r128 warm, CPU, reference on one thread", alone.cpu, 2.5)
 
 
-def g3(bench: Bench) -> Iterator[Row]:
+def g3(runtime: Runtime) -> Iterator[Row]:
     """The full matrix, extrapolated from sampled layers, against our whole process."""
-    ours = median(bench.warm("r32")["ours"]).wall
+    ours = median(runtime.warm("r32")["ours"]).wall
     for method, target in (("full", 1000.0), ("randomised", 150.0)):
-        seconds = full_matrix_seconds(bench, method)
+        seconds = full_matrix_seconds(runtime, method)
         yield Row("G3", f"r32, {method} SVD of the delta ({seconds:.3g} s extrapolated)", seconds / ours, target)
 
 
-def full_matrix_seconds(bench: Bench, method: str) -> float:
+def full_matrix_seconds(runtime: Runtime, method: str) -> float:
     """Wall seconds of the full-matrix reference for the whole LoRA, on one torch thread."""
     say(f"r32 {method} SVD of sampled layers")
-    words = [sys.executable, str(Path(__file__).with_name("references.py")), str(bench.material.r32)]
-    words += ["--full-matrix", method, "--per-shape", str(bench.options.per_shape)]
+    words = [sys.executable, str(Path(__file__).with_name("references.py")), str(runtime.material.r32)]
+    words += ["--full-matrix", method, "--per-shape", str(runtime.options.per_shape)]
     done = subprocess.run(words, env={**os.environ, **ONE_THREAD}, capture_output=True, check=True)
     return float(json.loads(done.stdout)["wall"])
 
 
-def g4(bench: Bench) -> Iterator[Row]:
+def g4(runtime: Runtime) -> Iterator[Row]:
     """Cold spectral norms: time, and the worst error on sampled layers."""
     from benchmarks.accuracy import worst_norm_errors
 
-    samples = bench.cold(SPECTRAL_RECIPE, "spectral")
+    samples = runtime.cold(SPECTRAL_RECIPE, "spectral")
     found = ratio(samples["reference"], samples["ours"])
     yield Row("G4", "r32 cold spectral norms, wall", found.wall, 8)
     yield Row("G4", "r32 cold spectral norms, CPU", found.cpu, 4)
-    ours, theirs = worst_norm_errors(bench.material.base, bench.scratch / "reference norms cold.json")
+    ours, theirs = worst_norm_errors(runtime.material.base, runtime.scratch / "reference norms cold.json")
     yield Row("G4", f"worst error of a norm (reference: {100 * theirs:.2g} %)", 100 * ours, 0.1, False, " %")
 
 
-def g5(bench: Bench) -> Iterator[Row]:
+def g5(runtime: Runtime) -> Iterator[Row]:
     """Cold Frobenius norms."""
-    samples = bench.cold(DEFAULT_RECIPE, "Frobenius")
+    samples = runtime.cold(DEFAULT_RECIPE, "Frobenius")
     yield Row("G5", "r32 cold Frobenius norms, wall", ratio(samples["reference"], samples["ours"]).wall, 2)
 
 
-def g6(bench: Bench) -> Iterator[Row]:
+def g6(runtime: Runtime) -> Iterator[Row]:
     """More recipes on one LoRA, and more LoRAs in one run."""
-    bench.warm("r32")  # norms are known from here on
-    paths = [bench.material.r32]
+    runtime.warm("r32")  # norms are known from here on
+    paths = [runtime.material.r32]
     commands = {
-        "one": bench.ours("one recipe", paths),
-        "four": bench.ours("four recipes", paths, FOUR_RECIPES),
+        "one": runtime.ours("one recipe", paths),
+        "four": runtime.ours("four recipes", paths, FOUR_RECIPES),
     }
-    bench.measure("recipes", commands, bench.options.pairs, warm_ups=1)
-    one, four = (median(bench.of("recipes")[name]).wall for name in ("one", "four"))
+    runtime.measure("recipes", commands, runtime.options.pairs, warm_ups=1)
+    one, four = (median(runtime.of("recipes")[name]).wall for name in ("one", "four"))
     yield Row("G6", "an extra recipe, share of a first run", (four - one) / 3 / one, 0.35, False)
-    loras = copies(bench.material.r32, bench.scratch / "batch")
+    loras = copies(runtime.material.r32, runtime.scratch / "batch")
     commands = {
-        "ours": bench.ours("batch", loras),
-        "reference, one thread": bench.reference("batch", loras, threads=1),
+        "ours": runtime.ours("batch", loras),
+        "reference, one thread": runtime.reference("batch", loras, threads=1),
     }
-    bench.measure("batch of 10", commands, bench.options.slow_pairs)
-    samples = bench.of("batch of 10")
+    runtime.measure("batch of 10", commands, runtime.options.slow_pairs)
+    samples = runtime.of("batch of 10")
     found = ratio(samples["reference, one thread"], samples["ours"])
     yield Row("G6", f"batch of {BATCH} r32, wall, reference on one thread", found.wall, 2.5)
 
@@ -296,26 +296,26 @@ def copies(source: Path, folder: Path) -> list[Path]:
     return paths
 
 
-def g7(bench: Bench) -> Iterator[Row]:
+def g7(runtime: Runtime) -> Iterator[Row]:
     """Peak resident memory, mapped input included."""
     for lora, target in (("r32", 300.0), ("r128", 1.2 * 1024)):
-        samples = bench.warm(lora)
+        samples = runtime.warm(lora)
         yield Row("G7", f"{lora} warm, peak", median(samples["ours"]).peak / MIB, target, False, " MiB")
         share = 1 / ratio(samples["reference"], samples["ours"]).peak
         yield Row("G7", f"{lora} warm, peak, share of the reference", share, 0.35, False)
-    peak = median(bench.cold(DEFAULT_RECIPE, "Frobenius")["ours"]).peak / MIB
+    peak = median(runtime.cold(DEFAULT_RECIPE, "Frobenius")["ours"]).peak / MIB
     yield Row("G7", "r32 cold, peak", peak, 512, False, " MiB")
 
 
-def g8(bench: Bench) -> Iterator[Row]:
+def g8(runtime: Runtime) -> Iterator[Row]:
     """How far a warm run is from what this machine could do at best."""
     limits = measured_limits([8, 16, 32, 64, 128])
     for lora, target in (("r32", 2.0), ("r128", 1.6)):
-        wall = median(bench.warm(lora)["ours"]).wall
-        kept = ranks_of(header_shapes(bench.written(f"{lora} warm")))
-        parts = limit_parts(layers_of(header_shapes(bench.lora(lora)), kept), limits)
-        source_hash = bench.lora(lora).stat().st_size / limits.sha256
-        limit = bench.limits[lora] = Limit(parts, bench.options.cores, limits.start_up, source_hash)
+        wall = median(runtime.warm(lora)["ours"]).wall
+        kept = ranks_of(header_shapes(runtime.written(f"{lora} warm")))
+        parts = limit_parts(layers_of(header_shapes(runtime.lora(lora)), kept), limits)
+        source_hash = runtime.lora(lora).stat().st_size / limits.sha256
+        limit = runtime.limits[lora] = Limit(parts, runtime.options.cores, limits.start_up, source_hash)
         yield Row(
             "G8",
             f"{lora} warm, wall over the limit of {limit.seconds:.2f} s",
@@ -325,43 +325,43 @@ def g8(bench: Bench) -> Iterator[Row]:
         )
 
 
-def g9(bench: Bench) -> Iterator[Row]:
+def g9(runtime: Runtime) -> Iterator[Row]:
     """Slow-down beside busy neighbours, turn by turn with a quiet run."""
-    command = bench.ours("beside neighbours", [bench.material.r32])
+    command = runtime.ours("beside neighbours", [runtime.material.r32])
     run(command)
     quiet, busy = [], []
-    say(f"r32 beside {NEIGHBOURS} busy neighbours x {bench.options.pairs}")
-    for _ in range(bench.options.pairs):
-        wait_for_quiet(bench.options.patience)
+    say(f"r32 beside {NEIGHBOURS} busy neighbours x {runtime.options.pairs}")
+    for _ in range(runtime.options.pairs):
+        wait_for_quiet(runtime.options.patience)
         quiet.append(run(command))
         with busy_neighbours(NEIGHBOURS):
             busy.append(run(command))
-    bench.measured.update({"neighbours: quiet": quiet, "neighbours: busy": busy})
+    runtime.measured.update({"neighbours: quiet": quiet, "neighbours: busy": busy})
     yield Row("G9", f"slow-down beside {NEIGHBOURS} busy neighbours", ratio(busy, quiet).wall, 2, False)
 
 
-def g10(bench: Bench) -> Iterator[Row]:
+def g10(runtime: Runtime) -> Iterator[Row]:
     """Accuracy of what is written, and the promise of ``size=``."""
     from benchmarks.accuracy import delta_excess, worst_sigma_error
 
     for lora in ("r32", "r128"):
-        bench.warm(lora)
-        written, count = bench.written(f"{lora} warm"), bench.options.samples
-        excess = delta_excess(bench.lora(lora), written, count)
+        runtime.warm(lora)
+        written, count = runtime.written(f"{lora} warm"), runtime.options.samples
+        excess = delta_excess(runtime.lora(lora), written, count)
         yield Row("G10", f"{lora}, error of the delta over that of exact factors", excess, 1.05, False)
-        error = worst_sigma_error(bench.lora(lora), count)
+        error = worst_sigma_error(runtime.lora(lora), count)
         yield Row("G10", f"{lora}, relative error of a singular value", error, 1e-6, False, "")
-    yield Row("G10", "file made by size=, share of the target", size_share(bench), 1, False)
+    yield Row("G10", "file made by size=, share of the target", size_share(runtime), 1, False)
 
 
-def size_share(bench: Bench) -> float:
+def size_share(runtime: Runtime) -> float:
     """Bytes of the file on disk over those asked for: a quarter of the source, in whole hundredths of a MiB."""
-    target = round(bench.material.r32.stat().st_size / 4 / MIB, 2)
-    run(bench.ours("size", [bench.material.r32], f"fro_ckpt=1,size={target}"))
-    return bench.written("size").stat().st_size / (target * MIB)
+    target = round(runtime.material.r32.stat().st_size / 4 / MIB, 2)
+    run(runtime.ours("size", [runtime.material.r32], f"fro_ckpt=1,size={target}"))
+    return runtime.written("size").stat().st_size / (target * MIB)
 
 
-GOALS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
+GOALS: Mapping[str, Callable[[Runtime], Iterator[Row]]] = {
     "G1": g1,
     "G2": g2,
     "G3": g3,
@@ -378,11 +378,11 @@ GOALS: Mapping[str, Callable[[Bench], Iterator[Row]]] = {
 # The report
 
 
-def report(bench: Bench, rows: Sequence[Row], failures: Mapping[str, str], small: bool) -> str:
+def report(runtime: Runtime, rows: Sequence[Row], failures: Mapping[str, str], small: bool) -> str:
     """Everything as Markdown."""
     note = "Tiny files: the ratios show start-up times, and the goals do not apply.\n" if small else ""
-    sections = [machine(bench.options), note, goal_table(rows), sample_table(bench.measured)]
-    sections += [limit_table(lora, limit) for lora, limit in bench.limits.items()]
+    sections = [machine(runtime.options), note, goal_table(rows), sample_table(runtime.measured)]
+    sections += [limit_table(lora, limit) for lora, limit in runtime.limits.items()]
     sections += [f"{goal} could not be measured:\n\n```\n{text}\n```\n" for goal, text in failures.items()]
     return "\n".join(section for section in sections if section)
 
@@ -486,20 +486,20 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_goals(bench: Bench) -> Iterator[tuple[list[Row], dict[str, str]]]:
+def measure_goals(runtime: Runtime) -> Iterator[tuple[list[Row], dict[str, str]]]:
     """Rows so far and why some could not be measured, after each goal: a run of hours may be cut short."""
     rows: list[Row] = []
     failures: dict[str, str] = {}
-    for goal in bench.options.goals:
+    for goal in runtime.options.goals:
         try:
-            rows += GOALS[goal](bench)
+            rows += GOALS[goal](runtime)
         except (CommandFailedError, subprocess.CalledProcessError) as error:
             failures[goal] = str(error)
             say(f"{goal} failed")
         yield rows, failures
 
 
-def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Bench, bool]:
+def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Runtime, bool]:
     """The bench whose temporary files lie in ``folder``; the second value tells whether its files are tiny."""
     goals = [goal.strip().upper() for goal in options.goals.split(",")]
     unknown = [goal for goal in goals if goal not in GOALS]
@@ -518,16 +518,16 @@ def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Bench, bool]:
     material = make_material(options.material or folder / "material", model)
     scratch = options.scratch or folder / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    return Bench(material, scratch, chosen), material.base.stat().st_size < 1 << 30
+    return Runtime(material, scratch, chosen), material.base.stat().st_size < 1 << 30
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code is 1 where a goal could not be measured."""
     options = arguments(argv)
     with tempfile.TemporaryDirectory() as folder:
-        bench, small = bench_in(Path(folder), options)
-        for rows, failures in measure_goals(bench):
-            text = report(bench, rows, failures, small)
+        runtime, small = bench_in(Path(folder), options)
+        for rows, failures in measure_goals(runtime):
+            text = report(runtime, rows, failures, small)
             if options.output:
                 options.output.write_text(text, "utf-8")
     sys.stdout.write(text)

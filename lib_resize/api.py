@@ -18,7 +18,7 @@ from .base.checkpoint import Checkpoint
 from .engine.batch import Outcome, Settings
 from .engine.batch import resize as resize_sources
 from .errors import UsageError
-from .extraction.difference import Wish
+from .extraction.difference import ExtractOptions
 from .extraction.difference import extract as extract_all
 from .plans import Plan
 from .progress import Progress, Quiet
@@ -147,7 +147,7 @@ def extract(
     settings = _settings(
         recipe or f"rank={rank}", output, None, Style(_dtype(dtype)), threads=threads, overwrite=overwrite
     )
-    wish = Wish(rank, text_encoders=text_encoders)
+    wish = ExtractOptions(rank, text_encoders=text_encoders)
     with _opened(Path(tuned)) as ours, _opened(Path(base)) as theirs:
         assert ours is not None
         assert theirs is not None

@@ -20,7 +20,7 @@ from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import PRESETS
 from lib_resize.studies import survey
 from lib_resize.studies.catalogue import load_cache
-from lib_resize.studies.survey import Figures, Survey, Wish, sampled
+from lib_resize.studies.survey import Figures, Survey, SurveyOptions, sampled
 from lib_resize.studies.survey import survey as look
 
 
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exact(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Survey:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESIZE_LORA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return look(made, Wish(exact=True))
+        return look(made, SurveyOptions(exact=True))
 
 
 def rows(found: Survey) -> dict[str, dict]:
@@ -105,7 +105,7 @@ def test_a_lower_preset_frees_more(exact) -> None:
 
 
 def test_estimates_are_marked_and_near(made, exact, tmp_path) -> None:
-    found = rows(look(made, Wish(cache=tmp_path / "c.json")))
+    found = rows(look(made, SurveyOptions(cache=tmp_path / "c.json")))
     for name, row in rows(exact).items():
         if row["estimated"] is None:
             continue
@@ -147,13 +147,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_what_is_known_is_not_measured_again_even_under_another_name(made, tmp_path, monkeypatch) -> None:
     folder, cache = tmp_path / "loras", tmp_path / "c.json"
     shutil.copytree(made, folder)
-    first = look(folder, Wish(cache=cache))
+    first = look(folder, SurveyOptions(cache=cache))
     asked = counted(monkeypatch)
     (folder / "big.safetensors").rename(folder / "moved.safetensors")
-    again = look(folder, Wish(cache=cache))
+    again = look(folder, SurveyOptions(cache=cache))
     assert [path.name for path in asked if path.name != "nan.safetensors"] == []
     assert rows(again)["moved.safetensors"]["bytes_low"] == rows(first)["big.safetensors"]["bytes_low"]
-    look(folder, Wish(cache=cache, exact=True))
+    look(folder, SurveyOptions(cache=cache, exact=True))
     assert [path.name for path in asked].count("half.safetensors") == 1
     assert len([path for path in asked if path.name in ("moved.safetensors", "linked.safetensors")]) == 1  # one content
 
@@ -162,11 +162,11 @@ def test_a_changed_file_is_measured_anew(tmp_path, monkeypatch) -> None:
     folder = tmp_path / "loras"
     folder.mkdir()
     write_lora(folder / "x.safetensors", LoraOptions(rank=4, seed=1))
-    before = rows(look(folder, Wish(cache=tmp_path / "c.json")))["x.safetensors"]
+    before = rows(look(folder, SurveyOptions(cache=tmp_path / "c.json")))["x.safetensors"]
     write_lora(folder / "x.safetensors", LoraOptions(rank=4, seed=2))
     os.utime(folder / "x.safetensors", ns=(1, 1))
     asked = counted(monkeypatch)
-    after = rows(look(folder, Wish(cache=tmp_path / "c.json")))["x.safetensors"]
+    after = rows(look(folder, SurveyOptions(cache=tmp_path / "c.json")))["x.safetensors"]
     assert len(asked) == 1
     assert after["bytes_low"] != before["bytes_low"]
 
@@ -185,10 +185,10 @@ def test_a_stopped_survey_goes_on_where_it_was(made, tmp_path, monkeypatch) -> N
 
     asked = counted(monkeypatch)
     with pytest.raises(Cancelled):
-        look(made, Wish(cache=tmp_path / "c.json"), Stopping())
+        look(made, SurveyOptions(cache=tmp_path / "c.json"), Stopping())
     done = set(asked)
     asked.clear()
-    found = look(made, Wish(cache=tmp_path / "c.json"))
+    found = look(made, SurveyOptions(cache=tmp_path / "c.json"))
     assert len(done) == 2
     assert not {path for path in asked if path.name != "nan.safetensors"} & done
     assert all(entry.figures or entry.problem for entry in found.entries)
@@ -197,13 +197,13 @@ def test_a_stopped_survey_goes_on_where_it_was(made, tmp_path, monkeypatch) -> N
 @pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 99, "paths": {}, "files": {}}', "{}"])
 def test_a_damaged_cache_is_none(made, tmp_path, text) -> None:
     (tmp_path / "c.json").write_text(text)
-    assert look(made, Wish(cache=tmp_path / "c.json")).freed("low") > 0
+    assert look(made, SurveyOptions(cache=tmp_path / "c.json")).freed("low") > 0
     assert json.loads((tmp_path / "c.json").read_text())["version"] == survey.VERSION
 
 
 def test_exact_figures_reach_the_panels_list(made, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path))
-    found = look(made, Wish(exact=True))
+    found = look(made, SurveyOptions(exact=True))
     known = load_cache(tmp_path / "library.json")
     entry = next(one for one in found.entries if one.path.name == "big.safetensors")
     assert known[str(entry.path)][2] == entry.figures.presets
@@ -211,7 +211,7 @@ def test_exact_figures_reach_the_panels_list(made, tmp_path, monkeypatch) -> Non
 
 def test_nothing_in_the_folder_is_touched(made, tmp_path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in made.rglob("*")}
-    look(made, Wish(cache=tmp_path / "c.json", exact=True))
+    look(made, SurveyOptions(cache=tmp_path / "c.json", exact=True))
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in made.rglob("*")} == before
 
 
@@ -220,7 +220,7 @@ def test_nothing_in_the_folder_is_touched(made, tmp_path) -> None:
 
 def test_headers_are_told_before_any_spectrum(made, tmp_path) -> None:
     seen: list[Survey] = []
-    look(made, Wish(cache=tmp_path / "c.json", on_headers=seen.append))
+    look(made, SurveyOptions(cache=tmp_path / "c.json", on_headers=seen.append))
     assert [entry.figures for entry in seen[0].entries] == [None] * len(seen[0].entries)
 
 
@@ -273,7 +273,7 @@ def test_caches_are_written_a_few_times_and_not_per_file(made, tmp_path, monkeyp
     whole, panel = [], []
     monkeypatch.setattr(survey, "write_whole", lambda path, data, **more: whole.append(path))
     monkeypatch.setattr(survey, "save_cache", lambda path, known: panel.append(len(known)))
-    found = look(made, Wish(exact=True, threads=1, cache=tmp_path / "cache.json"))
+    found = look(made, SurveyOptions(exact=True, threads=1, cache=tmp_path / "cache.json"))
     exact = {entry.content for entry in found.entries if entry.figures}
     assert len(whole) == 1
     assert panel == [len(exact)]
@@ -285,9 +285,9 @@ def test_files_that_are_gone_are_forgotten_and_others_are_not(tmp_path) -> None:
         (tmp_path / folder).mkdir()
         for seed in (1, 2):
             write_lora(tmp_path / folder / f"{seed}.safetensors", LoraOptions(rank=2, seed=seed))
-        look(tmp_path / folder, Wish(threads=1, cache=tmp_path / "cache.json"))
+        look(tmp_path / folder, SurveyOptions(threads=1, cache=tmp_path / "cache.json"))
     (tmp_path / "a" / "1.safetensors").unlink()
-    look(tmp_path / "a", Wish(threads=1, cache=tmp_path / "cache.json"))
+    look(tmp_path / "a", SurveyOptions(threads=1, cache=tmp_path / "cache.json"))
     document = json.loads((tmp_path / "cache.json").read_text("utf-8"))
     known = {Path(name).relative_to(tmp_path).as_posix() for name in document["paths"]}
     assert known == {"a/2.safetensors", "b/1.safetensors", "b/2.safetensors"}

@@ -22,7 +22,7 @@ from ..errors import LayerError, UnsupportedError
 from ..files.header import DTYPE_BYTES
 from ..files.stamp import agreed
 from ..linalg.casts import UNIT_ROUNDOFF, Single
-from ..linalg.factor import Factor, Joined, Leading, Pair
+from ..linalg.factor import Factor, Joined, LeadingSlice, Pair
 from ..linalg.finite import unwarned
 from ..linalg.made import Made, numbers
 from ..names.families import Family
@@ -192,7 +192,7 @@ def _first_ranks(layer: Layer, count: int) -> Layer:
     if not isinstance(form, LowRank) or form.rank <= count:
         return layer
     pair = form.pair
-    cut = Pair(Leading(pair.up, count, axis=1), Leading(pair.down, count, axis=0), pair.scale)
+    cut = Pair(LeadingSlice(pair.up, count, axis=1), LeadingSlice(pair.down, count, axis=0), pair.scale)
     up, down = (form.up_shape[0], count, *form.up_shape[2:]), (count, *form.down_shape[1:])
     return replace(layer, form=replace(form, pair=cut, up_shape=up, down_shape=down))
 

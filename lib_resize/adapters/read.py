@@ -248,7 +248,7 @@ def _named(layer: Layer, family: Family) -> Layer:
     """The same layer under its name in the family's words, and with the kernel that it has there."""
     name = canonical(layer.stem, family)
     row = family_layers(family).get(name) if name else None
-    form = layer.form if row is None else layer.form.knowing(row.shape[2:])
+    form = layer.form if row is None else layer.form.with_kernel(row.shape[2:])
     return replace(layer, canonical=name, form=form.cut_at(row_cuts(name, layer.size[0], family)))
 
 

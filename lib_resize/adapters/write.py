@@ -25,7 +25,7 @@ from ..files.header import TensorSpec, file_order
 from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
 from ..names.families import layers
 from ..names.spelling import canonical
-from .forms.form import Slot, Work
+from .forms.form import Slot, WriteSpec
 from .forms.lora import LowRank
 from .layer import Adapter, Copied, Layer
 from .registry import ORPHAN
@@ -84,7 +84,7 @@ class NewLayer:
 
 
 @dataclass(frozen=True)
-class Draft:
+class OutputLayout:
     """All of a new file but the bytes."""
 
     layers: tuple[NewLayer, ...]
@@ -100,7 +100,7 @@ class Draft:
         return values.pop() if len(values) == 1 else None
 
 
-def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], style: Style) -> Draft:
+def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], style: Style) -> OutputLayout:
     """Drafts the file in which layer i has `ranks[i]` dimensions, 0 for none, the strongest being `strongest[i]`.
 
     Raises UnsupportedError where the style cannot be had for this file.
@@ -112,7 +112,7 @@ def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], st
     layers = tuple(_new_layer(one, common, style) for one in staying)
     copied = _copied(adapter, style)
     specs = [spec for new in layers for spec in (*new.tensors.values(), new.alpha) if spec is not None]
-    return Draft(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
+    return OutputLayout(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
 
 
 Rows = Callable[[NewLayer, Single, int], Single]
@@ -124,7 +124,7 @@ def zeros(_: NewLayer, down: Single, count: int) -> Single:
     return np.zeros((count, down.shape[1]), np.float32)
 
 
-def factors(work: Sequence[tuple[NewLayer, Work]], rows: Rows = zeros) -> dict[str, Bits]:
+def factors(work: Sequence[tuple[NewLayer, WriteSpec]], rows: Rows = zeros) -> dict[str, Bits]:
     """The tensors of some new layers by key, as storage arrays.
 
     Where a LoRA layer is to have more dimensions than it keeps, `rows` fill down up, and zeros up.

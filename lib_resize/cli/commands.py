@@ -33,7 +33,7 @@ from .ledger import Ledger
 from .priority import stand_back
 
 if TYPE_CHECKING:
-    from ..extraction.difference import Wish
+    from ..extraction.difference import ExtractOptions
     from ..studies.inspection import Finding
     from ..studies.spectra import LayerSpectrum, Study
 
@@ -125,13 +125,13 @@ def _extract_recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
     return arguments.score_recipes or parse_recipes((texts or [_EXTRACT_RECIPE])[0] + conv)
 
 
-def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> Wish:
+def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> ExtractOptions:
     """As many dimensions as any of the recipes could keep."""
-    from ..extraction.difference import DEFAULT_RANK, Wish
+    from ..extraction.difference import DEFAULT_RANK, ExtractOptions
 
     most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
     rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)
-    return Wish(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers, arguments.biases)
+    return ExtractOptions(rank, arguments.conv_rank, not arguments.no_te, arguments.all_layers, arguments.biases)
 
 
 def _merge_source(arguments: argparse.Namespace) -> Source:
@@ -297,7 +297,7 @@ class _Look:
 
 def library(arguments: argparse.Namespace) -> int:
     """``resize-lora library``."""
-    from ..studies.survey import Wish, survey
+    from ..studies.survey import SurveyOptions, survey
 
     folder = Path(arguments.folder)
     if not arguments.folder.strip() or not is_folder(folder):
@@ -306,7 +306,7 @@ def library(arguments: argparse.Namespace) -> int:
     quiet = arguments.json or arguments.csv
     with _Bars(None) as bars:
         told = (lambda _: None) if quiet else (lambda seen: bars.say(report.survey_headers(seen)))
-        wish = Wish(exact=arguments.exact, threads=arguments.threads, on_headers=told, on_skip=_skipped)
+        wish = SurveyOptions(exact=arguments.exact, threads=arguments.threads, on_headers=told, on_skip=_skipped)
         found = survey(folder, wish, bars)
     if arguments.json:
         print(json_text(found.as_json(), indent=1))

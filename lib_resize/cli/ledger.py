@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import OutputError, UsageError
-from ..files.atomic import Draft, in_plain_words
+from ..files.atomic import AtomicFile, in_plain_words
 from ..files.outname import MODEL_SUFFIXES
 from ..files.target import Inputs, Kind, check_folder, check_target
 from ..shown import json_text
@@ -46,7 +46,7 @@ class Ledger:
         self._inputs = inputs or Inputs()
         self._layers = layers
         self._totals = Totals()
-        self._draft = Draft(path, overwrite=True)
+        self._draft = AtomicFile(path, overwrite=True)
         self._pages: _List | _Lines = (_Lines if path.suffix.lower() == ".jsonl" else _List)(self._draft, self._check)
         self._error: OutputError | None = None
 
@@ -110,7 +110,7 @@ class Ledger:
 class _List:
     """A JSON list, which gets its name when it is complete."""
 
-    def __init__(self, draft: Draft, check: Callable[[], None]) -> None:
+    def __init__(self, draft: AtomicFile, check: Callable[[], None]) -> None:
         self._draft = draft
         self._check = check
         self._begun = False
@@ -128,7 +128,7 @@ class _List:
 class _Lines:
     """An object in each line. The file gets its name with the first line, and the others are appended."""
 
-    def __init__(self, draft: Draft, check: Callable[[], None]) -> None:
+    def __init__(self, draft: AtomicFile, check: Callable[[], None]) -> None:
         self._draft = draft
         self._check = check
         self._fd = -1
@@ -161,7 +161,7 @@ class _Lines:
                     os.close(fd)
 
 
-def _publish(draft: Draft, check: Callable[[], None]) -> None:
+def _publish(draft: AtomicFile, check: Callable[[], None]) -> None:
     """Gives the report its name, or a free one like it where a foreign file took that during the run."""
     try:
         check()

@@ -16,7 +16,7 @@ from ..shown import MIB, mib, shown
 
 if TYPE_CHECKING:
     from ..engine.batch import Outcome
-    from ..engine.jobs import Job
+    from ..engine.jobs import ResizeJob
     from ..studies.spectra import Group
     from ..studies.survey import Entry, Survey
 
@@ -233,7 +233,7 @@ def _large(size: int) -> str:
     return f"{size / (MIB << 10):.2f} GiB" if size >= MIB << 10 else f"{mib(size)} MiB"
 
 
-def thresholds(job: Job) -> Iterator[str]:
+def thresholds(job: ResizeJob) -> Iterator[str]:
     """The lines of -v: recipe, threshold, sizes, total rank and quantiles of all scores."""
     plan = job.plan
     ranks = [layer.new_rank for layer in plan.layers]

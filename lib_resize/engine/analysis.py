@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..adapters.convert import converted, is_convertible, is_loha
-from ..adapters.forms.form import Form, Solved, hollow
+from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
 from ..adapters.grounded import Ground, Place
 from ..adapters.layer import Adapter, Layer
@@ -27,7 +27,7 @@ from ..recipe.scores import BaseFacts, LayerFacts
 
 
 @dataclass(frozen=True)
-class Bench:
+class Runtime:
     """What the work is done with."""
 
     arrays: Arrays
@@ -45,7 +45,7 @@ class Analysis:
     """A LoRA, decomposed."""
 
     adapter: Adapter
-    spectra: tuple[Solved, ...]
+    spectra: tuple[Decomposition, ...]
     layers: tuple[LayerFacts, ...]
     """One each for `adapter.layers`."""
     base_name: str | None = None
@@ -64,7 +64,7 @@ def analyse(
     adapter: Adapter,
     checkpoint: Checkpoint | None,
     recipes: Sequence[Recipe],
-    bench: Bench,
+    runtime: Runtime,
     *,
     convert: str = "auto",
 ) -> Analysis:
@@ -73,33 +73,33 @@ def analyse(
     Raises LayerError with the layer's name where one cannot be decomposed, UnsupportedError where one needs a base
     model that is not there.
     """
-    return also_as(_analysed(adapter, checkpoint, recipes, bench), convert, checkpoint, recipes, bench)
+    return with_conversion(_analysed(adapter, checkpoint, recipes, runtime), convert, checkpoint, recipes, runtime)
 
 
 _CONVERTED: Mapping[str, Callable[[Layer], bool]] = {"auto": is_loha, "lora": is_convertible}
 
 
-def lacks(analysis: Analysis, convert: str) -> bool:
+def needs_conversion(analysis: Analysis, convert: str) -> bool:
     """Whether a style asks for a form that was not analysed."""
     wanted = _CONVERTED.get(convert)
     return wanted is not None and convert not in analysis.others and any(map(wanted, analysis.adapter.layers))
 
 
-def also_as(
-    analysis: Analysis, convert: str, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], bench: Bench
+def with_conversion(
+    analysis: Analysis, convert: str, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], runtime: Runtime
 ) -> Analysis:
     """The same with the form that a style asks for, if there is one."""
-    if not lacks(analysis, convert):
+    if not needs_conversion(analysis, convert):
         return analysis
-    other = _analysed(converted(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, bench)
+    other = _analysed(converted(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, runtime)
     return replace(analysis, others={**analysis.others, convert: other})
 
 
-def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
+def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], runtime: Runtime) -> Analysis:
     weights = _weights(adapter, checkpoint)
-    spectra = _decompose_all(adapter, weights, bench)
+    spectra = _decompose_all(adapter, weights, runtime)
     analysis = Analysis(adapter, spectra, tuple(_facts(adapter, spectra)), weights=weights)
-    return analysis if checkpoint is None else beside(analysis, checkpoint, recipes, bench)
+    return analysis if checkpoint is None else with_base_norms(analysis, checkpoint, recipes, runtime)
 
 
 Weights = Mapping[int, Callable[[], Factor]]
@@ -121,7 +121,7 @@ def _weights(adapter: Adapter, checkpoint: Checkpoint | None) -> Weights:
 def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | None:
     """What reads a layer's weight in a base model, (n, m); None where it has none."""
     weight = _partner(checkpoint, layer)
-    return partial(_upright, checkpoint, weight) if weight else None
+    return partial(_as_out_by_in, checkpoint, weight) if weight else None
 
 
 def ground_of(checkpoint: Checkpoint) -> Ground:
@@ -136,10 +136,10 @@ def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> Place | 
         return None
     kernel = () if found.transposed else found.parts[0].shape[2:]
     outside = Outside(found.matrix, kernel, checkpoint.has_bias(found))
-    return Place(outside, partial(_upright, checkpoint, found))
+    return Place(outside, partial(_as_out_by_in, checkpoint, found))
 
 
-def _upright(checkpoint: Checkpoint, weight: Partner) -> Factor:
+def _as_out_by_in(checkpoint: Checkpoint, weight: Partner) -> Factor:
     matrix = checkpoint.whole(weight)
     return Turned(matrix) if weight.transposed else matrix
 
@@ -158,35 +158,37 @@ def needs_base(adapter: Adapter) -> bool:
     return any(layer.form.needs_base for layer in adapter.layers)
 
 
-def reseated(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
+def reattached(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
     """The analysis of an adapter whose file was closed and opened again; `checkpoint` for those that need one."""
     others = {
-        word: reseated(other, converted(adapter, _CONVERTED[word]), checkpoint)
+        word: reattached(other, converted(adapter, _CONVERTED[word]), checkpoint)
         for word, other in analysis.others.items()
     }
     return replace(analysis, adapter=adapter, others=others, weights=_weights(adapter, checkpoint))
 
 
-def hollowed(analysis: Analysis) -> Analysis:
+def without_tensors(analysis: Analysis) -> Analysis:
     """The same with nothing of its files in memory: enough to plan, not to write."""
     adapter = analysis.adapter
     layers = tuple(
-        replace(layer, form=hollow(layer.form), cancels=layer.cancels and _is_settled) for layer in adapter.layers
+        replace(layer, form=without_data(layer.form), cancels=layer.cancels and _is_settled) for layer in adapter.layers
     )
-    others = {word: hollowed(other) for word, other in analysis.others.items()}
+    others = {word: without_tensors(other) for word, other in analysis.others.items()}
     return replace(analysis, adapter=replace(adapter, layers=layers), others=others, weights={})
 
 
-def beside(analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], bench: Bench) -> Analysis:
+def with_base_norms(
+    analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], runtime: Runtime
+) -> Analysis:
     """The same LoRA with what the recipes need of a base model; nothing is decomposed again."""
     adapter = analysis.adapter
     asked = {name for recipe in recipes for name in recipe.weights}
     pairs = {i: weight for i, layer in enumerate(adapter.layers) if (weight := _partner(checkpoint, layer))}
-    base = _base_facts(checkpoint, pairs, "spn_ckpt" in asked, bench)
+    base = _base_facts(checkpoint, pairs, "spn_ckpt" in asked, runtime)
     if "subspace" in asked:
-        base = _with_subspace(checkpoint, pairs, base, adapter, analysis.spectra, bench)
+        base = _with_subspace(checkpoint, pairs, base, adapter, analysis.spectra, runtime)
     layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(analysis.layers))
-    others = {word: beside(other, checkpoint, recipes, bench) for word, other in analysis.others.items()}
+    others = {word: with_base_norms(other, checkpoint, recipes, runtime) for word, other in analysis.others.items()}
     return replace(analysis, layers=layers, base_name=checkpoint.path.name, others=others)
 
 
@@ -195,21 +197,23 @@ def _is_settled(_: float) -> bool:
     return False
 
 
-def _decompose_all(adapter: Adapter, weights: Weights, bench: Bench) -> tuple[Solved, ...]:
+def _decompose_all(adapter: Adapter, weights: Weights, runtime: Runtime) -> tuple[Decomposition, ...]:
     batches = list(_batches(adapter.layers))
-    found: dict[int, Solved] = {}
+    found: dict[int, Decomposition] = {}
 
-    def work(batch: list[int]) -> list[Solved]:
-        return _decompose([adapter.layers[i] for i in batch], adapter, bench.arrays, _base_of(batch, weights, adapter))
+    def work(batch: list[int]) -> list[Decomposition]:
+        return _decompose(
+            [adapter.layers[i] for i in batch], adapter, runtime.arrays, _base_of(batch, weights, adapter)
+        )
 
-    bench.progress.start("analyse", len(adapter.layers))
-    for batch, spectra in zip(batches, in_order(bench.pool, work, batches, bench.ahead), strict=True):
+    runtime.progress.start("analyse", len(adapter.layers))
+    for batch, spectra in zip(batches, in_order(runtime.pool, work, batches, runtime.ahead), strict=True):
         found.update((i, _uncancelled(adapter.layers[i], solved)) for i, solved in zip(batch, spectra, strict=True))
-        bench.progress.step(len(batch))
+        runtime.progress.step(len(batch))
     return tuple(found[i] for i in range(len(adapter.layers)))
 
 
-def _uncancelled(layer: Layer, solved: Solved) -> Solved:
+def _uncancelled(layer: Layer, solved: Decomposition) -> Decomposition:
     """The spectrum of a merged layer; all zero where its terms cancel and no more than their rounding is left."""
     if layer.cancels is None or not layer.cancels(math.sqrt(solved.s @ solved.s)):
         return solved
@@ -236,7 +240,7 @@ def _batches(layers: Sequence[Layer]) -> Iterator[list[int]]:
     yield from open_batches.values()
 
 
-def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: Factor | None) -> list[Solved]:
+def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: Factor | None) -> list[Decomposition]:
     try:
         return _solved([layer.form for layer in layers], arrays, base)
     except LayerError as error:
@@ -245,7 +249,7 @@ def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: 
     return [_decompose([layer], adapter, arrays, base)[0] for layer in layers]
 
 
-def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[Solved]:
+def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[Decomposition]:
     pairs = [form for form in forms if isinstance(form, LowRank)]
     with unwarned():
         together = len(pairs) == len(forms)
@@ -253,12 +257,12 @@ def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[
     return [_in_range(one) for one in found]
 
 
-def _in_range(solved: Solved) -> Solved:
+def _in_range(solved: Decomposition) -> Decomposition:
     s = in_range("its delta", solved.s)
     return solved if s is solved.s else replace(solved, s=s)  # type: ignore[type-var]
 
 
-def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:
+def _facts(adapter: Adapter, spectra: Sequence[Decomposition]) -> Iterator[LayerFacts]:
     companions = {copied.stem for copied in adapter.copied}
     for layer, spectrum in zip(adapter.layers, spectra, strict=True):
         form = layer.form
@@ -267,11 +271,11 @@ def _facts(adapter: Adapter, spectra: Sequence[Solved]) -> Iterator[LayerFacts]:
             s=spectrum.s,
             parameters=form.parameters,
             is_conv=form.is_conv,
-            least=int(layer.stem in companions),
-            beyond=layer.lost,
+            min_kept=int(layer.stem in companions),
+            residual_norm=layer.lost,
             square=form.square,
             nested=form.nested,
-            stands=form.stands(spectrum),
+            stored_ranks=form.stored_ranks(spectrum),
         )
 
 
@@ -280,10 +284,10 @@ def _partner(checkpoint: Checkpoint, layer: Layer) -> Partner | None:
 
 
 def _base_facts(
-    checkpoint: Checkpoint, pairs: dict[int, Partner], spectral: bool, bench: Bench
+    checkpoint: Checkpoint, pairs: dict[int, Partner], spectral: bool, runtime: Runtime
 ) -> dict[int, BaseFacts]:
     norms = checkpoint.norms(
-        pairs.values(), spectral=spectral, arrays=bench.arrays, pool=bench.pool, progress=bench.progress
+        pairs.values(), spectral=spectral, arrays=runtime.arrays, pool=runtime.pool, progress=runtime.progress
     )
     return {i: BaseFacts(*norms[weight]) for i, weight in pairs.items()}
 
@@ -293,21 +297,23 @@ def _with_subspace(
     pairs: dict[int, Partner],
     base: dict[int, BaseFacts],
     adapter: Adapter,
-    spectra: Sequence[Solved],
-    bench: Bench,
+    spectra: Sequence[Decomposition],
+    runtime: Runtime,
 ) -> dict[int, BaseFacts]:
     def measure(i: int) -> BaseFacts:
         layer, weight = adapter.layers[i], pairs[i]
         try:
             with unwarned():
-                along = layer.form.along(spectra[i], checkpoint.whole(weight), bench.arrays, turned=weight.transposed)
+                along = layer.form.along(spectra[i], checkpoint.whole(weight), runtime.arrays, turned=weight.transposed)
             check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", along)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
         return replace(base[i], subspace=along)
 
-    bench.progress.start("read base", len(pairs))
-    return dict(zip(pairs, _counted(in_order(bench.pool, measure, pairs, bench.ahead), bench.progress), strict=True))
+    runtime.progress.start("read base", len(pairs))
+    return dict(
+        zip(pairs, _counted(in_order(runtime.pool, measure, pairs, runtime.ahead), runtime.progress), strict=True)
+    )
 
 
 def _counted(results: Iterable[BaseFacts], progress: Progress) -> Iterator[BaseFacts]:

@@ -28,8 +28,8 @@ from ..plans import Plan
 from ..progress import Progress, Quiet
 from ..prompts.sources import Member, Source
 from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
-from .analysis import Analysis, Bench, analyse, ground_of
-from .jobs import Job, execute, measured, prepare, wished_stem
+from .analysis import Analysis, Runtime, analyse, ground_of
+from .jobs import ResizeJob, execute, measured, prepare, wished_stem
 from .output_paths import Places
 
 
@@ -73,7 +73,7 @@ class Outcome:
     source: str
     plan: Plan | None = None
     """None where it failed, or was skipped before it was looked at."""
-    job: Job | None = field(default=None, compare=False)
+    job: ResizeJob | None = field(default=None, compare=False)
     """For those who want to look closer. It keeps the source mapped and its spectra in memory: let go of it soon."""
     error: ResizeError | None = None
     skipped: Path | None = None
@@ -102,7 +102,7 @@ def inputs_of(sources: Sequence[Source], inputs: Inputs | None = None) -> Inputs
     return inputs
 
 
-def open_bench(settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> Bench:
+def open_runtime(settings: Settings, progress: Progress, stack: contextlib.ExitStack) -> Runtime:
     """What work is done with, until the stack ends. Raises DeviceError, and UsageError for an idle limit."""
     arrays = open_arrays(settings.device)
     if settings.max_vram is not None:
@@ -111,7 +111,7 @@ def open_bench(settings: Settings, progress: Progress, stack: contextlib.ExitSta
     stack.enter_context(one_blas_thread())
     pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
     stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-    return Bench(arrays, pool, progress)
+    return Runtime(arrays, pool, progress)
 
 
 class _Workshop:
@@ -122,7 +122,7 @@ class _Workshop:
         self.inputs = inputs
         _check_recipes(settings)
         check_output(settings, inputs)
-        self.bench = open_bench(settings, progress, stack)
+        self.runtime = open_runtime(settings, progress, stack)
         self.checkpoint = settings.base if isinstance(settings.base, Checkpoint) else None
         if isinstance(settings.base, Path):
             self.checkpoint = Checkpoint(settings.base)
@@ -139,7 +139,7 @@ class _Workshop:
                 return
             with contextlib.ExitStack() as stack:
                 files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
-                hashes = [] if self.settings.dry_run else [self.bench.pool.submit(file.sha256) for file in files]
+                hashes = [] if self.settings.dry_run else [self.runtime.pool.submit(file.sha256) for file in files]
                 stack.callback(lambda: [future.cancel() for future in hashes])
                 yield from self._of_adapter(source, read_source(source, files, self.checkpoint), left, hashes)
         except Cancelled:
@@ -170,7 +170,7 @@ class _Workshop:
                 yield Outcome(source.label, error=refusal)
         if not left:
             return
-        analysis = analyse(adapter, self.checkpoint, left, self.bench, convert=self.settings.style.convert)
+        analysis = analyse(adapter, self.checkpoint, left, self.runtime, convert=self.settings.style.convert)
         for recipe in left:
             try:
                 yield self._of_recipe(source, analysis, recipe, hashes)
@@ -200,13 +200,13 @@ class _Workshop:
         if settings.skip_existing and exists(job.path):
             return Outcome(source.label, job.plan, job, skipped=job.path)
         if settings.dry_run:
-            job = measured(job, self.bench)
+            job = measured(job, self.runtime)
             return Outcome(source.label, job.plan, job)
         check_target(job.path, RESULT, overwrite=settings.overwrite, inputs=self.inputs)
-        job = measured(job, self.bench)
+        job = measured(job, self.runtime)
         before = _replaced(job.path, settings)
         digests = [future.result() for future in hashes]
-        plan = execute(job, self.bench, digests, overwrite=settings.overwrite, inputs=self.inputs)
+        plan = execute(job, self.runtime, digests, overwrite=settings.overwrite, inputs=self.inputs)
         placer.written(job.path)
         copies, kept = _copy_sidecars(source, job.path, settings, before)
         return Outcome(source.label, plan, job, sidecars=copies, kept=kept)

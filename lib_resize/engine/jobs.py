@@ -12,14 +12,14 @@ import numpy as np
 
 from .. import __version__
 from ..adapters.float8 import float8_result
-from ..adapters.forms.form import Form, Solved, Work, apart, relative
+from ..adapters.forms.form import Decomposition, Form, WriteSpec, relative, relative_distance
 from ..adapters.forms.full import Full
 from ..adapters.forms.lora import LowRank
 from ..adapters.grounded import magnitudes
 from ..adapters.layer import Copied
 from ..adapters.read import form_of
 from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from ..adapters.write import FLOAT8, Draft, NewLayer, Rows, Style, becomes_float8, draft, factors, zeros
+from ..adapters.write import FLOAT8, NewLayer, OutputLayout, Rows, Style, becomes_float8, draft, factors, zeros
 from ..errors import LayerError, OutputError, ResizeError, UnsupportedError
 from ..files.header import TensorSpec
 from ..files.reader import SafeFile
@@ -39,8 +39,8 @@ from ..plans import LayerPlan, Plan
 from ..progress import in_order
 from ..recipe.grammar import Recipe, number
 from ..recipe.scores import check_partners, with_estimates
-from ..recipe.select import Choice, Question, choose, share_kept
-from .analysis import Analysis, Bench
+from ..recipe.select import Choice, SelectionInput, choose, share_kept
+from .analysis import Analysis, Runtime
 from .reduction import Reduction, reduction
 
 _UNKNOWN_HASH = "0" * 64
@@ -53,14 +53,14 @@ Place = Callable[[str], Path]
 
 
 @dataclass(frozen=True)
-class Job:
+class ResizeJob:
     """All that is settled before the first byte is written."""
 
     analysis: Analysis
     recipe: Recipe
     style: Style
     choice: Choice
-    draft: Draft
+    draft: OutputLayout
     plan: Plan
     path: Path
     reduction: Reduction | None = None
@@ -69,12 +69,12 @@ class Job:
     """Of layers that are written in fp8: Frobenius norm of the delta less the written one, without `rescale`, by
     index. None where it is not measured yet, and estimated in the plan."""
 
-    def solved(self, index: int) -> Solved:
+    def solved(self, index: int) -> Decomposition:
         """What layer `index` of the adapter is written with."""
         return (self.reduction or self.analysis).spectra[index]
 
 
-def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, suffix: str | None = None) -> Job:
+def prepare(analysis: Analysis, recipe: Recipe, style: Style, place: Place, *, suffix: str | None = None) -> ResizeJob:
     """Chooses, drafts and sizes a file. The plan's `bytes_after` is exact. Where the analysis holds the LoRA in another
     form as well, the better of both is taken, or the one that `style` asks for, and a note says so.
 
@@ -111,14 +111,14 @@ class _Attempt:
     suffix: str | None
     error: ResizeError | None = None
 
-    def job(self) -> Job | None:
+    def job(self) -> ResizeJob | None:
         """None where the recipe cannot be had; see `fail`."""
         maker = _Maker(self.analysis, self.recipe, self.style, self.place, self.suffix)
         try:
             _check_something_is_left(self.analysis)
             unpaired = check_partners(self.recipe, self.analysis.layers, self.analysis.base_name or "")
             layers = with_estimates(self.recipe, self.analysis.layers)
-            question = Question(layers, self.analysis.adapter.together, maker.size_of)
+            question = SelectionInput(layers, self.analysis.adapter.together, maker.size_of)
             choice = choose(self.recipe, question)
             maker.reduction = reduction(self.analysis, self.recipe, choice)
             return maker.job(choice, unpaired)
@@ -148,7 +148,7 @@ def _check_something_is_left(analysis: Analysis) -> None:
     raise UnsupportedError(f"{_label(analysis)}: nothing is left to write: {why}.")
 
 
-def _is_better(other: Job, own: Job) -> bool:
+def _is_better(other: ResizeJob, own: ResizeJob) -> bool:
     """Smaller at the asked retention, closer at the asked size; else only where it is no worse in both."""
     mine, theirs = own.plan, other.plan
     if own.recipe.selection == "retain":
@@ -158,7 +158,7 @@ def _is_better(other: Job, own: Job) -> bool:
     return theirs.bytes_after < mine.bytes_after and theirs.retention >= mine.retention
 
 
-def _sizes(taken: Job, left: Job) -> dict[str, str]:
+def _sizes(taken: ResizeJob, left: ResizeJob) -> dict[str, str]:
     def mib(plan: Plan) -> str:
         return f"{plan.bytes_after / (1 << 20):.2f} MiB"
 
@@ -176,12 +176,12 @@ def _kinds_that_differ(analysis: Analysis, other: Analysis) -> str:
     return "as " + " and ".join(sorted(kinds))
 
 
-def _noted(job: Job, note: str) -> Job:
+def _noted(job: ResizeJob, note: str) -> ResizeJob:
     return replace(job, plan=replace(job.plan, notes=(*job.plan.notes, note)))
 
 
 def execute(
-    job: Job, bench: Bench, hashes: Sequence[str], *, overwrite: bool = False, inputs: Inputs | None = None
+    job: ResizeJob, runtime: Runtime, hashes: Sequence[str], *, overwrite: bool = False, inputs: Inputs | None = None
 ) -> Plan:
     """Writes the file, whole or not at all, and checks it. `hashes` are the SHA-256 of the adapter's files.
 
@@ -190,20 +190,20 @@ def execute(
     """
     inputs = inputs or Inputs(job.analysis.adapter.paths)
     check_target(job.path, RESULT, overwrite=overwrite, inputs=inputs)
-    job = _measured_float8(job, bench)
+    job = _measured_float8(job, runtime)
     maker = _maker_of(job)
     metadata = maker.metadata(job.choice, job.draft, job.path.stem, hashes)
 
     def check(path: Path) -> None:
         verify(path, job.draft.specs)
-        _check_deltas(path, job, bench)
+        _check_deltas(path, job, runtime)
         check_target(job.path, RESULT, overwrite=overwrite, inputs=inputs)  # perhaps somebody put a file there
 
     written = write_safetensors(
         job.path,
         job.draft.specs,
         metadata,
-        _chunks(job, bench),
+        _chunks(job, runtime),
         overwrite=overwrite,
         check=check,
         sources=job.analysis.adapter.paths,
@@ -246,12 +246,12 @@ class _Maker:
         self.reduction: Reduction | None = None
         self.float8 = [i for i, layer in enumerate(self.adapter.layers) if becomes_float8(layer, style)]
         self.rounded: Mapping[int, float] | None = None
-        self._drafts: dict[tuple[int, ...], Draft] = {}
+        self._drafts: dict[tuple[int, ...], OutputLayout] = {}
 
     def path(self, choice: Choice) -> Path:
         return self.place(wished_stem(self.adapter.name, self.recipe, choice.threshold, self.suffix))
 
-    def draft(self, choice: Choice) -> Draft:
+    def draft(self, choice: Choice) -> OutputLayout:
         ranks = tuple(choice.ranks)
         if ranks not in self._drafts:  # the search for a size ends at one that it has seen
             self._drafts[ranks] = draft(self.adapter, self.strongest, ranks, self.style)
@@ -259,11 +259,13 @@ class _Maker:
 
     def size_of(self, choice: Choice) -> int:
         if not any(choice.ranks):
-            return file_bytes((), self.metadata(choice, Draft((), {}, ()), self.path(choice).stem))
+            return file_bytes((), self.metadata(choice, OutputLayout((), {}, ()), self.path(choice).stem))
         made = self.draft(choice)
         return file_bytes(made.specs, self.metadata(choice, made, self.path(choice).stem))
 
-    def metadata(self, choice: Choice, made: Draft, stem: str, hashes: Sequence[str] | None = None) -> dict[str, str]:
+    def metadata(
+        self, choice: Choice, made: OutputLayout, stem: str, hashes: Sequence[str] | None = None
+    ) -> dict[str, str]:
         layers = {
             new.stem: LayerFact(new.rank, new.alpha_value if new.alpha else None, new.layer.form.is_conv)
             for new in made.layers
@@ -298,7 +300,7 @@ class _Maker:
             extracted=self.adapter.extracted,
         )
 
-    def job(self, choice: Choice, unpaired: Sequence[str]) -> Job:
+    def job(self, choice: Choice, unpaired: Sequence[str]) -> ResizeJob:
         made, path = self.draft(choice), self.path(choice)
         size = file_bytes(made.specs, self.metadata(choice, made, path.stem))
         plan = Plan(
@@ -317,7 +319,7 @@ class _Maker:
             zero=tuple(self.analysis.zero),
             notes=tuple(self._notes(choice, made, unpaired)),
         )
-        return Job(self.analysis, self.recipe, self.style, choice, made, plan, path, self.reduction, self.rounded)
+        return ResizeJob(self.analysis, self.recipe, self.style, choice, made, plan, path, self.reduction, self.rounded)
 
     def _layer_plans(self, choice: Choice) -> tuple[LayerPlan, ...]:
         exact = self.recipe.is_exact
@@ -327,17 +329,19 @@ class _Maker:
         """Frobenius norm of what each layer loses, without `rescale`: by what goes, and by rounding to fp8."""
         layers = self.analysis.layers
         if self.reduction is not None:
-            found = [math.hypot(lost, facts.beyond) for lost, facts in zip(self.reduction.lost, layers, strict=True)]
+            found = [
+                math.hypot(lost, facts.residual_norm) for lost, facts in zip(self.reduction.lost, layers, strict=True)
+            ]
         else:
             rows = zip(layers, choice.kept, strict=True)
-            found = [math.hypot(discarded(one.s, kept), one.beyond) for one, kept in rows]
+            found = [math.hypot(discarded(one.s, kept), one.residual_norm) for one, kept in rows]
         for i in self.float8:
             if not choice.ranks[i]:
                 continue
             if self.rounded is None:
                 found[i] = math.hypot(found[i], _EXPECTED_FLOAT8 * frobenius(layers[i].s[choice.kept[i]]))
             else:
-                found[i] = math.hypot(self.rounded[i], layers[i].beyond)
+                found[i] = math.hypot(self.rounded[i], layers[i].residual_norm)
         return found
 
     def retention(self, choice: Choice) -> float:
@@ -358,7 +362,7 @@ class _Maker:
         whole = math.hypot(*(facts.fro for facts in self.analysis.layers))
         return math.hypot(*self.losses(choice)) / whole if whole > 0 else 0.0
 
-    def _notes(self, choice: Choice, made: Draft, unpaired: Sequence[str]) -> Iterator[str]:
+    def _notes(self, choice: Choice, made: OutputLayout, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
         orphans = [copied.key for copied in self.adapter.copied if copied.why == ORPHAN.name]
         if orphans:
@@ -392,7 +396,7 @@ class _Maker:
         if companions:
             yield f"{_some(companions)} kept at rank 1: other tensors of theirs stay"
 
-    def _float8(self, made: Draft) -> Iterator[str]:
+    def _float8(self, made: OutputLayout) -> Iterator[str]:
         """Who cannot load the numbers that are written."""
         layers = ((new.layer, [spec.dtype for spec in new.tensors.values()]) for new in made.layers)
         programs = float8_result(layers, self.adapter.family, kohya=self.style.kohya)
@@ -400,7 +404,7 @@ class _Maker:
             which = self.adapter.family.name if self.adapter.family else "a transformer"
             yield f"{' and '.join(programs)} cannot load a float8 LoRA of {which} in this spelling; -t 16 loads there"
 
-    def _biases_beside_factors(self, made: Draft) -> Iterator[str]:
+    def _biases_beside_factors(self, made: OutputLayout) -> Iterator[str]:
         """What was a difference in full, with one of its bias, and is up and down now."""
         biases = {copied.stem for copied in made.copied.values() if copied.why == "bias difference"}
         found = [new for new in made.layers if isinstance(new.layer.form, Full) and "up" in new.tensors]
@@ -411,7 +415,7 @@ class _Maker:
     def _kept_whole(self, choice: Choice) -> Iterator[str]:
         """Layers of which nothing was taken, because fewer dimensions would not be smaller."""
         pairs = zip(self.analysis.layers, choice.kept, strict=True)
-        whole = [facts.name for facts, kept in pairs if facts.stands is not None and not facts.nested
+        whole = [facts.name for facts, kept in pairs if facts.stored_ranks is not None and not facts.nested
                  and len(kept) == len(facts.s)]  # fmt: skip
         if whole:
             yield f"{_some(whole)} kept in full: factors of the asked rank would be no smaller"
@@ -457,7 +461,7 @@ def _layer_plans(
         error = lost / whole if whole > 0 else 1.0
         fro = facts.base.fro if facts.base else None
         stays = facts.s[kept][facts.s[kept] > 0]
-        spectral = exact and whole > 0 and not facts.nested and not facts.beyond
+        spectral = exact and whole > 0 and not facts.nested and not facts.residual_norm
         yield LayerPlan(
             name=facts.name,
             old_rank=len(facts.s),
@@ -473,16 +477,16 @@ def _layer_plans(
 # Writing ----------------------------------------------------------------------------------------------------
 
 
-def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
+def _chunks(job: ResizeJob, runtime: Runtime) -> Iterator[Chunk]:
     """The data of every tensor, in the order of the file; layers are computed a little ahead."""
     made = job.draft
     alphas = {new.alpha.name: new.alpha_value for new in made.layers if new.alpha is not None}
     groups = list(_groups(_in_file_order(made)))
     results = zip(
-        groups, in_order(bench.pool, lambda group: _factors(job, group, bench), groups, bench.ahead), strict=True
+        groups, in_order(runtime.pool, lambda group: _factors(job, group, runtime), groups, runtime.ahead), strict=True
     )
     ready: dict[str, Bits] = {}
-    bench.progress.start("write", len(made.layers))
+    runtime.progress.start("write", len(made.layers))
     for spec in made.specs:
         if spec.name in alphas:
             yield np.array(alphas[spec.name], np.float32)
@@ -492,11 +496,11 @@ def _chunks(job: Job, bench: Bench) -> Iterator[Chunk]:
             while spec.name not in ready:
                 group, tensors = next(results)
                 ready.update(tensors)
-                bench.progress.step(len(group))
+                runtime.progress.step(len(group))
             yield ready.pop(spec.name)
 
 
-def _copy(spec: TensorSpec, copied: Copied, job: Job) -> Chunk:
+def _copy(spec: TensorSpec, copied: Copied, job: ResizeJob) -> Chunk:
     """A tensor as it was, or times what its layer's scale and the recipe do to it."""
     gain = 1.0 if copied.gain is None else copied.gain * job.recipe.rescale
     if copied.made is not None:
@@ -522,7 +526,7 @@ def _fitted(spec: TensorSpec, values: Single) -> Bits:
     return round_to(values, spec.dtype)
 
 
-def _in_file_order(made: Draft) -> list[NewLayer]:
+def _in_file_order(made: OutputLayout) -> list[NewLayer]:
     owner = {spec.name: new for new in made.layers for spec in new.tensors.values()}
     ordered = {id(owner[spec.name]): owner[spec.name] for spec in made.specs if spec.name in owner}
     return list(ordered.values())
@@ -545,10 +549,10 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
         yield group
 
 
-def _factors(job: Job, group: Sequence[NewLayer], bench: Bench) -> dict[str, Bits]:
+def _factors(job: ResizeJob, group: Sequence[NewLayer], runtime: Runtime) -> dict[str, Bits]:
     rows = _new_rows(job.recipe) if job.recipe.fill == "extend" else zeros
     with unwarned():
-        return factors([(new, _work(job, new, bench.arrays)) for new in group], rows)
+        return factors([(new, _work(job, new, runtime.arrays)) for new in group], rows)
 
 
 def _new_rows(recipe: Recipe) -> Rows:
@@ -561,9 +565,9 @@ def _new_rows(recipe: Recipe) -> Rows:
     return rows
 
 
-def _work(job: Job, new: NewLayer, arrays: Arrays, gain: float | None = None) -> Work:
+def _work(job: ResizeJob, new: NewLayer, arrays: Arrays, gain: float | None = None) -> WriteSpec:
     """What is to be written of a layer; `gain` in place of the one that its alpha asks for."""
-    return Work(
+    return WriteSpec(
         solved=job.solved(new.index),
         kept=job.choice.kept[new.index],
         arrays=arrays,
@@ -575,43 +579,43 @@ def _work(job: Job, new: NewLayer, arrays: Arrays, gain: float | None = None) ->
 # Measuring --------------------------------------------------------------------------------------------------
 
 
-def measured(job: Job, bench: Bench) -> Job:
+def measured(job: ResizeJob, runtime: Runtime) -> ResizeJob:
     """The job with figures that were measured and not only worked out: of fp8 layers, on the rounded numbers; of DoRA
     layers whose base weights are known, on the weights that hosts apply: normalised, times the magnitudes. Not for
     those who only move a slider: it computes the factors and reads the base model.
 
     Raises LayerError where fp8 cannot hold a layer.
     """
-    job = _measured_float8(job, bench)
+    job = _measured_float8(job, runtime)
     found = [new for new in job.draft.layers if new.layer.magnitude is not None and new.index in job.analysis.weights]
-    bench.progress.start("measure", len(found))
+    runtime.progress.start("measure", len(found))
     layers = list(job.plan.layers)
     for new, errors in zip(
-        found, in_order(bench.pool, lambda new: _dora_errors(job, new, bench), found, 4), strict=True
+        found, in_order(runtime.pool, lambda new: _dora_errors(job, new, runtime), found, 4), strict=True
     ):
         layers[new.index] = replace(layers[new.index], error_lora=errors[0], error_ckpt=errors[1])
-        bench.progress.step()
+        runtime.progress.step()
     return replace(job, plan=replace(job.plan, layers=tuple(layers)))
 
 
-def _maker_of(job: Job) -> _Maker:
+def _maker_of(job: ResizeJob) -> _Maker:
     maker = _Maker(job.analysis, job.recipe, job.style, lambda _: job.path, None)
     maker.reduction, maker.rounded = job.reduction, job.rounded
     return maker
 
 
-def _measured_float8(job: Job, bench: Bench) -> Job:
+def _measured_float8(job: ResizeJob, runtime: Runtime) -> ResizeJob:
     """The job with the losses of its fp8 layers, and with plan and size by them."""
     found = [new for new in job.draft.layers if _is_float8(new)]
     if not found or job.rounded is not None:
         return job
-    bench.progress.start("measure", len(found))
+    runtime.progress.start("measure", len(found))
     rounded = dict.fromkeys(range(len(job.analysis.layers)), 0.0)
     for new, lost in zip(
-        found, in_order(bench.pool, lambda new: _lost_in_float8(job, new, bench), found, bench.ahead), strict=True
+        found, in_order(runtime.pool, lambda new: _lost_in_float8(job, new, runtime), found, runtime.ahead), strict=True
     ):
         rounded[new.index] = lost
-        bench.progress.step()
+        runtime.progress.step()
     job = replace(job, rounded=rounded)
     _check_float8(job, found)
     maker = _maker_of(job)
@@ -628,29 +632,31 @@ def _is_float8(new: NewLayer) -> bool:
     return any(spec.dtype == FLOAT8 for spec in new.tensors.values())
 
 
-def _lost_in_float8(job: Job, new: NewLayer, bench: Bench) -> float:
+def _lost_in_float8(job: ResizeJob, new: NewLayer, runtime: Runtime) -> float:
     """Frobenius norm of the source's delta less the one that is written."""
-    form, values = new.layer.form, _written_values(job, new, bench)
+    form, values = new.layer.form, _written_values(job, new, runtime)
     with unwarned():
         if isinstance(form, LowRank):
             up, down = (Stored(np.ascontiguousarray(values[role]), "F32") for role in form.roles)
-            error = apart(Pair(up, down), form.pair)
+            error = relative_distance(Pair(up, down), form.pair)
         else:
-            whole = form.full(form.values(replace(_work(job, new, bench.arrays, gain=1.0), kept=np.arange(form.rank))))
+            whole = form.full(
+                form.values(replace(_work(job, new, runtime.arrays, gain=1.0), kept=np.arange(form.rank)))
+            )
             error = relative(form.full(values).astype(np.float64), whole.astype(np.float64))
     return error * frobenius(job.analysis.layers[new.index].s)
 
 
-def _written_values(job: Job, new: NewLayer, bench: Bench) -> dict[str, Single]:
+def _written_values(job: ResizeJob, new: NewLayer, runtime: Runtime) -> dict[str, Single]:
     """The numbers of a layer as they are after rounding, at scale 1 and without `rescale`."""
-    bits = _factors(job, [new], bench)
+    bits = _factors(job, [new], runtime)
     gain = new.gain * math.sqrt(job.recipe.rescale)
     share = gain if len(new.tensors) == 2 else gain**2
     rounded = {role: singles(bits[spec.name], spec.dtype) for role, spec in new.tensors.items()}
     return {role: rounded[role].reshape(spec.shape[0], -1) / np.float32(share) for role, spec in new.tensors.items()}
 
 
-def _check_float8(job: Job, found: Sequence[NewLayer]) -> None:
+def _check_float8(job: ResizeJob, found: Sequence[NewLayer]) -> None:
     """Refuse a file in which rounding does more than it may: its numbers are too far apart for fp8."""
     assert job.rounded is not None
     layers = job.analysis.layers
@@ -668,9 +674,9 @@ def _check_float8(job: Job, found: Sequence[NewLayer]) -> None:
             )
 
 
-def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
+def _dora_errors(job: ResizeJob, new: NewLayer, runtime: Runtime) -> tuple[float, float]:
     """Of the change that a layer makes, and of the base weight; see `linalg.dora`."""
-    work, form = _work(job, new, bench.arrays, gain=1.0), new.layer.form
+    work, form = _work(job, new, runtime.arrays, gain=1.0), new.layer.form
     whole = replace(work, kept=np.arange(form.rank))
     base, key = _base(job.analysis, new), new.layer.magnitude
     assert key is not None
@@ -678,7 +684,7 @@ def _dora_errors(job: Job, new: NewLayer, bench: Bench) -> tuple[float, float]:
     try:
         normalised = Normalised(numbers(base), magnitudes(adapter.files[0], key))
         with unwarned():
-            new_values = _written_values(job, new, bench) if _is_float8(new) else form.values(work)
+            new_values = _written_values(job, new, runtime) if _is_float8(new) else form.values(work)
             return normalised.errors(form.full(form.values(whole)), form.full(new_values))
     except LayerError as error:
         raise LayerError(f"{adapter.name}: layer {new.layer.stem}: {error}") from error
@@ -702,7 +708,7 @@ _PROBES = 96
 them below 2 %; a file of fewer layers is compared as a whole."""
 
 
-def _check_deltas(path: Path, job: Job, bench: Bench) -> None:
+def _check_deltas(path: Path, job: ResizeJob, runtime: Runtime) -> None:
     """Read the layers back and compare their deltas with what was meant.
 
     Layers in fp8, and four of the others, are compared in full, in factor space. LoRA layers whose singular vectors are
@@ -719,10 +725,10 @@ def _check_deltas(path: Path, job: Job, bench: Bench) -> None:
         with unwarned():
             found = _read_back(file, new)
             in_full = new.index in sample or _is_float8(new)
-            return _difference(found, job, new, bench.arrays) if in_full else _probed(found, job, new)
+            return _difference(found, job, new, runtime.arrays) if in_full else _probed(found, job, new)
 
     with SafeFile(path) as file:
-        for new, off in zip(layers, in_order(bench.pool, error, layers, bench.ahead), strict=True):
+        for new, off in zip(layers, in_order(runtime.pool, error, layers, runtime.ahead), strict=True):
             if not off <= max(_tolerance(new), allowed / _kept_norm(job, new)):
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {off:.2g} from what was computed; "
@@ -736,12 +742,12 @@ def _spread(layers: Sequence[NewLayer], most: int) -> list[NewLayer]:
     return [layers[i * count // most] for i in range(most)] if count > most else list(layers)
 
 
-def _kept_norm(job: Job, new: NewLayer) -> float:
+def _kept_norm(job: ResizeJob, new: NewLayer) -> float:
     kept = frobenius(job.analysis.layers[new.index].s[job.choice.kept[new.index]])
     return kept * abs(job.recipe.rescale) or 1.0
 
 
-def _has_vectors(job: Job, new: NewLayer) -> bool:
+def _has_vectors(job: ResizeJob, new: NewLayer) -> bool:
     solved = job.solved(new.index)
     return (
         job.recipe.is_exact
@@ -751,7 +757,7 @@ def _has_vectors(job: Job, new: NewLayer) -> bool:
     )
 
 
-def _probed(found: Form, job: Job, new: NewLayer) -> float:
+def _probed(found: Form, job: ResizeJob, new: NewLayer) -> float:
     """``|F x - D x| / ||D||_F`` of a random x, F read back from the file, D the kept part of the source's delta: near
     the relative error in the Frobenius norm."""
     form, spectrum = new.layer.form, job.solved(new.index)
@@ -766,13 +772,13 @@ def _probed(found: Form, job: Job, new: NewLayer) -> float:
     return float(np.linalg.norm((written - wanted).astype(np.float64))) / _kept_norm(job, new)
 
 
-def _difference(found: Form, job: Job, new: NewLayer, arrays: Arrays) -> float:
+def _difference(found: Form, job: ResizeJob, new: NewLayer, arrays: Arrays) -> float:
     """How far a layer that was read back is from what was to be written, relative, Frobenius."""
     form, work = new.layer.form, _work(job, new, arrays, gain=1.0)
     if job.recipe.method == "svd" or not isinstance(form, LowRank) or not isinstance(found, LowRank):
         return form.error(found, work)
     up, down = (np.ascontiguousarray(values) for values in form.values(work).values())
-    return apart(found.pair, Pair(Stored(up, "F32"), Stored(down, "F32")))
+    return relative_distance(found.pair, Pair(Stored(up, "F32"), Stored(down, "F32")))
 
 
 def _tolerance(new: NewLayer) -> float:

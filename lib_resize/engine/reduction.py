@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..adapters.forms.form import Solved
+from ..adapters.forms.form import Decomposition
 from ..adapters.forms.lora import LowRank
 from ..errors import LayerError
 from ..linalg.arrays import NumpyArrays
 from ..linalg.casts import Double
 from ..linalg.factor import Pair, Spectrum
 from ..linalg.random_projection import dense_projection, generator, lost, projected, randomised, sparse_projection
-from ..linalg.truncate import Kept, discarded
+from ..linalg.truncate import KeptIndices, discarded
 from ..recipe.grammar import Recipe
 from ..recipe.select import Choice
 from .analysis import Analysis
@@ -24,7 +24,7 @@ from .analysis import Analysis
 class Reduction:
     """One entry a layer."""
 
-    spectra: tuple[Solved, ...]
+    spectra: tuple[Decomposition, ...]
     """What the new factors are made with, in place of the analysis' own."""
     lost: tuple[float, ...]
     """Frobenius norm of the delta less the new one, before rounding and without `rescale`."""
@@ -61,7 +61,7 @@ def _check_kinds(analysis: Analysis, recipe: Recipe) -> None:
         )
 
 
-def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: Kept) -> tuple[Solved, float]:
+def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: KeptIndices) -> tuple[Decomposition, float]:
     form, s = analysis.adapter.layers[index].form, analysis.layers[index].s
     assert isinstance(form, LowRank)
     pair = form.pair

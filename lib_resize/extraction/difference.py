@@ -26,8 +26,8 @@ from ..adapters.suffixes import Part
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import BaseWeight
 from ..base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
-from ..engine.analysis import Analysis, Bench, analyse
-from ..engine.batch import Outcome, Settings, check_output, open_bench
+from ..engine.analysis import Analysis, Runtime, analyse
+from ..engine.batch import Outcome, Settings, check_output, open_runtime
 from ..engine.jobs import execute, prepare
 from ..errors import LayerError, ResizeError, UnsupportedError
 from ..files.outname import unique_path
@@ -76,7 +76,7 @@ class Weights(Protocol):
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExtractOptions:
     """Which layers, and how many of their dimensions are looked for."""
 
     rank: int = DEFAULT_RANK
@@ -113,7 +113,7 @@ class _Vectors:
     """Keys of those that cannot be had: they have no name in a LoRA, or their layer is not in it."""
 
 
-def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: Bench) -> Adapter:
+def difference(tuned: Weights, base: Weights, wish: ExtractOptions, spool: Spool, runtime: Runtime) -> Adapter:
     """``tuned - base`` as an adapter; its files are to be put in by the caller.
 
     Raises UnsupportedError where families differ or nothing is left, LayerError where a layer cannot be decomposed.
@@ -121,7 +121,7 @@ def difference(tuned: Weights, base: Weights, wish: Wish, spool: Spool, bench: B
     _check_families(tuned, base)
     tally = _Tally()
     pairs = _pairs(tuned, base, wish, tally)
-    layers = tuple(_layers(tuned, base, pairs, wish, spool, bench, tally))
+    layers = tuple(_layers(tuned, base, pairs, wish, spool, runtime, tally))
     if not layers:
         raise UnsupportedError(_nothing_differs(tuned, base, tally))
     tally.vectors = _changed_vectors(tuned, base, wish, {layer.stem for layer in layers})
@@ -160,7 +160,7 @@ def _nothing_differs(tuned: Weights, base: Weights, tally: _Tally) -> str:
 
 
 def extract(
-    tuned: Checkpoint, base: Checkpoint, wish: Wish, settings: Settings, progress: Progress
+    tuned: Checkpoint, base: Checkpoint, wish: ExtractOptions, settings: Settings, progress: Progress
 ) -> Iterator[Outcome]:
     """Takes the difference once, and makes a LoRA of it by each recipe of the settings.
 
@@ -168,14 +168,14 @@ def extract(
     """
     check_output(settings, Inputs((*tuned.paths, *base.paths)))
     with ExitStack() as stack:
-        bench = open_bench(settings, progress, stack)
+        runtime = open_runtime(settings, progress, stack)
         spool = stack.enter_context(Spool(_folder(tuned.path, settings)))
-        adapter = of_checkpoints(difference(tuned, base, wish, spool, bench), tuned, base)
-        hashes = [] if settings.dry_run else [bench.pool.submit(file.sha256) for file in adapter.files]
+        adapter = of_checkpoints(difference(tuned, base, wish, spool, runtime), tuned, base)
+        hashes = [] if settings.dry_run else [runtime.pool.submit(file.sha256) for file in adapter.files]
         needy = any(recipe.needs_base for recipe in settings.all_recipes)
-        analysis = analyse(adapter, base if needy else None, settings.all_recipes, bench)
+        analysis = analyse(adapter, base if needy else None, settings.all_recipes, runtime)
         for recipe in settings.all_recipes:
-            yield _made(analysis, recipe, settings, bench, hashes)
+            yield _made(analysis, recipe, settings, runtime, hashes)
 
 
 def of_checkpoints(adapter: Adapter, tuned: Checkpoint, base: Checkpoint) -> Adapter:
@@ -190,7 +190,7 @@ def of_checkpoints(adapter: Adapter, tuned: Checkpoint, base: Checkpoint) -> Ada
 
 
 def _made(
-    analysis: Analysis, recipe: Recipe, settings: Settings, bench: Bench, hashes: Sequence[Future[str]]
+    analysis: Analysis, recipe: Recipe, settings: Settings, runtime: Runtime, hashes: Sequence[Future[str]]
 ) -> Outcome:
     folder = _folder(analysis.adapter.paths[0], settings)
     target = settings.target
@@ -198,7 +198,7 @@ def _made(
         job = prepare(analysis, recipe, settings.style, lambda stem: target or unique_path(folder, stem, ()))
         if settings.dry_run:
             return Outcome(job.plan.source, job.plan, job)
-        plan = execute(job, bench, [future.result() for future in hashes], overwrite=settings.overwrite)
+        plan = execute(job, runtime, [future.result() for future in hashes], overwrite=settings.overwrite)
     except ResizeError as error:
         return Outcome(analysis.adapter.name, error=error)
     return Outcome(plan.source, plan, job)
@@ -217,7 +217,9 @@ def _check_families(tuned: Weights, base: Weights) -> None:
         raise UnsupportedError(f"{' and '.join(words)}: a difference is taken between models of one kind.")
 
 
-def _pairs(tuned: Weights, base: Weights, wish: Wish, tally: _Tally) -> list[tuple[str, BaseWeight, BaseWeight]]:
+def _pairs(
+    tuned: Weights, base: Weights, wish: ExtractOptions, tally: _Tally
+) -> list[tuple[str, BaseWeight, BaseWeight]]:
     """The layers of both models that are wanted, in the order of the first."""
     ours, theirs = tuned.weights, base.weights
     tally.only_one = len(ours.keys() ^ theirs.keys())
@@ -255,7 +257,7 @@ def _same_words(one: str, other: str) -> bool:
     return not before or (shared > 1 and not any(part.isdecimal() for part in before))
 
 
-def _left_out(name: str, weight: BaseWeight, wish: Wish, family: Family | None) -> str | None:
+def _left_out(name: str, weight: BaseWeight, wish: ExtractOptions, family: Family | None) -> str | None:
     """Why a layer is not wanted; None where it is."""
     known = family is not None
     if name.startswith("lora_te") and not wish.text_encoders:
@@ -279,9 +281,9 @@ def _layers(
     tuned: Weights,
     base: Weights,
     pairs: Sequence[tuple[str, BaseWeight, BaseWeight]],
-    wish: Wish,
+    wish: ExtractOptions,
     spool: Spool,
-    bench: Bench,
+    runtime: Runtime,
     tally: _Tally,
 ) -> Iterator[Layer]:
     budget = _Budget(_BUDGET)
@@ -291,11 +293,11 @@ def _layers(
         rank = wish.rank if wish.conv_rank is None or not _is_conv(ours) else wish.conv_rank
         with budget.of(_COPIES * 4 * math.prod(ours.shape)):
             matrix = _subtracted(tuned, base, ours, theirs)
-            return None if matrix is None else _layer(name, ours, matrix, rank, tuned, spool, bench)
+            return None if matrix is None else _layer(name, ours, matrix, rank, tuned, spool, runtime)
 
-    bench.progress.start("compare", len(pairs))
-    for found in in_order(bench.pool, work, pairs, bench.pool._max_workers + 1):
-        bench.progress.step()
+    runtime.progress.start("compare", len(pairs))
+    for found in in_order(runtime.pool, work, pairs, runtime.pool._max_workers + 1):
+        runtime.progress.step()
         if found is None:
             tally.equal += 1
         else:
@@ -320,11 +322,11 @@ def _upright(stored: Stored, weight: BaseWeight) -> Single:
 
 
 def _layer(
-    name: str, weight: BaseWeight, matrix: Single, rank: int, tuned: Weights, spool: Spool, bench: Bench
+    name: str, weight: BaseWeight, matrix: Single, rank: int, tuned: Weights, spool: Spool, runtime: Runtime
 ) -> tuple[Layer, float] | None:
     """The layer, and the square of the Frobenius norm of what it holds."""
     try:
-        found = leading(matrix, rank, bench.arrays)
+        found = leading(matrix, rank, runtime.arrays)
     except LayerError as error:
         raise LayerError(f"{tuned.path}: layer {name}: {error}") from error
     if not len(found.s):
@@ -366,7 +368,7 @@ class _Budget:
 # Biases and norms ---------------------------------------------------------------------------------------------
 
 
-def _changed_vectors(tuned: Weights, base: Weights, wish: Wish, stems: Set[str]) -> _Vectors | None:
+def _changed_vectors(tuned: Weights, base: Weights, wish: ExtractOptions, stems: Set[str]) -> _Vectors | None:
     """Biases and norms that differ; None where the models name none alike. `stems` are the layers of the LoRA."""
     ours, theirs = tuned.vectors, base.vectors
     pairs = list(_vector_pairs(_named(tuned, ours), _named(base, theirs), ours, theirs))
@@ -422,7 +424,7 @@ def _vector(model: Weights, vector: BaseVector) -> Single:
     return values if vector.rows is None else values[slice(*vector.rows)]
 
 
-def _has_place(vector: BaseVector, count: int, stems: Set[str], wish: Wish) -> bool:
+def _has_place(vector: BaseVector, count: int, stems: Set[str], wish: ExtractOptions) -> bool:
     """A1111 refuses a file that has a bias without its layer, or half of a norm."""
     if vector.role == BIAS:
         return vector.stem in stems
@@ -432,7 +434,7 @@ def _has_place(vector: BaseVector, count: int, stems: Set[str], wish: Wish) -> b
 # What is said -------------------------------------------------------------------------------------------------
 
 
-def _notes(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> Iterator[str]:
+def _notes(layers: Sequence[Layer], tally: _Tally, wish: ExtractOptions) -> Iterator[str]:
     yield _share_held(layers, tally, wish)
     if tally.equal:
         yield f"{tally.equal} layers are equal in both and left out"
@@ -466,7 +468,7 @@ def _vectors_told(keys: Sequence[str]) -> str:
     return f"{len(each)} biases and norms ({len(norms)} of norms; first {each[0]})"
 
 
-def _share_held(layers: Sequence[Layer], tally: _Tally, wish: Wish) -> str:
+def _share_held(layers: Sequence[Layer], tally: _Tally, wish: ExtractOptions) -> str:
     lost, held = math.fsum(layer.lost**2 for layer in layers), math.fsum(tally.held)
     conv = "" if wish.conv_rank in (None, wish.rank) else f" and conv rank {wish.conv_rank}"
     share = math.sqrt(held / (held + lost))

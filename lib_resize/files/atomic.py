@@ -32,7 +32,7 @@ def mib(nbytes: int) -> str:
     return f"{nbytes / 2**20:.2f} MiB"
 
 
-class Draft:
+class AtomicFile:
     """A new file that gets its final name only when it is complete.
 
     ``with Draft(final) as draft:`` then ``open``, ``write``…, ``finish``, ``publish``. Whatever ends the
@@ -48,7 +48,7 @@ class Draft:
         self._fd = -1
         self._gathered = bytearray()
 
-    def __enter__(self) -> Draft:
+    def __enter__(self) -> AtomicFile:
         return self
 
     def __exit__(
@@ -126,7 +126,7 @@ class Draft:
 
 def write_whole(final: Path, data: bytes, *, overwrite: bool = False) -> None:
     """Write a small file completely or not at all. Raises ``OutputError``."""
-    with Draft(final, overwrite=overwrite) as draft:
+    with AtomicFile(final, overwrite=overwrite) as draft:
         draft.open()
         draft.write(data)
         draft.finish()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedFileError, FileError, OutputError
-from .atomic import Draft, check_room
+from .atomic import AtomicFile, check_room
 from .header import (
     LEGACY_HASH,
     MODEL_HASH,
@@ -70,8 +70,8 @@ def write_safetensors(
     _refuse_sources(final, sources)
     if list(specs) != file_order(specs):
         raise ValueError("the tensors to write are not in file order; sort them with file_order first")
-    job = _Job(specs, describe(specs), metadata)
-    with Draft(final, overwrite=overwrite) as draft:
+    job = _WritePlan(specs, describe(specs), metadata)
+    with AtomicFile(final, overwrite=overwrite) as draft:
         draft.open()
         check_room(final.parent, job.size)
         hashes = _write_tensors(draft, job, chunks)
@@ -86,7 +86,7 @@ def write_safetensors(
 
 
 @dataclass(frozen=True)
-class _Job:
+class _WritePlan:
     """What is to be written, with the tensors' part of the header made once: it is needed four times."""
 
     specs: Sequence[TensorSpec]
@@ -114,7 +114,7 @@ def _refuse_sources(final: Path, sources: Sequence[str | os.PathLike[str]]) -> N
             raise OutputError(f"{final}: this is the source file itself, which is never replaced. Choose another name.")
 
 
-def _write_tensors(draft: Draft, job: _Job, chunks: Iterable[Chunk]) -> dict[str, str]:
+def _write_tensors(draft: AtomicFile, job: _WritePlan, chunks: Iterable[Chunk]) -> dict[str, str]:
     """Write everything with placeholders for the hashes, and return the hashes."""
     hashes = _Hashes(job.legacy_header())
     draft.write(job.header(PLACEHOLDERS))
@@ -148,7 +148,7 @@ def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
-def _compare_with_disk(draft: Draft, header: bytes, data_hash: str) -> None:
+def _compare_with_disk(draft: AtomicFile, header: bytes, data_hash: str) -> None:
     """Raise ``OutputError`` where any byte of the finished temporary is not the one that was meant."""
     try:
         disk = SteadyFile(draft.path)

@@ -328,7 +328,7 @@ class KeptLike:
 
 
 @dataclass
-class Reference:
+class OpenReference:
     """The base model of a resize, and where its weights come from."""
 
     title: str = ""
@@ -362,21 +362,21 @@ class Reference:
             self.checkpoint.close()
 
 
-def open_reference(host: Host, choice: str = LOADED) -> Reference:
+def open_reference(host: Host, choice: str = LOADED) -> OpenReference:
     """The model in memory, or else the file of the one selected (`choice` "loaded"); a checkpoint of the host's list,
     by title; or nothing ("none"). Raises FileError where a title is not in the list, and what `Checkpoint` raises."""
     if choice == NOTHING:
-        return Reference()
+        return OpenReference()
     if choice != LOADED:
-        return Reference(choice, Checkpoint(_path_of(host, choice)))
+        return OpenReference(choice, Checkpoint(_path_of(host, choice)))
     loaded = host.loaded()
     if loaded is not None:
-        return Reference(loaded.title, _live(host, loaded), list(_remark_on_pending(host)))
+        return OpenReference(loaded.title, _live(host, loaded), list(_remark_on_pending(host)))
     selected = host.pending()
     if selected is None:
-        return Reference(remarks=["No checkpoint is loaded."])
+        return OpenReference(remarks=["No checkpoint is loaded."])
     remark = f"{selected} is selected and not in memory; its file is read."
-    return Reference(selected, Checkpoint(_path_of(host, selected)), [remark])
+    return OpenReference(selected, Checkpoint(_path_of(host, selected)), [remark])
 
 
 def _live(host: Host, loaded: Loaded) -> LiveCheckpoint:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .arrays import Arrays
 from .casts import Bits
 from .factor import Factor, Pair, Spectrum, Stored, decompose
-from .truncate import Kept
+from .truncate import KeptIndices
 
 _MAGNITUDE = {2: 0x7FFF, 1: 0x7F}
 """Bytes of a number that is stored as bits -> all of them but the sign."""
@@ -85,7 +85,7 @@ def _joined(spectra: Sequence[Spectrum], blocks: Sequence[Block], rank: int) -> 
     return Spectrum(s[order], p[:, order], q[order], owner[order])
 
 
-def by_block(spectrum: Spectrum, kept: Kept) -> NDArray[np.integer[Any]]:
+def by_block(spectrum: Spectrum, kept: KeptIndices) -> NDArray[np.integer[Any]]:
     """The dimensions that stay in the order in which they are stored: piece after piece, each strongest first."""
     if spectrum.owner is None:
         return kept

@@ -11,8 +11,8 @@ import numpy as np
 from ..errors import LayerError
 from .arrays import Arrays
 from .casts import Double, Single
-from .factor import NOTHING, Factor, gram_of_columns, gram_of_rows
-from .truncate import Kept
+from .factor import ZERO_TOLERANCE, Factor, gram_of_columns, gram_of_rows
+from .truncate import KeptIndices
 
 
 def singular_values(matrix: Factor, arrays: Arrays) -> Double:
@@ -20,7 +20,7 @@ def singular_values(matrix: Factor, arrays: Arrays) -> Double:
     return _roots(np.asarray(np.linalg.eigvalsh(_gram(matrix, arrays)), np.float64)[::-1])
 
 
-def dimensions(matrix: Factor, kept: Kept, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
+def dimensions(matrix: Factor, kept: KeptIndices, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
     """The part of the matrix that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
 
     Both come times `gain`, with sqrt(s) in each.
@@ -50,4 +50,4 @@ def _gram(matrix: Factor, arrays: Arrays) -> Double:
 
 def _roots(square: Double) -> Double:
     s = np.sqrt(np.maximum(square, 0.0))
-    return np.where(s > NOTHING * s[0], s, 0.0)
+    return np.where(s > ZERO_TOLERANCE * s[0], s, 0.0)

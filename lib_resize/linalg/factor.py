@@ -29,7 +29,7 @@ from ..errors import LayerError
 from .arrays import Array, Arrays
 from .casts import Bits, Double, Single, doubles, singles
 
-NOTHING = 1e-7
+ZERO_TOLERANCE = 1e-7
 """A singular value below this share of the largest is rounding and counts as zero."""
 _DOUBTFUL = 1e-6  # of t: the error of s_i is 1e-4 there
 _CANCELLING = 100.0  # t over s_1
@@ -91,7 +91,7 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Leading:
+class LeadingSlice:
     """The first rows (axis 0) or columns (axis 1) of a matrix; cut out when looked at."""
 
     part: Factor
@@ -210,7 +210,7 @@ def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, 
     square, w = np.linalg.eigh(np.swapaxes(c, 1, 2) @ gc)
     s = np.sqrt(np.maximum(square[:, ::-1], 0.0))
     t = np.sqrt(_scaled_norm(gram_up, d2) * _scaled_norm(gram_down, 1.0 / d2))[:, None]
-    s = np.where(s > NOTHING * t, s, 0.0)
+    s = np.where(s > ZERO_TOLERANCE * t, s, 0.0)
     doubtful = np.any((s > 0) & (s < _DOUBTFUL * t), axis=1) | (t[:, 0] > _CANCELLING * s[:, 0])
     inverse_root = np.divide(1.0, np.sqrt(s), out=np.zeros_like(s), where=s > 0)
     p = (c @ w)[:, :, ::-1]

@@ -35,7 +35,7 @@ _STEPS = 16
 
 
 @dataclass(frozen=True)
-class Leading:
+class TruncatedSvd:
     """The first k dimensions of a matrix (n, m)."""
 
     s: Double
@@ -48,7 +48,7 @@ class Leading:
     """Frobenius norm of the matrix less these dimensions."""
 
 
-def leading(matrix: Single, count: int, arrays: Arrays) -> Leading:
+def leading(matrix: Single, count: int, arrays: Arrays) -> TruncatedSvd:
     """The `count` strongest dimensions of a float32 matrix, fewer where it has no more.
 
     Raises LayerError where the matrix holds NaN or an infinity.
@@ -62,7 +62,9 @@ def leading(matrix: Single, count: int, arrays: Arrays) -> Leading:
         return _exact(matrix, wanted, whole, arrays)
     if matrix.shape[0] < matrix.shape[1]:
         turned = _iterated(matrix.T, wanted, whole, arrays)
-        return Leading(turned.s, np.ascontiguousarray(turned.down.T), np.ascontiguousarray(turned.up.T), turned.lost)
+        return TruncatedSvd(
+            turned.s, np.ascontiguousarray(turned.down.T), np.ascontiguousarray(turned.up.T), turned.lost
+        )
     return _iterated(matrix, wanted, whole, arrays)
 
 
@@ -72,17 +74,17 @@ def _square_norm(matrix: Single, arrays: Arrays) -> float:
     return math.fsum(float(np.dot(block, block)) for block in (block.astype(np.float64) for block in blocks))
 
 
-def _exact(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> Leading:
+def _exact(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> TruncatedSvd:
     stored = Stored(np.ascontiguousarray(matrix), "F32")
     s = singular_values(stored, arrays)
     kept = np.arange(min(wanted, int(np.count_nonzero(s))))
     up, down = dimensions(stored, kept, arrays)
     tail = s[len(kept) :]
     lost = math.sqrt(float(tail @ tail)) if len(kept) else math.sqrt(whole)
-    return Leading(s[kept], up, down, lost)
+    return TruncatedSvd(s[kept], up, down, lost)
 
 
-def _iterated(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> Leading:
+def _iterated(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> TruncatedSvd:
     """Of a matrix with n >= m."""
     x = arrays.bring(matrix)
     width = wanted + OVERSAMPLING
@@ -97,7 +99,7 @@ def _iterated(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> Lead
         inner = _projected(x, basis, wanted, arrays)
     root = np.sqrt(inner.s).astype(np.float32)
     up = (basis @ inner.u.astype(np.float32)) * root
-    return Leading(inner.s, np.ascontiguousarray(up), inner.vt * root[:, None], math.sqrt(_left(whole, inner.s)))
+    return TruncatedSvd(inner.s, np.ascontiguousarray(up), inner.vt * root[:, None], math.sqrt(_left(whole, inner.s)))
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ from .arrays import Arrays
 from .casts import Double, Single
 from .factor import Pair, Spectrum
 
-Kept = NDArray[np.integer[Any]]
+KeptIndices = NDArray[np.integer[Any]]
 """Indices of the dimensions that stay, ascending."""
 
 
-def truncated(pair: Pair, spectrum: Spectrum, kept: Kept, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
+def truncated(
+    pair: Pair, spectrum: Spectrum, kept: KeptIndices, arrays: Arrays, gain: float = 1.0
+) -> tuple[Single, Single]:
     """The part of the delta that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
 
     For the first k dimensions it is the best approximation of rank k (Eckart and Young 1936). Both factors come
@@ -33,7 +35,7 @@ def frobenius(s: Double) -> float:
     return float(np.sqrt(s @ s))
 
 
-def discarded(s: Double, kept: Kept) -> float:
+def discarded(s: Double, kept: KeptIndices) -> float:
     """Frobenius norm of what is lost when only the dimensions `kept` remain."""
     gone = np.ones(len(s), np.bool_)
     gone[kept] = False

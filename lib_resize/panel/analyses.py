@@ -27,8 +27,18 @@ from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
-from ..engine.analysis import Analysis, Bench, also_as, analyse, beside, hollowed, lacks, needs_base, reseated
-from ..engine.jobs import Job, prepare
+from ..engine.analysis import (
+    Analysis,
+    Runtime,
+    analyse,
+    needs_base,
+    needs_conversion,
+    reattached,
+    with_base_norms,
+    with_conversion,
+    without_tensors,
+)
+from ..engine.jobs import ResizeJob, prepare
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
 from ..files.header import DTYPE_BYTES
 from ..files.outname import SUFFIX
@@ -43,11 +53,11 @@ from ..plans import Plan
 from ..progress import Progress
 from ..recipe.grammar import BASE_SCORES, PRESETS, Recipe, parse_recipe
 from ..recipe.scores import LayerFacts
-from ..recipe.select import Question, Ranking
+from ..recipe.select import Ranking, SelectionInput
 from ..studies.catalogue import Stamp, stamp_of
 from .faults import Fault
 from .options import DEFAULT_SCORES, LOADED
-from .references import NOTHING, Reference, described, told
+from .references import NO_REFERENCE, ReferenceInfo, described, told
 
 FLOOR = 0.88
 """Weight retention below which a plan warns."""
@@ -65,7 +75,7 @@ BaseKey = tuple[str, str | None]
 
 
 @dataclass
-class Kept:
+class CachedAnalysis:
     """One analysed LoRA."""
 
     lora: LoraFile
@@ -82,7 +92,7 @@ class Kept:
     """Which base its own delta rests on; None for kinds that are known without."""
     asked: frozenset[str] = frozenset()
     """Scores that `based` can answer."""
-    reference: Reference = NOTHING
+    reference: ReferenceInfo = NO_REFERENCE
     shown: Answer | None = None
     """The table and all that the page shows, once made."""
 
@@ -104,10 +114,10 @@ class Analyses:
     def __init__(self, host: Host, most_bytes: int = MOST_BYTES) -> None:
         self._host = host
         self._most = most_bytes
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, CachedAnalysis] = OrderedDict()
         self._lock = threading.RLock()
 
-    def get(self, lora: LoraFile) -> Kept | None:
+    def get(self, lora: LoraFile) -> CachedAnalysis | None:
         """The analysis of a file as it is now; None where there is none."""
         with self._lock:
             kept = self._kept.get(lora.name)
@@ -123,16 +133,16 @@ class Analyses:
             self._kept.move_to_end(lora.name)
             return kept
 
-    def made(self, lora: LoraFile, progress: Progress, convert: str = "auto", choice: str = LOADED) -> Kept:
+    def made(self, lora: LoraFile, progress: Progress, convert: str = "auto", choice: str = LOADED) -> CachedAnalysis:
         """The analysis of a file, made if need be, in all forms that `convert` asks for; `choice` is the reference,
         for kinds that rest on one. Raises what reading and decomposing raise, PairingError where it is missing."""
         kept = self.get(lora)
         if kept is None or rests_on_another(kept, choice, self._host):
             kept = _decomposed(lora, progress, convert, self._host, choice)
-        elif lacks(kept.analysis, convert):
-            with bench(progress) as tools, reopened(kept) as whole, grounded(whole, self._host, choice) as ground:
-                seated = reseated(kept.analysis, whole, ground)
-                kept.analysis = hollowed(also_as(seated, convert, ground, (), tools))
+        elif needs_conversion(kept.analysis, convert):
+            with runtime(progress) as tools, reopened(kept) as whole, grounded(whole, self._host, choice) as ground:
+                seated = reattached(kept.analysis, whole, ground)
+                kept.analysis = without_tensors(with_conversion(seated, convert, ground, (), tools))
             kept.based, kept.asked = None, frozenset()
         else:
             return kept
@@ -141,7 +151,9 @@ class Analyses:
             self._make_room(kept)
         return kept
 
-    def with_base(self, kept: Kept, recipes: Sequence[Recipe], choice: str, progress: Progress) -> Kept:
+    def with_base(
+        self, kept: CachedAnalysis, recipes: Sequence[Recipe], choice: str, progress: Progress
+    ) -> CachedAnalysis:
         """Measures what recipes need of the reference, unless that was done. Raises PairingError where it cannot."""
         if not needs_measuring(kept, recipes, choice, self._host):
             if kept.based is not None and any(recipe.needs_base for recipe in recipes):
@@ -155,19 +167,19 @@ class Analyses:
             if opened.checkpoint is None:
                 raise PairingError(no_reference(recipes[0], opened.note))
             _check_families(kept.analysis.adapter, told(opened))
-            with bench(progress) as tools, reopened(kept) as whole:
+            with runtime(progress) as tools, reopened(kept) as whole:
                 wanted = [replace(recipes[0], weights=dict.fromkeys(asked, 1.0))]
-                seated = reseated(kept.analysis, whole, opened.checkpoint)
-                based = beside(seated, opened.checkpoint, wanted, tools)
+                seated = reattached(kept.analysis, whole, opened.checkpoint)
+                based = with_base_norms(seated, opened.checkpoint, wanted, tools)
             reference = told(opened)
         finally:
             opened.close()
         with self._lock:
-            kept.based = hollowed(based)
+            kept.based = without_tensors(based)
             kept.base_key, kept.asked, kept.reference = base_key(choice, reference), asked, reference
         return kept
 
-    def _make_room(self, newest: Kept) -> None:
+    def _make_room(self, newest: CachedAnalysis) -> None:
         total = sum(kept.bytes for kept in self._kept.values())
         for name in list(self._kept):
             if total <= self._most or self._kept[name] is newest:
@@ -179,26 +191,26 @@ class Analyses:
 
 
 @contextlib.contextmanager
-def bench(progress: Progress) -> Iterator[Bench]:
+def runtime(progress: Progress) -> Iterator[Runtime]:
     """What the work is done with, on the CPU: decompositions are too small to be worth a device's time."""
     workers = usable_cores()
     with one_blas_thread():
         pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
         try:
-            yield Bench(NumpyArrays(), pool, progress)
+            yield Runtime(NumpyArrays(), pool, progress)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _decomposed(lora: LoraFile, progress: Progress, convert: str, host: Host, choice: str) -> Kept:
+def _decomposed(lora: LoraFile, progress: Progress, convert: str, host: Host, choice: str) -> CachedAnalysis:
     stamp = _stamped(lora)
-    with _read(lora.path) as adapter, grounded(adapter, host, choice) as ground, bench(progress) as tools:
-        analysis = hollowed(analyse(adapter, ground, (), tools, convert=convert))
+    with _read(lora.path) as adapter, grounded(adapter, host, choice) as ground, runtime(progress) as tools:
+        analysis = without_tensors(analyse(adapter, ground, (), tools, convert=convert))
         blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)
     if ground is None:
-        return Kept(lora, stamp, analysis, blocks)
+        return CachedAnalysis(lora, stamp, analysis, blocks)
     reference = described(host, choice)
-    return Kept(lora, stamp, analysis, blocks, ground=base_key(choice, reference), reference=reference)
+    return CachedAnalysis(lora, stamp, analysis, blocks, ground=base_key(choice, reference), reference=reference)
 
 
 def _stamped(lora: LoraFile) -> Stamp:
@@ -217,7 +229,7 @@ def _read(path: Path) -> Iterator[Adapter]:
 
 
 @contextlib.contextmanager
-def reopened(kept: Kept) -> Iterator[Adapter]:
+def reopened(kept: CachedAnalysis) -> Iterator[Adapter]:
     """The file of a kept analysis with all its numbers. Raises FileError where it is another one by now."""
     with _read(kept.lora.path) as adapter:
         stems = [layer.stem for layer in adapter.layers]
@@ -229,7 +241,7 @@ def reopened(kept: Kept) -> Iterator[Adapter]:
 # The base ------------------------------------------------------------------------------------------------------
 
 
-def base_key(choice: str, reference: Reference) -> BaseKey:
+def base_key(choice: str, reference: ReferenceInfo) -> BaseKey:
     return plain_title(choice), reference.title and plain_title(reference.title)
 
 
@@ -258,12 +270,12 @@ def _groundless(adapter: Adapter, why: str) -> str:
     )
 
 
-def rests_on_another(kept: Kept, choice: str, host: Host) -> bool:
+def rests_on_another(kept: CachedAnalysis, choice: str, host: Host) -> bool:
     """Whether its delta was worked out with another base model than the one that is chosen now."""
     return kept.ground is not None and kept.ground != base_key(choice, described(host, choice))
 
 
-def needs_measuring(kept: Kept, recipes: Sequence[Recipe], choice: str, host: Host) -> bool:
+def needs_measuring(kept: CachedAnalysis, recipes: Sequence[Recipe], choice: str, host: Host) -> bool:
     """Whether recipes ask something of the base that this analysis does not know yet."""
     wanted = frozenset(name for recipe in recipes for name in recipe.weights) & BASE_SCORES
     if not wanted:
@@ -277,7 +289,7 @@ def no_reference(recipe: Recipe, why: str) -> str:
     return f"recipe {recipe} compares with a base model. {why or 'None was chosen.'} Pick one, or take a preset."
 
 
-def _check_families(adapter: Adapter, reference: Reference) -> None:
+def _check_families(adapter: Adapter, reference: ReferenceInfo) -> None:
     family = adapter.family.name if adapter.family else None
     if family is not None and reference.family is not None and family != reference.family:
         raise PairingError(
@@ -286,10 +298,10 @@ def _check_families(adapter: Adapter, reference: Reference) -> None:
         )
 
 
-def analysis_for(kept: Kept, recipe: Recipe, choice: str, host: Host, convert: str = "auto") -> Analysis:
+def analysis_for(kept: CachedAnalysis, recipe: Recipe, choice: str, host: Host, convert: str = "auto") -> Analysis:
     """The facts that a recipe rests on. Raises Fault where they must be measured first, PairingError where that is
     hopeless."""
-    if lacks(kept.analysis, convert):
+    if needs_conversion(kept.analysis, convert):
         raise Fault("not_analysed", f"{kept.lora.name} was not analysed as LoRA yet. Analyse it first.")
     if kept.ground is not None:
         _check_ground(kept, choice, host)
@@ -304,7 +316,7 @@ def analysis_for(kept: Kept, recipe: Recipe, choice: str, host: Host, convert: s
     return kept.based
 
 
-def _check_ground(kept: Kept, choice: str, host: Host) -> None:
+def _check_ground(kept: CachedAnalysis, choice: str, host: Host) -> None:
     reference = described(host, choice)
     if reference.kind == "none":
         raise PairingError(_groundless(kept.analysis.adapter, reference.note))
@@ -327,7 +339,7 @@ def block_order(label: str) -> tuple[int, str]:
     return next((place for place, start in enumerate(order) if label.startswith(start)), len(order)), label
 
 
-def by_block(kept: Kept, ranks: Sequence[int]) -> dict[str, float]:
+def by_block(kept: CachedAnalysis, ranks: Sequence[int]) -> dict[str, float]:
     """Mean rank of each block's layers, in the model's order."""
     sums: dict[str, list[int]] = {}
     for label, rank in zip(kept.blocks, ranks, strict=True):
@@ -335,23 +347,23 @@ def by_block(kept: Kept, ranks: Sequence[int]) -> dict[str, float]:
     return {label: round(sum(sums[label]) / len(sums[label]), 2) for label in sorted(sums, key=block_order)}
 
 
-def plan_blocks(kept: Kept, plan: Plan) -> Answer:
+def plan_blocks(kept: CachedAnalysis, plan: Plan) -> Answer:
     old, new = by_block(kept, old_ranks(kept)), by_block(kept, [layer.new_rank for layer in plan.layers])
     return {label: {"layers": kept.blocks.count(label), "old": old[label], "kept": new[label]} for label in old}
 
 
-def old_ranks(kept: Kept) -> list[int]:
+def old_ranks(kept: CachedAnalysis) -> list[int]:
     return [layer.rank for layer in kept.analysis.adapter.layers]
 
 
-def shown(kept: Kept, progress: Progress) -> Answer:
+def shown(kept: CachedAnalysis, progress: Progress) -> Answer:
     """All that the page shows of an analysed LoRA, made once; see `Analysed` in docs/panel-protocol.md."""
     if kept.shown is None:
         kept.shown = _Showing(kept, progress).answer()
     return kept.shown
 
 
-def warnings_of(kept: Kept, reference: Reference) -> list[Warning_]:
+def warnings_of(kept: CachedAnalysis, reference: ReferenceInfo) -> list[Warning_]:
     """What is said of a LoRA before any recipe."""
     adapter, found = kept.analysis.adapter, []
     if all(layer.form.dtypes == {"F32"} for layer in adapter.layers):
@@ -386,7 +398,9 @@ def _warning(kind: str, template: str, values: Mapping[str, str] | None = None) 
     return {"kind": kind, "text": template.format(**values or {}), "template": template, "values": dict(values or {})}
 
 
-def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None, analysis: Analysis | None = None) -> Job:
+def preset_job(
+    kept: CachedAnalysis, recipe: Recipe, style: Style | None = None, analysis: Analysis | None = None
+) -> ResizeJob:
     """The plan of a recipe under a name of usual length."""
     return prepare(
         analysis or kept.analysis, recipe, style or Style(), lambda _: Path(f"{kept.lora.path.stem}_00mb{SUFFIX}")
@@ -396,7 +410,7 @@ def preset_job(kept: Kept, recipe: Recipe, style: Style | None = None, analysis:
 class _Showing:
     """Makes the table, the presets and the blocks of one LoRA."""
 
-    def __init__(self, kept: Kept, progress: Progress) -> None:
+    def __init__(self, kept: CachedAnalysis, progress: Progress) -> None:
         self._kept = kept
         self._progress = progress
         self._style = Style()
@@ -421,7 +435,7 @@ class _Showing:
             "device": "cpu",
         }
 
-    def _job(self, recipe: Recipe, analysis: Analysis | None = None) -> Job | None:
+    def _job(self, recipe: Recipe, analysis: Analysis | None = None) -> ResizeJob | None:
         try:
             return preset_job(self._kept, recipe, self._style, analysis)
         except ResizeError:
@@ -429,7 +443,7 @@ class _Showing:
         finally:
             self._progress.step()
 
-    def _preset(self, job: Job | None) -> Answer | None:
+    def _preset(self, job: ResizeJob | None) -> Answer | None:
         if job is None:
             return None
         plan = job.plan
@@ -442,7 +456,7 @@ class _Showing:
             "recipe": plan.recipe,
         }
 
-    def _blocks(self, jobs: Mapping[str, Job | None]) -> Answer:
+    def _blocks(self, jobs: Mapping[str, ResizeJob | None]) -> Answer:
         old = by_block(self._kept, old_ranks(self._kept))
         new = {name: by_block(self._kept, job.choice.ranks) for name, job in jobs.items() if job is not None}
         return {
@@ -454,7 +468,7 @@ class _Showing:
             for label, rank in old.items()
         }
 
-    def _is_flat(self, high: Job | None) -> Warning_ | None:
+    def _is_flat(self, high: ResizeJob | None) -> Warning_ | None:
         if high is None:
             return None
         layers = high.analysis.adapter.layers
@@ -466,11 +480,11 @@ class _Showing:
         template = "Its spectrum is flat: High would save {saved}. Perhaps it was extracted from a checkpoint."
         return _warning("flat", template, {"saved": f"{max(0.0, 100 * saved):.0f} %"})
 
-    def _table(self, medium: Job | None) -> list[Answer]:
+    def _table(self, medium: ResizeJob | None) -> list[Answer]:
         """Of the form that the middle preset takes, where there are two."""
         analysis = medium.analysis if medium is not None else self._kept.analysis
         recipe = parse_recipe(f"{DEFAULT_SCORES},retain=1")
-        curve = _Curve(analysis, Ranking(recipe, Question(analysis.layers)), self._style)
+        curve = _Curve(analysis, Ranking(recipe, SelectionInput(analysis.layers)), self._style)
         counts = curve.counts(_POINTS)
         anchors = sorted({counts[round(i * (len(counts) - 1) / (_ANCHORS - 1))] for i in range(_ANCHORS)})
         heads = [self._head(analysis, curve, count) for count in anchors]
@@ -548,7 +562,7 @@ def _sizes(form: Form, facts: LayerFacts, style: Style) -> NDArray[np.int64]:
     """Bytes of a layer's numbers at every rank, (r + 1,)."""
     if isinstance(form, LowRank):  # most files hold nothing else, and a file of a thousand layers must not wait
         return np.arange(form.rank + 1, dtype=np.int64) * _bytes(form, 1, style)
-    standing = np.arange(form.rank + 1) if facts.stands is None else facts.stands
+    standing = np.arange(form.rank + 1) if facts.stored_ranks is None else facts.stored_ranks
     return np.array([_bytes(form, int(rank), style) for rank in standing], np.int64)
 
 

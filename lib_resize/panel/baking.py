@@ -11,7 +11,7 @@ from typing import Any
 from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, Bench, analyse, beside
+from ..engine.analysis import Analysis, Runtime, analyse, with_base_norms
 from ..engine.batch import read_part, read_source
 from ..engine.jobs import execute, prepare
 from ..errors import FileError, PairingError, PromptError, ResizeError
@@ -19,19 +19,18 @@ from ..files.outname import clean_stem
 from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
-from ..hosts.live import Reference as Opened
-from ..hosts.live import open_reference
+from ..hosts.live import OpenReference, open_reference
 from ..prompts.lookup import preset_file
 from ..prompts.sources import of_prompt
 from ..prompts.tags import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
-from .analyses import bench, no_reference
+from .analyses import no_reference, runtime
 from .faults import Fault
 from .library import Library
 from .names import folded, new_path, output_folder, tag
 from .options import Options
 from .queue import Handle
-from .references import NOTHING, told
+from .references import NO_REFERENCE, told
 from .resizing import Announce, Written, all_names
 
 _LONGEST_NAME = 60
@@ -169,7 +168,7 @@ def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Wr
     Raises Cancelled and whatever goes wrong; then nothing was left behind.
     """
     path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
-    with _merged(order, host) as (adapter, ground), bench(handle) as tools:
+    with _merged(order, host) as (adapter, ground), runtime(handle) as tools:
         handle.portion(0.0, 0.6)
         digests = [tools.pool.submit(file.sha256) for file in adapter.files]
         analysis, compared = _analysed(adapter, ground.checkpoint if ground else None, order, host, tools)
@@ -179,11 +178,11 @@ def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Wr
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
     used = compared or ground
-    return Written(plan, path, (), (), told(used) if used else NOTHING)
+    return Written(plan, path, (), (), told(used) if used else NO_REFERENCE)
 
 
 @contextlib.contextmanager
-def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, Opened | None]]:
+def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, OpenReference | None]]:
     """The sum, and the base model that parts of it rest on, where there are such parts and a reference."""
     source = of_prompt(order.tags, order.path_of)
     with contextlib.ExitStack() as stack:
@@ -196,8 +195,8 @@ def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, Opened | No
 
 
 def _analysed(
-    adapter: Adapter, base: Checkpoint | None, order: BakeOrder, host: Host, tools: Bench
-) -> tuple[Analysis, Opened | None]:
+    adapter: Adapter, base: Checkpoint | None, order: BakeOrder, host: Host, tools: Runtime
+) -> tuple[Analysis, OpenReference | None]:
     """With the reference that the recipe compares with, if it compares with one."""
     analysis = analyse(adapter, base, (), tools, convert=order.options.style.convert)
     if not order.recipe.needs_base:
@@ -206,7 +205,7 @@ def _analysed(
     try:
         if opened.checkpoint is None:
             raise PairingError(no_reference(order.recipe, opened.note))
-        return beside(analysis, opened.checkpoint, [order.recipe], tools), opened
+        return with_base_norms(analysis, opened.checkpoint, [order.recipe], tools), opened
     finally:
         opened.close()
 

@@ -9,21 +9,21 @@ from pathlib import Path
 
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Bench, analyse
+from ..engine.analysis import Runtime, analyse
 from ..engine.jobs import execute, prepare
 from ..errors import FileError
-from ..extraction.difference import DEFAULT_RANK, Weights, Wish, difference, of_checkpoints
+from ..extraction.difference import DEFAULT_RANK, ExtractOptions, Weights, difference, of_checkpoints
 from ..files.outname import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint
 from ..hosts.live import KeptLike, LiveWeights
 from ..recipe.grammar import Recipe
-from .analyses import bench
+from .analyses import runtime
 from .faults import Fault
 from .names import folded, new_path, output_folder
 from .options import LOADED, Options
 from .queue import Handle
-from .references import NOTHING, Reference, family_of
+from .references import NO_REFERENCE, ReferenceInfo, family_of
 from .resizing import Announce, Written, all_names
 
 FILE = "file"
@@ -45,10 +45,10 @@ class ExtractOrder:
     taken: frozenset[str] = frozenset()
 
     @property
-    def wish(self) -> Wish:
+    def wish(self) -> ExtractOptions:
         """As many dimensions as the recipe could keep."""
         most = int(self.recipe.value) if self.recipe.selection == "rank" else self.recipe.max_rank
-        return Wish(DEFAULT_RANK if most is None else most, text_encoders=self.text_encoders)
+        return ExtractOptions(DEFAULT_RANK if most is None else most, text_encoders=self.text_encoders)
 
 
 def check_order(order: ExtractOrder, host: Host) -> None:
@@ -101,7 +101,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, announce: Announce)
     folder = _folder(order, host)
     path = new_path(folder, order.name, all_names(host) | folded(order.taken))
     with ExitStack() as stack:
-        tools = stack.enter_context(bench(handle))
+        tools = stack.enter_context(runtime(handle))
         spool = stack.enter_context(Spool(folder))
         handle.portion(0.0, 0.7)
         adapter, base = stack.enter_context(_subtracted(host, order, spool, tools))
@@ -115,16 +115,16 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, announce: Announce)
     return Written(plan, path, (), (), _reference(order, host))
 
 
-def _reference(order: ExtractOrder, host: Host) -> Reference:
+def _reference(order: ExtractOrder, host: Host) -> ReferenceInfo:
     """What the recipe compared with: the file that was subtracted."""
     if not order.recipe.needs_base:
-        return NOTHING
+        return NO_REFERENCE
     path = base_path(order, host)
-    return Reference("file", path.name if order.base == FILE else order.base, family_of(path))
+    return ReferenceInfo("file", path.name if order.base == FILE else order.base, family_of(path))
 
 
 @contextmanager
-def _subtracted(host: Host, order: ExtractOrder, spool: Spool, tools: Bench) -> Iterator[tuple[Adapter, Checkpoint]]:
+def _subtracted(host: Host, order: ExtractOrder, spool: Spool, tools: Runtime) -> Iterator[tuple[Adapter, Checkpoint]]:
     with ExitStack() as stack:
         base = Checkpoint(base_path(order, host))
         stack.callback(base.close)

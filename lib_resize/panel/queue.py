@@ -69,7 +69,7 @@ class GaveWay(Exception):  # noqa: N818 - it is no error
 
 
 @dataclass(eq=False)
-class Job:
+class QueuedJob:
     """One piece of work and what became of it. Changed only under the queue's lock."""
 
     id: str
@@ -117,7 +117,7 @@ class Pace:
 class Handle:
     """What a running job is given: it follows `progress.Progress`, and knows when to stop."""
 
-    def __init__(self, queue: Queue, job: Job) -> None:
+    def __init__(self, queue: Queue, job: QueuedJob) -> None:
         self._queue = queue
         self._job = job
         self._told = 0.0
@@ -176,8 +176,8 @@ class Queue:
         """`tell` puts an error into the page's words."""
         self.host = host
         self._tell = tell
-        self._jobs: dict[str, Job] = {}
-        self._waiting: list[Job] = []
+        self._jobs: dict[str, QueuedJob] = {}
+        self._waiting: list[QueuedJob] = []
         self._changed = threading.Condition()
         self._revision = 0
         self._pruned = 0
@@ -219,7 +219,7 @@ class Queue:
             self._touch(job)
             return job.id
 
-    def cancel(self, ids: Sequence[str]) -> list[Job]:
+    def cancel(self, ids: Sequence[str]) -> list[QueuedJob]:
         """Takes jobs back that have not begun and asks the running one to stop; returns those it met."""
         with self._changed:
             known = [self._jobs[one] for one in dict.fromkeys(ids) if one in self._jobs]
@@ -236,7 +236,7 @@ class Queue:
                 self._stop(job, job.work.stop)
         return met
 
-    def _stop(self, job: Job, stop: Callable[[], None]) -> None:
+    def _stop(self, job: QueuedJob, stop: Callable[[], None]) -> None:
         """Now, and again until the job has ended: what is to be stopped may begin a moment later."""
 
         def keep_on() -> None:
@@ -301,7 +301,7 @@ class Queue:
     # For handles -----------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def changing(self, job: Job) -> Iterator[None]:
+    def changing(self, job: QueuedJob) -> Iterator[None]:
         with self._changed:
             yield
             self._touch(job)
@@ -311,7 +311,7 @@ class Queue:
         with self._changed:
             return self._foreground() > 0
 
-    def wait_for_host(self, job: Job) -> None:
+    def wait_for_host(self, job: QueuedJob) -> None:
         before = job.stage
         while self._busy():
             with self._changed:
@@ -338,7 +338,7 @@ class Queue:
         while (job := self._next()) is not None:
             self._run(job)
 
-    def _next(self) -> Job | None:
+    def _next(self) -> QueuedJob | None:
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
@@ -349,7 +349,7 @@ class Queue:
             self._touch(job)
             return job
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: QueuedJob) -> None:
         began = False
         try:
             self.wait_for_host(job)
@@ -372,7 +372,7 @@ class Queue:
                     with contextlib.suppress(Exception):
                         last()
 
-    def _put_back(self, job: Job) -> None:
+    def _put_back(self, job: QueuedJob) -> None:
         """Behind all jobs that it gave way to."""
         with self._changed:
             job.worked, job.began = job.worked + time.monotonic() - job.began, 0.0
@@ -383,7 +383,7 @@ class Queue:
                 self._waiting.insert(self._foreground(), job)
             self._touch(job)
 
-    def _finish(self, job: Job, state: str, result: Any = None, error: Answer | None = None) -> None:
+    def _finish(self, job: QueuedJob, state: str, result: Any = None, error: Answer | None = None) -> None:
         with self._changed:
             job.result, job.error = result, error
             self._end(job, state)
@@ -391,9 +391,9 @@ class Queue:
 
     # Under the lock ---------------------------------------------------------------------------------------------
 
-    def _new(self, works: Sequence[Work]) -> list[Job]:
+    def _new(self, works: Sequence[Work]) -> list[QueuedJob]:
         batch = secrets.token_hex(8)
-        jobs = [Job(secrets.token_hex(8), work, batch, file=work.file, name=work.name) for work in works]
+        jobs = [QueuedJob(secrets.token_hex(8), work, batch, file=work.file, name=work.name) for work in works]
         self._jobs.update((job.id, job) for job in jobs)
         self._prune()
         return jobs
@@ -410,16 +410,16 @@ class Queue:
             self._jobs.pop(job.id, None)
             self._pruned = max(self._pruned, job.revision)
 
-    def _end(self, job: Job, state: str) -> None:
+    def _end(self, job: QueuedJob, state: str) -> None:
         job.state, job.stage, job.done, job.total = state, "", 0, 0
         job.ended.set()
 
-    def _touch(self, job: Job) -> None:
+    def _touch(self, job: QueuedJob) -> None:
         self._revision += 1
         job.revision = self._revision
         self._changed.notify_all()
 
-    def _active(self) -> list[Job]:
+    def _active(self) -> list[QueuedJob]:
         running = [job for job in self._jobs.values() if job.state in (WAITS, RUNNING)]
         return [*running, *self._waiting]
 
@@ -429,7 +429,7 @@ class Queue:
         except Exception:  # a host that cannot tell does not stop us for ever
             return False
 
-    def _seconds_left(self, job: Job) -> float | None:
+    def _seconds_left(self, job: QueuedJob) -> float | None:
         if job.state not in ACTIVE:
             return None
         expected = self._pace.seconds(job.work)
@@ -441,7 +441,7 @@ class Queue:
             return max(0.0, elapsed / part * (1.0 - part))
         return None if expected is None else max(0.0, expected - elapsed)
 
-    def _told(self, job: Job, place: int, left: float | None) -> Answer:
+    def _told(self, job: QueuedJob, place: int, left: float | None) -> Answer:
         return {
             "id": job.id,
             "batch": job.batch,

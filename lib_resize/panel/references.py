@@ -15,11 +15,11 @@ from .faults import Fault
 from .options import LOADED, NONE
 
 if TYPE_CHECKING:
-    from ..hosts.live import Reference as Opened
+    from ..hosts.live import OpenReference
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceInfo:
     """Where base norms come from: `kind` is ``memory``, ``file``, ``cache`` or ``none``."""
 
     kind: str
@@ -33,49 +33,49 @@ class Reference:
         """As the page is told; the device is a field of results."""
         return {name: value for name, value in asdict(self).items() if name != "device"}
 
-    def remembered(self) -> Reference:
+    def remembered(self) -> ReferenceInfo:
         """The same where nothing of it was read anew."""
         return self if self.kind == "none" else replace(self, kind="cache", note="", device="cpu")
 
 
-NOTHING = Reference("none")
+NO_REFERENCE = ReferenceInfo("none")
 
 
-def described(host: Host, choice: str) -> Reference:
+def described(host: Host, choice: str) -> ReferenceInfo:
     """What a choice is as far as one can tell without opening it. Raises Fault for a title that is not listed."""
     if choice == NONE:
-        return NOTHING
+        return NO_REFERENCE
     if choice == LOADED:
         return _loaded(host)
     file = _listed(host, choice)
     if file is None:
         raise Fault("file", f"no checkpoint {choice!r} is in the list of {host.name}. Refresh it there.")
-    return Reference("file", file.title, family_of(file.path))
+    return ReferenceInfo("file", file.title, family_of(file.path))
 
 
-def told(opened: Opened) -> Reference:
+def told(opened: OpenReference) -> ReferenceInfo:
     """The same of one that was opened, and perhaps left the memory for the file meanwhile."""
     if opened.checkpoint is None:
-        return Reference("none", note=opened.note)
+        return ReferenceInfo("none", note=opened.note)
     family = opened.checkpoint.family
-    return Reference(opened.kind, opened.title, family.name if family else None, opened.note, opened.device)
+    return ReferenceInfo(opened.kind, opened.title, family.name if family else None, opened.note, opened.device)
 
 
-def _loaded(host: Host) -> Reference:
+def _loaded(host: Host) -> ReferenceInfo:
     loaded = host.loaded()
     if loaded is not None:
         family = loaded.family or (family_of(loaded.path) if loaded.path else None)
         reason = loaded.quantised()
         if reason is None:
-            return Reference("memory", loaded.title, family)
-        return Reference("file", loaded.title, family, f"in memory its weights are rounded by {reason}")
+            return ReferenceInfo("memory", loaded.title, family)
+        return ReferenceInfo("file", loaded.title, family, f"in memory its weights are rounded by {reason}")
     pending = host.pending()
     file = _listed(host, pending) if pending else None
     if file is not None:
-        return Reference("file", file.title, family_of(file.path), "not in memory yet, so its file is read")
+        return ReferenceInfo("file", file.title, family_of(file.path), "not in memory yet, so its file is read")
     if LOADED_MODEL not in host.features:
-        return Reference("none", note=f"{host.name} has no model in memory; a checkpoint file can be picked.")
-    return Reference("none", note="No checkpoint is loaded.")
+        return ReferenceInfo("none", note=f"{host.name} has no model in memory; a checkpoint file can be picked.")
+    return ReferenceInfo("none", note="No checkpoint is loaded.")
 
 
 def _listed(host: Host, title: str) -> CheckpointFile | None:

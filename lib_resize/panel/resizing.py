@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.layer import Adapter
-from ..engine.analysis import Analysis, reseated
-from ..engine.jobs import Job, execute, prepare
+from ..engine.analysis import Analysis, reattached
+from ..engine.jobs import ResizeJob, execute, prepare
 from ..errors import OutputError
 from ..files.outname import names_in_tree
 from ..files.reader import SafeFile
@@ -20,22 +20,22 @@ from ..plans import Plan
 from ..recipe.grammar import Recipe
 from .analyses import (
     Analyses,
-    Kept,
+    CachedAnalysis,
     analysis_for,
-    bench,
     grounded,
     old_ranks,
     plan_blocks,
     plan_warnings,
     ranks_of,
     reopened,
+    runtime,
     warnings_of,
 )
 from .names import MIB, NameFacts, filled, folded, new_path, output_folder
 from .options import Options
 from .preferences import read_preferences
 from .queue import Handle
-from .references import NOTHING, Reference, described
+from .references import NO_REFERENCE, ReferenceInfo, described
 
 _TRIES = 4  # until a name tells the size of the file that bears it
 
@@ -49,7 +49,7 @@ class Written:
     sidecars: tuple[Path, ...]
     notes: tuple[str, ...]
     """What did not go as wished, beside the plan's."""
-    reference: Reference = NOTHING
+    reference: ReferenceInfo = NO_REFERENCE
     """Which base model its numbers rest on."""
 
 
@@ -84,7 +84,7 @@ def _aliases(loras: Sequence[LoraFile]) -> set[str]:
     return {lora.alias for lora in loras if lora.alias}
 
 
-def planned(analysis: Analysis, recipe: Recipe, options: Options, name: Namer) -> Job:
+def planned(analysis: Analysis, recipe: Recipe, options: Options, name: Namer) -> ResizeJob:
     """The job under the name that tells its own size. Raises what `jobs.prepare` raises."""
     source = analysis.adapter.paths[0]
     ending = filled(options.suffix, _guess(analysis, recipe))
@@ -113,12 +113,12 @@ def _guess(analysis: Analysis, recipe: Recipe) -> NameFacts:
     return NameFacts(int(bytes), 0.9, 10)
 
 
-def _name_facts(job: Job) -> NameFacts:
+def _name_facts(job: ResizeJob) -> NameFacts:
     return NameFacts(job.plan.bytes_after, job.plan.retention, max(job.choice.ranks, default=0))
 
 
 def plan_answer(
-    kept: Kept, recipe: Recipe, options: Options, host: Host, taken: Collection[str] = ()
+    kept: CachedAnalysis, recipe: Recipe, options: Options, host: Host, taken: Collection[str] = ()
 ) -> dict[str, Any]:
     """What `plan` answers; `taken` are names that a restore will need again. Raises Fault, and what planning raises."""
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
@@ -144,9 +144,9 @@ def plan_answer(
     }
 
 
-def used_by(kept: Kept, recipe: Recipe) -> Reference:
+def used_by(kept: CachedAnalysis, recipe: Recipe) -> ReferenceInfo:
     """The reference that a result rests on; none for a recipe that compares with no base model."""
-    return kept.reference if recipe.needs_base or kept.ground is not None else NOTHING
+    return kept.reference if recipe.needs_base or kept.ground is not None else NO_REFERENCE
 
 
 @dataclass(frozen=True)
@@ -171,10 +171,10 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce
     analyses.with_base(kept, [recipe], options.reference, handle)
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     handle.portion(0.6, 0.4)
-    with reopened(kept) as adapter, grounded(adapter, host, options.reference) as ground, bench(handle) as tools:
+    with reopened(kept) as adapter, grounded(adapter, host, options.reference) as ground, runtime(handle) as tools:
         digest = tools.pool.submit(adapter.files[0].sha256)
         name = namer(host, lora, options, all_names(host) | folded(order.taken))
-        job = planned(reseated(analysis, adapter, ground), recipe, options, name)
+        job = planned(reattached(analysis, adapter, ground), recipe, options, name)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result()])

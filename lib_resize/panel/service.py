@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import __version__
 from ..adapters.write import CONVERSIONS, DTYPES
-from ..engine.analysis import lacks
+from ..engine.analysis import needs_conversion
 from ..errors import FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..hosts.listing import find
@@ -26,7 +26,7 @@ from ..prompts.tags import common_names
 from ..recipe.grammar import ALL_RANKS, LIMITS, PRESETS, SCORES, SELECTIONS, Recipe, parse_recipes
 from ..studies.spectra import study
 from . import baking, extracting, names, orders, recovery
-from .analyses import Analyses, Kept, needs_measuring, ranks_of, rests_on_another, shown, warnings_of
+from .analyses import Analyses, CachedAnalysis, needs_measuring, ranks_of, rests_on_another, shown, warnings_of
 from .compare import Pair, compare, read_settings
 from .faults import Fault, told
 from .hiding import KnownFolders
@@ -38,7 +38,7 @@ from .previews import Previews
 from .questions import check_session, id_of, plain, read_question
 from .queue import Handle, Queue, Work, check_amount
 from .records import new_id
-from .references import NOTHING, Reference, described
+from .references import NO_REFERENCE, ReferenceInfo, described
 from .refreshing import Refresher
 from .resizing import Announce, Order, Written, plan_answer, write
 from .results import MOST_TOLD, Making, Results, now
@@ -54,7 +54,7 @@ _LONGEST_PROMPT = 100_000
 
 
 @dataclass(frozen=True)
-class _Wish:
+class AnalysisRequest:
     """What is to be known of LoRAs."""
 
     recipes: Sequence[Recipe]
@@ -198,12 +198,14 @@ class Service:
         except Exception:  # a host that cannot tell counts as free, as it does for the queue
             return None
 
-    def _reference(self) -> Reference:
+    def _reference(self) -> ReferenceInfo:
         """Of the loaded model; a host that stumbles over the question has none."""
         try:
             return described(self.host, LOADED)
         except Exception as error:
-            return Reference("none", note=f"The host cannot tell which checkpoint is loaded ({type(error).__name__}).")
+            return ReferenceInfo(
+                "none", note=f"The host cannot tell which checkpoint is loaded ({type(error).__name__})."
+            )
 
     def _check_recipe(self, params: Params) -> Answer:
         text = params.text("text")
@@ -228,7 +230,7 @@ class Service:
         choice, recipe = params.text("reference", LOADED), params.text("recipe", "")
         convert = one_of("convert", params.text("convert", "auto"), tuple(CONVERSIONS))
         params.finish()
-        wish = _Wish(parse_recipes(recipe) if recipe else (), choice, convert)
+        wish = AnalysisRequest(parse_recipes(recipe) if recipe else (), choice, convert)
         reference = described(self.host, choice)
         so_far = _SoFar()
         work = Work(
@@ -245,12 +247,12 @@ class Service:
             return {"job": self.queue.add_done(work, {"files": self._shown(ready, reference), "failed": []})}
         return {"job": self.queue.add(work, first=len(loras) == 1)}
 
-    def _ready(self, loras: Sequence[LoraFile], wish: _Wish) -> list[Kept] | None:
+    def _ready(self, loras: Sequence[LoraFile], wish: AnalysisRequest) -> list[CachedAnalysis] | None:
         """The analyses, if all are there and know what is asked."""
         found = []
         for lora in loras:
             kept = self.analyses.get(lora)
-            if kept is None or kept.shown is None or lacks(kept.analysis, wish.convert):
+            if kept is None or kept.shown is None or needs_conversion(kept.analysis, wish.convert):
                 return None
             if rests_on_another(kept, wish.reference, self.host):
                 return None
@@ -259,7 +261,7 @@ class Service:
             found.append(kept)
         return found
 
-    def _analysed(self, loras: Sequence[LoraFile], wish: _Wish, handle: Handle, so_far: _SoFar) -> Answer:
+    def _analysed(self, loras: Sequence[LoraFile], wish: AnalysisRequest, handle: Handle, so_far: _SoFar) -> Answer:
         files, failed = so_far.files, so_far.failed
         sizes = [max(1, _size(lora)) for lora in loras]
         total, before = sum(sizes), sum(sizes[: so_far.count])
@@ -280,23 +282,23 @@ class Service:
             raise FileError(f"None of the {len(loras)} files could be analysed. {failed[0]['message']}")
         return {"files": files, "failed": failed}
 
-    def _analysed_one(self, lora: LoraFile, wish: _Wish, handle: Handle, table: bool) -> Answer:
+    def _analysed_one(self, lora: LoraFile, wish: AnalysisRequest, handle: Handle, table: bool) -> Answer:
         kept = self.analyses.made(lora, handle, wish.convert, wish.reference)
         answer = shown(kept, handle)
         self._predict(kept)
         self.analyses.with_base(kept, wish.recipes, wish.reference, handle)
         return self._shown_one(kept, answer, described(self.host, wish.reference), table)
 
-    def _predict(self, kept: Kept) -> None:
+    def _predict(self, kept: CachedAnalysis) -> None:
         presets = (kept.shown or {}).get("presets") or {}
         sizes = {name: preset and preset["bytes"] for name, preset in presets.items()}
         self.library.predict(kept.lora, kept.stamp, sizes)
 
-    def _shown(self, ready: Sequence[Kept], reference: Reference) -> list[Answer]:
+    def _shown(self, ready: Sequence[CachedAnalysis], reference: ReferenceInfo) -> list[Answer]:
         table = len(ready) <= _MOST_TABLES
         return [self._shown_one(kept, kept.shown or {}, reference, table) for kept in ready]
 
-    def _shown_one(self, kept: Kept, answer: Answer, reference: Reference, table: bool) -> Answer:
+    def _shown_one(self, kept: CachedAnalysis, answer: Answer, reference: ReferenceInfo, table: bool) -> Answer:
         return {
             **answer,
             "device": kept.reference.device,
@@ -382,7 +384,7 @@ class Service:
         began = time.monotonic()
 
         def announce(plan: Plan, path: Path) -> None:
-            compared = described(self.host, options.reference) if _needs_base(plan) else NOTHING
+            compared = described(self.host, options.reference) if _needs_base(plan) else NO_REFERENCE
             making.announce(path, plan.bytes_after, self._facts(Written(plan, path, (), (), compared), 0.0, more))
 
         with making:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..files.atomic import Draft, explain, move_if_free, sync_folder, write_whole
+from ..files.atomic import AtomicFile, explain, move_if_free, sync_folder, write_whole
 
 MANIFEST = "manifest.json"
 VERSION = 1
@@ -297,7 +297,7 @@ def _moved_at_once(old: Path, new: Path) -> bool:
 
 
 def _copy(old: Path, new: Path) -> None:
-    with open(old, "rb") as source, Draft(new) as draft:
+    with open(old, "rb") as source, AtomicFile(new) as draft:
         draft.open()
         while piece := source.read(_PIECE):
             draft.write(piece)

@@ -47,16 +47,16 @@ class LayerFacts:
     """A convolution larger than 1x1."""
     base: BaseFacts | None = None
     """None where the layer has no partner in the base model."""
-    least: int = 0
+    min_kept: int = 0
     """Dimensions that must stay whatever the recipe says, even of a layer that is zero: 1 where other tensors of the
     layer stay, which would be orphans without it."""
-    beyond: float = 0.0
+    residual_norm: float = 0.0
     """Frobenius norm of what lies in none of the dimensions, as of a weight difference that was cut to some ranks."""
     square: int = 0
     """Numbers stored per square of the rank: the core of a Tucker layer."""
     nested: bool = False
     """Whether dimensions can only stay together with all before them; `s` need not fall, then."""
-    stands: NDArray[np.intp] | None = None
+    stored_ranks: NDArray[np.intp] | None = None
     """Where not every rank is written: the rank that is written in its place, (r + 1,), not falling."""
 
     @cached_property
@@ -75,7 +75,7 @@ class LayerFacts:
     @property
     def energy(self) -> float:
         """Square of the Frobenius norm of the layer as a whole."""
-        return float(self.s @ self.s) + self.beyond**2
+        return float(self.s @ self.s) + self.residual_norm**2
 
     @property
     def fro(self) -> float:

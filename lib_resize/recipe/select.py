@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ResizeError
 from ..linalg.casts import Double
-from ..linalg.truncate import Kept
+from ..linalg.truncate import KeptIndices
 from .grammar import SCORED_SELECTIONS, Recipe, number
 from .scores import LayerFacts, score
 
@@ -20,7 +20,7 @@ MIB = 1 << 20
 class Choice:
     """Which dimensions stay, for every layer of the question."""
 
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptIndices, ...]
     """Indices of the kept dimensions, one array a layer, ascending; empty where the layer goes."""
     threshold: float | None
     """The score that the weakest freely chosen dimension has, log10; None for selections layer by layer."""
@@ -40,7 +40,7 @@ SizeOf = Callable[[Choice], int]
 
 
 @dataclass(frozen=True)
-class Question:
+class SelectionInput:
     """All that a choice depends on beside the recipe."""
 
     layers: Sequence[LayerFacts]
@@ -50,7 +50,7 @@ class Question:
     """Needed for `size=`."""
 
 
-def choose(recipe: Recipe, question: Question) -> Choice:
+def choose(recipe: Recipe, question: SelectionInput) -> Choice:
     """The dimensions that a recipe keeps.
 
     Raises ResizeError where nothing would stay or `size=` cannot be met, PairingError where a score needs a base
@@ -68,7 +68,7 @@ def choose(recipe: Recipe, question: Question) -> Choice:
     return choice
 
 
-def share_kept(layers: Sequence[LayerFacts], kept: Sequence[Kept]) -> float:
+def share_kept(layers: Sequence[LayerFacts], kept: Sequence[KeptIndices]) -> float:
     """Weight retention: the Frobenius norm of what stays over that of all, 0 to 1; 1 for a LoRA of zeros."""
     whole = sum(layer.energy for layer in layers)
     part = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, kept, strict=True))
@@ -78,11 +78,13 @@ def share_kept(layers: Sequence[LayerFacts], kept: Sequence[Kept]) -> float:
 def _limits(recipe: Recipe, layer: LayerFacts) -> tuple[int, int]:
     """Fewest and most dimensions that a layer may keep."""
     cap = recipe.cap(layer.is_conv)
-    most = max(layer.alive if cap is None else min(layer.alive, cap), layer.least)
-    return max(min(recipe.min_rank, most), layer.least), most
+    most = max(layer.alive if cap is None else min(layer.alive, cap), layer.min_kept)
+    return max(min(recipe.min_rank, most), layer.min_kept), most
 
 
-def _completed(question: Question, kept: list[Kept], order: Sequence[Kept]) -> tuple[Kept, ...]:
+def _completed(
+    question: SelectionInput, kept: list[KeptIndices], order: Sequence[KeptIndices]
+) -> tuple[KeptIndices, ...]:
     """Gives the best dimension back to layers that a host would otherwise drop their whole group for."""
     for group in question.together:
         if any(len(kept[i]) for i in group):
@@ -92,18 +94,18 @@ def _completed(question: Question, kept: list[Kept], order: Sequence[Kept]) -> t
     return tuple(_written(layer, part) for layer, part in zip(question.layers, kept, strict=True))
 
 
-def _written(layer: LayerFacts, kept: Kept) -> Kept:
+def _written(layer: LayerFacts, kept: KeptIndices) -> KeptIndices:
     """What a file holds where this is asked for: some ranks would be no better or no smaller than another."""
-    if layer.stands is None or layer.stands[len(kept)] == len(kept):
+    if layer.stored_ranks is None or layer.stored_ranks[len(kept)] == len(kept):
         return kept
-    return np.arange(layer.stands[len(kept)])
+    return np.arange(layer.stored_ranks[len(kept)])
 
 
 # Selections layer by layer ----------------------------------------------------------------------------------
 
 
-def _layer_by_layer(recipe: Recipe, question: Question) -> Choice:
-    kept: list[Kept] = []
+def _layer_by_layer(recipe: Recipe, question: SelectionInput) -> Choice:
+    kept: list[KeptIndices] = []
     for layer in question.layers:
         fewest, most = _limits(recipe, layer)
         wanted = _RANKS[recipe.selection](layer, recipe)
@@ -115,7 +117,7 @@ def _layer_by_layer(recipe: Recipe, question: Question) -> Choice:
     return Choice(kept=_completed(question, kept, order), threshold=None, scores=(), filled=filled)
 
 
-def _whole(layer: LayerFacts, recipe: Recipe) -> Kept:
+def _whole(layer: LayerFacts, recipe: Recipe) -> KeptIndices:
     """All dimensions as stored, those that are zero too."""
     wanted = _uniform(layer, recipe)
     if len(layer.s) > wanted:
@@ -165,13 +167,15 @@ _RANKS: dict[str, Callable[[LayerFacts, Recipe], int]] = {
 class Ranking:
     """All dimensions of all layers in one order, best score first; ties by layer, then by strength."""
 
-    def __init__(self, recipe: Recipe, question: Question) -> None:
+    def __init__(self, recipe: Recipe, question: SelectionInput) -> None:
         self.recipe = recipe
         self.question = question
         self.scores = tuple(score(recipe, layer) for layer in question.layers)
         self.best_first = [np.argsort(-scores, kind="stable") for scores in self.scores]
         limits = [_limits(recipe, layer) for layer in question.layers]
-        self.forced: list[Kept] = [order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)]
+        self.forced: list[KeptIndices] = [
+            order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)
+        ]
         free = [order[low:high] for order, (low, high) in zip(self.best_first, limits, strict=True)]
         self.layer = np.repeat(np.arange(len(free)), [len(part) for part in free])
         self.index = np.concatenate(free) if free else np.zeros(0, np.intp)
@@ -223,16 +227,16 @@ class Ranking:
             raise ValueError("size= needs a question that knows the size of its files")
         budget = self.recipe.value * MIB
         fewest = 0 if any(len(forced) for forced in self.forced) else min(1, len(self.flat))
-        least = self.question.size_of(self.first(fewest))
-        if least > budget:
+        smallest = self.question.size_of(self.first(fewest))
+        if smallest > budget:
             raise ResizeError(
                 f"size={number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
-                f"{least / MIB:.3f} MiB. Ask for that or more"
+                f"{smallest / MIB:.3f} MiB. Ask for that or more"
                 + (", or leave min_rank= away." if self.recipe.min_rank else ".")
             )
-        return self._largest_within(budget, fewest, least)
+        return self._largest_within(budget, fewest, smallest)
 
-    def _largest_within(self, budget: float, fewest: int, least: int) -> int:
+    def _largest_within(self, budget: float, fewest: int, smallest: int) -> int:
         """The largest count whose file fits; the file grows with the count. Secant steps inside a bracket."""
         size_of = self.question.size_of
         assert size_of is not None
@@ -240,7 +244,7 @@ class Ranking:
         marginal = [self.question.layers[layer].marginal(index) for layer, index in pairs]
         cost = np.concatenate([[0], np.cumsum(marginal)])
         low, high = fewest, len(self.flat)
-        low_size, high_size = least, size_of(self.first(high))
+        low_size, high_size = smallest, size_of(self.first(high))
         if high_size <= budget:
             return high
         while high - low > 1:

@@ -17,7 +17,7 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, Bench, analyse, needs_base
+from ..engine.analysis import Analysis, Runtime, analyse, needs_base
 from ..engine.batch import read_lora
 from ..engine.jobs import prepare
 from ..errors import ResizeError
@@ -103,7 +103,7 @@ def _analysed(
     with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
         adapter = read_lora(file)
         asked = base if recipes or needs_base(adapter) else None
-        yield analyse(adapter, asked, recipes, Bench(NumpyArrays(), pool, Quiet()))
+        yield analyse(adapter, asked, recipes, Runtime(NumpyArrays(), pool, Quiet()))
 
 
 def _finding(path: Path, analysis: Analysis) -> Finding:

@@ -25,7 +25,7 @@ from ..files.header import DTYPE_BYTES, describe
 from ..linalg.casts import Double
 from ..names.families import block
 from ..recipe.grammar import parse_recipe
-from ..recipe.select import Question, choose, share_kept
+from ..recipe.select import SelectionInput, choose, share_kept
 
 TYPES = (
     *(f"{kind} {part}" for kind in ("self", "cross") for part in ("Q", "K", "V", "out")),
@@ -297,7 +297,7 @@ def _knows_base(analysis: Analysis) -> bool:
 class _Sizes:
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
-        self._question = Question(analysis.layers, analysis.adapter.together)
+        self._question = SelectionInput(analysis.layers, analysis.adapter.together)
         recipe, style = parse_recipe("fro_lora=1,retain=1"), Style(convert="none")
         whole = prepare(analysis, recipe, style, lambda stem: Path(f"{stem}.safetensors"))
         self._head = whole.plan.bytes_after - self._numbers(whole.choice.ranks)

@@ -28,7 +28,7 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..base.norm_cache import cache_folder
-from ..engine.analysis import Analysis, Bench, analyse
+from ..engine.analysis import Analysis, Runtime, analyse
 from ..engine.jobs import prepare
 from ..errors import ResizeError, UsageError
 from ..files.atomic import write_whole
@@ -40,7 +40,7 @@ from ..linalg.threads import one_blas_thread, usable_cores
 from ..progress import Progress, Quiet
 from ..prompts.sources import files_below
 from ..recipe.grammar import PRESETS, parse_recipe
-from ..recipe.select import Question, choose
+from ..recipe.select import SelectionInput, choose
 from .catalogue import Cached, Facts, Stamp, cache_file, facts_of, read_facts, save_cache, stamp_of
 from .spectra import effective_rank, type_of
 
@@ -186,7 +186,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Wish:
+class SurveyOptions:
     """What is asked of a survey."""
 
     exact: bool = False
@@ -199,12 +199,12 @@ class Wish:
     """Called with the error of each folder that cannot be read."""
 
 
-def survey(folder: Path, wish: Wish | None = None, progress: Progress | None = None) -> Survey:
+def survey(folder: Path, wish: SurveyOptions | None = None, progress: Progress | None = None) -> Survey:
     """Looks at every LoRA file below a folder. A file that cannot be read is one of the findings.
 
     Raises UsageError where there are none, Cancelled where `progress` asks for it; what was found until then is kept.
     """
-    wish, progress = wish or Wish(), progress or Quiet()
+    wish, progress = wish or SurveyOptions(), progress or Quiet()
     store = _Store(wish.cache or cache_folder() / "survey.json")
     try:
         found = _headers(folder, wish, store, progress)
@@ -217,7 +217,7 @@ def survey(folder: Path, wish: Wish | None = None, progress: Progress | None = N
 # Headers -----------------------------------------------------------------------------------------------------
 
 
-def _headers(folder: Path, wish: Wish, store: _Store, progress: Progress) -> Survey:
+def _headers(folder: Path, wish: SurveyOptions, store: _Store, progress: Progress) -> Survey:
     paths = list(files_below(folder, wish.on_skip))
     if not paths:
         raise UsageError(f"folder {folder} holds no .safetensors file; name a folder of LoRAs.")
@@ -311,15 +311,15 @@ def _duplicates(entries: Sequence[Entry], store: _Store) -> list[tuple[Path, ...
 # Spectra -----------------------------------------------------------------------------------------------------
 
 
-def _with_spectra(found: Survey, wish: Wish, store: _Store, progress: Progress) -> Survey:
+def _with_spectra(found: Survey, wish: SurveyOptions, store: _Store, progress: Progress) -> Survey:
     todo = [entry for entry in found.entries if entry.problem is None and not _enough(entry.figures, wish.exact)]
     progress.start("spectra", len(todo))
     fresh: dict[str | None, Entry] = {}
     with ThreadPoolExecutor(wish.threads or usable_cores()) as pool, one_blas_thread():
-        bench = Bench(NumpyArrays(), pool, Quiet())
+        runtime = Runtime(NumpyArrays(), pool, Quiet())
         for entry in todo:
             if entry.content not in fresh:
-                fresh[entry.content] = _measured(entry, wish.exact, bench)
+                fresh[entry.content] = _measured(entry, wish.exact, runtime)
                 store.keep(fresh[entry.content])
             progress.step()
     return replace(found, entries=tuple(_joined(entry, fresh.get(entry.content)) for entry in found.entries))
@@ -335,11 +335,11 @@ def _joined(entry: Entry, fresh: Entry | None) -> Entry:
     return replace(entry, figures=fresh.figures, problem=fresh.problem)
 
 
-def _measured(entry: Entry, exact: bool, bench: Bench) -> Entry:
+def _measured(entry: Entry, exact: bool, runtime: Runtime) -> Entry:
     try:
         with SafeFile(entry.path) as file:
             adapter = read_adapter(file)
-            figures = _exact(adapter, bench) if exact else _estimated(adapter, bench)
+            figures = _exact(adapter, runtime) if exact else _estimated(adapter, runtime)
     except ResizeError as error:
         return replace(entry, problem=_plain(error, entry.path))
     except (OSError, MemoryError) as error:
@@ -347,8 +347,8 @@ def _measured(entry: Entry, exact: bool, bench: Bench) -> Entry:
     return replace(entry, figures=figures)
 
 
-def _exact(adapter: Adapter, bench: Bench) -> Figures:
-    analysis = analyse(adapter, None, (), bench)
+def _exact(adapter: Adapter, runtime: Runtime) -> Figures:
+    analysis = analyse(adapter, None, (), runtime)
     return Figures(
         exact=True,
         effective_rank=_effective_rank(analysis),
@@ -370,11 +370,11 @@ def _effective_rank(analysis: Analysis) -> float:
     return float(np.mean(ranks)) if ranks else 0.0
 
 
-def _estimated(adapter: Adapter, bench: Bench) -> Figures:
+def _estimated(adapter: Adapter, runtime: Runtime) -> Figures:
     """By a sample of the layers, on which each preset is tried as on a LoRA of its own."""
     layers = sampled(adapter.layers)
     alone = replace(adapter, layers=layers, copied=(), together=())
-    analysis = analyse(alone, None, (), bench, convert="none")
+    analysis = analyse(alone, None, (), runtime, convert="none")
     whole = 2 * sum(_numbers(layer, layer.rank) for layer in adapter.layers)
     head = adapter.files[0].header.data_start + 4 * len(adapter.layers) + _METADATA
     return Figures(
@@ -399,7 +399,7 @@ def sampled(layers: Sequence[Layer], count: int = SAMPLE) -> tuple[Layer, ...]:
 
 def _share(analysis: Analysis, preset: str, whole: int, head: int) -> int | None:
     try:
-        ranks = choose(parse_recipe(preset), Question(analysis.layers)).ranks
+        ranks = choose(parse_recipe(preset), SelectionInput(analysis.layers)).ranks
     except ResizeError:
         return None
     layers = analysis.adapter.layers

@@ -153,8 +153,8 @@ def test_every_layer_is_compared_with_what_was_meant(tmp_path, monkeypatch, plac
     write_safetensors(path, specs, {}, (data[spec.name] for spec in specs))
     true_factors = jobs._factors
 
-    def spoiled(job, group, bench):
-        out = true_factors(job, group, bench)
+    def spoiled(job, group, runtime):
+        out = true_factors(job, group, runtime)
         key = f"{stems[place]}.lora_up.weight"
         if key in out:
             values = singles(out[key], "F16")

@@ -36,9 +36,9 @@ def test_limit_table_shares_all_but_the_start() -> None:
 
 
 def test_report_names_what_could_not_be_measured(tmp_path: Path) -> None:
-    bench = run.Bench(run.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
-    bench.measured["r32 warm: ours"] = [Sample(1.0, 2.0, 3 << 20), Sample(3.0, 2.0, 3 << 20)]
-    text = run.report(bench, [], {"G4": "no torch"}, small=True)
+    runtime = run.Runtime(run.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
+    runtime.measured["r32 warm: ours"] = [Sample(1.0, 2.0, 3 << 20), Sample(3.0, 2.0, 3 << 20)]
+    text = run.report(runtime, [], {"G4": "no torch"}, small=True)
     assert "| r32 warm: ours | 2.00 (1.00 .. 3.00) | 2.00 | 3 | 0.0 | 2 |" in text
     assert "G4 could not be measured" in text
     assert "no torch" in text
@@ -63,8 +63,8 @@ def test_every_goal_is_known() -> None:
 
 
 def test_a_cold_run_deletes_its_norms_and_a_warm_one_keeps_them(tmp_path: Path) -> None:
-    bench = run.Bench(run.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
-    warm, cold = bench.ours("a", [tmp_path]), bench.ours("a", [tmp_path], cold=True)
+    runtime = run.Runtime(run.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
+    warm, cold = runtime.ours("a", [tmp_path]), runtime.ours("a", [tmp_path], cold=True)
     assert Path(cold.environment["RESIZE_LORA_CACHE"]) in cold.remove
     assert Path(warm.environment["RESIZE_LORA_CACHE"]) not in warm.remove
     assert cold.environment["RESIZE_LORA_CACHE"] != warm.environment["RESIZE_LORA_CACHE"]

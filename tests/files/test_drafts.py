@@ -63,7 +63,7 @@ def test_what_a_kill_left_goes_at_the_next_start_and_no_sooner(tmp_path, state):
 
 @posix
 def test_a_thread_of_this_process_is_alive_as_well(tmp_path):
-    with atomic.Draft(tmp_path / "x.safetensors") as draft:
+    with atomic.AtomicFile(tmp_path / "x.safetensors") as draft:
         draft.open()
         atomic.sweep(tmp_path)
         assert draft.path.exists()

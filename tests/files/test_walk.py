@@ -14,7 +14,7 @@ from lib_resize.files.walk import exists, is_file, is_folder, matching
 from lib_resize.hosts.scan import lora_paths
 from lib_resize.prompts.lookup import LoraFolders
 from lib_resize.prompts.sources import expand, files_below
-from lib_resize.studies.survey import Wish, survey
+from lib_resize.studies.survey import SurveyOptions, survey
 
 
 def link(path: Path, target: str | Path) -> None:
@@ -62,7 +62,7 @@ def test_a_survey_of_linked_folders_has_each_file_once(tmp_path: Path) -> None:
     write_lora(root / "a.safetensors", LoraOptions(rank=2, seed=1))
     link(root / "self1", ".")
     link(root / "self2", ".")
-    found = survey(root, Wish(cache=tmp_path / "cache.json", threads=1))
+    found = survey(root, SurveyOptions(cache=tmp_path / "cache.json", threads=1))
     assert [row["file"] for row in found.rows()] == ["a.safetensors"]
 
 

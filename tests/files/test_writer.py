@@ -503,9 +503,9 @@ def test_metadata_of_any_text_survives(tmp_path):
 @pytest.mark.parametrize("where", ["length", "header", "first byte", "middle", "last byte", "cut", "longer"])
 def test_every_byte_is_read_back_from_the_disk(tmp_path, monkeypatch, where):
     """A byte that the disk changed, wherever it is, and the file never gets its name."""
-    true_finish = atomic.Draft.finish
+    true_finish = atomic.AtomicFile.finish
 
-    def spoiled(draft: atomic.Draft) -> None:
+    def spoiled(draft: atomic.AtomicFile) -> None:
         true_finish(draft)
         data = bytearray(draft.path.read_bytes())
         start = 8 + int.from_bytes(data[:8], "little")
@@ -514,7 +514,7 @@ def test_every_byte_is_read_back_from_the_disk(tmp_path, monkeypatch, where):
             data[at[where]] ^= 1
         draft.path.write_bytes(data[:-1] if where == "cut" else data + b"x" if where == "longer" else data)
 
-    monkeypatch.setattr(atomic.Draft, "finish", spoiled)
+    monkeypatch.setattr(atomic.AtomicFile, "finish", spoiled)
     with pytest.raises(OutputError, match=r"x\.safetensors: the bytes on the disk are not the ones that were written"):
         write(tmp_path / "x.safetensors", mixed(6))
     assert left_in(tmp_path) == []

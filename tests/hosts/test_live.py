@@ -32,7 +32,7 @@ from standins import (
 from lib_resize.adapters.read import read_adapter
 from lib_resize.base import norm_cache
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.engine.analysis import Bench, analyse
+from lib_resize.engine.analysis import Runtime, analyse
 from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.a1111 import A1111Host
@@ -60,8 +60,8 @@ def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any) -> ForgeH
 
 def facts(checkpoint: Checkpoint, lora: Path, recipe: str = "spn_ckpt=1,thr=-1", progress: Any = None) -> list[Any]:
     with ThreadPoolExecutor(2) as pool, SafeFile(lora) as file:
-        bench = Bench(NumpyArrays(), pool, progress or Quiet())
-        found = analyse(read_adapter(file), checkpoint, [parse_recipe(recipe)], bench)
+        runtime = Runtime(NumpyArrays(), pool, progress or Quiet())
+        found = analyse(read_adapter(file), checkpoint, [parse_recipe(recipe)], runtime)
     return [layer.base for layer in found.layers]
 
 

@@ -20,7 +20,7 @@ from lib_resize.errors import UnsupportedError
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import CheckpointFile, find_checkpoint, plain_title
 from lib_resize.hosts.keys import usual_key
-from lib_resize.hosts.live import CACHE, FILE, MEMORY, LiveCheckpoint, LiveWeights, Reference, open_reference
+from lib_resize.hosts.live import CACHE, FILE, MEMORY, LiveCheckpoint, LiveWeights, OpenReference, open_reference
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
 
@@ -136,7 +136,7 @@ def test_the_device_is_the_one_that_computed(tmp_path: Path, monkeypatch: Any) -
     live._leave_memory("a test wants it")
     assert (reference.kind, reference.device) == (FILE, "cpu")
     reference.close()
-    assert Reference().device == "cpu"
+    assert OpenReference().device == "cpu"
 
 
 def test_a_loaded_gguf_is_read_from_its_file(tmp_path: Path, monkeypatch: Any) -> None:

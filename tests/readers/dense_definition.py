@@ -21,7 +21,7 @@ UNET = "model.diffusion_model."
 CLIP_L = "conditioner.embedders.0.transformer."
 OPEN_CLIP = "conditioner.embedders.1.model."
 
-Kept = dict[str, list[int]]
+KeptIndices = dict[str, list[int]]
 """Layer -> its dimensions, numbered from the strongest."""
 
 
@@ -199,7 +199,7 @@ class Ranking:
         return sorted((i for i in range(len(scores)) if scores[i] > -np.inf), key=lambda i: -scores[i])
 
     @cached_property
-    def forced(self) -> Kept:
+    def forced(self) -> KeptIndices:
         least = {name: min(self.wish.min_rank, self.wish.cap(layer)) for name, layer in self.layers.items()}
         return {name: self.best(name)[: least[name]] for name in self.layers}
 
@@ -212,14 +212,14 @@ class Ranking:
                 found.append((float(self.scores[name][i]), name, i))
         return sorted(found, key=lambda one: -one[0])
 
-    def with_first(self, count: int) -> Kept:
+    def with_first(self, count: int) -> KeptIndices:
         """The forced dimensions, the first of the free ones, and what hosts need beside them."""
         kept = {name: list(dimensions) for name, dimensions in self.forced.items()}
         for _, name, i in self.free[:count]:
             kept[name].append(i)
         return self.completed(kept)
 
-    def completed(self, kept: Mapping[str, Sequence[int]]) -> Kept:
+    def completed(self, kept: Mapping[str, Sequence[int]]) -> KeptIndices:
         """Attention of the second text encoder stays whole or goes: its best dimension comes back."""
         found = {name: sorted(dimensions) for name, dimensions in kept.items()}
         for group in attention_groups(self.layers):
@@ -234,11 +234,11 @@ def attention_groups(names: Mapping[str, DenseLayer]) -> list[list[str]]:
     return [[f"{stem}_{part}_proj" for part in ("q", "k", "v", "out")] for stem in sorted(stems)]
 
 
-def by_threshold(ranking: Ranking) -> Kept:
+def by_threshold(ranking: Ranking) -> KeptIndices:
     return ranking.with_first(sum(score >= ranking.wish.value for score, _, _ in ranking.free))
 
 
-def by_retention(ranking: Ranking) -> Kept:
+def by_retention(ranking: Ranking) -> KeptIndices:
     """The fewest, by score, that keep the share of the Frobenius norm of all layers together."""
     layers = ranking.layers
     wanted = ranking.wish.value**2 * sum(float(layer.s @ layer.s) for layer in layers.values())
@@ -252,9 +252,9 @@ def by_retention(ranking: Ranking) -> Kept:
     return ranking.with_first(count)
 
 
-def layer_by_layer(ranking: Ranking) -> Kept:
+def layer_by_layer(ranking: Ranking) -> KeptIndices:
     """kohya's three, and one rank for all."""
-    kept: Kept = {}
+    kept: KeptIndices = {}
     for name, layer in ranking.layers.items():
         alive = int(np.count_nonzero(layer.s))
         fewest = max(_wanted(layer, ranking.wish), min(ranking.wish.min_rank, alive))

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from dense_definition import (
     DenseLayer,
-    Kept,
+    KeptIndices,
     Ranking,
     Wish,
     base_weights,
@@ -35,10 +35,10 @@ from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 from lib_resize.demo.synthetic import lora_layers as synthetic_layers
-from lib_resize.engine.analysis import Bench as AnalysisBench
+from lib_resize.engine.analysis import Runtime as AnalysisBench
 from lib_resize.engine.analysis import analyse
 from lib_resize.engine.batch import resize
-from lib_resize.engine.jobs import Job, prepare
+from lib_resize.engine.jobs import ResizeJob, prepare
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
@@ -49,7 +49,7 @@ OPTIONS = LoraOptions(rank=8, conv=True, conv_rank=4, text_projection=True, seed
 
 
 @dataclass(frozen=True)
-class Bench:
+class Runtime:
     """The files, what is in them, and what the package has found there."""
 
     lora: Path
@@ -57,7 +57,7 @@ class Bench:
     layers: dict[str, DenseLayer]
     analysis: Analysis
 
-    def plan(self, recipe: str) -> Job:
+    def plan(self, recipe: str) -> ResizeJob:
         """What a recipe would do."""
         return prepare(self.analysis, parse_recipes(recipe)[0], Style(), lambda stem: Path(f"{stem}.safetensors"))
 
@@ -68,11 +68,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bench(folder: Path) -> Iterator[Bench]:
+def runtime(folder: Path) -> Iterator[Runtime]:
     base = write_checkpoint(folder / "base.safetensors")
     lora = write_lora(folder / "lora.safetensors", OPTIONS)
     with analysed(lora, base) as analysis:
-        yield Bench(lora, base, lora_layers(lora, base_weights(base)), analysis)
+        yield Runtime(lora, base, lora_layers(lora, base_weights(base)), analysis)
 
 
 @contextmanager
@@ -85,28 +85,28 @@ def analysed(lora: Path, base: Path) -> Iterator[Analysis]:
         checkpoint.close()
 
 
-def job_of(outcome: Outcome) -> Job:
+def job_of(outcome: Outcome) -> ResizeJob:
     assert outcome.job is not None
     return outcome.job
 
 
-def planned(lora: Path, base: Path, recipe: str, folder: Path) -> Job:
+def planned(lora: Path, base: Path, recipe: str, folder: Path) -> ResizeJob:
     return job_of(resized(lora, recipe, folder, How(base=base, dry_run=True)))
 
 
-def names_of(job: Job) -> list[str]:
+def names_of(job: ResizeJob) -> list[str]:
     return [facts.name for facts in job.analysis.layers]
 
 
-def scores_of(job: Job) -> dict[str, np.ndarray]:
+def scores_of(job: ResizeJob) -> dict[str, np.ndarray]:
     return dict(zip(names_of(job), job.choice.scores, strict=True))
 
 
-def kept_of(job: Job) -> Kept:
+def kept_of(job: ResizeJob) -> KeptIndices:
     return {name: [int(i) for i in kept] for name, kept in zip(names_of(job), job.choice.kept, strict=True)}
 
 
-def check_scores(job: Job, layers: dict[str, DenseLayer], wish: Wish) -> None:
+def check_scores(job: ResizeJob, layers: dict[str, DenseLayer], wish: Wish) -> None:
     found = scores_of(job)
     assert found.keys() == layers.keys()
     for name, layer in layers.items():
@@ -136,13 +136,13 @@ def named(weights: dict[str, float]) -> str:
 every_mixture = pytest.mark.parametrize("weights", MIXTURES, ids=named)
 
 
-def test_every_layer_of_the_material_has_its_base_weight(bench: Bench) -> None:
-    for name, layer in bench.layers.items():
+def test_every_layer_of_the_material_has_its_base_weight(runtime: Runtime) -> None:
+    for name, layer in runtime.layers.items():
         assert layer.weight is not None, name
         assert layer.weight.shape == layer.delta.shape, name
-    q, k, v = (bench.layers[f"lora_te2_text_model_encoder_layers_1_self_attn_{p}_proj"] for p in "qkv")
+    q, k, v = (runtime.layers[f"lora_te2_text_model_encoder_layers_1_self_attn_{p}_proj"] for p in "qkv")
     assert q.fro_ckpt > 1.1 * k.fro_ckpt > 1.2 * v.fro_ckpt  # so that taking one for another would show
-    projection = bench.layers["lora_te2_text_projection"]
+    projection = runtime.layers["lora_te2_text_projection"]
     assert projection.weight is not None
     turned = replace(projection, weight=projection.weight.T)
     assert np.abs(np.log10(turned.subspace / projection.subspace)).max() > 0.1
@@ -150,13 +150,13 @@ def test_every_layer_of_the_material_has_its_base_weight(bench: Bench) -> None:
 
 @pytest.mark.parametrize("rescale", [1.0, 0.4])
 @every_mixture
-def test_scores(bench: Bench, weights: dict[str, float], rescale: float) -> None:
+def test_scores(runtime: Runtime, weights: dict[str, float], rescale: float) -> None:
     wish = Wish(weights, "thr", -9.0, rescale=rescale)
-    check_scores(bench.plan(wish.text), bench.layers, wish)
+    check_scores(runtime.plan(wish.text), runtime.layers, wish)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
-def test_scores_beside_checkpoints_of_other_dtypes(bench: Bench, dtype: str, tmp_path: Path) -> None:
+def test_scores_beside_checkpoints_of_other_dtypes(runtime: Runtime, dtype: str, tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base.safetensors", dtype=dtype, seed=1)
     lora = write_lora(tmp_path / "lora.safetensors", replace(OPTIONS, conv=False))
     layers = lora_layers(lora, base_weights(base))
@@ -165,22 +165,22 @@ def test_scores_beside_checkpoints_of_other_dtypes(bench: Bench, dtype: str, tmp
         check_scores(planned(lora, base, wish.text, tmp_path), layers, wish)
 
 
-def test_scores_beside_a_checkpoint_in_diffusers_layout(bench: Bench, tmp_path: Path) -> None:
-    tensors = load(bench.base)
+def test_scores_beside_a_checkpoint_in_diffusers_layout(runtime: Runtime, tmp_path: Path) -> None:
+    tensors = load(runtime.base)
     names = [layer.name for layer in synthetic_layers(replace(OPTIONS, spelling="diffusers", text_encoders=False))]
     unet = {}
     for name in (name.removeprefix("unet.") for name in names):
         unet[f"{name}.weight"] = tensors[f"model.diffusion_model.{sgm_words(name)}.weight"]
     base = save(tmp_path / "diffusion_pytorch_model.safetensors", unet)
     lora = write_lora(tmp_path / "lora.safetensors", replace(OPTIONS, text_encoders=False))
-    layers = {name: layer for name, layer in bench.layers.items() if name.startswith("lora_unet_")}
+    layers = {name: layer for name, layer in runtime.layers.items() if name.startswith("lora_unet_")}
     for weights in ({"spn_ckpt": 1.0}, {"fro_ckpt": 1.0}, {"subspace": 1.0}):
         wish = Wish(weights, "thr", -9.0)
         check_scores(planned(lora, base, wish.text, tmp_path), layers, wish)
 
 
 @pytest.mark.parametrize("spelling", ["kohya-diffusers", "diffusers"])
-def test_spelling_changes_nothing(bench: Bench, spelling: str, tmp_path: Path) -> None:
+def test_spelling_changes_nothing(runtime: Runtime, spelling: str, tmp_path: Path) -> None:
     options = replace(OPTIONS, alpha=8.0, alpha_keys=None)
     plain = write_lora(tmp_path / "plain.safetensors", options)
     other = write_lora(tmp_path / "other.safetensors", replace(options, spelling=spelling, conv_rank=8))
@@ -188,7 +188,9 @@ def test_spelling_changes_nothing(bench: Bench, spelling: str, tmp_path: Path) -
     assert plain.stat().st_size < again.stat().st_size
     recipe = "fro_ckpt=0.5,subspace=0.5,thr=-2"
     by_name = [
-        sorted(tuple(np.round(scores, 6)) for scores in scores_of(planned(path, bench.base, recipe, tmp_path)).values())
+        sorted(
+            tuple(np.round(scores, 6)) for scores in scores_of(planned(path, runtime.base, recipe, tmp_path)).values()
+        )
         for path in (other, again)
     ]
     assert by_name[0] == by_name[1]
@@ -197,8 +199,8 @@ def test_spelling_changes_nothing(bench: Bench, spelling: str, tmp_path: Path) -
 # Choices
 
 
-def quantile(bench: Bench, wish: Wish, share: float) -> float:
-    scores = np.concatenate([score(layer, wish) for layer in bench.layers.values()])
+def quantile(runtime: Runtime, wish: Wish, share: float) -> float:
+    scores = np.concatenate([score(layer, wish) for layer in runtime.layers.values()])
     return round(float(np.quantile(scores[scores > -np.inf], share)), 4)
 
 
@@ -208,7 +210,7 @@ def ties(wish: Wish) -> float:
     return 1e-4 if "subspace" in wish.weights else 1e-6
 
 
-def check_choice(job: Job, ranking: Ranking, wanted: Kept, threshold: float | None = None) -> None:
+def check_choice(job: ResizeJob, ranking: Ranking, wanted: KeptIndices, threshold: float | None = None) -> None:
     """The same dimensions, but for those whose score cannot be told from the threshold."""
     found = kept_of(job)
     assert found.keys() == wanted.keys()
@@ -220,7 +222,7 @@ def check_choice(job: Job, ranking: Ranking, wanted: Kept, threshold: float | No
     check_plan(job, ranking)
 
 
-def check_plan(job: Job, ranking: Ranking) -> None:
+def check_plan(job: ResizeJob, ranking: Ranking) -> None:
     """Ranks, both errors of every layer, and retention. What rounding to float8 adds is estimated in a plan; at most
     0.06 of the delta is."""
     plan, kept = job.plan, kept_of(job)
@@ -244,20 +246,22 @@ def check_plan(job: Job, ranking: Ranking) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.95])
 @every_mixture
-def test_thr_keeps_exactly_the_dimensions_at_or_above_it(bench: Bench, weights: dict[str, float], share: float) -> None:
+def test_thr_keeps_exactly_the_dimensions_at_or_above_it(
+    runtime: Runtime, weights: dict[str, float], share: float
+) -> None:
     wish = Wish(weights, "thr", 0.0)
-    wish = replace(wish, value=quantile(bench, wish, share))
-    ranking = Ranking(bench.layers, wish)
-    job = bench.plan(wish.text)
+    wish = replace(wish, value=quantile(runtime, wish, share))
+    ranking = Ranking(runtime.layers, wish)
+    job = runtime.plan(wish.text)
     check_choice(job, ranking, by_threshold(ranking), wish.value)
     assert job.plan.threshold == wish.value
 
 
-def test_a_dimension_whose_score_is_the_threshold_stays(bench: Bench) -> None:
-    scores = scores_of(bench.plan("fro_ckpt=1,thr=-9"))
+def test_a_dimension_whose_score_is_the_threshold_stays(runtime: Runtime) -> None:
+    scores = scores_of(runtime.plan("fro_ckpt=1,thr=-9"))
     some = sorted(float(x) for values in scores.values() for x in values)[1500:1600:9]
     for threshold in some:
-        job = bench.plan(f"fro_ckpt=1,thr={threshold!r}")
+        job = runtime.plan(f"fro_ckpt=1,thr={threshold!r}")
         at_or_above = sum(int((values >= threshold).sum()) for values in scores.values())
         kept, restored = kept_of(job), 0
         for name, dimensions in kept.items():
@@ -267,9 +271,9 @@ def test_a_dimension_whose_score_is_the_threshold_stays(bench: Bench) -> None:
 
 @pytest.mark.parametrize("share", [0.6, 0.97])
 @every_mixture
-def test_retain_keeps_the_fewest_by_score(bench: Bench, weights: dict[str, float], share: float) -> None:
-    ranking = Ranking(bench.layers, Wish(weights, "retain", share))
-    job = bench.plan(ranking.wish.text)
+def test_retain_keeps_the_fewest_by_score(runtime: Runtime, weights: dict[str, float], share: float) -> None:
+    ranking = Ranking(runtime.layers, Wish(weights, "retain", share))
+    job = runtime.plan(ranking.wish.text)
     assert job.plan.retention >= share
     check_choice(job, ranking, by_retention(ranking), job.plan.threshold)
 
@@ -283,9 +287,9 @@ def test_retain_keeps_the_fewest_by_score(bench: Bench, weights: dict[str, float
         *(("sv_cumulative", share) for share in (0.5, 0.95, 1)),
     ],
 )
-def test_selections_layer_by_layer(bench: Bench, selection: str, value: float) -> None:
-    ranking = Ranking(bench.layers, Wish({}, selection, value))
-    job = bench.plan(ranking.wish.text)
+def test_selections_layer_by_layer(runtime: Runtime, selection: str, value: float) -> None:
+    ranking = Ranking(runtime.layers, Wish({}, selection, value))
+    job = runtime.plan(ranking.wish.text)
     check_choice(job, ranking, layer_by_layer(ranking))
 
 
@@ -302,39 +306,39 @@ LIMITS = (
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize("weights", [MIXTURES[2], MIXTURES[4], MIXTURES[6]], ids=named)
-def test_limits_beside_thr_and_retain(bench: Bench, weights: dict[str, float], limits: dict[str, float]) -> None:
+def test_limits_beside_thr_and_retain(runtime: Runtime, weights: dict[str, float], limits: dict[str, float]) -> None:
     wish = Wish(weights, "thr", 0.0)
-    ranking = Ranking(bench.layers, replace(wish, value=quantile(bench, wish, 0.8), **limits))  # type: ignore[arg-type]
-    job = bench.plan(ranking.wish.text)
+    ranking = Ranking(runtime.layers, replace(wish, value=quantile(runtime, wish, 0.8), **limits))  # type: ignore[arg-type]
+    job = runtime.plan(ranking.wish.text)
     check_choice(job, ranking, by_threshold(ranking), ranking.wish.value)
-    ranking = Ranking(bench.layers, Wish(weights, "retain", 0.6, **limits))  # type: ignore[arg-type]
-    job = bench.plan(ranking.wish.text)
+    ranking = Ranking(runtime.layers, Wish(weights, "retain", 0.6, **limits))  # type: ignore[arg-type]
+    job = runtime.plan(ranking.wish.text)
     check_choice(job, ranking, by_retention(ranking), job.plan.threshold)
 
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize(("selection", "value"), [("rank", 4), ("sv_ratio", 1.5), ("sv_fro", 0.7)])
 def test_limits_beside_selections_layer_by_layer(
-    bench: Bench, selection: str, value: float, limits: dict[str, float]
+    runtime: Runtime, selection: str, value: float, limits: dict[str, float]
 ) -> None:
-    ranking = Ranking(bench.layers, Wish({}, selection, value, **limits))  # type: ignore[arg-type]
-    job = bench.plan(ranking.wish.text)
+    ranking = Ranking(runtime.layers, Wish({}, selection, value, **limits))  # type: ignore[arg-type]
+    job = runtime.plan(ranking.wish.text)
     check_choice(job, ranking, layer_by_layer(ranking))
 
 
-def test_the_error_relative_to_the_base_is_that_of_the_lora_as_it_is_written(bench: Bench) -> None:
+def test_the_error_relative_to_the_base_is_that_of_the_lora_as_it_is_written(runtime: Runtime) -> None:
     """Singular values are multiplied by `rescale` before all else."""
-    job = bench.plan("fro_ckpt=1,rescale=0.25,retain=0.8")
+    job = runtime.plan("fro_ckpt=1,rescale=0.25,retain=0.8")
     for line in job.plan.layers:
-        layer = bench.layers[line.name]
+        layer = runtime.layers[line.name]
         lost = 0.25 * float(np.linalg.norm(np.delete(layer.s, kept_of(job)[line.name])))
         assert line.error_ckpt == pytest.approx(lost / layer.fro_ckpt, rel=1e-4, abs=1e-9)
 
 
-def test_completions_happen_in_this_material(bench: Bench) -> None:
+def test_completions_happen_in_this_material(runtime: Runtime) -> None:
     """Else agreement on them would say nothing."""
     wish = Wish({"fro_ckpt": 1.0}, "thr", 0.0)
-    ranking = Ranking(bench.layers, replace(wish, value=quantile(bench, wish, 0.9)))
+    ranking = Ranking(runtime.layers, replace(wish, value=quantile(runtime, wish, 0.9)))
     kept = by_threshold(ranking)
     alone = [name for name, found in kept.items() if found and ranking.scores[name][found[0]] < ranking.wish.value]
     assert alone
@@ -344,7 +348,7 @@ def test_completions_happen_in_this_material(bench: Bench) -> None:
 # Sizes
 
 
-def file_of(kept: Kept, like: Path, source: Path) -> int:
+def file_of(kept: KeptIndices, like: Path, source: Path) -> int:
     """Bytes of a file of these ranks with the dtype and the metadata of another, by the safetensors library."""
     with safetensors.safe_open(str(like), framework="pt") as file:
         dtype = next(file.get_tensor(key).dtype for key in file.keys() if "lora_up" in key)  # noqa: SIM118
@@ -366,23 +370,23 @@ SLACK = 24
 @pytest.mark.parametrize(("size", "dtype"), [(0.15, "16"), (0.5, "32"), (0.34567, "8")])
 @pytest.mark.parametrize("weights", [{"fro_lora": 1.0}, {"subspace": 1.0}, {"fro_ckpt": 0.8, "params": 0.2}], ids=named)
 def test_size_is_met_and_one_more_dimension_would_exceed_it(
-    bench: Bench, weights: dict[str, float], size: float, dtype: str, tmp_path: Path
+    runtime: Runtime, weights: dict[str, float], size: float, dtype: str, tmp_path: Path
 ) -> None:
-    check_size(bench, Wish(weights, "size", size), dtype, tmp_path)
+    check_size(runtime, Wish(weights, "size", size), dtype, tmp_path)
 
 
 @pytest.mark.parametrize("limits", LIMITS[::2], ids=str)
-def test_size_is_met_beside_limits(bench: Bench, limits: dict[str, float], tmp_path: Path) -> None:
-    check_size(bench, Wish({"fro_ckpt": 1.0}, "size", 0.5, **limits), "16", tmp_path)  # type: ignore[arg-type]
+def test_size_is_met_beside_limits(runtime: Runtime, limits: dict[str, float], tmp_path: Path) -> None:
+    check_size(runtime, Wish({"fro_ckpt": 1.0}, "size", 0.5, **limits), "16", tmp_path)  # type: ignore[arg-type]
 
 
-def check_size(bench: Bench, wish: Wish, dtype: str, folder: Path) -> None:
-    ranking = Ranking(bench.layers, wish)
-    outcome = resized(bench.lora, wish.text, folder, How(dtype, base=bench.base))
+def check_size(runtime: Runtime, wish: Wish, dtype: str, folder: Path) -> None:
+    ranking = Ranking(runtime.layers, wish)
+    outcome = resized(runtime.lora, wish.text, folder, How(dtype, base=runtime.base))
     job, path = job_of(outcome), output(outcome)
     kept, size, threshold = kept_of(job), path.stat().st_size, job.plan.threshold
     assert size == job.plan.bytes_after <= wish.value * MIB
-    assert size == file_of(kept, path, bench.lora)  # we reckon as the library does
+    assert size == file_of(kept, path, runtime.lora)  # we reckon as the library does
     assert threshold is not None
     count = sum(score >= threshold - ties(wish) for score, _, _ in ranking.free)
     check_choice(job, ranking, ranking.with_first(count), threshold)
@@ -390,12 +394,12 @@ def check_size(bench: Bench, wish: Wish, dtype: str, folder: Path) -> None:
     assert left
     name, dimension = left[0]
     larger = ranking.completed({**kept, name: [*kept[name], dimension]})
-    assert file_of(larger, path, bench.lora) > wish.value * MIB - SLACK
+    assert file_of(larger, path, runtime.lora) > wish.value * MIB - SLACK
 
 
-def test_size_above_the_source_keeps_all(bench: Bench, tmp_path: Path) -> None:
-    job = job_of(resized(bench.lora, "fro_lora=1,size=5", tmp_path))
-    alive = {name: int(np.count_nonzero(layer.s)) for name, layer in bench.layers.items()}
+def test_size_above_the_source_keeps_all(runtime: Runtime, tmp_path: Path) -> None:
+    job = job_of(resized(runtime.lora, "fro_lora=1,size=5", tmp_path))
+    alive = {name: int(np.count_nonzero(layer.s)) for name, layer in runtime.layers.items()}
     assert {name: len(kept) for name, kept in kept_of(job).items()} == alive
 
 
@@ -409,22 +413,24 @@ LACKING = (
 
 
 @pytest.fixture(scope="module")
-def lacking(bench: Bench) -> Iterator[Bench]:
-    tensors = {key: values for key, values in load(bench.base).items() if key not in LACKING}
-    base = save(bench.base.parent / "lacking.safetensors", tensors)
+def lacking(runtime: Runtime) -> Iterator[Runtime]:
+    tensors = {key: values for key, values in load(runtime.base).items() if key not in LACKING}
+    base = save(runtime.base.parent / "lacking.safetensors", tensors)
     layers = {
         name: replace(layer, weight=weight)
-        for (name, layer), weight in zip(bench.layers.items(), map(base_weights(base).get, bench.layers), strict=True)
+        for (name, layer), weight in zip(
+            runtime.layers.items(), map(base_weights(base).get, runtime.layers), strict=True
+        )
     }
     assert sum(layer.weight is None for layer in layers.values()) == 5
-    with analysed(bench.lora, base) as analysis:
-        yield Bench(bench.lora, base, layers, analysis)
+    with analysed(runtime.lora, base) as analysis:
+        yield Runtime(runtime.lora, base, layers, analysis)
 
 
 @pytest.mark.parametrize(
     "weights", [{"fro_ckpt": 0.5, "fro_lora": 0.3, "params": 0.2}, {"subspace": 0.9, "spn_lora": 0.1}], ids=named
 )
-def test_layers_without_partner_are_scored_by_what_is_left(lacking: Bench, weights: dict[str, float]) -> None:
+def test_layers_without_partner_are_scored_by_what_is_left(lacking: Runtime, weights: dict[str, float]) -> None:
     wish = Wish(weights, "thr", 0.0)
     wish = replace(wish, value=quantile(lacking, wish, 0.7))
     ranking = Ranking(lacking.layers, wish)
@@ -437,7 +443,9 @@ def test_layers_without_partner_are_scored_by_what_is_left(lacking: Bench, weigh
 
 
 @pytest.mark.parametrize("recipe", ["fro_ckpt=1,thr=-3.5", "spn_ckpt=0.7,params=0.3,retain=0.9", "subspace=1,size=0.3"])
-def test_recipes_that_need_the_missing_layers_score_them_by_themselves_and_say_so(lacking: Bench, recipe: str) -> None:
+def test_recipes_that_need_the_missing_layers_score_them_by_themselves_and_say_so(
+    lacking: Runtime, recipe: str
+) -> None:
     job = lacking.plan(recipe)
     alone = {name for name, layer in lacking.layers.items() if layer.weight is None}
     assert {line.name for line in job.plan.layers if line.error_ckpt is None} == alone
@@ -446,7 +454,7 @@ def test_recipes_that_need_the_missing_layers_score_them_by_themselves_and_say_s
     assert "lacking.safetensors" in note
 
 
-def test_recipes_that_need_no_base_do_not_mind(lacking: Bench) -> None:
+def test_recipes_that_need_no_base_do_not_mind(lacking: Runtime) -> None:
     ranking = Ranking(lacking.layers, Wish({"fro_lora": 1.0}, "retain", 0.9))
     job = lacking.plan(ranking.wish.text)
     check_choice(job, ranking, by_retention(ranking), job.plan.threshold)
@@ -463,10 +471,10 @@ def sd15_lora(path: Path) -> Path:
     return save(path, tensors)
 
 
-def test_a_lora_of_another_family_is_told_so(bench: Bench, tmp_path: Path) -> None:
+def test_a_lora_of_another_family_is_told_so(runtime: Runtime, tmp_path: Path) -> None:
     lora = sd15_lora(tmp_path / "sd15.safetensors")
     with pytest.raises(PairingError) as error:
-        resized(lora, "fro_ckpt=1,thr=-3.5", tmp_path, How(base=bench.base))
+        resized(lora, "fro_ckpt=1,thr=-3.5", tmp_path, How(base=runtime.base))
     assert "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q" in str(error.value)
     assert "another model family" in str(error.value)
 
@@ -475,21 +483,21 @@ def test_a_lora_of_another_family_is_told_so(bench: Bench, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("recipe", ["subspace=1,retain=0.8", "fro_ckpt=0.8,params=0.2,rescale=0.5,size=0.3"])
-def test_the_written_delta_is_the_sum_of_the_chosen_dimensions(bench: Bench, recipe: str, tmp_path: Path) -> None:
-    outcome = resized(bench.lora, recipe, tmp_path, How(base=bench.base))
+def test_the_written_delta_is_the_sum_of_the_chosen_dimensions(runtime: Runtime, recipe: str, tmp_path: Path) -> None:
+    outcome = resized(runtime.lora, recipe, tmp_path, How(base=runtime.base))
     written, kept = lora_layers(output(outcome), {}), kept_of(job_of(outcome))
     strength = 0.5 if "rescale" in recipe else 1.0
     assert written.keys() == {name for name, dimensions in kept.items() if dimensions}
     for name, layer in written.items():
-        u, s, vt = bench.layers[name].svd
+        u, s, vt = runtime.layers[name].svd
         chosen = kept[name]
         assert difference(layer.delta, strength * (u[:, chosen] * s[chosen]) @ vt[chosen]) < 1e-3, name
     if "subspace" in recipe:
         assert any(dimensions != list(range(len(dimensions))) for dimensions in kept.values())
 
 
-def test_the_default_is_that_of_the_definition(bench: Bench, tmp_path: Path) -> None:
-    ranking = Ranking(bench.layers, Wish({"fro_ckpt": 1.0}, "thr", -3.5))
-    settings = Settings(base=bench.base, output=tmp_path, dry_run=True)
-    job = job_of(next(iter(resize([Source((Member(bench.lora),))], settings))))
+def test_the_default_is_that_of_the_definition(runtime: Runtime, tmp_path: Path) -> None:
+    ranking = Ranking(runtime.layers, Wish({"fro_ckpt": 1.0}, "thr", -3.5))
+    settings = Settings(base=runtime.base, output=tmp_path, dry_run=True)
+    job = job_of(next(iter(resize([Source((Member(runtime.lora),))], settings))))
     check_choice(job, ranking, by_threshold(ranking), -3.5)

@@ -17,7 +17,7 @@ from lora_material import Matrix, Tensors, difference, load, output
 from safetensors.numpy import save_file
 
 from lib_resize import Outcome
-from lib_resize.adapters.forms.form import Work
+from lib_resize.adapters.forms.form import WriteSpec
 from lib_resize.adapters.forms.loha import LohaSpectrum
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import DTYPES, Style
@@ -688,7 +688,7 @@ def test_the_subspace_of_a_dimension_is_its_inner_product_with_the_base(tmp_path
 
 
 def _truncation(form, solved, k: int) -> np.ndarray:
-    return form.full(form.values(Work(solved, np.arange(k), NumpyArrays())))
+    return form.full(form.values(WriteSpec(solved, np.arange(k), NumpyArrays())))
 
 
 def glora(name: str, old: bool) -> Tensors:
@@ -709,7 +709,7 @@ def test_the_subspace_of_glora_is_that_of_what_its_two_parts_add_together(tmp_pa
         found = layer.form.along(solved, weight, NumpyArrays(), turned=False)
         mirror = Stored(np.ascontiguousarray(weight.bits.T), "F32")
         mirrored = layer.form.along(solved, mirror, NumpyArrays(), turned=True)
-        values = layer.form.values(Work(solved, np.arange(R), NumpyArrays(), base=weight))
+        values = layer.form.values(WriteSpec(solved, np.arange(R), NumpyArrays(), base=weight))
     names = ("a2", "a1", "b2", "b1") if old else ("a1", "a2", "b1", "b2")
     a_up, a_down, b_up, b_down = (values[name].astype(np.float64) for name in names)
     taps = np.moveaxis(wide.reshape(N, M, -1), 2, 1)

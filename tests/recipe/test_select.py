@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lib_resize.errors import PairingError, ResizeError
 from lib_resize.recipe.grammar import parse_recipe
 from lib_resize.recipe.scores import BaseFacts, LayerFacts, check_partners, score, with_estimates
-from lib_resize.recipe.select import MIB, Choice, Question, choose, share_kept
+from lib_resize.recipe.select import MIB, Choice, SelectionInput, choose, share_kept
 
 
 def layer(s: list[float], name: str = "a", **facts) -> LayerFacts:
@@ -18,7 +18,7 @@ def layer(s: list[float], name: str = "a", **facts) -> LayerFacts:
 
 
 def ranks(recipe: str, *layers: LayerFacts, **question) -> list[int]:
-    return choose(parse_recipe(recipe), Question(layers, **question)).ranks
+    return choose(parse_recipe(recipe), SelectionInput(layers, **question)).ranks
 
 
 HALVING = layer([8, 4, 2, 1, 0.5, 0.5])
@@ -96,8 +96,8 @@ def with_base(facts: LayerFacts, norm: float) -> LayerFacts:
 
 
 def test_layers_that_must_stay_do_even_when_they_are_zero() -> None:
-    assert ranks("fro_lora,thr=-1", layer([1, 0.01]), layer([0, 0], least=1)) == [1, 1]
-    assert ranks("rank=2", layer([1, 0.01]), layer([0, 0], least=1)) == [2, 1]
+    assert ranks("fro_lora,thr=-1", layer([1, 0.01]), layer([0, 0], min_kept=1)) == [1, 1]
+    assert ranks("rank=2", layer([1, 0.01]), layer([0, 0], min_kept=1)) == [2, 1]
 
 
 def test_layers_that_a_host_applies_together_stay_together() -> None:
@@ -118,7 +118,7 @@ def test_a_whole_group_may_go() -> None:
 def test_retain_keeps_the_smallest_set_that_holds_the_share() -> None:
     layers = [layer([4, 2, 1]), layer([3, 1])]
     for share in (0.3, 0.7, 0.9, 0.97, 1.0):
-        choice = choose(parse_recipe(f"fro_lora,retain={share}"), Question(layers))
+        choice = choose(parse_recipe(f"fro_lora,retain={share}"), SelectionInput(layers))
         assert share_kept(layers, choice.kept) >= share - 1e-12
         order = sorted(
             ((sc, i, d) for i, scores in enumerate(choice.scores) for d, sc in enumerate(scores)), reverse=True
@@ -131,7 +131,7 @@ def test_retain_keeps_the_smallest_set_that_holds_the_share() -> None:
 def test_a_dimension_out_of_order_can_stay_alone() -> None:
     """With `subspace` the reference differs within a layer, so the choice need not be a prefix."""
     facts = layer([1.0, 0.9, 0.8], base=BaseFacts(fro=1.0, subspace=np.array([100.0, 1e-3, 50.0])))
-    choice = choose(parse_recipe("subspace,thr=0"), Question([facts]))
+    choice = choose(parse_recipe("subspace,thr=0"), SelectionInput([facts]))
     assert choice.kept[0].tolist() == [1]
 
 
@@ -157,7 +157,7 @@ def test_size_is_a_promise(layers, share: float, min_rank: int, score_name: str)
     budget = full * share
     recipe = parse_recipe(f"{score_name},min_rank={min_rank},size={budget / MIB!r}")
     try:
-        choice = choose(recipe, Question(facts, size_of=size_of))
+        choice = choose(recipe, SelectionInput(facts, size_of=size_of))
     except ResizeError as error:
         assert "smallest file" in str(error) or "no dimension would stay" in str(error)
         return

@@ -22,13 +22,13 @@ from ...linalg.arrays import Arrays
 from ...linalg.casts import STORAGE, Bits, Double, Single, doubles
 from ...linalg.factor import Factor, Joined, Pair, Stored
 from ...linalg.made import Made, Turned
-from ...linalg.truncate import Kept
+from ...linalg.truncate import KeptIndices
 from ..suffixes import Part
 
 Shape = tuple[int, ...]
 
 
-class Solved(Protocol):
+class Decomposition(Protocol):
     """A form, decomposed."""
 
     @property
@@ -51,11 +51,11 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Work:
+class WriteSpec:
     """What is to be written of a decomposed layer."""
 
-    solved: Solved
-    kept: Kept
+    solved: Decomposition
+    kept: KeptIndices
     arrays: Arrays
     gain: float = 1.0
     """The delta is multiplied by the square of this."""
@@ -105,7 +105,7 @@ class Form(ABC):
         """A convolution larger than 1x1."""
         return math.prod(self.kernel) > 1
 
-    def knowing(self, kernel: Shape) -> Form:
+    def with_kernel(self, kernel: Shape) -> Form:
         """The same form, told what kernel its layer has: some kinds write it flattened."""
         return self
 
@@ -123,12 +123,12 @@ class Form(ABC):
         """Numbers stored per square of the rank."""
         return 0
 
-    def stands(self, solved: Solved) -> NDArray[np.intp] | None:
+    def stored_ranks(self, solved: Decomposition) -> NDArray[np.intp] | None:
         """Where not every rank is written: the rank that is written in its place, (rank + 1,), not falling."""
         return None
 
     @abstractmethod
-    def decompose(self, arrays: Arrays, base: Factor | None = None) -> Solved:
+    def decompose(self, arrays: Arrays, base: Factor | None = None) -> Decomposition:
         """Raises LayerError for NaN, infinities and damaged scales."""
 
     @abstractmethod
@@ -136,7 +136,7 @@ class Form(ABC):
         """The tensors that hold `rank` dimensions, 1 or more."""
 
     @abstractmethod
-    def values(self, work: Work) -> dict[str, Single]:
+    def values(self, work: WriteSpec) -> dict[str, Single]:
         """Their numbers by role, flattened as they like."""
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Form(ABC):
         return float(rank)
 
     @abstractmethod
-    def error(self, found: Any, work: Work) -> float:
+    def error(self, found: Any, work: WriteSpec) -> float:
         """How far `found`, the same kind of form read back from a file, is from what was to be written.
 
         Relative, Frobenius.
@@ -163,7 +163,7 @@ class Form(ABC):
         return None
 
     @abstractmethod
-    def along(self, solved: Solved, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+    def along(self, solved: Decomposition, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
         """``|<D_j, W>| / |D_j|`` of every dimension j, (rank,): how much the base weight acts along it."""
 
 
@@ -196,13 +196,13 @@ class InFile:
         return self.file.bits(self.key).reshape(self.shape)
 
 
-def hollow(value: F) -> F:
+def without_data(value: F) -> F:
     """The same form without its numbers, so that no part of its file is held."""
     if isinstance(value, (InFile, Stored, Joined, Made, Turned)):
         return Absent(value.kind, value.shape)  # type: ignore[return-value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{name: hollow(one) for name, one in fields.items()})
+        return dataclasses.replace(value, **{name: without_data(one) for name, one in fields.items()})
     return value
 
 
@@ -279,7 +279,7 @@ def relative(found: Double, wanted: Double) -> float:
     return float(np.linalg.norm(found - wanted)) / (whole if whole > 0 else 1.0)
 
 
-def apart(found: Pair, wanted: Pair) -> float:
+def relative_distance(found: Pair, wanted: Pair) -> float:
     """``||found - wanted||_F / ||wanted||_F`` of two deltas, in factor space, float64."""
     square, whole = inner(found, found), inner(wanted, wanted)
     if whole == 0.0:
@@ -297,7 +297,7 @@ def projected_error(square: float, shared: float, kept: float) -> float:
     return math.sqrt(abs(square - 2 * shared + kept) / kept)
 
 
-def held(work: Work) -> float:
+def held(work: WriteSpec) -> float:
     """Squared norm of what is to be written, by the strengths of what is kept."""
     kept = work.solved.s[work.kept] * work.gain**2
     return float(kept @ kept)

@@ -12,7 +12,7 @@ from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, doubles, singles
 from ...linalg.dense import dimensions, singular_values
 from ...linalg.factor import Factor
-from .form import Form, Shape, Slot, Solved, Tensors, Work, held, projected_error, relative
+from .form import Decomposition, Form, Shape, Slot, Tensors, WriteSpec, held, projected_error, relative
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Full(Form):
     def dtypes(self) -> frozenset[str]:
         return frozenset({self.stored})
 
-    def stands(self, solved: Solved) -> NDArray[np.intp]:
+    def stored_ranks(self, solved: Decomposition) -> NDArray[np.intp]:
         return whole_from(self.rank, cheapest_whole(self.size))
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> Strengths:
@@ -73,14 +73,14 @@ class Full(Form):
         down = (rank, *self.shape[1:])
         return Slot("up", (self.shape[0], rank, *ones), self.stored), Slot("down", down, self.stored)
 
-    def values(self, work: Work) -> dict[str, Single]:
+    def values(self, work: WriteSpec) -> dict[str, Single]:
         if len(work.kept) >= cheapest_whole(self.size):
             whole = singles(self.matrix.bits, self.matrix.kind)
             return {"diff": whole * np.float32(self.factor * work.gain**2)}
         up, down = dimensions(self.matrix, work.kept, work.arrays, work.gain * abs(self.factor) ** 0.5)
         return {"up": up * np.float32(np.copysign(1.0, self.factor)), "down": down}
 
-    def error(self, found: Any, work: Work) -> float:
+    def error(self, found: Any, work: WriteSpec) -> float:
         strength = work.gain**2 * self.factor
         mine = doubles(self.matrix.bits, self.matrix.kind)
         if isinstance(found, Full):

@@ -18,7 +18,7 @@ from ...linalg.casts import Double, Single
 from ...linalg.factor import Factor, Joined, Pair, Spectrum, Stored, decompose
 from ...linalg.made import Made, Turned, numbers
 from ...linalg.truncate import truncated
-from .form import Form, Shape, Slot, Tensors, Work, apart
+from .form import Form, Shape, Slot, Tensors, WriteSpec, relative_distance
 from .full import Full
 from .lora import LowRank, low_rank
 
@@ -136,7 +136,7 @@ class Glora(Form):
         shape = self.shapes[role]
         return (shape[0], rank, *shape[2:]) if (role in ("a1", "b1")) != self.old else (rank, *shape[1:])
 
-    def values(self, work: Work) -> dict[str, Single]:
+    def values(self, work: WriteSpec) -> dict[str, Single]:
         assert isinstance(work.solved, GloraSpectrum)
         assert work.base is not None
         gain = abs(self.factor * work.gain**2) ** 0.5
@@ -146,10 +146,10 @@ class Glora(Form):
         names = ("b2", "b1", "a2", "a1") if self.old else ("b1", "b2", "a1", "a2")
         return dict(zip(names, (up * sign, down, left * sign, right), strict=True))
 
-    def error(self, found: Glora, work: Work) -> float:
+    def error(self, found: Glora, work: WriteSpec) -> float:
         wanted = self.values(work)
         parts = ((found.plain, "b"), (found.inner, "a"))
-        return max(apart(_scaled(pair, found.factor), self._pair(wanted, part)) for pair, part in parts)
+        return max(relative_distance(_scaled(pair, found.factor), self._pair(wanted, part)) for pair, part in parts)
 
     def full(self, values: dict[str, Single]) -> Single:
         raise LayerError("GLoRA's delta is not known without the base model's weights")

@@ -22,7 +22,7 @@ from ...linalg.hadamard import Nested, losses, steps_along
 from ...linalg.made import Made, hadamard, product
 from ...linalg.truncate import truncated
 from ...linalg.tucker import Core, CoreSpectrum, as_pair, decompose_core, truncated_core, whole_core
-from .form import Form, Shape, Slot, Tensors, Work, apart, fits
+from .form import Form, Shape, Slot, Tensors, WriteSpec, fits, relative_distance
 from .full import Full
 from .lora import LowRank, low_rank
 from .tucker import read_core
@@ -71,7 +71,7 @@ class Loha(Form):
     def kernel(self) -> Shape:
         return self.taps
 
-    def knowing(self, kernel: Shape) -> Loha:
+    def with_kernel(self, kernel: Shape) -> Loha:
         return replace(self, taps=kernel) if not self.taps and fits(kernel, self.size[1]) else self
 
     @property
@@ -90,7 +90,7 @@ class Loha(Form):
     def square(self) -> int:
         return 2 * self.first.taps if isinstance(self.first, Core) else 0
 
-    def stands(self, solved: Any) -> NDArray[np.intp]:
+    def stored_ranks(self, solved: Any) -> NDArray[np.intp]:
         standing: NDArray[np.intp] = solved.standing
         return standing
 
@@ -116,7 +116,7 @@ class Loha(Form):
         shapes[f"hada_w{name}_b"] = (rank, m)
         return [Slot(role, shape, self.stored) for role, shape in shapes.items()]
 
-    def values(self, work: Work) -> dict[str, Single]:
+    def values(self, work: WriteSpec) -> dict[str, Single]:
         spectrum, k = _spectrum(work), len(work.kept)
         strength = self.factor * work.gain**2
         one, two = _leading(spectrum.first), _leading(spectrum.second)
@@ -126,7 +126,7 @@ class Loha(Form):
         first["hada_w1_a"] = first["hada_w1_a"] * np.float32(np.copysign(1.0, strength))
         return first | second
 
-    def error(self, found: Loha, work: Work) -> float:
+    def error(self, found: Loha, work: WriteSpec) -> float:
         """Against the product of the truncations, made anew."""
         spectrum, k = _spectrum(work), len(work.kept)
         wanted = hadamard(
@@ -134,7 +134,7 @@ class Loha(Form):
             _truncation(self.second, spectrum.second, k, work.arrays),
             self.factor * work.gain**2,
         )
-        return apart(found.as_pair(), wanted)
+        return relative_distance(found.as_pair(), wanted)
 
     def times(self, weight: float) -> Loha:
         return replace(self, factor=self.factor * weight)
@@ -245,7 +245,7 @@ def _best_so_far(lost: Double) -> NDArray[np.intp]:
     return best
 
 
-def _spectrum(work: Work) -> LohaSpectrum:
+def _spectrum(work: WriteSpec) -> LohaSpectrum:
     assert isinstance(work.solved, LohaSpectrum)
     return work.solved
 

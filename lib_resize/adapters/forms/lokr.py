@@ -33,7 +33,7 @@ from ...linalg.tucker import (
     truncated_core,
     whole_core,
 )
-from .form import Form, Shape, Slot, Tensors, Work, fits, inner, projected_error, relative
+from .form import Form, Shape, Slot, Tensors, WriteSpec, fits, inner, projected_error, relative
 from .full import Full, Strengths, cheapest_whole, whole_from
 from .lora import LowRank, low_rank
 from .tucker import core_error, read_core
@@ -88,7 +88,7 @@ class Lokr(Form):
     def kernel(self) -> Shape:
         return self.taps
 
-    def knowing(self, kernel: Shape) -> Lokr:
+    def with_kernel(self, kernel: Shape) -> Lokr:
         return replace(self, taps=kernel) if not self.taps and fits(kernel, _size(self.w2)[1]) else self
 
     @property
@@ -118,7 +118,7 @@ class Lokr(Form):
         """Whether w2 is written in full at this rank, because factors would be no smaller."""
         return self.has_whole and rank >= cheapest_whole(_size(self.w2))
 
-    def stands(self, solved: Any) -> NDArray[np.intp] | None:
+    def stored_ranks(self, solved: Any) -> NDArray[np.intp] | None:
         return whole_from(self.rank, cheapest_whole(_size(self.w2))) if self.has_whole else None
 
     @cached_property
@@ -160,11 +160,11 @@ class Lokr(Form):
             shapes = {"lokr_w2_a": (n, rank), "lokr_w2_b": (rank, m)}
         return [Slot(role, shape, dtype) for role, shape in shapes.items()]
 
-    def values(self, work: Work) -> dict[str, Single]:
+    def values(self, work: WriteSpec) -> dict[str, Single]:
         shift = self._shift(work)
         return self._small_values(shift) | self._large_values(work, self.factor * work.gain**2 / shift)
 
-    def _shift(self, work: Work) -> float:
+    def _shift(self, work: WriteSpec) -> float:
         """A power of two that goes from w2 into w1 where one is so much greater that float16 could not hold both."""
         spectrum, strength = _spectrum(work), abs(self.factor) * work.gain**2
         w1 = self._weight / (abs(self.factor) or 1.0) / prod(_size(self.w1)) ** 0.5
@@ -178,7 +178,7 @@ class Lokr(Form):
             return {"lokr_w1": numbers(self.w1) * np.float32(shift)}
         return {"lokr_w1_a": numbers(self.w1.up) * np.float32(shift), "lokr_w1_b": numbers(self.w1.down)}
 
-    def _large_values(self, work: Work, strength: float) -> dict[str, Single]:
+    def _large_values(self, work: WriteSpec, strength: float) -> dict[str, Single]:
         spectrum, k = _spectrum(work).w2, len(work.kept)
         if isinstance(self.w2, Core):
             assert isinstance(spectrum, CoreSpectrum)
@@ -199,12 +199,12 @@ class Lokr(Form):
             return float(rank)
         return float(self.w1.rank) if isinstance(self.w1, Pair) else self.ignored_alpha
 
-    def error(self, found: Lokr, work: Work) -> float:
+    def error(self, found: Lokr, work: WriteSpec) -> float:
         shift = self._shift(work)
         small = relative(_dense(found.w1), shift * _dense(self.w1))
         return float(np.hypot(small, self._large_error(found, work, self.factor * work.gain**2 / shift)))
 
-    def _large_error(self, found: Lokr, work: Work, strength: float) -> float:
+    def _large_error(self, found: Lokr, work: WriteSpec, strength: float) -> float:
         kept = _spectrum(work).w2.s[work.kept] * strength
         if found.has_whole:
             return relative(found.factor * _dense(found.w2), strength * _dense(self.w2))
@@ -281,7 +281,7 @@ def _dense(side: Large) -> Double:
     return doubles(side.bits, side.kind)
 
 
-def _spectrum(work: Work) -> LokrSpectrum:
+def _spectrum(work: WriteSpec) -> LokrSpectrum:
     assert isinstance(work.solved, LokrSpectrum)
     return work.solved
 

@@ -16,7 +16,7 @@ from ...linalg.casts import STORAGE, Double, Single
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.norms import subspace_norms
 from ...linalg.truncate import truncated
-from .form import Form, Shape, Slot, Tensors, Work, held, inner, not_floating, projected_error
+from .form import Form, Shape, Slot, Tensors, WriteSpec, held, inner, not_floating, projected_error
 
 _LARGEST_KEPT = 256  # rank from which singular vectors are computed again rather than kept: they would fill memory
 
@@ -70,12 +70,12 @@ class LowRank(Form):
         down = (rank, *self.down_shape[1:])
         return Slot(self.roles[0], up, self.stored[0]), Slot(self.roles[1], down, self.stored[1])
 
-    def values(self, work: Work) -> dict[str, Single]:
+    def values(self, work: WriteSpec) -> dict[str, Single]:
         spectrum = self._whole(work.solved, work.arrays)
         up, down = truncated(self.pair, spectrum, by_block(spectrum, work.kept), work.arrays, work.gain)
         return dict(zip(self.roles, (up, down), strict=True))
 
-    def error(self, found: LowRank, work: Work) -> float:
+    def error(self, found: LowRank, work: WriteSpec) -> float:
         shared = work.gain**2 * inner(found.pair, self.pair)
         return projected_error(inner(found.pair, found.pair), shared, held(work))
 

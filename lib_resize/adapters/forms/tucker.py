@@ -16,7 +16,7 @@ from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, singles
 from ...linalg.factor import Factor, Stored
 from ...linalg.tucker import Core, CoreSpectrum, along_core, as_pair, decompose_core, truncated_core, whole_core
-from .form import Form, Shape, Slot, Tensors, Work, apart, inner
+from .form import Form, Shape, Slot, Tensors, WriteSpec, inner, relative_distance
 from .lora import LowRank, low_rank
 
 
@@ -71,11 +71,11 @@ class Tucker(Form):
             Slot("down", (rank, *down[1:]), self.stored[2]),
         )
 
-    def values(self, work: Work) -> dict[str, Single]:
+    def values(self, work: WriteSpec) -> dict[str, Single]:
         up, mid, down = truncated_core(self.core, _spectrum(work), len(work.kept), work.arrays, work.gain**2)
         return {"up": up, "mid": mid, "down": down}
 
-    def error(self, found: Tucker, work: Work) -> float:
+    def error(self, found: Tucker, work: WriteSpec) -> float:
         return core_error(found.core, self.core, _spectrum(work), len(work.kept), work.arrays, work.gain**2)
 
     def full(self, values: dict[str, Single]) -> Single:
@@ -102,14 +102,14 @@ def core_error(found: Core, source: Core, spectrum: CoreSpectrum, rank: int, arr
     wanted = as_pair(Core(_plain(up), _plain(middle.reshape(rank, -1)), _plain(down)))
     kept = float(np.sum(spectrum.s[:rank] ** 2)) * strength**2
     shared = strength * inner(wanted, as_pair(source))
-    return max(apart(as_pair(found), wanted), abs(shared - kept) / kept if kept > 0 else 0.0)
+    return max(relative_distance(as_pair(found), wanted), abs(shared - kept) / kept if kept > 0 else 0.0)
 
 
 def _plain(values: Single) -> Stored:
     return Stored(np.ascontiguousarray(values), "F32")
 
 
-def _spectrum(work: Work) -> CoreSpectrum:
+def _spectrum(work: WriteSpec) -> CoreSpectrum:
     assert isinstance(work.solved, CoreSpectrum)
     return work.solved
 
