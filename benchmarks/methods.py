@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,14 +24,14 @@ from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
-from lib_resize.engine.analysis import Analysis, Runtime, _batches, analyse
-from lib_resize.engine.jobs import prepare
+from lib_resize.engine.analysis import Analysis, _batches, analyse
+from lib_resize.engine.planning import prepare
 from lib_resize.engine.reduction import _WAYS
+from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Spectrum, decompose
 from lib_resize.linalg.random_projection import generator
-from lib_resize.linalg.threads import one_blas_thread
 from lib_resize.linalg.truncate import truncated
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import METHODS, Recipe, parse_recipe
@@ -50,8 +49,8 @@ class Row:
 
 def measure(path: Path, recipes: Sequence[str], rounds: int) -> list[Row]:
     """All recipes of ``rank=`` on one file, in turns."""
-    with SafeFile(path) as file, ThreadPoolExecutor(1) as pool, one_blas_thread():
-        analysis = analyse(read_adapter(file), None, (), Runtime(NumpyArrays(), pool, Quiet()))
+    with SafeFile(path) as file, cpu_runtime(Quiet(), 1) as runtime:
+        analysis = analyse(read_adapter(file), None, (), runtime)
         parsed = [parse_recipe(text) for text in recipes]
         times: dict[str, list[float]] = {str(recipe): [] for recipe in parsed}
         for _ in range(rounds):

@@ -22,8 +22,9 @@ from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.demo.synthetic import FULL, LoraOptions, Model, lora_metadata, lora_specs, write_lora
 from lib_resize.engine.analysis import Analysis
-from lib_resize.engine.batch import Settings, resize
-from lib_resize.engine.jobs import prepare
+from lib_resize.engine.batch import resize
+from lib_resize.engine.planning import prepare
+from lib_resize.engine.settings import Settings
 from lib_resize.files.header import encode
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.factor import Spectrum

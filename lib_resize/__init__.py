@@ -32,8 +32,8 @@ _HOMES: dict[str, str] = {
     "parse_recipes": "recipe.grammar",
     "Analysis": "engine.analysis",
     "Checkpoint": "base.checkpoint",
-    "Settings": "engine.batch",
-    "Outcome": "engine.batch",
+    "Settings": "engine.settings",
+    "Outcome": "engine.settings",
     "Style": "adapters.write",
     "Progress": "progress",
     "Finding": "studies.inspection",
@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     from .api import upsample as upsample
     from .base.checkpoint import Checkpoint as Checkpoint
     from .engine.analysis import Analysis as Analysis
-    from .engine.batch import Outcome as Outcome
-    from .engine.batch import Settings as Settings
+    from .engine.settings import Outcome as Outcome
+    from .engine.settings import Settings as Settings
     from .errors import Cancelled as Cancelled
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DeviceError as DeviceError

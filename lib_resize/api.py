@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 from .adapters.write import CONVERSIONS, DTYPES, Style
 from .base.checkpoint import Checkpoint
-from .engine.batch import Outcome, Settings
 from .engine.batch import resize as resize_sources
+from .engine.settings import Outcome, Settings
 from .errors import UsageError
-from .extraction.difference import ExtractOptions
-from .extraction.difference import extract as extract_all
+from .extraction.extract import extract as extract_all
+from .extraction.models import ExtractOptions
 from .plans import Plan
 from .progress import Progress, Quiet
 from .prompts.sources import SUFFIX, Member, Source, expand

@@ -28,7 +28,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompts"}),
     "demo": frozenset({"errors", "files", "linalg", "names"}),
     "engine": frozenset(
-        {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe"}
+        {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe", "shown"}
     ),
     "extraction": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "recipe"}),
     "studies": frozenset(
@@ -329,7 +329,7 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("panel.service", "from ..cli import main"),
         ("engine.batch", "def f():\n    from modules import shared"),
         ("cli.commands", "from tqdm import tqdm"),
-        ("prompts.tags", "from ..engine.batch import Outcome"),
+        ("prompts.tags", "from ..engine.settings import Outcome"),
         ("package", "from .plans import Plan"),
     ],
 )
@@ -342,7 +342,7 @@ def test_a_forbidden_import_is_found(name: str, code: str) -> None:
     [
         ("linalg.arrays", "def f():\n    try:\n        import torch\n    except ImportError:\n        pass"),
         ("files.writer", "from . import atomic"),
-        ("engine.jobs", "from .. import __version__"),
+        ("engine.stamping", "from .. import __version__"),
         ("hosts.webui", "def f():\n    from modules import shared"),
         ("panel.service", "from ..hosts.host import Host"),
         ("panel.layout", "import gradio as gr"),

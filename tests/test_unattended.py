@@ -13,12 +13,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lib_resize.cli import commands, priority
 from lib_resize.cli import main as cli
-from lib_resize.cli.main import commands, priority
 from lib_resize.cli.report import layer_lines
 from lib_resize.demo.synthetic import LoraOptions, write_lora
-from lib_resize.engine import batch
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine import batch, runtime
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import InternalError
 from lib_resize.linalg.arrays import TorchArrays
 from lib_resize.plans import LayerPlan, Plan
@@ -86,7 +87,7 @@ def test_nice_lowers_the_priority_of_the_process(folder, words) -> None:
     niceness = max(os.nice(0), priority.NICENESS) if words else os.nice(0)
     code = f"""
 import os
-from lib_resize import cli
+from lib_resize.cli import main as cli
 assert cli.main(["resize", {str(folder)!r}, "-r", "rank=1", "--dry-run", *{words!r}]) == 0
 print("niceness", os.nice(0))
 """
@@ -116,7 +117,7 @@ def test_on_windows_the_class_of_this_very_process_is_set() -> None:
 
 @pytest.mark.skipif(sys.platform != "win32", reason="Windows alone")
 def test_windows_lowers_the_priority() -> None:
-    code = "from lib_resize import priority as p; p.stand_back(); k = p._kernel32(); print(hex(k.GetPriorityClass(-1)))"
+    code = "from lib_resize.cli import priority as p; p.stand_back(); print(hex(p._kernel32().GetPriorityClass(-1)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == hex(priority.BELOW_NORMAL)
 
@@ -139,7 +140,7 @@ def on_torch(monkeypatch) -> list[TorchArrays]:
         opened.append(TorchArrays("cpu"))
         return opened[-1]
 
-    monkeypatch.setattr(batch, "open_arrays", open_arrays)
+    monkeypatch.setattr(runtime, "open_arrays", open_arrays)
     return opened
 
 
@@ -158,7 +159,7 @@ def test_pieces_fit_in_the_limit_and_the_result_is_the_same(folder, tmp_path, on
 
 
 def test_on_cuda_torch_itself_holds_the_line(on_torch) -> None:
-    arrays = batch.open_arrays("cuda")
+    arrays = runtime.open_arrays("cuda")
     drawn = []
     arrays._device = SimpleNamespace(type="cuda")
     arrays._torch = SimpleNamespace(

@@ -15,8 +15,8 @@ from ..adapters.write import DTYPES, Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
 from ..base.store import is_model_folder
-from ..engine.batch import Outcome, Settings, inputs_of
 from ..engine.batch import resize as resize_all
+from ..engine.settings import Outcome, Settings, inputs_of
 from ..errors import ResizeError, UsageError, internal
 from ..files.outname import fold, unique_path
 from ..files.reader import SafeFile
@@ -33,7 +33,7 @@ from .ledger import Ledger
 from .priority import stand_back
 
 if TYPE_CHECKING:
-    from ..extraction.difference import ExtractOptions
+    from ..extraction.models import ExtractOptions
     from ..studies.inspection import Finding
     from ..studies.spectra import LayerSpectrum, Study
 
@@ -98,7 +98,7 @@ _EXTRACT_RECIPE = "rank=64"
 
 def extract(arguments: argparse.Namespace) -> int:
     """``resize-lora extract``."""
-    from ..extraction.difference import extract as extract_all
+    from ..extraction.extract import extract as extract_all
 
     recipes = _extract_recipes(arguments)
     folder, target = _output_of(arguments.output, len(recipes))
@@ -127,7 +127,7 @@ def _extract_recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
 
 def _extract_wish(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> ExtractOptions:
     """As many dimensions as any of the recipes could keep."""
-    from ..extraction.difference import DEFAULT_RANK, ExtractOptions
+    from ..extraction.models import DEFAULT_RANK, ExtractOptions
 
     most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
     rank = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)

@@ -24,7 +24,7 @@ from ..shown import json_text
 from .report import Totals, as_json
 
 if TYPE_CHECKING:
-    from ..engine.batch import Outcome
+    from ..engine.settings import Outcome
 
 _BEGINNING = re.compile(rb'\s*(\[\s*)?\{"resize_lora": "')
 _SYNC_EVERY = 5.0  # seconds: what a power failure may cost

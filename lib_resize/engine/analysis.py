@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,20 +23,7 @@ from ..linalg.made import Turned
 from ..progress import Progress, in_order
 from ..recipe.grammar import Recipe
 from ..recipe.scores import BaseFacts, LayerFacts
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """What the work is done with."""
-
-    arrays: Arrays
-    pool: ThreadPoolExecutor
-    progress: Progress
-
-    @property
-    def ahead(self) -> int:
-        """How many results may wait."""
-        return 4 * self.pool._max_workers
+from .runtime import Runtime
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..files.stamp import RECORD
 from ..files.walk import exists, names_in
 from ..prompts.sources import Source
 from ..recipe.grammar import Recipe
-from .jobs import stem_details, wished_stem
+from .output_names import output_stem, recipe_in_name
 
 
 @dataclass
@@ -48,7 +48,7 @@ class _Claims:
         self.numbers[fold(clean)] = number
 
 
-class Places:
+class OutputPaths:
     """The names of all results of a run."""
 
     def __init__(self, output: Path | None, suffix: str | None) -> None:
@@ -62,25 +62,25 @@ class Places:
         """Where the results of a source go."""
         return self._output / source.below if self._output else source.members[0].path.parent
 
-    def placer(self, source: Source) -> Placer:
+    def of(self, source: Source) -> SourcePaths:
         """For the results of a source."""
         folder = self.folder_of(source)
-        return Placer(folder, self._tree(self._output or folder), self._folder(folder), self._claims)
+        return SourcePaths(folder, self._tree(self._output or folder), self._folder(folder), self._claims)
 
     def expected(self, source: Source, recipe: Recipe) -> Path | None:
         """The path of a result, where it is known before the source is opened."""
         if recipe.selection != "thr" and recipe.weights and self._suffix is None:
             return None  # the threshold, which is part of the name, comes out of the file
         threshold = recipe.value if recipe.selection == "thr" else None
-        return self.placer(source)(wished_stem(source.name, recipe, threshold, self._suffix))
+        return self.of(source)(output_stem(source.name, recipe, threshold, self._suffix))
 
     def existing(self, source: Source, recipe: Recipe) -> Path | None:
         """The result of an earlier run, where its name or its own record tells."""
         path = self.expected(source, recipe)
         if path is not None:
             return path if exists(path) else None
-        beginning = clean_stem(f"{source.name}_{stem_details(recipe)}_th")
-        place = self.placer(source)
+        beginning = clean_stem(f"{source.name}_{recipe_in_name(recipe)}_th")
+        place = self.of(source)
         return next((path for path in place.beginning(beginning) if _is_result(path, recipe)), None)
 
     def _tree(self, root: Path) -> set[str]:
@@ -96,7 +96,7 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Placer:
+class SourcePaths:
     """From a wished stem to a path. A file under that very path is not in the way: the writer asks about it."""
 
     folder: Path

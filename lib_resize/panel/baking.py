@@ -11,9 +11,11 @@ from typing import Any
 from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, Runtime, analyse, with_base_norms
-from ..engine.batch import read_part, read_source
-from ..engine.jobs import execute, prepare
+from ..engine.analysis import Analysis, analyse, with_base_norms
+from ..engine.planning import prepare
+from ..engine.reading import read_part, read_source
+from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.writing import execute
 from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.outname import clean_stem
 from ..files.reader import SafeFile
@@ -24,7 +26,7 @@ from ..prompts.lookup import preset_file
 from ..prompts.sources import of_prompt
 from ..prompts.tags import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
-from .analyses import no_reference, runtime
+from .analyses import no_reference
 from .faults import Fault
 from .library import Library
 from .names import folded, new_path, output_folder, tag
@@ -168,7 +170,7 @@ def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Wr
     Raises Cancelled and whatever goes wrong; then nothing was left behind.
     """
     path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
-    with _merged(order, host) as (adapter, ground), runtime(handle) as tools:
+    with _merged(order, host) as (adapter, ground), cpu_runtime(handle) as tools:
         handle.portion(0.0, 0.6)
         digests = [tools.pool.submit(file.sha256) for file in adapter.files]
         analysis, compared = _analysed(adapter, ground.checkpoint if ground else None, order, host, tools)

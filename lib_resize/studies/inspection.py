@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,13 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, Runtime, analyse, needs_base
-from ..engine.batch import read_lora
-from ..engine.jobs import prepare
+from ..engine.analysis import Analysis, analyse, needs_base
+from ..engine.planning import prepare
+from ..engine.reading import read_lora
+from ..engine.runtime import cpu_runtime
 from ..errors import ResizeError
 from ..files.reader import SafeFile
-from ..linalg.arrays import NumpyArrays
 from ..linalg.casts import Double
-from ..linalg.threads import one_blas_thread, usable_cores
 from ..names.spelling import file_spelling
 from ..progress import Quiet
 from ..recipe.grammar import Recipe, parse_recipe
@@ -100,10 +98,10 @@ def describe_closely(
 def _analysed(
     path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], threads: int | None
 ) -> Iterator[Analysis]:
-    with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
+    with SafeFile(path) as file, cpu_runtime(Quiet(), threads) as runtime:
         adapter = read_lora(file)
         asked = base if recipes or needs_base(adapter) else None
-        yield analyse(adapter, asked, recipes, Runtime(NumpyArrays(), pool, Quiet()))
+        yield analyse(adapter, asked, recipes, runtime)
 
 
 def _finding(path: Path, analysis: Analysis) -> Finding:

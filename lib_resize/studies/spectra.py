@@ -19,7 +19,7 @@ import numpy as np
 from ..adapters.layer import Layer
 from ..adapters.write import Style
 from ..engine.analysis import Analysis
-from ..engine.jobs import prepare
+from ..engine.planning import prepare
 from ..errors import ResizeError
 from ..files.header import DTYPE_BYTES, describe
 from ..linalg.casts import Double
@@ -302,7 +302,7 @@ class _Sizes:
         whole = prepare(analysis, recipe, style, lambda stem: Path(f"{stem}.safetensors"))
         self._head = whole.plan.bytes_after - self._numbers(whole.choice.ranks)
         self._staying = np.count_nonzero(whole.choice.ranks)
-        self._entry = len(describe(whole.draft.specs)) / self._staying
+        self._entry = len(describe(whole.layout.specs)) / self._staying
 
     def _numbers(self, ranks: Sequence[int]) -> int:
         """Bytes of the factors as float16."""

@@ -16,7 +16,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,14 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..base.norm_cache import cache_folder
-from ..engine.analysis import Analysis, Runtime, analyse
-from ..engine.jobs import prepare
+from ..engine.analysis import Analysis, analyse
+from ..engine.planning import prepare
+from ..engine.runtime import Runtime, cpu_runtime
 from ..errors import ResizeError, UsageError
 from ..files.atomic import write_whole
 from ..files.header import read_header
 from ..files.reader import SafeFile
 from ..files.walk import Skip, ignore
-from ..linalg.arrays import NumpyArrays
-from ..linalg.threads import one_blas_thread, usable_cores
 from ..progress import Progress, Quiet
 from ..prompts.sources import files_below
 from ..recipe.grammar import PRESETS, parse_recipe
@@ -315,8 +313,7 @@ def _with_spectra(found: Survey, wish: SurveyOptions, store: _Store, progress: P
     todo = [entry for entry in found.entries if entry.problem is None and not _enough(entry.figures, wish.exact)]
     progress.start("spectra", len(todo))
     fresh: dict[str | None, Entry] = {}
-    with ThreadPoolExecutor(wish.threads or usable_cores()) as pool, one_blas_thread():
-        runtime = Runtime(NumpyArrays(), pool, Quiet())
+    with cpu_runtime(Quiet(), wish.threads) as runtime:
         for entry in todo:
             if entry.content not in fresh:
                 fresh[entry.content] = _measured(entry, wish.exact, runtime)

@@ -13,7 +13,8 @@ from safetensors.numpy import save_file
 from lib_resize.adapters.cloneofsimo import named
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.casts import singles

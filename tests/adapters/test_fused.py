@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 from lib_resize.adapters.fused import row_cuts
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Outcome, Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE, layers

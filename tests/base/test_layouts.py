@@ -16,7 +16,8 @@ from safetensors.numpy import save_file
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.gguf_store import GgufStore
 from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import InternalError, OutputError, ResizeError
 from lib_resize.files.header import read_header
 from lib_resize.prompts.sources import Member, Source

@@ -435,7 +435,8 @@ def test_sidecars_go_along_or_stay(browser: Browser, root: Path) -> None:
 
 
 def test_the_numbers_of_a_result_are_those_of_the_command_line(browser: Browser, root: Path, tmp_path: Path) -> None:
-    from lib_resize.engine.batch import Settings, resize
+    from lib_resize.engine.batch import resize
+    from lib_resize.engine.settings import Settings
     from lib_resize.prompts.sources import expand
     from lib_resize.recipe.grammar import parse_recipes
 

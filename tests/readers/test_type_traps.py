@@ -21,7 +21,8 @@ from lib_resize.adapters.forms.form import WriteSpec
 from lib_resize.adapters.forms.loha import LohaSpectrum
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from lib_resize import Outcome
 from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import UnsupportedError
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes

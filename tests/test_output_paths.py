@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lib_resize.engine import output_paths as places
-from lib_resize.engine.output_paths import Places
+from lib_resize.engine.output_paths import OutputPaths
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipe
 
@@ -16,39 +16,39 @@ def source(path: str) -> Source:
     return Source((Member(Path(path)),), below=Path(path).parent)
 
 
-def placed(names: Places, one: Source) -> Path:
+def placed(names: OutputPaths, one: Source) -> Path:
     """As the batch does it: ask, claim, write."""
-    placer = names.placer(one)
-    path = placer(one.name)
-    placer.claim(path, one.name)
+    paths = names.of(one)
+    path = paths(one.name)
+    paths.claim(path, one.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
-    placer.written(path)
+    paths.written(path)
     return path
 
 
 def test_equal_names_are_numbered_and_a_second_run_finds_the_same(tmp_path: Path) -> None:
     sources = [source(f"{folder}/style.safetensors") for folder in "abcd"]
-    first = [placed(Places(tmp_path, ""), one) for one in sources[:1]]
-    names = Places(tmp_path, "")
+    first = [placed(OutputPaths(tmp_path, ""), one) for one in sources[:1]]
+    names = OutputPaths(tmp_path, "")
     first = [placed(names, one) for one in sources]
     assert [path.relative_to(tmp_path).as_posix() for path in first] == [
         "a/style.safetensors", "b/style_2.safetensors", "c/style_3.safetensors", "d/style_4.safetensors"
     ]  # fmt: skip
-    names = Places(tmp_path, "")
+    names = OutputPaths(tmp_path, "")
     assert [placed(names, one) for one in sources] == first
 
 
 def test_what_the_run_wrote_is_found_without_another_look(tmp_path: Path) -> None:
-    names, recipe = Places(tmp_path, "_x"), parse_recipe("rank=1")
+    names, recipe = OutputPaths(tmp_path, "_x"), parse_recipe("rank=1")
     one = source("a.safetensors")
     assert names.existing(one, recipe) is None
-    placer = names.placer(one)
-    assert placer.beginning("a") == []
-    placer.written(tmp_path / "a_x.safetensors")
-    placer.written(tmp_path / "a_x.safetensors")
-    assert placer.beginning("a") == [tmp_path / "a_x.safetensors"]
-    assert placer.beginning("b") == []
+    paths = names.of(one)
+    assert paths.beginning("a") == []
+    paths.written(tmp_path / "a_x.safetensors")
+    paths.written(tmp_path / "a_x.safetensors")
+    assert paths.beginning("a") == [tmp_path / "a_x.safetensors"]
+    assert paths.beginning("b") == []
 
 
 @pytest.mark.parametrize("suffix", [None, "_x"])
@@ -60,19 +60,19 @@ def test_each_folder_is_read_once_and_names_are_tried_a_few_times_each(
     real_names, real_taken = places.names_in, places.Placer._is_taken
     monkeypatch.setattr(places, "names_in", lambda folder: looks.append(folder) or real_names(folder))
     monkeypatch.setattr(places.Placer, "_is_taken", lambda self, name: tries.append(name) or real_taken(self, name))
-    names, recipe = Places(tmp_path, suffix), parse_recipe("medium")
+    names, recipe = OutputPaths(tmp_path, suffix), parse_recipe("medium")
     for number in range(300):
         one = Source((Member(Path(f"{number}/style.safetensors")),))
         names.existing(one, recipe)
-        placer = names.placer(one)
-        placer.claim(placer(one.name), one.name)
+        paths = names.of(one)
+        paths.claim(paths(one.name), one.name)
     assert looks == [tmp_path]
     assert len(tries) <= 3 * 300
 
 
 @pytest.mark.parametrize("suffix", ["/../../evil", "\\..\\evil", "\0", "\x1b[2J", "x" * 400, "/etc/passwd"])
 def test_no_suffix_leads_out_of_the_folder(tmp_path: Path, suffix: str) -> None:
-    path = Places(tmp_path, suffix).expected(source("a.safetensors"), parse_recipe("rank=1"))
+    path = OutputPaths(tmp_path, suffix).expected(source("a.safetensors"), parse_recipe("rank=1"))
     assert path is not None
     assert path.parent == tmp_path
     assert path.name.isprintable()
