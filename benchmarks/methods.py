@@ -24,7 +24,8 @@ from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
-from lib_resize.engine.analysis import Analysis, _batches, analyse
+from lib_resize.engine.analysing import _batches, analyse
+from lib_resize.engine.analysis import Analysis
 from lib_resize.engine.planning import prepare
 from lib_resize.engine.reduction import _WAYS
 from lib_resize.engine.runtime import cpu_runtime

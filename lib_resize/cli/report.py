@@ -15,7 +15,7 @@ from ..recipe.grammar import PRESETS
 from ..shown import MIB, mib, shown
 
 if TYPE_CHECKING:
-    from ..engine.planning import ResizeJob
+    from ..engine.job import ResizeJob
     from ..engine.settings import Outcome
     from ..studies.spectra import Group
     from ..studies.survey import Entry, Survey

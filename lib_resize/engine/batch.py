@@ -19,7 +19,8 @@ from ..progress import Progress, Quiet
 from ..prompts.sources import Source
 from ..recipe.grammar import Recipe
 from . import sidecar_copies
-from .analysis import Analysis, analyse
+from .analysing import analyse
+from .analysis import Analysis
 from .measuring import measured
 from .output_names import output_stem
 from .output_paths import OutputPaths
@@ -27,6 +28,7 @@ from .planning import prepare
 from .reading import read_source
 from .runtime import open_runtime
 from .settings import Outcome, Settings, check_output, check_recipes, inputs_of, refusal
+from .sidecar_facts import facts_of_replaced
 from .writing import execute
 
 Hashes = Sequence["Future[str]"]
@@ -128,7 +130,7 @@ class _Run:
         job = measured(job, self.runtime)
         if settings.dry_run:
             return Outcome(source.label, job.plan, job)
-        replaced = sidecar_copies.facts_of_replaced(job.path, settings)
+        replaced = facts_of_replaced(job.path, settings)
         digests = [future.result() for future in hashes]
         plan = execute(job, self.runtime, digests, overwrite=settings.overwrite, inputs=self.inputs)
         paths.written(job.path)

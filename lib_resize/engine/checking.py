@@ -19,8 +19,8 @@ from ..linalg.finite import unwarned
 from ..linalg.made import numbers
 from ..linalg.random_projection import generator
 from ..progress import in_order
+from .job import ResizeJob
 from .layer_values import is_float8, write_spec
-from .planning import ResizeJob
 from .rounding import ALLOWED, NEGLIGIBLE, UNBALANCED
 from .runtime import Runtime
 from .selection import Selection

@@ -21,11 +21,12 @@ from ..linalg.factor import Pair, Stored
 from ..linalg.finite import unwarned
 from ..linalg.made import numbers
 from ..progress import in_order
+from .job import ResizeJob
 from .layer_values import base_weight, is_float8, rounded_values, whole, write_spec
-from .planning import ResizeJob, with_rounding
 from .rounding import ALLOWED, NEGLIGIBLE
 from .runtime import Runtime
 from .selection import Selection
+from .stamping import size
 
 
 def measured(job: ResizeJob, runtime: Runtime) -> ResizeJob:
@@ -52,9 +53,15 @@ def with_float8_errors(job: ResizeJob, runtime: Runtime) -> ResizeJob:
     for new, lost in zip(found, errors, strict=True):
         rounded[new.index] = lost
         runtime.progress.step()
-    job = with_rounding(job, rounded)
-    _check_float8(job.selection, found)
-    return job
+    selection = replace(selection, rounded=rounded)
+    _check_float8(selection, found)
+    plan = replace(
+        job.plan,
+        bytes_after=size(selection, job.path.stem),
+        retention=selection.retention,
+        layers=tuple(selection.layer_plans()),
+    )
+    return ResizeJob(selection, plan, job.path)
 
 
 def _lost_in_float8(selection: Selection, new: NewLayer, runtime: Runtime) -> float:

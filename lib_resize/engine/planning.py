@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..adapters.write import OutputLayout, Style, draft
 from ..errors import ResizeError, UnsupportedError
-from ..files.writer import file_bytes
 from ..plans import Plan
 from ..recipe.grammar import Recipe
 from ..recipe.scores import check_partners, with_estimates
 from ..recipe.select import Choice, SelectionInput, choose
 from ..shown import MIB
 from .analysis import Analysis
+from .job import ResizeJob
 from .notes import label, notes
 from .output_names import output_stem
 from .reduction import reduction
 from .selection import Selection
-from .stamping import metadata
+from .stamping import size
 
 PathFor = Callable[[str], Path]
 """From the stem that a file should have to its path; the stem may be changed to be unique."""
-
-
-@dataclass(frozen=True)
-class ResizeJob:
-    """All that is settled before the first byte is written."""
-
-    selection: Selection
-    plan: Plan
-    path: Path
-
-    @property
-    def analysis(self) -> Analysis:
-        """The analysed LoRA, in the form that is written."""
-        return self.selection.analysis
-
-    @property
-    def recipe(self) -> Recipe:
-        """The recipe that selected the dimensions."""
-        return self.selection.recipe
-
-    @property
-    def choice(self) -> Choice:
-        """The dimensions that stay."""
-        return self.selection.choice
-
-    @property
-    def layout(self) -> OutputLayout:
-        """The tensors of the new file."""
-        return self.selection.layout
 
 
 def prepare(
@@ -75,18 +46,6 @@ def prepare(
             raise error
         return found
     return _better(own, second)
-
-
-def with_rounding(job: ResizeJob, rounded: Mapping[int, float]) -> ResizeJob:
-    """Return the job with the measured losses of its fp8 layers, see `Selection.rounded`."""
-    selection = replace(job.selection, rounded=rounded)
-    plan = replace(
-        job.plan,
-        bytes_after=_size(selection, job.path.stem),
-        retention=selection.retention,
-        layers=tuple(selection.layer_plans()),
-    )
-    return ResizeJob(selection, plan, job.path)
 
 
 def _attempt(
@@ -122,7 +81,7 @@ class _Sizes:
         self._layouts: dict[tuple[int, ...], OutputLayout] = {(0,) * len(analysis.layers): OutputLayout((), {}, ())}
 
     def size_of(self, choice: Choice) -> int:
-        return _size(self.selection(choice), self.path(choice).stem)
+        return size(self.selection(choice), self.path(choice).stem)
 
     def selection(self, choice: Choice) -> Selection:
         return Selection(self._analysis, self._recipe, self._style, choice, self._layout(choice))
@@ -137,10 +96,6 @@ class _Sizes:
         return self._layouts[ranks]
 
 
-def _size(selection: Selection, stem: str) -> int:
-    return file_bytes(selection.layout.specs, metadata(selection, stem))
-
-
 def _plan(selection: Selection, path: Path, unpaired: Sequence[str]) -> Plan:
     analysis, choice = selection.analysis, selection.choice
     ranks = zip(analysis.layers, choice.ranks, strict=True)
@@ -150,7 +105,7 @@ def _plan(selection: Selection, path: Path, unpaired: Sequence[str]) -> Plan:
         recipe=str(selection.recipe),
         threshold=choice.threshold,
         bytes_before=analysis.adapter.bytes,
-        bytes_after=_size(selection, path.stem),
+        bytes_after=size(selection, path.stem),
         retention=selection.retention,
         layers=tuple(selection.layer_plans()),
         copied=tuple((key, source.why) for key, source in selection.layout.copied.items()),

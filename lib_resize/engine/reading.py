@@ -15,7 +15,7 @@ from ..base.pairing import looks_like_checkpoint
 from ..errors import UnsupportedError
 from ..files.reader import SafeFile
 from ..prompts.sources import Member, Source
-from .analysis import ground_of
+from .base_weights import ground_of
 
 
 def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | None = None) -> Adapter:

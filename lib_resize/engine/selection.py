@@ -88,13 +88,18 @@ class Selection:
             return self.retention
         return _LONGEST_SHARE if self.rounded is None else round(self.retention, 6)
 
+    @property
+    def is_estimated(self) -> bool:
+        """Whether errors of fp8 layers are estimates."""
+        return self.rounded is None and any(self.choice.ranks[index] for index in self._float8)
+
     def kept_norm(self, index: int) -> float:
         """Return the Frobenius norm of what layer `index` keeps, without `rescale`."""
         return frobenius(self._facts[index].s[self.choice.kept[index]])
 
     def layer_plans(self) -> Iterator[LayerPlan]:
         """Yield the plan of every layer of the source."""
-        exact = self.recipe.is_exact and not self._is_measured
+        exact = self.recipe.is_exact and self.rounded is None
         rows = zip(self._facts, self.choice.kept, self.choice.ranks, self.losses, strict=True)
         for facts, kept, rank, lost in rows:
             whole, base_norm = facts.fro, facts.base.fro if facts.base else None
@@ -120,10 +125,6 @@ class Selection:
     def _float8(self) -> tuple[int, ...]:
         layers = self.adapter.layers
         return tuple(index for index, layer in enumerate(layers) if becomes_float8(layer, self.style))
-
-    @property
-    def _is_measured(self) -> bool:
-        return self.rounded is not None
 
     def _loss_in_float8(self, index: int, truncated: float) -> float:
         if not self.choice.ranks[index]:

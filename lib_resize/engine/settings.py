@@ -13,7 +13,7 @@ from ..files.target import RESULT, Inputs, check_folder, check_target
 from ..plans import Plan
 from ..prompts.sources import Source
 from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
-from .planning import ResizeJob
+from .job import ResizeJob
 
 
 @dataclass(frozen=True)

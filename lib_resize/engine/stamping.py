@@ -8,9 +8,15 @@ from .. import __version__
 from ..adapters.layer import Adapter
 from ..adapters.write import OutputLayout
 from ..files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
+from ..files.writer import file_bytes
 from .selection import Selection
 
 _UNKNOWN_HASH = "0" * 64
+
+
+def size(selection: Selection, stem: str) -> int:
+    """Return the exact bytes of the file with the name `stem`."""
+    return file_bytes(selection.layout.specs, metadata(selection, stem))
 
 
 def metadata(selection: Selection, stem: str, hashes: Sequence[str] = ()) -> dict[str, str]:

@@ -19,9 +19,8 @@ from ..linalg.finite import check_finite
 from ..plans import Plan
 from ..progress import in_order
 from .checking import check_deltas
+from .job import ResizeJob
 from .layer_values import storage_arrays
-from .measuring import with_float8_errors
-from .planning import ResizeJob
 from .runtime import Runtime
 from .selection import Selection
 from .stamping import metadata
@@ -34,12 +33,14 @@ def execute(
 ) -> Plan:
     """Write the file of a job, whole or not at all, and check it. Return its plan with the bytes that were written.
 
+    Errors of fp8 layers are measured before, by `measuring`, since they are part of the metadata.
     `hashes` are the SHA-256 of the adapter's files, hex. With `overwrite` it replaces a result of an earlier run, but
     none of the `inputs`. Raises OutputError where the file cannot be written or does not hold what it should.
     """
     inputs = inputs or Inputs(job.analysis.adapter.paths)
     check_target(job.path, RESULT, overwrite=overwrite, inputs=inputs)
-    job = with_float8_errors(job, runtime)
+    if job.selection.is_estimated:
+        raise ValueError("measure the errors of fp8 layers before the file is written")
 
     def check(path: Path) -> None:
         verify(path, job.layout.specs)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, analyse
+from ..engine.analysing import analyse
+from ..engine.analysis import Analysis
+from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, open_runtime
 from ..engine.settings import Outcome, Settings, check_output
@@ -66,6 +68,7 @@ def _made(
         job = prepare(analysis, recipe, settings.style, lambda stem: target or unique_path(folder, stem, ()))
         if settings.dry_run:
             return Outcome(job.plan.source, job.plan, job)
+        job = with_float8_errors(job, runtime)
         plan = execute(job, runtime, [future.result() for future in hashes], overwrite=settings.overwrite)
     except ResizeError as error:
         return Outcome(analysis.adapter.name, error=error)

@@ -26,17 +26,11 @@ from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
-from ..engine.analysis import (
-    Analysis,
-    analyse,
-    needs_base,
-    needs_conversion,
-    reattached,
-    with_base_norms,
-    with_conversion,
-    without_tensors,
-)
-from ..engine.planning import ResizeJob, prepare
+from ..engine.analysing import analyse, needs_conversion, reattached, with_base_norms, with_conversion, without_tensors
+from ..engine.analysis import Analysis
+from ..engine.base_weights import needs_base
+from ..engine.job import ResizeJob
+from ..engine.planning import prepare
 from ..engine.runtime import cpu_runtime
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
 from ..files.header import DTYPE_BYTES

@@ -11,7 +11,9 @@ from typing import Any
 from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, analyse, with_base_norms
+from ..engine.analysing import analyse, with_base_norms
+from ..engine.analysis import Analysis
+from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.reading import read_part, read_source
 from ..engine.runtime import Runtime, cpu_runtime
@@ -176,6 +178,7 @@ def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Wr
         analysis, compared = _analysed(adapter, ground.checkpoint if ground else None, order, host, tools)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.portion(0.6, 0.4)
+        job = with_float8_errors(job, tools)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import analyse
+from ..engine.analysing import analyse
+from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, cpu_runtime
 from ..engine.writing import execute
@@ -112,6 +113,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, announce: Announce)
         analysis = analyse(adapter, base if order.recipe.needs_base else None, [order.recipe], tools)
         handle.portion(0.7, 0.3)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
+        job = with_float8_errors(job, tools)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])

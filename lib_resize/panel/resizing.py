@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.layer import Adapter
-from ..engine.analysis import Analysis, reattached
-from ..engine.planning import ResizeJob, prepare
+from ..engine.analysing import reattached
+from ..engine.analysis import Analysis
+from ..engine.job import ResizeJob
+from ..engine.measuring import with_float8_errors
+from ..engine.planning import prepare
 from ..engine.runtime import cpu_runtime
 from ..engine.writing import execute
 from ..errors import OutputError
@@ -176,6 +179,7 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce
         digest = tools.pool.submit(adapter.files[0].sha256)
         name = namer(host, lora, options, all_names(host) | folded(order.taken))
         job = planned(reattached(analysis, adapter, ground), recipe, options, name)
+        job = with_float8_errors(job, tools)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result()])

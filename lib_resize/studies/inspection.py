@@ -16,7 +16,9 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, analyse, needs_base
+from ..engine.analysing import analyse
+from ..engine.analysis import Analysis
+from ..engine.base_weights import needs_base
 from ..engine.planning import prepare
 from ..engine.reading import read_lora
 from ..engine.runtime import cpu_runtime

@@ -27,7 +27,8 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..base.norm_cache import cache_folder
-from ..engine.analysis import Analysis, analyse
+from ..engine.analysing import analyse
+from ..engine.analysis import Analysis
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, cpu_runtime
 from ..errors import ResizeError, UsageError

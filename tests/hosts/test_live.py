@@ -40,7 +40,7 @@ from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, UnfiledCheckpoin
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
 
-from ..engine.analysis import analyse
+from ..engine.analysing import analyse
 
 FRO = "fro_ckpt=1,thr=-1"
 Play = Callable[[Any], Any]

@@ -34,9 +34,10 @@ from lib_resize.adapters.read import read_adapter
 from lib_resize.adapters.write import Style
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 from lib_resize.demo.synthetic import lora_layers as synthetic_layers
-from lib_resize.engine.analysis import analyse
+from lib_resize.engine.analysing import analyse
 from lib_resize.engine.batch import resize
-from lib_resize.engine.planning import ResizeJob, prepare
+from lib_resize.engine.job import ResizeJob
+from lib_resize.engine.planning import prepare
 from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.files.reader import SafeFile
 from lib_resize.progress import Quiet
