@@ -34,7 +34,7 @@ _HOMES: dict[str, str] = {
     "Checkpoint": "base.checkpoint",
     "Settings": "engine.batch",
     "Outcome": "engine.batch",
-    "Style": "adapters.write",
+    "Style": "adapters.write.style",
     "Progress": "progress",
     "Finding": "studies.inspection",
     "Result": "api",
@@ -50,7 +50,7 @@ _HOMES: dict[str, str] = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from .adapters.write import Style as Style
+    from .adapters.write.style import Style as Style
     from .api import Result as Result
     from .api import extract as extract
     from .api import inspect as inspect

@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 
 from lib_resize.adapters.forms.form import Work
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.engine import batch
 from lib_resize.errors import DeviceError
 from lib_resize.files.reader import SafeFile

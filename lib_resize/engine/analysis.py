@@ -8,19 +8,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ..adapters.convert import converted, is_convertible, is_loha
 from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
-from ..adapters.grounded import Ground, Place
 from ..adapters.layer import Adapter, Layer
-from ..adapters.rotations import Outside
+from ..adapters.merge.onto_base import Ground, Place
+from ..adapters.merge.rotations import Outside
+from ..adapters.write.convert import converted, is_convertible, is_loha
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import Partner
 from ..errors import LayerError, UnsupportedError
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Factor
 from ..linalg.finite import check_finite, in_range, unwarned
-from ..linalg.made import Turned
+from ..linalg.lazy import Turned
 from ..progress import Progress, in_order
 from ..recipe.grammar import Recipe
 from ..recipe.scores import BaseFacts, LayerFacts

@@ -8,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..adapters.gains import TagGain, remarks_on
-from ..adapters.grounded import grounded, needs_ground, overlap
 from ..adapters.layer import Adapter
-from ..adapters.merge import Weight, first_ranks, merge
-from ..adapters.read import read_adapter
-from ..adapters.write import Style
+from ..adapters.merge.merge import Weight, first_ranks, merge
+from ..adapters.merge.onto_base import grounded, needs_ground, overlap
+from ..adapters.merge.prompt_strengths import TagGain, remarks_on
+from ..adapters.read.adapter import read_adapter
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
 from ..errors import Cancelled, DeviceError, FileError, OutputError, ResizeError, UnsupportedError, UsageError, internal

@@ -11,15 +11,16 @@ from typing import NoReturn
 import numpy as np
 
 from .. import __version__
-from ..adapters.float8 import float8_result
 from ..adapters.forms.form import Decomposition, Form, WriteSpec, relative, relative_distance
 from ..adapters.forms.full import Full
 from ..adapters.forms.lora import LowRank
-from ..adapters.grounded import magnitudes
+from ..adapters.keys.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from ..adapters.layer import Copied
-from ..adapters.read import form_of
-from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from ..adapters.write import FLOAT8, NewLayer, OutputLayout, Rows, Style, becomes_float8, draft, factors, zeros
+from ..adapters.merge.onto_base import magnitudes
+from ..adapters.read.adapter import form_of
+from ..adapters.write.float8 import float8_result
+from ..adapters.write.layout import NewLayer, OutputLayout, Rows, becomes_float8, draft, factors, zeros
+from ..adapters.write.style import FLOAT8, Style
 from ..errors import LayerError, OutputError, ResizeError, UnsupportedError
 from ..files.header import TensorSpec
 from ..files.reader import SafeFile
@@ -32,7 +33,7 @@ from ..linalg.dora import Normalised
 from ..linalg.extension import orthonormal_rows
 from ..linalg.factor import Factor, Pair, Spectrum, Stored
 from ..linalg.finite import check_finite, unwarned
-from ..linalg.made import numbers
+from ..linalg.lazy import numbers
 from ..linalg.random_projection import generator
 from ..linalg.truncate import discarded, frobenius
 from ..plans import LayerPlan, Plan

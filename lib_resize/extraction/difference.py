@@ -20,9 +20,9 @@ from typing import Protocol
 import numpy as np
 
 from ..adapters.forms.lora import low_rank
+from ..adapters.keys.suffixes import Part
 from ..adapters.layer import Adapter, Copied, Layer
-from ..adapters.read import groups_together
-from ..adapters.suffixes import Part
+from ..adapters.read.adapter import groups_together
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import BaseWeight
 from ..base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
@@ -35,8 +35,9 @@ from ..files.spool import Spool
 from ..files.target import Inputs
 from ..linalg.casts import Single, singles
 from ..linalg.factor import Pair, Stored
-from ..linalg.leading import leading
-from ..names.families import Family, block
+from ..linalg.truncated_svd import leading
+from ..names.families import block
+from ..names.family import Family
 from ..progress import Progress, in_order
 from ..recipe.grammar import Recipe
 
