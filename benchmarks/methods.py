@@ -21,8 +21,8 @@ import numpy as np
 
 from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.adapters.layer import Layer
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import Style
 from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
 from lib_resize.engine.analysing import _batches, analyse
 from lib_resize.engine.analysis import Analysis

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from lib_resize.adapters.layer import Layer
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import Style
 from lib_resize.demo.synthetic import FULL, LoraOptions, Model, lora_metadata, lora_specs, write_lora
 from lib_resize.engine.analysis import Analysis
 from lib_resize.engine.batch import resize

@@ -50,7 +50,7 @@ _HOMES: dict[str, str] = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from .adapters.write import Style as Style
+    from .adapters.write.style import Style as Style
     from .api import Result as Result
     from .api import extract as extract
     from .api import inspect as inspect

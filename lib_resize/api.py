@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .adapters.write import CONVERSIONS, DTYPES, Style
+from .adapters.write.style import CONVERSIONS, DTYPES, Style
 from .base.checkpoint import Checkpoint
 from .engine.batch import resize as resize_sources
 from .engine.settings import Outcome, Settings

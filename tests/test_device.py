@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 
 from lib_resize.adapters.forms.form import WriteSpec
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.engine import batch, runtime
 from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import DeviceError

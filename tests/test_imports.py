@@ -66,8 +66,8 @@ NARROWER: dict[str, frozenset[str]] = {
     "recipe.grammar": frozenset({"errors"}),
     "linalg.threads": frozenset(),
     "linalg.casts": frozenset(),
-    "adapters.suffixes": frozenset(),
-    "adapters.registry": frozenset({"adapters.suffixes"}),
+    "adapters.keys.suffixes": frozenset(),
+    "adapters.keys.registry": frozenset({"adapters.keys.suffixes"}),
     "base.norm_cache": frozenset(),
 }
 """Single modules that may import less than their room, their neighbours included."""
@@ -309,8 +309,8 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("linalg.arrays", "import torch"),
         ("linalg.arrays", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
         ("linalg.arrays", "class A:\n    from torch import nn"),
-        ("adapters.read", "from ..recipe import grammar"),
-        ("adapters.read", "from lib_resize.base.checkpoint import Checkpoint"),
+        ("adapters.read.adapter", "from ...recipe import grammar"),
+        ("adapters.read.adapter", "from lib_resize.base.checkpoint import Checkpoint"),
         ("base.checkpoint", "from .. import adapters"),
         ("recipe.grammar", "from .scores import score"),
         ("recipe.grammar", "import numpy as np"),

@@ -16,7 +16,8 @@ import pytest
 from lib_resize.cli import main as cli
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.errors import OutputError
-from lib_resize.names.families import SD15, SDXL, layers
+from lib_resize.names.families import SD15, SDXL
+from lib_resize.names.family import layers
 from lib_resize.studies.inspection import describe_closely
 from lib_resize.studies.spectra import TYPES, LayerSpectrum, Study, effective_rank, groups, study_of_many, type_of
 

@@ -117,7 +117,7 @@ def test_estimates_are_marked_and_near(made, exact, tmp_path) -> None:
 
 
 def test_a_sample_is_spread_evenly_and_small_files_are_taken_whole(made) -> None:
-    from lib_resize.adapters.read import read_adapter
+    from lib_resize.adapters.read.adapter import read_adapter
     from lib_resize.files.reader import SafeFile
     from lib_resize.studies.spectra import type_of
 

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from ..files.reader import SafeFile
 from ..linalg.casts import Single
-from ..names.families import Family
+from ..names.family import Family
 from .forms.form import Form
-from .suffixes import Part, suffix_of
+from .keys.suffixes import Part, suffix_of
 
 
 class Named(Protocol):

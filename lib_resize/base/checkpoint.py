@@ -16,7 +16,7 @@ from ..linalg.assemble import Assembled, Gain, Part
 from ..linalg.casts import STORAGE, singles
 from ..linalg.factor import Factor, Stored
 from ..linalg.norms import both_norms, frobenius_norm
-from ..names.families import Family
+from ..names.family import Family
 from ..progress import Progress, in_order
 from . import norm_cache
 from .norm_cache import Norms

@@ -14,9 +14,11 @@ from functools import cache
 from math import prod
 
 from ..names.architecture import open_clip_weights
-from ..names.families import FAMILIES, Family, LayerName, flatten, layers
-from ..names.notation import Share
-from ..names.spelling import Prefix, canonical, identify, split
+from ..names.families import FAMILIES
+from ..names.family import Family, LayerName, flatten, layers
+from ..names.identify import canonical, identify
+from ..names.key_formats import Prefix, split
+from ..names.table_reader import Share
 from .prefix import holds_blocks, own_prefix
 
 

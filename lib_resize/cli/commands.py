@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.write import DTYPES, Style
+from ..adapters.write.style import DTYPES, Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
 from ..base.store import is_model_folder

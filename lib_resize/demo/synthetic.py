@@ -37,7 +37,8 @@ from ..names.architecture import (
     open_clip_weights,
     unet_weights,
 )
-from ..names.families import SDXL, Family, LayerName, layers
+from ..names.families import SDXL
+from ..names.family import Family, LayerName, layers
 
 DTYPES = ("F16", "BF16", "F32", "F8_E4M3")
 """The floating dtypes that can be written here."""

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from ..adapters.convert import converted, is_convertible, is_loha
 from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
 from ..adapters.layer import Adapter, Layer
+from ..adapters.write.convert import converted, is_convertible, is_loha
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import Partner
 from ..errors import LayerError

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from ..adapters.grounded import Ground, Place
 from ..adapters.layer import Adapter, Layer
-from ..adapters.rotations import Outside
+from ..adapters.merge.onto_base import Ground, Place
+from ..adapters.merge.rotations import Outside
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import Partner
 from ..errors import UnsupportedError
 from ..linalg.factor import Factor
-from ..linalg.made import Turned
+from ..linalg.lazy import Turned
 
 Weights = Mapping[int, Callable[[], Factor]]
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from ..adapters.forms.form import Form, relative_distance
 from ..adapters.forms.lora import LowRank
-from ..adapters.read import form_of
-from ..adapters.write import NewLayer
+from ..adapters.read.adapter import form_of
+from ..adapters.write.layout import NewLayer
 from ..errors import OutputError
 from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Pair, Spectrum, Stored
 from ..linalg.finite import unwarned
-from ..linalg.made import numbers
+from ..linalg.lazy import numbers
 from ..linalg.random_projection import generator
 from ..progress import in_order
 from .job import ResizeJob

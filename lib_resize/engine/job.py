@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..adapters.write import OutputLayout
+from ..adapters.write.layout import OutputLayout
 from ..plans import Plan
 from ..recipe.grammar import Recipe
 from ..recipe.select import Choice

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..adapters.forms.form import WriteSpec
-from ..adapters.write import FLOAT8, NewLayer, Rows, factors, zeros
+from ..adapters.write.layout import NewLayer, Rows, factors, zeros
+from ..adapters.write.style import FLOAT8
 from ..errors import LayerError
 from ..linalg.arrays import Arrays
 from ..linalg.casts import Bits, Single, singles

@@ -13,13 +13,14 @@ import numpy as np
 
 from ..adapters.forms.form import relative, relative_distance
 from ..adapters.forms.lora import LowRank
-from ..adapters.grounded import magnitudes
-from ..adapters.write import FLOAT8, NewLayer
+from ..adapters.merge.onto_base import magnitudes
+from ..adapters.write.layout import NewLayer
+from ..adapters.write.style import FLOAT8
 from ..errors import LayerError
 from ..linalg.dora import Normalised
 from ..linalg.factor import Pair, Stored
 from ..linalg.finite import unwarned
-from ..linalg.made import numbers
+from ..linalg.lazy import numbers
 from ..progress import in_order
 from .job import ResizeJob
 from .layer_values import base_weight, is_float8, rounded_values, whole, write_spec

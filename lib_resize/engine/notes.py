@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ..adapters.float8 import float8_result
 from ..adapters.forms.full import Full
+from ..adapters.keys.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from ..adapters.layer import Adapter
-from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
+from ..adapters.write.float8 import float8_result
 from .selection import Selection
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..adapters.write import OutputLayout, Style, draft
+from ..adapters.write.layout import OutputLayout, draft
+from ..adapters.write.style import Style
 from ..errors import ResizeError, UnsupportedError
 from ..plans import Plan
 from ..recipe.grammar import Recipe

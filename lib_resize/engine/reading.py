@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..adapters.gains import TagGain, remarks_on
-from ..adapters.grounded import grounded, needs_ground, overlap
 from ..adapters.layer import Adapter
-from ..adapters.merge import Weight, first_ranks, merge
-from ..adapters.read import read_adapter
+from ..adapters.merge.merge import Weight, first_ranks, merge
+from ..adapters.merge.onto_base import grounded, needs_ground, overlap
+from ..adapters.merge.prompt_strengths import TagGain, remarks_on
+from ..adapters.read.adapter import read_adapter
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
 from ..errors import UnsupportedError

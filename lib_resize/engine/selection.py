@@ -9,7 +9,8 @@ from functools import cached_property
 
 from ..adapters.forms.form import Decomposition
 from ..adapters.layer import Adapter
-from ..adapters.write import OutputLayout, Style, becomes_float8
+from ..adapters.write.layout import OutputLayout, becomes_float8
+from ..adapters.write.style import Style
 from ..linalg.truncate import discarded, frobenius
 from ..plans import LayerPlan
 from ..recipe.grammar import Recipe

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..adapters.write import Style
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
 from ..errors import OutputError, ResizeError, UsageError
 from ..files.target import RESULT, Inputs, check_folder, check_target

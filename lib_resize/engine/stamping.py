@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..adapters.layer import Adapter
-from ..adapters.write import OutputLayout
+from ..adapters.write.layout import OutputLayout
 from ..files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from ..files.writer import file_bytes
 from .selection import Selection

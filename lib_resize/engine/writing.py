@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..adapters.layer import Copied
-from ..adapters.write import NewLayer, OutputLayout
+from ..adapters.write.layout import NewLayer, OutputLayout
 from ..errors import LayerError
 from ..files.header import TensorSpec
 from ..files.target import RESULT, Inputs, check_target

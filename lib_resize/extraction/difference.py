@@ -15,16 +15,16 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..adapters.forms.lora import low_rank
+from ..adapters.keys.suffixes import Part
 from ..adapters.layer import Adapter, Layer
-from ..adapters.read import groups_together
-from ..adapters.suffixes import Part
+from ..adapters.read.adapter import groups_together
 from ..base.pairing import BaseWeight
 from ..engine.runtime import Runtime
 from ..errors import LayerError, UnsupportedError
 from ..files.spool import Spool
 from ..linalg.casts import Single, singles
 from ..linalg.factor import Pair, Stored
-from ..linalg.leading import leading
+from ..linalg.truncated_svd import leading
 from ..progress import in_order
 from .metadata import metadata
 from .models import ExtractOptions, Weights, check_families, is_conv, pairs_of

@@ -12,7 +12,8 @@ from typing import Protocol
 from ..base.pairing import BaseWeight
 from ..errors import UnsupportedError
 from ..linalg.factor import Stored
-from ..names.families import Family, block
+from ..names.families import block
+from ..names.family import Family
 from .tally import Tally
 
 DEFAULT_RANK = 128

@@ -28,7 +28,8 @@ from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays
 from ..linalg.casts import STORAGE, Single, round_to, singles
 from ..linalg.factor import Stored
 from ..linalg.norms import largest_singular_value
-from ..names.families import Family, component
+from ..names.families import component
+from ..names.family import Family
 from ..progress import Progress, in_order
 from .host import Host, Loaded, find_checkpoint
 from .keys import usual_key

@@ -13,7 +13,7 @@ import numpy as np
 from .arrays import Array, Arrays
 from .casts import Double
 from .factor import Factor, Pair, Spectrum
-from .stripes import rows_in_cache, stripes, whole
+from .row_stripes import rows_in_cache, stripes, whole
 from .truncate import truncated
 
 _STEPS = 160

@@ -18,7 +18,7 @@ from ..errors import LayerError
 from .arrays import Arrays
 from .casts import Double, Single, doubles
 from .factor import Factor, Pair, gram_of_columns, gram_of_rows
-from .made import Made, numbers
+from .lazy import Made, numbers
 
 _EMPTY = 1e-14  # of the largest eigenvalue of a Gram matrix of unit columns: nothing but rounding
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from .architecture import SD2_UNET, SD15_UNET, UNetConfig, Weight, clip_l_weights, unet_weights
-from .families import flatten
+from .family import flatten
 
 Order = list[tuple[str, tuple[int, int]]]
 """kohya's name and ``(out, in)`` of each layer, by its number."""

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adapters.float8 import float8_source
 from ..adapters.forms.form import Form
 from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter
-from ..adapters.read import read_adapter
-from ..adapters.write import Style
+from ..adapters.read.adapter import read_adapter
+from ..adapters.write.float8 import float8_source
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
 from ..engine.analysing import analyse, needs_conversion, reattached, with_base_norms, with_conversion, without_tensors

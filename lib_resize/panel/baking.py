@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
+from ..adapters.merge.onto_base import rests_on_base
 from ..base.checkpoint import Checkpoint
 from ..engine.analysing import analyse, with_base_norms
 from ..engine.analysis import Analysis

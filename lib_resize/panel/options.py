@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters.write import CONVERSIONS, DTYPES, Style
+from ..adapters.write.style import CONVERSIONS, DTYPES, Style
 from ..errors import RecipeError
 from ..recipe.grammar import PRESETS, Recipe, number, parse_recipe, parse_recipes
 from .faults import Fault

@@ -13,16 +13,16 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..adapters.outline import Outline, outline
-from ..adapters.read import kinds_of
+from ..adapters.read.adapter import kinds_of
+from ..adapters.read.outline import Outline, outline
 from ..base.norm_cache import cache_folder
 from ..base.pairing import looks_like_checkpoint
 from ..errors import ResizeError
 from ..files.atomic import write_whole
 from ..files.header import Entry, Header, HeaderText, open_file, parse_text, read_text, split_metadata
 from ..files.stamp import RECORD
-from ..names.claims import told_of_base
-from ..names.spelling import identify
+from ..names.evidence import told_of_base
+from ..names.identify import identify
 
 VERSION = 2
 """Raised whenever facts are found differently."""

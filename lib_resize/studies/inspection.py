@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters.float8 import float8_source
+from ..adapters.keys.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from ..adapters.layer import Adapter, Layer
-from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from ..adapters.write import Style
+from ..adapters.write.float8 import float8_source
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
 from ..engine.analysing import analyse
 from ..engine.analysis import Analysis
@@ -25,7 +25,7 @@ from ..engine.runtime import cpu_runtime
 from ..errors import ResizeError
 from ..files.reader import SafeFile
 from ..linalg.casts import Double
-from ..names.spelling import file_spelling
+from ..names.key_formats import file_spelling
 from ..progress import Quiet
 from ..recipe.grammar import Recipe, parse_recipe
 from ..shown import mib

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..adapters.layer import Layer
-from ..adapters.write import Style
+from ..adapters.write.style import Style
 from ..engine.analysis import Analysis
 from ..engine.planning import prepare
 from ..errors import ResizeError

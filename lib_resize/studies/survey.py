@@ -24,8 +24,8 @@ import numpy as np
 
 from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter, Layer
-from ..adapters.read import read_adapter
-from ..adapters.write import Style
+from ..adapters.read.adapter import read_adapter
+from ..adapters.write.style import Style
 from ..base.norm_cache import cache_folder
 from ..engine.analysing import analyse
 from ..engine.analysis import Analysis

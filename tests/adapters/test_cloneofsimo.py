@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lib_resize.adapters.cloneofsimo import named
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.read.cloneofsimo import named
+from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError, UnsupportedError

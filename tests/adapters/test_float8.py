@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import ResizeError
@@ -172,7 +172,7 @@ def test_every_layer_is_compared_with_what_was_meant(tmp_path, monkeypatch, plac
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F8_E4M3"])
 def test_no_bound_grows_with_how_badly_numbers_fit(tmp_path, monkeypatch, dtype):
     """Factors that are moved out of their dtype's range are refused, however the rounding explains the error."""
-    from lib_resize.adapters import write
+    from lib_resize.adapters.write import layout as write
 
     source = save(tmp_path / "a.safetensors", 8.0, 0.3)
     assert run(source, "rank=4", tmp_path / "right", dtype).error is None

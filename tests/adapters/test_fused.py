@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lib_resize.adapters.fused import row_cuts
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.read.fused import row_cuts
+from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE, layers
-from lib_resize.names.spelling import canonical
+from lib_resize.names.key_formats import canonical
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 

@@ -16,8 +16,8 @@ import pytest
 from lorafiles import delta, factors, kohya, relative, tensors_of, write
 from test_resize_file import resized, run
 
-from lib_resize.adapters import merge as module
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.merge.merge import merge as module
+from lib_resize.adapters.write.style import Style
 
 WAN, WAN_OWN = "blocks.0.self_attn.q", "blocks.0.attn1.to_q"
 Tensors = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from lorafiles import best, delta, kohya, relative, tensors_of, write
 
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.write.style import Style
 from lib_resize.cli import main as cli
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from lorafiles import delta, kohya, relative, tensors_of, write
 
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.prompts.sources import expand

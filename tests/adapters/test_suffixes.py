@@ -7,8 +7,8 @@ import timeit
 
 import pytest
 
-from lib_resize.adapters.registry import kind_of
-from lib_resize.adapters.suffixes import part
+from lib_resize.adapters.keys.registry import kind_of
+from lib_resize.adapters.keys.suffixes import part
 
 STEM = "unet.down_blocks.1.attentions.0.to_out.0"
 

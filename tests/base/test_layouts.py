@@ -21,8 +21,9 @@ from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles
-from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3, Family, LayerName, layers
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3
+from lib_resize.names.family import Family, LayerName, layers
+from lib_resize.names.identify import canonical
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes

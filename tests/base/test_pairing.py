@@ -20,8 +20,9 @@ from lib_resize.names.architecture import (
     open_clip_weights,
     unet_weights,
 )
-from lib_resize.names.families import SD2, SD15, SDXL, Family, layers
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import SD2, SD15, SDXL
+from lib_resize.names.family import Family, layers
+from lib_resize.names.identify import canonical
 
 Shapes = dict[str, tuple[int, ...]]
 TINY = UNetConfig(channels=32, depths=(0, 1, 2), middle_depth=2, context=64, label_channels=96)

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.pairing import looks_like_checkpoint, name_in_denoiser, partner, read_base
 from lib_resize.base.prefix import own_prefix
-from lib_resize.names.families import WAN, flatten, layers
+from lib_resize.names.families import WAN
+from lib_resize.names.family import flatten, layers
 
 BODIES = [
     f"blocks.{n}.{name}" for n in range(3) for name in ("self_attn.q_proj", "cross_attn.output_proj", "mlp.layer1")

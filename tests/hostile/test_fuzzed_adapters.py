@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import InternalError, OutputError, ResizeError

@@ -9,7 +9,7 @@ import pytest
 
 from lib_resize.errors import LayerError
 from lib_resize.linalg.arrays import NumpyArrays
-from lib_resize.linalg.leading import SMALL, leading
+from lib_resize.linalg.truncated_svd import SMALL, leading
 
 ARRAYS = NumpyArrays()
 

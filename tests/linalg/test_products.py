@@ -16,7 +16,7 @@ from lib_resize.linalg.dense import dimensions, singular_values
 from lib_resize.linalg.dora import Normalised
 from lib_resize.linalg.factor import Stored
 from lib_resize.linalg.hadamard import Nested, losses
-from lib_resize.linalg.made import Turned, hadamard, kronecker, numbers, product
+from lib_resize.linalg.lazy import Turned, hadamard, kronecker, numbers, product
 from lib_resize.linalg.truncate import descending
 from lib_resize.linalg.tucker import Core, as_pair, decompose_core, truncated_core, whole_core
 

@@ -9,19 +9,9 @@ from collections import Counter
 
 import pytest
 
-from lib_resize.names.families import (
-    FAMILIES,
-    SD2,
-    SD15,
-    SDXL,
-    Family,
-    attention_group,
-    block,
-    component,
-    flatten,
-    layers,
-)
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import FAMILIES, SD2, SD15, SDXL, attention_group, block, component
+from lib_resize.names.family import Family, flatten, layers
+from lib_resize.names.identify import canonical
 
 family_cases = pytest.mark.parametrize("family", FAMILIES, ids=[f"{one.name} {one.size}".strip() for one in FAMILIES])
 
@@ -167,7 +157,7 @@ def test_layers_of_the_other_encoders_stand_alone() -> None:
 
 def test_names_need_nothing_but_the_standard_library() -> None:
     code = (
-        "import sys, lib_resize.names.spelling\nprint(sorted({'numpy', 'torch', 'safetensors'} & sys.modules.keys()))"
+        "import sys, lib_resize.names.identify\nprint(sorted({'numpy', 'torch', 'safetensors'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

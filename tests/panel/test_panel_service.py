@@ -16,7 +16,7 @@ from panelhost import Browser, fake_host
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.adapters.forms.form import Absent
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile

@@ -30,8 +30,8 @@ from dense_definition import (
 from lora_material import How, difference, load, metadata_of, output, resized, save, sgm_words
 
 from lib_resize import Analysis, Checkpoint, Outcome, PairingError, Settings, parse_recipes
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import Style
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 from lib_resize.demo.synthetic import lora_layers as synthetic_layers
 from lib_resize.engine.analysing import analyse

@@ -27,11 +27,9 @@ from lib_resize.names.families import (
     SD3,
     WAN,
     Z_IMAGE,
-    Family,
-    LayerName,
-    layers,
 )
-from lib_resize.names.spelling import canonical
+from lib_resize.names.family import Family, LayerName, layers
+from lib_resize.names.identify import canonical
 
 _SD3 = {"sample_size": 128, "in_channels": 16, "attention_head_dim": 64, "joint_attention_dim": 4096,
         "pooled_projection_dim": 2048, "pos_embed_max_size": 192, "qk_norm": "rms_norm"}  # fmt: skip

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_flux import tiny
 
-from lib_resize.adapters.float8 import not_read_by
+from lib_resize.adapters.write.float8 import not_read_by
 from lib_resize.cli import main as cli
 from lib_resize.names.families import FAMILIES
 

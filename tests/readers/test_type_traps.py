@@ -19,8 +19,8 @@ from safetensors.numpy import save_file
 from lib_resize import Outcome
 from lib_resize.adapters.forms.form import WriteSpec
 from lib_resize.adapters.forms.loha import LohaSpectrum
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import DTYPES, Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import DTYPES, Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import LayerError, UnsupportedError

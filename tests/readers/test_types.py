@@ -18,7 +18,7 @@ from lycoris_material import CARRIED, CASES, PREFIX, base_weights, forward_delta
 from safetensors.torch import load_file, save_file
 
 from lib_resize import Outcome
-from lib_resize.adapters.write import DTYPES, Style
+from lib_resize.adapters.write.style import DTYPES, Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import UnsupportedError

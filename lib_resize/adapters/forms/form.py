@@ -21,9 +21,9 @@ from ...files.reader import SafeFile
 from ...linalg.arrays import Arrays
 from ...linalg.casts import STORAGE, Bits, Double, Single, doubles
 from ...linalg.factor import Factor, Joined, Pair, Stored
-from ...linalg.made import Made, Turned
+from ...linalg.lazy import Made, Turned
 from ...linalg.truncate import KeptIndices
-from ..suffixes import Part
+from ..keys.suffixes import Part
 
 Shape = tuple[int, ...]
 

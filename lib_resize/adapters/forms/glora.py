@@ -16,7 +16,7 @@ from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single
 from ...linalg.factor import Factor, Joined, Pair, Spectrum, Stored, decompose
-from ...linalg.made import Made, Turned, numbers
+from ...linalg.lazy import Made, Turned, numbers
 from ...linalg.truncate import truncated
 from .form import Form, Shape, Slot, Tensors, WriteSpec, relative_distance
 from .full import Full

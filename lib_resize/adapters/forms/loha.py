@@ -19,7 +19,7 @@ from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, singles
 from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
 from ...linalg.hadamard import Nested, losses, steps_along
-from ...linalg.made import Made, hadamard, product
+from ...linalg.lazy import Made, hadamard, product
 from ...linalg.truncate import truncated
 from ...linalg.tucker import Core, CoreSpectrum, as_pair, decompose_core, truncated_core, whole_core
 from .form import Form, Shape, Slot, Tensors, WriteSpec, fits, relative_distance

@@ -22,7 +22,7 @@ from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, doubles, singles
 from ...linalg.dense import dimensions, singular_values
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
-from ...linalg.made import Made, kronecker, numbers
+from ...linalg.lazy import Made, kronecker, numbers
 from ...linalg.truncate import truncated
 from ...linalg.tucker import (
     Core,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..names.families import Family
-from .layer import Layer
+from ...names.family import Family
+from ..layer import Layer
 
 _UNETS = frozenset({"SDXL", "SD1.5", "SD2", "SDXL refiner", "Kolors"})
 _DTYPES = frozenset({"F8_E4M3", "F8_E5M2"})

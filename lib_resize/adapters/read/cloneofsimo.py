@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from math import prod
 
-from ..errors import DamagedFileError, UnsupportedError
-from ..files.reader import SafeFile
-from ..names.cloneofsimo import CLASSES, Order, orders
+from ...errors import DamagedFileError, UnsupportedError
+from ...files.reader import SafeFile
+from ...names.cloneofsimo import CLASSES, Order, orders
 
 NOTE = "layers had numbers for names (cloneofsimo); they are written under kohya's names, so that hosts load them"
 

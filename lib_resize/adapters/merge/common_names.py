@@ -15,12 +15,13 @@ from fractions import Fraction
 
 import numpy as np
 
-from ..errors import LayerError, UnsupportedError
-from ..linalg.casts import Single
-from ..names.families import Family, LayerName, flatten, layers
-from ..names.spelling import UNKNOWN, Prefix, canonical, flat_name, slot_of, spelling_of, split
-from .layer import Adapter
-from .suffixes import Part, suffix_of
+from ...errors import LayerError, UnsupportedError
+from ...linalg.casts import Single
+from ...names.family import Family, LayerName, flatten, layers
+from ...names.identify import canonical
+from ...names.key_formats import UNKNOWN, Prefix, flat_name, slot_of, spelling_of, split
+from ..keys.suffixes import Part, suffix_of
+from ..layer import Adapter
 
 _PARAMETERS = frozenset(
     {"modulation", "scale_shift_table", "pos_embed", "cls_token", "query_tokens", "learnable_tokens"}

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 
-from ..names.families import Family, layers
-from ..names.notation import WHOLE, Share
-from .layer import Layer
+from ...names.family import Family, layers
+from ...names.table_reader import WHOLE, Share
+from ..layer import Layer
 
 
 def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:

@@ -20,44 +20,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import LayerError, UnsupportedError
-from ..files.header import TensorSpec, file_order
-from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
-from ..names.families import layers
-from ..names.spelling import canonical
-from .forms.form import Slot, WriteSpec
-from .forms.lora import LowRank
-from .layer import Adapter, Copied, Layer
-from .registry import ORPHAN
-from .suffixes import part, suffix_of
-
-DTYPES: dict[str, str | None] = {"16": "F16", "32": "F32", "bf16": "BF16", "8": "F8_E4M3", "same": None}
-"""What `-t` may be -> the safetensors dtype, or None for that of the source."""
-
-CONVERSIONS: dict[str, str] = {
-    "auto": "keep each layer's kind, but write LoHa as LoRA where that makes the better file",
-    "lora": "write every layer as LoRA that can be, whatever that costs",
-    "none": "keep each layer's kind",
-}
-"""What `--convert` may be."""
-
-FLOAT8 = "F8_E4M3"
-"""The fp8 dtype that is written."""
+from ...errors import LayerError, UnsupportedError
+from ...files.header import TensorSpec, file_order
+from ...linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
+from ...names.family import layers
+from ...names.identify import canonical
+from ..forms.form import Slot, WriteSpec
+from ..forms.lora import LowRank
+from ..keys.registry import ORPHAN
+from ..keys.suffixes import part, suffix_of
+from ..layer import Adapter, Copied, Layer
+from .style import FLOAT8, Style
 
 _LARGEST_PRODUCT = 2.0**15  # hosts multiply up and down in float16: half of its largest number
 _SMALLEST_ENTRY = 2.0**-11  # typical entry of a layer's first dimension; float16 is fully precise down to 2^-14
-
-
-@dataclass(frozen=True)
-class Style:
-    """How the new file is spelled."""
-
-    dtype: str | None = "F16"
-    """safetensors dtype of factors; None keeps each layer's own."""
-    kohya: bool = False
-    """Names in kohya's spelling; else each as it was."""
-    convert: str = "auto"
-    """One of `CONVERSIONS`."""
 
 
 @dataclass(frozen=True)

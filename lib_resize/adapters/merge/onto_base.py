@@ -13,25 +13,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import LayerError, UnsupportedError
-from ..files.header import DTYPE_BYTES
-from ..files.reader import SafeFile
-from ..linalg.casts import STORAGE, Single, singles
-from ..linalg.dora import Normalised
-from ..linalg.factor import Factor
-from ..linalg.finite import check_finite, unwarned
-from ..linalg.made import Made, numbers
-from ..names.families import Family
-from ..names.spelling import canonical
-from .forms.form import Form, Tensors
-from .forms.full import Full
-from .forms.glora import Glora
-from .forms.lora import LowRank
-from .layer import Adapter, Copied, Layer
-from .registry import RESTING
+from ...errors import LayerError, UnsupportedError
+from ...files.header import DTYPE_BYTES
+from ...files.reader import SafeFile
+from ...linalg.casts import STORAGE, Single, singles
+from ...linalg.dora import Normalised
+from ...linalg.factor import Factor
+from ...linalg.finite import check_finite, unwarned
+from ...linalg.lazy import Made, numbers
+from ...names.family import Family
+from ...names.identify import canonical
+from ..forms.form import Form, Tensors
+from ..forms.full import Full
+from ..forms.glora import Glora
+from ..forms.lora import LowRank
+from ..keys.registry import RESTING
+from ..keys.suffixes import Part, part
+from ..layer import Adapter, Copied, Layer
+from ..read.scales import Config, find_configs
 from .rotations import Change, Outside, change
-from .scales import Config, find_configs
-from .suffixes import Part, part
 
 Read = Callable[[], Factor]
 """What reads a base weight, (n, m)."""

@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamagedFileError, LayerError, UnsupportedError
-from ..files.stamp import made_by_us
+from ...errors import DamagedFileError, LayerError, UnsupportedError
+from ...files.stamp import made_by_us
 from .patterns import Patterns, shortened
 
 CONFIG_NAME = "adapter_config.json"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from .forms.full import Full
-from .forms.lora import LowRank
-from .layer import Adapter, Layer
+from ..forms.full import Full
+from ..forms.lora import LowRank
+from ..layer import Adapter, Layer
 
 Wanted = Callable[[Layer], bool]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ..files.header import Entry
-from .registry import Kind
-from .suffixes import Part
+from ...files.header import Entry
+from ..keys.registry import Kind
+from ..keys.suffixes import Part
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Role -> shape."""

@@ -7,23 +7,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
-from ..errors import DamagedFileError, LayerError, UnsupportedError
-from ..files.reader import SafeFile
-from ..files.stamp import made_by_us
-from ..linalg.casts import LARGEST
-from ..names.claims import told_of_base
-from ..names.families import Family, attention_group
-from ..names.families import layers as family_layers
-from ..names.spelling import canonical, identify
+from ...errors import DamagedFileError, LayerError, UnsupportedError
+from ...files.reader import SafeFile
+from ...files.stamp import made_by_us
+from ...linalg.casts import LARGEST
+from ...names.evidence import told_of_base
+from ...names.families import attention_group
+from ...names.family import Family
+from ...names.family import layers as family_layers
+from ...names.identify import canonical, identify
+from ..forms import READERS
+from ..forms.form import Form, Tensors
+from ..forms.lora import check_upright
+from ..keys.registry import CONTROL_MARKER, RESTING, Kind, kind_of, kind_with
+from ..keys.suffixes import Part, part
+from ..layer import Adapter, Copied, Layer
 from .cloneofsimo import NOTE, named
-from .forms import READERS
-from .forms.form import Form, Tensors
-from .forms.lora import check_upright
 from .fused import held_twice, row_cuts
-from .layer import Adapter, Copied, Layer
-from .registry import CONTROL_MARKER, RESTING, Kind, kind_of, kind_with
 from .scales import Config, find_configs, outer_scale
-from .suffixes import Part, part
 
 Parts = Mapping[str, Part]
 """role -> part."""

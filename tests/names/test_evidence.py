@@ -6,9 +6,10 @@ from math import prod
 
 import pytest
 
-from lib_resize.names.claims import SMALL, read_told
-from lib_resize.names.families import FAMILIES, FLUX, FLUX2, HUNYUAN_VIDEO, LTX, PIXART, SDXL, Family, LayerName, layers
-from lib_resize.names.spelling import identify
+from lib_resize.names.evidence import SMALL, read_told
+from lib_resize.names.families import FAMILIES, FLUX, FLUX2, HUNYUAN_VIDEO, LTX, PIXART, SDXL
+from lib_resize.names.family import Family, LayerName, layers
+from lib_resize.names.identify import identify
 
 Stems = dict[str, tuple[int, int]]
 

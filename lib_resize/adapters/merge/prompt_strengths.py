@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import UnsupportedError
-from ..names.families import block, component
-from ..prompts.tags import BLOCK_NAMES, Tag
-from .layer import Adapter, Named
+from ...errors import UnsupportedError
+from ...names.families import block, component
+from ...prompts.tags import BLOCK_NAMES, Tag
+from ..layer import Adapter, Named
 
 
 @dataclass(frozen=True)

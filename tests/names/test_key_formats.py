@@ -18,23 +18,10 @@ from lib_resize.names.architecture import (
     Weight,
     unet_weights,
 )
-from lib_resize.names.families import (
-    CASCADE,
-    CHROMA,
-    FAMILIES,
-    FLUX,
-    KOLORS,
-    REFINER,
-    SD2,
-    SD3,
-    SD15,
-    SDXL,
-    WAN,
-    Family,
-    flatten,
-    layers,
-)
-from lib_resize.names.spelling import PREFIXES, Prefix, canonical, file_spelling, identify, spelling_of, split
+from lib_resize.names.families import CASCADE, CHROMA, FAMILIES, FLUX, KOLORS, REFINER, SD2, SD3, SD15, SDXL, WAN
+from lib_resize.names.family import Family, flatten, layers
+from lib_resize.names.identify import canonical, identify
+from lib_resize.names.key_formats import PREFIXES, Prefix, file_spelling, spelling_of, split
 
 CONFIGS = {SDXL: SDXL_UNET, SD15: SD15_UNET, SD2: SD2_UNET, REFINER: REFINER_UNET}
 TINY = UNetConfig(channels=32, depths=(0, 1, 2), middle_depth=2, context=64, label_channels=96)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import LayerError
-from ..files.reader import SafeFile
-from ..linalg.casts import LARGEST, UNIT_ROUNDOFF, Single, largest_magnitude, singles
-from .layer import Copied
-from .respell import Names
-from .suffixes import part, suffix_of
+from ...errors import LayerError
+from ...files.reader import SafeFile
+from ...linalg.casts import LARGEST, UNIT_ROUNDOFF, Single, largest_magnitude, singles
+from ..keys.suffixes import part, suffix_of
+from ..layer import Copied
+from .common_names import Names
 
 _BIASES = ("diff_b", "up_bias", "b_norm")
 
@@ -29,7 +29,7 @@ class Term:
     copied: Copied
     file: SafeFile
     place: str
-    """Of its layer, see `respell`."""
+    """Of its layer, see `common_names`."""
     weight: float
 
     @property

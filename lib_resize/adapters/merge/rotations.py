@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UnsupportedError
-from ..linalg.casts import Double, Single
-from ..linalg.factor import Factor
-from ..linalg.made import numbers
-from .forms.form import Shape, Tensors
+from ...errors import UnsupportedError
+from ...linalg.casts import Double, Single
+from ...linalg.factor import Factor
+from ...linalg.lazy import numbers
+from ..forms.form import Shape, Tensors
 
 Change = Callable[[Single], Single]
 """From a weight (n, m) to what is added to it, (n, m)."""

@@ -1,9 +1,9 @@
 """Several LoRAs as one, exactly: the factors of equal layers are put side by side, so deltas add up.
 
-Layers meet in any spelling (see `respell`), so spellings, ranks, kinds and sets of layers may differ: a layer
+Layers meet in any spelling (see `common_names`), so spellings, ranks, kinds and sets of layers may differ: a layer
 of another kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are
 summed in full. Differences of biases and norms are added as well (see `vectors`). What rests on the base model (DoRA,
-GLoRA, rotations, multipliers; see `grounded` for those whose base is known), and a sum that we do not make (whole
+GLoRA, rotations, multipliers; see `onto_base` for those whose base is known), and a sum that we do not make (whole
 weights), is refused.
 """
 
@@ -18,24 +18,25 @@ from typing import Protocol
 
 import numpy as np
 
-from ..errors import LayerError, UnsupportedError
-from ..files.header import DTYPE_BYTES
-from ..files.stamp import agreed
-from ..linalg.casts import UNIT_ROUNDOFF, Single
-from ..linalg.factor import Factor, Joined, LeadingSlice, Pair
-from ..linalg.finite import unwarned
-from ..linalg.made import Made, numbers
-from ..names.families import Family
-from ..names.spelling import canonical, flat_name
-from .forms.form import Form, inner
-from .forms.full import Full
-from .forms.lora import LowRank
-from .fused import held_twice, row_cuts
-from .layer import Adapter, Copied, Layer, Name, Named
-from .read import groups_together
-from .registry import EMBEDDING, ORPHAN, RESTING
-from .respell import Names, Rows
-from .suffixes import part
+from ...errors import LayerError, UnsupportedError
+from ...files.header import DTYPE_BYTES
+from ...files.stamp import agreed
+from ...linalg.casts import UNIT_ROUNDOFF, Single
+from ...linalg.factor import Factor, Joined, LeadingSlice, Pair
+from ...linalg.finite import unwarned
+from ...linalg.lazy import Made, numbers
+from ...names.family import Family
+from ...names.identify import canonical
+from ...names.key_formats import flat_name
+from ..forms.form import Form, inner
+from ..forms.full import Full
+from ..forms.lora import LowRank
+from ..keys.registry import EMBEDDING, ORPHAN, RESTING
+from ..keys.suffixes import part
+from ..layer import Adapter, Copied, Layer, Name, Named
+from ..read.adapter import groups_together
+from ..read.fused import held_twice, row_cuts
+from .common_names import Names, Rows
 from .vectors import Term as Vector
 from .vectors import added, terms_of
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
-from .families import FAMILIES, Family, LayerName
+from .families import FAMILIES
+from .family import Family, LayerName
 
 Size = tuple[int, int]
 """``(out, in)`` of a layer, convolutions flattened."""
