@@ -17,9 +17,9 @@ from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
 from ..errors import Cancelled, DeviceError, FileError, OutputError, ResizeError, UnsupportedError, UsageError, internal
+from ..files.metadata import has_resize_record
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, foreign_sidecars, has_sidecars
-from ..files.stamp import made_by_us
 from ..files.target import RESULT, Inputs, check_folder, check_target
 from ..files.walk import exists
 from ..linalg.arrays import Arrays, TorchArrays, is_out_of_memory, open_arrays
@@ -158,7 +158,7 @@ class _Workshop:
     def _of_adapter(
         self, source: Source, adapter: Adapter, recipes: Sequence[Recipe], hashes: Sequence[Future[str]]
     ) -> Iterator[Outcome]:
-        if source.found and made_by_us(adapter.metadata):
+        if source.found and has_resize_record(adapter.metadata):
             yield Outcome(source.label, skipped=source.members[0].path)
             return
         left = []

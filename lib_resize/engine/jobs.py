@@ -22,8 +22,8 @@ from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
 from ..adapters.write import FLOAT8, NewLayer, OutputLayout, Rows, Style, becomes_float8, draft, factors, zeros
 from ..errors import LayerError, OutputError, ResizeError, UnsupportedError
 from ..files.header import TensorSpec
+from ..files.metadata import LayerFact, MergedSource, MetadataFacts, ResizeRecord, updated_metadata
 from ..files.reader import SafeFile
-from ..files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
 from ..files.target import RESULT, Inputs, check_target
 from ..files.writer import Chunk, file_bytes, verify, write_safetensors
 from ..linalg.arrays import Arrays
@@ -272,9 +272,9 @@ class _Maker:
         }
         ranks = {layer.rank for layer in self.adapter.layers}
         family = self.adapter.family
-        return restamp(
+        return updated_metadata(
             self.adapter.metadata,
-            StampFacts(
+            MetadataFacts(
                 output_name=stem,
                 record=self._record(choice, list(hashes or [_UNKNOWN_HASH] * len(self.adapter.files))),
                 layers=layers,
@@ -284,10 +284,10 @@ class _Maker:
             ),
         )
 
-    def _record(self, choice: Choice, hashes: list[str]) -> Record:
+    def _record(self, choice: Choice, hashes: list[str]) -> ResizeRecord:
         names = self.adapter.titles
         merged = len(names) > 1 or self.adapter.weights != (1.0,)
-        return Record(
+        return ResizeRecord(
             version=__version__,
             source=names[0] if not merged else self.adapter.name,
             source_sha256=hashes[0] if not merged else "",

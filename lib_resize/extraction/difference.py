@@ -30,7 +30,7 @@ from ..engine.analysis import Analysis, Runtime, analyse
 from ..engine.batch import Outcome, Settings, check_output, open_runtime
 from ..engine.jobs import execute, prepare
 from ..errors import LayerError, ResizeError, UnsupportedError
-from ..files.outname import unique_path
+from ..files.file_names import unique_path
 from ..files.spool import Spool
 from ..files.target import Inputs
 from ..linalg.casts import Single, singles

@@ -15,7 +15,7 @@ from ..engine.analysis import Analysis, Runtime, analyse, with_base_norms
 from ..engine.batch import read_part, read_source
 from ..engine.jobs import execute, prepare
 from ..errors import FileError, PairingError, PromptError, ResizeError
-from ..files.outname import clean_stem
+from ..files.file_names import clean_stem
 from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find

@@ -13,10 +13,10 @@ from ..engine.analysis import Runtime, analyse
 from ..engine.jobs import execute, prepare
 from ..errors import FileError
 from ..extraction.difference import DEFAULT_RANK, ExtractOptions, Weights, difference, of_checkpoints
-from ..files.outname import clean_stem
+from ..files.file_names import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint
-from ..hosts.live import KeptLike, LiveWeights
+from ..hosts.live import LiveWeights, RoundedCheckpoint
 from ..recipe.grammar import Recipe
 from .analyses import runtime
 from .faults import Fault
@@ -142,4 +142,4 @@ def _live(host: Host, base: Checkpoint) -> tuple[Weights, Weights]:
     if loaded is None:
         raise Fault("reference", "The model that was in memory is gone. Load it again.")
     live = LiveWeights(host, loaded, base)
-    return live, KeptLike(base, live)
+    return live, RoundedCheckpoint(base, live)

@@ -12,7 +12,7 @@ from ..adapters.layer import Adapter
 from ..engine.analysis import Analysis, reattached
 from ..engine.jobs import ResizeJob, execute, prepare
 from ..errors import OutputError
-from ..files.outname import names_in_tree
+from ..files.file_names import names_in_tree
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile
