@@ -19,9 +19,9 @@ from ..linalg.norms import both_norms, frobenius_norm
 from ..names.family import Family
 from ..progress import Progress, in_order
 from . import norm_cache
+from .memory_budget import MemoryBudget
 from .norm_cache import Norms
 from .pairing import BaseWeight, Partner, fitted, looks_like_adapter, partner, read_base, vectors
-from .room import Room
 from .store import Store, open_store
 
 Reader = Callable[[BaseWeight], Stored]
@@ -34,7 +34,7 @@ class Checkpoint:
     It is a file (safetensors, or GGUF with the library ``gguf``) or a folder as diffusers writes it.
     """
 
-    _room = Room(256 << 20)
+    _room = MemoryBudget(256 << 20)
     """For whole matrices in float32, over all workers."""
 
     def __init__(self, path: Path | SafeFile) -> None:

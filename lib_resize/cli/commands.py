@@ -18,7 +18,7 @@ from ..base.store import is_model_folder
 from ..engine.batch import resize as resize_all
 from ..engine.settings import Outcome, Settings, inputs_of
 from ..errors import ResizeError, UsageError, internal
-from ..files.outname import fold, unique_path
+from ..files.file_names import fold, unique_path
 from ..files.reader import SafeFile
 from ..files.target import RESULT, Inputs, check_folder, check_target
 from ..files.walk import is_file, is_folder

@@ -10,8 +10,8 @@ from pathlib import Path
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
 from ..errors import Cancelled, DeviceError, FileError, ResizeError, internal
+from ..files.metadata import has_resize_record
 from ..files.reader import SafeFile
-from ..files.stamp import made_by_us
 from ..files.target import RESULT, Inputs, check_target
 from ..files.walk import exists
 from ..linalg.arrays import is_out_of_memory
@@ -91,7 +91,7 @@ class _Run:
             hashes = [] if self.settings.dry_run else [self.runtime.pool.submit(file.sha256) for file in files]
             stack.callback(lambda: [future.cancel() for future in hashes])
             adapter = read_source(source, files, self.checkpoint)
-            if source.found and made_by_us(adapter.metadata):
+            if source.found and has_resize_record(adapter.metadata):
                 yield Outcome(source.label, skipped=source.members[0].path)
             else:
                 yield from self._resized(source, adapter, recipes, hashes)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ResizeError
+from ..files.file_names import SUFFIX, clean_stem, fold, folded_stems, names_in_tree, numbered, unique_path
 from ..files.header import read_header
-from ..files.outname import SUFFIX, clean_stem, fold, folded_stems, names_in_tree, numbered, unique_path
-from ..files.stamp import RECORD
+from ..files.metadata import RECORD
 from ..files.walk import exists, names_in
 from ..prompts.sources import Source
 from ..recipe.grammar import Recipe

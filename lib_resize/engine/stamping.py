@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..adapters.layer import Adapter
 from ..adapters.write.layout import OutputLayout
-from ..files.stamp import LayerFact, MergedSource, Record, StampFacts, restamp
+from ..files.metadata import LayerFact, MergedSource, MetadataFacts, ResizeRecord, updated_metadata
 from ..files.writer import file_bytes
 from .selection import Selection
 
@@ -27,7 +27,7 @@ def metadata(selection: Selection, stem: str, hashes: Sequence[str] = ()) -> dic
     """
     adapter = selection.adapter
     ranks = {layer.rank for layer in adapter.layers}
-    facts = StampFacts(
+    facts = MetadataFacts(
         output_name=stem,
         record=_record(selection, list(hashes) or [_UNKNOWN_HASH] * len(adapter.files)),
         layers=_layers(selection.layout),
@@ -35,7 +35,7 @@ def metadata(selection: Selection, stem: str, hashes: Sequence[str] = ()) -> dic
         base_model_version=adapter.family.base_model_version if adapter.family else None,
         network_module="networks.lora" if adapter.converted else None,
     )
-    return restamp(adapter.metadata, facts)
+    return updated_metadata(adapter.metadata, facts)
 
 
 def _layers(layout: OutputLayout) -> dict[str, LayerFact]:
@@ -45,10 +45,10 @@ def _layers(layout: OutputLayout) -> dict[str, LayerFact]:
     }
 
 
-def _record(selection: Selection, hashes: Sequence[str]) -> Record:
+def _record(selection: Selection, hashes: Sequence[str]) -> ResizeRecord:
     adapter = selection.adapter
     merged = _merged(adapter, hashes)
-    return Record(
+    return ResizeRecord(
         version=__version__,
         source=adapter.name if merged else adapter.titles[0],
         source_sha256="" if merged else hashes[0],

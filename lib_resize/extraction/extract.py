@@ -18,7 +18,7 @@ from ..engine.runtime import Runtime, open_runtime
 from ..engine.settings import Outcome, Settings, check_output
 from ..engine.writing import execute
 from ..errors import ResizeError
-from ..files.outname import unique_path
+from ..files.file_names import unique_path
 from ..files.spool import Spool
 from ..files.target import Inputs
 from ..progress import Progress

@@ -33,10 +33,10 @@ from ..engine.job import ResizeJob
 from ..engine.planning import prepare
 from ..engine.runtime import cpu_runtime
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
+from ..files.file_names import SUFFIX
 from ..files.header import DTYPE_BYTES
-from ..files.outname import SUFFIX
+from ..files.metadata import has_resize_record
 from ..files.reader import SafeFile
-from ..files.stamp import made_by_us
 from ..hosts.host import Host, LoraFile, plain_title
 from ..hosts.live import open_reference
 from ..names.families import block
@@ -355,7 +355,7 @@ def warnings_of(kept: CachedAnalysis, reference: ReferenceInfo) -> list[Warning_
     elif reference.family is not None and reference.family != adapter.family.name:
         families = {"family": adapter.family.name, "loaded": reference.family}
         found.append(_warning("other_family", "{family} LoRA, {loaded} loaded: will use its own norms.", families))
-    if made_by_us(adapter.metadata):
+    if has_resize_record(adapter.metadata):
         found.append(_warning("resized", "Resized already: what was lost then stays lost. Better take the original."))
     return found
 

@@ -19,7 +19,7 @@ from ..engine.reading import read_part, read_source
 from ..engine.runtime import Runtime, cpu_runtime
 from ..engine.writing import execute
 from ..errors import FileError, PairingError, PromptError, ResizeError
-from ..files.outname import clean_stem
+from ..files.file_names import clean_stem
 from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find

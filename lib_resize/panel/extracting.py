@@ -18,10 +18,10 @@ from ..errors import FileError
 from ..extraction.difference import difference
 from ..extraction.extract import of_checkpoints
 from ..extraction.models import DEFAULT_RANK, ExtractOptions, Weights
-from ..files.outname import clean_stem
+from ..files.file_names import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint
-from ..hosts.live import KeptLike, LiveWeights
+from ..hosts.live import LiveWeights, RoundedCheckpoint
 from ..recipe.grammar import Recipe
 from .faults import Fault
 from .names import folded, new_path, output_folder
@@ -147,4 +147,4 @@ def _live(host: Host, base: Checkpoint) -> tuple[Weights, Weights]:
     if loaded is None:
         raise Fault("reference", "The model that was in memory is gone. Load it again.")
     live = LiveWeights(host, loaded, base)
-    return live, KeptLike(base, live)
+    return live, RoundedCheckpoint(base, live)

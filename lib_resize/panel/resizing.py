@@ -17,7 +17,7 @@ from ..engine.planning import prepare
 from ..engine.runtime import cpu_runtime
 from ..engine.writing import execute
 from ..errors import OutputError
-from ..files.outname import names_in_tree
+from ..files.file_names import names_in_tree
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile

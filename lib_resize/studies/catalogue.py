@@ -19,8 +19,8 @@ from ..base.norm_cache import cache_folder
 from ..base.pairing import looks_like_checkpoint
 from ..errors import ResizeError
 from ..files.atomic import write_whole
-from ..files.header import Entry, Header, HeaderText, open_file, parse_text, read_text, split_metadata
-from ..files.stamp import RECORD
+from ..files.header import Header, HeaderText, TensorEntry, open_file, parse_text, read_text, split_metadata
+from ..files.metadata import RECORD
 from ..names.evidence import told_of_base
 from ..names.identify import identify
 
@@ -121,7 +121,7 @@ def _is_vector(layer: Outline) -> bool:
     return layer.kind == "weight difference" and layer.missing is not None
 
 
-def _problem(entries: Mapping[str, Entry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
+def _problem(entries: Mapping[str, TensorEntry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
     if looks_like_checkpoint(entries):
         return "this is a base model, not a LoRA"
     if refused:
@@ -148,7 +148,7 @@ def _kind(refused: Counter[str], layers: Sequence[Outline], magnitudes: bool) ->
     return "LoCon" if kind == "LoRA" and any(prod(layer.kernel) > 1 for layer in layers) else kind
 
 
-def _dtype(entries: Mapping[str, Entry], whole: Mapping[str, Outline]) -> str | None:
+def _dtype(entries: Mapping[str, TensorEntry], whole: Mapping[str, Outline]) -> str | None:
     counted = Counter(dtype for layer in whole.values() for dtype in layer.dtypes)
     counted = counted or Counter(entry.dtype for entry in entries.values())
     return counted.most_common(1)[0][0] if counted else None

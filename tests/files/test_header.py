@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from lib_resize.errors import OutputError
-from lib_resize.files.header import DTYPE_BYTES, Entry, TensorSpec, encode, file_order, read_header
+from lib_resize.files.header import DTYPE_BYTES, TensorEntry, TensorSpec, encode, file_order, read_header
 
 NUMPY_NAMES = {
     "BOOL": "?",
@@ -113,8 +113,8 @@ def test_offsets_are_within_the_tensor_region(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"half": np.zeros((2, 3), np.float16), "wide": np.zeros(4, np.float64)}, path)
     header = read_header(path)
-    assert header.entries["wide"] == Entry("F64", (4,), 0, 32)
-    assert header.entries["half"] == Entry("F16", (2, 3), 32, 44)
+    assert header.entries["wide"] == TensorEntry("F64", (4,), 0, 32)
+    assert header.entries["half"] == TensorEntry("F16", (2, 3), 32, 44)
     assert header.data_start + 44 == header.file_bytes
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...errors import LayerError, UnsupportedError
 from ...files.header import DTYPE_BYTES
-from ...files.stamp import agreed
+from ...files.metadata import shared_metadata
 from ...linalg.casts import UNIT_ROUNDOFF, Single
 from ...linalg.factor import Factor, Joined, LeadingSlice, Pair
 from ...linalg.finite import unwarned
@@ -84,7 +84,7 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     return Adapter(
         name=name,
         files=tuple(file for adapter in adapters for file in adapter.files),
-        metadata=agreed([adapter.metadata for adapter in adapters]),
+        metadata=shared_metadata([adapter.metadata for adapter in adapters]),
         layers=layers,
         copied=(*_embeddings(adapters), *vectors),
         family=family,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 
 from ...errors import DamagedFileError, LayerError, UnsupportedError
+from ...files.metadata import has_resize_record
 from ...files.reader import SafeFile
-from ...files.stamp import made_by_us
 from ...linalg.casts import LARGEST
 from ...names.evidence import told_of_base
 from ...names.families import attention_group
@@ -95,7 +95,7 @@ def _upright(file: SafeFile, layers: Iterable[Layer], family: Family | None) -> 
     forms = {layer.stem: layer.form for layer in layers}
     shapes = {layer.stem: table[layer.canonical or ""].shape for layer in layers if layer.canonical in table}
     try:
-        return check_upright(forms, shapes, ours=made_by_us(file.header.metadata))
+        return check_upright(forms, shapes, ours=has_resize_record(file.header.metadata))
     except LayerError as error:
         raise LayerError(f"{file.path}: {error}") from error
 

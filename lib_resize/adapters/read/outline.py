@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ...files.header import Entry
+from ...files.header import TensorEntry
 from ..keys.registry import Kind
 from ..keys.suffixes import Part
 
@@ -31,7 +31,7 @@ class Outline:
     dtypes: tuple[str, ...] = ()
 
 
-def outline(kind: Kind, parts: Mapping[str, Part], entries: Mapping[str, Entry]) -> Outline | None:
+def outline(kind: Kind, parts: Mapping[str, Part], entries: Mapping[str, TensorEntry]) -> Outline | None:
     """None for kinds that are not resized."""
     rule = _RULES.get(kind.name)
     if rule is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DamagedFileError, LayerError, UnsupportedError
-from ...files.stamp import made_by_us
+from ...files.metadata import has_resize_record
 from .patterns import Patterns, shortened
 
 CONFIG_NAME = "adapter_config.json"
@@ -117,7 +117,7 @@ _NOT_A_PRODUCT = {
 def _configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
     if METADATA_KEY in metadata:
         return _from_metadata(metadata[METADATA_KEY], path)
-    if made_by_us(metadata):
+    if has_resize_record(metadata):
         return []  # a result of ours has scale 1, and the configuration beside it is that of its source
     beside = path.parent / CONFIG_NAME
     is_peft = path.stem.startswith("adapter_model") or any(stem.startswith("base_model.model.") for stem in stems)

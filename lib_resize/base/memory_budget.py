@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 
-class Room:
+class MemoryBudget:
     """So many bytes for all workers together: one who asks for more than is left waits."""
 
     def __init__(self, most: int) -> None:

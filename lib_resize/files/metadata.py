@@ -28,8 +28,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .file_names import storable
 from .header import MODEL_HASH, PLACEHOLDERS
-from .outname import storable
 
 RECORD = "resize_lora"
 """Key of our own record."""
@@ -85,7 +85,7 @@ class MergedSource:
 
 
 @dataclass(frozen=True)
-class Record:
+class ResizeRecord:
     """Where the new file comes from; stored in it as JSON under ``resize_lora``."""
 
     version: str
@@ -105,12 +105,12 @@ class Record:
 
 
 @dataclass(frozen=True)
-class StampFacts:
+class MetadataFacts:
     """What is true of the new file."""
 
     output_name: str
     """Stem of the new file's name."""
-    record: Record
+    record: ResizeRecord
     layers: Mapping[str, LayerFact] = field(default_factory=dict)
     """Every low-rank layer of the new file, by its name as the file spells it, without suffix."""
     source_rank: int | None = None
@@ -121,7 +121,7 @@ class StampFacts:
     """New ``ss_network_module`` where the kind of adapter changed; None keeps what is there."""
 
 
-def restamp(source: Mapping[str, str], facts: StampFacts) -> dict[str, str]:
+def updated_metadata(source: Mapping[str, str], facts: MetadataFacts) -> dict[str, str]:
     """The new file's metadata, from the source's and the facts; see the module's text for every field."""
     stamped = dict(source)
     _stamp_network(stamped, facts)
@@ -134,12 +134,12 @@ def restamp(source: Mapping[str, str], facts: StampFacts) -> dict[str, str]:
     return {key: storable(text) for key, text in {**stamped, **PLACEHOLDERS}.items()}
 
 
-def made_by_us(metadata: Mapping[str, str]) -> bool:
+def has_resize_record(metadata: Mapping[str, str]) -> bool:
     """Whether a file carries our record, so that it is a resized file already."""
     return bool(_json_object(metadata.get(RECORD)).get("version"))
 
 
-def agreed(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
+def shared_metadata(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """The metadata to begin a merge with: what all sources say alike, in the order of the first.
 
     The family is kept if all that name one name the same.
@@ -168,7 +168,7 @@ def _alpha(layer: LayerFact) -> float:
     return float(layer.rank if layer.alpha is None else layer.alpha)
 
 
-def _stamp_network(stamped: dict[str, str], facts: StampFacts) -> None:
+def _stamp_network(stamped: dict[str, str], facts: MetadataFacts) -> None:
     if facts.network_module is not None:
         stamped["ss_network_module"] = facts.network_module
     layers = list(facts.layers.values())
@@ -194,14 +194,14 @@ def _stamp_arguments(stamped: dict[str, str], convs: Sequence[LayerFact]) -> Non
     stamped["ss_network_args"] = json.dumps(arguments, ensure_ascii=False)
 
 
-def _stamp_family(stamped: dict[str, str], facts: StampFacts) -> None:
+def _stamp_family(stamped: dict[str, str], facts: MetadataFacts) -> None:
     if facts.base_model_version is not None:
         stamped.setdefault("ss_base_model_version", facts.base_model_version)
     if stamped.get("ss_base_model_version", "").startswith("sd_v2"):
         stamped.setdefault("ss_v2", "True")
 
 
-def _comment(source: Mapping[str, str], facts: StampFacts) -> str:
+def _comment(source: Mapping[str, str], facts: MetadataFacts) -> str:
     new = _text(_uniform(layer.rank for layer in facts.layers.values()))
     old = source.get("ss_training_comment", "")
     if facts.record.extracted:
@@ -212,7 +212,7 @@ def _comment(source: Mapping[str, str], facts: StampFacts) -> str:
     return told + ("" if old == "None" else old)  # trainers write the word None for no comment
 
 
-def _stamp_modelspec(stamped: dict[str, str], facts: StampFacts) -> None:
+def _stamp_modelspec(stamped: dict[str, str], facts: MetadataFacts) -> None:
     for key in ("hash_sha256", "unet_dtype"):
         stamped.pop(_MODELSPEC + key, None)
     if not any(key.startswith(_MODELSPEC) for key in stamped):
@@ -231,7 +231,7 @@ def _begins_with(version: str, start: str) -> bool:
     return version.startswith(start) and (start[-1].isdigit() or not version[len(start) :].lstrip("_.")[:1].isdigit())
 
 
-def _record(source: Mapping[str, str], record: Record) -> str:
+def _record(source: Mapping[str, str], record: ResizeRecord) -> str:
     fields: dict[str, Any] = {
         "version": record.version,
         "source": record.source,
@@ -277,7 +277,7 @@ def _is_shallow(document: Any) -> bool:
     return False
 
 
-def _stamp_adapter(stamped: dict[str, str], facts: StampFacts) -> None:
+def _stamp_adapter(stamped: dict[str, str], facts: MetadataFacts) -> None:
     settings = _json_object(stamped.pop(_ADAPTER, None))
     # Pipelines put the part before each key (unet.r), a model that is saved alone does not (r).
     prefixes = [key.removesuffix("r") for key in settings if key == "r" or key.endswith(".r")]

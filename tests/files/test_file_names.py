@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lib_resize.files.outname import MAX_STEM_BYTES, clean_stem, fold, names_in_tree, unique_path
+from lib_resize.files.file_names import MAX_STEM_BYTES, clean_stem, fold, names_in_tree, unique_path
 
 any_text = st.text(st.characters(), max_size=400)
 

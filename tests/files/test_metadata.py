@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_resize.files.header import PLACEHOLDERS
-from lib_resize.files.stamp import LayerFact, MergedSource, Record, StampFacts, agreed, made_by_us, restamp
+from lib_resize.files.metadata import (
+    LayerFact,
+    MergedSource,
+    MetadataFacts,
+    ResizeRecord,
+    has_resize_record,
+    shared_metadata,
+    updated_metadata,
+)
 
-RECORD = Record("0.1.0", "源.safetensors", "ab" * 32, "fro_lora=1,retain=0.9", threshold=-1.5, retention=0.93)
+RECORD = ResizeRecord("0.1.0", "源.safetensors", "ab" * 32, "fro_lora=1,retain=0.9", threshold=-1.5, retention=0.93)
 KOHYA = {
     "ss_network_module": "networks.lora",
     "ss_network_dim": "32",
@@ -39,8 +47,8 @@ MODELSPEC = {
 }
 
 
-def facts(layers: Mapping[str, LayerFact], **changes) -> StampFacts:
-    return StampFacts(**{"output_name": "new_name", "record": RECORD, "layers": layers, **changes})
+def facts(layers: Mapping[str, LayerFact], **changes) -> MetadataFacts:
+    return MetadataFacts(**{"output_name": "new_name", "record": RECORD, "layers": layers, **changes})
 
 
 def uniform(rank: int = 8, alpha: float | None = 8.0, conv: bool = False) -> dict[str, LayerFact]:
@@ -48,14 +56,14 @@ def uniform(rank: int = 8, alpha: float | None = 8.0, conv: bool = False) -> dic
 
 
 def test_uniform_ranks_are_numbers():
-    stamped = restamp(KOHYA, facts(uniform(8, 4.0), source_rank=32))
+    stamped = updated_metadata(KOHYA, facts(uniform(8, 4.0), source_rank=32))
     assert stamped["ss_network_dim"] == "8"
     assert float(stamped["ss_network_alpha"]) == 4.0
     assert stamped["ss_training_comment"] == "dimension is resized from 32 to 8; my comment"
 
 
 def test_mixed_ranks_are_dynamic_while_a_constant_alpha_is_a_number():
-    stamped = restamp(KOHYA, facts({"a": LayerFact(8, 8.0), "b": LayerFact(3, 8.0)}, source_rank=None))
+    stamped = updated_metadata(KOHYA, facts({"a": LayerFact(8, 8.0), "b": LayerFact(3, 8.0)}, source_rank=None))
     assert stamped["ss_network_dim"] == "Dynamic"
     assert float(stamped["ss_network_alpha"]) == 8.0
     assert stamped["ss_training_comment"] == "dimension is resized from Dynamic to Dynamic; my comment"
@@ -63,22 +71,22 @@ def test_mixed_ranks_are_dynamic_while_a_constant_alpha_is_a_number():
 
 def test_mixed_alphas_are_dynamic():
     layers = {"a": LayerFact(8, 8.0), "b": LayerFact(3, 3.0)}
-    assert restamp(KOHYA, facts(layers))["ss_network_alpha"] == "Dynamic"
+    assert updated_metadata(KOHYA, facts(layers))["ss_network_alpha"] == "Dynamic"
 
 
 def test_a_file_without_alphas_has_alpha_equal_to_rank():
-    assert float(restamp(KOHYA, facts(uniform(8, None)))["ss_network_alpha"]) == 8
-    assert restamp(KOHYA, facts({"a": LayerFact(8), "b": LayerFact(3)}))["ss_network_alpha"] == "Dynamic"
+    assert float(updated_metadata(KOHYA, facts(uniform(8, None)))["ss_network_alpha"]) == 8
+    assert updated_metadata(KOHYA, facts({"a": LayerFact(8), "b": LayerFact(3)}))["ss_network_alpha"] == "Dynamic"
 
 
 def arguments(layers: Mapping[str, LayerFact], source: Mapping[str, str] = KOHYA) -> dict[str, str]:
-    return json.loads(restamp(source, facts(layers))["ss_network_args"])
+    return json.loads(updated_metadata(source, facts(layers))["ss_network_args"])
 
 
 def test_convolutions_have_a_rank_of_their_own():
     layers = {**uniform(8, 8.0), **uniform(2, 1.0, conv=True)}
     assert arguments(layers) == {"algo": "locon", "preset": "full", "conv_dim": "2", "conv_alpha": "1.0"}
-    assert restamp(KOHYA, facts(layers))["ss_network_dim"] == "8"
+    assert updated_metadata(KOHYA, facts(layers))["ss_network_dim"] == "8"
 
 
 @pytest.mark.parametrize(
@@ -95,21 +103,21 @@ def test_ranks_per_part_of_the_model_are_gone():
 
 @pytest.mark.parametrize("text", ["null", "None", "[1]", "{broken", "[" * 100_000])
 def test_arguments_that_cannot_be_read_are_kept(text):
-    assert restamp({**KOHYA, "ss_network_args": text}, facts(uniform()))["ss_network_args"] == text
+    assert updated_metadata({**KOHYA, "ss_network_args": text}, facts(uniform()))["ss_network_args"] == text
 
 
 def test_only_convolutions_give_the_rank_of_the_file():
-    assert restamp({}, facts(uniform(4, 4.0, conv=True)))["ss_network_dim"] == "4"
+    assert updated_metadata({}, facts(uniform(4, 4.0, conv=True)))["ss_network_dim"] == "4"
 
 
 def test_a_file_without_low_rank_layers_keeps_what_it_said():
-    stamped = restamp(KOHYA, facts({}))
+    stamped = updated_metadata(KOHYA, facts({}))
     assert stamped["ss_network_dim"] == "32"
     assert stamped["ss_network_args"] == KOHYA["ss_network_args"]
 
 
 def test_everything_else_is_carried_over():
-    stamped = restamp(KOHYA, facts(uniform()))
+    stamped = updated_metadata(KOHYA, facts(uniform()))
     for key in ("ss_network_module", "ss_tag_frequency", "ss_sd_model_hash", "unet:0:rank", "<s1>", "own key"):
         assert stamped[key] == KOHYA[key]
     assert stamped["ss_output_name"] == "new_name"
@@ -118,21 +126,21 @@ def test_everything_else_is_carried_over():
 
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=20), max_size=6))
 def test_no_key_is_lost_and_all_is_text(source):
-    stamped = restamp(source, facts(uniform()))
+    stamped = updated_metadata(source, facts(uniform()))
     gone = source.keys() - stamped.keys()
     assert gone <= {"modelspec.hash_sha256", "modelspec.unet_dtype", "lora_adapter_metadata"}
     assert all(isinstance(key, str) and isinstance(text, str) for key, text in stamped.items())
-    assert made_by_us(stamped)
+    assert has_resize_record(stamped)
 
 
 def test_the_source_is_not_changed():
     source = dict(KOHYA)
-    restamp(source, facts(uniform()))
+    updated_metadata(source, facts(uniform()))
     assert source == KOHYA
 
 
 def test_the_module_is_named_anew_where_the_kind_changed():
-    stamped = restamp(KOHYA, facts(uniform(), network_module="networks.lora_new"))
+    stamped = updated_metadata(KOHYA, facts(uniform(), network_module="networks.lora_new"))
     assert stamped["ss_network_module"] == "networks.lora_new"
 
 
@@ -149,7 +157,7 @@ def test_the_module_is_named_anew_where_the_kind_changed():
     ],
 )
 def test_the_family_is_kept_or_written(source, known, version, second):
-    stamped = restamp(source, facts(uniform(), base_model_version=known))
+    stamped = updated_metadata(source, facts(uniform(), base_model_version=known))
     assert stamped.get("ss_base_model_version") == version
     assert stamped.get("ss_v2") == second
 
@@ -157,13 +165,13 @@ def test_the_family_is_kept_or_written(source, known, version, second):
 @pytest.mark.parametrize("old", [None, "", "None"])
 def test_no_comment_before_none_after(old):
     source = {} if old is None else {"ss_training_comment": old}
-    assert restamp(source, facts(uniform(), source_rank=32))["ss_training_comment"] == (
+    assert updated_metadata(source, facts(uniform(), source_rank=32))["ss_training_comment"] == (
         "dimension is resized from 32 to 8; "
     )
 
 
 def test_modelspec_keeps_the_work_and_drops_the_bytes():
-    stamped = restamp({**KOHYA, **MODELSPEC}, facts(uniform()))
+    stamped = updated_metadata({**KOHYA, **MODELSPEC}, facts(uniform()))
     spec = {key: text for key, text in stamped.items() if key.startswith("modelspec.")}
     assert spec == {
         "modelspec.sai_model_spec": "1.0.0",
@@ -175,9 +183,9 @@ def test_modelspec_keeps_the_work_and_drops_the_bytes():
 
 def test_an_architecture_that_is_there_is_kept_and_none_is_invented():
     told = {"modelspec.architecture": "flux-1-dev/lora"}
-    assert restamp({**KOHYA, **told}, facts(uniform()))["modelspec.architecture"] == "flux-1-dev/lora"
-    assert not any(key.startswith("modelspec.") for key in restamp(KOHYA, facts(uniform())))
-    assert "modelspec.architecture" not in restamp(MODELSPEC, facts(uniform()))
+    assert updated_metadata({**KOHYA, **told}, facts(uniform()))["modelspec.architecture"] == "flux-1-dev/lora"
+    assert not any(key.startswith("modelspec.") for key in updated_metadata(KOHYA, facts(uniform())))
+    assert "modelspec.architecture" not in updated_metadata(MODELSPEC, facts(uniform()))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +197,7 @@ def test_an_architecture_that_is_there_is_kept_and_none_is_invented():
     ],
 )
 def test_architectures_follow_the_family(version, architecture):
-    stamped = restamp(MODELSPEC, facts(uniform(), base_model_version=version))
+    stamped = updated_metadata(MODELSPEC, facts(uniform(), base_model_version=version))
     assert stamped["modelspec.architecture"] == architecture
 
 
@@ -197,8 +205,8 @@ MERGED = [MergedSource("a.safetensors", "aa" * 32, 0.6), MergedSource("b.safeten
 
 
 def test_a_merge_names_its_sources():
-    record = Record("0.1.0", "a.safetensors", "aa" * 32, "rank=8", merged=MERGED)
-    stamped = restamp(MODELSPEC, facts(uniform(), record=record))
+    record = ResizeRecord("0.1.0", "a.safetensors", "aa" * 32, "rank=8", merged=MERGED)
+    stamped = updated_metadata(MODELSPEC, facts(uniform(), record=record))
     assert stamped["modelspec.merged_from"] == "a.safetensors, b.safetensors"
     assert stamped["ss_training_comment"].startswith("merged from 2 files; dimension is resized from")
     assert json.loads(stamped["resize_lora"])["merged"] == [
@@ -208,7 +216,7 @@ def test_a_merge_names_its_sources():
 
 
 def test_the_record_tells_where_the_file_comes_from():
-    record = json.loads(restamp(KOHYA, facts(uniform()))["resize_lora"])
+    record = json.loads(updated_metadata(KOHYA, facts(uniform()))["resize_lora"])
     assert record == {
         "version": "0.1.0",
         "source": "源.safetensors",
@@ -221,15 +229,15 @@ def test_the_record_tells_where_the_file_comes_from():
 
 
 def test_a_record_holds_no_words_that_json_does_not_know():
-    record = Record("1", "a", "b", "c", threshold=float("-inf"), retention=float("nan"))
-    text = restamp({}, facts(uniform(), record=record))["resize_lora"]
+    record = ResizeRecord("1", "a", "b", "c", threshold=float("-inf"), retention=float("nan"))
+    text = updated_metadata({}, facts(uniform(), record=record))["resize_lora"]
     assert json.loads(text, parse_constant=pytest.fail)["threshold"] is None
 
 
 def test_earlier_records_are_kept_oldest_first():
     metadata: dict[str, str] = {}
     for version in "123":
-        metadata = restamp(metadata, facts(uniform(), record=Record(version, "s", "h", "r")))
+        metadata = updated_metadata(metadata, facts(uniform(), record=ResizeRecord(version, "s", "h", "r")))
     record = json.loads(metadata["resize_lora"])
     assert record["version"] == "3"
     assert [earlier["version"] for earlier in record["earlier"]] == ["1", "2"]
@@ -238,15 +246,15 @@ def test_earlier_records_are_kept_oldest_first():
 
 @pytest.mark.parametrize("text", [None, "", "1", "{}", "{broken", '{"a": 1}'])
 def test_what_is_not_our_record_is_not_ours(text):
-    assert not made_by_us({} if text is None else {"resize_lora": text})
+    assert not has_resize_record({} if text is None else {"resize_lora": text})
 
 
 def test_a_merge_begins_with_what_all_agree_on():
     first = {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False", "a": "1", "b": "2", "c": "3"}
     second = {"ss_v2": "True", "b": "2", "a": "x"}
-    assert agreed([first, second]) == {"b": "2", "ss_base_model_version": "sdxl_base_v1-0"}
-    assert agreed([first]) == first
-    assert agreed([]) == {}
+    assert shared_metadata([first, second]) == {"b": "2", "ss_base_model_version": "sdxl_base_v1-0"}
+    assert shared_metadata([first]) == first
+    assert shared_metadata([]) == {}
 
 
 def settings_of(prefix: str = "unet.", **changes) -> dict[str, str]:
@@ -286,7 +294,7 @@ def test_adapter_settings_give_every_layer_its_rank_and_scale_one(ranks, prefix)
     names = ["down.0.to_q", "down.1.to_q", "proj_out", "transformer.proj_out"]
     layers = {f"{prefix}{name}": LayerFact(rank) for name, rank in zip(names, ranks, strict=True)}
     source = settings_of(prefix=prefix)
-    stamped = restamp(source, facts(layers))
+    stamped = updated_metadata(source, facts(layers))
     expected = {name: (rank, rank) for name, rank in zip(names, ranks, strict=True)}
     assert peft_ranks(stamped, prefix, names) == expected
     told = json.loads(stamped["lora_adapter_metadata"])
@@ -303,7 +311,7 @@ def test_adapter_settings_of_text_encoders_match_both_spellings():
         "text_encoder.text_model.encoder.layers.2.q_proj": LayerFact(3),
         "text_encoder_2.text_model.encoder.layers.0.q_proj": LayerFact(5),
     }
-    stamped = restamp(source, facts(layers))
+    stamped = updated_metadata(source, facts(layers))
     for lead in ("", "text_model."):
         names = [f"{lead}encoder.layers.{i}.q_proj" for i in range(3)]
         assert list(peft_ranks(stamped, "text_encoder.", names).values()) == [(2, 2), (3, 3), (3, 3)]
@@ -321,16 +329,18 @@ def test_adapter_settings_of_text_encoders_match_both_spellings():
     ],
 )
 def test_adapter_settings_that_cannot_be_made_true_are_gone(layers):
-    assert "lora_adapter_metadata" not in restamp(settings_of(), facts(layers))
+    assert "lora_adapter_metadata" not in updated_metadata(settings_of(), facts(layers))
 
 
 def test_damaged_adapter_settings_are_gone():
-    assert "lora_adapter_metadata" not in restamp({"lora_adapter_metadata": "{r:"}, facts(uniform()))
+    assert "lora_adapter_metadata" not in updated_metadata({"lora_adapter_metadata": "{r:"}, facts(uniform()))
 
 
 @pytest.mark.parametrize("version", ["hunyuan_video_1_5", "wan_2_2", "qwen_image_2", "ideogram4"])
 def test_another_version_of_a_model_gets_no_architecture(version):
-    assert "modelspec.architecture" not in restamp({**MODELSPEC, "ss_base_model_version": version}, facts(uniform()))
+    assert "modelspec.architecture" not in updated_metadata(
+        {**MODELSPEC, "ss_base_model_version": version}, facts(uniform())
+    )
 
 
 @pytest.mark.parametrize("key", ["lora_adapter_metadata", "resize_lora", "ss_network_args"])
@@ -341,7 +351,7 @@ def test_documents_nested_too_deeply_to_be_written_again_are_as_good_as_none(key
 
     def stamped(depth: int) -> Mapping[str, str]:
         deep = start * depth + "1" + stop * depth
-        return restamp({key: f'{{"unet.r": 4, "version": "1", "deep": {deep}}}'}, facts(layers))
+        return updated_metadata({key: f'{{"unet.r": 4, "version": "1", "deep": {deep}}}'}, facts(layers))
 
     assert '"deep"' in stamped(90)[key]
     assert '"deep"' not in json.dumps(stamped(150).get(key, "")) or key == "ss_network_args"

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lib_resize.base.room import Room
+from lib_resize.base.memory_budget import MemoryBudget
 
 
 def test_all_together_never_hold_more_than_there_is() -> None:
-    room, lock, held, most = Room(100), threading.Lock(), [0], [0]
+    room, lock, held, most = MemoryBudget(100), threading.Lock(), [0], [0]
 
     def work(wanted: int) -> None:
         with room.of(wanted):
@@ -29,7 +29,7 @@ def test_all_together_never_hold_more_than_there_is() -> None:
 
 
 def test_room_comes_back_after_a_failure() -> None:
-    room = Room(10)
+    room = MemoryBudget(10)
     with pytest.raises(ValueError, match="broken"), room.of(10):
         raise ValueError("broken")
     with room.of(10):
