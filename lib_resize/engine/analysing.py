@@ -1,4 +1,4 @@
-"""The one dear step: every layer decomposed, and what the base model says of it. Choices after it are cheap."""
+"""The expensive step: every layer is decomposed and compared with the base model. Plans made from it are cheap."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def analyse(
     *,
     convert: str = "auto",
 ) -> Analysis:
-    """Decomposes all layers, and measures what the recipes need of the base model. `convert` as in `Style`.
+    """Decompose all layers, and measure what the recipes need of the base model. `convert` as in `Style`.
 
     Raises LayerError with the layer's name where one cannot be decomposed, UnsupportedError where one needs a base
-    model that is not there.
+    model and there is none.
     """
     return with_conversion(_analysed(adapter, checkpoint, recipes, runtime), convert, checkpoint, recipes, runtime)
 
@@ -44,7 +44,7 @@ _CONVERTED: Mapping[str, Callable[[Layer], bool]] = {"auto": is_loha, "lora": is
 
 
 def needs_conversion(analysis: Analysis, convert: str) -> bool:
-    """Whether a style asks for a form that was not analysed."""
+    """Return whether a style needs a conversion that is not analysed yet."""
     wanted = _CONVERTED.get(convert)
     return wanted is not None and convert not in analysis.others and any(map(wanted, analysis.adapter.layers))
 
@@ -52,7 +52,7 @@ def needs_conversion(analysis: Analysis, convert: str) -> bool:
 def with_conversion(
     analysis: Analysis, convert: str, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], runtime: Runtime
 ) -> Analysis:
-    """The same with the form that a style asks for, if there is one."""
+    """Return the analysis with the conversion that a style needs, if any."""
     if not needs_conversion(analysis, convert):
         return analysis
     other = _analysed(converted(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, runtime)
@@ -67,7 +67,7 @@ def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence
 
 
 def reattached(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
-    """The analysis of an adapter whose file was closed and opened again; `checkpoint` for those that need one."""
+    """Return the analysis with an adapter whose file is open again; `checkpoint` is for kinds that need one."""
     others = {
         word: reattached(other, converted(adapter, _CONVERTED[word]), checkpoint)
         for word, other in analysis.others.items()
@@ -76,7 +76,7 @@ def reattached(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | No
 
 
 def without_tensors(analysis: Analysis) -> Analysis:
-    """The same with nothing of its files in memory: enough to plan, not to write."""
+    """Return the analysis without any tensor of its files: enough to plan, not to write."""
     adapter = analysis.adapter
     layers = tuple(
         replace(layer, form=without_data(layer.form), cancels=layer.cancels and _is_settled) for layer in adapter.layers
@@ -88,7 +88,7 @@ def without_tensors(analysis: Analysis) -> Analysis:
 def with_base_norms(
     analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], runtime: Runtime
 ) -> Analysis:
-    """The same LoRA with what the recipes need of a base model; nothing is decomposed again."""
+    """Return the analysis with what the recipes need of a base model. Nothing is decomposed again."""
     adapter = analysis.adapter
     asked = {name for recipe in recipes for name in recipe.weights}
     pairs = {i: weight for i, layer in enumerate(adapter.layers) if (weight := partner_of(checkpoint, layer))}
@@ -101,7 +101,7 @@ def with_base_norms(
 
 
 def _is_settled(_: float) -> bool:
-    """In place of what compares the numbers of a merge, once that is done."""
+    """Replace the comparison of a merge's numbers once it is done."""
     return False
 
 
@@ -122,7 +122,7 @@ def _decompose_all(adapter: Adapter, weights: Weights, runtime: Runtime) -> tupl
 
 
 def _uncancelled(layer: Layer, solved: Decomposition) -> Decomposition:
-    """The spectrum of a merged layer; all zero where its terms cancel and no more than their rounding is left."""
+    """Return the spectrum of a merged layer; all zero where its terms cancel but for rounding."""
     if layer.cancels is None or not layer.cancels(math.sqrt(solved.s @ solved.s)):
         return solved
     return replace(solved, s=0.0 * solved.s)  # type: ignore[type-var]
@@ -133,8 +133,8 @@ def _base_of(batch: list[int], weights: Weights, adapter: Adapter) -> Factor | N
 
 
 def _batches(layers: Sequence[Layer]) -> Iterator[list[int]]:
-    """Low-rank pairs of one rank together, in the order of the file: for small ranks the calls cost more than the
-    numbers. Layers of other kinds come one by one."""
+    """Group low-rank pairs of one rank, in the order of the file: at small ranks the calls cost more than the
+    arithmetic. Layers of other kinds are single."""
     open_batches: dict[int, list[int]] = {}
     for i, layer in enumerate(layers):
         if not isinstance(layer.form, LowRank):

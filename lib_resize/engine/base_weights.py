@@ -18,7 +18,10 @@ Weights = Mapping[int, Callable[[], Factor]]
 
 
 def weights_of(adapter: Adapter, checkpoint: Checkpoint | None) -> Weights:
-    """Base weights of the layers whose delta is not known without, and of those that are normalised with it."""
+    """Return the base weights of layers whose delta depends on them or is normalised with them, by layer index.
+
+    Raises UnsupportedError where a delta needs a base weight that is missing.
+    """
     found: dict[int, Callable[[], Factor]] = {}
     for i, layer in enumerate(adapter.layers):
         if layer.form.needs_base or (layer.magnitude is not None and checkpoint is not None):
@@ -31,13 +34,13 @@ def weights_of(adapter: Adapter, checkpoint: Checkpoint | None) -> Weights:
 
 
 def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | None:
-    """What reads a layer's weight in a base model, (n, m); None where it has none."""
+    """Return a function that reads a layer's base weight, (n, m); None where the model has none."""
     weight = partner_of(checkpoint, layer)
     return partial(_as_out_by_in, checkpoint, weight) if weight else None
 
 
 def ground_of(checkpoint: Checkpoint) -> Ground:
-    """A base model, for what rests on it."""
+    """Return a base model for merges of kinds that depend on it."""
     place_of = partial(_place, checkpoint)
     return Ground(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
 
@@ -66,7 +69,7 @@ def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> 
 
 
 def needs_base(adapter: Adapter) -> bool:
-    """Whether it has a layer whose delta is not known without the base model's weights (GLoRA)."""
+    """Return whether a layer's delta depends on the base model's weights (GLoRA)."""
     return any(layer.form.needs_base for layer in adapter.layers)
 
 

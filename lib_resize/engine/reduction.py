@@ -1,4 +1,4 @@
-"""The factors of ``rank=`` recipes that are not the exact decomposition's, and what they lose."""
+"""The factors of ``rank=`` recipes that do not use the exact decomposition, and what they lose."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .analysis import Analysis
 
 @dataclass(frozen=True)
 class Reduction:
-    """One entry a layer."""
+    """Other factors than those of the exact decomposition; one entry a layer."""
 
     spectra: tuple[Decomposition, ...]
-    """What the new factors are made with, in place of the analysis' own."""
+    """What the new factors are made from."""
     lost: tuple[float, ...]
-    """Frobenius norm of the delta less the new one, before rounding and without `rescale`."""
+    """Frobenius norm of the delta minus the new one, before rounding and without `rescale`."""
 
 
 _Way = Callable[[Pair, int, Recipe, np.random.Generator], Spectrum]
@@ -40,9 +40,9 @@ _WAYS: dict[str, _Way] = {
 
 
 def reduction(analysis: Analysis, recipe: Recipe, choice: Choice) -> Reduction | None:
-    """None where the exact decomposition is what the recipe asks for.
+    """Return the factors of a recipe's method; None for the exact decomposition.
 
-    Raises LayerError for layers of other kinds than LoRA, which have no such factors.
+    Raises LayerError for kinds other than LoRA, which have no such factors.
     """
     if recipe.method != "svd" or recipe.fill:
         _check_kinds(analysis, recipe)
@@ -56,8 +56,8 @@ def _check_kinds(analysis: Analysis, recipe: Recipe) -> None:
     other = next((layer for layer in analysis.adapter.layers if not isinstance(layer.form, LowRank)), None)
     if other is not None:
         raise LayerError(
-            f"layer {other.stem} is {other.form.kind}: {recipe.way[0]} is for LoRA layers alone. Add --convert lora, "
-            f"or take rank= without it."
+            f"layer {other.stem} is {other.form.kind}: {recipe.way[0]} works for LoRA layers only. Add --convert lora, "
+            f"or use rank= without it."
         )
 
 
@@ -75,6 +75,6 @@ def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: KeptIndices) ->
 
 
 def _as_stored(pair: Pair, s: Double) -> Spectrum:
-    """P and Q that leave the factors as they are, the scale shared between them."""
+    """Return P and Q that keep the factors unchanged, with the scale split between them."""
     one = np.eye(pair.rank, dtype=np.float32) * np.float32(np.sqrt(abs(pair.scale)))
     return Spectrum(s, one, np.copysign(one, pair.scale) if pair.scale < 0 else one)

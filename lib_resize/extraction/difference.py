@@ -1,8 +1,8 @@
 """The difference of two checkpoints as a LoRA: layer by layer, with few layers in memory at a time.
 
-The factors of each layer's strongest dimensions wait on the disk. What comes out is an `Adapter` like one that was read
-from a file, so that recipes, sizes and files are those of `jobs`. What its ranks do not hold of the difference is known
-for each layer and counts in every share.
+The factors of each layer's strongest dimensions are spooled to the disk. The result is an `Adapter` like one that is
+read from a file, so the engine plans and writes it. The part of the difference that the ranks do not hold is known for
+each layer and counts in every retention.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _COPIES = 4  # float32 copies of a layer that its work takes at most
 
 
 def difference(tuned: Weights, base: Weights, wish: ExtractOptions, spool: Spool, runtime: Runtime) -> Adapter:
-    """``tuned - base`` as an adapter; its files are to be put in by the caller.
+    """Return ``tuned - base`` as an adapter; the caller adds its files.
 
     Raises UnsupportedError where families differ or nothing is left, LayerError where a layer cannot be decomposed.
     """
@@ -92,7 +92,7 @@ def _layers(
 
 
 def _subtracted(tuned: Weights, base: Weights, ours: BaseWeight, theirs: BaseWeight) -> Single | None:
-    """``tuned - base`` in float32, (n, m); None where they are equal."""
+    """Return ``tuned - base``, (n, m), float32; None where they are equal."""
     one, other = tuned.matrix(ours), base.matrix(theirs)
     if one.kind == other.kind and ours.transposed == theirs.transposed and np.array_equal(one.bits, other.bits):
         return None
@@ -110,7 +110,7 @@ def _upright(stored: Stored, weight: BaseWeight) -> Single:
 def _layer(
     name: str, weight: BaseWeight, matrix: Single, rank: int, tuned: Weights, spool: Spool, runtime: Runtime
 ) -> tuple[Layer, float] | None:
-    """The layer, and the square of the Frobenius norm of what it holds."""
+    """Return the layer, and the squared Frobenius norm that its dimensions hold; None for a zero difference."""
     try:
         found = leading(matrix, rank, runtime.arrays)
     except LayerError as error:
@@ -131,7 +131,7 @@ def _layer(
 
 
 class _Budget:
-    """Lets work begin while so many bytes are free; a piece that is larger than all of it works alone."""
+    """Limits the bytes of layers that are processed at once; a layer larger than the limit is processed alone."""
 
     def __init__(self, bytes: int) -> None:
         self._all = self._free = bytes

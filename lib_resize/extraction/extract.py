@@ -30,7 +30,7 @@ from .models import ExtractOptions
 def extract(
     tuned: Checkpoint, base: Checkpoint, wish: ExtractOptions, settings: Settings, progress: Progress
 ) -> Iterator[Outcome]:
-    """Takes the difference once, and makes a LoRA of it by each recipe of the settings.
+    """Compute the difference once, and write a LoRA of it for each recipe of the settings.
 
     A recipe that cannot be met is an outcome. Raises what `difference` raises, and OutputError.
     """
@@ -49,7 +49,7 @@ def extract(
 
 
 def of_checkpoints(adapter: Adapter, tuned: Checkpoint, base: Checkpoint) -> Adapter:
-    """A difference with the files that it was made of."""
+    """Return a difference with the files of its two models."""
     models = [(model, file, weight) for model, weight in ((tuned, 1.0), (base, -1.0)) for file in model.files]
     return replace(
         adapter,
@@ -76,5 +76,5 @@ def _made(
 
 
 def _folder(tuned: Path, settings: Settings) -> Path:
-    """Where results go, and until then what waits on the disk."""
+    """Return the folder of the results and of the spool."""
     return settings.target.parent if settings.target else settings.output or tuned.parent

@@ -10,7 +10,7 @@ _RESOLUTIONS = {"SDXL": "1024x1024", "SD1.5": "512x512", "SD2": "512x512"}
 
 
 def metadata(family: Family | None, tuned: Path, base: Path) -> dict[str, str]:
-    """What trainers write of a LoRA, as far as it is true of this one."""
+    """Return the metadata of a difference of two models of a family."""
     found = {"ss_network_module": "networks.lora", "ss_sd_model_name": base.name, "modelspec.title": tuned.stem}
     found["modelspec.sai_model_spec"] = "1.0.0"
     if family is None:

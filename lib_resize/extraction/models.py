@@ -37,34 +37,34 @@ class Weights(Protocol):
 
     @property
     def weights(self) -> Mapping[str, BaseWeight]:
-        """Name of a layer, canonical or by kohya's rule -> its weight."""
+        """Layer name, canonical or by kohya's rule -> its weight."""
         ...
 
     @property
     def vectors(self) -> Mapping[str, tuple[int, ...]]:
-        """Biases and norms by their keys, and their shapes."""
+        """Keys of biases and norms -> their shapes."""
         ...
 
     def matrix(self, weight: BaseWeight) -> Stored: ...
 
     def vector(self, key: str) -> Stored:
-        """A bias or norm, (1, n)."""
+        """Return a bias or norm, (1, n)."""
         ...
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """Which layers, and how many of their dimensions are looked for."""
+    """Which layers are compared, and how many dimensions each may have."""
 
     rank: int = DEFAULT_RANK
     conv_rank: int | None = None
     """For convolutions larger than 1x1: None is `rank`, 0 leaves them out."""
     text_encoders: bool = True
     edges: bool = False
-    """Also first and last convolution, time and label embedding, which trainers leave alone and older diffusers does
-    not read, and the text projection, which A1111 passes over."""
+    """Also first and last convolution, time and label embedding, which trainers leave unchanged and older diffusers
+    does not read, and the text projection, which A1111 ignores."""
     vectors: bool = False
-    """Also biases, and norms of UNets, as plain differences."""
+    """Also biases, and norms of UNets, as full differences."""
 
 
 def check_families(tuned: Weights, base: Weights) -> None:
@@ -78,7 +78,7 @@ def check_families(tuned: Weights, base: Weights) -> None:
 def pairs_of(
     tuned: Weights, base: Weights, wish: ExtractOptions, tally: Tally
 ) -> list[tuple[str, BaseWeight, BaseWeight]]:
-    """The layers of both models that are wanted, in the order of the first."""
+    """Return the layers of both models to compare, in the order of the first; the others are counted in `tally`."""
     ours, theirs = tuned.weights, base.weights
     tally.only_one = len(ours.keys() ^ theirs.keys())
     found = []
@@ -97,12 +97,12 @@ def pairs_of(
 
 
 def _comparable(ours: BaseWeight, theirs: BaseWeight, family: Family | None) -> bool:
-    """Whether two weights hold the same numbers in the same order: elsewhere layouts swap halves and fuse rows."""
+    """Return whether two weights hold the same rows in the same order: some layouts swap halves or fuse rows."""
     return _same_words(ours.key, theirs.key) or (family is not None and family.name in STABLE_DIFFUSION)
 
 
 def _same_words(one: str, other: str) -> bool:
-    """Whether two keys of one layer differ in nothing but the prefix of their file."""
+    """Return whether two keys of one layer differ only in the prefix of their file."""
     ours, theirs = one.split("."), other.split(".")
     shared = 0
     while shared < min(len(ours), len(theirs)) and ours[-1 - shared] == theirs[-1 - shared]:
@@ -112,7 +112,7 @@ def _same_words(one: str, other: str) -> bool:
 
 
 def _left_out(name: str, weight: BaseWeight, wish: ExtractOptions, family: Family | None) -> str | None:
-    """Why a layer is not wanted; None where it is."""
+    """Return why a layer is left out; None where it is compared."""
     known = family is not None
     if name.startswith("lora_te") and not wish.text_encoders:
         return "text encoders"

@@ -30,16 +30,16 @@ def _notes_of_vectors(vectors: Vectors | None) -> Iterator[str]:
         return
     if vectors.taken:
         yield (
-            f"{len(vectors.taken)} differences of biases and norms go along: ComfyUI and Forge apply them all, A1111 "
-            f"the norms alone, and diffusers refuses the file"
+            f"{len(vectors.taken)} differences of biases and norms included: ComfyUI and Forge apply all of them, "
+            f"A1111 only the norms, and diffusers refuses the file"
         )
     if vectors.left:
-        yield f"{_vectors_told(vectors.left)} differ and are left out, since hosts do not agree on them (see --biases)"
+        yield f"{_count_of(vectors.left)} differ and are left out, since hosts read them differently (see --biases)"
     if vectors.lone:
-        yield f"{_vectors_told(vectors.lone)} differ and are left out: no host finds them in a LoRA of these layers"
+        yield f"{_count_of(vectors.lone)} differ and are left out: no host finds them in a LoRA of these layers"
 
 
-def _vectors_told(keys: Sequence[str]) -> str:
+def _count_of(keys: Sequence[str]) -> str:
     each = list(dict.fromkeys(keys))
     norms = [key for key in each if "norm" in key or "ln_" in key or re.search(r"(in_layers|out_layers|out)\.0\.", key)]
     return f"{len(each)} biases and norms ({len(norms)} of norms; first {each[0]})"
@@ -53,7 +53,7 @@ def _share_held(layers: Sequence[Layer], tally: Tally, wish: ExtractOptions) -> 
 
 
 def nothing_differs(tuned: Weights, base: Weights, tally: Tally) -> str:
-    """Why there is no layer: all are equal, or too few could be compared to say so."""
+    """Return why there is no layer: all are equal, or too few could be compared."""
     models = f"{tuned.path} and {base.path}" if tuned.path != base.path else f"{tuned.path}, in memory and as a file"
     missed = [f"{tally.only_one} are in one of the two alone"] if tally.only_one else []
     missed += [f"{len(tally.sizes)} differ in size"] if tally.sizes else []

@@ -9,7 +9,7 @@ from ..adapters.layer import Copied
 
 @dataclass
 class Tally:
-    """What became of all layers."""
+    """The layers of a difference, by result."""
 
     held: list[float] = field(default_factory=list)
     equal: int = 0
@@ -21,10 +21,10 @@ class Tally:
 
 @dataclass
 class Vectors:
-    """What became of biases and norms that differ."""
+    """Biases and norms that differ."""
 
     taken: list[Copied] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    """Keys of those that were not asked for."""
+    """Keys of those that the options leave out."""
     lone: list[str] = field(default_factory=list)
-    """Keys of those that cannot be had: they have no name in a LoRA, or their layer is not in it."""
+    """Keys of those that a LoRA cannot have: they have no name in it, or their layer is not in it."""

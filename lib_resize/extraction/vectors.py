@@ -13,7 +13,7 @@ from .tally import Vectors
 
 
 def changed_vectors(tuned: Weights, base: Weights, wish: ExtractOptions, stems: Set[str]) -> Vectors | None:
-    """Biases and norms that differ; None where the models name none alike. `stems` are the layers of the LoRA."""
+    """Return biases and norms that differ; None where the models share no names. `stems` are the layers of the LoRA."""
     ours, theirs = tuned.vectors, base.vectors
     pairs = list(_vector_pairs(_named(tuned, ours), _named(base, theirs), ours, theirs))
     if not pairs and (ours or theirs):
@@ -46,7 +46,7 @@ def _vector_pairs(
     shapes: Mapping[str, tuple[int, ...]],
     other_shapes: Mapping[str, tuple[int, ...]],
 ) -> Iterator[tuple[BaseVector, BaseVector]]:
-    """The same vector in both models: by its name in a LoRA, else by its key, and then without a name."""
+    """Yield the same vector of both models: by its name in a LoRA, else by its key, and then without a name."""
     pairs = [(one, theirs[name]) for name, one in ours.items() if name in theirs]
     same = [(one, other) for one, other in pairs if _length(one, shapes) == _length(other, other_shapes)]
     yield from same
@@ -62,14 +62,14 @@ def _length(vector: BaseVector, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _vector(model: Weights, vector: BaseVector) -> Single:
-    """Its numbers, (n,)."""
+    """Return its values, (n,), float32."""
     stored = model.vector(vector.key)
     values = singles(stored.bits, stored.kind).reshape(-1)
     return values if vector.rows is None else values[slice(*vector.rows)]
 
 
 def _has_place(vector: BaseVector, count: int, stems: Set[str], wish: ExtractOptions) -> bool:
-    """A1111 refuses a file that has a bias without its layer, or half of a norm."""
+    """Return whether hosts can load it: A1111 refuses a bias without its layer, and half of a norm."""
     if vector.role == BIAS:
         return vector.stem in stems
     return bool(vector.role) and count == 2 and (wish.edges or block(vector.layer) not in EDGES)
