@@ -34,7 +34,7 @@ _HOMES: dict[str, str] = {
     "Checkpoint": "base.checkpoint",
     "Settings": "engine.settings",
     "Outcome": "engine.settings",
-    "Style": "adapters.write",
+    "Style": "adapters.write.style",
     "Progress": "progress",
     "Finding": "studies.inspection",
     "Result": "api",

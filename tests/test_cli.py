@@ -59,12 +59,12 @@ def test_base_names_the_checkpoint_outright(checkpoint, lora, out) -> None:
 
 
 def test_many_recipes_share_one_decomposition(checkpoint, lora, out, monkeypatch) -> None:
-    from lib_resize.engine import analysis
+    from lib_resize.engine import analysing
 
     seen = []
-    original = analysis.decompose_together
+    original = analysing.decompose_together
     monkeypatch.setattr(
-        analysis, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
+        analysing, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
     )
     recipes = "fro_ckpt=1,thr=-3.5:spn_lora=1,thr=-0.7:spn_ckpt=1,size=0.3:rank=2,max_conv_rank=1:sv_fro=0.9"
     assert run("resize", checkpoint, lora, "-o", out, "-r", recipes) == 0

@@ -188,7 +188,7 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
     monkeypatch.setattr(batch, "analyse", analyse)
     first, second = resize(expand([str(folder)]), Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o"))
     assert re.search(r"two|one", str(first.error))
-    assert "has no memory left" in str(first.error)
+    assert "is out of memory" in str(first.error)
     assert second.error is None
 
 
@@ -218,7 +218,7 @@ def test_sizes_that_are_none_are_refused(folder, size, capsys) -> None:
 
 def test_a_limit_without_a_device_is_a_bad_command(folder, capsys) -> None:
     assert run("resize", folder, "-r", "rank=1", "--max-vram", "2", "--dry-run") == 2
-    assert "with -d cpu nothing lies in the memory of a GPU" in capsys.readouterr().err
+    assert "limits the memory of a GPU, but the device is cpu" in capsys.readouterr().err
 
 
 # Stopping and going on ---------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import UnsupportedError
 from lib_resize.files.reader import SafeFile
-from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE, layers
-from lib_resize.names.key_formats import canonical
+from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE
+from lib_resize.names.family import layers
+from lib_resize.names.identify import canonical
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 

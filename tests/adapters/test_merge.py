@@ -16,7 +16,7 @@ import pytest
 from lorafiles import delta, factors, kohya, relative, tensors_of, write
 from test_resize_file import resized, run
 
-from lib_resize.adapters.merge.merge import merge as module
+from lib_resize.adapters.merge import merge as module
 from lib_resize.adapters.write.style import Style
 
 WAN, WAN_OWN = "blocks.0.self_attn.q", "blocks.0.attn1.to_q"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from lorafiles import factors, write
 
-from lib_resize.adapters.read.adapter import patterns as module
+from lib_resize.adapters.read import patterns as module
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.adapters.read.patterns import Patterns
 from lib_resize.errors import LayerError, UnsupportedError

@@ -36,7 +36,7 @@ from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, UnfiledCheckpoint, open_reference
+from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint, open_reference
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
 
@@ -628,7 +628,7 @@ def test_a_model_from_a_pickle_is_believed_and_that_is_said(
     model.sd_checkpoint_info.filename = str(tmp_path / "old.ckpt")
     host = a1111(tmp_path, monkeypatch, model)
     reference = open_reference(host)
-    assert isinstance(reference.checkpoint, UnfiledCheckpoint)
+    assert isinstance(reference.checkpoint, MemoryOnlyCheckpoint)
     found = facts(reference.checkpoint, lora)
     assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
     assert "what is in memory is believed" in reference.note
