@@ -57,7 +57,8 @@ def test_each_folder_is_read_once_and_names_are_tried_a_few_times_each(
 ) -> None:
     """300 sources of one name: looking at the folder for each, or trying all numbers, would be 90,000 steps."""
     looks, tries = [], []
-    real_names, real_taken = places.names_in, places.SourcePaths._is_taken
+    made = places.SourcePaths
+    real_names, real_taken = places.names_in, made._is_taken
     monkeypatch.setattr(places, "names_in", lambda folder: looks.append(folder) or real_names(folder))
     monkeypatch.setattr(
         places.SourcePaths, "_is_taken", lambda self, name: tries.append(name) or real_taken(self, name)

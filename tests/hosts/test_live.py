@@ -31,6 +31,7 @@ from standins import (
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.base import norm_cache
 from lib_resize.base.checkpoint import Checkpoint
+from lib_resize.engine.analysing import analyse
 from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
@@ -39,8 +40,6 @@ from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint, open_reference
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
-
-from ..engine.analysing import analyse
 
 FRO = "fro_ckpt=1,thr=-1"
 Play = Callable[[Any], Any]

@@ -122,7 +122,7 @@ def test_converted_to_lora_the_delta_is_the_same(files, tmp_path, name) -> None:
     for deltas in by_hosts(output(outcome)):
         for layer, delta in before.items():
             assert difference(deltas[layer], delta) < 2e-6
-    assert any("as asked" in note for note in outcome.plan.notes)
+    assert any("as requested" in note for note in outcome.plan.notes)
 
 
 @pytest.mark.parametrize("name", ["loha", "loha_tucker"])
