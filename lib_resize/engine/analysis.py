@@ -11,16 +11,16 @@ from functools import partial
 from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
 from ..adapters.layer import Adapter, Layer
-from ..adapters.merge.onto_base import Ground, Place
-from ..adapters.merge.rotations import Outside
-from ..adapters.write.convert import converted, is_convertible, is_loha
+from ..adapters.merge.onto_base import BaseModel, BaseWeight
+from ..adapters.merge.rotations import WeightInfo
+from ..adapters.write.convert import is_convertible, is_loha, with_converted_layers
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import Partner
 from ..errors import LayerError, UnsupportedError
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Factor
-from ..linalg.finite import check_finite, in_range, unwarned
-from ..linalg.lazy import Turned
+from ..linalg.finite import check_finite, in_range, without_float_warnings
+from ..linalg.lazy import Transposed
 from ..progress import Progress, in_order
 from ..recipe.grammar import Recipe
 from ..recipe.scores import BaseFacts, LayerFacts
@@ -91,7 +91,7 @@ def with_conversion(
     """The same with the form that a style asks for, if there is one."""
     if not needs_conversion(analysis, convert):
         return analysis
-    other = _analysed(converted(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, runtime)
+    other = _analysed(with_converted_layers(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, runtime)
     return replace(analysis, others={**analysis.others, convert: other})
 
 
@@ -124,24 +124,24 @@ def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | No
     return partial(_as_out_by_in, checkpoint, weight) if weight else None
 
 
-def ground_of(checkpoint: Checkpoint) -> Ground:
+def ground_of(checkpoint: Checkpoint) -> BaseModel:
     """A base model, for what rests on it."""
     place_of = partial(_place, checkpoint)
-    return Ground(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
+    return BaseModel(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
 
 
-def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> Place | None:
+def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> BaseWeight | None:
     found = checkpoint.named(canonical, stem)
     if found is None or 0 in found.matrix:
         return None
     kernel = () if found.transposed else found.parts[0].shape[2:]
-    outside = Outside(found.matrix, kernel, checkpoint.has_bias(found))
-    return Place(outside, partial(_as_out_by_in, checkpoint, found))
+    outside = WeightInfo(found.matrix, kernel, checkpoint.has_bias(found))
+    return BaseWeight(outside, partial(_as_out_by_in, checkpoint, found))
 
 
 def _as_out_by_in(checkpoint: Checkpoint, weight: Partner) -> Factor:
     matrix = checkpoint.whole(weight)
-    return Turned(matrix) if weight.transposed else matrix
+    return Transposed(matrix) if weight.transposed else matrix
 
 
 def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> str:
@@ -161,7 +161,7 @@ def needs_base(adapter: Adapter) -> bool:
 def reattached(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
     """The analysis of an adapter whose file was closed and opened again; `checkpoint` for those that need one."""
     others = {
-        word: reattached(other, converted(adapter, _CONVERTED[word]), checkpoint)
+        word: reattached(other, with_converted_layers(adapter, _CONVERTED[word]), checkpoint)
         for word, other in analysis.others.items()
     }
     return replace(analysis, adapter=adapter, others=others, weights=_weights(adapter, checkpoint))
@@ -251,7 +251,7 @@ def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: 
 
 def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[Decomposition]:
     pairs = [form for form in forms if isinstance(form, LowRank)]
-    with unwarned():
+    with without_float_warnings():
         together = len(pairs) == len(forms)
         found = decompose_together(pairs, arrays) if together else [form.decompose(arrays, base) for form in forms]
     return [_in_range(one) for one in found]
@@ -269,11 +269,11 @@ def _facts(adapter: Adapter, spectra: Sequence[Decomposition]) -> Iterator[Layer
         yield LayerFacts(
             name=layer.stem,
             s=spectrum.s,
-            parameters=form.parameters,
+            parameters_per_rank=form.parameters_per_rank,
             is_conv=form.is_conv,
             min_kept=int(layer.stem in companions),
             residual_norm=layer.lost,
-            square=form.square,
+            parameters_per_squared_rank=form.parameters_per_squared_rank,
             nested=form.nested,
             stored_ranks=form.stored_ranks(spectrum),
         )
@@ -303,8 +303,10 @@ def _with_subspace(
     def measure(i: int) -> BaseFacts:
         layer, weight = adapter.layers[i], pairs[i]
         try:
-            with unwarned():
-                along = layer.form.along(spectra[i], checkpoint.whole(weight), runtime.arrays, turned=weight.transposed)
+            with without_float_warnings():
+                along = layer.form.base_alignment(
+                    spectra[i], checkpoint.whole(weight), runtime.arrays, transposed=weight.transposed
+                )
             check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", along)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..adapters.layer import Adapter
-from ..adapters.merge.merge import Weight, first_ranks, merge
-from ..adapters.merge.onto_base import grounded, needs_ground, overlap
-from ..adapters.merge.prompt_strengths import TagGain, remarks_on
+from ..adapters.merge.merge import Strength, merge, with_leading_ranks
+from ..adapters.merge.onto_base import merge_onto_base, overlap_warnings, requires_base
+from ..adapters.merge.prompt_strengths import PromptStrength, block_weight_warnings
 from ..adapters.read.adapter import read_adapter
 from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
@@ -269,8 +269,8 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
     if source.is_plain:
         return read_lora(files[0])
     parts = adapters = [read_part(file) for file in files]
-    if base is not None and (len(adapters) > 1 or needs_ground(adapters[0])):
-        adapters = [grounded(one, ground_of(base)) for one in adapters]
+    if base is not None and (len(adapters) > 1 or requires_base(adapters[0])):
+        adapters = [merge_onto_base(one, ground_of(base)) for one in adapters]
     merged = merge(
         [_cut(adapter, member) for adapter, member in zip(adapters, source.members, strict=True)],
         [_weight_of(member) for member in source.members],
@@ -279,19 +279,19 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
     remarks = [
         remark
         for adapter, member in zip(adapters, source.members, strict=True)
-        for remark in (*remarks_on(adapter, member.tags), *_remarks(member))
+        for remark in (*block_weight_warnings(adapter, member.tags), *_remarks(member))
     ]
-    remarks += overlap(parts, adapters)
+    remarks += overlap_warnings(parts, adapters)
     return replace(merged, notes=tuple(dict.fromkeys((*merged.notes, *remarks))))
 
 
 def _cut(adapter: Adapter, member: Member) -> Adapter:
     dyn = member.tags[0].dyn if member.tags else None
-    return adapter if dyn is None else first_ranks(adapter, dyn)
+    return adapter if dyn is None else with_leading_ranks(adapter, dyn)
 
 
-def _weight_of(member: Member) -> Weight:
-    return TagGain(member.tags) if member.tags else member.weight
+def _weight_of(member: Member) -> Strength:
+    return PromptStrength(member.tags) if member.tags else member.weight
 
 
 def _remarks(member: Member) -> list[str]:
@@ -309,7 +309,7 @@ def read_part(file: SafeFile) -> Adapter:
     """The same for a part of a merge, which may hold nothing but layers that rest on the base model."""
     if looks_like_checkpoint(file.header.entries):
         raise _is_base(file)
-    return read_adapter(file, resting=True)
+    return read_adapter(file, allow_base_dependent=True)
 
 
 def _is_base(file: SafeFile) -> UnsupportedError:

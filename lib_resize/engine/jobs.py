@@ -11,15 +11,23 @@ from typing import NoReturn
 import numpy as np
 
 from .. import __version__
-from ..adapters.forms.form import Decomposition, Form, WriteSpec, relative, relative_distance
+from ..adapters.forms.form import Decomposition, Form, WriteSpec, relative_difference, relative_distance
 from ..adapters.forms.full import Full
 from ..adapters.forms.lora import LowRank
-from ..adapters.keys.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
+from ..adapters.keys.registry import LONE_ALPHA, MOST_UNKNOWN_TO_FORGE, UNKNOWN_TO_FORGE
 from ..adapters.layer import Copied
 from ..adapters.merge.onto_base import magnitudes
-from ..adapters.read.adapter import form_of
+from ..adapters.read.adapter import read_written_form
 from ..adapters.write.float8 import float8_result
-from ..adapters.write.layout import NewLayer, OutputLayout, Rows, becomes_float8, draft, factors, zeros
+from ..adapters.write.layout import (
+    FillRows,
+    NewLayer,
+    OutputLayout,
+    becomes_float8,
+    layer_tensors,
+    output_layout,
+    zero_rows,
+)
 from ..adapters.write.style import FLOAT8, Style
 from ..errors import LayerError, OutputError, ResizeError, UnsupportedError
 from ..files.header import TensorSpec
@@ -29,18 +37,18 @@ from ..files.target import RESULT, Inputs, check_target
 from ..files.writer import Chunk, file_bytes, verify, write_safetensors
 from ..linalg.arrays import Arrays
 from ..linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to, singles
-from ..linalg.dora import Normalised
+from ..linalg.dora import DoraWeight
 from ..linalg.extension import orthonormal_rows
 from ..linalg.factor import Factor, Pair, Spectrum, Stored
-from ..linalg.finite import check_finite, unwarned
-from ..linalg.lazy import numbers
-from ..linalg.random_projection import generator
-from ..linalg.truncate import discarded, frobenius
+from ..linalg.finite import check_finite, without_float_warnings
+from ..linalg.lazy import materialise
+from ..linalg.random_projection import layer_generator
+from ..linalg.truncate import discarded_norm, norm_of_strengths
 from ..plans import LayerPlan, Plan
 from ..progress import in_order
-from ..recipe.grammar import Recipe, number
+from ..recipe.grammar import Recipe, format_number
 from ..recipe.scores import check_partners, with_estimates
-from ..recipe.select import Choice, SelectionInput, choose, share_kept
+from ..recipe.select import Choice, SelectionInput, choose, weight_retention
 from .analysis import Analysis, Runtime
 from .reduction import Reduction, reduction
 
@@ -216,20 +224,20 @@ def wished_stem(name: str, recipe: Recipe, threshold: float | None, suffix: str 
     """``my_lora_spnckpt1_size32_th-2.871``: the source's name and what was done, or the user's own suffix."""
     if suffix is not None:
         return name + suffix
-    return f"{name}_{stem_details(recipe)}" + ("" if threshold is None else f"_th{number(threshold, 3)}")
+    return f"{name}_{stem_details(recipe)}" + ("" if threshold is None else f"_th{format_number(threshold, 3)}")
 
 
 def stem_details(recipe: Recipe) -> str:
     """The recipe as it stands in a file name, all but the threshold."""
-    parts = [f"{name.replace('_', '')}{number(weight, 2)}" for name, weight in sorted(recipe.weights.items())]
+    parts = [f"{name.replace('_', '')}{format_number(weight, 2)}" for name, weight in sorted(recipe.weights.items())]
     if recipe.rescale != 1.0:
-        parts.append(f"scale{number(recipe.rescale, 2)}")
+        parts.append(f"scale{format_number(recipe.rescale, 2)}")
     if recipe.selection != "thr":
-        parts.append(f"{recipe.selection.replace('_', '')}{number(recipe.value, 3)}")
+        parts.append(f"{recipe.selection.replace('_', '')}{format_number(recipe.value, 3)}")
     limits = (("max", recipe.max_rank), ("conv", recipe.max_conv_rank), ("min", recipe.min_rank))
     parts += [f"{word}{limit}" for word, limit in limits if limit]
     usual = {f"{name}={default}" for name, default in (("niter", 2), ("oversample", 8), ("seed", 0))}
-    parts += [item.replace("=", "") for item in recipe.way if item not in usual]
+    parts += [item.replace("=", "") for item in recipe.method_items if item not in usual]
     return "_".join(parts)
 
 
@@ -255,7 +263,7 @@ class _Maker:
     def draft(self, choice: Choice) -> OutputLayout:
         ranks = tuple(choice.ranks)
         if ranks not in self._drafts:  # the search for a size ends at one that it has seen
-            self._drafts[ranks] = draft(self.adapter, self.strongest, ranks, self.style)
+            self._drafts[ranks] = output_layout(self.adapter, self.strongest, ranks, self.style)
         return self._drafts[ranks]
 
     def size_of(self, choice: Choice) -> int:
@@ -335,12 +343,12 @@ class _Maker:
             ]
         else:
             rows = zip(layers, choice.kept, strict=True)
-            found = [math.hypot(discarded(one.s, kept), one.residual_norm) for one, kept in rows]
+            found = [math.hypot(discarded_norm(one.s, kept), one.residual_norm) for one, kept in rows]
         for i in self.float8:
             if not choice.ranks[i]:
                 continue
             if self.rounded is None:
-                found[i] = math.hypot(found[i], _EXPECTED_FLOAT8 * frobenius(layers[i].s[choice.kept[i]]))
+                found[i] = math.hypot(found[i], _EXPECTED_FLOAT8 * norm_of_strengths(layers[i].s[choice.kept[i]]))
             else:
                 found[i] = math.hypot(self.rounded[i], layers[i].residual_norm)
         return found
@@ -349,7 +357,7 @@ class _Maker:
         """For the exact decomposition the share that is kept; for others, and for fp8, what the error of the delta
         leaves of it."""
         if self.reduction is None and not self.float8:
-            return share_kept(self.analysis.layers, choice.kept)
+            return weight_retention(self.analysis.layers, choice.kept)
         return math.sqrt(max(0.0, 1.0 - self._error(choice) ** 2))
 
     def _noted_retention(self, choice: Choice) -> float:
@@ -365,7 +373,7 @@ class _Maker:
 
     def _notes(self, choice: Choice, made: OutputLayout, unpaired: Sequence[str]) -> Iterator[str]:
         yield from self.adapter.notes
-        orphans = [copied.key for copied in self.adapter.copied if copied.why == ORPHAN.name]
+        orphans = [copied.key for copied in self.adapter.copied if copied.why == LONE_ALPHA.name]
         if orphans:
             yield f"{len(orphans)} alpha keys without factors left out ({orphans[0]}): hosts refuse a file with them"
         pairs = zip(self.adapter.layers, self.analysis.layers, strict=True)
@@ -380,9 +388,9 @@ class _Maker:
         yield from self._in_pieces()
         yield from self._kept_whole(choice)
         yield from self._biases_beside_factors(made)
-        unread = [copied.key for copied in self.adapter.copied if copied.why in UNREAD_BY_FORGE]
-        if len(unread) > MOST_UNREAD_BY_FORGE:
-            most = MOST_UNREAD_BY_FORGE
+        unread = [copied.key for copied in self.adapter.copied if copied.why in UNKNOWN_TO_FORGE]
+        if len(unread) > MOST_UNKNOWN_TO_FORGE:
+            most = MOST_UNKNOWN_TO_FORGE
             yield f"Forge applies no file with more than {most} keys that it does not know; here are {len(unread)}"
         if self.reduction is not None and self.recipe.method != "svd":
             yield f"{self.recipe.method}: the new delta is off by {self._error(choice):.1%} of the LoRA's norm"
@@ -551,15 +559,15 @@ def _groups(layers: Sequence[NewLayer]) -> Iterator[list[NewLayer]]:
 
 
 def _factors(job: ResizeJob, group: Sequence[NewLayer], runtime: Runtime) -> dict[str, Bits]:
-    rows = _new_rows(job.recipe) if job.recipe.fill == "extend" else zeros
-    with unwarned():
-        return factors([(new, _work(job, new, runtime.arrays)) for new in group], rows)
+    rows = _new_rows(job.recipe) if job.recipe.fill == "extend" else zero_rows
+    with without_float_warnings():
+        return layer_tensors([(new, _work(job, new, runtime.arrays)) for new in group], rows)
 
 
-def _new_rows(recipe: Recipe) -> Rows:
+def _new_rows(recipe: Recipe) -> FillRows:
     def rows(new: NewLayer, down: Single, count: int) -> Single:
         try:
-            return orthonormal_rows(down, count, generator(recipe.seed, new.layer.stem))
+            return orthonormal_rows(down, count, layer_generator(recipe.seed, new.layer.stem))
         except LayerError as error:
             raise LayerError(f"layer {new.layer.stem}: {error}.") from error
 
@@ -636,7 +644,7 @@ def _is_float8(new: NewLayer) -> bool:
 def _lost_in_float8(job: ResizeJob, new: NewLayer, runtime: Runtime) -> float:
     """Frobenius norm of the source's delta less the one that is written."""
     form, values = new.layer.form, _written_values(job, new, runtime)
-    with unwarned():
+    with without_float_warnings():
         if isinstance(form, LowRank):
             up, down = (Stored(np.ascontiguousarray(values[role]), "F32") for role in form.roles)
             error = relative_distance(Pair(up, down), form.pair)
@@ -644,8 +652,8 @@ def _lost_in_float8(job: ResizeJob, new: NewLayer, runtime: Runtime) -> float:
             whole = form.full(
                 form.values(replace(_work(job, new, runtime.arrays, gain=1.0), kept=np.arange(form.rank)))
             )
-            error = relative(form.full(values).astype(np.float64), whole.astype(np.float64))
-    return error * frobenius(job.analysis.layers[new.index].s)
+            error = relative_difference(form.full(values).astype(np.float64), whole.astype(np.float64))
+    return error * norm_of_strengths(job.analysis.layers[new.index].s)
 
 
 def _written_values(job: ResizeJob, new: NewLayer, runtime: Runtime) -> dict[str, Single]:
@@ -661,17 +669,18 @@ def _check_float8(job: ResizeJob, found: Sequence[NewLayer]) -> None:
     """Refuse a file in which rounding does more than it may: its numbers are too far apart for fp8."""
     assert job.rounded is not None
     layers = job.analysis.layers
-    plain = [discarded(one.s, kept) for one, kept in zip(layers, job.choice.kept, strict=True)]
+    plain = [discarded_norm(one.s, kept) for one, kept in zip(layers, job.choice.kept, strict=True)]
     whole = math.hypot(*(facts.fro for facts in layers))
     for new in found:
         facts, kept = layers[new.index], job.choice.kept[new.index]
         lost = plain[new.index] if job.reduction is None else job.reduction.lost[new.index]
         rounding = math.sqrt(max(0.0, job.rounded[new.index] ** 2 - lost**2))
-        allowed = max(_ROUNDING[FLOAT8] * frobenius(facts.s[kept]), _NEGLIGIBLE * whole)
+        allowed = max(_ROUNDING[FLOAT8] * norm_of_strengths(facts.s[kept]), _NEGLIGIBLE * whole)
         if not rounding <= allowed:
             raise LayerError(
                 f"layer {new.layer.stem}: fp8 would change what is written of it by "
-                f"{rounding / frobenius(facts.s[kept]):.1%}; at most {_ROUNDING[FLOAT8]:.0%} is right. Use -t 16."
+                f"{rounding / norm_of_strengths(facts.s[kept]):.1%}; at most {_ROUNDING[FLOAT8]:.0%} is right. "
+                f"Use -t 16."
             )
 
 
@@ -683,8 +692,8 @@ def _dora_errors(job: ResizeJob, new: NewLayer, runtime: Runtime) -> tuple[float
     assert key is not None
     adapter = job.analysis.adapter
     try:
-        normalised = Normalised(numbers(base), magnitudes(adapter.files[0], key))
-        with unwarned():
+        normalised = DoraWeight(materialise(base), magnitudes(adapter.files[0], key))
+        with without_float_warnings():
             new_values = _written_values(job, new, runtime) if _is_float8(new) else form.values(work)
             return normalised.errors(form.full(form.values(whole)), form.full(new_values))
     except LayerError as error:
@@ -723,7 +732,7 @@ def _check_deltas(path: Path, job: ResizeJob, runtime: Runtime) -> None:
     allowed = _NEGLIGIBLE * math.hypot(*(facts.fro for facts in job.analysis.layers)) * abs(job.recipe.rescale)
 
     def error(new: NewLayer) -> float:
-        with unwarned():
+        with without_float_warnings():
             found = _read_back(file, new)
             in_full = new.index in sample or _is_float8(new)
             return _difference(found, job, new, runtime.arrays) if in_full else _probed(found, job, new)
@@ -744,7 +753,7 @@ def _spread(layers: Sequence[NewLayer], most: int) -> list[NewLayer]:
 
 
 def _kept_norm(job: ResizeJob, new: NewLayer) -> float:
-    kept = frobenius(job.analysis.layers[new.index].s[job.choice.kept[new.index]])
+    kept = norm_of_strengths(job.analysis.layers[new.index].s[job.choice.kept[new.index]])
     return kept * abs(job.recipe.rescale) or 1.0
 
 
@@ -765,11 +774,11 @@ def _probed(found: Form, job: ResizeJob, new: NewLayer) -> float:
     assert isinstance(form, LowRank)
     assert isinstance(found, LowRank)
     assert isinstance(spectrum, Spectrum)
-    x = generator(0, new.layer.stem).standard_normal(form.size[1]).astype(np.float32)
+    x = layer_generator(0, new.layer.stem).standard_normal(form.size[1]).astype(np.float32)
     kept = job.choice.kept[new.index]
-    inner = spectrum.p[:, kept] @ (spectrum.q[kept] @ (numbers(form.pair.down) @ x))
-    wanted = np.float32(job.recipe.rescale) * (numbers(form.pair.up) @ inner)
-    written = np.float32(found.pair.scale) * (numbers(found.pair.up) @ (numbers(found.pair.down) @ x))
+    inner = spectrum.p[:, kept] @ (spectrum.q[kept] @ (materialise(form.pair.down) @ x))
+    wanted = np.float32(job.recipe.rescale) * (materialise(form.pair.up) @ inner)
+    written = np.float32(found.pair.scale) * (materialise(found.pair.up) @ (materialise(found.pair.down) @ x))
     return float(np.linalg.norm((written - wanted).astype(np.float64))) / _kept_norm(job, new)
 
 
@@ -792,4 +801,4 @@ def _tolerance(new: NewLayer) -> float:
 def _read_back(file: SafeFile, new: NewLayer) -> Form:
     """The layer as readers see it."""
     specs = {**new.tensors, **({"alpha": new.alpha} if new.alpha else {})}
-    return form_of(file, new.stem, {role: spec.name for role, spec in specs.items()})
+    return read_written_form(file, new.stem, {role: spec.name for role, spec in specs.items()})

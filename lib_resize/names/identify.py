@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from functools import cache
 
-from .evidence import Told, fits, flat_shape, has_hallmark, read_told
+from .evidence import BaseModelHints, flat_shape, has_distinguishing_layer, read_hints, shapes_fit
 from .families import FAMILIES
 from .family import Family, flatten, layers
 from .key_formats import Prefix, is_text_encoder, split, starts_with
 
 
-def canonical(stem: str, family: Family) -> str | None:
+def canonical_id(stem: str, family: Family) -> str | None:
     """The canonical id of a layer in `family`, or None if the family has no such layer.
 
     `stem` is a key without its suffix, in any spelling; see `PREFIXES`. Two spellings of one layer give
@@ -20,10 +20,10 @@ def canonical(stem: str, family: Family) -> str | None:
     return _find(*split(stem), _tables(family))
 
 
-def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> Family | None:
+def identify(stems: Mapping[str, tuple[int, int]], hints: Iterable[str] = ()) -> Family | None:
     """The family that a LoRA was made for, from the names of its layers and their shapes.
 
-    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `told` is what the metadata
+    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `hints` is what the metadata
     says of the family.
 
     1. A family is a candidate if it knows more than half of the layers of the denoiser, or, in a file
@@ -35,8 +35,8 @@ def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> 
        all of them, none wins.
     3. Without a candidate the family is unknown: None. So it is where the metadata speaks of other families alone.
     """
-    spoken = read_told(told)
-    if spoken.is_foreign:
+    spoken = read_hints(hints)
+    if spoken.excludes_known_families:
         return None
     parts = {stem: split(stem) for stem in stems}
     text = {stem for stem, (prefix, body) in parts.items() if is_text_encoder(prefix, body)}
@@ -58,14 +58,18 @@ def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> 
 
 
 def _is_candidate(
-    family: Family, deciding: Set[str], known: Mapping[str, str], stems: Mapping[str, tuple[int, int]], told: Told
+    family: Family,
+    deciding: Set[str],
+    known: Mapping[str, str],
+    stems: Mapping[str, tuple[int, int]],
+    hints: BaseModelHints,
 ) -> bool:
     """Whether names and shapes of the layers that decide are the family's."""
     table = layers(family)
     rows = {stem: table[name] for stem, name in known.items() if stem in deciding}
-    if 2 * len(rows) <= len(deciding) or not fits(family, rows, stems):
+    if 2 * len(rows) <= len(deciding) or not shapes_fit(family, rows, stems):
         return False
-    return family.name in told.families or has_hallmark(family, rows.values())
+    return family.name in hints.families or has_distinguishing_layer(family, rows.values())
 
 
 def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:
@@ -89,13 +93,13 @@ def _find(prefix: Prefix, body: str, tables: Tables) -> str | None:
 
 
 def _score(
-    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, told: Told
+    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, hints: BaseModelHints
 ) -> tuple[int, bool, int, int]:
     """Layers known, whether the metadata tells so, layers whose shape agrees, layers in the family's own spelling."""
     table = layers(family)
     shapes = sum(flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())
     own = sum(stem == name for stem, name in known.items())
-    return len(known), family.name in told.families, shapes, own
+    return len(known), family.name in hints.families, shapes, own
 
 
 Tables = Mapping[tuple[int, bool], Mapping[str, str]]
@@ -110,7 +114,7 @@ def _tables(family: Family) -> Tables:
     }
     for row in layers(family).values():
         slot = slots[row.component]
-        for name in row.spellings:
+        for name in row.dotted_names:
             found[slot, False][name] = row.id
             found[slot, True][flatten(name)] = row.id
     return found

@@ -150,7 +150,7 @@ def flat_name(stem: str) -> str:
     return f"{'lora_unet_' if slot == 0 else f'lora_te{slot}_'}{flatten(split(stem)[1])}"
 
 
-def spelling_of(stem: str) -> str:
+def key_format_of(stem: str) -> str:
     """The spelling of one stem, in words for the user.
 
     One of ``kohya (SGM)``, ``kohya (diffusers)``, ``kohya`` (transformers), ``OneTrainer``, ``diffusers``,
@@ -174,11 +174,11 @@ def spelling_of(stem: str) -> str:
     return DIFFUSERS if is_text_encoder(prefix, body) else UNKNOWN
 
 
-def file_spelling(stems: Iterable[str]) -> str:
+def file_key_format(stems: Iterable[str]) -> str:
     """The spelling of a whole file: the most frequent one of its denoiser, else of its text encoders."""
     listed = list(stems)
     denoiser = [stem for stem in listed if not is_text_encoder(*split(stem))]
-    counted = Counter(spelling_of(stem) for stem in denoiser or listed)
+    counted = Counter(key_format_of(stem) for stem in denoiser or listed)
     return counted.most_common(1)[0][0] if counted else UNKNOWN
 
 

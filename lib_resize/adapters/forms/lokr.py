@@ -20,26 +20,36 @@ from numpy.typing import NDArray
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, doubles, singles
-from ...linalg.dense import dimensions, singular_values
+from ...linalg.dense import singular_values, truncated_dense
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
-from ...linalg.lazy import Made, kronecker, numbers
+from ...linalg.lazy import LazyMatrix, kronecker_pair, materialise
 from ...linalg.truncate import truncated
 from ...linalg.tucker import (
-    Core,
-    CoreSpectrum,
-    along_core,
-    as_pair,
-    decompose_core,
-    truncated_core,
-    whole_core,
+    TuckerFactors,
+    TuckerSpectrum,
+    decompose_tucker,
+    truncated_tucker,
+    tucker_alignment,
+    tucker_as_pair,
+    tucker_product,
 )
-from .form import Form, Shape, Slot, Tensors, WriteSpec, fits, inner, projected_error, relative
-from .full import Full, Strengths, cheapest_whole, whole_from
-from .lora import LowRank, low_rank
-from .tucker import core_error, read_core
+from .form import (
+    Form,
+    Shape,
+    Tensors,
+    TensorSlot,
+    WriteSpec,
+    inner_product,
+    kernel_fits,
+    projected_error,
+    relative_difference,
+)
+from .full import Full, Strengths, least_rank_stored_in_full, stored_ranks_from
+from .lora import LowRank, lora_from_pair
+from .tucker import read_tucker_factors, tucker_error
 
 Small = Factor | Pair
-Large = Factor | Pair | Core
+Large = Factor | Pair | TuckerFactors
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class LokrSpectrum:
     """w2 decomposed, and the strengths of the whole."""
 
     s: Double
-    w2: Spectrum | CoreSpectrum | Strengths
+    w2: Spectrum | TuckerSpectrum | Strengths
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +83,7 @@ class Lokr(Form):
     @property
     def nested(self) -> bool:  # type: ignore[override]
         """Dimensions of a core cannot be parted."""
-        return isinstance(self.w2, Core)
+        return isinstance(self.w2, TuckerFactors)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,14 +92,14 @@ class Lokr(Form):
 
     @property
     def rank(self) -> int:
-        return self.w2.rank if isinstance(self.w2, (Pair, Core)) else min(self.w2.shape)
+        return self.w2.rank if isinstance(self.w2, (Pair, TuckerFactors)) else min(self.w2.shape)
 
     @property
     def kernel(self) -> Shape:
         return self.taps
 
     def with_kernel(self, kernel: Shape) -> Lokr:
-        return replace(self, taps=kernel) if not self.taps and fits(kernel, _size(self.w2)[1]) else self
+        return replace(self, taps=kernel) if not self.taps and kernel_fits(kernel, _size(self.w2)[1]) else self
 
     @property
     def scale(self) -> float:
@@ -100,26 +110,26 @@ class Lokr(Form):
         return frozenset(self.stored)
 
     @property
-    def parameters(self) -> int:
-        if isinstance(self.w2, Core):
+    def parameters_per_rank(self) -> int:
+        if isinstance(self.w2, TuckerFactors):
             return self.w2.up.shape[0] + self.w2.down.shape[1]
         return sum(_size(self.w2))
 
     @property
-    def square(self) -> int:
-        return self.w2.taps if isinstance(self.w2, Core) else 0
+    def parameters_per_squared_rank(self) -> int:
+        return self.w2.taps if isinstance(self.w2, TuckerFactors) else 0
 
     @property
     def has_whole(self) -> bool:
         """Whether w2 is in full, and can be written so again."""
-        return not isinstance(self.w2, (Pair, Core))
+        return not isinstance(self.w2, (Pair, TuckerFactors))
 
     def is_whole(self, rank: int) -> bool:
         """Whether w2 is written in full at this rank, because factors would be no smaller."""
-        return self.has_whole and rank >= cheapest_whole(_size(self.w2))
+        return self.has_whole and rank >= least_rank_stored_in_full(_size(self.w2))
 
     def stored_ranks(self, solved: Any) -> NDArray[np.intp] | None:
-        return whole_from(self.rank, cheapest_whole(_size(self.w2))) if self.has_whole else None
+        return stored_ranks_from(self.rank, least_rank_stored_in_full(_size(self.w2))) if self.has_whole else None
 
     @cached_property
     def _weight(self) -> float:
@@ -130,26 +140,26 @@ class Lokr(Form):
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> LokrSpectrum:
         if not np.isfinite(self._weight):
             raise LayerError("w1 or the scale holds NaN or infinite values: the file is damaged")
-        if isinstance(self.w2, Core):
-            solved: Spectrum | CoreSpectrum | Strengths = decompose_core(self.w2, arrays)
+        if isinstance(self.w2, TuckerFactors):
+            solved: Spectrum | TuckerSpectrum | Strengths = decompose_tucker(self.w2, arrays)
         elif isinstance(self.w2, Pair):
             solved = decompose([self.w2], arrays)[0]
         else:
             solved = Strengths(singular_values(self.w2, arrays))
         return LokrSpectrum(solved.s * self._weight, solved)
 
-    def slots(self, rank: int) -> tuple[Slot, ...]:
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
         return (*self._small_slots(), *self._large_slots(rank))
 
-    def _small_slots(self) -> list[Slot]:
+    def _small_slots(self) -> list[TensorSlot]:
         if not isinstance(self.w1, Pair):
-            return [Slot("lokr_w1", self.w1.shape, self.stored[0])]
+            return [TensorSlot("lokr_w1", self.w1.shape, self.stored[0])]
         up, down = self.w1.up.shape, self.w1.down.shape
-        return [Slot("lokr_w1_a", up, self.stored[0]), Slot("lokr_w1_b", down, self.stored[0])]
+        return [TensorSlot("lokr_w1_a", up, self.stored[0]), TensorSlot("lokr_w1_b", down, self.stored[0])]
 
-    def _large_slots(self, rank: int) -> list[Slot]:
+    def _large_slots(self, rank: int) -> list[TensorSlot]:
         dtype = self.stored[1]
-        if isinstance(self.w2, Core):
+        if isinstance(self.w2, TuckerFactors):
             n, m = self.w2.up.shape[0], self.w2.down.shape[1]
             shapes = {"lokr_t2": (rank, rank, *self.taps), "lokr_w2_a": (rank, n), "lokr_w2_b": (rank, m)}
         elif self.is_whole(rank):
@@ -158,7 +168,7 @@ class Lokr(Form):
         else:
             n, m = _size(self.w2)
             shapes = {"lokr_w2_a": (n, rank), "lokr_w2_b": (rank, m)}
-        return [Slot(role, shape, dtype) for role, shape in shapes.items()]
+        return [TensorSlot(role, shape, dtype) for role, shape in shapes.items()]
 
     def values(self, work: WriteSpec) -> dict[str, Single]:
         shift = self._shift(work)
@@ -175,23 +185,23 @@ class Lokr(Form):
 
     def _small_values(self, shift: float) -> dict[str, Single]:
         if not isinstance(self.w1, Pair):
-            return {"lokr_w1": numbers(self.w1) * np.float32(shift)}
-        return {"lokr_w1_a": numbers(self.w1.up) * np.float32(shift), "lokr_w1_b": numbers(self.w1.down)}
+            return {"lokr_w1": materialise(self.w1) * np.float32(shift)}
+        return {"lokr_w1_a": materialise(self.w1.up) * np.float32(shift), "lokr_w1_b": materialise(self.w1.down)}
 
     def _large_values(self, work: WriteSpec, strength: float) -> dict[str, Single]:
         spectrum, k = _spectrum(work).w2, len(work.kept)
-        if isinstance(self.w2, Core):
-            assert isinstance(spectrum, CoreSpectrum)
-            up, mid, down = truncated_core(self.w2, spectrum, k, work.arrays, strength)
+        if isinstance(self.w2, TuckerFactors):
+            assert isinstance(spectrum, TuckerSpectrum)
+            up, mid, down = truncated_tucker(self.w2, spectrum, k, work.arrays, strength)
             return {"lokr_t2": mid, "lokr_w2_a": up.T, "lokr_w2_b": down}
         if self.is_whole(k):
-            return {"lokr_w2": np.float32(strength) * numbers(self.w2)}  # type: ignore[arg-type]
+            return {"lokr_w2": np.float32(strength) * materialise(self.w2)}  # type: ignore[arg-type]
         gain = abs(strength) ** 0.5
         if isinstance(self.w2, Pair):
             assert isinstance(spectrum, Spectrum)
             up, down = truncated(self.w2, spectrum, work.kept, work.arrays, gain)
         else:
-            up, down = dimensions(self.w2, work.kept, work.arrays, gain)
+            up, down = truncated_dense(self.w2, work.kept, work.arrays, gain)
         return {"lokr_w2_a": up * np.float32(np.copysign(1.0, strength)), "lokr_w2_b": down}
 
     def alpha(self, rank: int) -> float:
@@ -201,25 +211,25 @@ class Lokr(Form):
 
     def error(self, found: Lokr, work: WriteSpec) -> float:
         shift = self._shift(work)
-        small = relative(_dense(found.w1), shift * _dense(self.w1))
+        small = relative_difference(_dense(found.w1), shift * _dense(self.w1))
         return float(np.hypot(small, self._large_error(found, work, self.factor * work.gain**2 / shift)))
 
     def _large_error(self, found: Lokr, work: WriteSpec, strength: float) -> float:
         kept = _spectrum(work).w2.s[work.kept] * strength
         if found.has_whole:
-            return relative(found.factor * _dense(found.w2), strength * _dense(self.w2))
-        if isinstance(self.w2, Core):
-            assert isinstance(found.w2, Core)
+            return relative_difference(found.factor * _dense(found.w2), strength * _dense(self.w2))
+        if isinstance(self.w2, TuckerFactors):
+            assert isinstance(found.w2, TuckerFactors)
             core, spectrum = replace(found.w2, scale=found.factor), _spectrum(work).w2
-            assert isinstance(spectrum, CoreSpectrum)
-            return core_error(core, self.w2, spectrum, len(work.kept), work.arrays, strength)
+            assert isinstance(spectrum, TuckerSpectrum)
+            return tucker_error(core, self.w2, spectrum, len(work.kept), work.arrays, strength)
         mine = _pair(found.w2)
         if self.has_whole:
             up, down = (doubles(one.bits, one.kind) for one in (mine.up, mine.down))
             shared = mine.scale * float(np.sum((up.T @ _dense(self.w2)) * down))
         else:
-            shared = inner(mine, _pair(self.w2))
-        square = found.factor**2 * inner(mine, mine)
+            shared = inner_product(mine, _pair(self.w2))
+        square = found.factor**2 * inner_product(mine, mine)
         return projected_error(square, found.factor * strength * shared, float(kept @ kept))
 
     def times(self, weight: float) -> Lokr:
@@ -233,7 +243,7 @@ class Lokr(Form):
         if "lokr_w2" in values:
             w2 = values["lokr_w2"]
         elif "lokr_t2" in values:
-            w2 = whole_core(values["lokr_w2_a"].T, values["lokr_t2"], values["lokr_w2_b"])
+            w2 = tucker_product(values["lokr_w2_a"].T, values["lokr_t2"], values["lokr_w2_b"])
         else:
             w2 = values["lokr_w2_a"] @ values["lokr_w2_b"]
         return np.kron(w1, w2)
@@ -241,41 +251,41 @@ class Lokr(Form):
     def converted(self) -> LowRank | Full:
         """Of rank columns(w1) * r, by ``kron(w1, B) @ kron(I, A)``; in full where that is no less than the matrix."""
         if not self.has_whole:
-            left = Made(_size(self.w1), lambda: _dense(self.w1).astype(np.float32))
-            pair = kronecker(left, _pair(self.w2), self.factor)
+            left = LazyMatrix(_size(self.w1), lambda: _dense(self.w1).astype(np.float32))
+            pair = kronecker_pair(left, _pair(self.w2), self.factor)
             if pair.rank <= min(self.size):
-                return low_rank(pair, self.kernel, self.stored[1])
+                return lora_from_pair(pair, self.kernel, self.stored[1])
         n, m = self.size
-        return Full(Made(self.size, self._dense), (n, m // prod(self.kernel), *self.kernel), self.stored[1])
+        return Full(LazyMatrix(self.size, self._dense), (n, m // prod(self.kernel), *self.kernel), self.stored[1])
 
-    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+    def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
         w = singles(weight.bits, weight.kind)
         (n1, m1), (n2, m2) = _size(self.w1), _size(self.w2)
-        blocks = (w.T if turned else w).reshape(n1, n2, m1, m2)
+        blocks = (w.T if transposed else w).reshape(n1, n2, m1, m2)
         seen = np.einsum("ac,abcd->bd", _dense(self.w1), blocks, optimize=True)
-        if isinstance(self.w2, Core):
-            return along_core(self.w2, solved.w2, seen) * (abs(self.factor) / (self._weight or 1.0))
+        if isinstance(self.w2, TuckerFactors):
+            return tucker_alignment(self.w2, solved.w2, seen) * (abs(self.factor) / (self._weight or 1.0))
         if isinstance(self.w2, Pair):
             up, down = truncated(self.w2, solved.w2, np.arange(self.rank), arrays)
         else:
-            up, down = dimensions(self.w2, np.arange(self.rank), arrays)
+            up, down = truncated_dense(self.w2, np.arange(self.rank), arrays)
         met = np.einsum("bj,bd,jd->j", up, seen, down, optimize=True)
         strengths = solved.s / (abs(self.factor) or 1.0)
         return np.asarray(np.abs(np.divide(met, strengths, out=np.zeros(self.rank), where=strengths > 0)))
 
 
 def _size(side: Large) -> tuple[int, int]:
-    return side.size if isinstance(side, (Pair, Core)) else side.shape
+    return side.size if isinstance(side, (Pair, TuckerFactors)) else side.shape
 
 
 def _pair(side: Large) -> Pair:
-    assert isinstance(side, (Pair, Core))
-    return as_pair(side) if isinstance(side, Core) else side
+    assert isinstance(side, (Pair, TuckerFactors))
+    return tucker_as_pair(side) if isinstance(side, TuckerFactors) else side
 
 
 def _dense(side: Large) -> Double:
     """One side as a matrix, float64."""
-    if isinstance(side, (Pair, Core)):
+    if isinstance(side, (Pair, TuckerFactors)):
         pair = _pair(side)
         return pair.scale * (doubles(pair.up.bits, pair.up.kind) @ doubles(pair.down.bits, pair.down.kind))
     return doubles(side.bits, side.kind)
@@ -313,7 +323,7 @@ def _read_w2(tensors: Tensors) -> Large:
     if "lokr_w2" in tensors:
         return tensors.matrix("lokr_w2")
     if "lokr_t2" in tensors:
-        return read_core(tensors, "lokr_w2_a", "lokr_t2", "lokr_w2_b", turned=True, scale=1.0)
+        return read_tucker_factors(tensors, "lokr_w2_a", "lokr_t2", "lokr_w2_b", transposed=True, scale=1.0)
     return _read_pair(tensors, "lokr_w2_a", "lokr_w2_b")
 
 

@@ -11,12 +11,12 @@ import numpy as np
 
 from ...errors import DamagedFileError, LayerError
 from ...linalg.arrays import Arrays
-from ...linalg.blocks import blocks_of, by_block, decompose_blocks
+from ...linalg.blocks import blocks_of, decompose_blocks, in_block_order
 from ...linalg.casts import STORAGE, Double, Single
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.norms import subspace_norms
 from ...linalg.truncate import truncated
-from .form import Form, Shape, Slot, Tensors, WriteSpec, held, inner, not_floating, projected_error
+from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, inner_product, kept_energy, not_floating, projected_error
 
 _LARGEST_KEPT = 256  # rank from which singular vectors are computed again rather than kept: they would fill memory
 
@@ -37,7 +37,7 @@ class LowRank(Form):
     """Rows at which the pieces of a fused layer begin, but for the first."""
 
     kind = "LoRA"
-    own_alpha = False
+    has_own_alpha = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,25 +59,25 @@ class LowRank(Form):
     def dtypes(self) -> frozenset[str]:
         return frozenset(self.stored)
 
-    def cut_at(self, rows: tuple[int, ...]) -> LowRank:
+    def with_row_cuts(self, rows: tuple[int, ...]) -> LowRank:
         return replace(self, cuts=rows)
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> Spectrum:
         return decompose_together([self], arrays)[0]
 
-    def slots(self, rank: int) -> tuple[Slot, ...]:
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
         up = (self.up_shape[0], rank, *self.up_shape[2:])
         down = (rank, *self.down_shape[1:])
-        return Slot(self.roles[0], up, self.stored[0]), Slot(self.roles[1], down, self.stored[1])
+        return TensorSlot(self.roles[0], up, self.stored[0]), TensorSlot(self.roles[1], down, self.stored[1])
 
     def values(self, work: WriteSpec) -> dict[str, Single]:
         spectrum = self._whole(work.solved, work.arrays)
-        up, down = truncated(self.pair, spectrum, by_block(spectrum, work.kept), work.arrays, work.gain)
+        up, down = truncated(self.pair, spectrum, in_block_order(spectrum, work.kept), work.arrays, work.gain)
         return dict(zip(self.roles, (up, down), strict=True))
 
     def error(self, found: LowRank, work: WriteSpec) -> float:
-        shared = work.gain**2 * inner(found.pair, self.pair)
-        return projected_error(inner(found.pair, found.pair), shared, held(work))
+        shared = work.gain**2 * inner_product(found.pair, self.pair)
+        return projected_error(inner_product(found.pair, found.pair), shared, kept_energy(work))
 
     def full(self, values: dict[str, Single]) -> Single:
         return np.asarray(values[self.roles[0]] @ values[self.roles[1]])
@@ -88,8 +88,8 @@ class LowRank(Form):
     def converted(self) -> LowRank:
         return self
 
-    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
-        return subspace_norms(self.pair, self._whole(solved, arrays), weight, arrays, transposed=turned)
+    def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
+        return subspace_norms(self.pair, self._whole(solved, arrays), weight, arrays, transposed=transposed)
 
     def _whole(self, solved: Any, arrays: Arrays) -> Spectrum:
         spectrum: Spectrum = solved if solved.p.size else _spectra([self], arrays)[0]
@@ -117,7 +117,7 @@ def without_vectors(spectrum: Spectrum) -> Spectrum:
     return Spectrum(spectrum.s, nothing, nothing, spectrum.owner)
 
 
-def low_rank(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
+def lora_from_pair(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
     """A LoRA made of other things."""
     n, m = pair.size
     ones = tuple(1 for _ in kernel)

@@ -23,22 +23,22 @@ from ...files.header import DTYPE_BYTES
 from ...files.stamp import agreed
 from ...linalg.casts import UNIT_ROUNDOFF, Single
 from ...linalg.factor import Factor, Joined, LeadingSlice, Pair
-from ...linalg.finite import unwarned
-from ...linalg.lazy import Made, numbers
+from ...linalg.finite import without_float_warnings
+from ...linalg.lazy import LazyMatrix, materialise
 from ...names.family import Family
-from ...names.identify import canonical
+from ...names.identify import canonical_id
 from ...names.key_formats import flat_name
-from ..forms.form import Form, inner
+from ..forms.form import Form, inner_product
 from ..forms.full import Full
 from ..forms.lora import LowRank
-from ..keys.registry import EMBEDDING, ORPHAN, RESTING
-from ..keys.suffixes import part
-from ..layer import Adapter, Copied, Layer, Name, Named
+from ..keys.registry import BASE_DEPENDENT, EMBEDDING, LONE_ALPHA
+from ..keys.suffixes import parse_key
+from ..layer import Adapter, Copied, Layer, LayerNames, NamedLayer
 from ..read.adapter import groups_together
-from ..read.fused import held_twice, row_cuts
-from .common_names import Names, Rows
-from .vectors import Term as Vector
-from .vectors import added, terms_of
+from ..read.fused import duplicate_layers, row_cuts
+from .common_names import CommonNames, RowRange
+from .vectors import VectorTerm as Vector
+from .vectors import summed_vectors, vector_terms
 
 
 @dataclass(frozen=True)
@@ -47,22 +47,22 @@ class _Term:
 
     layer: Layer
     weight: float
-    rows: Rows | None = None
+    rows: RowRange | None = None
     """Where it is a piece of the layer."""
 
 
-class Gain(Protocol):
+class LayerStrength(Protocol):
     """A strength that differs between layers. Its text says it in words."""
 
-    def __call__(self, layer: Named) -> float:
+    def __call__(self, layer: NamedLayer) -> float:
         """What the layer's delta is multiplied by; 0 leaves the layer out."""
         ...
 
 
-Weight = float | Gain
+Strength = float | LayerStrength
 
 
-def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> Adapter:
+def merge(adapters: Sequence[Adapter], weights: Sequence[Strength], name: str) -> Adapter:
     """The adapter whose deltas are ``sum_i weights[i] * delta_i``; a weight is one number, or one for each layer.
 
     Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
@@ -74,9 +74,9 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
         raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({families}).")
     if len(adapters) > 1:
         adapters = [_once(adapter) for adapter in adapters]
-    names = Names(adapters)
+    names = CommonNames(adapters)
     terms = _terms(adapters, weights, names)
-    vectors, cancelled = added(list(_vectors(adapters, weights, names)), names)
+    vectors, cancelled = summed_vectors(list(_vectors(adapters, weights, names)), names)
     if not terms:
         raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
     layers = tuple(_joined(place, found, names, family) for place, found in terms.items())
@@ -94,42 +94,42 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
     )
 
 
-def _terms(adapters: Sequence[Adapter], weights: Sequence[Weight], names: Names) -> dict[str, list[_Term]]:
+def _terms(adapters: Sequence[Adapter], weights: Sequence[Strength], names: CommonNames) -> dict[str, list[_Term]]:
     """Place -> what the files have there, without what has strength 0. A file by itself keeps all of its spellings."""
     terms: dict[str, list[_Term]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         for layer in adapter.layers:
             gain = _strength(weight, layer)
             place = names.place(layer.stem, adapter.family)
-            rows = names.raised.get(place)
+            rows = names.row_ranges.get(place)
             if gain:
                 terms.setdefault(rows.whole if rows else place, []).append(_Term(layer, gain, rows))
     return terms
 
 
-def _strength(weight: Weight, layer: Named) -> float:
+def _strength(weight: Strength, layer: NamedLayer) -> float:
     return float(weight) if isinstance(weight, (int, float)) else weight(layer)
 
 
-def _vectors(adapters: Sequence[Adapter], weights: Sequence[Weight], names: Names) -> Iterator[Vector]:
+def _vectors(adapters: Sequence[Adapter], weights: Sequence[Strength], names: CommonNames) -> Iterator[Vector]:
     for adapter, weight in zip(adapters, weights, strict=True):
-        layers: dict[str, Named] = {layer.stem: layer for layer in adapter.layers}
+        layers: dict[str, NamedLayer] = {layer.stem: layer for layer in adapter.layers}
         stems = dict.fromkeys(one.stem for one in adapter.copied if one.is_vector)
         strengths = {stem: _strength(weight, layers.get(stem) or _name(stem, adapter.family)) for stem in stems}
         places = {stem: names.place(stem, adapter.family) for stem in stems}
-        yield from terms_of(adapter.copied, adapter.files, places, strengths)
+        yield from vector_terms(adapter.copied, adapter.files, places, strengths)
 
 
-def _name(stem: str, family: Family | None) -> Name:
-    return Name(stem, (canonical(stem, family) if family else None) or flat_name(stem))
+def _name(stem: str, family: Family | None) -> LayerNames:
+    return LayerNames(stem, (canonical_id(stem, family) if family else None) or flat_name(stem))
 
 
-def _notes(names: Names, family: Family | None, cancelled: Sequence[str]) -> Iterator[str]:
-    if names.respelled and family is None:
+def _notes(names: CommonNames, family: Family | None, cancelled: Sequence[str]) -> Iterator[str]:
+    if names.is_renamed and family is None:
         yield "the LoRAs are spelled differently, and their family is unknown: layers of the same words were added"
-    if names.raised:
-        wholes = len({rows.whole for rows in names.raised.values()})
-        yield f"{len(names.raised)} pieces of fused weights became rows of {wholes} whole ones"
+    if names.row_ranges:
+        wholes = len({rows.whole for rows in names.row_ranges.values()})
+        yield f"{len(names.row_ranges)} pieces of fused weights became rows of {wholes} whole ones"
     if cancelled:
         yield f"{len(cancelled)} vectors cancel one another and are left out (first {cancelled[0]})"
 
@@ -149,7 +149,7 @@ def _once(adapter: Adapter) -> Adapter:
         first = found.setdefault(place, layer)
         if first is not layer and not _is_alike(first, layer):
             raise _two_spellings(adapter, first.stem, layer.stem)
-    twice = held_twice(found.values(), adapter.family)
+    twice = duplicate_layers(found.values(), adapter.family)
     if twice:
         raise _two_spellings(adapter, twice[0], "a layer that it is a part of, or that is a part of it")
     gone = {layer.stem for layer in adapter.layers} - {layer.stem for layer in found.values()}
@@ -175,12 +175,12 @@ def _two_spellings(adapter: Adapter, one: str, other: str) -> UnsupportedError:
 
 def _check_once(layers: Sequence[Layer], family: Family | None, name: str, files: int) -> None:
     """Raises UnsupportedError where a merge would have a weight in two spellings."""
-    twice = held_twice(layers, family) if files > 1 else []
+    twice = duplicate_layers(layers, family) if files > 1 else []
     if twice:
         raise UnsupportedError(f"merge {name}: {twice[0]} would be there in two spellings. Merge other files.")
 
 
-def first_ranks(adapter: Adapter, count: int) -> Adapter:
+def with_leading_ranks(adapter: Adapter, count: int) -> Adapter:
     """The adapter with at most `count` ranks in each LoRA layer, the first as they are stored, at the scale it has.
 
     Layers of other kinds stay whole, as in A1111.
@@ -201,13 +201,13 @@ def _first_ranks(layer: Layer, count: int) -> Layer:
 def _check(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for copied in adapter.copied:
-            if copied.why in RESTING:
+            if copied.why in BASE_DEPENDENT:
                 raise UnsupportedError(
                     f"{adapter.paths[copied.source]}: {copied.key} ({copied.why}) acts on the base model's weights, so "
                     f"that this file cannot be merged without them. Name the checkpoint that it was trained on."
                 )
-            if not copied.is_vector and copied.why not in (EMBEDDING.name, ORPHAN.name):
-                if part(copied.key).role == "alpha":
+            if not copied.is_vector and copied.why not in (EMBEDDING.name, LONE_ALPHA.name):
+                if parse_key(copied.key).role == "alpha":
                     continue  # of a difference of a vector, which no reader multiplies by it
                 way = _ALONE if copied.why != "DoRA magnitude" else _BESIDE
                 raise UnsupportedError(
@@ -223,7 +223,7 @@ _BESIDE = "Name the checkpoint that it was trained on, one that has this layer, 
 # Layers -----------------------------------------------------------------------------------------------------------
 
 
-def _joined(place: str, terms: list[_Term], names: Names, family: Family | None) -> Layer:
+def _joined(place: str, terms: list[_Term], names: CommonNames, family: Family | None) -> Layer:
     first = terms[0].layer
     if len(terms) == 1 and terms[0].rows is None:
         return _alone(place, terms[0], names)
@@ -242,7 +242,7 @@ def _joined(place: str, terms: list[_Term], names: Names, family: Family | None)
     return Layer(stem, _sum(place, terms), parts, canonical=name, cancels=cancels)
 
 
-def _alone(place: str, term: _Term, names: Names) -> Layer:
+def _alone(place: str, term: _Term, names: CommonNames) -> Layer:
     """A layer that one file alone has keeps its kind."""
     layer = replace(term.layer, form=term.layer.form.times(term.weight))
     if len(names.adapters) == 1:
@@ -264,15 +264,15 @@ def _in_whole(term: _Term, family: Family | None) -> _Term:
     place = partial(term.rows.placed, stem=term.layer.stem)
     total = term.rows.within(form.size[0], term.layer.stem)[2]
     if isinstance(form, Full):
-        matrix = Made((total, form.size[1]), lambda: place(numbers(form.matrix)))
+        matrix = LazyMatrix((total, form.size[1]), lambda: place(materialise(form.matrix)))
         return replace(
             term, layer=replace(term.layer, form=replace(form, matrix=matrix, shape=(total, *form.shape[1:])))
         )
     assert isinstance(form, LowRank)
-    up = Made((total, form.rank), lambda: place(numbers(form.pair.up)))
+    up = LazyMatrix((total, form.rank), lambda: place(materialise(form.pair.up)))
     found = replace(form, pair=replace(form.pair, up=up), up_shape=(total, *form.up_shape[1:]))
     cuts = row_cuts(term.rows.whole, total, family) if family else ()
-    return replace(term, layer=replace(term.layer, form=found.cut_at(cuts)))
+    return replace(term, layer=replace(term.layer, form=found.with_row_cuts(cuts)))
 
 
 def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:
@@ -280,7 +280,7 @@ def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:
 
     def left(length: Callable[[Form], float]) -> float:
         forms = [(term, term.layer.form) for term in terms]
-        with unwarned():
+        with without_float_warnings():
             return math.hypot(*(_roundoff(form) * abs(term.weight) * length(form) for term, form in forms))
 
     return norm <= left(_at_most) and norm <= left(_length) < math.inf
@@ -294,7 +294,7 @@ def _at_most(form: Form) -> float:
     """No less than the Frobenius norm of the delta, and far cheaper."""
     if not isinstance(form, LowRank):
         return math.inf
-    lengths = (float(np.linalg.norm(numbers(factor))) for factor in (form.pair.up, form.pair.down))
+    lengths = (float(np.linalg.norm(materialise(factor))) for factor in (form.pair.up, form.pair.down))
     return abs(form.scale) * math.prod(lengths)
 
 
@@ -302,9 +302,9 @@ def _length(form: Form) -> float:
     """Frobenius norm of the delta."""
     known = form.converted()
     if isinstance(known, LowRank):
-        return math.sqrt(max(inner(known.pair, known.pair), 0.0))
+        return math.sqrt(max(inner_product(known.pair, known.pair), 0.0))
     assert isinstance(known, Full)
-    return abs(known.scale) * float(np.linalg.norm(numbers(known.matrix)))
+    return abs(known.scale) * float(np.linalg.norm(materialise(known.matrix)))
 
 
 def _sum(key: str, terms: list[_Term]) -> Form:
@@ -365,15 +365,15 @@ def _added(forms: list[Form], weights: list[float]) -> Factor:
             found += np.float32(weight * form.scale) * _dense(form)
         return found
 
-    return Made(forms[0].size, make)
+    return LazyMatrix(forms[0].size, make)
 
 
 def _dense(form: Form) -> Single:
     """The delta in full, its scale left away."""
     if isinstance(form, Full):
-        return numbers(form.matrix)
+        return materialise(form.matrix)
     assert isinstance(form, LowRank)
-    return np.asarray(numbers(form.pair.up) @ numbers(form.pair.down))
+    return np.asarray(materialise(form.pair.up) @ materialise(form.pair.down))
 
 
 def _embeddings(adapters: Sequence[Adapter]) -> list[Copied]:

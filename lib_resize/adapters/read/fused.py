@@ -19,7 +19,7 @@ def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:
     return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
 
 
-def held_twice(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
+def duplicate_layers(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
     """Stems of layers that the file holds once more, in another spelling or as a part of a fused one."""
     if family is None:
         return []
