@@ -159,7 +159,7 @@ def test_zeros_and_nan_in_a_dense_matrix() -> None:
 # Strengths that fall ----------------------------------------------------------------------------------------
 
 
-@settings(derandomize=True, deadline=None)
+@settings(derandomize=True)
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=20))
 def test_descending_strengths_fall_hold_as_much_and_never_less_before(values) -> None:
     s = np.array(values)

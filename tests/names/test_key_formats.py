@@ -257,7 +257,7 @@ def test_shapes_decide_where_names_do_not() -> None:
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_part_of_a_kohya_file_with_one_cross_attention_key_shows_the_family(data: st.DataObject) -> None:
     family = data.draw(st.sampled_from([SDXL, SD15, SD2]))
     stems = stems_of(CONFIGS[family], lambda w: native(family, w), "attention")

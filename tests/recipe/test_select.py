@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_resize.errors import PairingError, ResizeError
@@ -146,7 +146,6 @@ spectra = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12).map(lambda s: 
     min_rank=st.integers(0, 2),
     score_name=st.sampled_from(["fro_lora", "spn_lora", "fro_lora=0.7,params=0.3"]),
 )
-@settings(deadline=None)
 def test_size_is_a_promise(layers, share: float, min_rank: int, score_name: str) -> None:
     facts = [layer(s, str(i), parameters_per_rank=n) for i, (s, n) in enumerate(layers)]
 
