@@ -122,7 +122,7 @@ def tucker_product(up: Single, mid: Single, down: Single) -> Single:
     return np.asarray(up @ inner.reshape(len(inner), -1))
 
 
-def tucker_alignment(core: TuckerFactors, spectrum: TuckerSpectrum, weight: Single) -> Double:
+def tucker_alignment(core: TuckerFactors, spectrum: TuckerSpectrum, weight: Single | Double) -> Double:
     """``|<step_k, W>| / |step_k|`` for the part of the delta that each dimension k adds; W is (n, m * taps)."""
     up, down = doubles(core.up.bits, core.up.kind), doubles(core.down.bits, core.down.kind)
     inner = ((up @ spectrum.left).T @ weight).reshape(core.rank, -1, core.taps)

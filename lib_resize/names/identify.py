@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from functools import cache
 
 from .evidence import BaseModelHints, flat_shape, has_distinguishing_layer, read_hints, shapes_fit
@@ -35,26 +35,30 @@ def identify(stems: Mapping[str, tuple[int, int]], hints: Iterable[str] = ()) ->
        all of them, none wins.
     3. Without a candidate the family is unknown: None. So it is where the metadata speaks of other families alone.
     """
-    spoken = read_hints(hints)
-    if spoken.excludes_known_families:
+    hint = read_hints(hints)
+    if hint.excludes_known_families:
         return None
     parts = {stem: split(stem) for stem in stems}
-    text = {stem for stem, (prefix, body) in parts.items() if is_text_encoder(prefix, body)}
-    deciding = parts.keys() - text or parts.keys()
-    highest = (len(stems), bool(spoken.families), len(stems), sum(prefix.flat for prefix, _ in parts.values()))
+    denoiser = {stem: part for stem, part in parts.items() if not is_text_encoder(*part)}
+    deciding = (denoiser or parts).keys()
+    highest = (len(stems), bool(hint.families), len(stems), sum(prefix.flat for prefix, _ in parts.values()))
     best, best_score, most = None, (0, False, 0, 0), 0
-    for family in FAMILIES:
-        if not text >= deciding and not _may_know(family, (parts[stem] for stem in deciding)):
-            continue
-        tables = _tables(family)
-        known = {stem: name for stem, part in parts.items() if (name := _find(*part, tables))}
-        score = _score(stems, known, family, spoken)
+    for family in _possible_families(denoiser.values()):
+        known = _known_names(family, parts)
+        score = _score(stems, known, family, hint)
         most = max(most, len(known))
-        if score > best_score and _is_candidate(family, deciding, known, stems, spoken):
+        if score > best_score and _is_candidate(family, deciding, known, stems, hint):
             best, best_score = family, score
         if best_score == highest:
             break
     return best if best_score[0] == most else None
+
+
+def _known_names(family: Family, parts: Mapping[str, tuple[Prefix, str]]) -> dict[str, str]:
+    """Return stem -> canonical id, for the stems whose layer the family has."""
+    tables = _tables(family)
+    found = ((stem, _find(prefix, body, tables)) for stem, (prefix, body) in parts.items())
+    return {stem: name for stem, name in found if name}
 
 
 def _is_candidate(
@@ -70,6 +74,13 @@ def _is_candidate(
     if 2 * len(rows) <= len(deciding) or not shapes_fit(family, rows, stems):
         return False
     return family.name in hints.families or has_distinguishing_layer(family, rows.values())
+
+
+def _possible_families(denoiser: Collection[tuple[Prefix, str]]) -> Iterator[Family]:
+    """Yield the families of which the denoiser may be; all of them for a file of text encoders alone."""
+    for family in FAMILIES:
+        if not denoiser or _may_know(family, denoiser):
+            yield family
 
 
 def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:

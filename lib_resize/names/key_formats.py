@@ -163,15 +163,19 @@ def key_format_of(stem: str) -> str:
         return DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
     if prefix.spelling is not None:
         return prefix.spelling
-    if starts_with(body, _SGM_ROOTS, prefix):
-        return KOHYA_SGM if prefix.flat else COMFYUI
-    if starts_with(body, _DIFFUSERS_ROOTS, prefix):
-        return KOHYA_DIFFUSERS if prefix.flat else DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
-    if starts_with(body, _OWN_ROOTS, prefix):
-        return KOHYA if prefix.flat else DIFFUSERS
-    if starts_with(body, _NATIVE_ROOTS, prefix):
-        return KOHYA if prefix.flat else XLABS if ".processor." in body else COMFYUI
+    for roots, flat, dotted, processor in _FORMATS_OF_WORDS:
+        if starts_with(body, roots, prefix):
+            return flat if prefix.flat else processor if ".processor." in body else dotted
     return DIFFUSERS if is_text_encoder(prefix, body) else UNKNOWN
+
+
+_FORMATS_OF_WORDS = (
+    (_SGM_ROOTS, KOHYA_SGM, COMFYUI, COMFYUI),
+    (_DIFFUSERS_ROOTS, KOHYA_DIFFUSERS, DIFFUSERS, DIFFUSERS_OLD),
+    (_OWN_ROOTS, KOHYA, DIFFUSERS, DIFFUSERS),
+    (_NATIVE_ROOTS, KOHYA, COMFYUI, XLABS),
+)
+"""First words of names, and their key formats: with underscores, with dots, and with dots and a processor."""
 
 
 def file_key_format(stems: Iterable[str]) -> str:

@@ -162,10 +162,10 @@ def parse_recipes(text: str) -> tuple[Recipe, ...]:
 
 def parse_recipe(text: str, *, offset: int = 0) -> Recipe:
     """One recipe. `offset` is added to the columns in error messages."""
-    reader = _RecipeParser(text, offset)
+    parser = _RecipeParser(text, offset)
     for item, column in _items(text, offset):
-        reader.take(item, column)
-    return reader.recipe()
+        parser.add(item, column)
+    return parser.recipe()
 
 
 def with_method_items(recipes: Sequence[Recipe], items: Sequence[str]) -> tuple[Recipe, ...]:
@@ -217,31 +217,42 @@ class _RecipeParser:
         self.from_preset: set[str] = set()  # a preset's limits may be said again
         self.words: dict[str, str] = {}  # of METHODS and FILLS
 
-    def take(self, item: str, column: int) -> None:
+    def add(self, item: str, column: int) -> None:
+        """Add one item of the recipe. Raises RecipeError with its column."""
         if item in PRESETS:
-            if self.weights or self.selections:
-                raise self._fault(f"the preset {item!r} must come first", column)
-            for part in PRESETS[item].split(","):
-                self.take(part, column)
-            self.from_preset = set(LIMITS) & set(self.others)
-            return
-        if item in METHODS or item in FILLS:
-            self._take_word("method" if item in METHODS else "fill", item, column)
-            return
+            self._add_preset(item, column)
+        elif item in METHODS or item in FILLS:
+            self._add_word("method" if item in METHODS else "fill", item, column)
+        else:
+            self._add_number(item, column)
+
+    def _add_preset(self, preset: str, column: int) -> None:
+        if self.weights or self.selections:
+            raise self._fault(f"the preset {preset!r} must come first", column)
+        for item in PRESETS[preset].split(","):
+            self.add(item, column)
+        self.from_preset = set(LIMITS) & set(self.others)
+
+    def _add_number(self, item: str, column: int) -> None:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not name:
             raise self._fault("an item is empty", column)
         if name not in SCORES and name not in _RULES:
             raise self._fault(f"unknown word {name!r}. Known are {_known_words()}", column)
-        place = self.weights if name in SCORES else self.selections if name in SELECTIONS else self.others
+        place = self._place_of(name)
         if name in place and name not in self.from_preset:
-            raise self._fault(f"{name!r} stands twice", column)
+            raise self._fault(f"{name!r} is given twice", column)
         if name not in SCORES and not equals:
             raise self._fault(f"{name!r} needs a number, as in {name}={_RULES[name].example}", column)
         place[name] = self._number(name, value if equals else "1", column)
         self.from_preset.discard(name)
 
-    def _take_word(self, kind: str, word: str, column: int) -> None:
+    def _place_of(self, name: str) -> dict[str, float]:
+        if name in SCORES:
+            return self.weights
+        return self.selections if name in SELECTIONS else self.others
+
+    def _add_word(self, kind: str, word: str, column: int) -> None:
         if kind in self.words:
             raise self._fault(f"{self.words[kind]!r} and {word!r}: one is possible", column)
         self.words[kind] = word
@@ -269,16 +280,19 @@ class _RecipeParser:
     def _check_way(self, selection: str) -> None:
         """Words and numbers of methods go where they mean something."""
         method, fill = self.words.get("method", "svd"), self.words.get("fill", "")
-        random = method if method != "svd" else fill if fill == "extend" else ""
-        users = {"niter": "rsvd", "oversample": "rsvd", "seed": random}
         given = [*self.words.values(), *(name for name in METHOD_NUMBERS if name in self.others)]
         if given and selection != "rank":
             raise self._fault(f"{given[0]!r} goes with rank= alone, found {selection}=", self.offset + 1)
-        for name, user in users.items():
-            if name in self.others and user not in (method, fill):
-                raise self._fault(f"{name!r} needs {user or 'a method that draws random numbers'}", self.offset + 1)
+        self._check_method_numbers(method, fill)
         if fill == "extend" and method != "svd":
             raise self._fault(f"'extend' takes no rank away, so {method!r} has nothing to do", self.offset + 1)
+
+    def _check_method_numbers(self, method: str, fill: str) -> None:
+        for name in ("niter", "oversample"):
+            if name in self.others and method != "rsvd":
+                raise self._fault(f"{name!r} needs rsvd", self.offset + 1)
+        if "seed" in self.others and method == "svd" and fill == "pad":
+            raise self._fault("'seed' needs a method that draws random numbers", self.offset + 1)
 
     def _selection(self) -> tuple[str, float]:
         if len(self.selections) != 1:

@@ -159,12 +159,10 @@ def with_estimates(recipe: Recipe, layers: Sequence[LayerFacts]) -> Sequence[Lay
     """
     if not recipe.needs_base or _without_base(recipe) is not None:
         return layers
-    paired = [layer for layer in layers if layer.base is not None and layer.alive]
-    fro = _median_ratio((layer.base.fro, layer.fro) for layer in paired if layer.base)
-    spn = _median_ratio((layer.base.spn, float(layer.strengths[0])) for layer in paired if layer.base)
-    subspace = _median_ratio(
-        (_strongest(layer.base.subspace), float(layer.strengths[0])) for layer in paired if layer.base
-    )
+    paired = [(layer.base, layer) for layer in layers if layer.base is not None and layer.alive]
+    fro = _median_ratio((base.fro, layer.fro) for base, layer in paired)
+    spn = _median_ratio((base.spn, float(layer.strengths[0])) for base, layer in paired)
+    subspace = _median_ratio((_strongest(base.subspace), float(layer.strengths[0])) for base, layer in paired)
 
     def estimate(layer: LayerFacts) -> BaseFacts:
         own = float(layer.strengths[0])

@@ -14,7 +14,9 @@ from lib_resize.recipe.select import MIB, Choice, SelectionInput, choose, weight
 
 
 def layer(s: list[float], name: str = "a", **facts) -> LayerFacts:
-    return LayerFacts(name=name, s=np.array(s, float), parameters_per_rank=facts.pop("parameters", 100), **facts)
+    return LayerFacts(
+        name=name, s=np.array(s, float), parameters_per_rank=facts.pop("parameters_per_rank", 100), **facts
+    )
 
 
 def ranks(recipe: str, *layers: LayerFacts, **question) -> list[int]:

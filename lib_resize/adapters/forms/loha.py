@@ -112,16 +112,8 @@ class Loha(Form):
         return LohaSpectrum(np.sqrt(np.diff(held)), standing, first, second)
 
     def slots(self, rank: int) -> tuple[TensorSlot, ...]:
-        return (*self._side_slots("1", self.first, rank), *self._side_slots("2", self.second, rank))
-
-    def _side_slots(self, name: str, side: Side, rank: int) -> list[TensorSlot]:
-        n, m = _outer(side)
-        if isinstance(side, TuckerFactors):
-            shapes = {f"hada_t{name}": (rank, rank, *self.kernel), f"hada_w{name}_a": (rank, n)}
-        else:
-            shapes = {f"hada_w{name}_a": (n, rank)}
-        shapes[f"hada_w{name}_b"] = (rank, m)
-        return [TensorSlot(role, shape, self.stored) for role, shape in shapes.items()]
+        shapes = _side_shapes("1", self.first, rank, self.kernel) | _side_shapes("2", self.second, rank, self.kernel)
+        return tuple(TensorSlot(role, shape, self.stored) for role, shape in shapes.items())
 
     def values(self, work: WriteSpec) -> dict[str, Single]:
         spectrum, k = _spectrum(work), len(work.kept)
@@ -164,11 +156,7 @@ class Loha(Form):
         return np.asarray(np.float32(self.factor) * one * two)
 
     def full(self, values: dict[str, Single]) -> Single:
-        return np.asarray(self._side_full("1", self.first, values) * self._side_full("2", self.second, values))
-
-    def _side_full(self, name: str, side: Side, values: dict[str, Single]) -> Single:
-        up, down = values[f"hada_w{name}_a"], values[f"hada_w{name}_b"]
-        return tucker_product(up.T, values[f"hada_t{name}"], down) if isinstance(side, TuckerFactors) else up @ down
+        return np.asarray(_side_full("1", self.first, values) * _side_full("2", self.second, values))
 
     def converted(self) -> LowRank | Full:
         pair = self.as_pair()
@@ -189,6 +177,21 @@ def _as_pair(side: Side) -> Pair:
 
 def _decomposed(side: Side, arrays: Arrays) -> SideSpectrum:
     return decompose_tucker(side, arrays) if isinstance(side, TuckerFactors) else decompose([side], arrays)[0]
+
+
+def _side_shapes(name: str, side: Side, rank: int, kernel: Shape) -> dict[str, Shape]:
+    n, m = _outer(side)
+    if isinstance(side, TuckerFactors):
+        shapes = {f"hada_t{name}": (rank, rank, *kernel), f"hada_w{name}_a": (rank, n)}
+    else:
+        shapes = {f"hada_w{name}_a": (n, rank)}
+    shapes[f"hada_w{name}_b"] = (rank, m)
+    return shapes
+
+
+def _side_full(name: str, side: Side, values: dict[str, Single]) -> Single:
+    up, down = values[f"hada_w{name}_a"], values[f"hada_w{name}_b"]
+    return tucker_product(up.T, values[f"hada_t{name}"], down) if isinstance(side, TuckerFactors) else up @ down
 
 
 def _leading(spectrum: SideSpectrum) -> float:

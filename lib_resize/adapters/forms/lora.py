@@ -146,22 +146,25 @@ def _check_complete(tensors: Tensors, roles: tuple[str, str]) -> None:
 
 
 def _check_shapes(tensors: Tensors, up: Shape, down: Shape, roles: tuple[str, str]) -> None:
-    def fault(what: str) -> LayerError:
-        return LayerError(f"{tensors.file.path}: layer {tensors.stem}: up is {up}, down is {down}: {what}.")
+    integers = [tensors.dtype(role) for role in roles if tensors.dtype(role) not in STORAGE]
+    fault = not_floating(integers[0]) if integers else _shape_fault(up, down)
+    if fault:
+        raise LayerError(f"{tensors.file.path}: layer {tensors.stem}: up is {up}, down is {down}: {fault}.")
 
-    for role in roles:
-        if tensors.dtype(role) not in STORAGE:
-            raise fault(not_floating(tensors.dtype(role)))
+
+def _shape_fault(up: Shape, down: Shape) -> str:
+    """Return what is wrong with the shapes of a pair; empty where they fit."""
     if len(up) == len(down) == 3 and up[0] == down[0] > 1 and up[2] == down[1]:
-        raise fault("a stack of factors, one pair for each expert. No host applies it; merge it with what made it")
+        return (
+            "a stack of factors, one pair for each expert. No host applies it; merge it with the program that made it"
+        )
     if len(up) < 2 or len(down) < 2 or math.prod(up[2:]) != 1:
-        raise fault("expected (out, rank) and (rank, in), or the same of a convolution")
+        return "expected (out, rank) and (rank, in), or the same for a convolution"
     if up[1] != down[0]:
         if up[0] == down[1] < min(up[1], down[0]):
-            raise fault(f"{_TURNED}; (out, rank) and (rank, in) were expected. {_WAY_BACK}")
-        raise fault(f"ranks {up[1]} and {down[0]} differ; the file is damaged or not a LoRA")
-    if 0 in up or 0 in down:
-        raise fault("a layer without dimensions; hosts refuse such a file, and so do we")
+            return f"{_TURNED}; (out, rank) and (rank, in) were expected. {_WAY_BACK}"
+        return f"ranks {up[1]} and {down[0]} differ; the file is damaged or not a LoRA"
+    return "a layer without dimensions, which hosts refuse" if 0 in up or 0 in down else ""
 
 
 _TURNED = "the two factors are swapped or transposed"
@@ -177,15 +180,12 @@ def check_upright(layers: Mapping[str, Form], shapes: Mapping[str, Shape], *, ou
     """
     pairs = {stem: form for stem, form in layers.items() if isinstance(form, LowRank)}
     above = {stem: form for stem, form in pairs.items() if form.rank > max(form.size)}
-    square = [stem for stem, form in above.items() if form.size[0] == form.size[1]]
-    sure = [stem for stem in square if _flat(shapes.get(stem, ())) == (above[stem].rank,) * 2]
-    if not sure and not ours and 2 * len(square) > len(pairs):
-        sure = square
-    if sure:
-        form = above[sure[0]]
+    swapped = _swapped(above, shapes, len(pairs), ours=ours)
+    if swapped:
+        form = above[swapped[0]]
         raise LayerError(
-            f"layer {sure[0]}: up is {form.up_shape}, down is {form.down_shape}: a rank of {form.rank} in a layer of "
-            f"{form.size[0]} times {form.size[1]}, in {len(sure)} of {len(pairs)} layers: {_TURNED}. {_WAY_BACK}."
+            f"layer {swapped[0]}: up is {form.up_shape}, down is {form.down_shape}: a rank of {form.rank} in a layer "
+            f"of {form.size[0]} times {form.size[1]}, in {len(swapped)} of {len(pairs)} layers: {_TURNED}. {_WAY_BACK}."
         )
     if not above:
         return []
@@ -194,6 +194,15 @@ def check_upright(layers: Mapping[str, Form], shapes: Mapping[str, Shape], *, ou
         f"{len(above)} layers have a rank above both of their sides (first {first}: rank {form.rank}, "
         f"{form.size[0]} times {form.size[1]}); no more dimensions than the smaller side can act"
     ]
+
+
+def _swapped(above: Mapping[str, LowRank], shapes: Mapping[str, Shape], count: int, *, ours: bool) -> list[str]:
+    """Return the stems of the layers whose factors are swapped, out of those with a rank `above` both sides."""
+    square = [stem for stem, form in above.items() if form.size[0] == form.size[1]]
+    known = [stem for stem in square if _flat(shapes.get(stem, ())) == (above[stem].rank,) * 2]
+    if known or ours:
+        return known
+    return square if 2 * len(square) > count else []
 
 
 def _flat(shape: Shape) -> Shape:

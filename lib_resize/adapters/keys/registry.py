@@ -184,15 +184,25 @@ def kind_of_role(role: str) -> str:
 
 def kind_of(stem: str, parts: Mapping[str, ParsedKey]) -> Kind:
     """The kind of one stem's tensors, given its parts by role."""
+    roles = frozenset(parts)
+    control = _control(stem)
+    if control is not None:
+        return control
+    if roles & {"up", "down"} and stem.endswith(_STACKS):
+        return _STACKED
+    known = next((kind for kind in KINDS if kind.matches(roles)), None)
+    if known is not None:
+        return known
+    return EMBEDDING if _is_embedding(stem) else _foreign(stem) or UNKNOWN
+
+
+def _control(stem: str) -> Kind | None:
+    """Return the kind of a file that steers the model from outside of its layers; None for others."""
     for word, name in _FOREIGN.items():
         if stem.startswith(word) or (word == "ip_adapter" and f".{word}" in stem):
             return Kind(name, frozenset(), "refuse", _CONTROLS)
-    roles = frozenset(parts)
-    if roles & {"up", "down"} and stem.endswith(_STACKS):
-        return _STACKED
-    for kind in KINDS:
-        if kind.matches(roles):
-            return kind
-    if stem.startswith(("bundle_emb.", "string_to_param")) or (stem.startswith("<") and stem.endswith(">")):
-        return EMBEDDING
-    return _foreign(stem) or UNKNOWN
+    return None
+
+
+def _is_embedding(stem: str) -> bool:
+    return stem.startswith(("bundle_emb.", "string_to_param")) or (stem.startswith("<") and stem.endswith(">"))

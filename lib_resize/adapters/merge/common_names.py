@@ -72,16 +72,29 @@ class CommonNames:
     def __post_init__(self) -> None:
         """Raises UnsupportedError where the whole of a piece has no name that hosts read."""
         self.families = [adapter.family for adapter in self.adapters if adapter.family]
-        self.stems = defaultdict(list)
+        self.stems = self._stems_by_place()
+        overlapping = set(self._overlapping())
+        self.is_renamed = len(self.adapters) > 1 and self._has_several_names(bool(overlapping))
+        unreadable = [name for name in self.stems if self._is_unreadable(name)] if self.is_renamed else []
+        self.row_ranges = {name: self._rows(name) for name in (*overlapping, *unreadable)}
+
+    def _stems_by_place(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
         for adapter in self.adapters:
             for stem in _stems(adapter):
-                known = self.stems[self.place(stem, adapter.family)]
-                known += [stem] * (stem not in known)
-        overlapping = set(self._overlapping())
-        twice = any(len(found) > 1 for found in self.stems.values())
-        self.is_renamed = len(self.adapters) > 1 and (twice or bool(overlapping) or _differ(self.adapters))
-        mute = (name for name in self.stems if self.is_renamed and (row := self._row(name)) and not row.portable)
-        self.row_ranges = {name: self._rows(name) for name in (*overlapping, *mute)}
+                known = found[self.place(stem, adapter.family)]
+                if stem not in known:
+                    known.append(stem)
+        return found
+
+    def _has_several_names(self, has_overlapping: bool) -> bool:
+        """Return whether the files use different names for some weight."""
+        return any(len(found) > 1 for found in self.stems.values()) or has_overlapping or _differ(self.adapters)
+
+    def _is_unreadable(self, name: str) -> bool:
+        """Return whether hosts do not read the layer under its canonical name."""
+        row = self._row(name)
+        return row is not None and not row.portable
 
     def place(self, stem: str, family: Family | None) -> str:
         """What all spellings of a weight have in common, before pieces become rows."""

@@ -35,8 +35,9 @@ from ..keys.registry import BASE_DEPENDENT, EMBEDDING, LONE_ALPHA
 from ..keys.suffixes import parse_key
 from ..layer import Adapter, Copied, Layer, LayerNames, NamedLayer
 from ..read.adapter import groups_together
-from ..read.fused import duplicate_layers, row_cuts
+from ..read.fused import row_cuts
 from .common_names import CommonNames, RowRange
+from .duplicates import check_no_duplicates, without_duplicates
 from .vectors import VectorTerm as Vector
 from .vectors import summed_vectors, vector_terms
 
@@ -68,19 +69,17 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Strength], name: str) -
     Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
     """
     _check(adapters)
+    _check_families(adapters, name)
     family = adapters[0].family
-    if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
-        families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
-        raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({families}).")
     if len(adapters) > 1:
-        adapters = [_once(adapter) for adapter in adapters]
+        adapters = [without_duplicates(adapter) for adapter in adapters]
     names = CommonNames(adapters)
     terms = _terms(adapters, weights, names)
     vectors, cancelled = summed_vectors(list(_vectors(adapters, weights, names)), names)
     if not terms:
         raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
     layers = tuple(_joined(place, found, names, family) for place, found in terms.items())
-    _check_once(layers, family, name, len(adapters))
+    check_no_duplicates(layers, family, name, len(adapters))
     return Adapter(
         name=name,
         files=tuple(file for adapter in adapters for file in adapter.files),
@@ -88,10 +87,21 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Strength], name: str) -
         layers=layers,
         copied=(*_embeddings(adapters), *vectors),
         family=family,
-        notes=tuple(sorted({*(note for one in adapters for note in one.notes), *_notes(names, family, cancelled)})),
+        notes=_all_notes(adapters, [*_notes(names, family, cancelled)]),
         weights=tuple(weight if isinstance(weight, (int, float)) else str(weight) for weight in weights),
         together=groups_together(layers, family),
     )
+
+
+def _check_families(adapters: Sequence[Adapter], name: str) -> None:
+    known = [adapter.family.name if adapter.family else "unknown" for adapter in adapters]
+    if len(set(known)) > 1:
+        listed = ", ".join(f"{adapter.name}: {family}" for adapter, family in zip(adapters, known, strict=True))
+        raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({listed}).")
+
+
+def _all_notes(adapters: Sequence[Adapter], own: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({*(note for adapter in adapters for note in adapter.notes), *own}))
 
 
 def _terms(adapters: Sequence[Adapter], weights: Sequence[Strength], names: CommonNames) -> dict[str, list[_Term]]:
@@ -132,52 +142,6 @@ def _notes(names: CommonNames, family: Family | None, cancelled: Sequence[str]) 
         yield f"{len(names.row_ranges)} pieces of fused weights became rows of {wholes} whole ones"
     if cancelled:
         yield f"{len(cancelled)} vectors cancel one another and are left out (first {cancelled[0]})"
-
-
-# A layer in two spellings ---------------------------------------------------------------------------------------
-
-
-def _once(adapter: Adapter) -> Adapter:
-    """The adapter without layers that are there again in another spelling, with the same numbers.
-
-    Raises UnsupportedError where the numbers differ, or one is a piece of the other: hosts use one of them, and differ
-    in which.
-    """
-    found: dict[str, Layer] = {}
-    for layer in adapter.layers:
-        place = (layer.canonical if adapter.family else None) or flat_name(layer.stem)
-        first = found.setdefault(place, layer)
-        if first is not layer and not _is_alike(first, layer):
-            raise _two_spellings(adapter, first.stem, layer.stem)
-    twice = duplicate_layers(found.values(), adapter.family)
-    if twice:
-        raise _two_spellings(adapter, twice[0], "a layer that it is a part of, or that is a part of it")
-    gone = {layer.stem for layer in adapter.layers} - {layer.stem for layer in found.values()}
-    copied = tuple(one for one in adapter.copied if one.stem not in gone)
-    return replace(adapter, layers=tuple(found.values()), copied=copied) if gone else adapter
-
-
-def _is_alike(one: Layer, other: Layer) -> bool:
-    first, second = one.form, other.form
-    if not isinstance(first, LowRank) or not isinstance(second, LowRank) or first.scale != second.scale:
-        return False
-    pairs = ((first.pair.up, second.pair.up), (first.pair.down, second.pair.down))
-    return all(a.shape == b.shape and a.kind == b.kind and np.array_equal(a.bits, b.bits) for a, b in pairs)
-
-
-def _two_spellings(adapter: Adapter, one: str, other: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{adapter.paths[0]}: {one} and {other} are one weight in two spellings, with different numbers. Hosts use one "
-        f"of them, and differ in which, so that their sum with another LoRA is not known. Remove one of the two, or "
-        f"resize that file alone."
-    )
-
-
-def _check_once(layers: Sequence[Layer], family: Family | None, name: str, files: int) -> None:
-    """Raises UnsupportedError where a merge would have a weight in two spellings."""
-    twice = duplicate_layers(layers, family) if files > 1 else []
-    if twice:
-        raise UnsupportedError(f"merge {name}: {twice[0]} would be there in two spellings. Merge other files.")
 
 
 def with_leading_ranks(adapter: Adapter, count: int) -> Adapter:
@@ -310,19 +274,25 @@ def _length(form: Form) -> float:
 def _sum(key: str, terms: list[_Term]) -> Form:
     """The sum of the deltas: factors side by side, or in full where that would not be low rank."""
     forms = [_known_form(key, term.layer) for term in terms]
+    weights = [term.weight for term in terms]
     dtype = max((kind for form in forms for kind in form.dtypes), key=lambda kind: DTYPE_BYTES[kind])
-    kernel = next((form.kernel for form in forms if form.kernel), ())
-    pairs = [form.pair for form in forms if isinstance(form, LowRank)]
-    if len(pairs) == len(forms) and (sum(pair.rank for pair in pairs) <= min(pairs[0].size) or _all_lora(terms)):
-        return _side_by_side(forms, [term.weight for term in terms], dtype)
+    if _is_low_rank(forms, terms):
+        return _side_by_side(forms, weights, dtype)
     n, m = forms[0].size
-    shape = (n, m // prod(kernel), *kernel)
-    return Full(_added(forms, [term.weight for term in terms]), shape, dtype)
+    kernel = next((form.kernel for form in forms if form.kernel), ())
+    return Full(_added(forms, weights), (n, m // prod(kernel), *kernel), dtype)
 
 
-def _all_lora(terms: list[_Term]) -> bool:
-    """Ranks above those of the matrix are the LoRAs' own, then, and cost nothing to bear."""
-    return all(isinstance(term.layer.form, LowRank) for term in terms)
+def _is_low_rank(forms: Sequence[Form], terms: Sequence[_Term]) -> bool:
+    """Return whether the sum is written as a pair: its rank is below that of the matrix, or all terms are LoRAs.
+
+    A rank above that of the matrix is then the LoRAs' own, and the sum is no larger than they are.
+    """
+    pairs = [form.pair for form in forms if isinstance(form, LowRank)]
+    if len(pairs) < len(forms):
+        return False
+    all_lora = all(isinstance(term.layer.form, LowRank) for term in terms)
+    return all_lora or sum(pair.rank for pair in pairs) <= min(pairs[0].size)
 
 
 def _known_form(key: str, layer: Layer) -> Form:
