@@ -97,7 +97,9 @@ def _planned(path: Path) -> int:
     """Bytes of ``rank=1``. The singular values do not matter for the size, but for layers of zeros."""
     with SafeFile(path) as file:
         adapter = read_adapter(file)
-        facts = tuple(LayerFacts(layer.stem, _values(layer), layer.form.parameters) for layer in adapter.layers)
+        facts = tuple(
+            LayerFacts(layer.stem, _values(layer), layer.form.parameters_per_rank) for layer in adapter.layers
+        )
         nothing = np.zeros((0, 0), np.float32)
         spectra = tuple(Spectrum(one.s, nothing, nothing) for one in facts)
         recipe = parse_recipe("rank=1")

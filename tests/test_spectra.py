@@ -59,7 +59,7 @@ def test_a_layer_is_what_its_name_says_in_every_spelling(stem: str, kind: str) -
 @pytest.mark.parametrize("family", [SDXL, SD15], ids=lambda family: family.name)
 def test_every_layer_of_known_families_has_a_type_and_all_spellings_agree(family) -> None:
     for row in layers(family).values():
-        kinds = {type_of(name, is_conv=len(row.shape) > 2 and row.shape[2] > 1) for name in (row.id, *row.spellings)}
+        kinds = {type_of(name, is_conv=len(row.shape) > 2 and row.shape[2] > 1) for name in (row.id, *row.dotted_names)}
         assert len(kinds) == 1, row
         assert kinds <= set(TYPES)
         assert kinds != {"other"} or row.id.endswith("text_projection"), row

@@ -126,7 +126,9 @@ def test_a_sample_is_spread_evenly_and_small_files_are_taken_whole(made) -> None
         chosen = sampled(layers, 50)
         assert len({layer.stem for layer in chosen}) == 50
         assert {type_of(layer.stem) for layer in chosen} == {type_of(layer.stem) for layer in layers}
-        share = sum(layer.form.parameters for layer in chosen) / sum(layer.form.parameters for layer in layers)
+        share = sum(layer.form.parameters_per_rank for layer in chosen) / sum(
+            layer.form.parameters_per_rank for layer in layers
+        )
         assert share == pytest.approx(50 / len(layers), rel=0.1)
         assert sampled(layers, 500) == tuple(layers)
         assert sampled(layers, 50) == chosen

@@ -26,7 +26,7 @@ from ..progress import Progress, Quiet
 from ..prompts.lookup import LoraFolders, preset_file
 from ..prompts.sources import SUFFIX, Source, expand, of_members, of_prompt
 from ..prompts.tags import BLOCK_PRESETS, Presets, check_bakeable, parse_prompt
-from ..recipe.grammar import ALL_RANKS, METHOD_NUMBERS, Recipe, parse_recipes, with_way
+from ..recipe.grammar import ALL_RANKS, METHOD_NUMBERS, Recipe, parse_recipes, with_method_items
 from ..shown import json_text, shown, shown_lines
 from . import report
 from .ledger import Ledger
@@ -73,7 +73,7 @@ def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
         return recipes
     words = [*([arguments.method] if arguments.method else []), *(["pad"] if arguments.pad else [])]
     numbers = [f"{name}={value}" for name in METHOD_NUMBERS if (value := getattr(arguments, name)) is not None]
-    return with_way(recipes, [*words, *numbers])
+    return with_method_items(recipes, [*words, *numbers])
 
 
 def merge(arguments: argparse.Namespace) -> int:

@@ -9,13 +9,13 @@ from dataclasses import replace
 from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
 from ..adapters.layer import Adapter, Layer
-from ..adapters.write.convert import converted, is_convertible, is_loha
+from ..adapters.write.convert import is_convertible, is_loha, with_converted_layers
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import Partner
 from ..errors import LayerError
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Factor
-from ..linalg.finite import check_finite, in_range, unwarned
+from ..linalg.finite import check_finite, in_range, without_float_warnings
 from ..progress import Progress, in_order
 from ..recipe.grammar import Recipe
 from ..recipe.scores import BaseFacts, LayerFacts
@@ -55,7 +55,7 @@ def with_conversion(
     """Return the analysis with the conversion that a style needs, if any."""
     if not needs_conversion(analysis, convert):
         return analysis
-    other = _analysed(converted(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, runtime)
+    other = _analysed(with_converted_layers(analysis.adapter, _CONVERTED[convert]), checkpoint, recipes, runtime)
     return replace(analysis, others={**analysis.others, convert: other})
 
 
@@ -69,7 +69,7 @@ def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence
 def reattached(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
     """Return the analysis with an adapter whose file is open again; `checkpoint` is for kinds that need one."""
     others = {
-        word: reattached(other, converted(adapter, _CONVERTED[word]), checkpoint)
+        word: reattached(other, with_converted_layers(adapter, _CONVERTED[word]), checkpoint)
         for word, other in analysis.others.items()
     }
     return replace(analysis, adapter=adapter, others=others, weights=weights_of(adapter, checkpoint))
@@ -159,7 +159,7 @@ def _decompose(layers: Sequence[Layer], adapter: Adapter, arrays: Arrays, base: 
 
 def _solved(forms: Sequence[Form], arrays: Arrays, base: Factor | None) -> list[Decomposition]:
     pairs = [form for form in forms if isinstance(form, LowRank)]
-    with unwarned():
+    with without_float_warnings():
         together = len(pairs) == len(forms)
         found = decompose_together(pairs, arrays) if together else [form.decompose(arrays, base) for form in forms]
     return [_in_range(one) for one in found]
@@ -207,12 +207,14 @@ def _with_subspace(
     def measure(i: int) -> BaseFacts:
         layer, weight = adapter.layers[i], pairs[i]
         try:
-            with unwarned():
-                along = layer.form.along(spectra[i], checkpoint.whole(weight), runtime.arrays, turned=weight.transposed)
-            check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", along)
+            with without_float_warnings():
+                base_alignment = layer.form.base_alignment(
+                    spectra[i], checkpoint.whole(weight), runtime.arrays, turned=weight.transposed
+                )
+            check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", base_alignment)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
-        return replace(base[i], subspace=along)
+        return replace(base[i], subspace=base_alignment)
 
     runtime.progress.start("read base", len(pairs))
     return dict(

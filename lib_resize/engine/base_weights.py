@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from ..adapters.layer import Adapter, Layer
-from ..adapters.merge.onto_base import Ground, Place
-from ..adapters.merge.rotations import Outside
+from ..adapters.merge.onto_base import BaseModel, BaseWeight
+from ..adapters.merge.rotations import WeightInfo
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import Partner
 from ..errors import UnsupportedError
 from ..linalg.factor import Factor
-from ..linalg.lazy import Turned
+from ..linalg.lazy import Transposed
 
 Weights = Mapping[int, Callable[[], Factor]]
 
@@ -39,24 +39,24 @@ def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | No
     return partial(_as_out_by_in, checkpoint, weight) if weight else None
 
 
-def ground_of(checkpoint: Checkpoint) -> Ground:
+def ground_of(checkpoint: Checkpoint) -> BaseModel:
     """Return a base model for merges of kinds that depend on it."""
     place_of = partial(_place, checkpoint)
-    return Ground(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
+    return BaseModel(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
 
 
-def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> Place | None:
+def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> BaseWeight | None:
     found = checkpoint.named(canonical, stem)
     if found is None or 0 in found.matrix:
         return None
     kernel = () if found.transposed else found.parts[0].shape[2:]
-    outside = Outside(found.matrix, kernel, checkpoint.has_bias(found))
-    return Place(outside, partial(_as_out_by_in, checkpoint, found))
+    outside = WeightInfo(found.matrix, kernel, checkpoint.has_bias(found))
+    return BaseWeight(outside, partial(_as_out_by_in, checkpoint, found))
 
 
 def _as_out_by_in(checkpoint: Checkpoint, weight: Partner) -> Factor:
     matrix = checkpoint.whole(weight)
-    return Turned(matrix) if weight.transposed else matrix
+    return Transposed(matrix) if weight.transposed else matrix
 
 
 def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> str:

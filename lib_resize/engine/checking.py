@@ -9,15 +9,15 @@ import numpy as np
 
 from ..adapters.forms.form import Form, relative_distance
 from ..adapters.forms.lora import LowRank
-from ..adapters.read.adapter import form_of
+from ..adapters.read.adapter import read_written_form
 from ..adapters.write.layout import NewLayer
 from ..errors import OutputError
 from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Pair, Spectrum, Stored
-from ..linalg.finite import unwarned
-from ..linalg.lazy import numbers
-from ..linalg.random_projection import generator
+from ..linalg.finite import without_float_warnings
+from ..linalg.lazy import materialise
+from ..linalg.random_projection import layer_generator
 from ..progress import in_order
 from .job import ResizeJob
 from .layer_values import is_float8, write_spec
@@ -47,7 +47,7 @@ def check_deltas(path: Path, job: ResizeJob, runtime: Runtime) -> None:
     negligible = NEGLIGIBLE * selection.norm * abs(selection.recipe.rescale)
 
     def error(new: NewLayer) -> float:
-        with unwarned():
+        with without_float_warnings():
             found = _read_back(file, new)
             if new.index in sample or is_float8(new):
                 return _difference(found, selection, new, runtime.arrays)
@@ -87,11 +87,11 @@ def _probed_difference(found: Form, selection: Selection, new: NewLayer) -> floa
     assert isinstance(form, LowRank)
     assert isinstance(found, LowRank)
     assert isinstance(spectrum, Spectrum)
-    x = generator(0, new.layer.stem).standard_normal(form.size[1]).astype(np.float32)
+    x = layer_generator(0, new.layer.stem).standard_normal(form.size[1]).astype(np.float32)
     kept = selection.choice.kept[new.index]
-    inner = spectrum.p[:, kept] @ (spectrum.q[kept] @ (numbers(form.pair.down) @ x))
-    wanted = np.float32(selection.recipe.rescale) * (numbers(form.pair.up) @ inner)
-    written = np.float32(found.pair.scale) * (numbers(found.pair.up) @ (numbers(found.pair.down) @ x))
+    inner = spectrum.p[:, kept] @ (spectrum.q[kept] @ (materialise(form.pair.down) @ x))
+    wanted = np.float32(selection.recipe.rescale) * (materialise(form.pair.up) @ inner)
+    written = np.float32(found.pair.scale) * (materialise(found.pair.up) @ (materialise(found.pair.down) @ x))
     return float(np.linalg.norm((written - wanted).astype(np.float64))) / _written_norm(selection, new)
 
 
@@ -114,4 +114,4 @@ def _tolerance(new: NewLayer) -> float:
 def _read_back(file: SafeFile, new: NewLayer) -> Form:
     """Return the layer as other programs read it."""
     specs = {**new.tensors, **({"alpha": new.alpha} if new.alpha else {})}
-    return form_of(file, new.stem, {role: spec.name for role, spec in specs.items()})
+    return read_written_form(file, new.stem, {role: spec.name for role, spec in specs.items()})

@@ -9,24 +9,24 @@ from dataclasses import replace
 import numpy as np
 
 from ..adapters.forms.form import WriteSpec
-from ..adapters.write.layout import NewLayer, Rows, factors, zeros
+from ..adapters.write.layout import FillRows, NewLayer, layer_tensors, zero_rows
 from ..adapters.write.style import FLOAT8
 from ..errors import LayerError
 from ..linalg.arrays import Arrays
 from ..linalg.casts import Bits, Single, singles
 from ..linalg.extension import orthonormal_rows
 from ..linalg.factor import Factor
-from ..linalg.finite import unwarned
-from ..linalg.random_projection import generator
+from ..linalg.finite import without_float_warnings
+from ..linalg.random_projection import layer_generator
 from ..recipe.grammar import Recipe
 from .selection import Selection
 
 
 def storage_arrays(selection: Selection, group: Sequence[NewLayer], arrays: Arrays) -> dict[str, Bits]:
     """Return the stored tensors of some new layers, by key. Raises LayerError where a number does not fit."""
-    rows = _new_rows(selection.recipe) if selection.recipe.fill == "extend" else zeros
-    with unwarned():
-        return factors([(new, write_spec(selection, new, arrays)) for new in group], rows)
+    rows = _new_rows(selection.recipe) if selection.recipe.fill == "extend" else zero_rows
+    with without_float_warnings():
+        return layer_tensors([(new, write_spec(selection, new, arrays)) for new in group], rows)
 
 
 def write_spec(selection: Selection, new: NewLayer, arrays: Arrays, gain: float | None = None) -> WriteSpec:
@@ -64,10 +64,10 @@ def rounded_values(selection: Selection, new: NewLayer, arrays: Arrays) -> dict[
     return {role: values[role].reshape(spec.shape[0], -1) / np.float32(share) for role, spec in new.tensors.items()}
 
 
-def _new_rows(recipe: Recipe) -> Rows:
+def _new_rows(recipe: Recipe) -> FillRows:
     def rows(new: NewLayer, down: Single, count: int) -> Single:
         try:
-            return orthonormal_rows(down, count, generator(recipe.seed, new.layer.stem))
+            return orthonormal_rows(down, count, layer_generator(recipe.seed, new.layer.stem))
         except LayerError as error:
             raise LayerError(f"layer {new.layer.stem}: {error}.") from error
 

@@ -11,16 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..adapters.forms.form import relative, relative_distance
+from ..adapters.forms.form import relative_difference, relative_distance
 from ..adapters.forms.lora import LowRank
 from ..adapters.merge.onto_base import magnitudes
 from ..adapters.write.layout import NewLayer
 from ..adapters.write.style import FLOAT8
 from ..errors import LayerError
-from ..linalg.dora import Normalised
+from ..linalg.dora import DoraWeight
 from ..linalg.factor import Pair, Stored
-from ..linalg.finite import unwarned
-from ..linalg.lazy import numbers
+from ..linalg.finite import without_float_warnings
+from ..linalg.lazy import materialise
 from ..progress import in_order
 from .job import ResizeJob
 from .layer_values import base_weight, is_float8, rounded_values, whole, write_spec
@@ -68,14 +68,14 @@ def with_float8_errors(job: ResizeJob, runtime: Runtime) -> ResizeJob:
 def _lost_in_float8(selection: Selection, new: NewLayer, runtime: Runtime) -> float:
     """Return the Frobenius norm of the source's delta minus the one that is written."""
     form, values = new.layer.form, rounded_values(selection, new, runtime.arrays)
-    with unwarned():
+    with without_float_warnings():
         if isinstance(form, LowRank):
             up, down = (Stored(np.ascontiguousarray(values[role]), "F32") for role in form.roles)
             error = relative_distance(Pair(up, down), form.pair)
         else:
             spec = whole(write_spec(selection, new, runtime.arrays, gain=1.0), form.rank)
             source = form.full(form.values(spec))
-            error = relative(form.full(values).astype(np.float64), source.astype(np.float64))
+            error = relative_difference(form.full(values).astype(np.float64), source.astype(np.float64))
     s = selection.analysis.layers[new.index].s
     return error * math.sqrt(float(s @ s))
 
@@ -112,8 +112,8 @@ def _dora_errors(selection: Selection, new: NewLayer, runtime: Runtime) -> tuple
     assert key is not None
     spec = write_spec(selection, new, runtime.arrays, gain=1.0)
     try:
-        normalised = Normalised(numbers(base_weight(selection, new)), magnitudes(adapter.files[0], key))
-        with unwarned():
+        normalised = DoraWeight(materialise(base_weight(selection, new)), magnitudes(adapter.files[0], key))
+        with without_float_warnings():
             values = rounded_values(selection, new, runtime.arrays) if is_float8(new) else form.values(spec)
             source = form.full(form.values(whole(spec, form.rank)))
             return normalised.errors(source, form.full(values))

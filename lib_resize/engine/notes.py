@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from ..adapters.forms.full import Full
-from ..adapters.keys.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
+from ..adapters.keys.registry import LONE_ALPHA, MOST_UNKNOWN_TO_FORGE, UNKNOWN_TO_FORGE
 from ..adapters.layer import Adapter
 from ..adapters.write.float8 import float8_result
 from .selection import Selection
@@ -31,7 +31,7 @@ def label(adapter: Adapter) -> str:
 
 
 def _orphans(selection: Selection) -> Iterator[str]:
-    keys = [copied.key for copied in selection.adapter.copied if copied.why == ORPHAN.name]
+    keys = [copied.key for copied in selection.adapter.copied if copied.why == LONE_ALPHA.name]
     if keys:
         yield f"{len(keys)} alpha keys without factors left out ({keys[0]}): hosts refuse a file with them"
 
@@ -89,9 +89,9 @@ def _biases_of_converted_layers(selection: Selection) -> Iterator[str]:
 
 
 def _unread_by_forge(selection: Selection) -> Iterator[str]:
-    keys = [copied.key for copied in selection.adapter.copied if copied.why in UNREAD_BY_FORGE]
-    if len(keys) > MOST_UNREAD_BY_FORGE:
-        most = MOST_UNREAD_BY_FORGE
+    keys = [copied.key for copied in selection.adapter.copied if copied.why in UNKNOWN_TO_FORGE]
+    if len(keys) > MOST_UNKNOWN_TO_FORGE:
+        most = MOST_UNKNOWN_TO_FORGE
         yield f"Forge ignores LoRAs with more than {most} unknown keys; this file has {len(keys)}"
 
 

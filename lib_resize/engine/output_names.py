@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..recipe.grammar import Recipe, number
+from ..recipe.grammar import Recipe
 
 
 def output_stem(name: str, recipe: Recipe, threshold: float | None, suffix: str | None) -> str:
@@ -25,5 +25,5 @@ def recipe_in_name(recipe: Recipe) -> str:
     limits = (("max", recipe.max_rank), ("conv", recipe.max_conv_rank), ("min", recipe.min_rank))
     parts += [f"{word}{limit}" for word, limit in limits if limit]
     usual = {f"{name}={default}" for name, default in (("niter", 2), ("oversample", 8), ("seed", 0))}
-    parts += [item.replace("=", "") for item in recipe.way if item not in usual]
+    parts += [item.replace("=", "") for item in recipe.method_items if item not in usual]
     return "_".join(parts)

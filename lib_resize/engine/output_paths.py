@@ -36,16 +36,16 @@ class _Claims:
     """The names of this run's results."""
 
     stems: set[str] = field(default_factory=set)
-    numbers: dict[str, int] = field(default_factory=dict)
+    materialise: dict[str, int] = field(default_factory=dict)
     """Folded stem -> the first number that is not used, where the search for a free one starts."""
 
     def add(self, stem: str, wished: str) -> None:
         self.stems.add(fold(stem))
         clean = clean_stem(wished)
-        number = self.numbers.get(fold(clean), 1)
-        while fold(numbered(clean, number)) in self.stems:
-            number += 1
-        self.numbers[fold(clean)] = number
+        format_number = self.materialise.get(fold(clean), 1)
+        while fold(numbered(clean, format_number)) in self.stems:
+            format_number += 1
+        self.materialise[fold(clean)] = format_number
 
 
 class OutputPaths:
@@ -106,7 +106,7 @@ class SourcePaths:
     _claims: _Claims
 
     def __call__(self, stem: str) -> Path:
-        start = self._claims.numbers.get(fold(clean_stem(stem)), 1)
+        start = self._claims.materialise.get(fold(clean_stem(stem)), 1)
         return unique_path(self.folder, stem, self._is_taken, start=start)
 
     def _is_taken(self, folded: str) -> bool:

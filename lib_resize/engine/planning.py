@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..adapters.write.layout import OutputLayout, draft
+from ..adapters.write.layout import OutputLayout, output_layout
 from ..adapters.write.style import Style
 from ..errors import ResizeError, UnsupportedError
 from ..plans import Plan
@@ -93,7 +93,7 @@ class _Sizes:
     def _layout(self, choice: Choice) -> OutputLayout:
         ranks = tuple(choice.ranks)
         if ranks not in self._layouts:  # the search for a size ends at one that it has seen
-            self._layouts[ranks] = draft(self._analysis.adapter, self._strongest, ranks, self._style)
+            self._layouts[ranks] = output_layout(self._analysis.adapter, self._strongest, ranks, self._style)
         return self._layouts[ranks]
 
 
@@ -142,13 +142,13 @@ _BETTER = "LoHa written as LoRA, which is better here: {size} at retention {kept
 _KEPT = "LoHa kept, which is better here: {size} at retention {kept}; as LoRA {other} at {other_kept}"
 
 
-def _better(own: ResizeJob, converted: ResizeJob) -> ResizeJob:
+def _better(own: ResizeJob, with_converted_layers: ResizeJob) -> ResizeJob:
     if own.selection.style.convert == "lora":
-        kinds = _kinds_that_differ(own.analysis, converted.analysis)
-        return _noted(converted, _CONVERTED.format(kinds=kinds, **_figures(converted, own)))
-    if _is_better(converted.plan, own.plan, own.recipe):
-        return _noted(converted, _BETTER.format(**_figures(converted, own)))
-    return _noted(own, _KEPT.format(**_figures(own, converted)))
+        kinds = _kinds_that_differ(own.analysis, with_converted_layers.analysis)
+        return _noted(with_converted_layers, _CONVERTED.format(kinds=kinds, **_figures(with_converted_layers, own)))
+    if _is_better(with_converted_layers.plan, own.plan, own.recipe):
+        return _noted(with_converted_layers, _BETTER.format(**_figures(with_converted_layers, own)))
+    return _noted(own, _KEPT.format(**_figures(own, with_converted_layers)))
 
 
 def _is_better(other: Plan, own: Plan, recipe: Recipe) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..adapters.layer import Adapter
-from ..adapters.merge.merge import Weight, first_ranks, merge
-from ..adapters.merge.onto_base import grounded, needs_ground, overlap
-from ..adapters.merge.prompt_strengths import TagGain, remarks_on
+from ..adapters.merge.merge import Strength, merge, with_leading_ranks
+from ..adapters.merge.onto_base import merge_onto_base, overlap_warnings, requires_base
+from ..adapters.merge.prompt_strengths import PromptStrength, block_weight_warnings
 from ..adapters.read.adapter import read_adapter
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
@@ -26,8 +26,8 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
     if source.is_plain:
         return read_lora(files[0])
     parts = adapters = [read_part(file) for file in files]
-    if base is not None and (len(adapters) > 1 or needs_ground(adapters[0])):
-        adapters = [grounded(one, ground_of(base)) for one in adapters]
+    if base is not None and (len(adapters) > 1 or requires_base(adapters[0])):
+        adapters = [merge_onto_base(one, ground_of(base)) for one in adapters]
     merged = merge(
         [_cut(adapter, member) for adapter, member in zip(adapters, source.members, strict=True)],
         [_weight_of(member) for member in source.members],
@@ -36,9 +36,9 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
     warnings = [
         warning
         for adapter, member in zip(adapters, source.members, strict=True)
-        for warning in (*remarks_on(adapter, member.tags), *_warnings(member))
+        for warning in (*block_weight_warnings(adapter, member.tags), *_warnings(member))
     ]
-    warnings += overlap(parts, adapters)
+    warnings += overlap_warnings(parts, adapters)
     return replace(merged, notes=tuple(dict.fromkeys((*merged.notes, *warnings))))
 
 
@@ -51,7 +51,7 @@ def read_lora(file: SafeFile) -> Adapter:
 def read_part(file: SafeFile) -> Adapter:
     """Return a part of a merge, which may have only layers that depend on the base model. Raises as `read_lora`."""
     _refuse_base_model(file)
-    return read_adapter(file, resting=True)
+    return read_adapter(file, allow_base_dependent=True)
 
 
 def _refuse_base_model(file: SafeFile) -> None:
@@ -63,11 +63,11 @@ def _refuse_base_model(file: SafeFile) -> None:
 
 def _cut(adapter: Adapter, member: Member) -> Adapter:
     dyn = member.tags[0].dyn if member.tags else None
-    return adapter if dyn is None else first_ranks(adapter, dyn)
+    return adapter if dyn is None else with_leading_ranks(adapter, dyn)
 
 
-def _weight_of(member: Member) -> Weight:
-    return TagGain(member.tags) if member.tags else member.weight
+def _weight_of(member: Member) -> Strength:
+    return PromptStrength(member.tags) if member.tags else member.weight
 
 
 def _warnings(member: Member) -> list[str]:

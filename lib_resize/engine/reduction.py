@@ -13,8 +13,8 @@ from ..errors import LayerError
 from ..linalg.arrays import NumpyArrays
 from ..linalg.casts import Double
 from ..linalg.factor import Pair, Spectrum
-from ..linalg.random_projection import dense_projection, generator, lost, projected, randomised, sparse_projection
-from ..linalg.truncate import KeptIndices, discarded
+from ..linalg.random_projection import dense_projection, layer_generator, lost, projected, randomised, sparse_projection
+from ..linalg.truncate import KeptIndices, discarded_norm
 from ..recipe.grammar import Recipe
 from ..recipe.select import Choice
 from .analysis import Analysis
@@ -68,8 +68,8 @@ def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: KeptIndices) ->
     if recipe.fill == "extend":
         return _as_stored(pair, s), 0.0
     if len(kept) >= np.count_nonzero(s) or not len(kept):  # all of it, or nothing: no way loses less
-        return analysis.spectra[index], discarded(s, kept)
-    chance = generator(recipe.seed, analysis.layers[index].name)
+        return analysis.spectra[index], discarded_norm(s, kept)
+    chance = layer_generator(recipe.seed, analysis.layers[index].name)
     made = _WAYS[recipe.method](pair, len(kept), recipe, chance)
     return made, lost(pair, made, NumpyArrays())
 

@@ -11,11 +11,11 @@ from ..adapters.forms.form import Decomposition
 from ..adapters.layer import Adapter
 from ..adapters.write.layout import OutputLayout, becomes_float8
 from ..adapters.write.style import Style
-from ..linalg.truncate import discarded, frobenius
+from ..linalg.truncate import discarded_norm, norm_of_strengths
 from ..plans import LayerPlan
 from ..recipe.grammar import Recipe
 from ..recipe.scores import LayerFacts
-from ..recipe.select import Choice, share_kept
+from ..recipe.select import Choice, weight_retention
 from .analysis import Analysis
 from .reduction import Reduction
 
@@ -61,7 +61,7 @@ class Selection:
         """Frobenius norm of what each layer loses by its smaller rank, without `rescale`."""
         if self.reduction is not None:
             return self.reduction.lost
-        return tuple(discarded(facts.s, kept) for facts, kept in zip(self._facts, self.choice.kept, strict=True))
+        return tuple(discarded_norm(facts.s, kept) for facts, kept in zip(self._facts, self.choice.kept, strict=True))
 
     @property
     def error(self) -> float:
@@ -78,7 +78,7 @@ class Selection:
     def retention(self) -> float:
         """Weight retention, 0 to 1. For other methods than the exact one, and for fp8, it follows from the error."""
         if self.reduction is None and not self._float8:
-            return share_kept(self._facts, self.choice.kept)
+            return weight_retention(self._facts, self.choice.kept)
         return math.sqrt(max(0.0, 1.0 - self.error**2))
 
     @property
@@ -96,7 +96,7 @@ class Selection:
 
     def kept_norm(self, index: int) -> float:
         """Return the Frobenius norm of what layer `index` keeps, without `rescale`."""
-        return frobenius(self._facts[index].s[self.choice.kept[index]])
+        return norm_of_strengths(self._facts[index].s[self.choice.kept[index]])
 
     def layer_plans(self) -> Iterator[LayerPlan]:
         """Yield the plan of every layer of the source."""

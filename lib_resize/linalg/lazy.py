@@ -18,7 +18,7 @@ from .factor import Factor, Pair
 
 
 @dataclass(frozen=True)
-class Made:
+class LazyMatrix:
     """A matrix that a function computes anew at every look, as float32."""
 
     shape: tuple[int, int]
@@ -31,7 +31,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Turned:
+class Transposed:
     """The transpose of a matrix."""
 
     inner: Factor
@@ -50,17 +50,19 @@ class Turned:
         return columns, rows
 
 
-def numbers(factor: Factor) -> Single:
+def materialise(factor: Factor) -> Single:
     """All of a factor in float32, (rows, columns)."""
     return singles(factor.bits, factor.kind)
 
 
-def product(pair: Pair) -> Made:
+def product_matrix(pair: Pair) -> LazyMatrix:
     """``scale * up @ down`` as one matrix (n, m)."""
-    return Made(pair.size, lambda: np.asarray(np.float32(pair.scale) * (numbers(pair.up) @ numbers(pair.down))))
+    return LazyMatrix(
+        pair.size, lambda: np.asarray(np.float32(pair.scale) * (materialise(pair.up) @ materialise(pair.down)))
+    )
 
 
-def hadamard(first: Pair, second: Pair, scale: float) -> Pair:
+def hadamard_pair(first: Pair, second: Pair, scale: float) -> Pair:
     """The elementwise product ``scale * (B A) o (D C)`` as an exact pair of rank r1 * r2.
 
     Row x of its up is the Kronecker product of the rows x of B and D, column y of its down that of the columns y of
@@ -69,8 +71,8 @@ def hadamard(first: Pair, second: Pair, scale: float) -> Pair:
     rank = first.rank * second.rank
     (n, m) = first.size
     return Pair(
-        up=Made((n, rank), lambda: rowwise(numbers(first.up), numbers(second.up))),
-        down=Made((rank, m), lambda: rowwise(numbers(first.down).T, numbers(second.down).T).T),
+        up=LazyMatrix((n, rank), lambda: rowwise(materialise(first.up), materialise(second.up))),
+        down=LazyMatrix((rank, m), lambda: rowwise(materialise(first.down).T, materialise(second.down).T).T),
         scale=scale * first.scale * second.scale,
     )
 
@@ -80,13 +82,15 @@ def rowwise(left: NDArray[np.float32], right: NDArray[np.float32]) -> Single:
     return np.asarray((left[:, :, None] * right[:, None, :]).reshape(len(left), -1))
 
 
-def kronecker(left: Factor, right: Pair, scale: float) -> Pair:
+def kronecker_pair(left: Factor, right: Pair, scale: float) -> Pair:
     """``scale * kron(L, B A)`` as an exact pair of rank columns(L) * r, by ``kron(L, B) @ kron(I, A)``."""
     rows, columns = left.shape
     n, m = right.size
     rank = columns * right.rank
     return Pair(
-        up=Made((rows * n, rank), lambda: np.kron(numbers(left), numbers(right.up))),
-        down=Made((rank, columns * m), lambda: np.kron(np.eye(columns, dtype=np.float32), numbers(right.down))),
+        up=LazyMatrix((rows * n, rank), lambda: np.kron(materialise(left), materialise(right.up))),
+        down=LazyMatrix(
+            (rank, columns * m), lambda: np.kron(np.eye(columns, dtype=np.float32), materialise(right.down))
+        ),
         scale=scale * right.scale,
     )

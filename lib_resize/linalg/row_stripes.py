@@ -24,14 +24,14 @@ def stripes(weight: Factor, arrays: Arrays) -> Iterator[tuple[int, Array]]:
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         part = weight.rows(start, stop) if isinstance(weight, Assembled) else bits[start:stop]  # type: ignore[index]
-        yield start, arrays.single(part, weight.kind)
+        yield start, arrays.load_float32(part, weight.kind)
 
 
-def whole(weight: Factor, arrays: Arrays) -> Array:
+def load_whole(weight: Factor, arrays: Arrays) -> Array:
     """All of a weight in float32, (n, m); valid until the next call of this thread."""
     n, m = weight.shape
     if n * m <= max(_SMALL, arrays.block_elements) and not isinstance(weight, Assembled):
-        return arrays.single(weight.bits, weight.kind)
+        return arrays.load_float32(weight.bits, weight.kind)
     w = arrays.empty(n, m)
     for start, stripe in stripes(weight, arrays):
         w[start : start + len(stripe)] = stripe

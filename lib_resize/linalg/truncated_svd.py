@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import LayerError
 from .arrays import Array, Arrays
 from .casts import Double, Single
-from .dense import dimensions, singular_values
+from .dense import singular_values, truncated_dense
 from .factor import Stored
 
 SMALL = 256
@@ -48,7 +48,7 @@ class TruncatedSvd:
     """Frobenius norm of the matrix less these dimensions."""
 
 
-def leading(matrix: Single, count: int, arrays: Arrays) -> TruncatedSvd:
+def truncated_svd(matrix: Single, count: int, arrays: Arrays) -> TruncatedSvd:
     """The `count` strongest dimensions of a float32 matrix, fewer where it has no more.
 
     Raises LayerError where the matrix holds NaN or an infinity.
@@ -78,7 +78,7 @@ def _exact(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> Truncat
     stored = Stored(np.ascontiguousarray(matrix), "F32")
     s = singular_values(stored, arrays)
     kept = np.arange(min(wanted, int(np.count_nonzero(s))))
-    up, down = dimensions(stored, kept, arrays)
+    up, down = truncated_dense(stored, kept, arrays)
     tail = s[len(kept) :]
     lost = math.sqrt(float(tail @ tail)) if len(kept) else math.sqrt(whole)
     return TruncatedSvd(s[kept], up, down, lost)
@@ -86,16 +86,16 @@ def _exact(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> Truncat
 
 def _iterated(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> TruncatedSvd:
     """Of a matrix with n >= m."""
-    x = arrays.bring(matrix)
+    x = arrays.to_device(matrix)
     width = wanted + OVERSAMPLING
     start = np.random.default_rng(0).standard_normal((matrix.shape[1], width), dtype=np.float32)
-    basis = _orthonormal(arrays.host(x @ arrays.bring(start)))
+    basis = _orthonormal(arrays.to_numpy(x @ arrays.to_device(start)))
     inner, left = _projected(x, basis, wanted, arrays), whole
     for _ in range(_STEPS):
         before, left = left, _left(whole, inner.s)
         if before - left <= TOLERANCE * left:
             break
-        basis = _orthonormal(arrays.host(x @ arrays.bring(_orthonormal(inner.rows.T))))
+        basis = _orthonormal(arrays.to_numpy(x @ arrays.to_device(_orthonormal(inner.rows.T))))
         inner = _projected(x, basis, wanted, arrays)
     root = np.sqrt(inner.s).astype(np.float32)
     up = (basis @ inner.u.astype(np.float32)) * root
@@ -116,7 +116,7 @@ class _Projected:
 
 
 def _projected(x: Array, basis: Single, wanted: int, arrays: Arrays) -> _Projected:
-    rows = np.asarray(arrays.host(arrays.bring(np.ascontiguousarray(basis.T)) @ x), np.float32)
+    rows = np.asarray(arrays.to_numpy(arrays.to_device(np.ascontiguousarray(basis.T)) @ x), np.float32)
     wide = rows.astype(np.float64)
     square, vectors = np.linalg.eigh(wide @ wide.T)
     s = np.sqrt(np.maximum(square[::-1][:wanted], 0.0))

@@ -28,7 +28,7 @@ _IN_RESNET = ("conv1", "time_emb_proj", "conv2", "conv_shortcut")
 _IN_CLIP = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 
-def orders(component: str, classes: Sequence[str]) -> Iterator[Order]:
+def layer_orders(component: str, classes: Sequence[str]) -> Iterator[Order]:
     """All orders that a file of these classes can have, SD1.5's first."""
     if component == TEXT:
         yield from (_text(12, 768), _text(23, 1024))

@@ -24,7 +24,7 @@ SMALL = 384
 """A layer of a small model has at most this many rows or this many columns. No model in use is so narrow throughout."""
 
 
-def fits(family: Family, rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> bool:
+def shapes_fit(family: Family, rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> bool:
     """Whether layers can belong to the family: `rows` are those that it knows by name, `sizes` their shapes, by stem.
 
     Of every kind of layer, such as the `to_q` of one width, most shapes have to be the family's own; the layer that
@@ -32,7 +32,7 @@ def fits(family: Family, rows: Mapping[str, LayerName], sizes: Mapping[str, Size
     Another model differs in a kind as a whole. A single layer of another shape, such as one with its factors swapped,
     makes no other model: it is refused or compared as a layer of this family.
     """
-    judged = {stem: row for stem, row in rows.items() if row.id != family.entrance} or rows
+    judged = {stem: row for stem, row in rows.items() if row.id != family.input_layer} or rows
     if _agree(judged, {stem: flat_shape(row.shape) == sizes[stem] for stem, row in judged.items()}):
         return True
     return all(min(sizes[stem]) <= SMALL for stem in judged) and _agree(judged, _in_proportion(judged, sizes))
@@ -50,9 +50,11 @@ _BELOW_BLOCKS = re.compile(r"^.*_\d+_")
 """What precedes a layer's own words: its block, with all numbers."""
 
 
-def has_hallmark(family: Family, rows: Iterable[LayerName]) -> bool:
+def has_distinguishing_layer(family: Family, rows: Iterable[LayerName]) -> bool:
     """Whether one of the layers is of the kind that tells the family from others of the same names and widths."""
-    return not family.hallmark or any(family.hallmark in name for row in rows for name in (*row.spellings, row.id))
+    return not family.distinguishing_name or any(
+        family.distinguishing_name in name for row in rows for name in (*row.dotted_names, row.id)
+    )
 
 
 def flat_shape(shape: tuple[int, ...]) -> Size:
@@ -78,37 +80,37 @@ def _in_proportion(rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> 
 
 
 @dataclass(frozen=True)
-class Told:
+class BaseModelHints:
     """What metadata says of the base model."""
 
     families: frozenset[str] = frozenset()
     """Names of the families that it speaks of."""
-    stranger: str = ""
+    unknown_value: str = ""
     """A value that speaks of a family which is not in our tables."""
 
     @property
-    def is_foreign(self) -> bool:
+    def excludes_known_families(self) -> bool:
         """Whether it speaks of other families only."""
-        return bool(self.stranger) and not self.families
+        return bool(self.unknown_value) and not self.families
 
 
-def told_of_base(metadata: Mapping[str, str]) -> tuple[str, str]:
+def base_model_hints(metadata: Mapping[str, str]) -> tuple[str, str]:
     """The values in a LoRA's metadata that speak of its base model."""
     return metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
 
 
-def read_told(values: Iterable[str]) -> Told:
-    """What values of `told_of_base` say; empty ones say nothing."""
+def read_hints(values: Iterable[str]) -> BaseModelHints:
+    """What values of `base_model_hints` say; empty ones say nothing."""
     families: set[str] = set()
-    stranger = ""
+    unknown_value = ""
     for value in values:
         word = _plain(value)
         if word in _NO_WORDS:
             continue
         found = {family.name for family in FAMILIES if _speaks_of(family, word)}
         families |= found
-        stranger = stranger if found else value
-    return Told(frozenset(families), stranger)
+        unknown_value = unknown_value if found else value
+    return BaseModelHints(frozenset(families), unknown_value)
 
 
 _NO_WORDS = frozenset({"", "none", "null", "unknown", "other", "custom", "lora"})
@@ -134,4 +136,4 @@ def _speaks_of(family: Family, word: str) -> bool:
 
 @cache
 def _starts(family: Family) -> tuple[str, ...]:
-    return tuple(_plain(word) for word in family.told)
+    return tuple(_plain(word) for word in family.hints)

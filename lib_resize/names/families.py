@@ -89,8 +89,8 @@ SDXL = Family(
     ("unet", "te1", "te2"),
     sdxl_rows,
     roots=UNET_ROOTS,
-    told=("sdxl", "sdxl1", "sdxl0", "stable-diffusion-xl", "stable-diffusion-xl-1", "illustrious", "noobai"),
-    entrance="lora_unet_input_blocks_0_0",
+    hints=("sdxl", "sdxl1", "sdxl0", "stable-diffusion-xl", "stable-diffusion-xl-1", "illustrious", "noobai"),
+    input_layer="lora_unet_input_blocks_0_0",
 )
 REFINER = Family(
     "SDXL refiner",
@@ -99,8 +99,8 @@ REFINER = Family(
     ("unet", "te"),
     refiner_rows,
     roots=UNET_ROOTS,
-    told=("sdxl_refiner", "stable-diffusion-xl-v1-refiner", "stable-diffusion-xl-refiner"),
-    entrance="lora_unet_input_blocks_0_0",
+    hints=("sdxl_refiner", "stable-diffusion-xl-v1-refiner", "stable-diffusion-xl-refiner"),
+    input_layer="lora_unet_input_blocks_0_0",
 )
 KOLORS = Family(
     "Kolors",
@@ -109,8 +109,8 @@ KOLORS = Family(
     ("unet",),
     kolors_rows,
     roots=(UNET_ROOTS[0] | {"encoder_hid_proj"}, UNET_ROOTS[1] | {"encoder_hid_proj"}),
-    told=("kolors",),
-    entrance="lora_unet_input_blocks_0_0",
+    hints=("kolors",),
+    input_layer="lora_unet_input_blocks_0_0",
 )
 SD15 = Family(
     "SD1.5",
@@ -119,8 +119,8 @@ SD15 = Family(
     ("unet", "te"),
     sd15_rows,
     roots=UNET_ROOTS,
-    told=("sd_v1", "sd1", "stable-diffusion-v1", "stable-diffusion-1"),
-    entrance="lora_unet_conv_in",
+    hints=("sd_v1", "sd1", "stable-diffusion-v1", "stable-diffusion-1"),
+    input_layer="lora_unet_conv_in",
 )
 SD2 = Family(
     "SD2",
@@ -129,8 +129,8 @@ SD2 = Family(
     ("unet", "te"),
     sd2_rows,
     roots=UNET_ROOTS,
-    told=("sd_v2", "sd2", "stable-diffusion-v2", "stable-diffusion-2"),
-    entrance="lora_unet_conv_in",
+    hints=("sd_v2", "sd2", "stable-diffusion-v2", "stable-diffusion-2"),
+    input_layer="lora_unet_conv_in",
 )
 
 _READ_BY_COMFYUI = IdPrefixes(portable=True)
@@ -141,9 +141,9 @@ FLUX = transformer_family(
     transformers.FLUX_SIZES,
     version="flux1",
     architecture="flux-1-dev/lora",
-    told=("flux", "flux1"),
+    hints=("flux", "flux1"),
     texts=("te1", "te3"),
-    entrance="img_in",
+    input_layer="img_in",
     spelled=_READ_BY_COMFYUI,
 )
 CHROMA = transformer_family(
@@ -152,9 +152,9 @@ CHROMA = transformer_family(
     transformers.CHROMA_SIZES,
     version="chroma",
     architecture="chroma/lora",
-    told=("chroma", "chroma1"),
+    hints=("chroma", "chroma1"),
     texts=("te3",),
-    entrance="img_in",
+    input_layer="img_in",
     spelled=_READ_BY_COMFYUI,
 )
 FLUX2 = tuple(
@@ -166,17 +166,17 @@ FLUX2 = tuple(
         {size: numbers},
         version=f"flux_2_{flatten(size).replace(' ', '_').lower()}",
         architecture=f"Flux.2-{size.replace(' ', '-').lower()}/lora",
-        told=("flux2",),
-        entrance="img_in",
+        hints=("flux2",),
+        input_layer="img_in",
     )
 )
 SD3 = transformer_family(
     "SD3",
     transformers.SD3,
     transformers.SD3_SIZES,
-    told=("sd3", "sd_v3", "stable-diffusion-3", "stable-diffusion-v3"),
+    hints=("sd3", "sd_v3", "stable-diffusion-3", "stable-diffusion-v3"),
     texts=("te1", "te2", "te3"),
-    entrance="x_embedder_proj",
+    input_layer="x_embedder_proj",
     spelled=_READ_BY_COMFYUI,
 )
 HUNYUAN_VIDEO = transformer_family(
@@ -185,8 +185,8 @@ HUNYUAN_VIDEO = transformer_family(
     transformers.HUNYUAN_VIDEO_SIZES,
     version="hunyuan_video",
     architecture="hunyuan-video/lora",
-    told=("hunyuan_video", "framepack"),
-    entrance="img_in_proj",
+    hints=("hunyuan_video", "framepack"),
+    input_layer="img_in_proj",
 )
 WAN = transformer_family(
     "Wan",
@@ -194,8 +194,8 @@ WAN = transformer_family(
     transformers.WAN_SIZES,
     version="wan",
     architecture="wan2.1/lora",
-    told=("wan", "wan2", "wan_video_2"),
-    entrance="patch_embedding",
+    hints=("wan", "wan2", "wan_video_2"),
+    input_layer="patch_embedding",
 )
 QWEN_IMAGE = transformer_family(
     "Qwen-Image",
@@ -203,8 +203,8 @@ QWEN_IMAGE = transformer_family(
     transformers.QWEN_IMAGE_SIZES,
     version="qwen_image",
     architecture="Qwen-Image/lora",
-    told=("qwen_image", "qwen"),
-    entrance="img_in",
+    hints=("qwen_image", "qwen"),
+    input_layer="img_in",
 )
 Z_IMAGE = transformer_family(
     "Z-Image",
@@ -212,8 +212,8 @@ Z_IMAGE = transformer_family(
     transformers.Z_IMAGE_SIZES,
     version="z_image",
     architecture="Z-Image/lora",
-    told=("z_image",),
-    entrance="x_embedder",
+    hints=("z_image",),
+    input_layer="x_embedder",
     spelled=IdPrefixes(piece="lora_unet_"),
 )
 LUMINA2 = transformer_family(
@@ -222,47 +222,47 @@ LUMINA2 = transformer_family(
     transformers.LUMINA2_SIZES,
     version="lumina2",
     architecture="lumina-2/lora",
-    told=("lumina2", "lumina_image_2"),
-    entrance="x_embedder",
+    hints=("lumina2", "lumina_image_2"),
+    input_layer="x_embedder",
 )
 AURAFLOW = transformer_family(
     "AuraFlow",
     transformers.AURAFLOW,
     transformers.AURAFLOW_SIZES,
-    told=("auraflow", "auraflow0", "aura"),
-    entrance="init_x_linear",
+    hints=("auraflow", "auraflow0", "aura"),
+    input_layer="init_x_linear",
 )
 PIXART = transformer_family(
     "PixArt",
     transformers.PIXART,
     transformers.PIXART_SIZES,
-    told=("pixart",),
-    entrance="x_embedder_proj",
-    hallmark="cross_attn",
+    hints=("pixart",),
+    input_layer="x_embedder_proj",
+    distinguishing_name="cross_attn",
 )
 CASCADE = transformer_family(
     "Stable Cascade",
     transformers.CASCADE,
     transformers.CASCADE_SIZES,
-    told=("stable_cascade",),
+    hints=("stable_cascade",),
     texts=("te",),
-    entrance="embedding_1",
+    input_layer="embedding_1",
     spelled=IdPrefixes("lora_prior_unet_", "lora_prior_unet_", portable=True),
 )
 LTX = transformer_family(
     "LTX-Video",
     transformers.LTX,
     transformers.LTX_SIZES,
-    told=("ltx",),
-    entrance="patchify_proj",
-    hallmark="attn2",
+    hints=("ltx",),
+    input_layer="patchify_proj",
+    distinguishing_name="attn2",
 )
 HIDREAM = transformer_family(
     "HiDream",
     transformers.HIDREAM,
     transformers.HIDREAM_SIZES,
-    told=("hidream_i1", "hidream_e1", "hidream_full", "hidream_dev", "hidream_fast"),
-    entrance="x_embedder_proj",
+    hints=("hidream_i1", "hidream_e1", "hidream_full", "hidream_dev", "hidream_fast"),
+    input_layer="x_embedder_proj",
 )
 KREA2 = transformer_family(
     "Krea 2",
@@ -270,8 +270,8 @@ KREA2 = transformer_family(
     transformers.KREA2_SIZES,
     version="krea2",
     architecture="Krea-2/lora",
-    told=("krea2",),
-    entrance="first",
+    hints=("krea2",),
+    input_layer="first",
 )
 
 FAMILIES = (

@@ -26,7 +26,7 @@ class LayerName:
     id: str
     component: str
     shape: tuple[int, ...]
-    spellings: tuple[str, ...]
+    dotted_names: tuple[str, ...]
     block: str
     group: str | None = None
     whole: str | None = None
@@ -40,11 +40,12 @@ class Family:
     """A family of base models whose layers bear the same names, in one of its sizes.
 
     `base_model_version` is the value of ``ss_base_model_version`` and `modelspec_architecture` that of
-    ``modelspec.architecture`` in a LoRA's metadata, as trainers write them; None where none is known to. `told` are
-    beginnings of either that speak of this family (see `evidence`). `components` are the denoiser first, then the text
-    encoders in order. `roots` are the first words of the denoiser's names: native ones, then diffusers'. `entrance` is
-    the layer that reads the latent: variants of a model widen it. `hallmark` is a part of the names of some layers
-    without which a file could be of another family with the same names and widths. `rows` makes the table.
+    ``modelspec.architecture`` in a LoRA's metadata, as trainers write them; None where no value is known. `hints` are
+    the beginnings of such values that name this family (see `evidence`). `components` are the denoiser first, then the
+    text encoders in order. `roots` are the first words of the denoiser's names: native ones, then diffusers'.
+    `input_layer` is the layer that reads the latent: variants of a model widen it. `distinguishing_name` is a part of
+    the names of some layers; without it, a file could be of another family with the same names and widths. `rows` makes
+    the table.
     """
 
     name: str
@@ -54,9 +55,9 @@ class Family:
     rows: Callable[[], Iterable[LayerName]] = field(compare=False, repr=False)
     size: str = ""
     roots: tuple[frozenset[str], frozenset[str]] = field(default=(frozenset(), frozenset()), compare=False, repr=False)
-    told: tuple[str, ...] = field(default=(), compare=False, repr=False)
-    entrance: str = field(default="", compare=False, repr=False)
-    hallmark: str = field(default="", compare=False, repr=False)
+    hints: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    input_layer: str = field(default="", compare=False, repr=False)
+    distinguishing_name: str = field(default="", compare=False, repr=False)
 
 
 @cache

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from functools import cache
 
-from .evidence import Told, fits, flat_shape, has_hallmark, read_told
+from .evidence import BaseModelHints, flat_shape, has_distinguishing_layer, read_hints, shapes_fit
 from .families import FAMILIES
 from .family import Family, flatten, layers
 from .key_formats import Prefix, is_text_encoder, split, starts_with
 
 
-def canonical(stem: str, family: Family) -> str | None:
+def canonical_id(stem: str, family: Family) -> str | None:
     """The canonical id of a layer in `family`, or None if the family has no such layer.
 
     `stem` is a key without its suffix, in any spelling; see `PREFIXES`. Two spellings of one layer give
@@ -20,10 +20,10 @@ def canonical(stem: str, family: Family) -> str | None:
     return _find(*split(stem), _tables(family))
 
 
-def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> Family | None:
+def identify(stems: Mapping[str, tuple[int, int]], hints: Iterable[str] = ()) -> Family | None:
     """The family that a LoRA was made for, from the names of its layers and their shapes.
 
-    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `told` is what the metadata
+    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `hints` is what the metadata
     says of the family.
 
     1. A family is a candidate if it knows more than half of the layers of the denoiser, or, in a file
@@ -35,37 +35,52 @@ def identify(stems: Mapping[str, tuple[int, int]], told: Iterable[str] = ()) -> 
        all of them, none wins.
     3. Without a candidate the family is unknown: None. So it is where the metadata speaks of other families alone.
     """
-    spoken = read_told(told)
-    if spoken.is_foreign:
+    hint = read_hints(hints)
+    if hint.excludes_known_families:
         return None
     parts = {stem: split(stem) for stem in stems}
-    text = {stem for stem, (prefix, body) in parts.items() if is_text_encoder(prefix, body)}
-    deciding = parts.keys() - text or parts.keys()
-    highest = (len(stems), bool(spoken.families), len(stems), sum(prefix.flat for prefix, _ in parts.values()))
+    denoiser = {stem: part for stem, part in parts.items() if not is_text_encoder(*part)}
+    deciding = (denoiser or parts).keys()
+    highest = (len(stems), bool(hint.families), len(stems), sum(prefix.flat for prefix, _ in parts.values()))
     best, best_score, most = None, (0, False, 0, 0), 0
-    for family in FAMILIES:
-        if not text >= deciding and not _may_know(family, (parts[stem] for stem in deciding)):
-            continue
-        tables = _tables(family)
-        known = {stem: name for stem, part in parts.items() if (name := _find(*part, tables))}
-        score = _score(stems, known, family, spoken)
+    for family in _possible_families(denoiser.values()):
+        known = _known_names(family, parts)
+        score = _score(stems, known, family, hint)
         most = max(most, len(known))
-        if score > best_score and _is_candidate(family, deciding, known, stems, spoken):
+        if score > best_score and _is_candidate(family, deciding, known, stems, hint):
             best, best_score = family, score
         if best_score == highest:
             break
     return best if best_score[0] == most else None
 
 
+def _known_names(family: Family, parts: Mapping[str, tuple[Prefix, str]]) -> dict[str, str]:
+    """Return stem -> canonical id, for the stems whose layer the family has."""
+    tables = _tables(family)
+    found = ((stem, _find(prefix, body, tables)) for stem, (prefix, body) in parts.items())
+    return {stem: name for stem, name in found if name}
+
+
 def _is_candidate(
-    family: Family, deciding: Set[str], known: Mapping[str, str], stems: Mapping[str, tuple[int, int]], told: Told
+    family: Family,
+    deciding: Set[str],
+    known: Mapping[str, str],
+    stems: Mapping[str, tuple[int, int]],
+    hints: BaseModelHints,
 ) -> bool:
     """Whether names and shapes of the layers that decide are the family's."""
     table = layers(family)
     rows = {stem: table[name] for stem, name in known.items() if stem in deciding}
-    if 2 * len(rows) <= len(deciding) or not fits(family, rows, stems):
+    if 2 * len(rows) <= len(deciding) or not shapes_fit(family, rows, stems):
         return False
-    return family.name in told.families or has_hallmark(family, rows.values())
+    return family.name in hints.families or has_distinguishing_layer(family, rows.values())
+
+
+def _possible_families(denoiser: Collection[tuple[Prefix, str]]) -> Iterator[Family]:
+    """Yield the families of which the denoiser may be; all of them for a file of text encoders alone."""
+    for family in FAMILIES:
+        if not denoiser or _may_know(family, denoiser):
+            yield family
 
 
 def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:
@@ -89,13 +104,13 @@ def _find(prefix: Prefix, body: str, tables: Tables) -> str | None:
 
 
 def _score(
-    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, told: Told
+    stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, hints: BaseModelHints
 ) -> tuple[int, bool, int, int]:
     """Layers known, whether the metadata tells so, layers whose shape agrees, layers in the family's own spelling."""
     table = layers(family)
     shapes = sum(flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())
     own = sum(stem == name for stem, name in known.items())
-    return len(known), family.name in told.families, shapes, own
+    return len(known), family.name in hints.families, shapes, own
 
 
 Tables = Mapping[tuple[int, bool], Mapping[str, str]]
@@ -110,7 +125,7 @@ def _tables(family: Family) -> Tables:
     }
     for row in layers(family).values():
         slot = slots[row.component]
-        for name in row.spellings:
+        for name in row.dotted_names:
             found[slot, False][name] = row.id
             found[slot, True][flatten(name)] = row.id
     return found

@@ -150,7 +150,7 @@ def flat_name(stem: str) -> str:
     return f"{'lora_unet_' if slot == 0 else f'lora_te{slot}_'}{flatten(split(stem)[1])}"
 
 
-def spelling_of(stem: str) -> str:
+def key_format_of(stem: str) -> str:
     """The spelling of one stem, in words for the user.
 
     One of ``kohya (SGM)``, ``kohya (diffusers)``, ``kohya`` (transformers), ``OneTrainer``, ``diffusers``,
@@ -163,22 +163,26 @@ def spelling_of(stem: str) -> str:
         return DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
     if prefix.spelling is not None:
         return prefix.spelling
-    if starts_with(body, _SGM_ROOTS, prefix):
-        return KOHYA_SGM if prefix.flat else COMFYUI
-    if starts_with(body, _DIFFUSERS_ROOTS, prefix):
-        return KOHYA_DIFFUSERS if prefix.flat else DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
-    if starts_with(body, _OWN_ROOTS, prefix):
-        return KOHYA if prefix.flat else DIFFUSERS
-    if starts_with(body, _NATIVE_ROOTS, prefix):
-        return KOHYA if prefix.flat else XLABS if ".processor." in body else COMFYUI
+    for roots, flat, dotted, processor in _FORMATS_OF_WORDS:
+        if starts_with(body, roots, prefix):
+            return flat if prefix.flat else processor if ".processor." in body else dotted
     return DIFFUSERS if is_text_encoder(prefix, body) else UNKNOWN
 
 
-def file_spelling(stems: Iterable[str]) -> str:
+_FORMATS_OF_WORDS = (
+    (_SGM_ROOTS, KOHYA_SGM, COMFYUI, COMFYUI),
+    (_DIFFUSERS_ROOTS, KOHYA_DIFFUSERS, DIFFUSERS, DIFFUSERS_OLD),
+    (_OWN_ROOTS, KOHYA, DIFFUSERS, DIFFUSERS),
+    (_NATIVE_ROOTS, KOHYA, COMFYUI, XLABS),
+)
+"""First words of names, and their key formats: with underscores, with dots, and with dots and a processor."""
+
+
+def file_key_format(stems: Iterable[str]) -> str:
     """The spelling of a whole file: the most frequent one of its denoiser, else of its text encoders."""
     listed = list(stems)
     denoiser = [stem for stem in listed if not is_text_encoder(*split(stem))]
-    counted = Counter(spelling_of(stem) for stem in denoiser or listed)
+    counted = Counter(key_format_of(stem) for stem in denoiser or listed)
     return counted.most_common(1)[0][0] if counted else UNKNOWN
 
 

@@ -122,7 +122,7 @@ def _denoiser(table: str, numbers: Numbers, spelled: IdPrefixes) -> Iterator[Lay
             id=start + flatten(matrix.names[0]),
             component="unet",
             shape=matrix.shape,
-            spellings=matrix.names,
+            dotted_names=matrix.names,
             block=matrix.label,
             whole=None if matrix.whole is None else spelled.whole + flatten(matrix.whole),
             share=matrix.share,
@@ -157,10 +157,10 @@ def transformer_family(
     *,
     version: str | None = None,
     architecture: str | None = None,
-    told: tuple[str, ...] = (),
+    hints: tuple[str, ...] = (),
     texts: tuple[str, ...] = (),
-    entrance: str = "",
-    hallmark: str = "",
+    input_layer: str = "",
+    distinguishing_name: str = "",
     spelled: IdPrefixes = IdPrefixes(),
 ) -> tuple[Family, ...]:
     """A family of transformers, one entry a size."""
@@ -173,9 +173,9 @@ def transformer_family(
             partial(_transformer_rows, table, numbers, texts, spelled),
             size=size,
             roots=roots(table),
-            told=told,
-            entrance=spelled.whole + entrance,
-            hallmark=hallmark,
+            hints=hints,
+            input_layer=spelled.whole + input_layer,
+            distinguishing_name=distinguishing_name,
         )
         for size, numbers in sizes.items()
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.layer import Adapter
-from ..adapters.merge.onto_base import rests_on_base
+from ..adapters.merge.onto_base import depends_on_base
 from ..base.checkpoint import Checkpoint
 from ..engine.analysing import analyse, with_base_norms
 from ..engine.analysis import Analysis
@@ -193,7 +193,7 @@ def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, OpenReferen
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
         opened = None
-        if any(rests_on_base(read_part(file)) for file in files):
+        if any(depends_on_base(read_part(file)) for file in files):
             opened = open_reference(host, order.options.reference)
             stack.callback(opened.close)
         yield read_source(source, files, opened.checkpoint if opened else None), opened

@@ -25,7 +25,7 @@ from ..files.header import DTYPE_BYTES, describe
 from ..linalg.casts import Double
 from ..names.families import block
 from ..recipe.grammar import parse_recipe
-from ..recipe.select import SelectionInput, choose, share_kept
+from ..recipe.select import SelectionInput, choose, weight_retention
 
 TYPES = (
     *(f"{kind} {part}" for kind in ("self", "cross") for part in ("Q", "K", "V", "out")),
@@ -320,5 +320,5 @@ class _Sizes:
                 continue
             gone = self._staying - np.count_nonzero(choice.ranks)
             size = self._head + round(self._numbers(choice.ranks) - gone * self._entry)
-            found.add((size, round(share_kept(self._analysis.layers, choice.kept), 6)))
+            found.add((size, round(weight_retention(self._analysis.layers, choice.kept), 6)))
         return tuple(sorted(found))

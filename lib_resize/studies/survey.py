@@ -389,7 +389,7 @@ def sampled(layers: Sequence[Layer], count: int = SAMPLE) -> tuple[Layer, ...]:
         return tuple(layers)
     order = sorted(
         range(len(layers)),
-        key=lambda i: (type_of(layers[i].stem, is_conv=layers[i].form.is_conv), layers[i].form.parameters, i),
+        key=lambda i: (type_of(layers[i].stem, is_conv=layers[i].form.is_conv), layers[i].form.parameters_per_rank, i),
     )
     places = np.linspace(0, len(layers) - 1, count).round().astype(int)
     return tuple(layers[order[place]] for place in places)

@@ -48,7 +48,7 @@ def test_it_looks_like_a_checkpoint(prefix: str) -> None:
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_family_is_known_behind_it(prefix: str) -> None:
     rows = [row for row in layers(WAN[2]).values() if row.block != "EDGE"]
-    base = read_base({f"{prefix}{row.spellings[0]}.weight": row.shape for row in rows})
+    base = read_base({f"{prefix}{row.dotted_names[0]}.weight": row.shape for row in rows})
     assert base.family == WAN[2]
     assert base.weights.keys() == {row.id for row in rows}
 

@@ -46,7 +46,7 @@ def arrays_of(described: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, np
 
 
 @given(tensors, one_field)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_encoded_header_has_the_bytes_of_the_library(described, metadata):
     assume(described or metadata is None)  # of metadata alone, the library makes a broken header
     written = save(arrays_of(described), metadata)
@@ -54,7 +54,7 @@ def test_encoded_header_has_the_bytes_of_the_library(described, metadata):
 
 
 @given(tensors, st.dictionaries(texts, texts, max_size=4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_reading_gives_back_what_the_library_wrote(tmp_path_factory, described, metadata):
     assume(described)
     path = tmp_path_factory.mktemp("read") / "x.safetensors"

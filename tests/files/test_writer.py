@@ -103,7 +103,7 @@ def test_hashes_are_those_of_kohya_for_half_precision_brain_floats(tmp_path):
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 4), max_size=3)), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_library_loads_what_was_written(tmp_path_factory, described):
     arrays = {f"t{i}": np.full(shape, i + 1, dtype) for i, (dtype, shape) in enumerate(described)}
     path = tmp_path_factory.mktemp("write") / "x.safetensors"

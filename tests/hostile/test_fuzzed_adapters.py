@@ -160,7 +160,7 @@ def check(content: bytes, **style: Any) -> None:
             assert str(error)
 
 
-fuzzed = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+fuzzed = settings(max_examples=150, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @fuzzed

@@ -6,7 +6,7 @@ from math import prod
 
 import pytest
 
-from lib_resize.names.evidence import SMALL, read_told
+from lib_resize.names.evidence import SMALL, read_hints
 from lib_resize.names.families import FAMILIES, FLUX, FLUX2, HUNYUAN_VIDEO, LTX, PIXART, SDXL
 from lib_resize.names.family import Family, LayerName, layers
 from lib_resize.names.identify import identify
@@ -114,7 +114,7 @@ def test_one_block_of_a_real_model_is_enough(family: Family) -> None:
     rows = [row for row in layers(family).values() if row.component == "unet" and row.whole is None]
     block = next(row.block for row in rows if row.block[-1].isdigit() and row.block != "IN00")
     stems = {row.id: (row.shape[0], prod(row.shape[1:])) for row in rows if row.block == block}
-    found = identify(stems, [family.base_model_version or family.told[0]])
+    found = identify(stems, [family.base_model_version or family.hints[0]])
     assert found is not None
     assert found.name == family.name
 
@@ -124,7 +124,7 @@ def test_self_attention_alone_does_not_tell_families_apart_that_share_it() -> No
     for family, width in ((LTX[0], 4096), (LTX[1], 2048), (PIXART[0], 1152)):
         stems = squares("transformer_blocks", PLAIN, width)
         assert identify(stems) is None
-        assert identify(stems, [family.told[0]]) == family
+        assert identify(stems, [family.hints[0]]) == family
         assert identify(stems | crossed(width, width)) == family
 
 
@@ -195,7 +195,7 @@ def test_a_model_just_above_the_small_ones_is_not_small() -> None:
     ],
 )
 def test_words_of_trainers_are_understood(word: str, names: set[str]) -> None:
-    assert read_told([word]).families == names
+    assert read_hints([word]).families == names
 
 
 @pytest.mark.parametrize(
@@ -220,24 +220,24 @@ def test_words_of_trainers_are_understood(word: str, names: set[str]) -> None:
     ],
 )
 def test_words_of_other_families_are_not_ours(word: str) -> None:
-    told = read_told([word])
-    assert told.is_foreign
-    assert told.stranger == word
+    told = read_hints([word])
+    assert told.excludes_known_families
+    assert told.unknown_value == word
 
 
 @pytest.mark.parametrize("word", ["", "unknown", "None", "custom", "--"])
 def test_some_words_say_nothing(word: str) -> None:
-    assert not read_told([word]).is_foreign
+    assert not read_hints([word]).excludes_known_families
 
 
 def test_one_word_that_we_know_is_enough() -> None:
-    told = read_told(["sdxl_base_v1-0", "my-finetune/lora"])
+    told = read_hints(["sdxl_base_v1-0", "my-finetune/lora"])
     assert told.families == {SDXL.name}
-    assert not told.is_foreign
+    assert not told.excludes_known_families
 
 
 def test_every_family_is_named_by_the_words_that_we_write() -> None:
     for family in FAMILIES:
         for word in (family.base_model_version, family.modelspec_architecture):
-            assert word is None or family.name in read_told([word]).families
-    assert HUNYUAN_VIDEO[0].name in read_told(["hunyuan-video/lora"]).families
+            assert word is None or family.name in read_hints([word]).families
+    assert HUNYUAN_VIDEO[0].name in read_hints(["hunyuan-video/lora"]).families

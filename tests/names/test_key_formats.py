@@ -20,8 +20,8 @@ from lib_resize.names.architecture import (
 )
 from lib_resize.names.families import CASCADE, CHROMA, FAMILIES, FLUX, KOLORS, REFINER, SD2, SD3, SD15, SDXL, WAN
 from lib_resize.names.family import Family, flatten, layers
-from lib_resize.names.identify import canonical, identify
-from lib_resize.names.key_formats import PREFIXES, Prefix, file_spelling, spelling_of, split
+from lib_resize.names.identify import canonical_id, identify
+from lib_resize.names.key_formats import PREFIXES, Prefix, file_key_format, key_format_of, split
 
 CONFIGS = {SDXL: SDXL_UNET, SD15: SD15_UNET, SD2: SD2_UNET, REFINER: REFINER_UNET}
 TINY = UNetConfig(channels=32, depths=(0, 1, 2), middle_depth=2, context=64, label_channels=96)
@@ -109,7 +109,7 @@ def test_every_unet_layer_in_every_spelling_finds_its_id(family: Family, speller
     weights = unet_weights(CONFIGS[family])
     stems = [speller(w) for w in weights]
     assert len(set(stems)) == len(stems)
-    assert [canonical(stem, family) for stem in stems] == [native(family, w) for w in weights]
+    assert [canonical_id(stem, family) for stem in stems] == [native(family, w) for w in weights]
 
 
 @pytest.mark.parametrize(
@@ -121,23 +121,23 @@ def test_every_text_layer_in_every_spelling_finds_its_id(family: Family, slot: i
         wanted = f"lora_{owner}_{flatten(name)}"
         for body in (name, name.removeprefix("text_model.")):
             for prefix in ENCODER_PREFIXES[slot]["flat"]:
-                assert canonical(prefix + flatten(body), family) == wanted
+                assert canonical_id(prefix + flatten(body), family) == wanted
             for prefix in ENCODER_PREFIXES[slot]["dotted"]:
-                assert canonical(prefix + body, family) == wanted
+                assert canonical_id(prefix + body, family) == wanted
 
 
 @pytest.mark.parametrize(
     "stem", ["lora_te2_text_projection", "text_encoder_2.text_projection", "lycoris_te2_text_projection"]
 )
 def test_the_text_projection_belongs_to_sdxl_alone(stem: str) -> None:
-    assert canonical(stem, SDXL) == "lora_te2_text_projection"
-    assert canonical(stem, SD15) is canonical(stem, SD2) is None
+    assert canonical_id(stem, SDXL) == "lora_te2_text_projection"
+    assert canonical_id(stem, SD15) is canonical_id(stem, SD2) is None
 
 
 def test_a_family_with_one_encoder_has_no_second_one() -> None:
     stem = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
-    assert canonical(stem, SDXL) == stem
-    assert canonical(stem, SD15) is canonical(stem, SD2) is None
+    assert canonical_id(stem, SDXL) == stem
+    assert canonical_id(stem, SD15) is canonical_id(stem, SD2) is None
 
 
 def test_the_test_knows_every_prefix_of_the_table() -> None:
@@ -171,7 +171,7 @@ OF_TRANSFORMERS = {
 @pytest.mark.parametrize(("prefix", "body"), OF_TRANSFORMERS.items(), ids=OF_TRANSFORMERS)
 def test_prefixes_of_transformers_work(prefix: str, body: str) -> None:
     family = CASCADE[0] if "prior" in prefix else FLUX[0] if "ayer" in body else WAN[0]
-    found = canonical(prefix + body, family)
+    found = canonical_id(prefix + body, family)
     assert found is not None
     assert layers(family)[found].component == ("te3" if "Self" in body else "te" if "text" in body else "unet")
 
@@ -179,15 +179,15 @@ def test_prefixes_of_transformers_work(prefix: str, body: str) -> None:
 @pytest.mark.parametrize("prefix", ["lora_te2_", "lora_te3_"])
 def test_t5_of_flux_is_found_under_both_numbers(prefix: str) -> None:
     stem = prefix + "encoder_block_3_layer_0_SelfAttention_k"
-    assert canonical(stem, FLUX[0]) == "lora_te3_encoder_block_3_layer_0_SelfAttention_k"
-    assert canonical(prefix.replace("2", "3") + stem[len(prefix) :], SD3[0]) == canonical(stem, FLUX[0])
+    assert canonical_id(stem, FLUX[0]) == "lora_te3_encoder_block_3_layer_0_SelfAttention_k"
+    assert canonical_id(prefix.replace("2", "3") + stem[len(prefix) :], SD3[0]) == canonical_id(stem, FLUX[0])
 
 
 def test_the_rarer_prefixes_work_too() -> None:
     stem = "text_encoders.clip_h.transformer.text_model.encoder.layers.3.mlp.fc1"
-    assert canonical(stem, SD2) == "lora_te_text_model_encoder_layers_3_mlp_fc1"
+    assert canonical_id(stem, SD2) == "lora_te_text_model_encoder_layers_3_mlp_fc1"
     stem = "lycoris_unet_mid_block_attentions_0_proj_in"
-    assert canonical(stem, SDXL) == "lora_unet_middle_block_1_proj_in"
+    assert canonical_id(stem, SDXL) == "lora_unet_middle_block_1_proj_in"
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_the_rarer_prefixes_work_too() -> None:
     ],
 )
 def test_names_outside_the_table_have_no_id(stem: str) -> None:
-    assert canonical(stem, SDXL) is None
+    assert canonical_id(stem, SDXL) is None
 
 
 @given(st.sampled_from(PREFIXES), st.text(max_size=20))
@@ -223,10 +223,10 @@ def test_an_id_is_only_given_to_a_name_that_the_table_spells_out(
     family: Family, prefix: Prefix, data: st.DataObject
 ) -> None:
     row = data.draw(st.sampled_from(list(layers(data.draw(st.sampled_from(FAMILIES))).values())))
-    name = data.draw(st.sampled_from(row.spellings))
+    name = data.draw(st.sampled_from(row.dotted_names))
     body = flatten(name) if prefix.flat else name
-    found = canonical(prefix.text + body, family)
-    bears = [own for own in layers(family).values() if name in own.spellings]
+    found = canonical_id(prefix.text + body, family)
+    bears = [own for own in layers(family).values() if name in own.dotted_names]
     reached = [own.id for own in bears if family.components.index(own.component) in prefix.slots]
     assert found in reached if reached else found is None
 
@@ -257,7 +257,7 @@ def test_shapes_decide_where_names_do_not() -> None:
 
 
 @given(st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_part_of_a_kohya_file_with_one_cross_attention_key_shows_the_family(data: st.DataObject) -> None:
     family = data.draw(st.sampled_from([SDXL, SD15, SD2]))
     stems = stems_of(CONFIGS[family], lambda w: native(family, w), "attention")
@@ -348,14 +348,14 @@ def test_a_file_without_layers_has_no_family() -> None:
     ],
 )
 def test_the_spelling_of_a_stem_has_a_name(stem: str, spelling: str) -> None:
-    assert spelling_of(stem) == spelling
+    assert key_format_of(stem) == spelling
 
 
 def test_the_denoiser_decides_the_spelling_of_a_file() -> None:
     encoder = [f"lora_te1_{flatten(name)}" for name in encoder_names(12)]
-    assert file_spelling([*encoder, "lora_unet_down_blocks_1_attentions_0_proj_in"]) == "kohya (diffusers)"
-    assert file_spelling(encoder) == "kohya (SGM)"
-    assert file_spelling([]) == "unknown"
+    assert file_key_format([*encoder, "lora_unet_down_blocks_1_attentions_0_proj_in"]) == "kohya (diffusers)"
+    assert file_key_format(encoder) == "kohya (SGM)"
+    assert file_key_format([]) == "unknown"
 
 
 # Transformers -----------------------------------------------------------------------------------------------
@@ -363,11 +363,11 @@ def test_the_denoiser_decides_the_spelling_of_a_file() -> None:
 TRANSFORMERS = [family for family in FAMILIES if family not in (*CONFIGS, KOLORS)]
 PRODUCERS = {
     "ids": lambda row: row.id,
-    "ComfyUI": lambda row: "diffusion_model." + row.spellings[0],
-    "LyCORIS": lambda row: "lycoris_" + flatten(row.spellings[0]),
-    "PEFT": lambda row: "base_model.model." + row.spellings[0],
-    "diffusers": lambda row: "transformer." + row.spellings[-1],
-    "musubi or Wan-Fun": lambda row: "lora_unet__" + flatten(row.spellings[0]),
+    "ComfyUI": lambda row: "diffusion_model." + row.dotted_names[0],
+    "LyCORIS": lambda row: "lycoris_" + flatten(row.dotted_names[0]),
+    "PEFT": lambda row: "base_model.model." + row.dotted_names[0],
+    "diffusers": lambda row: "transformer." + row.dotted_names[-1],
+    "musubi or Wan-Fun": lambda row: "lora_unet__" + flatten(row.dotted_names[0]),
 }
 
 
@@ -438,4 +438,4 @@ def test_kolors_is_told_by_its_own_layer_or_shape_and_else_is_sdxl() -> None:
     ],
 )
 def test_spellings_of_transformers_have_names(stem: str, spelling: str) -> None:
-    assert spelling_of(stem) == spelling
+    assert key_format_of(stem) == spelling

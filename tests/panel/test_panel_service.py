@@ -86,7 +86,7 @@ def battered(tmp_path_factory: pytest.TempPathFactory, pantry: Path):
     service.queue.join()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(
     method=st.sampled_from(METHODS), params=st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=5) | JSON, id=JSON
 )
@@ -103,7 +103,7 @@ def test_whatever_is_asked_the_answer_is_json_and_nothing_is_raised(
     assert {path.parent for path in root.rglob("*.safetensors")} <= {root, *root.rglob("*")}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.text(max_size=60))
 def test_any_text_gets_an_answer(battered, text: str) -> None:
     assert "error" in json.loads(battered[0].call(text))

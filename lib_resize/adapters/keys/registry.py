@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from .suffixes import Part
+from .suffixes import ParsedKey
 
 Verdict = Literal["resize", "copy", "refuse"]
 
@@ -43,7 +43,7 @@ _ROTATION = f"rotates the base weights and {_NO_RANK}"
 
 _PEFT_ALONE = "is read by PEFT alone; have PEFT merge it into the model, and extract a LoRA from that"
 
-ORPHAN = _kind("alpha without factors", "copy", "alpha", reason="is left over from another tool")
+LONE_ALPHA = _kind("alpha without factors", "copy", "alpha", reason="is left over from another tool")
 
 KINDS: tuple[Kind, ...] = (
     _kind(
@@ -91,7 +91,7 @@ KINDS: tuple[Kind, ...] = (
         reason=f"is a list of single numbers and {_NO_RANK}",
     ),
     _kind("DoRA magnitude without factors", "copy", "magnitude", reason=f"is a vector and {_NO_RANK}"),
-    ORPHAN,
+    LONE_ALPHA,
     _kind("OFT rescale", "copy", "rescale", reason=f"is a vector and {_NO_RANK}"),
     _kind(
         "PaRa",
@@ -106,12 +106,12 @@ KINDS: tuple[Kind, ...] = (
 EMBEDDING = Kind("embedding", frozenset(), "copy", "is a word of its own, not a change of layers")
 UNKNOWN = Kind("unknown", frozenset(), "copy", "is of a kind that we do not know")
 
-RESTING = frozenset({"OFT", "BOFT", "IA3"})
+BASE_DEPENDENT = frozenset({"OFT", "BOFT", "IA3"})
 """Copied kinds whose change of a weight is known together with the base model: a merge beside it takes them."""
 
-UNREAD_BY_FORGE = frozenset({EMBEDDING.name, UNKNOWN.name, "IA3", "OFT", "BOFT", "OFT rescale", "sparse bias"})
+UNKNOWN_TO_FORGE = frozenset({EMBEDDING.name, UNKNOWN.name, "IA3", "OFT", "BOFT", "OFT rescale", "sparse bias"})
 """Copied kinds whose keys Forge does not know: with more than 12 of them it does not apply the file at all."""
-MOST_UNREAD_BY_FORGE = 12
+MOST_UNKNOWN_TO_FORGE = 12
 
 CONTROL_MARKER = "lora_controlnet"
 """The key that tells a Control-LoRA from other files with bare up and down."""
@@ -177,22 +177,32 @@ def _foreign(stem: str) -> Kind | None:
     return Kind("LoRA with further tensors", frozenset(), "refuse", _OWN) if ".lora_" in stem else None
 
 
-def kind_with(role: str) -> str:
+def kind_of_role(role: str) -> str:
     """Name of the kind that a tensor beside those of another would be by itself."""
     return next((kind.name for kind in KINDS if role in kind.any_of), UNKNOWN.name)
 
 
-def kind_of(stem: str, parts: Mapping[str, Part]) -> Kind:
+def kind_of(stem: str, parts: Mapping[str, ParsedKey]) -> Kind:
     """The kind of one stem's tensors, given its parts by role."""
+    roles = frozenset(parts)
+    control = _control(stem)
+    if control is not None:
+        return control
+    if roles & {"up", "down"} and stem.endswith(_STACKS):
+        return _STACKED
+    known = next((kind for kind in KINDS if kind.matches(roles)), None)
+    if known is not None:
+        return known
+    return EMBEDDING if _is_embedding(stem) else _foreign(stem) or UNKNOWN
+
+
+def _control(stem: str) -> Kind | None:
+    """Return the kind of a file that steers the model from outside of its layers; None for others."""
     for word, name in _FOREIGN.items():
         if stem.startswith(word) or (word == "ip_adapter" and f".{word}" in stem):
             return Kind(name, frozenset(), "refuse", _CONTROLS)
-    roles = frozenset(parts)
-    if roles & {"up", "down"} and stem.endswith(_STACKS):
-        return _STACKED
-    for kind in KINDS:
-        if kind.matches(roles):
-            return kind
-    if stem.startswith(("bundle_emb.", "string_to_param")) or (stem.startswith("<") and stem.endswith(">")):
-        return EMBEDDING
-    return _foreign(stem) or UNKNOWN
+    return None
+
+
+def _is_embedding(stem: str) -> bool:
+    return stem.startswith(("bundle_emb.", "string_to_param")) or (stem.startswith("<") and stem.endswith(">"))

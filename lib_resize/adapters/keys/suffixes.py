@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Part:
+class ParsedKey:
     """One key of a file, parted."""
 
     key: str
@@ -92,20 +92,20 @@ def suffix_of(role: str) -> str:
     return _USUAL[role]
 
 
-def part(key: str) -> Part:
+def parse_key(key: str) -> ParsedKey:
     """Parts a key. One without a known suffix has its whole self as stem and an empty role."""
     at = _quantisation(key)
     if at is not None:
-        return Part(key, key[:at], "quantisation", key[at:])
+        return ParsedKey(key, key[:at], "quantisation", key[at:])
     at = len(key)
-    found: Part | None = None
+    found: ParsedKey | None = None
     for _ in range(_LONGEST):
         at = key.rfind(".", 0, at)
         if at <= 0:
             break
         role = _ROLES.get(key[at:])
         if role is not None:
-            found = Part(key, key[:at], role, key[at:])
+            found = ParsedKey(key, key[:at], role, key[at:])
     if found is not None and found.role not in _SHADOWED:
         return found
     named = _with_adapter_name(key)
@@ -114,14 +114,14 @@ def part(key: str) -> Part:
     for pattern, roles in _PATTERNS:
         match = pattern.match(key)
         if match:
-            return Part(key, match["stem"], roles[match["word"]], match["suffix"])
-    return found or Part(key, key, "", "")
+            return ParsedKey(key, match["stem"], roles[match["word"]], match["suffix"])
+    return found or ParsedKey(key, key, "", "")
 
 
 _IN_MEMORY = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnitude"}
 
 
-def _with_adapter_name(key: str) -> Part | None:
+def _with_adapter_name(key: str) -> ParsedKey | None:
     """PEFT's keys in memory, the adapter's name left in: lora_A.default.weight, lora_A.default_0.default.weight.
 
     No regular expression, which would try each of many such words in a long key to its end.
@@ -130,7 +130,7 @@ def _with_adapter_name(key: str) -> Part | None:
     if not word:
         return None
     is_bias = word == "lora_B" and key.endswith(".bias")
-    return Part(key, key[:at], "up_bias" if is_bias else _IN_MEMORY[word], key[at:])
+    return ParsedKey(key, key[:at], "up_bias" if is_bias else _IN_MEMORY[word], key[at:])
 
 
 _QUANTISATION = re.compile(

@@ -18,9 +18,9 @@ import numpy as np
 from ...errors import LayerError, UnsupportedError
 from ...linalg.casts import Single
 from ...names.family import Family, LayerName, flatten, layers
-from ...names.identify import canonical
-from ...names.key_formats import UNKNOWN, Prefix, flat_name, slot_of, spelling_of, split
-from ..keys.suffixes import Part, suffix_of
+from ...names.identify import canonical_id
+from ...names.key_formats import UNKNOWN, Prefix, flat_name, key_format_of, slot_of, split
+from ..keys.suffixes import ParsedKey, suffix_of
 from ..layer import Adapter
 
 _PARAMETERS = frozenset(
@@ -30,7 +30,7 @@ _PARAMETERS = frozenset(
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowRange:
     """Where a piece belongs in the whole."""
 
     whole: str
@@ -58,41 +58,54 @@ class Rows:
 
 
 @dataclass
-class Names:
+class CommonNames:
     """The names of a merge."""
 
     adapters: Sequence[Adapter]
     stems: dict[str, list[str]] = field(init=False)
     """Place -> the stems that files have for it."""
-    raised: dict[str, Rows] = field(init=False)
+    row_ranges: dict[str, RowRange] = field(init=False)
     """Canonical name of each piece that becomes a part of its whole."""
-    respelled: bool = field(init=False)
+    is_renamed: bool = field(init=False)
     """Whether some names differ from those of the files."""
 
     def __post_init__(self) -> None:
         """Raises UnsupportedError where the whole of a piece has no name that hosts read."""
         self.families = [adapter.family for adapter in self.adapters if adapter.family]
-        self.stems = defaultdict(list)
+        self.stems = self._stems_by_place()
+        overlapping = set(self._overlapping())
+        self.is_renamed = len(self.adapters) > 1 and self._has_several_names(bool(overlapping))
+        unreadable = [name for name in self.stems if self._is_unreadable(name)] if self.is_renamed else []
+        self.row_ranges = {name: self._rows(name) for name in (*overlapping, *unreadable)}
+
+    def _stems_by_place(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = defaultdict(list)
         for adapter in self.adapters:
             for stem in _stems(adapter):
-                known = self.stems[self.place(stem, adapter.family)]
-                known += [stem] * (stem not in known)
-        overlapping = set(self._overlapping())
-        twice = any(len(found) > 1 for found in self.stems.values())
-        self.respelled = len(self.adapters) > 1 and (twice or bool(overlapping) or _differ(self.adapters))
-        mute = (name for name in self.stems if self.respelled and (row := self._row(name)) and not row.portable)
-        self.raised = {name: self._rows(name) for name in (*overlapping, *mute)}
+                known = found[self.place(stem, adapter.family)]
+                if stem not in known:
+                    known.append(stem)
+        return found
+
+    def _has_several_names(self, has_overlapping: bool) -> bool:
+        """Return whether the files use different names for some weight."""
+        return any(len(found) > 1 for found in self.stems.values()) or has_overlapping or _differ(self.adapters)
+
+    def _is_unreadable(self, name: str) -> bool:
+        """Return whether hosts do not read the layer under its canonical name."""
+        row = self._row(name)
+        return row is not None and not row.portable
 
     def place(self, stem: str, family: Family | None) -> str:
         """What all spellings of a weight have in common, before pieces become rows."""
         if len(self.adapters) == 1:
             return stem  # a file by itself keeps all that it has
-        return (canonical(stem, family) if family else None) or flat_name(stem)
+        return (canonical_id(stem, family) if family else None) or flat_name(stem)
 
     def name(self, place: str) -> str:
         """What the layer of a place is called in the result."""
         found = self.stems.get(place, [])
-        if not self.respelled:
+        if not self.is_renamed:
             return found[0]
         if self._row(place) or not found:
             return place
@@ -102,16 +115,16 @@ class Names:
 
     def suffixes(self) -> Mapping[str, str]:
         """Role -> suffix of up and down: kohya's for flat names, else those of the first file that has some."""
-        if not (self.respelled and (self.families or any(row.flat for row in self._prefixes().values()))):
+        if not (self.is_renamed and (self.families or any(row.flat for row in self._prefixes().values()))):
             for adapter in self.adapters:
                 for layer in adapter.layers:
                     if {"up", "down"} <= layer.parts.keys():
                         return {role: layer.parts[role].suffix for role in ("up", "down")}
         return {role: suffix_of(role) for role in ("up", "down")}
 
-    def parts(self, stem: str) -> dict[str, Part]:
+    def parts(self, stem: str) -> dict[str, ParsedKey]:
         """The keys of up and down."""
-        return {role: Part(stem + suffix, stem, role, suffix) for role, suffix in self.suffixes().items()}
+        return {role: ParsedKey(stem + suffix, stem, role, suffix) for role, suffix in self.suffixes().items()}
 
     def _translated(self, stem: str) -> str:
         """In the words of its file, behind a prefix of the result."""
@@ -131,7 +144,7 @@ class Names:
     def _row(self, name: str) -> LayerName | None:
         return next((row for family in self.families if (row := layers(family).get(name))), None)
 
-    def _rows(self, name: str) -> Rows:
+    def _rows(self, name: str) -> RowRange:
         row = self._row(name)
         assert row is not None
         whole = row.whole or row.id
@@ -142,7 +155,7 @@ class Names:
                 f"Convert them to one spelling first."
             )
         of = Fraction(1, row.share.of)
-        return Rows(whole, row.share.first * of, row.share.last * of, row.swapped)
+        return RowRange(whole, row.share.first * of, row.share.last * of, row.swapped)
 
     def _overlapping(self) -> Iterable[str]:
         """Canonical names of weights of which files have other, overlapping parts."""
@@ -181,6 +194,6 @@ def _differ(adapters: Sequence[Adapter]) -> bool:
             own[slot_of(stem)].add(split(stem)[0].text)
         for slot, texts in own.items():
             prefixes[slot].add(frozenset(texts))
-        words.add(frozenset(spelling_of(stem) for stem in stems if slot_of(stem) == 0) - {UNKNOWN})
+        words.add(frozenset(key_format_of(stem) for stem in stems if slot_of(stem) == 0) - {UNKNOWN})
         flat.update(split(stem)[0].flat for stem in stems)
     return any(len(found) > 1 for found in prefixes.values()) or len(words - {frozenset()}) > 1 or len(flat) > 1

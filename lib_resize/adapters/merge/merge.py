@@ -23,22 +23,23 @@ from ...files.header import DTYPE_BYTES
 from ...files.metadata import shared_metadata
 from ...linalg.casts import UNIT_ROUNDOFF, Single
 from ...linalg.factor import Factor, Joined, LeadingSlice, Pair
-from ...linalg.finite import unwarned
-from ...linalg.lazy import Made, numbers
+from ...linalg.finite import without_float_warnings
+from ...linalg.lazy import LazyMatrix, materialise
 from ...names.family import Family
-from ...names.identify import canonical
+from ...names.identify import canonical_id
 from ...names.key_formats import flat_name
-from ..forms.form import Form, inner
+from ..forms.form import Form, inner_product
 from ..forms.full import Full
 from ..forms.lora import LowRank
-from ..keys.registry import EMBEDDING, ORPHAN, RESTING
-from ..keys.suffixes import part
-from ..layer import Adapter, Copied, Layer, Name, Named
+from ..keys.registry import BASE_DEPENDENT, EMBEDDING, LONE_ALPHA
+from ..keys.suffixes import parse_key
+from ..layer import Adapter, Copied, Layer, LayerNames, NamedLayer
 from ..read.adapter import groups_together
-from ..read.fused import held_twice, row_cuts
-from .common_names import Names, Rows
-from .vectors import Term as Vector
-from .vectors import added, terms_of
+from ..read.fused import row_cuts
+from .common_names import CommonNames, RowRange
+from .duplicates import check_no_duplicates, without_duplicates
+from .vectors import VectorTerm as Vector
+from .vectors import summed_vectors, vector_terms
 
 
 @dataclass(frozen=True)
@@ -47,40 +48,38 @@ class _Term:
 
     layer: Layer
     weight: float
-    rows: Rows | None = None
+    rows: RowRange | None = None
     """Where it is a piece of the layer."""
 
 
-class Gain(Protocol):
+class LayerStrength(Protocol):
     """A strength that differs between layers. Its text says it in words."""
 
-    def __call__(self, layer: Named) -> float:
+    def __call__(self, layer: NamedLayer) -> float:
         """What the layer's delta is multiplied by; 0 leaves the layer out."""
         ...
 
 
-Weight = float | Gain
+Strength = float | LayerStrength
 
 
-def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> Adapter:
+def merge(adapters: Sequence[Adapter], weights: Sequence[Strength], name: str) -> Adapter:
     """The adapter whose deltas are ``sum_i weights[i] * delta_i``; a weight is one number, or one for each layer.
 
     Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
     """
     _check(adapters)
+    _check_families(adapters, name)
     family = adapters[0].family
-    if len({adapter.family.name if adapter.family else None for adapter in adapters}) > 1:
-        families = ", ".join(f"{a.name}: {a.family.name if a.family else 'unknown'}" for a in adapters)
-        raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({families}).")
     if len(adapters) > 1:
-        adapters = [_once(adapter) for adapter in adapters]
-    names = Names(adapters)
+        adapters = [without_duplicates(adapter) for adapter in adapters]
+    names = CommonNames(adapters)
     terms = _terms(adapters, weights, names)
-    vectors, cancelled = added(list(_vectors(adapters, weights, names)), names)
+    vectors, cancelled = summed_vectors(list(_vectors(adapters, weights, names)), names)
     if not terms:
         raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
     layers = tuple(_joined(place, found, names, family) for place, found in terms.items())
-    _check_once(layers, family, name, len(adapters))
+    check_no_duplicates(layers, family, name, len(adapters))
     return Adapter(
         name=name,
         files=tuple(file for adapter in adapters for file in adapter.files),
@@ -88,99 +87,64 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Weight], name: str) -> 
         layers=layers,
         copied=(*_embeddings(adapters), *vectors),
         family=family,
-        notes=tuple(sorted({*(note for one in adapters for note in one.notes), *_notes(names, family, cancelled)})),
+        notes=_all_notes(adapters, [*_notes(names, family, cancelled)]),
         weights=tuple(weight if isinstance(weight, (int, float)) else str(weight) for weight in weights),
         together=groups_together(layers, family),
     )
 
 
-def _terms(adapters: Sequence[Adapter], weights: Sequence[Weight], names: Names) -> dict[str, list[_Term]]:
+def _check_families(adapters: Sequence[Adapter], name: str) -> None:
+    known = [adapter.family.name if adapter.family else "unknown" for adapter in adapters]
+    if len(set(known)) > 1:
+        listed = ", ".join(f"{adapter.name}: {family}" for adapter, family in zip(adapters, known, strict=True))
+        raise UnsupportedError(f"merge {name}: the LoRAs are made for different model families ({listed}).")
+
+
+def _all_notes(adapters: Sequence[Adapter], own: Sequence[str]) -> tuple[str, ...]:
+    return tuple(sorted({*(note for adapter in adapters for note in adapter.notes), *own}))
+
+
+def _terms(adapters: Sequence[Adapter], weights: Sequence[Strength], names: CommonNames) -> dict[str, list[_Term]]:
     """Place -> what the files have there, without what has strength 0. A file by itself keeps all of its spellings."""
     terms: dict[str, list[_Term]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         for layer in adapter.layers:
             gain = _strength(weight, layer)
             place = names.place(layer.stem, adapter.family)
-            rows = names.raised.get(place)
+            rows = names.row_ranges.get(place)
             if gain:
                 terms.setdefault(rows.whole if rows else place, []).append(_Term(layer, gain, rows))
     return terms
 
 
-def _strength(weight: Weight, layer: Named) -> float:
+def _strength(weight: Strength, layer: NamedLayer) -> float:
     return float(weight) if isinstance(weight, (int, float)) else weight(layer)
 
 
-def _vectors(adapters: Sequence[Adapter], weights: Sequence[Weight], names: Names) -> Iterator[Vector]:
+def _vectors(adapters: Sequence[Adapter], weights: Sequence[Strength], names: CommonNames) -> Iterator[Vector]:
     for adapter, weight in zip(adapters, weights, strict=True):
-        layers: dict[str, Named] = {layer.stem: layer for layer in adapter.layers}
+        layers: dict[str, NamedLayer] = {layer.stem: layer for layer in adapter.layers}
         stems = dict.fromkeys(one.stem for one in adapter.copied if one.is_vector)
         strengths = {stem: _strength(weight, layers.get(stem) or _name(stem, adapter.family)) for stem in stems}
         places = {stem: names.place(stem, adapter.family) for stem in stems}
-        yield from terms_of(adapter.copied, adapter.files, places, strengths)
+        yield from vector_terms(adapter.copied, adapter.files, places, strengths)
 
 
-def _name(stem: str, family: Family | None) -> Name:
-    return Name(stem, (canonical(stem, family) if family else None) or flat_name(stem))
+def _name(stem: str, family: Family | None) -> LayerNames:
+    return LayerNames(stem, (canonical_id(stem, family) if family else None) or flat_name(stem))
 
 
-def _notes(names: Names, family: Family | None, cancelled: Sequence[str]) -> Iterator[str]:
-    if names.respelled and family is None:
+def _notes(names: CommonNames, family: Family | None, cancelled: Sequence[str]) -> Iterator[str]:
+    if names.is_renamed and family is None:
         yield "the LoRAs are spelled differently, and their family is unknown: layers of the same words were added"
-    if names.raised:
-        wholes = len({rows.whole for rows in names.raised.values()})
-        yield f"{len(names.raised)} pieces of fused weights became rows of {wholes} whole ones"
+    if names.row_ranges:
+        wholes = len({rows.whole for rows in names.row_ranges.values()})
+        yield f"{len(names.row_ranges)} pieces of fused weights became rows of {wholes} whole ones"
     if cancelled:
         yield f"{len(cancelled)} vectors cancel one another and are left out (first {cancelled[0]})"
 
 
-# A layer in two spellings ---------------------------------------------------------------------------------------
-
-
-def _once(adapter: Adapter) -> Adapter:
-    """The adapter without layers that are there again in another spelling, with the same numbers.
-
-    Raises UnsupportedError where the numbers differ, or one is a piece of the other: hosts use one of them, and differ
-    in which.
-    """
-    found: dict[str, Layer] = {}
-    for layer in adapter.layers:
-        place = (layer.canonical if adapter.family else None) or flat_name(layer.stem)
-        first = found.setdefault(place, layer)
-        if first is not layer and not _is_alike(first, layer):
-            raise _two_spellings(adapter, first.stem, layer.stem)
-    twice = held_twice(found.values(), adapter.family)
-    if twice:
-        raise _two_spellings(adapter, twice[0], "a layer that it is a part of, or that is a part of it")
-    gone = {layer.stem for layer in adapter.layers} - {layer.stem for layer in found.values()}
-    copied = tuple(one for one in adapter.copied if one.stem not in gone)
-    return replace(adapter, layers=tuple(found.values()), copied=copied) if gone else adapter
-
-
-def _is_alike(one: Layer, other: Layer) -> bool:
-    first, second = one.form, other.form
-    if not isinstance(first, LowRank) or not isinstance(second, LowRank) or first.scale != second.scale:
-        return False
-    pairs = ((first.pair.up, second.pair.up), (first.pair.down, second.pair.down))
-    return all(a.shape == b.shape and a.kind == b.kind and np.array_equal(a.bits, b.bits) for a, b in pairs)
-
-
-def _two_spellings(adapter: Adapter, one: str, other: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{adapter.paths[0]}: {one} and {other} are one weight in two spellings, with different numbers. Hosts use one "
-        f"of them, and differ in which, so that their sum with another LoRA is not known. Remove one of the two, or "
-        f"resize that file alone."
-    )
-
-
-def _check_once(layers: Sequence[Layer], family: Family | None, name: str, files: int) -> None:
-    """Raises UnsupportedError where a merge would have a weight in two spellings."""
-    twice = held_twice(layers, family) if files > 1 else []
-    if twice:
-        raise UnsupportedError(f"merge {name}: {twice[0]} would be there in two spellings. Merge other files.")
-
-
-def first_ranks(adapter: Adapter, count: int) -> Adapter:
+def with_leading_ranks(adapter: Adapter, count: int) -> Adapter:
     """The adapter with at most `count` ranks in each LoRA layer, the first as they are stored, at the scale it has.
 
     Layers of other kinds stay whole, as in A1111.
@@ -201,13 +165,13 @@ def _first_ranks(layer: Layer, count: int) -> Layer:
 def _check(adapters: Sequence[Adapter]) -> None:
     for adapter in adapters:
         for copied in adapter.copied:
-            if copied.why in RESTING:
+            if copied.why in BASE_DEPENDENT:
                 raise UnsupportedError(
                     f"{adapter.paths[copied.source]}: {copied.key} ({copied.why}) acts on the base model's weights, so "
                     f"that this file cannot be merged without them. Name the checkpoint that it was trained on."
                 )
-            if not copied.is_vector and copied.why not in (EMBEDDING.name, ORPHAN.name):
-                if part(copied.key).role == "alpha":
+            if not copied.is_vector and copied.why not in (EMBEDDING.name, LONE_ALPHA.name):
+                if parse_key(copied.key).role == "alpha":
                     continue  # of a difference of a vector, which no reader multiplies by it
                 way = _ALONE if copied.why != "DoRA magnitude" else _BESIDE
                 raise UnsupportedError(
@@ -223,7 +187,7 @@ _BESIDE = "Name the checkpoint that it was trained on, one that has this layer, 
 # Layers -----------------------------------------------------------------------------------------------------------
 
 
-def _joined(place: str, terms: list[_Term], names: Names, family: Family | None) -> Layer:
+def _joined(place: str, terms: list[_Term], names: CommonNames, family: Family | None) -> Layer:
     first = terms[0].layer
     if len(terms) == 1 and terms[0].rows is None:
         return _alone(place, terms[0], names)
@@ -242,7 +206,7 @@ def _joined(place: str, terms: list[_Term], names: Names, family: Family | None)
     return Layer(stem, _sum(place, terms), parts, canonical=name, cancels=cancels)
 
 
-def _alone(place: str, term: _Term, names: Names) -> Layer:
+def _alone(place: str, term: _Term, names: CommonNames) -> Layer:
     """A layer that one file alone has keeps its kind."""
     layer = replace(term.layer, form=term.layer.form.times(term.weight))
     if len(names.adapters) == 1:
@@ -264,15 +228,15 @@ def _in_whole(term: _Term, family: Family | None) -> _Term:
     place = partial(term.rows.placed, stem=term.layer.stem)
     total = term.rows.within(form.size[0], term.layer.stem)[2]
     if isinstance(form, Full):
-        matrix = Made((total, form.size[1]), lambda: place(numbers(form.matrix)))
+        matrix = LazyMatrix((total, form.size[1]), lambda: place(materialise(form.matrix)))
         return replace(
             term, layer=replace(term.layer, form=replace(form, matrix=matrix, shape=(total, *form.shape[1:])))
         )
     assert isinstance(form, LowRank)
-    up = Made((total, form.rank), lambda: place(numbers(form.pair.up)))
+    up = LazyMatrix((total, form.rank), lambda: place(materialise(form.pair.up)))
     found = replace(form, pair=replace(form.pair, up=up), up_shape=(total, *form.up_shape[1:]))
     cuts = row_cuts(term.rows.whole, total, family) if family else ()
-    return replace(term, layer=replace(term.layer, form=found.cut_at(cuts)))
+    return replace(term, layer=replace(term.layer, form=found.with_row_cuts(cuts)))
 
 
 def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:
@@ -280,7 +244,7 @@ def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:
 
     def left(length: Callable[[Form], float]) -> float:
         forms = [(term, term.layer.form) for term in terms]
-        with unwarned():
+        with without_float_warnings():
             return math.hypot(*(_roundoff(form) * abs(term.weight) * length(form) for term, form in forms))
 
     return norm <= left(_at_most) and norm <= left(_length) < math.inf
@@ -294,7 +258,7 @@ def _at_most(form: Form) -> float:
     """No less than the Frobenius norm of the delta, and far cheaper."""
     if not isinstance(form, LowRank):
         return math.inf
-    lengths = (float(np.linalg.norm(numbers(factor))) for factor in (form.pair.up, form.pair.down))
+    lengths = (float(np.linalg.norm(materialise(factor))) for factor in (form.pair.up, form.pair.down))
     return abs(form.scale) * math.prod(lengths)
 
 
@@ -302,27 +266,33 @@ def _length(form: Form) -> float:
     """Frobenius norm of the delta."""
     known = form.converted()
     if isinstance(known, LowRank):
-        return math.sqrt(max(inner(known.pair, known.pair), 0.0))
+        return math.sqrt(max(inner_product(known.pair, known.pair), 0.0))
     assert isinstance(known, Full)
-    return abs(known.scale) * float(np.linalg.norm(numbers(known.matrix)))
+    return abs(known.scale) * float(np.linalg.norm(materialise(known.matrix)))
 
 
 def _sum(key: str, terms: list[_Term]) -> Form:
     """The sum of the deltas: factors side by side, or in full where that would not be low rank."""
     forms = [_known_form(key, term.layer) for term in terms]
+    weights = [term.weight for term in terms]
     dtype = max((kind for form in forms for kind in form.dtypes), key=lambda kind: DTYPE_BYTES[kind])
-    kernel = next((form.kernel for form in forms if form.kernel), ())
-    pairs = [form.pair for form in forms if isinstance(form, LowRank)]
-    if len(pairs) == len(forms) and (sum(pair.rank for pair in pairs) <= min(pairs[0].size) or _all_lora(terms)):
-        return _side_by_side(forms, [term.weight for term in terms], dtype)
+    if _is_low_rank(forms, terms):
+        return _side_by_side(forms, weights, dtype)
     n, m = forms[0].size
-    shape = (n, m // prod(kernel), *kernel)
-    return Full(_added(forms, [term.weight for term in terms]), shape, dtype)
+    kernel = next((form.kernel for form in forms if form.kernel), ())
+    return Full(_added(forms, weights), (n, m // prod(kernel), *kernel), dtype)
 
 
-def _all_lora(terms: list[_Term]) -> bool:
-    """Ranks above those of the matrix are the LoRAs' own, then, and cost nothing to bear."""
-    return all(isinstance(term.layer.form, LowRank) for term in terms)
+def _is_low_rank(forms: Sequence[Form], terms: Sequence[_Term]) -> bool:
+    """Return whether the sum is written as a pair: its rank is below that of the matrix, or all terms are LoRAs.
+
+    A rank above that of the matrix is then the LoRAs' own, and the sum is no larger than they are.
+    """
+    pairs = [form.pair for form in forms if isinstance(form, LowRank)]
+    if len(pairs) < len(forms):
+        return False
+    all_lora = all(isinstance(term.layer.form, LowRank) for term in terms)
+    return all_lora or sum(pair.rank for pair in pairs) <= min(pairs[0].size)
 
 
 def _known_form(key: str, layer: Layer) -> Form:
@@ -365,15 +335,15 @@ def _added(forms: list[Form], weights: list[float]) -> Factor:
             found += np.float32(weight * form.scale) * _dense(form)
         return found
 
-    return Made(forms[0].size, make)
+    return LazyMatrix(forms[0].size, make)
 
 
 def _dense(form: Form) -> Single:
     """The delta in full, its scale left away."""
     if isinstance(form, Full):
-        return numbers(form.matrix)
+        return materialise(form.matrix)
     assert isinstance(form, LowRank)
-    return np.asarray(numbers(form.pair.up) @ numbers(form.pair.down))
+    return np.asarray(materialise(form.pair.up) @ materialise(form.pair.down))
 
 
 def _embeddings(adapters: Sequence[Adapter]) -> list[Copied]:

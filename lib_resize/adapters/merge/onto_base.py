@@ -17,58 +17,58 @@ from ...errors import LayerError, UnsupportedError
 from ...files.header import DTYPE_BYTES
 from ...files.reader import SafeFile
 from ...linalg.casts import STORAGE, Single, singles
-from ...linalg.dora import Normalised
+from ...linalg.dora import DoraWeight
 from ...linalg.factor import Factor
-from ...linalg.finite import check_finite, unwarned
-from ...linalg.lazy import Made, numbers
+from ...linalg.finite import check_finite, without_float_warnings
+from ...linalg.lazy import LazyMatrix, materialise
 from ...names.family import Family
-from ...names.identify import canonical
+from ...names.identify import canonical_id
 from ..forms.form import Form, Tensors
 from ..forms.full import Full
 from ..forms.glora import Glora
 from ..forms.lora import LowRank
-from ..keys.registry import RESTING
-from ..keys.suffixes import Part, part
+from ..keys.registry import BASE_DEPENDENT
+from ..keys.suffixes import ParsedKey, parse_key
 from ..layer import Adapter, Copied, Layer
-from ..read.scales import Config, find_configs
-from .rotations import Change, Outside, change
+from ..read.scales import ScaleConfig, find_configs
+from .rotations import WeightChange, WeightInfo, weight_change
 
-Read = Callable[[], Factor]
+ReadWeight = Callable[[], Factor]
 """What reads a base weight, (n, m)."""
 
 
 @dataclass(frozen=True)
-class Place:
+class BaseWeight:
     """A weight of the base model that a name belongs to."""
 
-    weight: Outside
-    read: Read
+    weight: WeightInfo
+    read: ReadWeight
 
 
 @dataclass(frozen=True)
-class Ground:
+class BaseModel:
     """A base model, as what rests on it sees it."""
 
     title: str
     """What it is called in messages."""
     family: Family | None
-    weight_of: Callable[[Layer], Read | None]
+    weight_for: Callable[[Layer], ReadWeight | None]
     """The weight of a layer of known size; None where there is none."""
-    place_of: Callable[[str | None, str], Place | None]
+    find_weight: Callable[[str | None, str], BaseWeight | None]
     """The weight under a canonical name or a stem, whatever its size."""
 
 
-def rests_on_base(adapter: Adapter) -> bool:
+def depends_on_base(adapter: Adapter) -> bool:
     """Whether it has layers whose change of the weight rests on the base model."""
-    return any(layer.form.needs_base for layer in adapter.layers) or needs_ground(adapter)
+    return any(layer.form.needs_base for layer in adapter.layers) or requires_base(adapter)
 
 
-def needs_ground(adapter: Adapter) -> bool:
+def requires_base(adapter: Adapter) -> bool:
     """Whether it has some that cannot be multiplied as they are stored; GLoRA can."""
-    return any(layer.magnitude for layer in adapter.layers) or any(one.why in RESTING for one in adapter.copied)
+    return any(layer.magnitude for layer in adapter.layers) or any(one.why in BASE_DEPENDENT for one in adapter.copied)
 
 
-def magnitudes(file: SafeFile, key: Part) -> Single:
+def magnitudes(file: SafeFile, key: ParsedKey) -> Single:
     """DoRA's, as `linalg.dora` reads them: PEFT's and ai-toolkit's belong to outputs whatever their shape.
 
     Raises LayerError for integers.
@@ -80,7 +80,7 @@ def magnitudes(file: SafeFile, key: Part) -> Single:
     return values if key.suffix == ".dora_scale" else values.reshape(-1)
 
 
-def grounded(adapter: Adapter, ground: Ground) -> Adapter:
+def merge_onto_base(adapter: Adapter, ground: BaseModel) -> Adapter:
     """The adapter with what rests on the base model worked out; GLoRA and DoRA without a base weight stay as they are.
 
     Numbers are made when they are looked at. Raises UnsupportedError where a multiplier or rotation has no base weight,
@@ -92,7 +92,7 @@ def grounded(adapter: Adapter, ground: Ground) -> Adapter:
     settled = {new.stem for new, old in zip(layers, adapter.layers, strict=True) if new is not old}
     if not settled and not made:
         return adapter
-    gone = {"DoRA magnitude": settled, **dict.fromkeys(RESTING, made.keys())}
+    gone = {"DoRA magnitude": settled, **dict.fromkeys(BASE_DEPENDENT, made.keys())}
     return replace(
         adapter,
         layers=(*layers, *made.values()),
@@ -103,7 +103,7 @@ def grounded(adapter: Adapter, ground: Ground) -> Adapter:
     )
 
 
-def overlap(before: Sequence[Adapter], after: Sequence[Adapter]) -> list[str]:
+def overlap_warnings(before: Sequence[Adapter], after: Sequence[Adapter]) -> list[str]:
     """A word on layers that were worked out with the base model and that other LoRAs of a merge change as well.
 
     Hosts add one LoRA after another, and work such a layer out on the weight as it is by then; a sum has it on the
@@ -126,20 +126,20 @@ def overlap(before: Sequence[Adapter], after: Sequence[Adapter]) -> list[str]:
 def _note(adapter: Adapter, count: int, title: str) -> str:
     kinds = {layer.form.kind for layer in adapter.layers if layer.form.needs_base}
     kinds |= {"DoRA" for layer in adapter.layers if layer.magnitude}
-    kinds |= RESTING.intersection(one.why for one in adapter.copied)
+    kinds |= BASE_DEPENDENT.intersection(one.why for one in adapter.copied)
     told = ", ".join(sorted(kinds))
     return f"{adapter.name}: {count} layers ({told}) were worked out with {title}, and fit that model alone"
 
 
-def _grounded(layer: Layer, file: SafeFile, ground: Ground) -> Layer:
+def _grounded(layer: Layer, file: SafeFile, ground: BaseModel) -> Layer:
     if layer.magnitude is None and not layer.form.needs_base:
         return layer
-    weight = ground.weight_of(layer)
+    weight = ground.weight_for(layer)
     if weight is None:
         return layer
     form: Form | None = layer.form.converted()
     if isinstance(layer.form, Glora):
-        form = layer.form.beside(Made(layer.size, lambda: numbers(weight())))
+        form = layer.form.beside(LazyMatrix(layer.size, lambda: materialise(weight())))
     assert form is not None
     if layer.magnitude is not None:
         form = _normalised(layer, form, weight, magnitudes(file, layer.magnitude))
@@ -147,55 +147,55 @@ def _grounded(layer: Layer, file: SafeFile, ground: Ground) -> Layer:
     return replace(layer, form=form, parts=parts, magnitude=None)
 
 
-def _normalised(layer: Layer, form: Form, weight: Read, magnitude: Single) -> Full:
+def _normalised(layer: Layer, form: Form, weight: ReadWeight, magnitude: Single) -> Full:
     def added(base: Single) -> Single:
-        return np.asarray(Normalised(base, magnitude).applied(_dense(form)) - base, np.float32)
+        return np.asarray(DoraWeight(base, magnitude).effective_weight(_dense(form)) - base, np.float32)
 
-    return _difference(layer.stem, Outside(layer.size, layer.form.kernel), weight, added, max(form.dtypes))
+    return _difference(layer.stem, WeightInfo(layer.size, layer.form.kernel), weight, added, max(form.dtypes))
 
 
-def _difference(stem: str, weight: Outside, read: Read, added: Change, dtype: str) -> Full:
+def _difference(stem: str, weight: WeightInfo, read: ReadWeight, added: WeightChange, dtype: str) -> Full:
     def make() -> Single:
         try:
-            with unwarned():
-                found = added(numbers(read()))
+            with without_float_warnings():
+                found = added(materialise(read()))
             check_finite("what it makes of its base weight has", found)
             return found
         except LayerError as error:
             raise LayerError(f"layer {stem}: {error}") from error
 
     n, m = weight.size
-    return Full(Made((n, m), make), (n, m // weight.taps, *weight.kernel), dtype)
+    return Full(LazyMatrix((n, m), make), (n, m // weight.taps, *weight.kernel), dtype)
 
 
 def _dense(form: Form) -> Single:
     if isinstance(form, Full):
-        return np.asarray(np.float32(form.scale) * numbers(form.matrix))
+        return np.asarray(np.float32(form.scale) * materialise(form.matrix))
     assert isinstance(form, LowRank)
-    return np.asarray(np.float32(form.scale) * (numbers(form.pair.up) @ numbers(form.pair.down)))
+    return np.asarray(np.float32(form.scale) * (materialise(form.pair.up) @ materialise(form.pair.down)))
 
 
 # Multipliers and rotations ------------------------------------------------------------------------------------
 
 
-def _worked_out(adapter: Adapter, family: Family | None, ground: Ground) -> Iterator[tuple[str, Layer]]:
+def _worked_out(adapter: Adapter, family: Family | None, ground: BaseModel) -> Iterator[tuple[str, Layer]]:
     """Stem in the file, and the layer that its keys become."""
     stems: dict[str, list[Copied]] = defaultdict(list)
     for one in adapter.copied:
-        if one.why in RESTING:
+        if one.why in BASE_DEPENDENT:
             stems[one.stem].append(one)
     file = adapter.files[0]
     configs = find_configs(file.path, adapter.metadata, list(stems)) if stems else []
     for stem, keys in stems.items():
-        name = canonical(stem, family) if family else None
+        name = canonical_id(stem, family) if family else None
         place = _place(keys[0], file, name, family, ground)
-        tensors = Tensors(file, stem, {part(one.key).role: part(one.key) for one in keys}, lambda _: 1.0)
+        tensors = Tensors(file, stem, {parse_key(one.key).role: parse_key(one.key) for one in keys}, lambda _: 1.0)
         yield stem, _worked(tensors, place, name, _settings(configs, stem))
 
 
-def _place(key: Copied, file: SafeFile, name: str | None, family: Family | None, ground: Ground) -> Place:
+def _place(key: Copied, file: SafeFile, name: str | None, family: Family | None, ground: BaseModel) -> BaseWeight:
     foreign = family is not None and ground.family is not None and family != ground.family
-    place = None if foreign else ground.place_of(name, key.stem)
+    place = None if foreign else ground.find_weight(name, key.stem)
     if place is None:
         raise UnsupportedError(
             f"{file.path}: {key.key} ({key.why}): {ground.title} has no such layer. Name the checkpoint that it was "
@@ -204,14 +204,14 @@ def _place(key: Copied, file: SafeFile, name: str | None, family: Family | None,
     return place
 
 
-def _worked(tensors: Tensors, place: Place, name: str | None, settings: Mapping[str, object] | None) -> Layer:
-    added = change(tensors, place.weight, settings)
+def _worked(tensors: Tensors, place: BaseWeight, name: str | None, settings: Mapping[str, object] | None) -> Layer:
+    added = weight_change(tensors, place.weight, settings)
     dtype = max((tensors.dtype(role) for role in tensors.used), key=lambda kind: DTYPE_BYTES[kind])
     stem = _usual(tensors.stem)
     return Layer(stem, _difference(stem, place.weight, place.read, added, dtype), {}, canonical=name)
 
 
-def _settings(configs: list[Config], stem: str) -> Mapping[str, object] | None:
+def _settings(configs: list[ScaleConfig], stem: str) -> Mapping[str, object] | None:
     return next((config.fields for config in configs if stem.startswith(config.prefix)), None)
 
 

@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from ...errors import UnsupportedError
 from ...names.families import block, component
 from ...prompts.tags import BLOCK_NAMES, Tag
-from ..layer import Adapter, Named
+from ..layer import Adapter, NamedLayer
 
 
 @dataclass(frozen=True)
-class TagGain:
+class PromptStrength:
     """What the tags of one LoRA add up to: a `merge.Gain`. None of them may have troubles."""
 
     tags: tuple[Tag, ...]
 
-    def __call__(self, layer: Named) -> float:
+    def __call__(self, layer: NamedLayer) -> float:
         """Raises UnsupportedError where it cannot be told which part of the model a layer belongs to."""
         return sum(tag.gain(self._place(layer)) for tag in self.tags)
 
     def __str__(self) -> str:
         return " + ".join(tag.strengths for tag in self.tags)
 
-    def _place(self, layer: Named) -> str:
+    def _place(self, layer: NamedLayer) -> str:
         place = block(layer.canonical) if layer.canonical is not None else None
         if place is not None and (_UNET_BLOCK.fullmatch(place) or not self._by_block):
             return place
@@ -46,7 +46,7 @@ _UNET_BLOCK = re.compile(r"TE\d?|IN\d\d|MID|OUT(\d\d)?|TIME|LABEL")
 _FAMILIES = {"SDXL": (12, 20), "SD1.5": (17, 26), "SD2": (17, 26)}
 
 
-def remarks_on(adapter: Adapter, tags: Sequence[Tag]) -> list[str]:
+def block_weight_warnings(adapter: Adapter, tags: Sequence[Tag]) -> list[str]:
     """What should be known of block weights that were made for another family: blocks that they lack count as 0."""
     family = adapter.family.name if adapter.family else ""
     found = []

@@ -23,15 +23,15 @@ import numpy as np
 from ...errors import UnsupportedError
 from ...linalg.casts import Double, Single
 from ...linalg.factor import Factor
-from ...linalg.lazy import numbers
+from ...linalg.lazy import materialise
 from ..forms.form import Shape, Tensors
 
-Change = Callable[[Single], Single]
+WeightChange = Callable[[Single], Single]
 """From a weight (n, m) to what is added to it, (n, m)."""
 
 
 @dataclass(frozen=True)
-class Outside:
+class WeightInfo:
     """What a base weight is like, before it is read."""
 
     size: tuple[int, int]
@@ -44,7 +44,7 @@ class Outside:
         return prod(self.kernel)
 
 
-def change(tensors: Tensors, weight: Outside, settings: Mapping[str, Any] | None = None) -> Change:
+def weight_change(tensors: Tensors, weight: WeightInfo, settings: Mapping[str, Any] | None = None) -> WeightChange:
     """What one layer does to a weight; `settings` is PEFT's configuration, if there is one.
 
     Shapes are looked at now, numbers when the change is made. Raises UnsupportedError for layouts that we have nothing
@@ -87,13 +87,13 @@ def _expect(tensors: Tensors, role: str, fits: bool, what: str) -> None:
 # Multipliers --------------------------------------------------------------------------------------------------
 
 
-def _ia3(tensors: Tensors, weight: Outside) -> Change:
+def _ia3(tensors: Tensors, weight: WeightInfo) -> WeightChange:
     tensors.need("weight", "on_input")
     by_input = tensors.file.scalar(tensors.parts["on_input"].key) != 0
     return _multiplied(_vector(tensors, "weight", _count(weight, by_input)), weight, by_input, 0.0)
 
 
-def _peft_ia3(tensors: Tensors, weight: Outside) -> Change:
+def _peft_ia3(tensors: Tensors, weight: WeightInfo) -> WeightChange:
     shape, outputs, inputs = tensors.shape("ia3_l"), _count(weight, False), _count(weight, True)
     if len(shape) > 2 and outputs == inputs:
         raise _refused(tensors, f"does not tell whether PEFT's IA3 multiplies its {inputs} inputs or its outputs")
@@ -103,7 +103,7 @@ def _peft_ia3(tensors: Tensors, weight: Outside) -> Change:
     return _multiplied(_vector(tensors, "ia3_l", _count(weight, by_input)), weight, by_input, 1.0)
 
 
-def _count(weight: Outside, by_input: bool) -> int:
+def _count(weight: WeightInfo, by_input: bool) -> int:
     return weight.size[1] // weight.taps if by_input else weight.size[0]
 
 
@@ -112,9 +112,9 @@ def _vector(tensors: Tensors, role: str, count: int) -> Factor:
     return tensors.matrix(role)
 
 
-def _multiplied(values: Factor, weight: Outside, by_input: bool, start: float) -> Change:
+def _multiplied(values: Factor, weight: WeightInfo, by_input: bool, start: float) -> WeightChange:
     def make(base: Single) -> Single:
-        gains = numbers(values).reshape(-1) - np.float32(start)
+        gains = materialise(values).reshape(-1) - np.float32(start)
         return np.asarray(base * np.repeat(gains, weight.taps) if by_input else base * gains[:, None])
 
     return make
@@ -123,7 +123,7 @@ def _multiplied(values: Factor, weight: Outside, by_input: bool, start: float) -
 # Rotations of rows --------------------------------------------------------------------------------------------
 
 
-def _oft(tensors: Tensors, weight: Outside) -> Change:
+def _oft(tensors: Tensors, weight: WeightInfo) -> WeightChange:
     """Diag-OFT, and BOFT as LyCORIS names it: its blocks have one dimension more."""
     shape, n = tensors.shape("oft_blocks"), weight.size[0]
     _check_blocks(tensors, "oft_blocks", n)
@@ -139,7 +139,7 @@ def _oft(tensors: Tensors, weight: Outside) -> Change:
     return make
 
 
-def _old_oft(tensors: Tensors, weight: Outside) -> Change:
+def _old_oft(tensors: Tensors, weight: WeightInfo) -> WeightChange:
     shape, n = tensors.shape("oft_diag"), weight.size[0]
     tensors.expect("oft_diag", len(shape) == 3, "square blocks were expected")
     _check_blocks(tensors, "oft_diag", n)
@@ -166,7 +166,7 @@ def _rescale(tensors: Tensors, role: str, rows: int) -> Factor | None:
 
 
 def _stacked(blocks: Factor, shape: Shape) -> Double:
-    return numbers(blocks).reshape(shape).astype(np.float64)
+    return materialise(blocks).reshape(shape).astype(np.float64)
 
 
 def _skew(blocks: Double) -> Double:
@@ -202,14 +202,14 @@ def _rescaled(found: Single, base: Single, gains: Factor | None) -> Single:
     """The change where all rows are multiplied at last."""
     if gains is None:
         return found
-    column = numbers(gains).reshape(-1, 1)
+    column = materialise(gains).reshape(-1, 1)
     return np.asarray(column * found + (column - np.float32(1)) * base)
 
 
 # PEFT's rotations of columns ----------------------------------------------------------------------------------
 
 
-def _peft_boft(tensors: Tensors, weight: Outside) -> Change:
+def _peft_boft(tensors: Tensors, weight: WeightInfo) -> WeightChange:
     tensors.need("boft_R", "boft_s")
     shape, (n, m) = tensors.shape("boft_R"), weight.size
     if len(shape) == 4 and shape[0] != 1:
@@ -224,7 +224,7 @@ def _peft_boft(tensors: Tensors, weight: Outside) -> Change:
     return make
 
 
-def _peft_oft(tensors: Tensors, weight: Outside, settings: Mapping[str, Any] | None) -> Change:
+def _peft_oft(tensors: Tensors, weight: WeightInfo, settings: Mapping[str, Any] | None) -> WeightChange:
     terms = _terms(tensors, settings)
     shape, m = tensors.shape("oft_R"), weight.size[1]
     b = (1 + isqrt(1 + 8 * shape[-1])) // 2 if shape else 0
@@ -234,7 +234,7 @@ def _peft_oft(tensors: Tensors, weight: Outside, settings: Mapping[str, Any] | N
     packed = tensors.matrix("oft_R")
 
     def make(base: Single) -> Single:
-        q = _unpacked(numbers(packed), b)
+        q = _unpacked(materialise(packed), b)
         turns = _cayley(-q) if terms is None else _series(q, terms)
         return np.asarray(_turned(base.T, np.broadcast_to(turns, (1, m // b, b, b))).T)
 
@@ -279,7 +279,7 @@ def _series(q: Double, terms: int) -> Double:
     return found
 
 
-_READERS: Mapping[str, Callable[[Tensors, Outside], Change]] = {
+_READERS: Mapping[str, Callable[[Tensors, WeightInfo], WeightChange]] = {
     "on_input": _ia3,
     "ia3_l": _peft_ia3,
     "oft_blocks": _oft,

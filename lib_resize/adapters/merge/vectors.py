@@ -15,15 +15,15 @@ import numpy as np
 from ...errors import LayerError
 from ...files.reader import SafeFile
 from ...linalg.casts import LARGEST, UNIT_ROUNDOFF, Single, largest_magnitude, singles
-from ..keys.suffixes import part, suffix_of
+from ..keys.suffixes import parse_key, suffix_of
 from ..layer import Copied
-from .common_names import Names
+from .common_names import CommonNames
 
 _BIASES = ("diff_b", "up_bias", "b_norm")
 
 
 @dataclass(frozen=True)
-class Term:
+class VectorTerm:
     """One file's vector."""
 
     copied: Copied
@@ -35,7 +35,7 @@ class Term:
     @property
     def goal(self) -> tuple[str, bool]:
         """The layer that it changes, and whether it is the bias."""
-        return self.place, part(self.copied.key).role in _BIASES
+        return self.place, parse_key(self.copied.key).role in _BIASES
 
     @property
     def dtype(self) -> str:
@@ -52,11 +52,11 @@ class Term:
         return np.asarray(found, np.float32)
 
 
-def added(terms: Sequence[Term], names: Names) -> tuple[list[Copied], list[str]]:
+def summed_vectors(terms: Sequence[VectorTerm], names: CommonNames) -> tuple[list[Copied], list[str]]:
     """The sums, one for each weight and bias, and the keys of those that cancel."""
-    goals: dict[tuple[str, bool], list[Term]] = {}
+    goals: dict[tuple[str, bool], list[VectorTerm]] = {}
     for term in terms:
-        rows = names.raised.get(term.place)
+        rows = names.row_ranges.get(term.place)
         place = rows.whole if rows else term.place
         goals.setdefault((place, term.goal[1]), []).append(term)
     found, cancelled = [], []
@@ -67,11 +67,11 @@ def added(terms: Sequence[Term], names: Names) -> tuple[list[Copied], list[str]]
             cancelled.append(key)
         else:
             why, dtype = members[0].copied.why, _dtype(members, sum_)
-            found.append(Copied(key, why, part(key).stem, gain=1.0, made=sum_, dtype=dtype))
+            found.append(Copied(key, why, parse_key(key).stem, gain=1.0, made=sum_, dtype=dtype))
     return found, cancelled
 
 
-def _sum(members: Sequence[Term], names: Names) -> tuple[Single, float]:
+def _sum(members: Sequence[VectorTerm], names: CommonNames) -> tuple[Single, float]:
     """The sum, and the length of what rounding of its terms may be."""
     values = [_in_whole(term, names) for term in members]
     for term, one in zip(members, values, strict=True):
@@ -86,31 +86,31 @@ def _sum(members: Sequence[Term], names: Names) -> tuple[Single, float]:
     return np.sum([one.reshape(values[0].shape) for one in values], axis=0, dtype=np.float32), math.hypot(*lengths)
 
 
-def _in_whole(term: Term, names: Names) -> Single:
-    values, rows = term.values(), names.raised.get(term.place)
+def _in_whole(term: VectorTerm, names: CommonNames) -> Single:
+    values, rows = term.values(), names.row_ranges.get(term.place)
     return values if rows is None else rows.placed(values.reshape(-1), term.copied.stem)
 
 
-def _key(place: str, members: Sequence[Term], names: Names) -> str:
+def _key(place: str, members: Sequence[VectorTerm], names: CommonNames) -> str:
     """The key of the first file, behind the name that the layer has in the result."""
-    parted = part(members[0].copied.key)
+    parted = parse_key(members[0].copied.key)
     stem = names.name(place)
-    if stem == parted.stem and len({part(term.copied.key).suffix for term in members}) == 1:
+    if stem == parted.stem and len({parse_key(term.copied.key).suffix for term in members}) == 1:
         return members[0].copied.key
     return stem + (suffix_of("diff_b") if parted.role == "up_bias" else parted.suffix)
 
 
-def _dtype(members: Sequence[Term], values: Single) -> str:
+def _dtype(members: Sequence[VectorTerm], values: Single) -> str:
     """The files' dtype where it is one of 16 bits and holds the sum, else float32."""
     kinds = {term.dtype for term in members} - {"F8_E4M3"} or {"F16"}
     kind = kinds.pop() if len(kinds) == 1 else "F32"
     return kind if kind in ("F16", "BF16") and largest_magnitude(values) <= LARGEST[kind] else "F32"
 
 
-def terms_of(
+def vector_terms(
     copied: Sequence[Copied], files: Sequence[SafeFile], places: Mapping[str, str], weights: Mapping[str, float]
-) -> Iterator[Term]:
+) -> Iterator[VectorTerm]:
     """The vectors of one file; `places` and `weights` by stem. Those of strength 0 are left out."""
     for one in copied:
         if one.is_vector and weights[one.stem]:
-            yield Term(one, files[one.source], places[one.stem], weights[one.stem])
+            yield VectorTerm(one, files[one.source], places[one.stem], weights[one.stem])

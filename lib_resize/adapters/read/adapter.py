@@ -11,28 +11,28 @@ from ...errors import DamagedFileError, LayerError, UnsupportedError
 from ...files.metadata import has_resize_record
 from ...files.reader import SafeFile
 from ...linalg.casts import LARGEST
-from ...names.evidence import told_of_base
+from ...names.evidence import base_model_hints
 from ...names.families import attention_group
 from ...names.family import Family
 from ...names.family import layers as family_layers
-from ...names.identify import canonical, identify
+from ...names.identify import canonical_id, identify
 from ..forms import READERS
 from ..forms.form import Form, Tensors
 from ..forms.lora import check_upright
-from ..keys.registry import CONTROL_MARKER, RESTING, Kind, kind_of, kind_with
-from ..keys.suffixes import Part, part
+from ..keys.registry import BASE_DEPENDENT, CONTROL_MARKER, Kind, kind_of, kind_of_role
+from ..keys.suffixes import ParsedKey, parse_key
 from ..layer import Adapter, Copied, Layer
-from .cloneofsimo import NOTE, named
-from .fused import held_twice, row_cuts
-from .scales import Config, find_configs, outer_scale
+from .cloneofsimo import NOTE, with_kohya_names
+from .fused import duplicate_layers, row_cuts
+from .scales import ScaleConfig, config_scale, find_configs
 
-Parts = Mapping[str, Part]
+Parts = Mapping[str, ParsedKey]
 """role -> part."""
 Stems = Mapping[str, tuple[Kind, Parts]]
 """stem -> its kind and its parts, in the order of the file."""
 
 
-def kinds_of(keys: Iterable[str]) -> Stems:
+def layers_by_stem(keys: Iterable[str]) -> Stems:
     """stem -> its kind and its parts by role, in the order of the file. Names alone are looked at, and most files of a
     library have the same."""
     return _kinds_of(tuple(keys))
@@ -40,30 +40,30 @@ def kinds_of(keys: Iterable[str]) -> Stems:
 
 @lru_cache(maxsize=16)
 def _kinds_of(keys: tuple[str, ...]) -> Stems:
-    groups: dict[str, dict[str, Part]] = defaultdict(dict)
+    groups: dict[str, dict[str, ParsedKey]] = defaultdict(dict)
     for key in keys:
-        found = part(key)
+        found = parse_key(key)
         role = found.role if found.role not in groups[found.stem] else f"{found.role} again ({found.suffix})"
         groups[found.stem][role] = found
     return {stem: (kind_of(stem, parts), parts) for stem, parts in groups.items()}
 
 
-def read_adapter(file: SafeFile, *, resting: bool = False) -> Adapter:
+def read_adapter(file: SafeFile, *, allow_base_dependent: bool = False) -> Adapter:
     """Reads a LoRA. Nothing but the header and the alphas is looked at yet; layers are views of the file.
-    `resting`: also a file that holds nothing but layers that a merge beside the base model takes.
+    `allow_base_dependent`: also a file that holds nothing but layers that a merge beside the base model takes.
 
     Raises UnsupportedError for kinds that are refused or where nothing can be resized, DamagedFileError for
     layers without partner, LayerError for shapes that make no sense.
     """
-    source, file = file, named(file)
-    stems = kinds_of(file.header.entries)
+    source, file = file, with_kohya_names(file)
+    stems = layers_by_stem(file.header.entries)
     _refuse(file, stems)
     resized = {stem: found for stem, found in stems.items() if _is_resized(file, *found)}
-    if not resized and not (resting and any(kind.name in RESTING for kind, _ in stems.values())):
+    if not resized and not (allow_base_dependent and any(kind.name in BASE_DEPENDENT for kind, _ in stems.values())):
         raise UnsupportedError(f"{file.path}: {_nothing_to_resize(stems)}")
     scales = _Scales(file, find_configs(file.path, file.header.metadata, list(resized)))
     found = [_layer(file, stem, kind, parts, scales) for stem, (kind, parts) in resized.items()]
-    family = identify({layer.stem: layer.size for layer in found}, told_of_base(file.header.metadata))
+    family = identify({layer.stem: layer.size for layer in found}, base_model_hints(file.header.metadata))
     layers = tuple(_named(layer, family) for layer in found) if family else tuple(found)
     scales.notes |= {NOTE} if file is not source else set()
     scales.notes.update(_held_twice(layers, family))
@@ -82,7 +82,7 @@ def read_adapter(file: SafeFile, *, resting: bool = False) -> Adapter:
 
 
 def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]:
-    twice = held_twice(layers, family)
+    twice = duplicate_layers(layers, family)
     if twice:
         yield (
             f"{len(twice)} layers are in the file twice (first {twice[0]}), in two spellings or in pieces and whole; "
@@ -110,9 +110,9 @@ def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tup
     return tuple(tuple(group) for group in groups.values() if len(group) == 4)
 
 
-def form_of(file: SafeFile, stem: str, keys: Mapping[str, str]) -> Form:
+def read_written_form(file: SafeFile, stem: str, keys: Mapping[str, str]) -> Form:
     """A layer of a file that we have written, from its keys by role; its alpha as every reader has it."""
-    parts = {role: Part(key, stem, role, key[len(stem) :]) for role, key in keys.items()}
+    parts = {role: ParsedKey(key, stem, role, key[len(stem) :]) for role, key in keys.items()}
     kind = kind_of(stem, parts)
     return READERS[kind.name](Tensors(file, stem, parts, partial(_Scales(file, []).of, stem, parts)))
 
@@ -127,7 +127,7 @@ def _is_resized(file: SafeFile, kind: Kind, parts: Parts) -> bool:
     return "diff" not in parts or kind.name != "weight difference" or len(_shape(file, parts["diff"])) > 1
 
 
-def _shape(file: SafeFile, tensor: Part) -> tuple[int, ...]:
+def _shape(file: SafeFile, tensor: ParsedKey) -> tuple[int, ...]:
     return file.header.entries[tensor.key].shape
 
 
@@ -176,7 +176,7 @@ class _Scales:
     """Where scales come from, and what is to be said of it."""
 
     file: SafeFile
-    configs: list[Config]
+    configs: list[ScaleConfig]
     notes: set[str] = field(default_factory=set)
     zero: list[str] = field(default_factory=list)
     """Stems of the layers whose alpha is 0."""
@@ -206,7 +206,7 @@ class _Scales:
             alpha = self._scalar(stem, parts["alpha"])
             self.zero += [stem] * (alpha == 0.0)
             return alpha / rank
-        outer = outer_scale(self.configs, stem, rank)
+        outer = config_scale(self.configs, stem, rank)
         if outer is None:
             return 1.0
         if outer[0] != 1.0:
@@ -214,7 +214,7 @@ class _Scales:
             self.notes.add(told)
         return outer[0]
 
-    def _scalar(self, stem: str, part: Part) -> float:
+    def _scalar(self, stem: str, part: ParsedKey) -> float:
         value = self.file.scalar(part.key)
         if not abs(value) <= LARGEST["F32"]:
             raise LayerError(
@@ -247,10 +247,10 @@ def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales)
 
 def _named(layer: Layer, family: Family) -> Layer:
     """The same layer under its name in the family's words, and with the kernel that it has there."""
-    name = canonical(layer.stem, family)
+    name = canonical_id(layer.stem, family)
     row = family_layers(family).get(name) if name else None
     form = layer.form if row is None else layer.form.with_kernel(row.shape[2:])
-    return replace(layer, canonical=name, form=form.cut_at(row_cuts(name, layer.size[0], family)))
+    return replace(layer, canonical=name, form=form.with_row_cuts(row_cuts(name, layer.size[0], family)))
 
 
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}
@@ -268,7 +268,7 @@ def _copied(stems: Stems, layers: Iterable[Layer]) -> Iterator[Copied]:
                 yield Copied(tensor.key, kind.name, stem, gain=gain)
             elif role not in layer.parts:
                 gain = layer.form.scale if role == "up_bias" else 1.0 if role == "diff_b" else None
-                yield Copied(tensor.key, _WHY.get(role) or kind_with(role), stem, gain=gain)
+                yield Copied(tensor.key, _WHY.get(role) or kind_of_role(role), stem, gain=gain)
 
 
 _OF_VECTORS = ("weight difference", "bias difference", "norm")

@@ -13,7 +13,7 @@ from math import prod
 
 from ...errors import DamagedFileError, UnsupportedError
 from ...files.reader import SafeFile
-from ...names.cloneofsimo import CLASSES, Order, orders
+from ...names.cloneofsimo import CLASSES, Order, layer_orders
 
 NOTE = "layers had numbers for names (cloneofsimo); they are written under kohya's names, so that hosts load them"
 
@@ -25,7 +25,7 @@ Sizes = dict[int, dict[str, tuple[int, ...]]]
 """Number of a layer -> up and down -> shape."""
 
 
-def named(file: SafeFile) -> SafeFile:
+def with_kohya_names(file: SafeFile) -> SafeFile:
     """The same file under kohya's names; the file itself where it is none of cloneofsimo's.
 
     Raises UnsupportedError for classes or shapes that we know no order of, DamagedFileError for missing factors.
@@ -55,7 +55,7 @@ def _names(file: SafeFile, component: str, sizes: Sizes) -> list[str]:
             f"{file.path}: layer {component}:{lone} has no {'up' if 'down' in sizes[lone] else 'down'}; "
             f"the file is incomplete. Download or save it again."
         )
-    for order in orders(component, _classes(file, component)):
+    for order in layer_orders(component, _classes(file, component)):
         if _fits(sizes, order):
             return [name for name, _ in order]
     raise UnsupportedError(

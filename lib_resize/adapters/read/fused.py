@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from functools import cache
 
 from ...names.family import Family, layers
@@ -19,7 +19,7 @@ def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:
     return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
 
 
-def held_twice(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
+def duplicate_layers(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
     """Stems of layers that the file holds once more, in another spelling or as a part of a fused one."""
     if family is None:
         return []
@@ -33,21 +33,31 @@ def held_twice(layers_of_file: Iterable[Layer], family: Family | None) -> list[s
 def _cut(family: Family) -> dict[str, tuple[Share, tuple[Share, ...]]]:
     """Id of every layer that another layout cuts -> its share of the whole, and the shares of its pieces; all in
     the units of the pieces."""
-    by_whole: dict[str, list[tuple[str, Share]]] = {}
-    for row in layers(family).values():
-        if row.whole is not None and row.share.of > 1:
-            by_whole.setdefault(row.whole, []).append((row.id, row.share))
     found = {}
-    for whole, members in by_whole.items():
+    for whole, members in _pieces_by_whole(family).items():
         of = members[0][1].of
         for name, own in ((whole, Share(0, of, of)), *members):
-            inside = [share for other, share in members if other not in (whole, name) and _lies_in(share, own)]
-            smallest = sorted({share for share in inside if not any(_lies_in(o, share) for o in inside if o != share)},
-                              key=lambda share: share.first)  # fmt: skip
+            inside = {share for other, share in members if other not in (whole, name) and _is_inside(share, own)}
+            smallest = _smallest(inside)
             if len(smallest) > 1:
-                found[name] = (own, tuple(smallest))
+                found[name] = (own, smallest)
     return found
 
 
-def _lies_in(inner: Share, outer: Share) -> bool:
+def _pieces_by_whole(family: Family) -> dict[str, list[tuple[str, Share]]]:
+    """Return the id of each fused weight -> the ids and shares of its pieces."""
+    found: dict[str, list[tuple[str, Share]]] = {}
+    for row in layers(family).values():
+        if row.whole is not None and row.share.of > 1:
+            found.setdefault(row.whole, []).append((row.id, row.share))
+    return found
+
+
+def _smallest(shares: Set[Share]) -> tuple[Share, ...]:
+    """Return the shares that contain no other one, in the order of their rows."""
+    smallest = (share for share in shares if not any(_is_inside(other, share) for other in shares - {share}))
+    return tuple(sorted(smallest, key=lambda share: share.first))
+
+
+def _is_inside(inner: Share, outer: Share) -> bool:
     return outer.first <= inner.first and inner.last <= outer.last

@@ -33,7 +33,7 @@ class _Found:
 
 
 @dataclass
-class Patterns:
+class NamePatterns:
     """Key -> value, looked up by the name of a layer in time that grows with the name alone."""
 
     keys: Any

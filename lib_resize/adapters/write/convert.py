@@ -22,7 +22,7 @@ def is_convertible(layer: Layer) -> bool:
     return not isinstance(layer.form, (LowRank, Full)) and layer.form.converted() is not None
 
 
-def converted(adapter: Adapter, wanted: Wanted) -> Adapter:
+def with_converted_layers(adapter: Adapter, wanted: Wanted) -> Adapter:
     """The adapter whose layers of that kind are LoRAs, or differences in full where those have no more numbers."""
     layers = tuple(_converted(layer) if wanted(layer) else layer for layer in adapter.layers)
     return replace(adapter, layers=layers, converted=True)

@@ -16,7 +16,7 @@ _UNETS = frozenset({"SDXL", "SD1.5", "SD2", "SDXL refiner", "Kolors"})
 _DTYPES = frozenset({"F8_E4M3", "F8_E5M2"})
 
 
-def not_read_by(family: Family | None, *, kohya: bool) -> tuple[str, ...]:
+def programs_without_float8(family: Family | None, *, kohya: bool) -> tuple[str, ...]:
     """Programs that cannot load a float8 LoRA of a family; `kohya`: with ``lora_up`` and ``lora_down``.
 
     Of an unknown family, those that cannot if it is a transformer.
@@ -29,7 +29,7 @@ def not_read_by(family: Family | None, *, kohya: bool) -> tuple[str, ...]:
 def float8_source(layers: Iterable[Layer], family: Family | None) -> tuple[str, ...]:
     """The same for a file as it is; empty where it has no float8 factors."""
     found = [layer for layer in layers if layer.form.dtypes & _DTYPES]
-    return not_read_by(family, kohya=any(layer.carries_alpha for layer in found)) if found else ()
+    return programs_without_float8(family, kohya=any(layer.carries_alpha for layer in found)) if found else ()
 
 
 def float8_result(
@@ -37,4 +37,4 @@ def float8_result(
 ) -> tuple[str, ...]:
     """The same for a file to be written, by the dtypes of each layer; `kohya`: all of it under kohya's names."""
     found = [layer for layer, dtypes in layers if _DTYPES & set(dtypes)]
-    return not_read_by(family, kohya=kohya or any(layer.carries_alpha for layer in found)) if found else ()
+    return programs_without_float8(family, kohya=kohya or any(layer.carries_alpha for layer in found)) if found else ()

@@ -24,11 +24,11 @@ from ...errors import LayerError, UnsupportedError
 from ...files.header import TensorSpec, file_order
 from ...linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
 from ...names.family import layers
-from ...names.identify import canonical
-from ..forms.form import Slot, WriteSpec
+from ...names.identify import canonical_id
+from ..forms.form import TensorSlot, WriteSpec
 from ..forms.lora import LowRank
-from ..keys.registry import ORPHAN
-from ..keys.suffixes import part, suffix_of
+from ..keys.registry import LONE_ALPHA
+from ..keys.suffixes import parse_key, suffix_of
 from ..layer import Adapter, Copied, Layer
 from .style import FLOAT8, Style
 
@@ -76,14 +76,14 @@ class OutputLayout:
         return values.pop() if len(values) == 1 else None
 
 
-def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], style: Style) -> OutputLayout:
+def output_layout(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], style: Style) -> OutputLayout:
     """Drafts the file in which layer i has `ranks[i]` dimensions, 0 for none, the strongest being `strongest[i]`.
 
     Raises UnsupportedError where the style cannot be had for this file.
     """
     _check_style(adapter, style)
     every = enumerate(zip(adapter.layers, ranks, strongest, strict=True))
-    staying = [_Staying(i, layer, rank, s, layer.form.slots(rank)) for i, (layer, rank, s) in every if rank]
+    staying = [_KeptLayer(i, layer, rank, s, layer.form.slots(rank)) for i, (layer, rank, s) in every if rank]
     common = _common_alpha([one for one in staying if one.shares_alpha(style)], style)
     layers = tuple(_new_layer(one, common, style) for one in staying)
     copied = _copied(adapter, style)
@@ -91,16 +91,16 @@ def draft(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], st
     return OutputLayout(layers, {spec.name: source for spec, source in copied}, _ordered(specs, copied))
 
 
-Rows = Callable[[NewLayer, Single, int], Single]
+FillRows = Callable[[NewLayer, Single, int], Single]
 """From a layer, its down (k, m) and a count to so many more rows for it, (count, m)."""
 
 
-def zeros(_: NewLayer, down: Single, count: int) -> Single:
+def zero_rows(_: NewLayer, down: Single, count: int) -> Single:
     """Rows that do nothing."""
     return np.zeros((count, down.shape[1]), np.float32)
 
 
-def factors(work: Sequence[tuple[NewLayer, WriteSpec]], rows: Rows = zeros) -> dict[str, Bits]:
+def layer_tensors(work: Sequence[tuple[NewLayer, WriteSpec]], rows: FillRows = zero_rows) -> dict[str, Bits]:
     """The tensors of some new layers by key, as storage arrays.
 
     Where a LoRA layer is to have more dimensions than it keeps, `rows` fill down up, and zeros up.
@@ -119,7 +119,7 @@ def factors(work: Sequence[tuple[NewLayer, WriteSpec]], rows: Rows = zeros) -> d
     return out
 
 
-def _filled(new: NewLayer, values: dict[str, Single], rows: Rows) -> dict[str, Single]:
+def _filled(new: NewLayer, values: dict[str, Single], rows: FillRows) -> dict[str, Single]:
     form = new.layer.form
     if not isinstance(form, LowRank):
         return values
@@ -149,14 +149,14 @@ def _rounded(exact: dict[TensorSpec, Single], dtype: str) -> Iterator[tuple[str,
 
 
 @dataclass(frozen=True)
-class _Staying:
+class _KeptLayer:
     """A layer that the new file has."""
 
     index: int
     layer: Layer
     rank: int
     strongest: float
-    slots: tuple[Slot, ...]
+    slots: tuple[TensorSlot, ...]
 
     @property
     def is_pair(self) -> bool:
@@ -175,7 +175,7 @@ class _Staying:
         return any(_dtype(slot, style) == FLOAT8 for slot in self.slots)
 
 
-def _common_alpha(staying: Sequence[_Staying], style: Style) -> float:
+def _common_alpha(staying: Sequence[_KeptLayer], style: Style) -> float:
     """c of the whole file. Its factors have entries near ``sqrt(s rank / c / n)``; c is lowered by powers of two
     until those of the weakest layer keep their precision in float16, unless products would overflow."""
     ranks = {one.rank for one in staying}
@@ -194,7 +194,7 @@ def _common_alpha(staying: Sequence[_Staying], style: Style) -> float:
     return max(2.0 ** math.floor(math.log2(weakest / _SMALLEST_ENTRY**2)), min(lowest, c))
 
 
-def _new_layer(one: _Staying, common: float, style: Style) -> NewLayer:
+def _new_layer(one: _KeptLayer, common: float, style: Style) -> NewLayer:
     layer = one.layer
     alpha = common if one.shares_alpha(style) else layer.form.alpha(one.rank)
     has_alpha = "alpha" in layer.parts or (one.is_pair and (style.kohya or layer.carries_alpha))
@@ -210,11 +210,11 @@ def _new_layer(one: _Staying, common: float, style: Style) -> NewLayer:
     )
 
 
-def _spec(layer: Layer, slot: Slot, style: Style) -> TensorSpec:
+def _spec(layer: Layer, slot: TensorSlot, style: Style) -> TensorSpec:
     return TensorSpec(_key(layer, slot.role, style), _dtype(slot, style), slot.shape)
 
 
-def _dtype(slot: Slot, style: Style) -> str:
+def _dtype(slot: TensorSlot, style: Style) -> str:
     if style.dtype is not None:
         return style.dtype
     source = slot.dtype
@@ -249,7 +249,7 @@ def becomes_float8(layer: Layer, style: Style) -> bool:
 
 def _check_float8(adapter: Adapter, layers: Sequence[Layer], style: Style) -> None:
     asked = "-t 8" if style.dtype is not None else "-t same writes fp8, because the source is fp8, and that"
-    other = next((layer.form.kind for layer in layers if layer.form.own_alpha), None)
+    other = next((layer.form.kind for layer in layers if layer.form.has_own_alpha), None)
     if other is not None:
         raise UnsupportedError(
             f"{adapter.name}: {asked} needs LoRA layers, whose alpha scales the numbers into the range of fp8. This "
@@ -293,7 +293,7 @@ def _copied(adapter: Adapter, style: Style) -> list[tuple[TensorSpec, Copied]]:
     """What goes along. An alpha without factors makes A1111 and diffusers refuse a whole file, so it stays behind."""
     found = []
     for source in adapter.copied:
-        if source.why == ORPHAN.name:
+        if source.why == LONE_ALPHA.name:
             continue
         spec = _made_spec(source, source.made, style) if source.made is not None else _spec_of(source, adapter)
         found.append((_renamed(spec, source, adapter) if style.kohya else spec, source))
@@ -316,10 +316,10 @@ _KOHYA_SUFFIX = {"magnitude": ".dora_scale", "up_bias": ".diff_b"}
 
 
 def _renamed(spec: TensorSpec, source: Copied, adapter: Adapter) -> TensorSpec:
-    name = canonical(source.stem, adapter.family) if adapter.family else None
+    name = canonical_id(source.stem, adapter.family) if adapter.family else None
     if name is None:
         return spec
-    parted = part(source.key)
+    parted = parse_key(source.key)
     renamed = replace(spec, name=name + _KOHYA_SUFFIX.get(parted.role, parted.suffix))
     if parted.role == "magnitude" and len(spec.shape) == 1:  # a vector over rows, where kohya's readers want a column
         return replace(renamed, shape=(spec.shape[0], 1))
