@@ -32,7 +32,7 @@ from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Spectrum, decompose
-from lib_resize.linalg.random_projection import generator
+from lib_resize.linalg.random_projection import layer_generator
 from lib_resize.linalg.truncate import truncated
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import METHODS, Recipe, parse_recipe
@@ -77,7 +77,7 @@ def _exact(analysis: Analysis, recipe: Recipe) -> None:
 def _drawn(analysis: Analysis, recipe: Recipe) -> None:
     for index, layer in enumerate(analysis.adapter.layers):
         rank = min(int(recipe.value), layer.rank)
-        made = _WAYS[recipe.method](_pair(layer), rank, recipe, generator(recipe.seed, layer.stem))
+        made = _WAYS[recipe.method](_pair(layer), rank, recipe, layer_generator(recipe.seed, layer.stem))
         _factors(analysis, index, made, recipe)
 
 

@@ -177,11 +177,11 @@ def _facts(adapter: Adapter, spectra: Sequence[Decomposition]) -> Iterator[Layer
         yield LayerFacts(
             name=layer.stem,
             s=spectrum.s,
-            parameters=form.parameters,
+            parameters_per_rank=form.parameters_per_rank,
             is_conv=form.is_conv,
             min_kept=int(layer.stem in companions),
             residual_norm=layer.lost,
-            square=form.square,
+            parameters_per_squared_rank=form.parameters_per_squared_rank,
             nested=form.nested,
             stored_ranks=form.stored_ranks(spectrum),
         )
@@ -209,7 +209,7 @@ def _with_subspace(
         try:
             with without_float_warnings():
                 base_alignment = layer.form.base_alignment(
-                    spectra[i], checkpoint.whole(weight), runtime.arrays, turned=weight.transposed
+                    spectra[i], checkpoint.whole(weight), runtime.arrays, transposed=weight.transposed
                 )
             check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", base_alignment)
         except LayerError as error:

@@ -13,7 +13,14 @@ from ..errors import LayerError
 from ..linalg.arrays import NumpyArrays
 from ..linalg.casts import Double
 from ..linalg.factor import Pair, Spectrum
-from ..linalg.random_projection import dense_projection, layer_generator, lost, projected, randomised, sparse_projection
+from ..linalg.random_projection import (
+    approximation_error,
+    dense_projection,
+    layer_generator,
+    projected_spectrum,
+    randomised_svd,
+    sparse_projection,
+)
 from ..linalg.truncate import KeptIndices, discarded_norm
 from ..recipe.grammar import Recipe
 from ..recipe.select import Choice
@@ -33,9 +40,9 @@ class Reduction:
 _Way = Callable[[Pair, int, Recipe, np.random.Generator], Spectrum]
 
 _WAYS: dict[str, _Way] = {
-    "rsvd": lambda pair, rank, recipe, chance: randomised(pair, rank, recipe.niter, recipe.oversample, chance),
-    "projection": lambda pair, rank, _, chance: projected(pair, dense_projection(rank, pair.rank, chance)),
-    "sparse": lambda pair, rank, _, chance: projected(pair, sparse_projection(rank, pair.rank, chance)),
+    "rsvd": lambda pair, rank, recipe, chance: randomised_svd(pair, rank, recipe.niter, recipe.oversample, chance),
+    "projection": lambda pair, rank, _, chance: projected_spectrum(pair, dense_projection(rank, pair.rank, chance)),
+    "sparse": lambda pair, rank, _, chance: projected_spectrum(pair, sparse_projection(rank, pair.rank, chance)),
 }
 
 
@@ -56,8 +63,8 @@ def _check_kinds(analysis: Analysis, recipe: Recipe) -> None:
     other = next((layer for layer in analysis.adapter.layers if not isinstance(layer.form, LowRank)), None)
     if other is not None:
         raise LayerError(
-            f"layer {other.stem} is {other.form.kind}: {recipe.way[0]} works for LoRA layers only. Add --convert lora, "
-            f"or use rank= without it."
+            f"layer {other.stem} is {other.form.kind}: {recipe.method_items[0]} works for LoRA layers only. "
+            f"Add --convert lora, or use rank= without it."
         )
 
 
@@ -71,7 +78,7 @@ def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: KeptIndices) ->
         return analysis.spectra[index], discarded_norm(s, kept)
     chance = layer_generator(recipe.seed, analysis.layers[index].name)
     made = _WAYS[recipe.method](pair, len(kept), recipe, chance)
-    return made, lost(pair, made, NumpyArrays())
+    return made, approximation_error(pair, made, NumpyArrays())
 
 
 def _as_stored(pair: Pair, s: Double) -> Spectrum:

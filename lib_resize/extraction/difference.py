@@ -14,8 +14,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..adapters.forms.lora import low_rank
-from ..adapters.keys.suffixes import Part
+from ..adapters.forms.lora import lora_from_pair
+from ..adapters.keys.suffixes import ParsedKey
 from ..adapters.layer import Adapter, Layer
 from ..adapters.read.adapter import groups_together
 from ..base.pairing import BaseWeight
@@ -24,7 +24,7 @@ from ..errors import LayerError, UnsupportedError
 from ..files.spool import Spool
 from ..linalg.casts import Single, singles
 from ..linalg.factor import Pair, Stored
-from ..linalg.truncated_svd import leading
+from ..linalg.truncated_svd import truncated_svd
 from ..progress import in_order
 from .metadata import metadata
 from .models import ExtractOptions, Weights, check_families, is_conv, pairs_of
@@ -112,17 +112,17 @@ def _layer(
 ) -> tuple[Layer, float] | None:
     """Return the layer, and the squared Frobenius norm that its dimensions hold; None for a zero difference."""
     try:
-        found = leading(matrix, rank, runtime.arrays)
+        found = truncated_svd(matrix, rank, runtime.arrays)
     except LayerError as error:
         raise LayerError(f"{tuned.path}: layer {name}: {error}") from error
     if not len(found.s):
         return None
     layer = Layer(
         stem=name,
-        form=low_rank(Pair(spool.add(found.up), spool.add(found.down)), weight.shape[2:], "F32"),
+        form=lora_from_pair(Pair(spool.add(found.up), spool.add(found.down)), weight.shape[2:], "F32"),
         parts={
-            "up": Part(f"{name}.lora_up.weight", name, "up", ".lora_up.weight"),
-            "down": Part(f"{name}.lora_down.weight", name, "down", ".lora_down.weight"),
+            "up": ParsedKey(f"{name}.lora_up.weight", name, "up", ".lora_up.weight"),
+            "down": ParsedKey(f"{name}.lora_down.weight", name, "down", ".lora_down.weight"),
         },
         canonical=name if tuned.family is not None else None,
         lost=found.lost,

@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..adapters.read.adapter import kinds_of
+from ..adapters.read.adapter import layers_by_stem
 from ..adapters.read.outline import Outline, outline
 from ..base.norm_cache import cache_folder
 from ..base.pairing import looks_like_checkpoint
@@ -21,7 +21,7 @@ from ..errors import ResizeError
 from ..files.atomic import write_whole
 from ..files.header import Header, HeaderText, TensorEntry, open_file, parse_text, read_text, split_metadata
 from ..files.metadata import RECORD
-from ..names.evidence import told_of_base
+from ..names.evidence import base_model_hints
 from ..names.identify import identify
 
 VERSION = 2
@@ -78,7 +78,7 @@ def _facts_of_text(text: HeaderText, path: Path, alike: Alike) -> Facts:
     split = split_metadata(text)
     if split is None:
         return facts_of(parse_text(text, path))
-    told = told_of_base(split[1])
+    told = base_model_hints(split[1])
     key = sha256(f"{text.file_bytes - text.data_start} {told} {split[0]}".encode()).digest()
     known = alike.get(key)
     if known is not None:
@@ -97,7 +97,7 @@ def _without_path(message: str, path: Path) -> str:
 
 def facts_of(header: Header) -> Facts:
     """The same of a header that was read already."""
-    stems = kinds_of(header.entries)
+    stems = layers_by_stem(header.entries)
     refused = Counter(kind.name for kind, _ in stems.values() if kind.verdict == "refuse")
     found = {stem: outline(kind, parts, header.entries) for stem, (kind, parts) in stems.items()}
     layers = {stem: one for stem, one in found.items() if one is not None and not _is_vector(one)}
@@ -158,7 +158,7 @@ def _family(whole: Mapping[str, Outline], metadata: Mapping[str, str]) -> str | 
     """By a sample of the layers, evenly spread; a file in order has all its blocks there."""
     stems = sorted(whole)
     chosen = stems[:: max(1, len(stems) // _SAMPLE)]
-    family = identify({stem: whole[stem].size for stem in chosen}, told_of_base(metadata)) if chosen else None
+    family = identify({stem: whole[stem].size for stem in chosen}, base_model_hints(metadata)) if chosen else None
     return None if family is None else family.name
 
 

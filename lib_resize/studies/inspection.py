@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..adapters.keys.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
+from ..adapters.keys.registry import LONE_ALPHA, MOST_UNKNOWN_TO_FORGE, UNKNOWN_TO_FORGE
 from ..adapters.layer import Adapter, Layer
 from ..adapters.write.float8 import float8_source
 from ..adapters.write.style import Style
@@ -25,7 +25,7 @@ from ..engine.runtime import cpu_runtime
 from ..errors import ResizeError
 from ..files.reader import SafeFile
 from ..linalg.casts import Double
-from ..names.key_formats import file_spelling
+from ..names.key_formats import file_key_format
 from ..progress import Quiet
 from ..recipe.grammar import Recipe, parse_recipe
 from ..shown import mib
@@ -113,7 +113,7 @@ def _finding(path: Path, analysis: Analysis) -> Finding:
         bytes=adapter.bytes,
         family=adapter.family.name if adapter.family else "unknown",
         kind=_kind(adapter),
-        spelling=file_spelling([layer.stem for layer in adapter.layers]),
+        spelling=file_key_format([layer.stem for layer in adapter.layers]),
         layers=len(adapter.layers),
         zero=len(analysis.zero),
         ranks=dict(Counter(layer.rank for layer in adapter.layers).most_common()),
@@ -160,12 +160,12 @@ def _called(layer: Layer) -> str:
 
 def _warnings(adapter: Adapter) -> Iterator[str]:
     yield from adapter.notes
-    orphans = [copied.key for copied in adapter.copied if copied.why == ORPHAN.name]
+    orphans = [copied.key for copied in adapter.copied if copied.why == LONE_ALPHA.name]
     if orphans:
         yield f"A1111 and diffusers refuse the whole file: {orphans[0]} has no factors ({len(orphans)} such keys)"
-    unknown = [c.key for c in adapter.copied if c.why in UNREAD_BY_FORGE]
-    if len(unknown) > MOST_UNREAD_BY_FORGE:
-        most = MOST_UNREAD_BY_FORGE
+    unknown = [c.key for c in adapter.copied if c.why in UNKNOWN_TO_FORGE]
+    if len(unknown) > MOST_UNKNOWN_TO_FORGE:
+        most = MOST_UNKNOWN_TO_FORGE
         yield f"Forge does not apply a LoRA with more than {most} keys that it does not know: {len(unknown)} here"
     if adapter.family is not None and adapter.family.name == "SDXL":
         yield from _sdxl_warnings(adapter)
@@ -193,7 +193,7 @@ _UNREAD = {
 
 
 def _sdxl_warnings(adapter: Adapter) -> Iterator[str]:
-    spelling = file_spelling([layer.stem for layer in adapter.layers])
+    spelling = file_key_format([layer.stem for layer in adapter.layers])
     if spelling in _UNREAD:
         yield f"{_UNREAD[spelling]}, because of its spelling ({spelling}); --naming kohya makes it load everywhere"
     if any(layer.stem.startswith("lora_te_") for layer in adapter.layers):

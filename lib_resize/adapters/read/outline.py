@@ -11,7 +11,7 @@ from math import prod
 
 from ...files.header import TensorEntry
 from ..keys.registry import Kind
-from ..keys.suffixes import Part
+from ..keys.suffixes import ParsedKey
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Role -> shape."""
@@ -31,7 +31,7 @@ class Outline:
     dtypes: tuple[str, ...] = ()
 
 
-def outline(kind: Kind, parts: Mapping[str, Part], entries: Mapping[str, TensorEntry]) -> Outline | None:
+def outline(kind: Kind, parts: Mapping[str, ParsedKey], entries: Mapping[str, TensorEntry]) -> Outline | None:
     """None for kinds that are not resized."""
     rule = _RULES.get(kind.name)
     if rule is None:
@@ -46,7 +46,7 @@ def outline(kind: Kind, parts: Mapping[str, Part], entries: Mapping[str, TensorE
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _KindRule:
     needs: Callable[[Shapes], tuple[str, ...]]
     measure: Callable[[Shapes], tuple[int, tuple[int, int], tuple[int, ...]]]
     """Rank, size and kernel."""
@@ -98,12 +98,12 @@ def _full(shapes: Shapes) -> tuple[int, tuple[int, int], tuple[int, ...]]:
     return min(n, prod(rest)), (n, prod(rest)), tuple(rest[1:])
 
 
-_RULES: Mapping[str, _Rule] = {
-    "LoRA": _Rule(_always("up", "down"), _pair("up", "down")),
-    "Control-LoRA": _Rule(_always("bare_up", "bare_down"), _pair("bare_up", "bare_down")),
-    "Tucker LoCon": _Rule(_always("up", "mid", "down"), _pair("up", "down")),
-    "LoHa": _Rule(_always("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), _loha),
-    "LoKr": _Rule(_lokr_needs, _lokr),
-    "GLoRA": _Rule(_always("a1", "a2", "b1", "b2"), _glora),
-    "weight difference": _Rule(_always("diff"), _full),
+_RULES: Mapping[str, _KindRule] = {
+    "LoRA": _KindRule(_always("up", "down"), _pair("up", "down")),
+    "Control-LoRA": _KindRule(_always("bare_up", "bare_down"), _pair("bare_up", "bare_down")),
+    "Tucker LoCon": _KindRule(_always("up", "mid", "down"), _pair("up", "down")),
+    "LoHa": _KindRule(_always("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), _loha),
+    "LoKr": _KindRule(_lokr_needs, _lokr),
+    "GLoRA": _KindRule(_always("a1", "a2", "b1", "b2"), _glora),
+    "weight difference": _KindRule(_always("diff"), _full),
 }

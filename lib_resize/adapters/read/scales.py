@@ -17,14 +17,14 @@ from typing import Any
 
 from ...errors import DamagedFileError, LayerError, UnsupportedError
 from ...files.metadata import has_resize_record
-from .patterns import Patterns, shortened
+from .patterns import NamePatterns, shortened
 
 CONFIG_NAME = "adapter_config.json"
 METADATA_KEY = "lora_adapter_metadata"
 
 
 @dataclass(frozen=True)
-class Config:
+class ScaleConfig:
     """One configuration, for the stems that start with its prefix."""
 
     prefix: str
@@ -35,7 +35,7 @@ class Config:
     """The adapter's file, for messages."""
 
     @property
-    def speaks(self) -> bool:
+    def has_scale(self) -> bool:
         """Whether readers find a scale in it. diffusers asks the metadata of a file for ``lora_alpha``."""
         return self.origin != METADATA_KEY or "lora_alpha" in self.fields
 
@@ -57,16 +57,16 @@ class Config:
         return "lora_alpha" if "lora_alpha" in self.fields else "alpha"
 
     @cached_property
-    def _ranks(self) -> Patterns:
+    def _ranks(self) -> NamePatterns:
         return self._patterns("rank_pattern")
 
     @cached_property
-    def _alphas(self) -> Patterns:
+    def _alphas(self) -> NamePatterns:
         return self._patterns("alpha_pattern")
 
-    def _patterns(self, field: str) -> Patterns:
+    def _patterns(self, field: str) -> NamePatterns:
         try:
-            return Patterns(self.fields.get(field))
+            return NamePatterns(self.fields.get(field))
         except ValueError as error:
             raise UnsupportedError(
                 f"{self.path}: {self.origin} has {error} in {field}. Only layer names, or the ends of them, are read "
@@ -91,7 +91,7 @@ def _finite(value: Any) -> float | None:
         return None
 
 
-def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
+def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[ScaleConfig]:
     """The configurations that belong to a file: in its metadata, or in the same folder for a PEFT adapter.
 
     Raises UnsupportedError where one says that deltas are more than up times down.
@@ -104,7 +104,7 @@ def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> l
                     f"{path}: {config.origin} has {flag}: {name}, whose delta is not up times down. Only PEFT reads "
                     f"it; merge it into the model with PEFT, and extract a LoRA from that."
                 )
-    return [config for config in found if config.speaks]
+    return [config for config in found if config.has_scale]
 
 
 _NOT_A_PRODUCT = {
@@ -114,7 +114,7 @@ _NOT_A_PRODUCT = {
 }
 
 
-def _configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[Config]:
+def _configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[ScaleConfig]:
     if METADATA_KEY in metadata:
         return _from_metadata(metadata[METADATA_KEY], path)
     if has_resize_record(metadata):
@@ -122,11 +122,11 @@ def _configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[
     beside = path.parent / CONFIG_NAME
     is_peft = path.stem.startswith("adapter_model") or any(stem.startswith("base_model.model.") for stem in stems)
     if is_peft and beside.is_file():
-        return [Config(prefix="base_model.model.", fields=_read(beside), origin=CONFIG_NAME, path=path)]
+        return [ScaleConfig(prefix="base_model.model.", fields=_read(beside), origin=CONFIG_NAME, path=path)]
     return []
 
 
-def outer_scale(configs: list[Config], stem: str, rank: int | None) -> tuple[float, str] | None:
+def config_scale(configs: list[ScaleConfig], stem: str, rank: int | None) -> tuple[float, str] | None:
     """Scale and its origin for a stem; None where no configuration speaks of it."""
     for config in configs:
         if stem.startswith(config.prefix):
@@ -134,7 +134,7 @@ def outer_scale(configs: list[Config], stem: str, rank: int | None) -> tuple[flo
     return None
 
 
-def _from_metadata(text: str, path: Path) -> list[Config]:
+def _from_metadata(text: str, path: Path) -> list[ScaleConfig]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -146,7 +146,7 @@ def _from_metadata(text: str, path: Path) -> list[Config]:
         prefix, _, field = name.rpartition(".")
         by_prefix.setdefault(prefix, {})[field] = value
     return [
-        Config(prefix=f"{prefix}." if prefix else "", fields=values, origin=METADATA_KEY, path=path)
+        ScaleConfig(prefix=f"{prefix}." if prefix else "", fields=values, origin=METADATA_KEY, path=path)
         for prefix, values in sorted(by_prefix.items(), reverse=True)
     ]
 
