@@ -235,7 +235,7 @@ def _inner_fault(name: str, one: Import) -> str | None:
 
 
 HOSTS_OWN = frozenset({"backend", "ldm_patched", "modules", "modules_forge"})
-WEBUIS = frozenset({"hosts.a1111", "hosts.forge", "hosts.reforge", "hosts.webui"})
+WEBUIS = frozenset({"hosts.a1111", "hosts.forge", "hosts.reforge", "hosts.webui_images"})
 
 
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - WEBUIS))

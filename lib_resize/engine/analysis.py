@@ -15,7 +15,7 @@ from ..adapters.grounded import Ground, Place
 from ..adapters.layer import Adapter, Layer
 from ..adapters.rotations import Outside
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import Partner
+from ..base.weights import Partner
 from ..errors import LayerError, UnsupportedError
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Factor

@@ -15,7 +15,7 @@ from ..adapters.merge import Weight, first_ranks, merge
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import looks_like_checkpoint
+from ..base.checkpoint_keys import looks_like_checkpoint
 from ..errors import Cancelled, DeviceError, FileError, OutputError, ResizeError, UnsupportedError, UsageError, internal
 from ..files.metadata import has_resize_record
 from ..files.reader import SafeFile

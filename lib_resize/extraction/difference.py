@@ -24,8 +24,8 @@ from ..adapters.layer import Adapter, Copied, Layer
 from ..adapters.read import groups_together
 from ..adapters.suffixes import Part
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import BaseWeight
 from ..base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
+from ..base.weights import BaseWeight
 from ..engine.analysis import Analysis, Runtime, analyse
 from ..engine.batch import Outcome, Settings, check_output, open_runtime
 from ..engine.jobs import execute, prepare

@@ -26,7 +26,7 @@ from ..adapters.layer import Adapter
 from ..adapters.read import read_adapter
 from ..adapters.write import Style
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import looks_like_checkpoint
+from ..base.checkpoint_keys import looks_like_checkpoint
 from ..engine.analysis import (
     Analysis,
     Runtime,

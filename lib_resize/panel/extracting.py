@@ -16,7 +16,7 @@ from ..extraction.difference import DEFAULT_RANK, ExtractOptions, Weights, diffe
 from ..files.file_names import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint
-from ..hosts.live import LiveWeights, RoundedCheckpoint
+from ..hosts.live_difference import LiveWeights, RoundedCheckpoint
 from ..recipe.grammar import Recipe
 from .analyses import runtime
 from .faults import Fault

@@ -15,7 +15,9 @@ from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.gguf_store import GgufStore
-from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
+from lib_resize.base.model_index import read_base
+from lib_resize.base.pairing import partner
+from lib_resize.base.weights import BaseWeight, Partner
 from lib_resize.engine.batch import Settings, resize
 from lib_resize.errors import DamagedFileError
 from lib_resize.linalg.arrays import NumpyArrays

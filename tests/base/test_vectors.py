@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lib_resize.base.pairing import BaseWeight
 from lib_resize.base.vectors import named_vectors
+from lib_resize.base.weights import BaseWeight
 
 CASES = {
     "SDXL, Stability's words": (

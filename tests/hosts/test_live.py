@@ -37,7 +37,8 @@ from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint, open_reference
+from lib_resize.hosts.live import FILE, MEMORY, open_reference
+from lib_resize.hosts.live_checkpoint import LiveCheckpoint, MemoryOnlyCheckpoint
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
@@ -177,7 +178,7 @@ def test_the_command_line_finds_the_norms_of_the_panel(
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     live, file = LiveCheckpoint(host, host.loaded()), Checkpoint(checkpoint)
     found = facts(live, lora)
-    monkeypatch.setattr(Checkpoint, "_compute", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(Checkpoint, "_measure", lambda *a: pytest.fail("computed again"))
     assert facts(file, lora) == found
     live.close()
     file.close()
@@ -554,7 +555,7 @@ def test_a_weight_too_large_for_the_room_is_left_to_the_cpu(
 ) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     asked = on_a_device(host, monkeypatch, None)
-    monkeypatch.setattr("lib_resize.hosts.live._LARGEST_COPY", 8000)
+    monkeypatch.setattr("lib_resize.hosts.memory_norms._LARGEST_COPY", 8000)
     live = LiveCheckpoint(host, host.loaded())
     facts(live, lora, FRO)
     assert set(asked) == {"cpu", "cpu:0"}
@@ -573,7 +574,7 @@ def test_room_is_asked_for_before_and_given_back_after(
     host = ForgeHost()
     assert host.device() == "cuda:0"
     monkeypatch.setattr(type(host.loaded()), "weight", _on_cpu(type(host.loaded()).weight))
-    monkeypatch.setattr("lib_resize.hosts.live._spectral", lambda tensor, device: 1.0)
+    monkeypatch.setattr("lib_resize.hosts.memory_norms._spectral", lambda tensor, device: 1.0)
     live = LiveCheckpoint(host, host.loaded())
     facts(live, lora)
     assert webui.calls == [(256 << 20, True), "empty cache"]

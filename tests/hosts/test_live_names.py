@@ -15,12 +15,14 @@ from safetensors.numpy import load_file, save_file
 from standins import WebUI, add_backend, tree
 
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.base.pairing import Partner
+from lib_resize.base.weights import Partner
 from lib_resize.errors import UnsupportedError
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import CheckpointFile, find_checkpoint, plain_title
 from lib_resize.hosts.keys import host_key
-from lib_resize.hosts.live import CACHE, FILE, MEMORY, LiveCheckpoint, LiveWeights, OpenReference, open_reference
+from lib_resize.hosts.live import CACHE, FILE, MEMORY, OpenReference, open_reference
+from lib_resize.hosts.live_checkpoint import LiveCheckpoint
+from lib_resize.hosts.live_difference import LiveWeights
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
 
@@ -128,10 +130,10 @@ def test_norms_from_the_cache_are_not_told_as_the_memorys(tmp_path: Path, monkey
 def test_the_device_is_the_one_that_computed(tmp_path: Path, monkeypatch: Any) -> None:
     path = transformer_file(tmp_path / "flux.safetensors", "")
     host = loaded(tmp_path, monkeypatch, path, "")
+    monkeypatch.setattr(host, "device", lambda: "cuda:0")
     reference = open_reference(host)
     live = reference.checkpoint
     assert isinstance(live, LiveCheckpoint)
-    live.device = "cuda:0"
     assert reference.device == "cuda:0"
     live._leave_memory("a test wants it")
     assert (reference.kind, reference.device) == (FILE, "cpu")

@@ -242,7 +242,7 @@ def test_a_generation_waits_for_us_and_we_for_it(webui: WebUI) -> None:
         assert host.busy() is None, "it is ours"
     assert not webui.lock._lock.locked()
     with webui.lock:
-        assert host.busy() == "the WebUI is making a picture or loading a model"
+        assert host.busy() == "the WebUI is generating an image or loading a model"
 
 
 def test_the_hosts_progress_is_left_alone_while_it_works(webui: WebUI) -> None:
