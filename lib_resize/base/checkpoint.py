@@ -32,7 +32,7 @@ class Checkpoint:
 
     def __init__(self, path: Path | SafeFile) -> None:
         self._use(open_store(path))
-        if looks_like_adapter(self._store.shapes) or not self._has_weights:
+        if looks_like_adapter(self._store.shapes) or self._model.is_empty:
             self._store.close()
             raise UnsupportedError(f"{self._store.path}: no base model found in it; a checkpoint was expected.")
 
@@ -40,13 +40,9 @@ class Checkpoint:
         """Set the store that the weights come from; `persistent`: whether their norms are kept on the disk."""
         self._store = store
         self._model = read_base(store.shapes)
-        self._reader = WeightReader(store, self._read_part)
+        self._reader = WeightReader(store)
         self._norms = PartnerNorms(store, self._measure, persistent=persistent)
         self._was_read = False
-
-    @property
-    def _has_weights(self) -> bool:
-        return bool(self._model.weights or self._model.generic)
 
     @property
     def remembered(self) -> bool:
@@ -95,7 +91,7 @@ class Checkpoint:
         The keys are canonical ids, or names by kohya's rule where the family is unknown.
         """
         found = self._model.weights or self._model.generic
-        return {name: weight for name, weight in found.items() if self._is_readable(weight)}
+        return {name: weight for name, weight in found.items() if _is_readable(weight, self._store)}
 
     @property
     def vectors(self) -> Mapping[str, tuple[int, ...]]:
@@ -119,7 +115,9 @@ class Checkpoint:
     def named(self, canonical: str | None, stem: str) -> Partner | None:
         """Return the weight of a layer, of any size; None where there is none. See `partner`."""
         found = partner(self._model, canonical, stem)
-        return found if found is not None and all(map(self._is_readable, found.parts)) else None
+        if found is None or not all(_is_readable(part, self._store) for part in found.parts):
+            return None
+        return found
 
     def has_bias(self, found: Partner) -> bool:
         """Return whether the weight's module has a bias."""
@@ -156,10 +154,6 @@ class Checkpoint:
         """Close all files."""
         self._store.close()
 
-    def _read_part(self, weight: BaseWeight) -> Stored:
-        """Read the numbers of a weight, without its scale."""
-        return self._store.read(weight.key, weight.rows)
-
     def _measure(self, missing: list[Partner], task: NormTask) -> Iterable[NormPair]:
         """Measure norms that the cache does not have."""
         task.progress.start("read base", len(missing))
@@ -171,5 +165,6 @@ class Checkpoint:
             yield norms
             task.progress.step()
 
-    def _is_readable(self, weight: BaseWeight) -> bool:
-        return self._store.dtype(weight.key) in STORAGE
+
+def _is_readable(weight: BaseWeight, store: Store) -> bool:
+    return store.dtype(weight.key) in STORAGE

@@ -53,7 +53,7 @@ class PartnerNorms:
         """Whether any of them had to be measured, because the cache did not have it."""
 
     def of(self, partners: Iterable[Partner], task: NormTask) -> dict[Partner, NormPair]:
-        """Return the Frobenius norm of each weight, and its spectral norm if the task says so.
+        """Return the Frobenius norm of each weight, and its spectral norm if the task includes it.
 
         Raises ``LayerError`` where a weight holds NaN or infinite values.
         """

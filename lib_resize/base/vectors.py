@@ -68,11 +68,11 @@ def _bias(name: str, weight: BaseWeight) -> BaseVector:
 
 def _norm(name: str, weight: BaseWeight) -> Iterator[BaseVector]:
     dotted = weight.key.removesuffix(".weight")
-    theirs = next((pair for pair in _NORMS if dotted.endswith(f".{pair[0]}") or dotted == pair[0]), None)
-    ours = next((pair for pair in _NORMS if name.endswith("_" + pair[0].replace(".", "_"))), None)
-    if theirs is None or ours is None or not name.startswith("lora_unet_"):
+    in_model = next((pair for pair in _NORMS if dotted.endswith(f".{pair[0]}") or dotted == pair[0]), None)
+    in_lora = next((pair for pair in _NORMS if name.endswith("_" + pair[0].replace(".", "_"))), None)
+    if in_model is None or in_lora is None or not name.startswith("lora_unet_"):
         return
-    key = dotted.removesuffix(theirs[0]) + theirs[1]
-    stem = name.removesuffix(ours[0].replace(".", "_")) + ours[1].replace(".", "_")
+    key = dotted.removesuffix(in_model[0]) + in_model[1]
+    stem = name.removesuffix(in_lora[0].replace(".", "_")) + in_lora[1].replace(".", "_")
     yield BaseVector(f"{key}.weight", stem, NORM_WEIGHT, name)
     yield BaseVector(f"{key}.bias", stem, NORM_BIAS, name)

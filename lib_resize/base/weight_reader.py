@@ -21,10 +21,10 @@ ReadPart = Callable[[BaseWeight], Stored]
 class WeightReader:
     """Reads the weights of a store, one at a time."""
 
-    def __init__(self, store: Store, read_part: ReadPart) -> None:
-        """The numbers come from `read_part`, their scales from `store`."""
+    def __init__(self, store: Store, read_part: ReadPart | None = None) -> None:
+        """The numbers come from `read_part`, by default from `store`; their scales come from `store`."""
         self._store = store
-        self._read_part = read_part
+        self._read_part = read_part or self._from_store
 
     @property
     def path(self) -> Path:
@@ -49,6 +49,9 @@ class WeightReader:
         if len(parts) == 1 and _has_no_gain(parts[0]) and not found.swapped and found.width is None:
             return parts[0].factor
         return Assembled(parts, found.width or parts[0].factor.shape[1], found.swapped)
+
+    def _from_store(self, weight: BaseWeight) -> Stored:
+        return self._store.read(weight.key, weight.rows)
 
     def _gain(self, weight: BaseWeight) -> Gain:
         """Return the factor of quantised numbers: one number, or one for each row of the part, (rows,)."""

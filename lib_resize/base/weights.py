@@ -87,3 +87,8 @@ class BaseModel:
     generic: Mapping[str, BaseWeight]
     pieces: Mapping[str, tuple[WeightPiece, ...]] = field(default_factory=dict)
     prefix: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no weight was found."""
+        return not (self.weights or self.generic)

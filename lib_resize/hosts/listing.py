@@ -114,8 +114,8 @@ class CompleteList:
         return seen
 
     def _merge(self, now: dict[str, ListedLora]) -> None:
-        gone = {name: entry for name, entry in self._entries.items() if name not in now}
-        kept = {name: entry for name, entry in gone.items() if _is_file(entry.path)}
+        missing = {name: entry for name, entry in self._entries.items() if name not in now}
+        kept = {name: entry for name, entry in missing.items() if _is_file(entry.path)}
         folded = {_folded(entry.path): entry.path for entry in now.values()} if kept else {}
         for name, entry in list(kept.items()):
             other = folded.get(_folded(entry.path))

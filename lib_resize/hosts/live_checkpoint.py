@@ -14,6 +14,7 @@ from pathlib import Path
 from ..base.checkpoint import Checkpoint
 from ..base.norm_cache import NormPair
 from ..base.partner_norms import NormTask
+from ..base.weight_reader import WeightReader
 from ..base.weights import BaseWeight, Partner
 from ..errors import FileError, UnsupportedError
 from ..linalg.casts import STORAGE
@@ -39,6 +40,7 @@ class LiveCheckpoint(Checkpoint):
         self.notes: list[str] = []
         """Messages for the user about the source of the weights; sentences."""
         self.source = MEMORY
+        self._reader = WeightReader(self._store, self._read_part)
         self._memory = MemoryWeights(host, loaded, self.prefix, compare)
         self._memory_norms = MemoryNorms(host, self._memory, self._store, self._note)
         reason = loaded.quantised()
@@ -57,7 +59,7 @@ class LiveCheckpoint(Checkpoint):
                 return self._memory.matrix(weight)
             except UntrustedMemory as reason:
                 self._leave_memory(str(reason))
-        return super()._read_part(weight)
+        return self._store.read(weight.key, weight.rows)
 
     def _measure(self, missing: list[Partner], task: NormTask) -> Iterable[NormPair]:
         if self.source == MEMORY:
@@ -88,7 +90,7 @@ class MemoryOnlyCheckpoint(LiveCheckpoint):
         self._why = why
         self._use(_MemoryStore(loaded), persistent=False)
         self._read_memory(host, loaded, compare=None)
-        if not self._has_weights:
+        if self._model.is_empty:
             self._leave_memory("no known weights are in memory")
         self.notes.append(
             f"{self.path.name}: no safetensors file to compare with; the weights in memory are used as is."

@@ -23,7 +23,7 @@ class WebUIPage:
     def add_card_button(self) -> bool:
         """Put a button on every card of a LoRA. Call it each time the app has started. False where there are no cards.
 
-        The host makes the templates of its cards anew with every page.
+        The host creates the templates of its cards again with every page.
         """
         pages = read(host_module("modules.ui_extra_networks"), "extra_pages", ())
         put = [_put_button(page) for page in attempt_list("the button on cards", pages)]

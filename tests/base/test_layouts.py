@@ -1,4 +1,4 @@
-"""One model in the layouts in which it is stored: whatever the layout, a layer finds the same numbers."""
+"""One model in all layouts of checkpoints: a layer finds the same numbers in each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = 3
 
 
 def rows_of(family: Family) -> list[LayerName]:
-    """The first blocks of every kind, and all that stands outside of blocks."""
+    """The first blocks of every kind, and everything outside of blocks."""
     found = [row for row in layers(family).values() if row.component == "unet"]
     return [row for row in found if not row.block[-2:].isdigit() or int(row.block[-2:]) < 2]
 
@@ -509,7 +509,7 @@ NESTED = text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 6 + struc
         (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1, 9999, 0) + bytes(99)), "type 9999"),
     ],
 )
-def test_a_gguf_header_that_lies_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
+def test_a_false_gguf_header_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
     from lib_resize.errors import ResizeError
 
     pytest.importorskip("gguf", reason="the optional library gguf is not installed")

@@ -1,4 +1,4 @@
-"""A checkpoint's own prefix is no part of a layer's name, whatever it is called."""
+"""A prefix that only one checkpoint has is no part of a layer's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Biases and norms have the names that LoRA files give them, whatever words the checkpoint has."""
+"""Biases and norms have the names of LoRA files, for all names in checkpoints."""
 
 from __future__ import annotations
 

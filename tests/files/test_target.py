@@ -1,4 +1,4 @@
-"""Laws of what may be written: a free name, or a file of ours; never anything else."""
+"""Laws of what may be written: a free name, or a file of this program; never anything else."""
 
 from __future__ import annotations
 

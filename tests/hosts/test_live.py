@@ -67,7 +67,7 @@ def facts(checkpoint: Checkpoint, lora: Path, recipe: str = "spn_ckpt=1,thr=-1",
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint: Path, lora: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def norms(checkpoint: Path, lora: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What the command line finds, remembered elsewhere."""
     base = Checkpoint(checkpoint)
     with pytest.MonkeyPatch.context() as patch:
@@ -127,14 +127,14 @@ GOOD = [
 
 @pytest.mark.parametrize(("start", "play"), GOOD, ids=lambda one: one.__name__)
 def test_norms_from_memory_are_the_command_lines(
-    start: Any, play: Play, checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    start: Any, play: Play, checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = start(tmp_path, monkeypatch, play(checkpoint))
     live = LiveCheckpoint(host, host.loaded())
     found = facts(live, lora)
     assert (live.source, live.notes) == (MEMORY, [])
-    assert sum(one is not None for one in told) > 250
-    for ours, theirs in zip(found, told, strict=True):
+    assert sum(one is not None for one in norms) > 250
+    for ours, theirs in zip(found, norms, strict=True):
         assert (ours is None) == (theirs is None)
         if theirs is not None:
             assert ours.fro == pytest.approx(theirs.fro, rel=1e-5)
@@ -246,7 +246,7 @@ def a1111_rounded_fp8(path: Path) -> Any:
 
 
 def a1111_unnoticed(path: Path) -> Any:
-    """8 bits that say they are 16, as a cast back and forth makes them."""
+    """8-bit values in a 16-bit dtype, as a cast in both directions makes them."""
     model = a1111_model(path)
     a1111_fp8(model, keep_exact=False)
     for root in (model.model.diffusion_model, *(one.wrapped for one in model.conditioner.embedders)):
@@ -334,11 +334,18 @@ BAD = [
 
 @pytest.mark.parametrize(("start", "play", "reason"), BAD, ids=lambda one: getattr(one, "__name__", "-"))
 def test_what_cannot_be_trusted_is_read_from_the_file_and_that_is_said(
-    start: Any, play: Play, reason: str, checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    start: Any,
+    play: Play,
+    reason: str,
+    checkpoint: Path,
+    lora: Path,
+    norms: list[Any],
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     host = start(tmp_path, monkeypatch, play(checkpoint))
     live = LiveCheckpoint(host, host.loaded())
-    assert _fro(facts(live, lora, FRO)) == _fro(told)
+    assert _fro(facts(live, lora, FRO)) == _fro(norms)
     assert live.source == FILE
     assert len(live.notes) == 1
     assert re.search(reason, live.notes[0])
@@ -347,7 +354,7 @@ def test_what_cannot_be_trusted_is_read_from_the_file_and_that_is_said(
 
 
 def test_a_model_that_is_swapped_meanwhile_is_noticed(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """A1111 reuses the same object for another checkpoint: the next weight read would be of another model."""
     model = a1111_model(checkpoint)
@@ -358,13 +365,13 @@ def test_a_model_that_is_swapped_meanwhile_is_noticed(
             model.sd_checkpoint_info.filename = "/other.safetensors"
 
     live = LiveCheckpoint(host, host.loaded())
-    assert _fro(facts(live, lora, FRO, Swap())) == _fro(told)
+    assert _fro(facts(live, lora, FRO, Swap())) == _fro(norms)
     assert live.source == FILE
     live.close()
 
 
 def test_a_lora_that_is_merged_meanwhile_changes_nothing(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     model = forge_model(checkpoint)
     host = forge(tmp_path, monkeypatch, model)
@@ -380,7 +387,7 @@ def test_a_lora_that_is_merged_meanwhile_changes_nothing(
     live = LiveCheckpoint(host, host.loaded())
     found = facts(live, lora, FRO, Generation())
     assert live.source == MEMORY
-    assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
+    assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
     live.close()
 
 
@@ -479,7 +486,7 @@ def test_reading_waits_for_a_generation_and_then_goes_on(
 
 
 def test_whoever_holds_the_lock_may_analyse(checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Weights are read by other threads of ours then; a lock that is not re-entrant would wait for itself."""
+    """Other threads of the extension read weights then; a lock that is not re-entrant would wait for itself."""
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     live = LiveCheckpoint(host, host.loaded())
     with host.lock():
@@ -509,7 +516,7 @@ def on_a_device(host: Any, monkeypatch: Any, failure: Exception | None) -> list[
 
 
 def test_norms_are_computed_on_the_hosts_device(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = forge(tmp_path, monkeypatch, forge_merged(checkpoint))
     asked = on_a_device(host, monkeypatch, None)
@@ -517,7 +524,7 @@ def test_norms_are_computed_on_the_hosts_device(
     found = facts(live, lora)
     assert set(asked) == {"cpu:0"}
     assert (live.source, live.device, live.notes) == (MEMORY, "cpu:0", [])
-    for ours, theirs in zip(found, told, strict=True):
+    for ours, theirs in zip(found, norms, strict=True):
         if theirs is not None:
             assert ours.fro == pytest.approx(theirs.fro, rel=1e-5)
             assert ours.spn == pytest.approx(theirs.spn, rel=1e-4)
@@ -533,7 +540,7 @@ def test_norms_are_computed_on_the_hosts_device(
     ],
 )
 def test_where_the_device_fails_the_cpu_finishes_and_says_so(
-    failure: Exception, said: str, checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    failure: Exception, said: str, checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     asked = on_a_device(host, monkeypatch, failure)
@@ -545,7 +552,7 @@ def test_where_the_device_fails_the_cpu_finishes_and_says_so(
     assert said in live.notes[0]
     assert asked[:11] == ["cpu:0"] * 11
     assert set(asked[11:]) == {"cpu"}, "the device was tried again"
-    assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
+    assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
     assert host.busy() is None
     live.close()
 
@@ -588,7 +595,7 @@ def _on_cpu(read: Any) -> Any:
 # What to take as reference ----------------------------------------------------------------------------------
 
 
-def test_before_the_first_picture_the_selected_file_is_read(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_before_the_first_image_the_selected_file_is_read(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     host = forge(tmp_path, monkeypatch, FakeInitialModel())
     info = SimpleNamespace(title="small [abc]", filename=str(checkpoint))
     models = sys.modules["modules.sd_models"]
@@ -624,7 +631,7 @@ def test_a_listed_checkpoint_none_and_an_unknown_one(checkpoint: Path, tmp_path:
 
 
 def test_a_model_from_a_pickle_is_believed_and_that_is_said(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     model = a1111_merged(checkpoint)
     model.sd_checkpoint_info.filename = str(tmp_path / "old.ckpt")
@@ -632,7 +639,7 @@ def test_a_model_from_a_pickle_is_believed_and_that_is_said(
     reference = open_reference(host)
     assert isinstance(reference.checkpoint, MemoryOnlyCheckpoint)
     found = facts(reference.checkpoint, lora)
-    assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
+    assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
     assert "what is in memory is believed" in reference.note
     assert not norm_cache.cache_folder().exists(), "what nobody checked must not be remembered"
     reference.close()

@@ -44,7 +44,7 @@ def transformer_file(path: Path, prefix: str) -> Path:
 
 
 def loaded(tmp_path: Path, monkeypatch: Any, path: Path, prefix: str, edit: str | None = None) -> ForgeHost:
-    """A host that has read the file, whatever its prefix, and keeps the model under ``diffusion_model``."""
+    """A host that loaded the file, with any prefix, and keeps the model under ``diffusion_model``."""
     held = {key.removeprefix(prefix): torch.from_numpy(values) for key, values in load_file(path).items()}
     if edit is not None:
         held[edit] = held[edit] + 0.05 * torch.outer(torch.arange(len(held[edit])), torch.ones(WIDTH)) / WIDTH
@@ -98,7 +98,7 @@ def test_an_edit_in_memory_is_found_whatever_prefix_the_file_has(prefix: str, tm
 
 @pytest.mark.parametrize("kept", [0, 3, 4])
 def test_a_memory_of_other_names_is_not_compared(kept: int, tmp_path: Path, monkeypatch: Any) -> None:
-    """Up to half of the layers are found: too few to say that a model does not differ."""
+    """Up to half of the layers are found: too few to decide that a model does not differ."""
     path = transformer_file(tmp_path / "flux.safetensors", "")
     values = list(load_file(path).items())
     unet = torch.nn.Module()
