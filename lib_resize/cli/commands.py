@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..adapters.write.style import DTYPES, Style
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import looks_like_checkpoint
+from ..base.checkpoint_keys import looks_like_checkpoint
 from ..base.store import is_model_folder
 from ..engine.batch import resize as resize_all
 from ..engine.settings import Outcome, Settings, inputs_of
