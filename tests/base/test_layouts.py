@@ -25,7 +25,7 @@ from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles
 from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3
 from lib_resize.names.family import Family, LayerName, layers
-from lib_resize.names.identify import canonical
+from lib_resize.names.identify import canonical_id
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
@@ -48,14 +48,14 @@ def native(family: Family) -> dict[str, np.ndarray]:
     for row in rows_of(family):
         if row.whole is None:
             rows = max(1, row.shape[0] // 16) if row.shape[0] % 16 == 0 else row.shape[0]
-            key = f"{row.spellings[0]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
+            key = f"{row.dotted_names[0]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
             found[key] = rng.standard_normal((rows, COLUMNS)).astype(np.float32)
     return found
 
 
 def wanted(family: Family) -> dict[str, np.ndarray]:
     """What each layer changes, by id, by cutting the single file with numpy alone."""
-    file = {canonical(f"diffusion_model.{k[:-7]}", family): values for k, values in native(family).items()}
+    file = {canonical_id(f"diffusion_model.{k[:-7]}", family): values for k, values in native(family).items()}
     found = {}
     for row in rows_of(family):
         whole = file[row.whole or row.id]
@@ -69,7 +69,7 @@ def cut(family: Family) -> dict[str, np.ndarray]:
     """The same model as diffusers stores it."""
     values, wholes = wanted(family), {row.whole for row in rows_of(family)}
     rows = [row for row in rows_of(family) if row.id not in wholes and not row.id.endswith("linear1_qkv")]
-    names = {row.id: row.spellings[0 if row.whole or len(row.spellings) == 1 else 1] for row in rows}
+    names = {row.id: row.dotted_names[0 if row.whole or len(row.spellings) == 1 else 1] for row in rows}
     return {f"{names[row.id]}.weight": values[row.id] for row in rows}
 
 
@@ -156,7 +156,7 @@ def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
 
 def shapes_of(family: Family, key: str) -> dict[str, tuple[int, ...]]:
     rows = [row for row in layers(family).values() if row.component == "unet" and row.whole is None]
-    return {f"model.diffusion_model.{row.spellings[0]}.weight": row.shape for row in rows if key in row.spellings[0]}
+    return {f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.spellings[0]}
 
 
 def test_trap_10_linear1_is_q_k_v_and_mlp() -> None:

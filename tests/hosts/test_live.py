@@ -28,7 +28,7 @@ from standins import (
     tensors_of,
 )
 
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.base import norm_cache
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.engine.analysing import analyse
