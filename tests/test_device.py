@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from lib_resize.adapters.forms.form import Work
+from lib_resize.adapters.forms.form import WriteSpec
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.engine import batch
 from lib_resize.errors import DeviceError
@@ -90,5 +90,5 @@ def test_other_kinds_are_the_same_on_a_device(tmp_path, kind) -> None:
         with SafeFile(tmp_path / "x.safetensors") as file:
             (layer,) = read_adapter(file).layers
             solved = layer.form.decompose(arrays)
-            found[name] = layer.form.full(layer.form.values(Work(solved, np.arange(2), arrays)))
+            found[name] = layer.form.full(layer.form.values(WriteSpec(solved, np.arange(2), arrays)))
     np.testing.assert_allclose(found["torch"], found["cpu"], atol=1e-5 * np.abs(found["cpu"]).max())

@@ -1,4 +1,4 @@
-"""From a rank to a larger one: more rows for down, columns of zeros for up, and the same delta."""
+"""Raise the rank of a pair: more rows for down, columns of zeros for up, and the same delta."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .casts import Single
 
 
 def orthonormal_rows(down: Single, count: int, chance: np.random.Generator) -> Single:
-    """`count` random rows of length 1, orthogonal to one another and to all rows of `down` (r, m); (count, m) float32.
+    """Return `count` random orthonormal rows, (count, m), float32, that are orthogonal to all rows of `down` (r, m).
 
-    Raises LayerError where m has no room for that many directions.
+    Raises LayerError if r + count is more than m.
     """
     rank, columns = down.shape
     if rank + count > columns:
