@@ -84,7 +84,7 @@ class TorchArrays:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise DeviceError(
                 f"device {device!r} cannot be used: {str(error).splitlines()[0]}. "
-                f"Take `-d cpu`, or install a torch that supports this device."
+                f"Use `-d cpu`, or install a torch that supports this device."
             ) from error
         self.device = str(self._device)
         self.block_elements = _BLOCK
@@ -148,6 +148,6 @@ def _import_torch(device: str) -> Any:
         import torch
     except ImportError as error:
         raise DeviceError(
-            f"device {device!r} needs torch, which is not installed. Take `-d cpu`, or install torch."
+            f"device {device!r} needs torch, which is not installed. Use `-d cpu`, or install torch."
         ) from error
     return torch

@@ -16,7 +16,7 @@ def orthonormal_rows(down: Single, count: int, chance: np.random.Generator) -> S
     rank, columns = down.shape
     if rank + count > columns:
         raise LayerError(
-            f"{rank + count} directions were asked for, and its inputs have only {columns}; ask for a lower rank"
+            f"{rank + count} directions were requested, but its inputs have only {columns}; request a lower rank"
         )
     old = np.linalg.qr(down.astype(np.float64).T)[0]
     new = chance.standard_normal((columns, count))

@@ -52,7 +52,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-# numpy's OpenBLAS ----------------------------------------------------------------------------------------------
+# numpy's OpenBLAS
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class _Limit:
     def leave(self, blas: _Blas | None) -> None:
         with self._lock:
             self._holders -= 1
-            if self._holders == 0 and blas is not None and blas.threads() == 1:  # else another has set it meanwhile
+            if self._holders == 0 and blas is not None and blas.threads() == 1:  # else another caller has set it
                 blas.set_threads(self._before)
 
 
@@ -92,7 +92,7 @@ _limit = _Limit()
 def _numpys_blas() -> _Blas | None:
     """Return the OpenBLAS that numpy has loaded; None if it uses another library."""
     for path in _libraries():
-        with contextlib.suppress(OSError):  # not a library of this machine
+        with contextlib.suppress(OSError):  # a library for another machine
             found = _functions(ctypes.CDLL(str(path)))
             if found is not None:
                 return found
