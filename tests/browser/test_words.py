@@ -1,4 +1,4 @@
-"""Every text of the script has its translations, with the same places for values. Needs no browser."""
+"""Every text of the scripts have its translations, with the same places for values. Needs no browser."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = (ROOT / "javascript" / "resize_lora.js").read_text("utf-8")
+SCRIPT = "".join(path.read_text("utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
 PANEL = (ROOT / "lib_resize" / "panel" / "analyses.py").read_text("utf-8")
 WARNINGS = set(re.findall(r'_warning\("\w+", "([^"]+)"', PANEL)) | set(re.findall(r'template = "([^"]+)"', PANEL))
-TEXTS = WARNINGS | set(re.findall(r"\bt\('([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\("([^"\\]+)"', SCRIPT))
+TEXTS = WARNINGS | set(re.findall(r"\bt\(\s*'([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\(\s*"([^"\\]+)"', SCRIPT))
 
 
 @pytest.fixture(params=["zh-Hans", "ja"])
@@ -33,7 +33,7 @@ def test_translations_keep_the_places_of_values(words: dict[str, str]) -> None:
     assert {text: told for text, told in words.items() if places(text) != places(told)} == {}
 
 
-def test_the_script_writes_text_and_never_html() -> None:
+def test_the_scripts_write_text_and_never_html() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", SCRIPT)
 
 
