@@ -5,7 +5,7 @@
 
     const {count} = resizeLora.numbers;
 
-    /* The host's own translations, or those that the standalone page brings, by the browser's language. */
+    /* The host's translations; on the standalone page its own, by the language of the browser. */
     function dictionary() {
         const host = window.localization;
         if (host && Object.keys(host).length) return host;
@@ -24,7 +24,12 @@
         return values ? words.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? values[name] : whole)) : words;
     }
 
-    /* A list of names that stays readable: the first few, and how many more. */
+    /* Text for a number of things: English has two forms, other languages translate each as they need. */
+    function plural(number, one, many, values) {
+        return t(number === 1 ? one : many, {n: count(number), ...values});
+    }
+
+    /* The first names of a list, and how many more there are. */
     function listed(names, most = 5) {
         const first = names.slice(0, most).join(', ');
         return names.length > most ? t('{names} and {n} more', {names: first, n: count(names.length - most)}) : first;
@@ -35,5 +40,5 @@
         return t('{n} min left', {n: Math.round(seconds / 60)});
     }
 
-    resizeLora.words = {duration, listed, t};
+    resizeLora.words = {duration, listed, plural, t};
 })((window.resizeLora = window.resizeLora || {}));

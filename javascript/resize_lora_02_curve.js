@@ -27,7 +27,7 @@
         return [1, 2, 5, 10].map(times => times * power).find(step => step >= value) || 10 * power;
     }
 
-    /* Retentions to mark on an axis from 1 down to the least, in about so many steps. */
+    /* Retentions to mark on an axis, from 1 down to the least, in at most `steps` steps. */
     function shareTicks(least, steps) {
         if (least >= 1) return [1];
         const step = niceStep((1 - least) / steps);
@@ -35,13 +35,13 @@
         return Array.from({length: found + 1}, (_, i) => 1 - i * step);
     }
 
-    /* Sizes in MB to mark on an axis from 0 to a number of bytes, in about so many steps. */
+    /* Sizes in MB to mark on an axis, from 0 up to a number of bytes, in at most `steps` steps. */
     function sizeTicks(most, steps) {
         const step = niceStep(most / MIB / steps);
         return Array.from({length: Math.floor(most / MIB / step + 1e-9) + 1}, (_, i) => i * step);
     }
 
-    /* Whether two labels, at a left end and a base line in pixels, would run into each other. */
+    /* Returns whether two labels {left, top, text}, in pixels, would overlap. */
     function overlap(one, other) {
         const end = label => label.left + LETTER_WIDTH * label.text.length;
         return Math.abs(one.top - other.top) < 11 && one.left < end(other) && other.left < end(one);

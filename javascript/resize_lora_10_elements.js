@@ -90,7 +90,7 @@
         return hostRoot().querySelector(`#${id}`) || document.getElementById(id);
     }
 
-    /* Writes text only where it changed: hosts look at every change of the page. */
+    /* Writes text only where it changed, because hosts observe every change of the page. */
     function setText(element, text) {
         if (element.textContent !== text) element.textContent = text;
     }
@@ -99,7 +99,7 @@
         if (element.hidden === shown) element.hidden = !shown;
     }
 
-    /* A function that does the work once it has not been called for a while, in milliseconds. */
+    /* A function that runs `work` once it was not called for `wait` milliseconds. */
     function later(work, wait) {
         let timer = 0;
         return (...values) => {

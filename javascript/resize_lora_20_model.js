@@ -50,7 +50,7 @@
         analyses: new Map(), // name -> analysis
         analysing: new Map(), // name -> id of a job
         analysisError: '',
-        analysedFor: '', // the choice that the current LoRA was analysed once more for
+        analysedFor: '', // the choice for which the current LoRA was analysed once more
         target: {mode: 'preset', preset: 'medium', size: 50, retention: 0.92, rank: 16, recipe: ''},
         meaning: 'size', // of the slider
         options: {...DEFAULTS},
@@ -59,7 +59,7 @@
         isNumberInvalid: false,
         plan: null, // {key, result} of the last plan
         refusedPlan: null, // {key, message}
-        epoch: 0, // counts what makes older figures untrue: another analysis, another loaded checkpoint
+        epoch: 0, // counts events that outdate figures: another analysis, another loaded checkpoint
         figuresOf: null, // the LoRA whose figures are shown
         study: {result: null, job: null, key: ''},
 

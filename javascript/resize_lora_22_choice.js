@@ -25,7 +25,7 @@
         return known && known.table && plainOptions() ? known.table : null;
     }
 
-    /* The server has found the text in the recipe box good; half a recipe means something else than the whole. */
+    /* The server has accepted the present text in the recipe field. Half a recipe may be valid with another meaning. */
     function isRecipeValid() {
         return state.recipe.ok && state.recipe.text === state.target.recipe;
     }
@@ -34,13 +34,13 @@
         return !state.isNumberInvalid && (state.target.mode !== 'recipe' || isRecipeValid());
     }
 
-    /* What was chosen, as the calls take it. */
+    /* The chosen target as parameters of a call. */
     function chosenTarget() {
         const target = state.target;
         return target.mode === 'recipe' ? {recipe: target.recipe} : {target: {[target.mode]: target[target.mode]}};
     }
 
-    /* The recipe that the call will have, for the recipe box, until the server says it in full. */
+    /* The recipe of the chosen target, as the recipe field shows it. */
     function chosenRecipe() {
         const target = state.target;
         if (target.mode === 'recipe') return target.recipe;
@@ -59,12 +59,12 @@
         return changed;
     }
 
-    /* The plan of the present choice, if it has come. */
+    /* The plan of the present choice; null until it arrives. */
     function planNow() {
         return state.plan && state.plan.key === planKey() ? state.plan.result : null;
     }
 
-    /* Why the present choice cannot be had, as far as it is known; '' where it can. */
+    /* Why the present choice is not possible, as far as the page knows; '' where it is. */
     function refusal() {
         if (planNow()) return '';
         if (state.refusedPlan && state.refusedPlan.key === planKey()) return state.refusedPlan.message;
@@ -93,7 +93,7 @@
             : null;
     }
 
-    /* A recipe is being checked, or a plan is on its way: what is shown now belongs to an older choice. */
+    /* A recipe is being checked, or a plan is on its way: the figures are those of an older choice. */
     function isPending() {
         const isChecked = state.target.mode !== 'recipe' || state.recipe.text === state.target.recipe;
         if (!analysis() || state.isNumberInvalid) return false;
@@ -116,7 +116,7 @@
         return `${state.epoch} ${choiceKey()}`;
     }
 
-    /* What will be written, in bytes, of a file in the list; null where that is not known. */
+    /* The expected size of the result for a file of the library, in bytes; null where it is not known. */
     function expected(file) {
         const {mode, preset} = state.target;
         if (file.name === state.current) {
@@ -140,7 +140,7 @@
         return (ticked.length ? ticked : [state.current]).filter(isResizable);
     }
 
-    /* The choice cannot be run: it is not a whole recipe or number, or the only LoRA cannot be made so. */
+    /* The choice cannot be run: the recipe or number is invalid, or it is not possible for the only LoRA. */
     function isBlocked(names) {
         return !isTargetValid() || (names.length === 1 && names[0] === state.current && Boolean(refusal()));
     }

@@ -8,13 +8,13 @@
     const {hostRoot, pause, typeInto} = resizeLora.elements;
     const {state} = resizeLora.model;
 
-    /* Milliseconds that an answer may take. What only looks is asked again, so it gives up sooner than what acts. */
+    /* In milliseconds. Calls that only read are repeated, so their timeout is shorter than that of others. */
     const TIMEOUTS = {status: 15000, previews: 15000, check_recipe: 15000, plan: 30000, resize: 180000};
 
     const USUAL_TIMEOUT = 60000;
     const FIRST_PAUSE = 1600; // before the second try of a call
 
-    /* One call after the other: request and reply are one box each. */
+    /* Calls are made one after the other, because request and reply are one text box each. */
     function call(method, params) {
         const answer = state.wire.last.then(() => exchange(method, params || {}));
         state.wire.last = answer.catch(error => {
@@ -27,7 +27,7 @@
         const id = ++state.wire.lastId;
         const request = hostRoot().querySelector('#resize_lora_request textarea');
         const send = hostRoot().querySelector('#resize_lora_send');
-        if (!request || !send) return Promise.reject(failure(t('The panel is not there yet.')));
+        if (!request || !send) return Promise.reject(failure(t('The Resize LoRA tab is still loading.')));
         const session = state.session && method !== 'hello' ? {session: state.session} : {};
         typeInto(request, JSON.stringify({id, ...session, method, params}));
         return new Promise((resolve, reject) => {
@@ -44,9 +44,9 @@
             if (reply.error) reject(failure(reply.error.message, reply.error));
             else resolve(reply.result);
         } else if (!box) {
-            reject(failure(t('The panel is not there yet.'))); // the host removes its page to reload it
+            reject(failure(t('The Resize LoRA tab is still loading.'))); // the host removes its page to reload it
         } else if (Date.now() > deadline) {
-            reject(failure(t('The server does not answer.'), {kind: 'timeout'}));
+            reject(failure(t('The server does not respond.'), {kind: 'timeout'}));
         } else {
             setTimeout(awaitReply, 15, id, deadline, text, resolve, reject);
         }
@@ -56,7 +56,7 @@
         return Object.assign(new Error(message), fields);
     }
 
-    /* Asks again, a few times, where no answer comes; for questions that change nothing. */
+    /* Repeats a call a few times after a timeout. Only for calls that change nothing. */
     async function callWithRetry(method, params, tries = 4) {
         try {
             return await call(method, params);

@@ -74,7 +74,7 @@
     function targetParams(choice) {
         if (choice === 'panel') {
             if (isTargetValid()) return chosenTarget();
-            toast(t('The recipe in the tab cannot be read. Fix it, or choose another target.'), {bad: true});
+            toast(t('The recipe in the tab is invalid. Correct it, or select another target.'), {bad: true});
             return null;
         }
         if (Number(choice)) return {target: {rank: Number(choice)}};

@@ -10,7 +10,7 @@
     const {call, callWithRetry} = resizeLora.wire;
     const {showError, toast} = resizeLora.dialogs;
 
-    /* Greets the server once; the card menu and the panel both wait for it. */
+    /* Calls `hello` once; the card menu and the tab both wait for it. */
     function start() {
         if (!state.pending.start) {
             state.pending.start = begin().catch(error => {
@@ -38,7 +38,7 @@
         state.reference = hello.reference;
     }
 
-    /* The server is a new one, and ids of the old one mean nothing to it: all of the state is read again. */
+    /* The server was restarted and does not know the ids of its last session: all of the state is read again. */
     function onRestart() {
         if (state.pending.restart) return;
         state.pending.restart = reloadAll()
@@ -52,7 +52,7 @@
         state.session = null;
         dropOldSession();
         setHello(await call('hello'));
-        toast(t('The server was restarted; the list was read again.'));
+        toast(t('The server was restarted. The library was reloaded.'));
         resizeLora.results.setResults(await call('results'));
         await readLibrary();
         resizeLora.target.drawTarget();
@@ -75,7 +75,7 @@
         resizeLora.queue.drawActions();
     }
 
-    /* What the person set on the host's settings page. */
+    /* Applies the defaults from the host's settings page. */
     function setDefaults(defaults) {
         if (!defaults) return;
         Object.assign(state.options, defaults.options);
@@ -135,14 +135,14 @@
         if (name === state.current) state.epoch += 1;
     }
 
-    /* The server said that a file is gone. Its tick stays, in case that it comes back. */
+    /* The server reported that a file is gone. It stays selected, in case it comes back. */
     function removeFile(name) {
         state.files.delete(name);
         forgetAnalysis(name);
         if (name === state.current) resizeLora.target.drawTarget();
     }
 
-    /* A file that the list lacks may be newer than the list: the host looks at its folders before anyone complains. */
+    /* A file that the host does not know may be newer than its list, so the list is refreshed once. */
     async function callForFile(method, params) {
         try {
             return await call(method, params);

@@ -12,9 +12,9 @@
     const {onRestart, readLibrary} = resizeLora.session;
 
     const POLL_PAUSE = 400;
-    const LONGEST_POLL_PAUSE = 15000; // milliseconds between two questions
+    const LONGEST_POLL_PAUSE = 15000; // milliseconds between two calls
 
-    /* Follows the jobs while there may be any. A question that fails is asked again, after longer and longer pauses. */
+    /* Asks for the status while jobs may be active. A call that fails is repeated after longer and longer pauses. */
     async function poll() {
         state.following.again = true;
         if (state.following.on) return;
@@ -32,7 +32,7 @@
         }
     }
 
-    /* One question; returns whether it was answered. Throws where no job is active, so that it need not be repeated. */
+    /* Asks once and returns whether there was an answer. Throws where no job is active, so that nobody asks again. */
     async function askStatus() {
         try {
             const status = await call('status', state.revision == null ? {} : {since: state.revision});
@@ -44,7 +44,7 @@
             if (!mayBeActive()) throw error;
             state.following.again = true;
             state.following.silent =
-                state.following.silent || toast(t('The server does not answer. Asking again…'), {stays: true});
+                state.following.silent || toast(t('The server does not respond. Retrying…'), {stays: true});
             return false;
         }
     }
@@ -101,7 +101,7 @@
         resizeLora.analysis.askPlanSoon();
     }
 
-    /* Places and times of all active jobs come with every answer; one that is not among them is read again. */
+    /* Every answer has the places and times of all active jobs; where one lacks, the status is read in full. */
     function placeJobs(places, first) {
         if (!places) return;
         for (const job of activeJobs()) {
@@ -111,7 +111,7 @@
         }
     }
 
-    /* `first`: it comes with the first answer, so it may have ended long ago. */
+    /* `first`: the job is part of the first answer, so it may have ended long ago. */
     function applyJob(job, first) {
         const before = state.jobs.get(job.id);
         const note = state.toasts.get(job.id);
@@ -143,7 +143,7 @@
         resizeLora.library.drawLibrary();
     }
 
-    /* Analyses of many files come without their tables; one that has its table is worth more. */
+    /* Analyses of many files come without tables, and do not replace one that has its table. */
     function storeAnalysis(found) {
         const known = state.analyses.get(found.name);
         state.analyses.set(found.name, found.table || !known ? found : known);
@@ -161,12 +161,12 @@
         poll();
     }
 
-    /* Stops what this page began, and nothing that another page or program did. */
+    /* Cancels the jobs of this page, not those of other pages or programs. */
     function cancelOwn() {
         cancel(ownActiveJobs().map(job => job.id));
     }
 
-    /* Shows a job until it ends, with a way to stop it. */
+    /* Shows a job in a toast until it ends, with a button to cancel it. */
     function follow(job, note) {
         resizeLora.ownJobs.addOwnJobs([job]);
         state.toasts.set(job, note);

@@ -12,7 +12,7 @@
 
     const STORAGE_KEY = 'resize-lora-own';
 
-    /* Remembers that this page began jobs, also when it is loaded again; `params` are those of a resize. */
+    /* Records jobs that this page started, also for when it is reloaded; `params` are those of a resize. */
     function addOwnJobs(jobs, params) {
         const known = params && {jobs, params};
         for (const id of jobs) {
@@ -29,7 +29,7 @@
         try {
             sessionStorage.setItem(STORAGE_KEY, JSON.stringify(kept));
         } catch (error) {
-            console.warn('Resize LoRA: the browser keeps nothing', error);
+            console.warn('Resize LoRA: no session storage', error);
         }
     }
 
@@ -48,7 +48,7 @@
         }
     }
 
-    /* An order that was stopped, once all of it has ended: what became of it, and the way on. */
+    /* Reports cancelled orders once all their jobs have ended, with a button to continue. */
     function reportStopped() {
         for (const one of state.stopping) {
             const jobs = one.jobs.map(id => state.jobs.get(id)).filter(Boolean);
@@ -61,7 +61,7 @@
 
     function offerToContinue(params, stopped, done) {
         const values = {done: count(done), n: count(stopped.length), names: listed(stopped.map(job => job.name))};
-        const note = toast(t('{done} done, {n} stopped: {names}', values), {stays: true});
+        const note = toast(t('{done} done, {n} cancelled: {names}', values), {stays: true});
         note.offer(
             button(t('Continue'), () => {
                 note.close();

@@ -12,7 +12,7 @@
     const {cancel, poll} = resizeLora.jobs;
     const {addOwnJobs} = resizeLora.ownJobs;
 
-    /* Makes a LoRA the one that the target speaks of, and has it decomposed if it was not. */
+    /* Makes a LoRA the one that the target shows, and has it analysed. */
     function setCurrent(name) {
         if (name === state.current) return;
         const leaving = state.analysing.get(state.current);
@@ -46,7 +46,7 @@
         }
     }
 
-    /* Asks for the exact figures of the present choice; where it changes meanwhile, asks again. */
+    /* Asks for the exact figures of the present choice, again where the choice changes meanwhile. */
     async function askPlan() {
         if (state.pending.plan) return;
         state.pending.plan = true;

@@ -21,7 +21,7 @@
         await queueResize({names, ...chosenTarget(), options: changedOptions()});
     }
 
-    /* A field whose text was not taken yet takes it when it is left. */
+    /* A field applies its text when it loses the focus. */
     function finishTyping() {
         const field = document.activeElement;
         if (!state.root.contains(field) || !field.matches('input')) return;
@@ -29,7 +29,7 @@
         field.focus();
     }
 
-    /* Queues LoRAs, and says what was refused and what was there already. */
+    /* Queues LoRAs, and reports what was refused and what exists already. */
     async function queueResize(params) {
         state.pending.order = true;
         resizeLora.queue.drawActions();
@@ -56,16 +56,14 @@
         }
     }
 
-    /* An order without an answer may have been heard all the same. It is not given twice: the queue knows. */
+    /* An order without an answer may have arrived. It is not sent twice; its jobs are looked up in the queue. */
     async function findOrder(params, before) {
         while (!(await askStatus())) await pause(2 * POLL_PAUSE);
         const isNew = job => job.kind === 'resize' && !before.has(job.id) && params.names.includes(job.name);
         const jobs = [...state.jobs.values()].filter(isNew).map(job => job.id);
         if (!jobs.length) {
             throw new Error(
-                t(
-                    'The server did not answer in time, and these files are not in the queue. Check the queue before you try again.',
-                ),
+                t('The server did not respond, and these files are not queued. Check the queue, then retry.'),
             );
         }
         addOwnJobs(jobs, params);
@@ -81,7 +79,7 @@
         if (answer.same.length) offerAgain(params, answer.same);
     }
 
-    /* The same order was given before; it is given again only where the person says so. */
+    /* The same order was sent before; it is repeated only on request. */
     function offerAgain(params, same) {
         const note = toast(sameText(same), {stays: true});
         note.offer(
@@ -94,17 +92,17 @@
 
     function sameText(same) {
         if (same.length > 1) {
-            return t('{n} LoRAs were resized like this before or are in the queue already: {names}', {
+            return t('{n} LoRAs were already resized with these settings or are queued: {names}', {
                 n: count(same.length),
                 names: listed(same.map(one => one.name)),
             });
         }
         const [{name, result}] = same;
         const made = state.results.find(one => one.result === result);
-        if (!result) return t('{name} is in the queue already.', {name});
+        if (!result) return t('{name} is already in the queue.', {name});
         return made
-            ? t('{name} was resized like this before: {output}', {name, output: made.output})
-            : t('{name} was resized like this before.', {name});
+            ? t('{name} was already resized with these settings: {output}', {name, output: made.output})
+            : t('{name} was already resized with these settings.', {name});
     }
 
     resizeLora.orders = {queueResize, resizeChosen, sameText};

@@ -49,7 +49,7 @@
         state.cursorName = state.shown[index] ? state.shown[index].name : null;
     }
 
-    /* Only the rows in view are in the page; they are filled anew, not made anew. */
+    /* Only the rows in view are in the page; they are reused while scrolling. */
     function drawRows() {
         const {box, height, rows} = list;
         if (!box.clientHeight) return;
@@ -139,7 +139,7 @@
         if (file.problem) return t('not resizable');
         if (after != null) return `→ ${size(after)}`;
         if (state.analysing.has(file.name)) return t('analysing…');
-        return file.predicted || state.analyses.has(file.name) ? '–' : t('analyse');
+        return file.predicted || state.analyses.has(file.name) ? '–' : t('not analysed');
     }
 
     const loadPreviews = later(async rows => {
@@ -194,7 +194,7 @@
         state.leftOut = 0;
     }
 
-    /* What was resized already is not resized once more unless one asks for it by itself. */
+    /* Resized files are left out, so that they are not resized again by accident. */
     function selectAll(on) {
         const able = on ? state.shown.filter(file => !file.problem) : [];
         const chosen = able.filter(file => !file.ours);

@@ -4,7 +4,7 @@
     if (resizeLora.library) return;
 
     const {count, size, sizes, sum} = resizeLora.numbers;
-    const {t} = resizeLora.words;
+    const {plural, t} = resizeLora.words;
     const {matching, versionsOf} = resizeLora.filter;
     const {button, checkbox, chooser, el, input, section, setText, show} = resizeLora.elements;
     const {state} = resizeLora.model;
@@ -34,7 +34,7 @@
         ['family', 'Family'],
         ['kind', 'Type'],
         ['rank', 'Rank'],
-        ['dtype', 'Numbers'],
+        ['dtype', 'Dtype'],
         ['bytes', 'Size'],
         ['after', 'After'],
     ];
@@ -57,8 +57,8 @@
         const orders = ORDERS.map(([key, text]) => [key, t(text)]);
         parts.search = search;
         parts.family = chooser('resize_lora_family', t('Family'), families, '', family => setFilter({family}));
-        parts.fits = checkbox('resize_lora_fits', t('Fits loaded'), false, fits => setFilter({fits}));
-        parts.fits.title = t('Only LoRAs of the family of the loaded checkpoint');
+        parts.fits = checkbox('resize_lora_fits', t('Compatible'), false, fits => setFilter({fits}));
+        parts.fits.title = t('Show only LoRAs for the model family of the loaded checkpoint');
         parts.sort = chooser('resize_lora_sort', t('Sort by'), orders, state.filter.sort, sort =>
             setFilter({sort, down: descends(sort)}),
         );
@@ -106,7 +106,7 @@
         parts.leftOut = el('span', {id: 'resize_lora_left_out'});
         parts.more = button(t('Analyse'), () => analyse(unknownNames()), {
             id: 'resize_lora_analyse',
-            title: t('Find out what a resize of the selected LoRAs would save'),
+            title: t('Compute how much smaller the selected LoRAs would be'),
         });
         parts.clear = button(t('Select none'), () => selectAll(false), {id: 'resize_lora_none'});
         return el(
@@ -135,7 +135,7 @@
         resizeLora.queue.drawActions();
     }
 
-    /* The cursor stays on its LoRA, and what is in view stays in view, wherever the list puts them now. */
+    /* Keeps the cursor on its LoRA, and the rows in view in view, after the list has changed. */
     function keepScroll(anchor, top) {
         const at = name => state.shown.findIndex(file => file.name === name);
         const cursor = state.cursorName == null ? -1 : at(state.cursorName);
@@ -150,7 +150,7 @@
             return t('Reading {known} of {total} LoRAs…', {known: library.known, total: library.total});
         }
         if (state.files.size) return t('No LoRA matches.');
-        return t('There are no LoRAs in {folders}.', {folders: library.roots.join(', ') || '?'});
+        return t('No LoRAs found in {folders}.', {folders: library.roots.join(', ') || '?'});
     }
 
     function drawFamilies() {
@@ -186,8 +186,9 @@
         const chosen = files.filter(file => state.selected.has(file.name));
         const reading = state.library.complete ? '' : ` · ${emptyText()}`;
         const selected = `${t('{n} selected', {n: count(chosen.length)})}, ${totalText(chosen)}`;
-        const leftOut = t('{n} resized files left out', {n: count(state.leftOut)});
-        setText(parts.counts, `${t('{n} files', {n: count(files.length)})} · ${size(sum(files, 'bytes'))}${reading}`);
+        const leftOut = plural(state.leftOut, '{n} resized file left out', '{n} resized files left out');
+        const counts = plural(files.length, '{n} file', '{n} files');
+        setText(parts.counts, `${counts} · ${size(sum(files, 'bytes'))}${reading}`);
         setText(parts.totals, chosen.length ? ` · ${selected}` : '');
         setText(parts.leftOut, state.leftOut ? `; ${leftOut}` : '');
         const unknown = unknownNames().length;
@@ -224,7 +225,7 @@
             return;
         }
         if (state.files.has(name)) showInLibrary(name);
-        else toast(t('{name} is not in the list of LoRAs.', {name}), {bad: true});
+        else toast(t('{name} is not in the library.', {name}), {bad: true});
     }
 
     function showInLibrary(name) {

@@ -12,7 +12,7 @@
 
     function frameReference() {
         const label = t('Reference');
-        const hint = t('Recipes may compare a LoRA with the checkpoint that it is used on');
+        const hint = t('The checkpoint that recipes compare a LoRA with');
         const titles = state.hello.checkpoints.map(title => [title, title]);
         const choices = [['loaded', t('Loaded checkpoint')], ...titles, ['none', t('No reference')]];
         parts.dot = el('span', {class: 'resize-lora-dot', 'aria-hidden': 'true'});
@@ -45,7 +45,7 @@
 
     function referenceTexts(chosen, loaded) {
         if (chosen === 'none') {
-            return {kind: 'none', title: t('No reference'), note: t("the LoRA's own norms are used")};
+            return {kind: 'none', title: t('No reference'), note: t("uses the LoRA's own norms")};
         }
         if (chosen !== 'loaded') return {kind: 'file', title: chosen, note: kindText('file')};
         const {kind, family, note} = loaded;
@@ -55,9 +55,9 @@
 
     function kindText(kind) {
         const words = {
-            memory: t('in memory, read in place'),
-            cache: t('from the cache of norms'),
-            file: t('read from its file'),
+            memory: t('in memory'),
+            cache: t('cached norms'),
+            file: t('read from file'),
             none: t('No checkpoint is loaded.'),
         };
         return words[kind];

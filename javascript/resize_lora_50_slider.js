@@ -25,7 +25,7 @@
         const label = {'aria-label': t('Target')};
         const range = {min: '0', max: '200', step: '1', on: {input: slide, change: () => askPlan()}};
         const number = {step: 'any', on: {input: typeNumber, change: resetNumber}};
-        parts.meaning = chooser('resize_lora_meaning', t('What the slider sets'), meanings, state.meaning, setMeaning);
+        parts.meaning = chooser('resize_lora_meaning', t('Resize by'), meanings, state.meaning, setMeaning);
         parts.slider = input('range', 'resize_lora_slider', {...range, ...label});
         parts.number = input('number', 'resize_lora_number', {...number, ...label});
         parts.unit = el('span', {class: 'resize-lora-quiet resize-lora-unit'});
@@ -76,7 +76,7 @@
 
     const askPlanAfterTyping = later(askPlan, 300);
 
-    /* The field was left: a number that cannot be used gives way to the target. */
+    /* The field lost the focus: an invalid number is replaced by the target. */
     function resetNumber() {
         state.isNumberInvalid = false;
         resizeLora.target.drawTarget();

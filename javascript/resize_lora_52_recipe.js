@@ -15,7 +15,7 @@
     const parts = {recipe: null, fault: null};
 
     function frameRecipe() {
-        const hint = t('What is kept, in words: scores, one selection, limits. Type to change it');
+        const hint = t('Scores, one selection method, and limits. Edit to change the target');
         const plain = {spellcheck: 'false', autocomplete: 'off', 'aria-describedby': 'resize_lora_fault'};
         const on = {input: typeRecipe, blur: resizeLora.target.drawTarget};
         parts.recipe = input('text', 'resize_lora_recipe', {...plain, on});
@@ -35,7 +35,7 @@
         parts.fault.replaceChildren();
     }
 
-    /* Only an answer about the text that is in the box counts. */
+    /* An answer about older text is ignored. */
     const checkRecipe = later(async () => {
         const {recipe} = state.target;
         const answer = await checkedRecipe(recipe);

@@ -23,7 +23,7 @@
             'details',
             {class: 'resize-lora-advanced', id: 'resize_lora_advanced'},
             el('summary', null, t('Advanced')),
-            group(t('Scores, with weights'), scores),
+            group(t('Score weights'), scores),
             group(t('Limits'), limits),
             group(t('New file'), fileFields()),
             can('generate') ? group(t('Compare'), baselineField()) : [],
@@ -48,15 +48,15 @@
             ['bf16', 'bfloat16'],
             ['32', 'float32'],
             ['8', 'float8'],
-            ['same', t('as they were')],
+            ['same', t('unchanged')],
         ];
         const names = [
-            ['same', t('as it was')],
+            ['same', t('unchanged')],
             ['kohya', 'kohya'],
         ];
         return [
-            optionChooser('dtype', t('Numbers'), dtypes),
-            optionChooser('naming', t('Spelling of layers'), names),
+            optionChooser('dtype', t('Dtype'), dtypes),
+            optionChooser('naming', t('Key format'), names),
             strengthField(),
             suffixField(),
             folderField(),
@@ -74,27 +74,31 @@
     function suffixField() {
         const on = {change: () => setOption('suffix', field.value)};
         const field = input('text', 'resize_lora_suffix', {value: state.options.suffix, on});
-        return labelled(t('End of the name'), field, '{size} {retention} {rank}');
+        return labelled(t('File name suffix'), field, '{size} {retention} {rank}');
     }
 
     function strengthField() {
         const on = {change: () => setOption('rescale', Number(field.value) > 0 ? Number(field.value) : 1)};
         const field = input('number', 'resize_lora_rescale', {min: '0.01', step: '0.05', value: '1', on});
-        return labelled(t('Strength'), field, t('Baked into the new file'));
+        return labelled(t('Strength'), field, t('Multiplier that is baked into the new file'));
     }
 
     function baselineField() {
-        const text = t('Also without the LoRA, to see what it does at all');
+        const text = t('Also render without the LoRA, as a baseline');
         return checkbox('resize_lora_without', text, state.withBaseline, checked => {
             state.withBaseline = checked;
         });
     }
 
     function folderField() {
-        if (state.hello.remote) return quietLine(t('Other machines can reach this page, so no folder is offered.'));
+        if (state.hello.remote) {
+            return quietLine(
+                t('Choosing an output folder is disabled because this server is reachable from other machines.'),
+            );
+        }
         const on = {change: () => setOption('folder', field.value.trim())};
-        const field = input('text', 'resize_lora_folder', {placeholder: t('beside the source'), on});
-        return labelled(t('Sub-folder'), field);
+        const field = input('text', 'resize_lora_folder', {placeholder: t('next to the source'), on});
+        return labelled(t('Subfolder'), field);
     }
 
     function readScores() {

@@ -69,7 +69,7 @@
     }
 
     function frameFigures() {
-        const hint = t("Share of the whole LoRA's Frobenius norm that stays");
+        const hint = t("Fraction of the LoRA's Frobenius norm that is kept");
         parts.figures = el(
             'div',
             {class: 'resize-lora-figures', role: 'status'},
@@ -77,7 +77,7 @@
             figure('figureSaved', t('Saved')),
             figure('figureRetention', t('Weight retention'), hint),
             figure('figureRanks', t('Ranks')),
-            figure('figureGone', t('Layers that fall away')),
+            figure('figureGone', t('Layers removed')),
         );
         return parts.figures;
     }
@@ -118,7 +118,7 @@
         const more = state.selected.size - Number(state.selected.has(state.current));
         const many = state.selected.size > 1 ? t('and {n} more', {n: count(more)}) : '';
         const going = analysingText();
-        setText(parts.subject, file ? file.name : t('Choose a LoRA.'));
+        setText(parts.subject, file ? file.name : t('Select a LoRA.'));
         setText(parts.subjectNote, file ? [many, going].filter(Boolean).join(' · ') : '');
         show(parts.stop, Boolean(going));
     }
@@ -141,7 +141,7 @@
         }
     }
 
-    /* Until the new figures come, those of the older choice stay, and look it; those of another LoRA go. */
+    /* Until the new figures arrive, those of the older choice are shown as outdated; those of another LoRA are not. */
     function drawFigures(file, now) {
         const isOld = !now && isPending() && state.figuresOf === state.current;
         const {classList} = parts.figures;
@@ -196,7 +196,7 @@
         if (now.bytes >= file.bytes && !isFound('not_smaller')) texts.push(t('The new file would not be smaller.'));
         if (now.retention < floor && !isFound('low_retention')) {
             const values = {floor: percent(floor, 0)};
-            texts.push(t('Weight retention is under {floor}: expect a visible difference.', values));
+            texts.push(t('Weight retention is below {floor}: expect a visible difference.', values));
         }
         return texts;
     }

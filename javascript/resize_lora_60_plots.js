@@ -74,7 +74,7 @@
     function plotLabel(now) {
         if (!now) return t('Retention against size');
         const values = {size: size(now.bytes), retention: percent(now.retention)};
-        return t('Retention against size. Now {size}, {retention}', values);
+        return t('Retention against size. Selected: {size}, {retention}', values);
     }
 
     /* Points [bytes, retention] as the attribute `points` of a line. */
@@ -87,7 +87,7 @@
         if (!file || file.problem) return '';
         return state.analysing.has(state.current)
             ? t('analysing…')
-            : t('The curve of retention over size comes with the analysis.');
+            : t('Analyse the LoRA to plot retention against size.');
     }
 
     /* The axes of retention against size: a grid line for each share, figures below for sizes that have room. */
@@ -204,7 +204,7 @@
         const most = Math.max(1, ...blocks.map(([, block]) => block.old));
         const step = width / blocks.length;
         const ranks = blocks.map(([name, {old, kept}]) => `${name} ${Math.round(old)} → ${Math.round(kept || 0)}`);
-        const label = `${t('Mean rank by block, old and kept')}: ${ranks.join(', ')}`;
+        const label = `${t('Mean rank by block, before and after')}: ${ranks.join(', ')}`;
         const own = {width: String(width), height: String(BARS.height), role: 'img', 'aria-label': label};
         return draw(
             'svg',

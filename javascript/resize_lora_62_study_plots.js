@@ -4,7 +4,7 @@
     if (resizeLora.studyPlots) return;
 
     const {percent, round, size} = resizeLora.numbers;
-    const {t} = resizeLora.words;
+    const {plural, t} = resizeLora.words;
     const {draw, el, quiet, quietLine} = resizeLora.elements;
     const {axes, pointsText} = resizeLora.plots;
 
@@ -41,7 +41,7 @@
         const area = `${x(0)},${foot} ${line} ${x(spectrum.length - 1)},${foot}`;
         const at = x(Math.min(spectrum.length, rank) - 1);
         const figures = {rank: round(rank, 1), share: percent(energy, 0)};
-        const summary = t('effective rank {rank}, first holds {share}', figures);
+        const summary = t('effective rank {rank}, {share} of energy in the first', figures);
         return el(
             'div',
             null,
@@ -77,7 +77,7 @@
             draw('text', {x: left - 6, y: top + i * row + 15, 'text-anchor': 'end'}, block),
         );
         const area = {width: left + types.length * column + 34, height: top + blocks.length * row + 4};
-        const label = t('Effective rank by block and by what layers do');
+        const label = t('Effective rank by block and layer type');
         const map = draw('svg', {...area, role: 'img', 'aria-label': label}, heads, names, cells);
         return el('div', {class: 'resize-lora-wide', tabindex: '0'}, map);
     }
@@ -92,14 +92,16 @@
     function heatCell({blocks, types, effective_rank: ranks, layers}, i, j, column, tint) {
         const {left, top, row} = HEAT;
         const rank = round(ranks[i][j], 1);
-        const values = {block: blocks[i], type: t(types[j]), rank, count: layers[i][j]};
+        const values = {block: blocks[i], type: t(types[j]), rank};
+        const one = '{block}, {type}: effective rank {rank} in {n} layer';
+        const many = '{block}, {type}: effective rank {rank} in {n} layers';
         const place = {x: left + j * column, y: top + i * row, width: column - 1, height: row - 1};
         const style = `--resize-lora-share: ${tint.toFixed(0)}%`;
         const middle = {x: left + (j + 0.5) * column, y: top + i * row + 15, 'text-anchor': 'middle'};
         return draw(
             'g',
             null,
-            draw('title', null, t('{block}, {type}: effective rank {rank} in {count} layers', values)),
+            draw('title', null, plural(layers[i][j], one, many, values)),
             draw('rect', {...place, class: 'resize-lora-cell', style}),
             draw('text', {...middle, class: 'resize-lora-number'}, column > 30 ? String(rank) : ''),
         );
@@ -111,14 +113,14 @@
             curves.flatMap(curve => curve.points),
             width,
         );
-        if (!scale) return quietLine(t('All its layers are zero.'));
+        if (!scale) return quietLine(t('All layers of this LoRA are zero.'));
         const lines = curves.map((curve, i) =>
             draw('polyline', {points: pointsText(curve.points, scale), ...dashes(i)}),
         );
         const mark = at => lines.forEach((line, i) => line.classList.toggle('resize-lora-marked', i === at));
         mark(0);
         const legend = curves.map((curve, i) => legendEntry(curve.name, i, () => mark(i)));
-        const label = t('Retention against size, for every way of choosing');
+        const label = t('Retention against size, by selection method');
         const own = {width, height: CURVES.height, role: 'img', 'aria-label': label};
         return [draw('svg', own, axes(scale, 4, 5), lines), el('div', {class: 'resize-lora-legends'}, legend)];
     }
@@ -158,7 +160,12 @@
     function barList(rows, width) {
         const {left, right, row} = BAR_LIST;
         const most = Math.max(...rows.map(([, value]) => value), 1);
-        const own = {width, height: rows.length * row + 4, role: 'img', 'aria-label': t('Where the bytes are')};
+        const own = {
+            width,
+            height: rows.length * row + 4,
+            role: 'img',
+            'aria-label': t('File size by block and layer type'),
+        };
         const bars = rows.map(([name, value], i) => {
             const long = ((width - left - right) * value) / most;
             const place = {x: left, y: i * row + 4, width: Math.max(1, long), height: row - 6};

@@ -15,11 +15,11 @@
     const parts = {run: null, title: null, body: null};
 
     function frameStudy() {
-        const box = section(t('Look inside'), 'study');
+        const box = section(t('Analysis'), 'study');
         parts.run = button(t('Analyse'), startStudy, {id: 'resize_lora_look'});
         parts.title = el('span', {class: 'resize-lora-quiet resize-lora-cut'});
         parts.body = el('div', {id: 'resize_lora_study_body', class: 'resize-lora-study-body', hidden: true});
-        box.append(head(t('Look inside'), parts.title, parts.run), parts.body);
+        box.append(head(t('Analysis'), parts.title, parts.run), parts.body);
         new ResizeObserver(later(drawStudy, 120)).observe(parts.body);
         drawStudyHead();
         return box;
@@ -28,9 +28,7 @@
     function drawStudyHead() {
         if (!parts.run) return;
         const file = state.files.get(state.current);
-        const idle = state.study.result
-            ? state.study.result.name
-            : t('Where its dimensions are, what they hold, and where the bytes go.');
+        const idle = state.study.result ? state.study.result.name : t('Rank, energy and file size by block.');
         parts.run.disabled = !file || Boolean(file.problem) || Boolean(state.study.job);
         setText(parts.title, state.study.job ? t('analysing…') : idle);
     }
@@ -65,10 +63,10 @@
         if (!result || width <= 0 || state.study.key === key) return;
         state.study.key = key;
         parts.body.replaceChildren(
-            studyPart(t('Mean singular values, the largest of each layer = 1'), spectraPlot(result)),
-            studyPart(t('Effective rank by block and by what layers do'), heatMap(result, width)),
-            studyPart(t('Retention against size, for every way of choosing'), curvesPlot(result, width)),
-            studyPart(t('Where the bytes are'), bytesPlot(result, width)),
+            studyPart(t('Mean singular values, with the largest of each layer = 1'), spectraPlot(result)),
+            studyPart(t('Effective rank by block and layer type'), heatMap(result, width)),
+            studyPart(t('Retention against size, by selection method'), curvesPlot(result, width)),
+            studyPart(t('File size by block and layer type'), bytesPlot(result, width)),
         );
     }
 

@@ -4,7 +4,7 @@
     if (resizeLora.queue) return;
 
     const {count} = resizeLora.numbers;
-    const {duration, t} = resizeLora.words;
+    const {duration, plural, t} = resizeLora.words;
     const {button, el, head, primaryButton, quiet, section, setText, show} = resizeLora.elements;
     const {ENDED, state} = resizeLora.model;
     const {chosenNames, isBlocked, ownActiveJobs} = resizeLora.choice;
@@ -25,7 +25,7 @@
 
     function frameActions() {
         const box = el('section', {class: 'resize-lora-actions', 'aria-label': t('Run')});
-        const stop = {id: 'resize_lora_interrupt', title: t('Stop what this page started (Esc)')};
+        const stop = {id: 'resize_lora_interrupt', title: t('Cancel the jobs of this page (Esc)')};
         parts.run = primaryButton('', resizeChosen, {id: 'resize_lora_generate', title: 'Ctrl+Enter'});
         parts.cancel = button(t('Cancel'), cancelOwn, stop);
         box.append(parts.run, parts.cancel, resizeLora.bake.bakeButton(), ...resizeLora.extract.extractButtons());
@@ -41,7 +41,7 @@
         if (!parts.run) return;
         const names = chosenNames();
         const words = names.length > 1 ? t('Resize {n} LoRAs', {n: count(names.length)}) : t('Resize');
-        setText(parts.run, names.length && state.busy ? `${words} · ${t('waits for the picture')}` : words);
+        setText(parts.run, names.length && state.busy ? `${words} · ${t('waiting for the current image')}` : words);
         parts.run.disabled = !names.length || state.pending.order || isBlocked(names);
         parts.cancel.disabled = !ownActiveJobs().length;
     }
@@ -82,7 +82,7 @@
         const active = jobs.filter(job => !ENDED.includes(job.state)).length;
         const failed = jobs.length - active;
         const texts = [
-            active ? t('{n} jobs', {n: count(active)}) : '',
+            active ? plural(active, '{n} job', '{n} jobs') : '',
             failed ? t('{n} failed', {n: count(failed)}) : '',
             active && state.secondsLeft != null ? duration(state.secondsLeft) : '',
         ];
@@ -145,8 +145,10 @@
 
     function jobText(job) {
         if (job.state === 'failed') return job.error ? job.error.message : t('failed');
-        if (job.state === 'waits') return t('waits for the picture');
-        if (job.state === 'queued') return job.place ? t('{n} before it', {n: count(job.place)}) : t('queued');
+        if (job.state === 'waits') return t('waiting for the current image');
+        if (job.state === 'queued') {
+            return job.place ? plural(job.place, '{n} job ahead', '{n} jobs ahead') : t('queued');
+        }
         const work =
             job.kind === 'compare' ? [imageText(job)] : [fileText(job), layerText(job), job.stage && t(job.stage)];
         const left = job.seconds_left == null ? '' : duration(job.seconds_left);
@@ -163,7 +165,7 @@
 
     /* The image in progress, not those that are done. */
     function imageText(job) {
-        return job.total ? t('picture {n} of {all}', {n: Math.min(job.done + 1, job.total), all: job.total}) : '';
+        return job.total ? t('image {n} of {all}', {n: Math.min(job.done + 1, job.total), all: job.total}) : '';
     }
 
     resizeLora.queue = {drawActions, drawQueue, frameActions, frameQueue, jobText, runButton};

@@ -52,7 +52,7 @@
         const all = [...state.results].reverse();
         const shown = all.slice(0, state.shownResults);
         const isMore = all.length > shown.length || state.moreResults;
-        const empty = quietLine(t('What you resize is listed here, and can be undone.'));
+        const empty = quietLine(t('Resized files are listed here. Each can be undone.'));
         const tools = [
             all.length ? button(t('Save as CSV'), saveCsv, {id: 'resize_lora_csv'}) : [],
             state.trash.items ? resizeLora.trash.trashButton() : [],
@@ -123,7 +123,7 @@
 
     /* The file is not the one that was written any more, so Undo may refuse to move it. */
     function changedMark() {
-        const title = t('The file was changed after it was made. Undo may refuse to move it.');
+        const title = t('The file was changed after it was written. Undo may refuse to move it.');
         return el('span', {class: 'resize-lora-made resize-lora-changed', title}, t('changed'));
     }
 
@@ -143,8 +143,8 @@
         const about = {result: result.result};
         if (!can('prompt')) return resultButton(result, t('Copy tag'), () => copyTag(about));
         return [
-            resultButton(result, t('Try in txt2img'), () => sendToPrompt(about, false)),
-            resultButton(result, t('Try and generate'), () => sendToPrompt(about, true)),
+            resultButton(result, t('Send to txt2img'), () => sendToPrompt(about, false)),
+            resultButton(result, t('Send and generate'), () => sendToPrompt(about, true)),
         ];
     }
 
@@ -153,13 +153,13 @@
         const made = resultButton(result, t('Compare'), () => startComparison({result: result.result}));
         if (!can('generate')) {
             made.disabled = true;
-            made.title = t('There is nothing here that makes pictures.');
+            made.title = t('Image generation is not available here.');
         }
         return made;
     }
 
     function removedTools(result) {
-        if (result.state === 'gone') return quiet(t('gone'));
+        if (result.state === 'gone') return quiet(t('deleted'));
         const restore = () => moveResult('restore', {result: result.result});
         return [quiet(t('in the trash')), resultButton(result, t('Restore'), restore)];
     }
@@ -194,7 +194,7 @@
         const {copyTag, sendToPrompt} = resizeLora.prompt;
         const about = {result: result.result};
         const use = can('prompt')
-            ? button(t('Try'), () => sendToPrompt(about, false))
+            ? button(t('Send to txt2img'), () => sendToPrompt(about, false))
             : button(t('Copy tag'), () => copyTag(about));
         note.setText(`${result.name} ${sizes(result.bytes_before, result.bytes_after)}`);
         note.offer(

@@ -4,7 +4,7 @@
     if (resizeLora.trash) return;
 
     const {size} = resizeLora.numbers;
-    const {t} = resizeLora.words;
+    const {plural, t} = resizeLora.words;
     const {button, el, quietLine} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {call} = resizeLora.wire;
@@ -12,7 +12,8 @@
     const {moveResult} = resizeLora.results;
 
     function trashButton() {
-        const words = t('Trash: {n} files, {size}', {n: state.trash.items, size: size(state.trash.bytes)});
+        const values = {size: size(state.trash.bytes)};
+        const words = plural(state.trash.items, 'Trash: {n} file, {size}', 'Trash: {n} files, {size}', values);
         return button(words, openTrash, {id: 'resize_lora_trash'});
     }
 
@@ -52,7 +53,8 @@
     function emptyButton(items, leave) {
         const own = {class: 'resize-lora-button-plain resize-lora-danger', id: 'resize_lora_empty_sure'};
         const sure = button(t('Delete'), () => leave('empty_trash', {confirm: true}), own);
-        const question = el('span', null, t('Delete {n} files for good?', {n: items.length}), ' ', sure);
+        const words = plural(items.length, 'Permanently delete {n} file?', 'Permanently delete {n} files?');
+        const question = el('span', null, words, ' ', sure);
         const empty = button(t('Empty the trash…'), () => empty.replaceWith(question), {id: 'resize_lora_empty'});
         return empty;
     }

@@ -55,7 +55,7 @@
         }
     }
 
-    /* Finds a tab of the host by its place, for its title is translated, and opens it. */
+    /* Opens a tab of the host. It is found by its place, because titles are translated. */
     function openTab(id) {
         const tabs = hostRoot().querySelector('#tabs');
         const parts = tabs ? [...tabs.children] : [];

@@ -77,7 +77,7 @@
             Object.entries(pages).forEach(([name, page]) => show(page, name === key));
             show(wipe.slider, key === 'slider');
         });
-        const save = button(t('Save pictures'), () => saveImages(result, images), {id: 'resize_lora_save_pictures'});
+        const save = button(t('Save images'), () => saveImages(result, images), {id: 'resize_lora_save_pictures'});
         const about = [result.resized.name, `seed ${result.seed}`, `${result.width}×${result.height}`].join(' · ');
         const tools = el('div', {class: 'resize-lora-tools'}, view, save, quiet(about));
         dialog(t('Compare'), [Object.values(pages), wipe.slider, el('p', null, differenceText(result)), tools]);

@@ -18,7 +18,7 @@
     function bakeButton() {
         return button(t('Bake my prompt…'), () => openBake(), {
             id: 'resize_lora_bake',
-            title: t('Make one LoRA of all LoRAs that a prompt names'),
+            title: t('Merge all LoRAs of a prompt into one file'),
         });
     }
 
@@ -27,13 +27,13 @@
         state.baking = bakeParts(tabs);
         const {tab, prompt, tags, name, run} = state.baking;
         const places = tabs.map(one => [one, one]);
-        const place = tabs.length > 1 && chooser('resize_lora_bake_tab', t('Prompt of'), places, tab, choosePrompt);
+        const place = tabs.length > 1 && chooser('resize_lora_bake_tab', t('Prompt from'), places, tab, choosePrompt);
         const target = chooser('resize_lora_bake_target', t('Target'), bakeTargets(), '', value => {
             state.baking.target = value;
         });
         state.baking.box = dialog(t('Bake my prompt'), [
-            quietLine(t('One LoRA that does what all of these do together, with their strengths. The originals stay.')),
-            place ? labelled(t('Prompt of'), place) : [],
+            quietLine(t('Merges these LoRAs, with their weights, into one file. The originals are kept.')),
+            place ? labelled(t('Prompt from'), place) : [],
             labelled(t('Prompt'), prompt),
             tags,
             el('div', {class: 'resize-lora-bake-row'}, labelled(t('Target'), target), labelled(t('Name'), name), run),
@@ -63,7 +63,7 @@
     }
 
     function bakeTargets() {
-        return [['', t('All ranks')], ...presetTargets()];
+        return [['', t('Keep all ranks')], ...presetTargets()];
     }
 
     function choosePrompt(tab) {
@@ -95,7 +95,7 @@
     }
 
     function tagLine({text, troubles: errors, remarks}) {
-        const fate = errors.length ? t('stays as it is') : t('is baked');
+        const fate = errors.length ? t('unchanged') : t('will be baked');
         const notes = quiet([fate, ...errors, ...remarks].join(' · '));
         return el('li', {class: errors.length ? 'resize-lora-bake-left' : ''}, el('code', null, text), ' ', notes);
     }
@@ -151,7 +151,7 @@
         try {
             const made = await call('bake_into', {result: result.result, prompt: area.value});
             if (made.replaced) showBaked(tab, area, made.prompt);
-            else toast(t('These tags are not in the prompt any more: {tag}', {tag: made.tag}), {stays: true});
+            else toast(t('The prompt no longer contains these tags: {tag}', {tag: made.tag}), {stays: true});
         } catch (error) {
             showError(error);
         }

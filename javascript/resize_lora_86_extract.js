@@ -13,7 +13,7 @@
 
     function extractButtons() {
         if (!state.hello.checkpoints.length) return [];
-        const title = t('Make a LoRA of what one checkpoint has and another has not');
+        const title = t('Extract the difference between two checkpoints as a LoRA');
         return [button(t('Extract a LoRA…'), openExtract, {id: 'resize_lora_extract', title})];
     }
 
@@ -27,8 +27,8 @@
         form.box = dialog(t('Extract a LoRA'), [
             quietLine(extractText(isLive)),
             formField(form, 'tuned', t('Model'), [...loaded, ...titles]),
-            formField(form, 'base', t('Compared with'), [...own, ...titles]),
-            el('label', {class: 'resize-lora-check'}, form.encoders, t('Text encoders too')),
+            formField(form, 'base', t('Base model'), [...own, ...titles]),
+            el('label', {class: 'resize-lora-check'}, form.encoders, t('Include text encoders')),
             form.note,
             el('div', {class: 'resize-lora-bake-row'}, target, labelled(t('Name'), form.name), form.run),
         ]);
@@ -43,7 +43,7 @@
             base: isLive ? 'file' : second || first,
             target: '64',
             box: null,
-            name: input('text', 'resize_lora_extract_name', {placeholder: t('after both checkpoints')}),
+            name: input('text', 'resize_lora_extract_name', {placeholder: t('from both checkpoint names')}),
             encoders: input('checkbox', 'resize_lora_extract_encoders', {checked: true}),
             note: el('p', {class: 'resize-lora-quiet', id: 'resize_lora_extract_note', 'aria-live': 'polite'}),
             run: primaryButton(t('Extract'), () => startExtract(form), {id: 'resize_lora_extract_run'}),
@@ -65,9 +65,9 @@
     }
 
     function extractText(isLive) {
-        const about = t('One LoRA that leads from the second model to the first.');
+        const about = t('A LoRA that turns the second model into the first.');
         const live = t(
-            'The loaded model beside its own file shows what was merged into it in memory; LoRAs of the prompt do not count.',
+            'Compare the loaded model with its own file to extract what was merged in memory, without prompt LoRAs.',
         );
         return isLive ? `${about} ${live}` : about;
     }
@@ -76,7 +76,7 @@
     function checkForm(form) {
         const isAlone = form.tuned !== 'loaded' && form.base === 'file';
         const isSame = form.tuned === form.base;
-        const alone = t('Only the loaded checkpoint has a file of its own to be compared with; choose another model.');
+        const alone = t('Only the loaded checkpoint can be compared with its own file. Select another base model.');
         const same = isSame ? t('These are the same model.') : '';
         setText(form.note, isAlone ? alone : same);
         form.run.disabled = isAlone || isSame;

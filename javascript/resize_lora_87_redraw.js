@@ -42,7 +42,7 @@
         redrawIn(REDRAW_GAP);
     }
 
-    /* False where the cards were never drawn: they come from the host's list then, which knows already. */
+    /* False where the cards were never drawn: they will be drawn from the host's list, which is up to date. */
     function cardsDiffer(tab) {
         const pane = byId(`${tab}_lora_cards`);
         if (!pane) return false;

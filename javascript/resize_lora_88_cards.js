@@ -118,9 +118,9 @@
     }
 
     function whyNotCompared(made) {
-        if (!can('generate')) return t('There is nothing here that makes pictures.');
-        if (!made) return t('This file was not made by Resize LoRA.');
-        return made.there ? '' : t('The original, {name}, is not there.', {name: made.source});
+        if (!can('generate')) return t('Image generation is not available here.');
+        if (!made) return t('This file was not created by Resize LoRA.');
+        return made.there ? '' : t('The original, {name}, was not found.', {name: made.source});
     }
 
     function closeMenu() {

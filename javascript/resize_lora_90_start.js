@@ -54,7 +54,7 @@
         if (runButton() && state.root.offsetParent && !isCovered()) onTabKey(event);
     }
 
-    /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it would press only a button of its own. */
+    /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it presses only its own buttons. */
     function onTabKey(event) {
         if (event.key === 'Escape' && !hasOtherUseForEscape(event.composedPath()[0])) cancelOwn();
         if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) {
@@ -107,7 +107,7 @@
 
     function showStartError(error) {
         const text = el('p', {class: 'resize-lora-fault', role: 'alert'}, error.message);
-        state.root.replaceChildren(text, button(t('Try again'), onShown));
+        state.root.replaceChildren(text, button(t('Retry'), onShown));
     }
 
     function leaveMenu(event) {

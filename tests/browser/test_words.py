@@ -12,7 +12,11 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = "".join(path.read_text("utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
 PANEL = (ROOT / "lib_resize" / "panel" / "analyses.py").read_text("utf-8")
 WARNINGS = set(re.findall(r'_warning\("\w+", "([^"]+)"', PANEL)) | set(re.findall(r'template = "([^"]+)"', PANEL))
-TEXTS = WARNINGS | set(re.findall(r"\bt\(\s*'([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\(\s*"([^"\\]+)"', SCRIPT))
+QUOTED = r"""(?:'([^'\\]+)'|"([^"\\]+)")"""
+CALLED = [*re.findall(rf"\bt\(\s*{QUOTED}", SCRIPT), *re.findall(rf"\b(?:one|many) = {QUOTED}", SCRIPT)]
+PLURALS = re.findall(r"\bplural\(\s*[\w.]+,\s*'([^'\\]+)',\s*'([^'\\]+)'", SCRIPT)
+COLUMNS = re.findall(r"^        \['\w+', '([A-Z]\w+)'\]", SCRIPT, re.MULTILINE)
+TEXTS = WARNINGS | {text for found in (*CALLED, *PLURALS) for text in found if text} | set(COLUMNS)
 
 
 @pytest.fixture(params=["zh-Hans", "ja"])
@@ -21,7 +25,9 @@ def words(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def test_every_text_is_translated(words: dict[str, str]) -> None:
-    assert len(TEXTS) > 80
+    assert len(TEXTS) > 180
+    assert len(PLURALS) == 6
+    assert len(COLUMNS) >= 6
     assert len(WARNINGS) == 8
     assert sorted(TEXTS - words.keys()) == []
 

@@ -155,7 +155,7 @@ def test_try_replaces_the_tag_and_keeps_its_multipliers(webui: Any) -> None:
     prompt(webui, f"a cake, <lora:{name}:0.8:0.5> on a plate")
     open_tab(webui, "resize_lora")
     result = result_of(webui, made)
-    result.get_by_text("Try in txt2img", exact=True).click()
+    result.get_by_text("Send to txt2img", exact=True).click()
     expect(webui.locator("#txt2img_prompt textarea").first).to_have_value(f"a cake, <lora:{made}:0.8:0.5> on a plate")
     expect(webui.locator("#txt2img_prompt textarea").first).to_be_focused()
     at = webui.evaluate("document.querySelector('#txt2img_prompt textarea').selectionStart")
@@ -169,7 +169,7 @@ def test_try_and_generate_makes_a_picture_with_the_new_file(webui: Any) -> None:
     made = made_before(webui)
     open_tab(webui, "resize_lora")
     result = result_of(webui, made)
-    result.get_by_text("Try and generate", exact=True).click()
+    result.get_by_text("Send and generate", exact=True).click()
     expect(webui.locator("#html_info_txt2img, #html_info_x_txt2img").first).to_contain_text(made, timeout=long_wait())
     expect(webui.locator("#html_log_txt2img").first).not_to_contain_text("not found")
 
@@ -208,8 +208,8 @@ def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
     open_tab(webui, "resize_lora")
     choose_anew(webui, resizable(webui)["name"])
     webui.locator("#resize_lora_generate").click()
-    expect(webui.locator("#resize_lora_generate")).to_contain_text("waits for the picture")
-    expect(webui.locator("#resize_lora_queue")).to_contain_text(re.compile("waits for the picture|before it"))
+    expect(webui.locator("#resize_lora_generate")).to_contain_text("waiting for the current image")
+    expect(webui.locator("#resize_lora_queue")).to_contain_text(re.compile("waiting for the current image|ahead"))
     take(webui, "waits")
     job = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"][-1]
     assert job["state"] in ("queued", "waits")

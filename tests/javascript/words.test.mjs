@@ -28,3 +28,10 @@ test('time left is in seconds up to a minute and a half', () => {
     assert.equal(duration(89), 'noch 89 s');
     assert.equal(duration(150), '3 min left');
 });
+
+test('one thing has another form than many, with figures in groups', () => {
+    const {plural} = load().words;
+    assert.equal(plural(1, '{n} job', '{n} jobs'), '1 job');
+    assert.equal(plural(0, '{n} job', '{n} jobs'), '0 jobs');
+    assert.equal(plural(2000, '{n} file, {size}', '{n} files, {size}', {size: '3 MB'}), '2,000 files, 3 MB');
+});
