@@ -40,7 +40,7 @@ CHECKS = {
     "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
 }
 """Name -> a module of Python and its arguments."""
-PAGE = ("javascript", "tests/javascript", "style.css", "eslint.config.mjs")
+PAGE = ("javascript", "tests/javascript", "eslint.config.mjs")
 PAGE_CHECKS = {
     "prettier": ("node_modules/prettier/bin/prettier.cjs", "--check", *PAGE),
     "eslint": ("node_modules/eslint/bin/eslint.js", "--max-warnings", "0"),
@@ -101,7 +101,7 @@ def _test(panels: list[str]) -> int:
         commands = {**_page_commands(), **commands}
     failed = [f"the checks of the page: {lack}"] if lack and _is_ci() else []
     for name, command in commands.items():
-        print(f"\n$ {name}", flush=True)
+        print("\n$", Path(command[0]).name, *command[1:], flush=True)
         status = _run(command, {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels)})
         if status:
             failed.append(name if status > 0 else f"{name} (killed by signal {-status})")

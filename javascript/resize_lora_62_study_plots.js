@@ -41,7 +41,7 @@
         const area = `${x(0)},${foot} ${line} ${x(spectrum.length - 1)},${foot}`;
         const at = x(Math.min(spectrum.length, rank) - 1);
         const figures = {rank: round(rank, 1), share: percent(energy, 0)};
-        const summary = t('effective rank {rank}, {share} of energy in the first', figures);
+        const summary = t('effective rank {rank}, first value {share}', figures);
         return el(
             'div',
             null,

@@ -63,7 +63,7 @@
         if (!result || width <= 0 || state.study.key === key) return;
         state.study.key = key;
         parts.body.replaceChildren(
-            studyPart(t('Mean singular values, with the largest of each layer = 1'), spectraPlot(result)),
+            studyPart(t('Mean singular values (largest of each layer = 1)'), spectraPlot(result)),
             studyPart(t('Effective rank by block and layer type'), heatMap(result, width)),
             studyPart(t('Retention against size, by selection method'), curvesPlot(result, width)),
             studyPart(t('File size by block and layer type'), bytesPlot(result, width)),

@@ -41,7 +41,7 @@
         if (!parts.run) return;
         const names = chosenNames();
         const words = names.length > 1 ? t('Resize {n} LoRAs', {n: count(names.length)}) : t('Resize');
-        setText(parts.run, names.length && state.busy ? `${words} · ${t('waiting for the current image')}` : words);
+        setText(parts.run, names.length && state.busy ? `${words} · ${t('waiting for image')}` : words);
         parts.run.disabled = !names.length || state.pending.order || isBlocked(names);
         parts.cancel.disabled = !ownActiveJobs().length;
     }

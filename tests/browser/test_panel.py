@@ -230,7 +230,7 @@ def test_a_job_waits_for_the_picture_and_says_so(page: Any) -> None:
     expect(page.locator(".resize-lora-job").last).to_contain_text(
         re.compile("waiting for the current image|ahead|queued")
     )
-    expect(page.locator("#resize_lora_generate")).to_contain_text("waiting for the current image")
+    expect(page.locator("#resize_lora_generate")).to_contain_text("waiting for image")
     page.keyboard.press("Escape")
 
 
@@ -290,7 +290,7 @@ def test_the_longest_text_of_the_button_fits_into_it(page: Any) -> None:
     button = page.locator("#resize_lora_generate")
     ask(page, "resize", {"names": ["style 0001"], "target": {"preset": "low"}})
     button.click()
-    expect(button).to_have_text("Resize 2,000 LoRAs · waiting for the current image")
+    expect(button).to_have_text("Resize 2,000 LoRAs · waiting for image")
     assert button.evaluate("one => one.scrollWidth <= one.clientWidth")
     boxes = [one.bounding_box() for one in page.locator(".resize-lora-actions button").all()]
     for i, box in enumerate(boxes):

@@ -208,7 +208,7 @@ def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
     open_tab(webui, "resize_lora")
     choose_anew(webui, resizable(webui)["name"])
     webui.locator("#resize_lora_generate").click()
-    expect(webui.locator("#resize_lora_generate")).to_contain_text("waiting for the current image")
+    expect(webui.locator("#resize_lora_generate")).to_contain_text("waiting for image")
     expect(webui.locator("#resize_lora_queue")).to_contain_text(re.compile("waiting for the current image|ahead"))
     take(webui, "waits")
     job = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"][-1]
