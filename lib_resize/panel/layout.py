@@ -1,6 +1,6 @@
 """The panel as Gradio sees it: a place for the script, and three hidden components that carry its calls.
 
-The panel itself is drawn in the browser by ``javascript/resize_lora.js``. A call is one text each way, in the form of
+The panel itself is drawn in the browser by the scripts in ``javascript/``. A call is one text each way, in the form of
 ``docs/panel-protocol.md``: the script fills the request, presses the button and reads the reply. So every call goes
 through Gradio's own login. Runs on Gradio 3.41 and 4.
 """
