@@ -116,8 +116,8 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made = Service(fake_host(root), tmp_path / "cache" / "library.json")
     yield made
     made.close()
-    made.queue.join()
-    made.library.join()
+    made.desk.queue.join()
+    made.desk.library.join()
 
 
 def test_the_stub_answers_as_the_service_does(service: Service) -> None:

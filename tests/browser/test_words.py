@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lib_resize.panel.lora_warnings import TEMPLATES
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = (ROOT / "javascript" / "resize_lora.js").read_text("utf-8")
-PANEL = (ROOT / "lib_resize" / "panel" / "analyses.py").read_text("utf-8")
-WARNINGS = set(re.findall(r'_warning\("\w+", "([^"]+)"', PANEL)) | set(re.findall(r'template = "([^"]+)"', PANEL))
+WARNINGS = set(TEMPLATES.values())
 TEXTS = WARNINGS | set(re.findall(r"\bt\('([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\("([^"\\]+)"', SCRIPT))
 
 
