@@ -89,8 +89,8 @@ class Gate:
             raise Refusal(
                 403,
                 "remote",
-                "This server has no login. Without one, only programs on its own machine have access, and a server that "
-                "other machines can reach is read-only. Start it with --api-auth USER:PASSWORD.",
+                "This server has no login. Without one, only programs on its own machine have access, and a server "
+                "that other machines can reach is read-only. Start it with --api-auth USER:PASSWORD.",
             )
 
 

@@ -21,10 +21,8 @@ from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
 from lib_resize.panel import analyses
-from lib_resize.panel.protocol.methods import METHODS as DECLARED
 from lib_resize.panel.service import Service
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "panel-protocol.md").read_text("utf-8")
 ODD = 'it\'s "odd" & [brackets] 日本語'
 
 
@@ -33,16 +31,6 @@ def stems(root: Path) -> set[str]:
 
 
 # The form of questions and answers -------------------------------------------------------------------------------
-
-
-def test_the_document_describes_every_method_and_every_kind_of_error(browser: Browser) -> None:
-    methods = DOCUMENT[DOCUMENT.index("## Methods") :]
-    told = set(re.findall(r"\b[a-z_]+\b", " ".join(re.findall(r"^#+ (.*)$", methods, re.MULTILINE))))
-    assert DECLARED.keys() <= told
-    kinds = set(re.findall(r"^\| `([a-z_]+)` \|", DOCUMENT[: DOCUMENT.index("## Things")], re.MULTILINE))
-    source = "".join(path.read_text("utf-8") for path in Path(analyses.__file__).parent.rglob("*.py"))
-    raised = set(re.findall(r'Fault\(\s*"([a-z_]+)"', source)) | set(re.findall(r'Error, "([a-z_]+)"\)', source))
-    assert raised <= kinds
 
 
 SENSELESS = ["", "{", "[]", "null", "5", '"hello"', "{}", '{"id": 1}', '{"method": 5}', '{"method": "__init__"}']

@@ -97,7 +97,7 @@ REFERENCE = Object(
 WARNING = Object(
     "Warning",
     (
-        Field("kind", TEXT, "see below"),
+        Field("kind", TEXT, "one of the kinds above"),
         Field("text", TEXT, "English"),
         Field("template", TEXT, "the text with `{places}` for the values; for translation", optional=True),
         Field("values", MapOf("place", TEXT), "what to put into the places of `template`", optional=True),
@@ -448,7 +448,7 @@ SPECTRUM_CURVE = Object(
     ),
 )
 SPECTRA = Object(
-    "Spectra",
+    "Study",
     (
         Field("name", TEXT),
         Field("files", INTEGER, "1"),

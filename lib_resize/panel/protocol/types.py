@@ -166,7 +166,7 @@ class ListOf:
 
     @property
     def words(self) -> str:
-        return f"list of {self.item.words}"
+        return f"list of {self.item.words}{'s' if self.item.words.isalpha() else ''}"
 
     @property
     def wanted(self) -> str:
