@@ -25,6 +25,9 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
+REPORT_AT = "https://github.com/resize-lora/resize-lora/issues"
+"""Where bugs are reported."""
+
 
 class ResizeError(Exception):
     """Base of all errors that this package raises on purpose."""

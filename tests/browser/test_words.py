@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lib_resize.panel.lora_warnings import TEMPLATES
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = "".join(path.read_text("utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
-PANEL = (ROOT / "lib_resize" / "panel" / "analyses.py").read_text("utf-8")
-WARNINGS = set(re.findall(r'_warning\("\w+", "([^"]+)"', PANEL)) | set(re.findall(r'template = "([^"]+)"', PANEL))
+WARNINGS = set(TEMPLATES.values())
 QUOTED = r"""(?:'([^'\\]+)'|"([^"\\]+)")"""
 CALLED = [*re.findall(rf"\bt\(\s*{QUOTED}", SCRIPT), *re.findall(rf"\b(?:one|many) = {QUOTED}", SCRIPT)]
 PLURALS = re.findall(r"\bplural\(\s*[\w.]+,\s*'([^'\\]+)',\s*'([^'\\]+)'", SCRIPT)

@@ -156,12 +156,7 @@ def test_sending_to_txt2img_replaces_the_tag_and_keeps_its_multipliers(webui: An
     made = resized(webui, name)["output"]
     prompt(webui, f"a cake, <lora:{name}:0.8:0.5> on a plate")
     open_tab(webui, "resize_lora")
-<<<<<<< HEAD
     result_button(result_of(webui, made), "send").click()
-=======
-    result = result_of(webui, made)
-    result.get_by_text("Send to txt2img", exact=True).click()
->>>>>>> h-js
     expect(webui.locator("#txt2img_prompt textarea").first).to_have_value(f"a cake, <lora:{made}:0.8:0.5> on a plate")
     expect(webui.locator("#txt2img_prompt textarea").first).to_be_focused()
     at = webui.evaluate("document.querySelector('#txt2img_prompt textarea').selectionStart")
@@ -174,12 +169,7 @@ def test_send_and_generate_makes_an_image_with_the_new_file(webui: Any) -> None:
     prompt(webui, "a cake")
     made = made_before(webui)
     open_tab(webui, "resize_lora")
-<<<<<<< HEAD
     result_button(result_of(webui, made), "generate").click()
-=======
-    result = result_of(webui, made)
-    result.get_by_text("Send and generate", exact=True).click()
->>>>>>> h-js
     expect(webui.locator("#html_info_txt2img, #html_info_x_txt2img").first).to_contain_text(made, timeout=long_wait())
     expect(webui.locator("#html_log_txt2img").first).not_to_contain_text("not found")
 
@@ -218,13 +208,8 @@ def test_a_resize_waits_for_an_image_and_shows_it(webui: Any) -> None:
     open_tab(webui, "resize_lora")
     choose_anew(webui, resizable(webui)["name"])
     webui.locator("#resize_lora_generate").click()
-<<<<<<< HEAD
     expect(webui.locator("#resize_lora_generate")).to_contain_text(" · ")  # the reason is behind the dot
     expect(webui.locator("#resize_lora_queue [data-job]")).not_to_have_count(0)
-=======
-    expect(webui.locator("#resize_lora_generate")).to_contain_text("waiting for image")
-    expect(webui.locator("#resize_lora_queue")).to_contain_text(re.compile("waiting for the current image|ahead"))
->>>>>>> h-js
     take(webui, "waits")
     job = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"][-1]
     assert job["state"] in ("queued", "waits")
