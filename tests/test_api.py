@@ -49,8 +49,8 @@ def test_the_example_of_a_function_runs(
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_public_also_when_all_modules_are_imported(name: str) -> None:
-    import lib_resize.cli.commands
     import lib_resize.cli.main
+    import lib_resize.cli.work
 
     assert getattr(lib_resize, name) is getattr(api, name)
 

@@ -511,7 +511,7 @@ def test_a_stopped_batch_leaves_whole_files_only(lora, out, tmp_path, number, st
         with SafeFile(path) as file:
             json.loads(file.header.metadata["resize_lora"])
     if number != signal.SIGKILL:
-        assert b"stopped; finished files stay" in error
+        assert b"stopped; finished files are complete" in error
         assert len(outputs(out)) == len(finished)
     assert all(path.read_bytes() == lora.read_bytes() for path in library.iterdir())
 

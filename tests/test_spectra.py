@@ -260,7 +260,7 @@ def test_without_matplotlib_a_sentence_says_what_to_do_before_any_work(lora, tmp
     code = f"""
 import sys
 sys.modules["matplotlib"] = None
-from lib_resize import cli
+from lib_resize.cli import main as cli
 print("status", cli.main(["inspect", {str(lora)!r}, "--plot", {str(tmp_path / "p")!r}]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import FileError, ResizeError, UsageError
 from ..files.header import read_header
 from .sources import files_below
-from .tags import Presets, read_presets
+from .tags import BLOCK_PRESETS, Presets, read_presets
 
 _ALIAS = "ss_output_name"
 _MOMENT = re.compile(r"@[0-9.]+$")
@@ -32,6 +32,11 @@ def preset_file(path: Path) -> Presets:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise FileError(f"{path}: cannot be read as presets of block weights: {reason}.") from error
+
+
+def presets_of(name: str | None) -> Presets:
+    """Return the presets in a file, or the built-in ones without a name. Raises FileError."""
+    return preset_file(Path(name)) if name else BLOCK_PRESETS
 
 
 class LoraFolders:
