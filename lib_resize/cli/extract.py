@@ -69,7 +69,7 @@ def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
     texts = [f"rank={arguments.rank}"] if arguments.rank else []
     texts += [f"fro_lora=1,size={arguments.size}"] if arguments.size else []
     if len(texts) + bool(arguments.score_recipes) > 1:
-        raise UsageError("--rank, --size and -r exclude each other; use one of them.")
+        raise UsageError("use only one of --rank, --size and -r.")
     conv = f",max_conv_rank={arguments.conv_rank}" if arguments.conv_rank else ""
     return arguments.score_recipes or parse_recipes((texts or [_DEFAULT_RECIPE])[0] + conv)
 

@@ -295,7 +295,7 @@ def _weight_of(member: Member) -> Weight:
 
 
 def _remarks(member: Member) -> list[str]:
-    return [f"<{tag.kind}:{tag.name}>: {remark}" for tag in member.tags for remark in tag.remarks]
+    return [f"<{tag.kind}:{tag.name}>: {remark}" for tag in member.tags for remark in tag.warnings]
 
 
 def read_lora(file: SafeFile) -> Adapter:

@@ -20,9 +20,10 @@ from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
 from ..hosts.live import OpenReference, open_reference
+from ..prompts.block_weights import BLOCK_PRESETS, Presets
 from ..prompts.lookup import preset_file
 from ..prompts.sources import of_prompt
-from ..prompts.tags import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
+from ..prompts.tags import Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
 from .analyses import no_reference, runtime
 from .faults import Fault
@@ -68,9 +69,9 @@ def _found(one: Tag, loras: LoraList, library: Library) -> Found:
         lora = find(loras, one.name)
         facts = library.facts(lora)
     except (ResizeError, OSError) as error:
-        return Found(one, None, None, (str(error), *one.troubles))
+        return Found(one, None, None, (str(error), *one.errors))
     problem = (facts.problem,) if facts.problem and not _is_part(lora) else ()
-    return Found(one, lora, facts.family, (*problem, *one.troubles))
+    return Found(one, lora, facts.family, (*problem, *one.errors))
 
 
 def _is_part(lora: LoraFile) -> bool:
@@ -110,7 +111,7 @@ def _told(one: Found) -> Answer:
         "lora": None if one.lora is None else one.lora.name,
         "column": one.tag.column,
         "troubles": list(one.troubles),
-        "remarks": list(one.tag.remarks),
+        "remarks": list(one.tag.warnings),
     }
 
 
