@@ -23,7 +23,6 @@ from ..engine.jobs import prepare
 from ..errors import ResizeError
 from ..files.reader import SafeFile
 from ..linalg.arrays import NumpyArrays
-from ..linalg.casts import Double
 from ..linalg.threads import one_blas_thread, usable_cores
 from ..names.spelling import file_spelling
 from ..progress import Quiet
@@ -88,7 +87,7 @@ def describe(path: Path, *, base: Checkpoint | None = None, threads: int | None 
 
     Raises FileError and LayerError, as a resize of the file would.
     """
-    with _analysed(path, base, [], threads) as analysis:
+    with analysed(path, base, [], threads) as analysis:
         return _finding(path, analysis)
 
 
@@ -96,14 +95,13 @@ def describe_closely(
     path: Path, *, base: Checkpoint | None = None, threads: int | None = None
 ) -> tuple[Finding, Study, list[LayerSpectrum]]:
     """Return the finding with the study of its singular values; with base model scores where there is a base model."""
-    with _analysed(path, base, [parse_recipe(ALL_BASE_SCORES)] if base else [], threads) as analysis:
+    with analysed(path, base, [parse_recipe(ALL_BASE_SCORES)] if base else [], threads) as analysis:
         return _finding(path, analysis), study(analysis), layer_spectra(analysis)
 
 
 @contextlib.contextmanager
-def _analysed(
-    path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], threads: int | None
-) -> Iterator[Analysis]:
+def analysed(path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], threads: int | None) -> Iterator[Analysis]:
+    """Open and analyse a file for the block. The base model is used if a recipe is given, or the file needs it."""
     with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
         adapter = read_lora(file)
         asked = base if recipes or needs_base(adapter) else None
@@ -122,14 +120,15 @@ def _finding(path: Path, analysis: Analysis) -> Finding:
         zero=len(analysis.zero),
         ranks=dict(Counter(layer.rank for layer in adapter.layers).most_common()),
         dtypes=dict(Counter(entry.dtype for entry in adapter.files[0].header.entries.values()).most_common()),
-        effective_rank=_mean_effective_rank([facts.strengths for facts in analysis.layers]),
+        effective_rank=mean_effective_rank(analysis),
         predicted={f"{share:g}": _predicted(analysis, share) for share in RETENTIONS},
         warnings=tuple(_warnings(adapter)),
     )
 
 
-def _mean_effective_rank(spectra: Sequence[Double]) -> float:
-    ranks = [effective_rank(s) for s in spectra if s[0] > 0]
+def mean_effective_rank(analysis: Analysis) -> float:
+    """Return the mean effective rank of the layers that are not zero; 0 if all are."""
+    ranks = [effective_rank(facts.strengths) for facts in analysis.layers if facts.alive]
     return float(np.mean(ranks)) if ranks else 0.0
 
 

@@ -37,7 +37,8 @@ from ..prompts.sources import files_below
 from ..recipe.grammar import PRESETS, parse_recipe
 from ..recipe.select import SelectionInput, choose
 from .catalogue import Facts, Stamp, cache_file, facts_of, read_facts, stamp_of, without_path
-from .spectra import effective_rank, type_of
+from .inspection import mean_effective_rank
+from .spectra import type_of
 from .survey_store import Entry, Figures, SurveyStore
 
 SAMPLE = 64
@@ -292,7 +293,7 @@ def _exact(adapter: Adapter, runtime: Runtime) -> Figures:
     analysis = analyse(adapter, None, (), runtime)
     return Figures(
         exact=True,
-        effective_rank=_effective_rank(analysis),
+        effective_rank=mean_effective_rank(analysis),
         zero=len(analysis.zero),
         presets={preset: _planned(analysis, preset) for preset in PRESETS},
     )
@@ -306,11 +307,6 @@ def _planned(analysis: Analysis, preset: str) -> int | None:
         return None
 
 
-def _effective_rank(analysis: Analysis) -> float:
-    ranks = [effective_rank(facts.strengths) for facts in analysis.layers if facts.alive]
-    return float(np.mean(ranks)) if ranks else 0.0
-
-
 def _estimated(adapter: Adapter, runtime: Runtime) -> Figures:
     """Return figures from a sample of the layers, to which each preset is applied as to a whole LoRA."""
     layers = sampled(adapter.layers)
@@ -320,7 +316,7 @@ def _estimated(adapter: Adapter, runtime: Runtime) -> Figures:
     head = adapter.files[0].header.data_start + 4 * len(adapter.layers) + _METADATA
     return Figures(
         exact=False,
-        effective_rank=_effective_rank(analysis),
+        effective_rank=mean_effective_rank(analysis),
         zero=sum(_seems_zero(layer, adapter.files[0]) for layer in adapter.layers),
         presets={preset: _share(analysis, preset, whole, head) for preset in PRESETS},
     )
