@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from lib_resize.adapters.layer import Layer
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import Style
 from lib_resize.demo.synthetic import FULL, LoraOptions, Model, lora_metadata, lora_specs, write_lora
 from lib_resize.engine.analysis import Analysis
-from lib_resize.engine.batch import Settings, resize
-from lib_resize.engine.jobs import prepare
+from lib_resize.engine.batch import resize
+from lib_resize.engine.planning import prepare
+from lib_resize.engine.settings import Settings
 from lib_resize.files.header import encode
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.factor import Spectrum
@@ -96,7 +97,9 @@ def _planned(path: Path) -> int:
     """Bytes of ``rank=1``. The singular values do not matter for the size, but for layers of zeros."""
     with SafeFile(path) as file:
         adapter = read_adapter(file)
-        facts = tuple(LayerFacts(layer.stem, _values(layer), layer.form.parameters) for layer in adapter.layers)
+        facts = tuple(
+            LayerFacts(layer.stem, _values(layer), layer.form.parameters_per_rank) for layer in adapter.layers
+        )
         nothing = np.zeros((0, 0), np.float32)
         spectra = tuple(Spectrum(one.s, nothing, nothing) for one in facts)
         recipe = parse_recipe("rank=1")

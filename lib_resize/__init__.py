@@ -37,9 +37,9 @@ _HOMES: dict[str, str] = {
     "parse_recipes": "recipe.grammar",
     "Analysis": "engine.analysis",
     "Checkpoint": "base.checkpoint",
-    "Settings": "engine.batch",
-    "Outcome": "engine.batch",
-    "Style": "adapters.write",
+    "Settings": "engine.settings",
+    "Outcome": "engine.settings",
+    "Style": "adapters.write.style",
     "Progress": "progress",
     "Finding": "studies.inspection",
     "LayerAnalysis": "studies.lora_analysis",
@@ -59,7 +59,7 @@ _HOMES: dict[str, str] = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from .adapters.write import Style as Style
+    from .adapters.write.style import Style as Style
     from .api import analyse as analyse
     from .api import expand as expand
     from .api import extract as extract
@@ -71,8 +71,8 @@ if TYPE_CHECKING:
     from .api import upsample as upsample
     from .base.checkpoint import Checkpoint as Checkpoint
     from .engine.analysis import Analysis as Analysis
-    from .engine.batch import Outcome as Outcome
-    from .engine.batch import Settings as Settings
+    from .engine.settings import Outcome as Outcome
+    from .engine.settings import Settings as Settings
     from .errors import Cancelled as Cancelled
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DeviceError as DeviceError

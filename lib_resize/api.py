@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .adapters.write import CONVERSIONS, DTYPES, Style
+from .adapters.write.style import CONVERSIONS, DTYPES, Style
 from .base.checkpoint import Checkpoint
-from .engine.batch import Outcome, Settings
 from .engine.batch import resize as resize_sources
+from .engine.settings import Outcome, Settings
 from .errors import UsageError
-from .extraction.difference import ExtractOptions
-from .extraction.difference import extract as extract_difference
+from .extraction.extract import extract as extract_difference
+from .extraction.models import ExtractOptions
 from .plans import Plan, Result
 from .progress import Progress, Quiet
 from .prompts.sources import SUFFIX, Member, Source

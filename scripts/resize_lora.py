@@ -15,12 +15,12 @@ for _name in [name for name in sys.modules if name.partition(".")[0] == "lib_res
     del sys.modules[_name]
 
 from lib_resize.hosts.detect import detect  # noqa: E402
-from lib_resize.hosts.guard import asked, guarded, host_module  # noqa: E402
+from lib_resize.hosts.guard import attempt, guarded, host_module  # noqa: E402
 from lib_resize.hosts.host import CARDS  # noqa: E402
 from lib_resize.panel import layout, preferences, xyz  # noqa: E402
 from lib_resize.panel.service import Service  # noqa: E402
 
-_host = asked("the tab", detect, None)
+_host = attempt("the tab", detect, None)
 _services: list[Service] = []
 
 

@@ -59,12 +59,12 @@ def test_base_names_the_checkpoint_outright(checkpoint, lora, out) -> None:
 
 
 def test_many_recipes_share_one_decomposition(checkpoint, lora, out, monkeypatch) -> None:
-    from lib_resize.engine import analysis
+    from lib_resize.engine import analysing
 
     seen = []
-    original = analysis.decompose_together
+    original = analysing.decompose_together
     monkeypatch.setattr(
-        analysis, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
+        analysing, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
     )
     recipes = "fro_ckpt=1,thr=-3.5:spn_lora=1,thr=-0.7:spn_ckpt=1,size=0.3:rank=2,max_conv_rank=1:sv_fro=0.9"
     assert run("resize", checkpoint, lora, "-o", out, "-r", recipes) == 0
@@ -280,7 +280,7 @@ def test_metadata_is_carried_over_and_made_true(checkpoint, lora, out) -> None:
         (["resize", "nope.safetensors"], 1, "no such file"),
         (["resize", "nothing*.safetensors"], 2, "nothing matches"),
         (["resize", "LORA", "-r", "frob=1"], 2, "unknown word 'frob'"),
-        (["resize", "LORA", "-r", "fro_ckpt=1,thr=-2"], 2, "name a checkpoint first"),
+        (["resize", "LORA", "-r", "fro_ckpt=1,thr=-2"], 2, "Name a checkpoint first"),
         (["resize", "CHECKPOINT"], 2, "is a checkpoint; name the LoRA files after it"),
         (["resize", "LORA", "-d", "warp", "-r", "rank=1"], 1, "device 'warp' cannot be used"),
         (["resize", "LORA", "--base", "LORA", "-r", "rank=1"], 1, "no base model found"),
@@ -324,7 +324,7 @@ def test_layers_that_the_checkpoint_lacks_are_scored_by_themselves(checkpoint, o
     lora.write_bytes(lora.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1"))
     assert run("resize", checkpoint, lora, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 0
     told = "".join(capsys.readouterr())
-    assert "scored without the base model: no partner in small_sdxl.safetensors" in told
+    assert "scored without the base model: small_sdxl.safetensors has no such layers" in told
     assert "22 layers (lora_unet_other_blocks_4_1" in told
 
 
@@ -646,7 +646,7 @@ def test_a_demo_replaces_nothing(tmp_path, capsys) -> None:
 def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypatch, capsys) -> None:
     assert run("resize", lora, "-o", out, "-r", "rank=2") == 0
     (result,) = out.iterdir()
-    monkeypatch.setattr("lib_resize.engine.jobs._check_deltas", lambda *_: result.write_bytes(b"mine"))
+    monkeypatch.setattr("lib_resize.engine.writing.check_deltas", lambda *_: result.write_bytes(b"mine"))
     assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 1
     assert result.read_bytes() == b"mine"
     assert "is not a result of Resize LoRA" in capsys.readouterr().err

@@ -218,7 +218,7 @@ def _written(strength: float | Schedule) -> str:
 PROMPTS = st.lists(
     tags() | st.sampled_from(["a, ", " b ", "[", "]", "|", ":0.5]", "{", "}", "\\", "<", "(x:1.2)"]), max_size=6
 ).map("".join)
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow])
 """For machines that do other things too."""
 
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib_resize.adapters.registry import EMBEDDING, KINDS, UNKNOWN
-from lib_resize.adapters.suffixes import _ROLES
+from lib_resize.adapters.keys.registry import EMBEDDING, KINDS, UNKNOWN
+from lib_resize.adapters.keys.suffixes import _ROLES
 from lib_resize.cli import main as cli
 from lib_resize.cli.report import Totals
 from lib_resize.names.families import FAMILIES
-from lib_resize.names.spelling import PREFIXES
+from lib_resize.names.key_formats import PREFIXES
 from lib_resize.plans import LayerPlan, Plan
 from lib_resize.recipe.grammar import (
     FILLS,

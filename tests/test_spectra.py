@@ -16,7 +16,8 @@ import pytest
 from lib_resize.cli import main as cli
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.errors import OutputError
-from lib_resize.names.families import SD15, SDXL, layers
+from lib_resize.names.families import SD15, SDXL
+from lib_resize.names.family import layers
 from lib_resize.studies.inspection import describe_closely
 from lib_resize.studies.spectra import TYPES, LayerSpectrum, Study, effective_rank, groups, study_of_many, type_of
 
@@ -58,7 +59,7 @@ def test_a_layer_is_what_its_name_says_in_every_spelling(stem: str, kind: str) -
 @pytest.mark.parametrize("family", [SDXL, SD15], ids=lambda family: family.name)
 def test_every_layer_of_known_families_has_a_type_and_all_spellings_agree(family) -> None:
     for row in layers(family).values():
-        kinds = {type_of(name, is_conv=len(row.shape) > 2 and row.shape[2] > 1) for name in (row.id, *row.spellings)}
+        kinds = {type_of(name, is_conv=len(row.shape) > 2 and row.shape[2] > 1) for name in (row.id, *row.dotted_names)}
         assert len(kinds) == 1, row
         assert kinds <= set(TYPES)
         assert kinds != {"other"} or row.id.endswith("text_projection"), row

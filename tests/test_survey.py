@@ -118,7 +118,7 @@ def test_estimates_are_marked_and_near(made, exact, tmp_path) -> None:
 
 
 def test_a_sample_is_spread_evenly_and_small_files_are_taken_whole(made) -> None:
-    from lib_resize.adapters.read import read_adapter
+    from lib_resize.adapters.read.adapter import read_adapter
     from lib_resize.files.reader import SafeFile
     from lib_resize.studies.spectra import type_of
 
@@ -127,7 +127,9 @@ def test_a_sample_is_spread_evenly_and_small_files_are_taken_whole(made) -> None
         chosen = sampled(layers, 50)
         assert len({layer.stem for layer in chosen}) == 50
         assert {type_of(layer.stem) for layer in chosen} == {type_of(layer.stem) for layer in layers}
-        share = sum(layer.form.parameters for layer in chosen) / sum(layer.form.parameters for layer in layers)
+        share = sum(layer.form.parameters_per_rank for layer in chosen) / sum(
+            layer.form.parameters_per_rank for layer in layers
+        )
         assert share == pytest.approx(50 / len(layers), rel=0.1)
         assert sampled(layers, 500) == tuple(layers)
         assert sampled(layers, 50) == chosen

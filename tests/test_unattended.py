@@ -17,8 +17,9 @@ from lib_resize.cli import main as cli
 from lib_resize.cli import output, priority, work
 from lib_resize.cli.report import layer_lines
 from lib_resize.demo.synthetic import LoraOptions, write_lora
-from lib_resize.engine import batch
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine import batch, runtime
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import InternalError
 from lib_resize.linalg.arrays import TorchArrays
 from lib_resize.plans import LayerPlan, Plan
@@ -141,7 +142,7 @@ def on_torch(monkeypatch) -> list[TorchArrays]:
         opened.append(TorchArrays("cpu"))
         return opened[-1]
 
-    monkeypatch.setattr(batch, "open_arrays", open_arrays)
+    monkeypatch.setattr(runtime, "open_arrays", open_arrays)
     return opened
 
 
@@ -160,7 +161,7 @@ def test_pieces_fit_in_the_limit_and_the_result_is_the_same(folder, tmp_path, on
 
 
 def test_on_cuda_torch_itself_holds_the_line(on_torch) -> None:
-    arrays = batch.open_arrays("cuda")
+    arrays = runtime.open_arrays("cuda")
     drawn = []
     arrays._device = SimpleNamespace(type="cuda")
     arrays._torch = SimpleNamespace(
@@ -189,7 +190,7 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
     monkeypatch.setattr(batch, "analyse", analyse)
     first, second = resize(expand([str(folder)]), Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o"))
     assert re.search(r"two|one", str(first.error))
-    assert "has no memory left" in str(first.error)
+    assert "is out of memory" in str(first.error)
     assert second.error is None
 
 
@@ -219,7 +220,7 @@ def test_sizes_that_are_none_are_refused(folder, size, capsys) -> None:
 
 def test_a_limit_without_a_device_is_a_bad_command(folder, capsys) -> None:
     assert run("resize", folder, "-r", "rank=1", "--max-vram", "2", "--dry-run") == 2
-    assert "with -d cpu nothing lies in the memory of a GPU" in capsys.readouterr().err
+    assert "limits the memory of a GPU, but the device is cpu" in capsys.readouterr().err
 
 
 # Stopping and going on ---------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from typing import Protocol
 
 from ..files.reader import SafeFile
 from ..linalg.casts import Single
-from ..names.families import Family
+from ..names.family import Family
 from .forms.form import Form
-from .suffixes import Part, suffix_of
+from .keys.suffixes import ParsedKey, suffix_of
 
 
-class Named(Protocol):
+class NamedLayer(Protocol):
     """What has a layer's names."""
 
     @property
@@ -29,7 +29,7 @@ class Named(Protocol):
 
 
 @dataclass(frozen=True)
-class Name:
+class LayerNames:
     """The names of a layer without factors, such as a norm."""
 
     stem: str
@@ -44,9 +44,9 @@ class Layer:
     """The layer's name as the file spells it."""
     form: Form
     """How its delta is stored; numbers are views of the file."""
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ParsedKey]
     """Role -> key of the tensors that make it, alpha included."""
-    magnitude: Part | None = None
+    magnitude: ParsedKey | None = None
     """DoRA's magnitudes: kept as they are."""
     canonical: str | None = None
     """Its name in the family's own words; None where the family or the layer is unknown."""

@@ -12,16 +12,16 @@ import numpy as np
 from ..errors import DamagedFileError, LayerError, UnsupportedError
 from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays
-from ..linalg.assemble import Assembled, Gain, Part
+from ..linalg.assemble import Assembled, RowGain, ScaledRows
 from ..linalg.casts import STORAGE, singles
 from ..linalg.factor import Factor, Stored
-from ..linalg.norms import both_norms, frobenius_norm
-from ..names.families import Family
+from ..linalg.norms import frobenius_and_spectral_norm, frobenius_norm
+from ..names.family import Family
 from ..progress import Progress, in_order
 from . import norm_cache
+from .memory_budget import MemoryBudget
 from .norm_cache import Norms
 from .pairing import BaseWeight, Partner, fitted, looks_like_adapter, partner, read_base, vectors
-from .room import Room
 from .store import Store, open_store
 
 Reader = Callable[[BaseWeight], Stored]
@@ -34,7 +34,7 @@ class Checkpoint:
     It is a file (safetensors, or GGUF with the library ``gguf``) or a folder as diffusers writes it.
     """
 
-    _room = Room(256 << 20)
+    _room = MemoryBudget(256 << 20)
     """For whole matrices in float32, over all workers."""
 
     def __init__(self, path: Path | SafeFile) -> None:
@@ -125,7 +125,7 @@ class Checkpoint:
         stored, gain = self._stored(weight), self._gain(weight)
         if np.ndim(gain) == 0 and gain == 1.0:
             return stored
-        return Stored(Assembled((Part(stored, gain),), stored.shape[1]).bits, "F32")
+        return Stored(Assembled((ScaledRows(stored, gain),), stored.shape[1]).bits, "F32")
 
     def _stored(self, weight: BaseWeight) -> Stored:
         """A part as stored, its scale left out."""
@@ -137,7 +137,7 @@ class Checkpoint:
         return self._whole(found, self._stored)
 
     def _whole(self, found: Partner, read: Reader) -> Factor:
-        parts = tuple(Part(read(part), self._gain(part)) for part in found.parts)
+        parts = tuple(ScaledRows(read(part), self._gain(part)) for part in found.parts)
         is_plain = len(parts) == 1 and np.ndim(parts[0].gain) == 0 and parts[0].gain == 1.0
         if is_plain and not found.swapped and found.width is None:
             return parts[0].factor
@@ -192,7 +192,7 @@ class Checkpoint:
         if not spectral:
             return self._checked(frobenius_norm(self._whole(one, read), arrays), one), None
         with self._room.of(4 * math.prod(one.matrix)):
-            fro, spn = both_norms(self._whole(one, read), arrays)
+            fro, spn = frobenius_and_spectral_norm(self._whole(one, read), arrays)
         return self._checked(fro, one), spn
 
     def _checked(self, fro: float, one: Partner) -> float:
@@ -200,7 +200,7 @@ class Checkpoint:
             raise LayerError(f"{self.path}: {one.key} holds NaN or infinite values; the checkpoint is damaged.")
         return fro
 
-    def _gain(self, weight: BaseWeight) -> Gain:
+    def _gain(self, weight: BaseWeight) -> RowGain:
         """What quantised numbers are multiplied by: one number, or one for each row of the part, (rows,)."""
         if weight.scale is None:
             return 1.0

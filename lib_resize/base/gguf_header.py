@@ -23,11 +23,11 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 """The struct code of each type of number."""
 _TEXT, _LIST = 8, 9
 
-Value = int | float | bool | str | tuple[int | float | bool, ...] | None
+FieldValue = int | float | bool | str | tuple[int | float | bool, ...] | None
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedTensor:
     """One tensor: its dimensions as GGUF writes them (the last of torch first), its packing, its place in the file."""
 
     dimensions: tuple[int, ...]
@@ -39,17 +39,17 @@ class Packed:
 class GgufHeader:
     """What a GGUF file says of itself."""
 
-    fields: Mapping[str, Value]
+    fields: Mapping[str, FieldValue]
     """Numbers, texts and lists of numbers; None for lists of other things."""
-    tensors: Mapping[str, Packed]
+    tensors: Mapping[str, PackedTensor]
 
 
 def read_gguf_header(file: SteadyFile) -> GgufHeader:
     """Raises ``DamagedFileError`` where it is no GGUF file, and ``FileError`` where the file cannot be read."""
-    return _Reader(file).header()
+    return _HeaderReader(file).header()
 
 
-class _Reader:
+class _HeaderReader:
     """Reads a header from its beginning to its end."""
 
     def __init__(self, file: SteadyFile) -> None:
@@ -69,15 +69,15 @@ class _Reader:
         found = dict(self._field() for _ in range(self._count(fields, least=13)))
         places = [self._tensor() for _ in range(self._count(tensors, least=24))]
         start = self._data_start(found)
-        named = {name: Packed(sizes, kind, start + offset) for name, sizes, kind, offset in places}
+        named = {name: PackedTensor(sizes, kind, start + offset) for name, sizes, kind, offset in places}
         if len(named) != len(places):
             raise self._damaged("a tensor's name is there twice")
         return GgufHeader(found, named)
 
-    def _field(self) -> tuple[str, Value]:
+    def _field(self) -> tuple[str, FieldValue]:
         return self._text(), self._value(self._number("I"), nested=0)
 
-    def _value(self, kind: int, nested: int) -> Value:
+    def _value(self, kind: int, nested: int) -> FieldValue:
         if kind in _NUMBERS:
             return self._number(_NUMBERS[kind])
         if kind == _TEXT:
@@ -86,7 +86,7 @@ class _Reader:
             return self._list(nested + 1)
         raise self._damaged(f"a field has the unknown type {kind}")
 
-    def _list(self, nested: int) -> Value:
+    def _list(self, nested: int) -> FieldValue:
         kind, count = self._number("I"), self._number("Q")
         if kind in _NUMBERS:
             code = f"<{self._count(count, struct.calcsize('<' + _NUMBERS[kind]))}{_NUMBERS[kind]}"
@@ -102,7 +102,7 @@ class _Reader:
         sizes = tuple(self._number("Q") for _ in range(count))
         return name, sizes, self._number("I"), self._number("Q")
 
-    def _data_start(self, fields: Mapping[str, Value]) -> int:
+    def _data_start(self, fields: Mapping[str, FieldValue]) -> int:
         alignment = fields.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
             raise self._damaged(f"its alignment is {alignment!r}; a power of two was expected")
@@ -141,7 +141,7 @@ class _Reader:
         return DamagedFileError(f"{self._file.path}: cannot be read as GGUF: {what}. Download or copy the file again.")
 
 
-def torch_shape(name: str, tensor: Packed, header: GgufHeader) -> tuple[int, ...]:
+def torch_shape(name: str, tensor: PackedTensor, header: GgufHeader) -> tuple[int, ...]:
     """As torch has it. Convolutions may be stored flattened; ComfyUI's tools note their shape."""
     noted = header.fields.get(f"comfy.gguf.orig_shape.{name}")
     if isinstance(noted, tuple) and math.prod(noted) == math.prod(tensor.dimensions):

@@ -14,7 +14,7 @@ from ..errors import DamagedFileError, UnsupportedError
 from ..files.steady import SteadyFile
 from ..linalg.casts import Single
 from ..linalg.factor import Stored
-from .gguf_header import Packed, read_gguf_header, torch_shape
+from .gguf_header import PackedTensor, read_gguf_header, torch_shape
 
 _SAMPLE = 512
 
@@ -66,7 +66,7 @@ class GgufStore:
         """Closes the file."""
         self._file.close()
 
-    def _size_of(self, name: str, tensor: Packed) -> int:
+    def _size_of(self, name: str, tensor: PackedTensor) -> int:
         """Bytes of a tensor. Raises where the file does not have them."""
         block, size = self._packing(name, tensor)
         row = tensor.dimensions[0] if tensor.dimensions else 1
@@ -83,7 +83,7 @@ class GgufStore:
             )
         return int(nbytes)
 
-    def _packing(self, name: str, tensor: Packed) -> tuple[int, int]:
+    def _packing(self, name: str, tensor: PackedTensor) -> tuple[int, int]:
         """Numbers and bytes of one block."""
         try:
             block, size = self._library.GGML_QUANT_SIZES[self._library.GGMLQuantizationType(tensor.kind)]

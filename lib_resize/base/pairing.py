@@ -14,9 +14,11 @@ from functools import cache
 from math import prod
 
 from ..names.architecture import open_clip_weights
-from ..names.families import FAMILIES, Family, LayerName, flatten, layers
-from ..names.notation import Share
-from ..names.spelling import Prefix, canonical, identify, split
+from ..names.families import FAMILIES
+from ..names.family import Family, LayerName, flatten, layers
+from ..names.identify import canonical_id, identify
+from ..names.key_formats import Prefix, split
+from ..names.table_reader import Share
 from .prefix import holds_blocks, own_prefix
 
 
@@ -290,7 +292,7 @@ def fitted(found: Partner, size: tuple[int, int], canonical_id: str | None, fami
     if found.matrix == size:
         return found
     weight = found.parts[0]
-    is_entrance = family is not None and canonical_id == family.entrance and len(found.parts) == 1
+    is_entrance = family is not None and canonical_id == family.input_layer and len(found.parts) == 1
     kernel = prod(weight.shape[2:])
     if not is_entrance or weight.transposed or found.matrix[0] != size[0] or size[1] % kernel:
         return None
@@ -342,7 +344,7 @@ def _stacked(found: Iterable[_Piece], row: LayerName) -> Partner | None:
 
 
 def _by_id(stems: Mapping[str, BaseWeight], family: Family) -> dict[str, BaseWeight]:
-    named = ((canonical(stem, family), weight) for stem, weight in stems.items())
+    named = ((canonical_id(stem, family), weight) for stem, weight in stems.items())
     return {name: weight for name, weight in named if name is not None}
 
 
@@ -384,7 +386,7 @@ def _ema_parts(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[int, str
 def _without_dots() -> Mapping[str, str]:
     """``diffusion_modelinput_blocks00weight`` -> ``input_blocks.0.0``, for all that was ever saved so: UNets."""
     rows = [row for family in FAMILIES if "input_blocks" in family.roots[0] for row in layers(family).values()]
-    names = {spelling for row in rows if row.component == "unet" for spelling in row.spellings}
+    names = {spelling for row in rows if row.component == "unet" for spelling in row.dotted_names}
     return {f"diffusion_model.{name}.weight".replace(".", ""): name for name in names}
 
 

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_in(folder: Path, verbose: int) -> int:
-    from ..engine.batch import Settings
+    from ..engine.settings import Settings
     from .work import run_sources
 
     checkpoint, *loras = _files(folder)

@@ -17,7 +17,7 @@ from .options import RECIPES_HELP, add_recipe_options, mebibytes, rank, rank_or_
 from .output import run_and_print, run_options
 
 if TYPE_CHECKING:
-    from ..extraction.difference import ExtractOptions
+    from ..extraction.models import ExtractOptions
 
 _DESCRIPTION = """\
 Extract the difference of two checkpoints of one model family as a LoRA: BASE with the LoRA is nearly TUNED. Layers are
@@ -48,7 +48,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Extract the difference of two checkpoints as a LoRA."""
     from ..base.checkpoint import Checkpoint
-    from ..extraction.difference import extract
+    from ..extraction.extract import extract
     from .work import output_of, settings_of
 
     recipes = _recipes(arguments)
@@ -76,7 +76,7 @@ def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
 
 def _extract_options(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -> ExtractOptions:
     """Return options with as many dimensions as any of the recipes could keep."""
-    from ..extraction.difference import DEFAULT_RANK, ExtractOptions
+    from ..extraction.models import DEFAULT_RANK, ExtractOptions
 
     most = [int(recipe.value) if recipe.selection == "rank" else recipe.max_rank for recipe in recipes]
     count = arguments.max_rank or max(DEFAULT_RANK if one is None else one for one in most)

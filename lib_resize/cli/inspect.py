@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ResizeError, internal
-from ..files.outname import fold, unique_path
+from ..files.file_names import fold, unique_path
 from ..files.target import Inputs, check_folder
 from ..prompts.sources import Source, expand
 from ..shown import json_text, shown, shown_lines
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _inputs(sources: list[Source], base: Checkpoint | None) -> Inputs:
-    from ..engine.batch import inputs_of
+    from ..engine.settings import inputs_of
 
     inputs = inputs_of(sources)
     inputs.add(*(base.paths if base else ()))

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import OutputError, UsageError
 from ..files.atomic import AtomicFile, in_plain_words
-from ..files.outname import MODEL_SUFFIXES
-from ..files.target import Inputs, Kind, check_folder, check_target
+from ..files.file_names import MODEL_SUFFIXES
+from ..files.target import FileKind, Inputs, check_folder, check_target
 from ..shown import json_text
 from .report import Totals, as_json
 
 if TYPE_CHECKING:
-    from ..engine.batch import Outcome
+    from ..engine.settings import Outcome
 
 _BEGINNING = re.compile(rb'\s*(\[\s*)?\{"resize_lora": "')
 _SYNC_EVERY = 5.0  # seconds: what a power failure may lose
@@ -35,7 +35,7 @@ def _is_report(path: Path) -> bool:
         return _BEGINNING.match(stream.read(64)) is not None
 
 
-REPORT = Kind("a report of Resize LoRA", _is_report)
+REPORT = FileKind("a report of Resize LoRA", _is_report)
 
 
 class Ledger:

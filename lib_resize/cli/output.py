@@ -18,7 +18,7 @@ from .ledger import Ledger
 from .priority import lower_priority
 
 if TYPE_CHECKING:
-    from ..engine.batch import Outcome
+    from ..engine.settings import Outcome
 
 
 def complain(message: str) -> None:

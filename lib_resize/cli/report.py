@@ -15,8 +15,8 @@ from ..recipe.grammar import PRESETS
 from ..shown import MIB, mib, shown
 
 if TYPE_CHECKING:
-    from ..engine.batch import Outcome
-    from ..engine.jobs import ResizeJob
+    from ..engine.job import ResizeJob
+    from ..engine.settings import Outcome
     from ..studies.spectra import Group
     from ..studies.survey import Survey
     from ..studies.survey_store import Entry

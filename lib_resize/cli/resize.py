@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..errors import ResizeError, UsageError
 from ..files.walk import is_file, is_folder
 from ..prompts.sources import expand
-from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, METHOD_NUMBERS, METHODS, Recipe, with_way
+from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, METHOD_NUMBERS, METHODS, Recipe, with_method_items
 from .command import Command
 from .options import RECIPES_HELP, add_batch_options, add_recipe_options, gibibytes, whole_number
 from .output import complain_of_folder, run_options
@@ -53,7 +53,7 @@ def _recipes(arguments: argparse.Namespace) -> tuple[Recipe, ...]:
     """Return the recipes, with what ``--method`` and its companions add to them."""
     words = [*([arguments.method] if arguments.method else []), *(["pad"] if arguments.pad else [])]
     numbers = [f"{name}={value}" for name in METHOD_NUMBERS if (value := getattr(arguments, name)) is not None]
-    return with_way(arguments.score_recipes or (), [*words, *numbers])
+    return with_method_items(arguments.score_recipes or (), [*words, *numbers])
 
 
 def _base_and_loras(arguments: argparse.Namespace) -> tuple[Checkpoint | None, list[str]]:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..adapters.write import DTYPES, Style
+from ..adapters.write.style import DTYPES, Style
 from ..base.checkpoint import Checkpoint
-from ..engine.batch import Settings, inputs_of
 from ..engine.batch import resize as resize_all
+from ..engine.settings import Settings, inputs_of
 from ..errors import UsageError
 from ..files.walk import is_folder
 from ..prompts.sources import SUFFIX, Source

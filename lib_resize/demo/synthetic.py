@@ -37,7 +37,8 @@ from ..names.architecture import (
     open_clip_weights,
     unet_weights,
 )
-from ..names.families import SDXL, Family, LayerName, layers
+from ..names.families import SDXL
+from ..names.family import Family, LayerName, layers
 
 DTYPES = ("F16", "BF16", "F32", "F8_E4M3")
 """The floating dtypes that can be written here."""
@@ -407,7 +408,7 @@ def _family_layers(options: LoraOptions, family: Family) -> Iterator[LoraLayer]:
 
 def _own_name(row: LayerName) -> str:
     """Diffusers' name: that of a piece, or the second of a whole weight."""
-    return row.spellings[0] if row.whole is not None or len(row.spellings) == 1 else row.spellings[1]
+    return row.dotted_names[0] if row.whole is not None or len(row.dotted_names) == 1 else row.dotted_names[1]
 
 
 def _text_layers(options: LoraOptions, spelling: Spelling) -> Iterator[LoraLayer]:

@@ -35,7 +35,7 @@ def mib(nbytes: int) -> str:
 class AtomicFile:
     """A new file that gets its final name only when it is complete.
 
-    ``with Draft(final) as draft:`` then ``open``, ``write``…, ``finish``, ``publish``. Whatever ends the
+    ``with AtomicFile(final) as draft:`` then ``open``, ``write``…, ``finish``, ``publish``. Whatever ends the
     block early, Ctrl-C included, the temporary is removed and the final name is as it was. All its own
     failures are ``OutputError``; errors raised by the code inside the block pass unchanged.
     """

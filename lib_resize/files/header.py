@@ -62,7 +62,7 @@ _BLANKS = b" \t\r\n"
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """One tensor: its dtype name, its shape, and the bytes ``start`` to ``stop`` of the tensor region."""
 
     dtype: str
@@ -89,7 +89,7 @@ class TensorSpec:
 class Header:
     """A checked header: the offsets tile the tensor region without holes, overlaps or rest."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, TensorEntry]
     """Tensors by name, in the order of the header. A name is only a string: never use it as a path."""
     metadata: dict[str, str]
     """The file's free text fields; empty if it has none."""
@@ -341,7 +341,7 @@ def _metadata(path: Path, fields: object) -> dict[str, str]:
     return fields
 
 
-def _entry(path: Path, name: str, fields: object) -> Entry:
+def _entry(path: Path, name: str, fields: object) -> TensorEntry:
     _check_once(path, f"tensor {_short(name)}", fields)
     if not isinstance(fields, dict):
         _damaged(path, f"tensor {_short(name)} is described by {type(fields).__name__}", "an object")
@@ -363,7 +363,7 @@ def _entry(path: Path, name: str, fields: object) -> Entry:
     nbytes = math.prod(shape) * width
     if nbytes == 0 or nbytes != stop - start:
         _check_size(path, name, nbytes, fields)
-    return Entry(dtype, tuple(shape), start, stop)
+    return TensorEntry(dtype, tuple(shape), start, stop)
 
 
 def _are_sizes(numbers: object) -> bool:
@@ -409,7 +409,7 @@ def _check_size(path: Path, name: str, nbytes: int, fields: Mapping[str, Any]) -
         _damaged(path, f"tensor {_short(name)} has the shape {_short(shape)}", "sizes that fit in memory")
 
 
-def _check_tiling(path: Path, entries: Mapping[str, Entry], data_bytes: int) -> None:
+def _check_tiling(path: Path, entries: Mapping[str, TensorEntry], data_bytes: int) -> None:
     """The tensors must cover the tensor region exactly, each byte once."""
     end, before = 0, None
     spans = sorted((entry.start, entry.stop, name) for name, entry in entries.items())

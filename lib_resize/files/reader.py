@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedFileError
-from .header import Entry, parse_header
+from .header import TensorEntry, parse_header
 from .steady import SteadyFile
 
 STORAGE: dict[str, np.dtype[Any]] = {
@@ -137,7 +137,7 @@ def fingerprint(file: SafeFile) -> str:
     return digest.hexdigest()
 
 
-def _rows_shape(key: str, entry: Entry, rows: tuple[int, int]) -> tuple[int, ...]:
+def _rows_shape(key: str, entry: TensorEntry, rows: tuple[int, int]) -> tuple[int, ...]:
     first, last = rows
     if not entry.shape or not 0 <= first <= last <= entry.shape[0]:
         raise ValueError(f"rows {first} to {last} were asked of tensor {key!r}, which has the shape {entry.shape}")

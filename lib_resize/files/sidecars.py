@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from .atomic import write_whole
-from .target import Inputs, Kind, check_target
+from .target import FileKind, Inputs, check_target
 
 PREVIEW_TYPES = ("png", "jpg", "jpeg", "webp", "gif", "mp4", "webm")
 _PREVIEWS = tuple(f"{lead}.{kind}" for kind in PREVIEW_TYPES for lead in ("", ".preview"))
@@ -78,7 +78,7 @@ def _is_outdated(new: Path, old: Path, data: bytes, before: _About | None) -> bo
     """Whether the file at ``new`` is a copy of ours that says something else than ``data``."""
     if before is None or _holds(new, data):
         return False
-    kind = Kind("a copy that we made", lambda path: _holds(path, before.copy_of(old)))
+    kind = FileKind("a copy that we made", lambda path: _holds(path, before.copy_of(old)))
     try:
         check_target(new, kind, overwrite=True, inputs=Inputs([old]))
     except OutputError:

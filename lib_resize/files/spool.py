@@ -16,7 +16,7 @@ from ..errors import OutputError
 
 
 @dataclass(frozen=True)
-class Waiting:
+class SpooledMatrix:
     """A float32 matrix in a spool; a `linalg.factor.Factor`."""
 
     spool: Spool
@@ -53,7 +53,7 @@ class Spool:
     ) -> None:
         self._file.close()
 
-    def add(self, matrix: NDArray[np.float32]) -> Waiting:
+    def add(self, matrix: NDArray[np.float32]) -> SpooledMatrix:
         """Puts a matrix there."""
         rows, columns = matrix.shape
         data = np.ascontiguousarray(matrix, np.float32)
@@ -65,7 +65,7 @@ class Spool:
             except OSError as error:
                 raise OutputError(f"the temporary file cannot be written: {error.strerror}.") from error
             self._end += data.nbytes
-        return Waiting(self, start, (rows, columns))
+        return SpooledMatrix(self, start, (rows, columns))
 
     def read(self, start: int, shape: tuple[int, int]) -> NDArray[np.float32]:
         """A matrix that was put there."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from ..errors import OutputError, ResizeError
 from .atomic import in_plain_words
 from .header import read_header
-from .stamp import made_by_us
+from .metadata import has_resize_record
 
 
 @dataclass(frozen=True)
-class Kind:
+class FileKind:
     """A kind of file that we write."""
 
     name: str
@@ -32,12 +32,12 @@ class Kind:
 
 def _is_result(path: Path) -> bool:
     try:
-        return made_by_us(read_header(path).metadata)
+        return has_resize_record(read_header(path).metadata)
     except ResizeError:
         return False
 
 
-RESULT = Kind("a result of Resize LoRA", _is_result)
+RESULT = FileKind("a result of Resize LoRA", _is_result)
 
 
 class Inputs:
@@ -65,7 +65,7 @@ def _identity(path: Path) -> object | None:
     return None
 
 
-def check_target(path: Path, kind: Kind, *, overwrite: bool, inputs: Inputs | None = None) -> None:
+def check_target(path: Path, kind: FileKind, *, overwrite: bool, inputs: Inputs | None = None) -> None:
     """Raise `OutputError` unless a file of this kind may be written at ``path``."""
     with in_plain_words(path):
         try:
@@ -77,7 +77,7 @@ def check_target(path: Path, kind: Kind, *, overwrite: bool, inputs: Inputs | No
         raise OutputError(f"{path}: {reason}")
 
 
-def _reason(path: Path, found: os.stat_result, kind: Kind, overwrite: bool, inputs: Inputs | None) -> str | None:
+def _reason(path: Path, found: os.stat_result, kind: FileKind, overwrite: bool, inputs: Inputs | None) -> str | None:
     if inputs is not None and path in inputs:
         return "this is an input of this run, a source file that is never replaced. Choose another name."
     if stat.S_ISDIR(found.st_mode):
@@ -99,7 +99,7 @@ def _special(found: os.stat_result) -> str:
     return "a pipe" if stat.S_ISFIFO(found.st_mode) else "a device or a socket"
 
 
-def _is_ours(path: Path, kind: Kind) -> bool:
+def _is_ours(path: Path, kind: FileKind) -> bool:
     try:
         return kind.is_ours(path)
     except (OSError, ValueError):

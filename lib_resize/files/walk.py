@@ -38,7 +38,7 @@ def exists(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderContents:
     """A folder that was looked at."""
 
     path: Path
@@ -48,13 +48,13 @@ class Found:
     """What is in it and is no folder."""
 
 
-def walk(root: Path, *, leave_out: Collection[str] = (), on_skip: Skip = ignore) -> list[Found]:
+def walk(root: Path, *, leave_out: Collection[str] = (), on_skip: Skip = ignore) -> list[FolderContents]:
     """Every folder from ``root`` down, each once, in the order of names; none if ``root`` is missing.
 
     A folder that can be reached without a link has that path. ``leave_out`` has the names of folders to pass over.
     """
     seen: set[str] = set()
-    found: list[Found] = []
+    found: list[FolderContents] = []
     waiting = [root]
     while waiting:
         links: list[Path] = []
@@ -66,7 +66,7 @@ def walk(root: Path, *, leave_out: Collection[str] = (), on_skip: Skip = ignore)
 
 def _below(
     start: Path, seen: set[str], links: list[Path], leave_out: Collection[str], on_skip: Skip
-) -> Iterator[Found]:
+) -> Iterator[FolderContents]:
     """Folders below ``start``, links to folders put aside."""
     stack = [start]
     while stack:
@@ -87,7 +87,7 @@ def _below(
             if not isinstance(error, FileNotFoundError):
                 on_skip(error)
             continue
-        yield Found(folder, real, tuple(sorted(names, key=str.casefold)))
+        yield FolderContents(folder, real, tuple(sorted(names, key=str.casefold)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -97,7 +97,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _order(found: Found) -> tuple[str, ...]:
+def _order(found: FolderContents) -> tuple[str, ...]:
     return tuple(part.casefold() for part in found.path.parts)
 
 

@@ -33,7 +33,7 @@ Chunk: TypeAlias = "bytes | bytearray | memoryview | NDArray[Any]"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenFile:
     """A finished file: where it is, its size, and ``sshs_model_hash`` (SHA-256 of the tensor region, hex)."""
 
     path: Path
@@ -55,7 +55,7 @@ def write_safetensors(
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
     sources: Sequence[str | os.PathLike[str]] = (),
-) -> Written:
+) -> WrittenFile:
     """Write a safetensors file, one tensor at a time; the final name appears only when all is done.
 
     ``specs`` are in ``file_order``; ``chunks`` yields the data of each, in the same order, little endian and
@@ -82,7 +82,7 @@ def write_safetensors(
         if check is not None:
             check(draft.path)
         draft.publish()
-    return Written(final, job.size, hashes[MODEL_HASH])
+    return WrittenFile(final, job.size, hashes[MODEL_HASH])
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .host import Loaded
+from .host import LoadedModel
 from .keys import DENOISER
-from .parts import family_of, loaded_model
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
 from .webui import WebUI
+from .webui_modules import family_of, loaded_model
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class A1111Host(WebUI):
     name = "AUTOMATIC1111"
     lora_options = (*WebUI.lora_options, "lyco_dir_backcompat")
 
-    def _loaded(self) -> Loaded | None:
+    def _loaded(self) -> LoadedModel | None:
         model = loaded_model()
         info = getattr(model, "sd_checkpoint_info", None)
         if info is None or not _is_torch(model):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 
-from .guard import asked
+from .guard import attempt
 from .webui import WebUI
 
 _MARKS = ("modules.shared", "modules.call_queue", "modules.script_callbacks")
@@ -20,7 +20,7 @@ def detect() -> WebUI | None:
     """
     if not any(map(_is_there, _MARKS)):
         return None
-    return asked("the loaded model", _own_kind, None) or WebUI()
+    return attempt("the loaded model", _own_kind, None) or WebUI()
 
 
 def _own_kind() -> WebUI | None:

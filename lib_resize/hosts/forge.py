@@ -11,11 +11,11 @@ from typing import Any
 
 from ..errors import HostError
 from .guard import guarded, host_module, read
-from .host import Loaded
-from .keys import DENOISER, Piece, hf_pieces
-from .parts import family_of, loaded_model
+from .host import LoadedModel
+from .keys import DENOISER, HostTensor, host_tensors
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below, torch_name
 from .webui import WebUI
+from .webui_modules import family_of, loaded_model
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class PatchedModel:
     def _parts(self, key: str) -> list[tuple[Any, bool]]:
         """The host's tensors that make up a key, without LoRA, and whether each is transposed; empty if one lacks."""
         model = self._model()
-        found = [] if model is None else [(_pristine(model, piece), piece.transposed) for piece in hf_pieces(key)]
+        found = [] if model is None else [(_pristine(model, piece), piece.transposed) for piece in host_tensors(key)]
         whole = all(readable(tensor) and torch_name(tensor).startswith(("float", "bfloat")) for tensor, _ in found)
         return found if whole else []
 
@@ -80,7 +80,7 @@ class ForgeHost(WebUI):
         super().__init__()
         self.name = _own_name()
 
-    def _loaded(self) -> Loaded | None:
+    def _loaded(self) -> LoadedModel | None:
         """Before the first picture the host holds a stand-in without weights."""
         model = loaded_model()
         if _objects(model) is None:
@@ -172,7 +172,7 @@ def _homes(model: Any) -> Iterator[tuple[Any, Any]]:
         yield encoders, getattr(objects.clip, "patcher", None)
 
 
-def _pristine(model: Any, piece: Piece) -> Any | None:
+def _pristine(model: Any, piece: HostTensor) -> Any | None:
     """A tensor as it was before any LoRA: from Forge's backup, from the patcher's, or the parameter itself."""
     for module, patcher in _homes(model):
         parameter = attribute(module, piece.key)

@@ -26,7 +26,7 @@ def warn_once(message: str) -> None:
         _log.warning("Resize LoRA: %s", message)
 
 
-def asked(feature: str, question: Callable[[], T], default: T) -> T:
+def attempt(feature: str, question: Callable[[], T], default: T) -> T:
     """The answer, or the default where the question fails; `feature` is what is lost then."""
     try:
         return question()
@@ -37,7 +37,7 @@ def asked(feature: str, question: Callable[[], T], default: T) -> T:
 
 def listed(feature: str, values: Any) -> list[Any]:
     """What a collection of the host holds; nothing where it is missing or is none."""
-    return [] if values is None else asked(feature, lambda: list(values), [])
+    return [] if values is None else attempt(feature, lambda: list(values), [])
 
 
 @contextmanager

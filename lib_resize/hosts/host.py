@@ -140,7 +140,7 @@ def plain_title(title: str) -> str:
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
-class Loaded(Protocol):
+class LoadedModel(Protocol):
     """The model that the host has in memory. An object of this kind holds names only, never a tensor or a module.
 
     Keys are those of a single-file checkpoint (``model.diffusion_model.….weight``,
@@ -216,7 +216,7 @@ class Host(Protocol):
         """All checkpoints of the host's list, by title."""
         ...
 
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> LoadedModel | None:
         """The model in memory; None where there is none yet. Never loads one."""
         ...
 
@@ -308,7 +308,7 @@ class HostLock(Protocol):
     def release(self) -> object: ...
 
 
-class Turn:
+class SharedLock:
     """A host's lock that is not re-entrant, taken once for all of our threads that read."""
 
     def __init__(self, lock: HostLock) -> None:

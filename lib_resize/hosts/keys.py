@@ -25,7 +25,7 @@ _OPEN_CLIP_ENCODERS = {
 
 
 @dataclass(frozen=True)
-class Piece:
+class HostTensor:
     """One tensor of the host, a part of what the file keeps under one key; parts follow one another by rows."""
 
     key: str
@@ -33,24 +33,25 @@ class Piece:
     transposed: bool = False
 
 
-def usual_key(key: str, prefix: str) -> str:
+def host_key(key: str, prefix: str) -> str:
     """A key of a file as hosts know it: files of a transformer alone name its weights without a prefix or with another
     one, which is `prefix` where only this file has it."""
     name = name_in_denoiser(key, prefix)
     return key if name is None else DENOISER + name
 
 
-def hf_pieces(key: str) -> tuple[Piece, ...]:
+def host_tensors(key: str) -> tuple[HostTensor, ...]:
     """The host's tensors that make up a key of the file, for hosts with text encoders in Hugging Face's layout."""
     if key.startswith(DENOISER):
-        return (Piece(key.removeprefix("model.")),)
+        return (HostTensor(key.removeprefix("model.")),)
     for prefix, home in _HF_ENCODERS.items():
         if key.startswith(prefix):
-            return (Piece(home + key.removeprefix(prefix)),)
+            return (HostTensor(home + key.removeprefix(prefix)),)
     for prefix, home in _OPEN_CLIP_ENCODERS.items():
         if key.startswith(prefix):
             return tuple(
-                Piece(home + name, transposed) for name, transposed in _open_clip().get(key.removeprefix(prefix), ())
+                HostTensor(home + name, transposed)
+                for name, transposed in _open_clip().get(key.removeprefix(prefix), ())
             )
     return ()
 

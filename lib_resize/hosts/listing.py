@@ -17,14 +17,14 @@ from .scan import Folders
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedLora:
     """What a host says of one LoRA."""
 
     path: Path
     alias: str | None = None
 
 
-Entries = Mapping[str, Entry]
+ListedLoras = Mapping[str, ListedLora]
 
 
 def find(loras: LoraList, name: str) -> LoraFile:
@@ -41,7 +41,7 @@ def find(loras: LoraList, name: str) -> LoraFile:
 # One entry -----------------------------------------------------------------------------------------------------
 
 
-def entry_of(name: Any, listed: Any) -> Entry | None:
+def listed_lora(name: Any, listed: Any) -> ListedLora | None:
     """An entry of the host's list; None for one that names no file."""
     filename = read(listed, "filename")
     if isinstance(filename, bytes):
@@ -52,14 +52,14 @@ def entry_of(name: Any, listed: Any) -> Entry | None:
     if not name or not isinstance(text, str) or not text or "\0" in text:
         return None
     alias = read(listed, "alias")
-    return Entry(Path.cwd() / text, alias if isinstance(alias, str) and alias and alias != name else None)
+    return ListedLora(Path.cwd() / text, alias if isinstance(alias, str) and alias and alias != name else None)
 
 
-def entries_of(listed: Mapping[Any, Any]) -> dict[str, Entry]:
+def listed_loras(listed: Mapping[Any, Any]) -> dict[str, ListedLora]:
     """All entries that name a file. The others are left out with a line in the log."""
-    found: dict[str, Entry] = {}
+    found: dict[str, ListedLora] = {}
     for name, one in listed.items():
-        entry = entry_of(name, one)
+        entry = listed_lora(name, one)
         if entry is None:
             warn_once(f"the entry {str(name)[:80]!r} of the host's list of LoRAs names no file, so it is left out.")
         else:
@@ -70,7 +70,7 @@ def entries_of(listed: Mapping[Any, Any]) -> dict[str, Entry]:
 # The whole list ------------------------------------------------------------------------------------------------
 
 
-class WholeList:
+class CompleteList:
     """Entries of a dictionary that its owner clears and fills again in another thread.
 
     An entry that was seen once stays until its file is gone. The first look has nothing to compare with: it waits
@@ -86,15 +86,15 @@ class WholeList:
         self._on_disk = on_disk
         self._lock = threading.Lock()
         self._seen: Mapping[Any, Any] | None = None
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, ListedLora] = {}
         self._kept: set[str] = set()
 
-    def look(self, listed: Mapping[Any, Any]) -> Entries:
+    def look(self, listed: Mapping[Any, Any]) -> ListedLoras:
         """What the list holds, and what it held while the files are still there. The same object if nothing changed."""
         with self._lock:
             now = _copy(listed) if self._seen is not None else self._settled(listed)
             if self._kept or not _same(now, self._seen):
-                self._merge(entries_of(now))
+                self._merge(listed_loras(now))
             self._seen = now
             return self._entries
 
@@ -113,7 +113,7 @@ class WholeList:
                 changed = time.monotonic()
         return seen
 
-    def _merge(self, now: dict[str, Entry]) -> None:
+    def _merge(self, now: dict[str, ListedLora]) -> None:
         gone = {name: entry for name, entry in self._entries.items() if name not in now}
         kept = {name: entry for name, entry in gone.items() if _is_there(entry.path)}
         folded = {_folded(entry.path): entry.path for entry in now.values()} if kept else {}
@@ -128,7 +128,7 @@ class WholeList:
 
 
 def _stems(listed: Mapping[Any, Any]) -> set[str]:
-    return {entry.path.stem for entry in entries_of(listed).values()}
+    return {entry.path.stem for entry in listed_loras(listed).values()}
 
 
 def _copy(listed: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -162,14 +162,14 @@ def _folded(path: Path) -> str:
 # With pictures -------------------------------------------------------------------------------------------------
 
 
-class Listing:
+class LoraListCache:
     """`LoraList`s of a host, made anew only where an entry or a folder changed."""
 
     def __init__(self) -> None:
         self._folders = Folders()
-        self._last: tuple[Entries, Mapping[Path, frozenset[str]], LoraList] | None = None
+        self._last: tuple[ListedLoras, Mapping[Path, frozenset[str]], LoraList] | None = None
 
-    def of(self, entries: Entries) -> LoraList:
+    def of(self, entries: ListedLoras) -> LoraList:
         """The entries with the pictures next to them."""
         last = self._last
         folders = last[2].folders if last is not None and last[0] is entries else _folders(entries)
@@ -184,5 +184,5 @@ class Listing:
         return made
 
 
-def _folders(entries: Entries) -> frozenset[Path]:
+def _folders(entries: ListedLoras) -> frozenset[Path]:
     return frozenset(entry.path.parent for entry in entries.values())

@@ -28,12 +28,13 @@ from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays
 from ..linalg.casts import STORAGE, Single, round_to, singles
 from ..linalg.factor import Stored
 from ..linalg.norms import largest_singular_value
-from ..names.families import Family, component
+from ..names.families import component
+from ..names.family import Family
 from ..progress import Progress, in_order
-from .host import Host, Loaded, find_checkpoint
-from .keys import usual_key
+from .host import Host, LoadedModel, find_checkpoint
+from .keys import host_key
 
-MEMORY, FILE, CACHE, NOTHING = "memory", "file", "cache", "none"
+MEMORY, FILE, CACHE, NONE = "memory", "file", "cache", "none"
 LOADED = "loaded"
 """The choice of whatever model the host has."""
 
@@ -57,13 +58,13 @@ class _Untrusted(Exception):  # noqa: N818 - a reason, not an error
 class LiveCheckpoint(Checkpoint):
     """A loaded model whose file can be read. Raises what `Checkpoint` raises for the file."""
 
-    def __init__(self, host: Host, loaded: Loaded) -> None:
+    def __init__(self, host: Host, loaded: LoadedModel) -> None:
         if loaded.path is None:
             raise FileError(f"{loaded.title}: the host does not say which file this model came from.")
         super().__init__(loaded.path)
         self._begin(host, loaded)
 
-    def _begin(self, host: Host, loaded: Loaded) -> None:
+    def _begin(self, host: Host, loaded: LoadedModel) -> None:
         self.notes: list[str] = []
         """What the person should know of where the weights came from; sentences."""
         self.source = MEMORY
@@ -184,7 +185,7 @@ class LiveCheckpoint(Checkpoint):
 
     def _key(self, weight: BaseWeight) -> str:
         """What the host calls it."""
-        return usual_key(weight.key, self.prefix)
+        return host_key(weight.key, self.prefix)
 
     def _compare(self, weight: BaseWeight, tensor: Any) -> None:
         start = max(0, (math.prod(weight.shape) - _SAMPLE) // 2)
@@ -202,10 +203,10 @@ class LiveCheckpoint(Checkpoint):
             self.notes.append(f"{self.path.name} is read from its file: {reason}.")
 
 
-class UnfiledCheckpoint(LiveCheckpoint):
+class MemoryOnlyCheckpoint(LiveCheckpoint):
     """A loaded model whose file cannot be read (a pickle, or gone): nothing to compare with, nothing remembered."""
 
-    def __init__(self, host: Host, loaded: Loaded, why: str) -> None:
+    def __init__(self, host: Host, loaded: LoadedModel, why: str) -> None:
         """`why` the file cannot be read."""
         shapes = loaded.shapes()
         self._why = why
@@ -256,7 +257,7 @@ class LiveWeights:
     """The weights in memory as they are, LoRAs set aside, for taking their difference from the file: nothing is
     compared here. Follows `extract.Weights`. Raises UnsupportedError where they are rounded to fewer than 16 bits."""
 
-    def __init__(self, host: Host, loaded: Loaded, base: Checkpoint) -> None:
+    def __init__(self, host: Host, loaded: LoadedModel, base: Checkpoint) -> None:
         """`base` tells what the layers are called; a host keeps them in its own way."""
         reason = loaded.quantised()
         if reason is not None:
@@ -275,7 +276,7 @@ class LiveWeights:
 
     def _key(self, weight: BaseWeight) -> str:
         """What the host calls it."""
-        return usual_key(weight.key, self._prefix)
+        return host_key(weight.key, self._prefix)
 
     def _check_found(self, base: Checkpoint) -> None:
         """Raises UnsupportedError where the memory is not known well enough to call it equal or different."""
@@ -312,7 +313,7 @@ class LiveWeights:
 _ROUNDED = ("F16", "BF16")
 
 
-class KeptLike:
+class RoundedCheckpoint:
     """A checkpoint's file with its numbers as a memory keeps them. Follows `extract.Weights`."""
 
     def __init__(self, file: Checkpoint, live: LiveWeights) -> None:
@@ -340,7 +341,7 @@ class OpenReference:
         """``memory``, ``file``, ``cache`` or ``none``: where the numbers came from so far. Before any is asked for,
         where they will be read unless the cache knows them."""
         if self.checkpoint is None:
-            return NOTHING
+            return NONE
         if self.checkpoint.remembered:
             return CACHE
         return self.checkpoint.source if isinstance(self.checkpoint, LiveCheckpoint) else FILE
@@ -365,7 +366,7 @@ class OpenReference:
 def open_reference(host: Host, choice: str = LOADED) -> OpenReference:
     """The model in memory, or else the file of the one selected (`choice` "loaded"); a checkpoint of the host's list,
     by title; or nothing ("none"). Raises FileError where a title is not in the list, and what `Checkpoint` raises."""
-    if choice == NOTHING:
+    if choice == NONE:
         return OpenReference()
     if choice != LOADED:
         return OpenReference(choice, Checkpoint(_path_of(host, choice)))
@@ -379,13 +380,13 @@ def open_reference(host: Host, choice: str = LOADED) -> OpenReference:
     return OpenReference(selected, Checkpoint(_path_of(host, selected)), [remark])
 
 
-def _live(host: Host, loaded: Loaded) -> LiveCheckpoint:
+def _live(host: Host, loaded: LoadedModel) -> LiveCheckpoint:
     if loaded.path is None:
-        return UnfiledCheckpoint(host, loaded, "the host does not say which file it came from")
+        return MemoryOnlyCheckpoint(host, loaded, "the host does not say which file it came from")
     try:
         open_store(loaded.path).close()
     except (FileError, UnsupportedError) as error:
-        return UnfiledCheckpoint(host, loaded, str(error))
+        return MemoryOnlyCheckpoint(host, loaded, str(error))
     return LiveCheckpoint(host, loaded)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, HostError
-from .host import CheckpointFile, Loaded, LoraFile, LoraList, Turn
-from .listing import Entry, Listing, find
+from .host import CheckpointFile, LoadedModel, LoraFile, LoraList, SharedLock
+from .listing import ListedLora, LoraListCache, find
 from .scan import checkpoint_paths, lora_paths, real_folders
 from .trash_places import TrashPlaces
 
@@ -35,9 +35,9 @@ class StandaloneHost:
         self._device = device
         self._remote = remote
         self._presets = presets
-        self._turn = Turn(threading.Lock())
-        self._listing = Listing()
-        self._entries: dict[str, Entry] = {}
+        self._turn = SharedLock(threading.Lock())
+        self._listing = LoraListCache()
+        self._entries: dict[str, ListedLora] = {}
         missing = [str(folder) for folder in lora_dirs if not Path(folder).is_dir()]
         if missing or not self._roots:
             raise FileError(f"{', '.join(missing) or 'no folder'}: a folder of LoRAs was expected. Check --lora-dir.")
@@ -52,7 +52,7 @@ class StandaloneHost:
     def loras(self) -> LoraList:
         paths = list(self._paths())
         counts = Counter(path.stem for path, _ in paths)
-        entries = {_name(path, root, counts): Entry(path) for path, root in reversed(paths)}
+        entries = {_name(path, root, counts): ListedLora(path) for path, root in reversed(paths)}
         self._entries = entries if entries != self._entries else self._entries
         return self._listing.of(self._entries)
 
@@ -62,7 +62,7 @@ class StandaloneHost:
     def checkpoints(self) -> list[CheckpointFile]:
         return list({path.name: CheckpointFile(path.name, path) for path in reversed(self._checkpoints)}.values())[::-1]
 
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> LoadedModel | None:
         return None
 
     def pending(self) -> str | None:

@@ -12,10 +12,23 @@ from typing import Any
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
 from ..prompts.lookup import PRESET_FILE
 from .access import Access, access_of, is_loopback
-from .guard import asked, guarded, host_module, listed, read, warn_once
-from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, CheckpointFile, Loaded, LoraFile, LoraList, Turn
-from .listing import Entries, Entry, Listing, WholeList, find
-from .parts import (
+from .guard import attempt, guarded, host_module, listed, read, warn_once
+from .host import (
+    CARDS,
+    GENERATE,
+    LOADED_MODEL,
+    PROMPT,
+    XYZ,
+    CheckpointFile,
+    LoadedModel,
+    LoraFile,
+    LoraList,
+    SharedLock,
+)
+from .listing import CompleteList, ListedLora, ListedLoras, LoraListCache, find
+from .scan import lora_paths, real_folders
+from .trash_places import TrashPlaces
+from .webui_modules import (
     checkpoint_file,
     cmd_options,
     data_folder,
@@ -27,8 +40,6 @@ from .parts import (
     shared,
     usual_lora_folder,
 )
-from .scan import lora_paths, real_folders
-from .trash_places import TrashPlaces
 
 PICTURE_WORDS = frozenset(
     {"prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "sampler_name", "scheduler"}
@@ -51,12 +62,12 @@ class WebUI:
         lock = queue_lock()
         self._guarded = lock is not None
         self._queue_lock = lock or own_lock()
-        self._turn = Turn(self._queue_lock)
+        self._turn = SharedLock(self._queue_lock)
         self._drawing = threading.Event()
         self._stopped = threading.Event()
         self._title: str | None = None
-        self._whole = WholeList(self._on_disk)
-        self._listing = Listing()
+        self._whole = CompleteList(self._on_disk)
+        self._listing = LoraListCache()
         self._refreshing = threading.Lock()
         self._trash: TrashPlaces | None = None
 
@@ -71,12 +82,12 @@ class WebUI:
     def resolve(self, name: str) -> LoraFile:
         return find(self.loras(), name)
 
-    def _entries(self) -> Entries:
+    def _entries(self) -> ListedLoras:
         """The host's own list, or the files in its folders if its Lora extension is off."""
         listed = read(networks(), "available_networks")
         if isinstance(listed, Mapping):
             return self._whole.look(listed)
-        return {path.stem: Entry(path) for path in self._on_disk()}
+        return {path.stem: ListedLora(path) for path in self._on_disk()}
 
     def _on_disk(self) -> Iterator[Path]:
         return (path for root in self.lora_roots() for path in lora_paths(root))
@@ -95,7 +106,7 @@ class WebUI:
 
     def is_remote(self) -> bool:
         """Of a host that cannot say it, the stricter answer."""
-        return shared("cmd_opts") is None or asked("the command line", self._is_remote, True)
+        return shared("cmd_opts") is None or attempt("the command line", self._is_remote, True)
 
     def _is_remote(self) -> bool:
         options = cmd_options()
@@ -141,14 +152,14 @@ class WebUI:
             found.add(XYZ)
         return frozenset(found)
 
-    def loaded(self) -> Loaded | None:
-        return asked("the loaded model", self._loaded, None) if self._guarded else None
+    def loaded(self) -> LoadedModel | None:
+        return attempt("the loaded model", self._loaded, None) if self._guarded else None
 
-    def _loaded(self) -> Loaded | None:
+    def _loaded(self) -> LoadedModel | None:
         return None
 
     def pending(self) -> str | None:
-        return asked("the selected checkpoint", self._pending, None)
+        return attempt("the selected checkpoint", self._pending, None)
 
     def _pending(self) -> str | None:
         """A1111 loads what is selected at once, so that nothing is ever pending."""
@@ -171,7 +182,7 @@ class WebUI:
     def device(self) -> str:
         if read(cmd_options(), "resize_lora_cpu", False):
             return "cpu"
-        return asked("the device", self._device, "cpu")
+        return attempt("the device", self._device, "cpu")
 
     def _device(self) -> str:
         device = read(host_module("modules.devices"), "device")

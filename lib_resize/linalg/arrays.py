@@ -27,15 +27,15 @@ class Arrays(Protocol):
     block_elements: int
     """How many numbers to bring in at once: what stays in cache on a CPU, what is small beside a model on a device."""
 
-    def wide(self, bits: Bits, kind: str) -> Array:
+    def load_float64(self, bits: Bits, kind: str) -> Array:
         """The stored numbers as float64, same shape; valid until the next call of this thread."""
         ...
 
-    def single(self, bits: Bits, kind: str) -> Array:
+    def load_float32(self, bits: Bits, kind: str) -> Array:
         """The stored numbers as float32, same shape; valid until the next call of this thread."""
         ...
 
-    def bring(self, values: NDArray[np.float32]) -> Array:
+    def to_device(self, values: NDArray[np.float32]) -> Array:
         """A numpy float32 array on the device."""
         ...
 
@@ -43,7 +43,7 @@ class Arrays(Protocol):
         """An uninitialised float32 array on the device."""
         ...
 
-    def host(self, values: Array) -> NDArray[Any]:
+    def to_numpy(self, values: Array) -> NDArray[Any]:
         """The array as numpy, same dtype and shape."""
         ...
 
@@ -54,19 +54,19 @@ class NumpyArrays:
     device = "cpu"
     block_elements = 81920  # of float64: 640 KiB of a 1 MiB cache
 
-    def wide(self, bits: Bits, kind: str) -> Array:
+    def load_float64(self, bits: Bits, kind: str) -> Array:
         return widen(bits, kind, scratch("wide", bits.size, np.float64).reshape(bits.shape))
 
-    def single(self, bits: Bits, kind: str) -> Array:
+    def load_float32(self, bits: Bits, kind: str) -> Array:
         return widen(bits, kind, scratch("single", bits.size, np.float32).reshape(bits.shape))
 
-    def bring(self, values: NDArray[np.float32]) -> Array:
+    def to_device(self, values: NDArray[np.float32]) -> Array:
         return values
 
     def empty(self, *shape: int) -> Array:
         return np.empty(shape, np.float32)
 
-    def host(self, values: Array) -> NDArray[Any]:
+    def to_numpy(self, values: Array) -> NDArray[Any]:
         return np.asarray(values)
 
 
@@ -101,19 +101,19 @@ class TorchArrays:
             total = self._torch.cuda.get_device_properties(self._device).total_memory
             self._torch.cuda.set_per_process_memory_fraction(min(1.0, most_bytes / total), self._device)
 
-    def wide(self, bits: Bits, kind: str) -> Array:
+    def load_float64(self, bits: Bits, kind: str) -> Array:
         return self._tensor(bits, kind, self._wide_device).double()
 
-    def single(self, bits: Bits, kind: str) -> Array:
+    def load_float32(self, bits: Bits, kind: str) -> Array:
         return self._tensor(bits, kind, self._device).float()
 
-    def bring(self, values: NDArray[np.float32]) -> Array:
+    def to_device(self, values: NDArray[np.float32]) -> Array:
         return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
     def empty(self, *shape: int) -> Array:
         return self._torch.empty(shape, dtype=self._torch.float32, device=self._device)
 
-    def host(self, values: Array) -> NDArray[Any]:
+    def to_numpy(self, values: Array) -> NDArray[Any]:
         return np.asarray(values.cpu().numpy())
 
     def _tensor(self, bits: Bits, kind: str, device: Any) -> Array:

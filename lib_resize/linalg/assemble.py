@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from .casts import Bits, Single, singles
 from .factor import Factor
 
-Gain = float | NDArray[np.float32]
+RowGain = float | NDArray[np.float32]
 """What a stored matrix is multiplied by: one number, or one for each of its rows, (rows,)."""
 
 
 @dataclass(frozen=True)
-class Part:
+class ScaledRows:
     """A stored matrix (rows, columns) and its gain."""
 
     factor: Factor
     gain: Any = 1.0
-    """See `Gain`."""
+    """See `RowGain`."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Assembled:
     rows first.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ScaledRows, ...]
     width: int
     swapped: bool = False
     kind: str = "F32"
@@ -65,7 +65,7 @@ class Assembled:
                 yield self._cut(part, first, last)
             top += part.factor.shape[0]
 
-    def _cut(self, part: Part, first: int, last: int) -> Single:
+    def _cut(self, part: ScaledRows, first: int, last: int) -> Single:
         values = singles(part.factor.bits[first:last], part.factor.kind)[:, : self.width]
         if np.ndim(part.gain):
             values = values * np.asarray(part.gain, np.float32)[first:last, None]

@@ -85,7 +85,7 @@ def _joined(spectra: Sequence[Spectrum], blocks: Sequence[Block], rank: int) -> 
     return Spectrum(s[order], p[:, order], q[order], owner[order])
 
 
-def by_block(spectrum: Spectrum, kept: KeptIndices) -> NDArray[np.integer[Any]]:
+def in_block_order(spectrum: Spectrum, kept: KeptIndices) -> NDArray[np.integer[Any]]:
     """The dimensions that stay in the order in which they are stored: piece after piece, each strongest first."""
     if spectrum.owner is None:
         return kept

@@ -20,7 +20,7 @@ def singular_values(matrix: Factor, arrays: Arrays) -> Double:
     return _roots(np.asarray(np.linalg.eigvalsh(_gram(matrix, arrays)), np.float64)[::-1])
 
 
-def dimensions(matrix: Factor, kept: KeptIndices, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
+def truncated_dense(matrix: Factor, kept: KeptIndices, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
     """The part of the matrix that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
 
     Both come times `gain`, with sqrt(s) in each.
@@ -29,12 +29,12 @@ def dimensions(matrix: Factor, kept: KeptIndices, arrays: Arrays, gain: float = 
     root = np.sqrt(_roots(square[::-1])[kept])
     inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
     basis = vectors[:, ::-1][:, kept]
-    whole = arrays.single(matrix.bits, matrix.kind)
+    whole = arrays.load_float32(matrix.bits, matrix.kind)
     own = (basis * root * gain).astype(np.float32)
-    onto = arrays.bring((basis * inverse * gain).astype(np.float32))
+    onto = arrays.to_device((basis * inverse * gain).astype(np.float32))
     if _is_wide(matrix):
-        return own, arrays.host(onto.T @ whole)
-    return arrays.host(whole @ onto), np.ascontiguousarray(own.T)
+        return own, arrays.to_numpy(onto.T @ whole)
+    return arrays.to_numpy(whole @ onto), np.ascontiguousarray(own.T)
 
 
 def _is_wide(matrix: Factor) -> bool:

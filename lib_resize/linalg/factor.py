@@ -190,7 +190,7 @@ def _wide_blocks(factor: Factor, arrays: Arrays, axis: int) -> Iterator[Array]:
     step = max(64, arrays.block_elements // max(bits.shape[1 - axis], 1))
     for start in range(0, bits.shape[axis], step):
         part = bits[start : start + step] if axis == 0 else bits[:, start : start + step]
-        yield arrays.wide(part, factor.kind)
+        yield arrays.load_float64(part, factor.kind)
 
 
 def _sum(terms: Iterator[Array]) -> Double:

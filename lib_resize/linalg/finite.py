@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import LayerError
 
 
-def unwarned() -> AbstractContextManager[Any]:
+def without_float_warnings() -> AbstractContextManager[Any]:
     """numpy is silent where numbers leave the range of floats; whoever uses this looks at what comes out."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 

@@ -17,7 +17,7 @@ _STRIPE = 1 << 17  # numbers of a stripe
 
 
 @dataclass(frozen=True)
-class Nested:
+class NestedTruncations:
     """A matrix (n, m) with its truncations: ``up[:, :k] @ down(k)`` is the one of rank k."""
 
     up: Single
@@ -26,7 +26,7 @@ class Nested:
     """k -> (k, m)."""
 
 
-def losses(first: Nested, second: Nested, rank: int) -> Double:
+def product_errors(first: NestedTruncations, second: NestedTruncations, rank: int) -> Double:
     """``||P o Q - P_k o Q_k||_F`` for k = 0 to `rank`, (rank + 1,); the last is 0."""
     n, m = len(first.up), first.down(1).shape[1]
     step = max(1, _STRIPE // m)
@@ -40,7 +40,9 @@ def losses(first: Nested, second: Nested, rank: int) -> Double:
     return np.sqrt(square)
 
 
-def steps_along(first: Nested, second: Nested, ranks: Sequence[int], rows_of: Callable[[slice], Single]) -> Double:
+def step_alignment(
+    first: NestedTruncations, second: NestedTruncations, ranks: Sequence[int], rows_of: Callable[[slice], Single]
+) -> Double:
     """``|<S_j, W>| / ||S_j||_F`` of what each of the rising `ranks` adds to the product at the one before it, (ranks,).
 
     `rows_of` gives rows of W, (rows, m). A step that adds nothing gives 0.
@@ -59,7 +61,7 @@ def steps_along(first: Nested, second: Nested, ranks: Sequence[int], rows_of: Ca
     return np.abs(np.divide(met, np.sqrt(square), out=np.zeros(len(ranks)), where=square > 0))
 
 
-def _stripe(first: Nested, second: Nested, rows: slice, k: int) -> Single:
+def _stripe(first: NestedTruncations, second: NestedTruncations, rows: slice, k: int) -> Single:
     return np.asarray((first.up[rows, :k] @ first.down(k)) * (second.up[rows, :k] @ second.down(k)))
 
 

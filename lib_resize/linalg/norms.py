@@ -13,7 +13,7 @@ import numpy as np
 from .arrays import Array, Arrays
 from .casts import Double
 from .factor import Factor, Pair, Spectrum
-from .stripes import rows_in_cache, stripes, whole
+from .row_stripes import load_whole, rows_in_cache, stripes
 from .truncate import truncated
 
 _STEPS = 160
@@ -36,12 +36,12 @@ def _energy(w: Array, arrays: Arrays) -> float:
         return sum(float(block @ block) for block in _pieces(w.reshape(-1), arrays.block_elements))
 
 
-def both_norms(weight: Factor, arrays: Arrays) -> tuple[float, float]:
+def frobenius_and_spectral_norm(weight: Factor, arrays: Arrays) -> tuple[float, float]:
     """``||W||_F`` and the largest singular value (to about 1e-5; see `largest_singular_value`), from one conversion.
 
     The second is NaN where the first is not finite.
     """
-    w = whole(weight, arrays)
+    w = load_whole(weight, arrays)
     fro = _root(_energy(stripe, arrays) for stripe in _pieces(w, rows_in_cache(w.shape[1], arrays)))
     return fro, largest_singular_value(w, arrays) if fro < math.inf else math.nan
 
@@ -54,7 +54,7 @@ def _pieces(x: Array, size: int) -> Iterator[Array]:
 
 def spectral_norm(weight: Factor, arrays: Arrays) -> float:
     """The largest singular value of a weight, to about 1e-5; see `largest_singular_value`."""
-    return largest_singular_value(whole(weight, arrays), arrays)
+    return largest_singular_value(load_whole(weight, arrays), arrays)
 
 
 def largest_singular_value(w: Array, arrays: Arrays) -> float:
@@ -70,7 +70,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
     steps = min(_STEPS, n + 1, m)
     basis = arrays.empty(steps + 1, m)
     start = np.random.default_rng(0).standard_normal(m, dtype=np.float32)
-    basis[0] = arrays.bring(start / np.float32(np.linalg.norm(start)))
+    basis[0] = arrays.to_device(start / np.float32(np.linalg.norm(start)))
     # The scale of the weight, so that no square leaves the range of float32.
     scale = math.hypot(*(_length(stripe @ basis[0]) for stripe in stripes))
     if scale == 0.0:
@@ -128,9 +128,9 @@ def subspace_norms(
     rank = spectrum.effective_rank
     up, down = truncated(pair, spectrum, np.arange(rank), arrays)
     left, right = (np.ascontiguousarray(down.T), up) if transposed else (up, np.ascontiguousarray(down.T))
-    met, through = np.zeros(rank), arrays.bring(right)
+    met, through = np.zeros(rank), arrays.to_device(right)
     for start, stripe in stripes(weight, arrays):
-        seen = arrays.host(stripe @ through)
+        seen = arrays.to_numpy(stripe @ through)
         met += np.einsum("ij,ij->j", left[start : start + len(seen)], seen, dtype=np.float64)
     out = np.zeros(len(spectrum.s))
     out[:rank] = np.abs(met) / spectrum.s[:rank]

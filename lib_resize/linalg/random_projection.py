@@ -27,7 +27,7 @@ from .factor import Pair, Spectrum, gram_of_columns, gram_of_rows
 _ROUNDING = 1e-6  # of the largest singular value: float32 knows nothing below
 
 
-def generator(seed: int, name: str) -> np.random.Generator:
+def layer_generator(seed: int, name: str) -> np.random.Generator:
     """Chance of its own for each layer, so that one layer's numbers do not depend on which others there are."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
@@ -44,13 +44,13 @@ def sparse_projection(rank: int, old_rank: int, chance: np.random.Generator) -> 
     return np.asarray(signs * np.sqrt(np.float32(3.0 / rank)))
 
 
-def projected(pair: Pair, r: Single) -> Spectrum:
+def projected_spectrum(pair: Pair, r: Single) -> Spectrum:
     """The delta ``scale * B @ R^T @ R @ A`` for a projection R (k, r). Its `s` are those of no decomposition: ones."""
     root = np.float32(np.sqrt(abs(pair.scale)))
     return Spectrum(s=np.ones(len(r)), p=np.ascontiguousarray(r.T) * root, q=r * np.copysign(root, pair.scale))
 
 
-def randomised(pair: Pair, rank: int, niter: int, oversample: int, chance: np.random.Generator) -> Spectrum:
+def randomised_svd(pair: Pair, rank: int, niter: int, oversample: int, chance: np.random.Generator) -> Spectrum:
     """Nearly the best approximation of rank `rank`, by `niter` power iterations on ``rank + oversample`` directions.
 
     Runs in float32 on the CPU. Exact to rounding where ``rank + oversample`` reaches the rank of the delta.
@@ -78,7 +78,7 @@ def _basis(columns: Single) -> Single:
     return np.asarray(np.linalg.qr(columns)[0])
 
 
-def lost(pair: Pair, made: Spectrum, arrays: Arrays) -> float:
+def approximation_error(pair: Pair, made: Spectrum, arrays: Arrays) -> float:
     """``||W - B P Q A||_F`` for the P and Q of `made`, from Gram matrices in float64; good to 1e-7 of ||B|| ||A||."""
     return _norm(pair, pair.scale * np.eye(pair.rank) - made.p.astype(np.float64) @ made.q, arrays)
 

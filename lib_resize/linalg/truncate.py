@@ -23,26 +23,26 @@ def truncated(
     For the first k dimensions it is the best approximation of rank k (Eckart and Young 1936). Both factors come
     times `gain`, so that ``up @ down`` is gain^2 times that part; sqrt(s) is in each. The arrays own their memory.
     """
-    p = arrays.bring(spectrum.p[:, kept] * np.float32(gain))
-    q = arrays.bring(spectrum.q[kept] * np.float32(gain))
-    up = arrays.host(arrays.single(pair.up.bits, pair.up.kind) @ p)
-    down = arrays.host(q @ arrays.single(pair.down.bits, pair.down.kind))
+    p = arrays.to_device(spectrum.p[:, kept] * np.float32(gain))
+    q = arrays.to_device(spectrum.q[kept] * np.float32(gain))
+    up = arrays.to_numpy(arrays.load_float32(pair.up.bits, pair.up.kind) @ p)
+    down = arrays.to_numpy(q @ arrays.load_float32(pair.down.bits, pair.down.kind))
     return up, down
 
 
-def frobenius(s: Double) -> float:
+def norm_of_strengths(s: Double) -> float:
     """Frobenius norm of a matrix with singular values `s`."""
     return float(np.sqrt(s @ s))
 
 
-def discarded(s: Double, kept: KeptIndices) -> float:
+def discarded_norm(s: Double, kept: KeptIndices) -> float:
     """Frobenius norm of what is lost when only the dimensions `kept` remain."""
     gone = np.ones(len(s), np.bool_)
     gone[kept] = False
-    return frobenius(s[gone])
+    return norm_of_strengths(s[gone])
 
 
-def descending(s: Double) -> Double:
+def non_increasing(s: Double) -> Double:
     """The strengths nearest to `s` from which one may choose from the strongest down: those of the least concave
     curve above the running sum of s^2 (pooling of adjacent violators; Ayer and others 1955).
 

@@ -18,13 +18,13 @@ from ..errors import LayerError
 from .arrays import Arrays
 from .casts import Double, Single, doubles
 from .factor import Factor, Pair, gram_of_columns, gram_of_rows
-from .made import Made, numbers
+from .lazy import LazyMatrix, materialise
 
 _EMPTY = 1e-14  # of the largest eigenvalue of a Gram matrix of unit columns: nothing but rounding
 
 
 @dataclass(frozen=True)
-class Core:
+class TuckerFactors:
     """A delta in three factors."""
 
     up: Factor
@@ -51,8 +51,8 @@ class Core:
 
 
 @dataclass(frozen=True)
-class CoreSpectrum:
-    """The truncated HOSVD of a `Core`, in factor space."""
+class TuckerSpectrum:
+    """The truncated HOSVD of a `TuckerFactors`, in factor space."""
 
     s: Double
     """(r,): root of the energy that each dimension adds to those before it, scale included."""
@@ -68,7 +68,7 @@ class CoreSpectrum:
         return self.s.nbytes + self.left.nbytes + self.core.nbytes + self.right.nbytes
 
 
-def decompose_core(core: Core, arrays: Arrays) -> CoreSpectrum:
+def decompose_tucker(core: TuckerFactors, arrays: Arrays) -> TuckerSpectrum:
     """Raises LayerError where a factor holds NaN or an infinity."""
     up, root_up = _orthonormal(gram_of_columns(core.up, arrays), "up")
     down, root_down = _orthonormal(gram_of_rows(core.down, arrays), "down")
@@ -85,11 +85,11 @@ def decompose_core(core: Core, arrays: Arrays) -> CoreSpectrum:
     whole[: turned.shape[0], : turned.shape[1]] = turned
     shell = np.maximum.outer(np.arange(r), np.arange(r)).reshape(-1)
     energy = np.bincount(shell, (whole * whole).sum(axis=2).reshape(-1), minlength=r)
-    return CoreSpectrum(np.sqrt(energy), _wide(up @ u, r), whole, _wide(down @ v, r).T.copy())
+    return TuckerSpectrum(np.sqrt(energy), _wide(up @ u, r), whole, _wide(down @ v, r).T.copy())
 
 
-def truncated_core(
-    core: Core, spectrum: CoreSpectrum, rank: int, arrays: Arrays, gain: float = 1.0
+def truncated_tucker(
+    core: TuckerFactors, spectrum: TuckerSpectrum, rank: int, arrays: Arrays, gain: float = 1.0
 ) -> tuple[Single, Single, Single]:
     """The first `rank` dimensions of both modes: up (n, k), mid (k, k, taps), down (k, m), float32.
 
@@ -98,31 +98,31 @@ def truncated_core(
     middle = gain * spectrum.core[:rank, :rank]
     strength = float(np.linalg.norm(middle))
     third = strength ** (1 / 3) if strength > 0 else 1.0
-    left = arrays.bring((spectrum.left[:, :rank] * third).astype(np.float32))
-    right = arrays.bring((spectrum.right[:rank] * third).astype(np.float32))
-    up = arrays.host(arrays.single(core.up.bits, core.up.kind) @ left)
-    down = arrays.host(right @ arrays.single(core.down.bits, core.down.kind))
+    left = arrays.to_device((spectrum.left[:, :rank] * third).astype(np.float32))
+    right = arrays.to_device((spectrum.right[:rank] * third).astype(np.float32))
+    up = arrays.to_numpy(arrays.load_float32(core.up.bits, core.up.kind) @ left)
+    down = arrays.to_numpy(right @ arrays.load_float32(core.down.bits, core.down.kind))
     return up, (middle / third**2).astype(np.float32), down
 
 
-def as_pair(core: Core) -> Pair:
+def tucker_as_pair(core: TuckerFactors) -> Pair:
     """The same delta as up and down of rank a, the core multiplied into down: nothing is lost."""
     rank, inner = core.up.shape[1], core.down.shape[0]
 
     def make() -> Single:
-        middle = numbers(core.mid).reshape(rank, inner, core.taps)
-        return np.asarray(np.einsum("abt,by->ayt", middle, numbers(core.down), optimize=True)).reshape(rank, -1)
+        middle = materialise(core.mid).reshape(rank, inner, core.taps)
+        return np.asarray(np.einsum("abt,by->ayt", middle, materialise(core.down), optimize=True)).reshape(rank, -1)
 
-    return Pair(core.up, Made((rank, core.size[1]), make), core.scale)
+    return Pair(core.up, LazyMatrix((rank, core.size[1]), make), core.scale)
 
 
-def whole_core(up: Single, mid: Single, down: Single) -> Single:
+def tucker_product(up: Single, mid: Single, down: Single) -> Single:
     """The delta (n, m * taps) of up (n, a), mid (a, b, taps) and down (b, m)."""
     inner = np.einsum("abt,by->ayt", mid, down, optimize=True)
     return np.asarray(up @ inner.reshape(len(inner), -1))
 
 
-def along_core(core: Core, spectrum: CoreSpectrum, weight: Single) -> Double:
+def tucker_alignment(core: TuckerFactors, spectrum: TuckerSpectrum, weight: Single | Double) -> Double:
     """``|<step_k, W>| / |step_k|`` for the part of the delta that each dimension k adds; W is (n, m * taps)."""
     up, down = doubles(core.up.bits, core.up.kind), doubles(core.down.bits, core.down.kind)
     inner = ((up @ spectrum.left).T @ weight).reshape(core.rank, -1, core.taps)

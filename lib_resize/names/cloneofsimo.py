@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from .architecture import SD2_UNET, SD15_UNET, UNetConfig, Weight, clip_l_weights, unet_weights
-from .families import flatten
+from .family import flatten
 
 Order = list[tuple[str, tuple[int, int]]]
 """kohya's name and ``(out, in)`` of each layer, by its number."""
@@ -28,7 +28,7 @@ _IN_RESNET = ("conv1", "time_emb_proj", "conv2", "conv_shortcut")
 _IN_CLIP = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 
-def orders(component: str, classes: Sequence[str]) -> Iterator[Order]:
+def layer_orders(component: str, classes: Sequence[str]) -> Iterator[Order]:
     """All orders that a file of these classes can have, SD1.5's first."""
     if component == TEXT:
         yield from (_text(12, 768), _text(23, 1024))

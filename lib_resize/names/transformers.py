@@ -1,4 +1,4 @@
-"""The layers of diffusion transformers (and of Stable Cascade), as tables; see `lib_resize.names.notation`.
+"""The layers of diffusion transformers (and of Stable Cascade), as tables; see `lib_resize.names.table_reader`.
 
 Names and shapes were compared with diffusers' own classes and converters, and with the single-file layouts that
 ComfyUI and the trainers read; tests do so again. Each family has the numbers of its known sizes, the largest first,
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .notation import Numbers
+from .table_reader import Numbers
 
 Sizes = Mapping[str, Numbers]
 """Name of a size -> its numbers."""

@@ -10,7 +10,6 @@ import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -19,35 +18,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adapters.float8 import float8_source
 from ..adapters.forms.form import Form
 from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter
-from ..adapters.read import read_adapter
-from ..adapters.write import Style
+from ..adapters.read.adapter import read_adapter
+from ..adapters.write.float8 import float8_source
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
 from ..base.pairing import looks_like_checkpoint
-from ..engine.analysis import (
-    Analysis,
-    Runtime,
-    analyse,
-    needs_base,
-    needs_conversion,
-    reattached,
-    with_base_norms,
-    with_conversion,
-    without_tensors,
-)
-from ..engine.jobs import ResizeJob, prepare
+from ..engine.analysing import analyse, needs_conversion, reattached, with_base_norms, with_conversion, without_tensors
+from ..engine.analysis import Analysis
+from ..engine.base_weights import needs_base
+from ..engine.job import ResizeJob
+from ..engine.planning import prepare
+from ..engine.runtime import cpu_runtime
 from ..errors import FileError, PairingError, ResizeError, UnsupportedError
+from ..files.file_names import SUFFIX
 from ..files.header import DTYPE_BYTES
-from ..files.outname import SUFFIX
+from ..files.metadata import has_resize_record
 from ..files.reader import SafeFile
-from ..files.stamp import made_by_us
 from ..hosts.host import Host, LoraFile, plain_title
 from ..hosts.live import open_reference
-from ..linalg.arrays import NumpyArrays
-from ..linalg.threads import one_blas_thread, usable_cores
 from ..names.families import block
 from ..plans import Plan
 from ..progress import Progress
@@ -140,7 +131,7 @@ class Analyses:
         if kept is None or rests_on_another(kept, choice, self._host):
             kept = _decomposed(lora, progress, convert, self._host, choice)
         elif needs_conversion(kept.analysis, convert):
-            with runtime(progress) as tools, reopened(kept) as whole, grounded(whole, self._host, choice) as ground:
+            with cpu_runtime(progress) as tools, reopened(kept) as whole, grounded(whole, self._host, choice) as ground:
                 seated = reattached(kept.analysis, whole, ground)
                 kept.analysis = without_tensors(with_conversion(seated, convert, ground, (), tools))
             kept.based, kept.asked = None, frozenset()
@@ -167,7 +158,7 @@ class Analyses:
             if opened.checkpoint is None:
                 raise PairingError(no_reference(recipes[0], opened.note))
             _check_families(kept.analysis.adapter, told(opened))
-            with runtime(progress) as tools, reopened(kept) as whole:
+            with cpu_runtime(progress) as tools, reopened(kept) as whole:
                 wanted = [replace(recipes[0], weights=dict.fromkeys(asked, 1.0))]
                 seated = reattached(kept.analysis, whole, opened.checkpoint)
                 based = with_base_norms(seated, opened.checkpoint, wanted, tools)
@@ -190,21 +181,9 @@ class Analyses:
 # Making one ----------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def runtime(progress: Progress) -> Iterator[Runtime]:
-    """What the work is done with, on the CPU: decompositions are too small to be worth a device's time."""
-    workers = usable_cores()
-    with one_blas_thread():
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
-        try:
-            yield Runtime(NumpyArrays(), pool, progress)
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _decomposed(lora: LoraFile, progress: Progress, convert: str, host: Host, choice: str) -> CachedAnalysis:
     stamp = _stamped(lora)
-    with _read(lora.path) as adapter, grounded(adapter, host, choice) as ground, runtime(progress) as tools:
+    with _read(lora.path) as adapter, grounded(adapter, host, choice) as ground, cpu_runtime(progress) as tools:
         analysis = without_tensors(analyse(adapter, ground, (), tools, convert=convert))
         blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)
     if ground is None:
@@ -376,7 +355,7 @@ def warnings_of(kept: CachedAnalysis, reference: ReferenceInfo) -> list[Warning_
     elif reference.family is not None and reference.family != adapter.family.name:
         families = {"family": adapter.family.name, "loaded": reference.family}
         found.append(_warning("other_family", "{family} LoRA, {loaded} loaded: will use its own norms.", families))
-    if made_by_us(adapter.metadata):
+    if has_resize_record(adapter.metadata):
         found.append(_warning("resized", "Resized already: what was lost then stays lost. Better take the original."))
     return found
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapters.grounded import rests_on_base
 from ..adapters.layer import Adapter
+from ..adapters.merge.onto_base import depends_on_base
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, Runtime, analyse, with_base_norms
-from ..engine.batch import read_part, read_source
-from ..engine.jobs import execute, prepare
+from ..engine.analysing import analyse, with_base_norms
+from ..engine.analysis import Analysis
+from ..engine.measuring import with_float8_errors
+from ..engine.planning import prepare
+from ..engine.reading import read_part, read_source
+from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.writing import execute
 from ..errors import FileError, PairingError, PromptError, ResizeError
-from ..files.outname import clean_stem
+from ..files.file_names import clean_stem
 from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
@@ -25,7 +29,7 @@ from ..prompts.lookup import preset_file
 from ..prompts.sources import of_prompt
 from ..prompts.tags import Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
-from .analyses import no_reference, runtime
+from .analyses import no_reference
 from .faults import Fault
 from .library import Library
 from .names import folded, new_path, output_folder, tag
@@ -169,12 +173,13 @@ def bake(host: Host, order: BakeOrder, handle: Handle, announce: Announce) -> Wr
     Raises Cancelled and whatever goes wrong; then nothing was left behind.
     """
     path = new_path(folder_for(order, host), order.name, all_names(host) | folded(order.taken))
-    with _merged(order, host) as (adapter, ground), runtime(handle) as tools:
+    with _merged(order, host) as (adapter, ground), cpu_runtime(handle) as tools:
         handle.portion(0.0, 0.6)
         digests = [tools.pool.submit(file.sha256) for file in adapter.files]
         analysis, compared = _analysed(adapter, ground.checkpoint if ground else None, order, host, tools)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.portion(0.6, 0.4)
+        job = with_float8_errors(job, tools)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
@@ -189,7 +194,7 @@ def _merged(order: BakeOrder, host: Host) -> Iterator[tuple[Adapter, OpenReferen
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
         opened = None
-        if any(rests_on_base(read_part(file)) for file in files):
+        if any(depends_on_base(read_part(file)) for file in files):
             opened = open_reference(host, order.options.reference)
             stack.callback(opened.close)
         yield read_source(source, files, opened.checkpoint if opened else None), opened

@@ -9,16 +9,20 @@ from pathlib import Path
 
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Runtime, analyse
-from ..engine.jobs import execute, prepare
+from ..engine.analysing import analyse
+from ..engine.measuring import with_float8_errors
+from ..engine.planning import prepare
+from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.writing import execute
 from ..errors import FileError
-from ..extraction.difference import DEFAULT_RANK, ExtractOptions, Weights, difference, of_checkpoints
-from ..files.outname import clean_stem
+from ..extraction.difference import difference
+from ..extraction.extract import of_checkpoints
+from ..extraction.models import DEFAULT_RANK, ExtractOptions, Weights
+from ..files.file_names import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint
-from ..hosts.live import KeptLike, LiveWeights
+from ..hosts.live import LiveWeights, RoundedCheckpoint
 from ..recipe.grammar import Recipe
-from .analyses import runtime
 from .faults import Fault
 from .names import folded, new_path, output_folder
 from .options import LOADED, Options
@@ -101,7 +105,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, announce: Announce)
     folder = _folder(order, host)
     path = new_path(folder, order.name, all_names(host) | folded(order.taken))
     with ExitStack() as stack:
-        tools = stack.enter_context(runtime(handle))
+        tools = stack.enter_context(cpu_runtime(handle))
         spool = stack.enter_context(Spool(folder))
         handle.portion(0.0, 0.7)
         adapter, base = stack.enter_context(_subtracted(host, order, spool, tools))
@@ -109,6 +113,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, announce: Announce)
         analysis = analyse(adapter, base if order.recipe.needs_base else None, [order.recipe], tools)
         handle.portion(0.7, 0.3)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
+        job = with_float8_errors(job, tools)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result() for digest in digests])
@@ -142,4 +147,4 @@ def _live(host: Host, base: Checkpoint) -> tuple[Weights, Weights]:
     if loaded is None:
         raise Fault("reference", "The model that was in memory is gone. Load it again.")
     live = LiveWeights(host, loaded, base)
-    return live, KeptLike(base, live)
+    return live, RoundedCheckpoint(base, live)

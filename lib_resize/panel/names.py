@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files.outname import clean_stem, fold, unique_path
+from ..files.file_names import clean_stem, fold, unique_path
 from .faults import Fault
 
 _FIELD = re.compile(r"\{([^{}]*)\}")

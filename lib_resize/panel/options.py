@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..adapters.write import CONVERSIONS, DTYPES, Style
+from ..adapters.write.style import CONVERSIONS, DTYPES, Style
 from ..errors import RecipeError
-from ..recipe.grammar import PRESETS, Recipe, number, parse_recipe, parse_recipes
+from ..recipe.grammar import PRESETS, Recipe, format_number, parse_recipe, parse_recipes
 from .faults import Fault
 from .names import check_suffix
 
@@ -186,16 +186,16 @@ def target_recipe(target: Mapping[str, Any], options: Options) -> Recipe:
     params = Params(target, "target")
     if len(target) != 1:
         raise Fault("request", "target: exactly one of preset, size, retention and rank is needed.")
-    rescale = "" if options.rescale == 1.0 else f",rescale={number(options.rescale, 6)}"
+    rescale = "" if options.rescale == 1.0 else f",rescale={format_number(options.rescale, 6)}"
     kind = next(iter(target))
     if kind == "preset":
         preset = one_of("preset", params.text("preset"), tuple(PRESETS))
         selection = PRESETS[preset].rpartition(",")[2]
     elif kind == "size":
-        selection = f"size={number(params.number('size'), 6)}"
+        selection = f"size={format_number(params.number('size'), 6)}"
     elif kind == "retention":
         # Down to what a recipe's text can hold, so that the table's points come out as they went in.
-        selection = f"retain={number(math.floor(params.number('retention') * 1e6) / 1e6, 6)}"
+        selection = f"retain={format_number(math.floor(params.number('retention') * 1e6) / 1e6, 6)}"
     elif kind == "rank":
         return parse_recipe(f"rank={params.whole('rank')}{rescale}")
     else:

@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import ResizeError
 from ..files.atomic import write_whole
 from ..files.header import MODEL_HASH, read_header
-from ..files.stamp import RECORD
+from ..files.metadata import RECORD
 from .marks import Mark, mark_of, model_hash, read_mark
 
 VERSION = 1

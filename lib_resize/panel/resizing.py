@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.layer import Adapter
-from ..engine.analysis import Analysis, reattached
-from ..engine.jobs import ResizeJob, execute, prepare
+from ..engine.analysing import reattached
+from ..engine.analysis import Analysis
+from ..engine.job import ResizeJob
+from ..engine.measuring import with_float8_errors
+from ..engine.planning import prepare
+from ..engine.runtime import cpu_runtime
+from ..engine.writing import execute
 from ..errors import OutputError
-from ..files.outname import names_in_tree
+from ..files.file_names import names_in_tree
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile
@@ -28,7 +33,6 @@ from .analyses import (
     plan_warnings,
     ranks_of,
     reopened,
-    runtime,
     warnings_of,
 )
 from .names import MIB, NameFacts, filled, folded, new_path, output_folder
@@ -171,10 +175,11 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce
     analyses.with_base(kept, [recipe], options.reference, handle)
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     handle.portion(0.6, 0.4)
-    with reopened(kept) as adapter, grounded(adapter, host, options.reference) as ground, runtime(handle) as tools:
+    with reopened(kept) as adapter, grounded(adapter, host, options.reference) as ground, cpu_runtime(handle) as tools:
         digest = tools.pool.submit(adapter.files[0].sha256)
         name = namer(host, lora, options, all_names(host) | folded(order.taken))
         job = planned(reattached(analysis, adapter, ground), recipe, options, name)
+        job = with_float8_errors(job, tools)
         handle.check()
         announce(job.plan, job.path)
         plan = execute(job, tools, [digest.result()])

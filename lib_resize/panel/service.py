@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..adapters.write import CONVERSIONS, DTYPES
-from ..engine.analysis import needs_conversion
+from ..adapters.write.style import CONVERSIONS, DTYPES
+from ..engine.analysing import needs_conversion
 from ..errors import FileError, RecipeError, ResizeError
 from ..hosts.host import GENERATE, Host, LoraFile
 from ..hosts.listing import find

@@ -121,7 +121,7 @@ class Recipe:
         return self.method == "svd" and self.fill != "extend"
 
     @property
-    def way(self) -> tuple[str, ...]:
+    def method_items(self) -> tuple[str, ...]:
         """Method and fill with their numbers, as items of the recipe; empty for the usual."""
         numbers = {"rsvd": ("niter", "oversample", "seed"), "projection": ("seed",), "sparse": ("seed",)}
         asked = [*numbers.get(self.method, ()), *(("seed",) if self.fill == "extend" else ())]
@@ -133,7 +133,7 @@ class Recipe:
         """Whether a score compares with the base model."""
         return self.selection in SCORED_SELECTIONS and any(name in BASE_SCORES for name in self.weights)
 
-    def cap(self, is_conv: bool) -> int | None:
+    def rank_limit(self, is_conv: bool) -> int | None:
         """The largest rank that a layer may keep; None for no limit."""
         if is_conv and self.max_conv_rank is not None:
             return self.max_conv_rank
@@ -141,13 +141,13 @@ class Recipe:
 
     def __str__(self) -> str:
         """The recipe in full, in a fixed order, numbers to six decimals; reads back as the same choice."""
-        items = [f"{name}={number(weight, 6)}" for name, weight in sorted(self.weights.items())]
+        items = [f"{name}={format_number(weight, 6)}" for name, weight in sorted(self.weights.items())]
         if self.rescale != 1.0:
-            items.append(f"rescale={number(self.rescale, 6)}")
+            items.append(f"rescale={format_number(self.rescale, 6)}")
         for limit in ("max_rank", "max_conv_rank", "min_rank"):
             if getattr(self, limit):
                 items.append(f"{limit}={getattr(self, limit)}")
-        return ",".join([*items, *self.way, f"{self.selection}={number(self.value, 6)}"])
+        return ",".join([*items, *self.method_items, f"{self.selection}={format_number(self.value, 6)}"])
 
 
 def parse_recipes(text: str) -> tuple[Recipe, ...]:
@@ -162,13 +162,13 @@ def parse_recipes(text: str) -> tuple[Recipe, ...]:
 
 def parse_recipe(text: str, *, offset: int = 0) -> Recipe:
     """One recipe. `offset` is added to the columns in error messages."""
-    reader = _Reader(text, offset)
+    parser = _RecipeParser(text, offset)
     for item, column in _items(text, offset):
-        reader.take(item, column)
-    return reader.recipe()
+        parser.add(item, column)
+    return parser.recipe()
 
 
-def with_way(recipes: Sequence[Recipe], items: Sequence[str]) -> tuple[Recipe, ...]:
+def with_method_items(recipes: Sequence[Recipe], items: Sequence[str]) -> tuple[Recipe, ...]:
     """The recipes with `items` (words and numbers of methods) added to those of ``rank=`` that have none.
 
     Raises RecipeError where no recipe is one of these.
@@ -176,12 +176,14 @@ def with_way(recipes: Sequence[Recipe], items: Sequence[str]) -> tuple[Recipe, .
     if items and not any(recipe.selection == "rank" for recipe in recipes):
         raise RecipeError(f"{', '.join(items)}: goes with a recipe of rank= alone, such as -r rank=16.")
     return tuple(
-        parse_recipe(",".join([str(recipe), *items])) if recipe.selection == "rank" and not recipe.way else recipe
+        parse_recipe(",".join([str(recipe), *items]))
+        if recipe.selection == "rank" and not recipe.method_items
+        else recipe
         for recipe in recipes
     )
 
 
-def number(value: float, decimals: int) -> str:
+def format_number(value: float, decimals: int) -> str:
     """A number without trailing zeros: 1.0 -> "1", -2.8710 -> "-2.871"."""
     text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
     return "0" if text in ("-0", "") else text
@@ -195,7 +197,7 @@ def _items(text: str, offset: int) -> list[tuple[str, int]]:
     return [(item.strip(), at) for item, at in found]
 
 
-def _known() -> str:
+def _known_words() -> str:
     return (
         f"scores: {' '.join(SCORES)}; exactly one selection: {' '.join(SELECTIONS)}; "
         f"limits: {' '.join(LIMITS)}; rescale; with rank=: {' '.join((*METHODS, *FILLS, *METHOD_NUMBERS))}; "
@@ -203,7 +205,7 @@ def _known() -> str:
     )
 
 
-class _Reader:
+class _RecipeParser:
     """Collects the items of one recipe and checks each where it stands."""
 
     def __init__(self, text: str, offset: int) -> None:
@@ -215,31 +217,42 @@ class _Reader:
         self.from_preset: set[str] = set()  # a preset's limits may be said again
         self.words: dict[str, str] = {}  # of METHODS and FILLS
 
-    def take(self, item: str, column: int) -> None:
+    def add(self, item: str, column: int) -> None:
+        """Add one item of the recipe. Raises RecipeError with its column."""
         if item in PRESETS:
-            if self.weights or self.selections:
-                raise self._fault(f"the preset {item!r} must come first", column)
-            for part in PRESETS[item].split(","):
-                self.take(part, column)
-            self.from_preset = set(LIMITS) & set(self.others)
-            return
-        if item in METHODS or item in FILLS:
-            self._take_word("method" if item in METHODS else "fill", item, column)
-            return
+            self._add_preset(item, column)
+        elif item in METHODS or item in FILLS:
+            self._add_word("method" if item in METHODS else "fill", item, column)
+        else:
+            self._add_number(item, column)
+
+    def _add_preset(self, preset: str, column: int) -> None:
+        if self.weights or self.selections:
+            raise self._fault(f"the preset {preset!r} must come first", column)
+        for item in PRESETS[preset].split(","):
+            self.add(item, column)
+        self.from_preset = set(LIMITS) & set(self.others)
+
+    def _add_number(self, item: str, column: int) -> None:
         name, equals, value = (part.strip() for part in item.partition("="))
         if not name:
             raise self._fault("an item is empty", column)
         if name not in SCORES and name not in _RULES:
-            raise self._fault(f"unknown word {name!r}. Known are {_known()}", column)
-        place = self.weights if name in SCORES else self.selections if name in SELECTIONS else self.others
+            raise self._fault(f"unknown word {name!r}. Known are {_known_words()}", column)
+        place = self._place_of(name)
         if name in place and name not in self.from_preset:
-            raise self._fault(f"{name!r} stands twice", column)
+            raise self._fault(f"{name!r} is given twice", column)
         if name not in SCORES and not equals:
             raise self._fault(f"{name!r} needs a number, as in {name}={_RULES[name].example}", column)
         place[name] = self._number(name, value if equals else "1", column)
         self.from_preset.discard(name)
 
-    def _take_word(self, kind: str, word: str, column: int) -> None:
+    def _place_of(self, name: str) -> dict[str, float]:
+        if name in SCORES:
+            return self.weights
+        return self.selections if name in SELECTIONS else self.others
+
+    def _add_word(self, kind: str, word: str, column: int) -> None:
         if kind in self.words:
             raise self._fault(f"{self.words[kind]!r} and {word!r}: one is possible", column)
         self.words[kind] = word
@@ -267,21 +280,26 @@ class _Reader:
     def _check_way(self, selection: str) -> None:
         """Words and numbers of methods go where they mean something."""
         method, fill = self.words.get("method", "svd"), self.words.get("fill", "")
-        random = method if method != "svd" else fill if fill == "extend" else ""
-        users = {"niter": "rsvd", "oversample": "rsvd", "seed": random}
         given = [*self.words.values(), *(name for name in METHOD_NUMBERS if name in self.others)]
         if given and selection != "rank":
             raise self._fault(f"{given[0]!r} goes with rank= alone, found {selection}=", self.offset + 1)
-        for name, user in users.items():
-            if name in self.others and user not in (method, fill):
-                raise self._fault(f"{name!r} needs {user or 'a method that draws random numbers'}", self.offset + 1)
+        self._check_method_numbers(method, fill)
         if fill == "extend" and method != "svd":
             raise self._fault(f"'extend' takes no rank away, so {method!r} has nothing to do", self.offset + 1)
+
+    def _check_method_numbers(self, method: str, fill: str) -> None:
+        for name in ("niter", "oversample"):
+            if name in self.others and method != "rsvd":
+                raise self._fault(f"{name!r} needs rsvd", self.offset + 1)
+        if "seed" in self.others and method == "svd" and fill == "pad":
+            raise self._fault("'seed' needs a method that draws random numbers", self.offset + 1)
 
     def _selection(self) -> tuple[str, float]:
         if len(self.selections) != 1:
             found = " and ".join(self.selections) or "none"
-            raise self._fault(f"exactly one selection is needed, found {found}. Known are {_known()}", self.offset + 1)
+            raise self._fault(
+                f"exactly one selection is needed, found {found}. Known are {_known_words()}", self.offset + 1
+            )
         return next(iter(self.selections.items()))
 
     def _weights(self, selection: str) -> dict[str, float]:
@@ -310,22 +328,22 @@ class _Reader:
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _NumberRule:
     accepts: Callable[[float], bool]
     wants: str
     example: str
 
 
-_SHARE = _Rule(lambda x: 0 < x <= 1, "must be above 0 and at most 1", "0.95")
-_RANK = _Rule(lambda x: 1 <= x <= 100_000 and x == int(x), "must be a whole number, 1 to 100000", "16")
-_COUNT = _Rule(lambda x: 0 <= x < 2**63 and x == int(x), "must be a whole number of at least 0", "1")
-_WEIGHT = _Rule(lambda x: 0 <= x <= 1e6, "must be a weight, 0 to 1000000", "0.5")
-_RULES: dict[str, _Rule] = {
-    "thr": _Rule(lambda x: abs(x) <= 1000, "must be a number, -1000 to 1000", "-3.5"),
-    "size": _Rule(lambda x: 0 < x <= 1e9, "must be a size in MiB, above 0 and at most 1e9", "32"),
+_SHARE = _NumberRule(lambda x: 0 < x <= 1, "must be above 0 and at most 1", "0.95")
+_RANK = _NumberRule(lambda x: 1 <= x <= 100_000 and x == int(x), "must be a whole number, 1 to 100000", "16")
+_COUNT = _NumberRule(lambda x: 0 <= x < 2**63 and x == int(x), "must be a whole number of at least 0", "1")
+_WEIGHT = _NumberRule(lambda x: 0 <= x <= 1e6, "must be a weight, 0 to 1000000", "0.5")
+_RULES: dict[str, _NumberRule] = {
+    "thr": _NumberRule(lambda x: abs(x) <= 1000, "must be a number, -1000 to 1000", "-3.5"),
+    "size": _NumberRule(lambda x: 0 < x <= 1e9, "must be a size in MiB, above 0 and at most 1e9", "32"),
     "retain": _SHARE,
     "rank": _RANK,
-    "sv_ratio": _Rule(lambda x: 1 <= x <= 1e9, "must be a ratio, 1 to 1e9", "5"),
+    "sv_ratio": _NumberRule(lambda x: 1 <= x <= 1e9, "must be a ratio, 1 to 1e9", "5"),
     "sv_fro": _SHARE,
     "sv_cumulative": _SHARE,
     "max_rank": _RANK,
@@ -334,7 +352,7 @@ _RULES: dict[str, _Rule] = {
     "niter": _COUNT,
     "oversample": _COUNT,
     "seed": _COUNT,
-    "rescale": _Rule(lambda x: 1e-3 <= x <= 1e3, "must be a strength, 0.001 to 1000", "0.8"),
+    "rescale": _NumberRule(lambda x: 1e-3 <= x <= 1e3, "must be a strength, 0.001 to 1000", "0.8"),
 }
 
 

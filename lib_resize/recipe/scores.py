@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ..errors import PairingError
 from ..linalg.casts import Double
-from ..linalg.truncate import descending
+from ..linalg.truncate import non_increasing
 from .grammar import BASE_SCORES, SELF_SCORES, Recipe
 
 
@@ -41,7 +41,7 @@ class LayerFacts:
     s: Double
     """What each dimension holds, (r,): the first k hold the squared norm ``sum of s_j^2 over j < k``. Singular values,
     descending, for layers that are low-rank pairs; of others see `nested`."""
-    parameters: int
+    parameters_per_rank: int
     """Numbers stored per rank, n + m for a low-rank pair."""
     is_conv: bool = False
     """A convolution larger than 1x1."""
@@ -52,7 +52,7 @@ class LayerFacts:
     layer stay, which would be orphans without it."""
     residual_norm: float = 0.0
     """Frobenius norm of what lies in none of the dimensions, as of a weight difference that was cut to some ranks."""
-    square: int = 0
+    parameters_per_squared_rank: int = 0
     """Numbers stored per square of the rank: the core of a Tucker layer."""
     nested: bool = False
     """Whether dimensions can only stay together with all before them; `s` need not fall, then."""
@@ -62,7 +62,7 @@ class LayerFacts:
     @cached_property
     def strengths(self) -> Double:
         """`s` as scores see it: falling, (r,)."""
-        return descending(self.s) if self.nested else self.s
+        return non_increasing(self.s) if self.nested else self.s
 
     @cached_property
     def alive(self) -> int:
@@ -84,7 +84,7 @@ class LayerFacts:
 
     def marginal(self, rank: int) -> int:
         """Numbers that the dimension after the first `rank` costs."""
-        return self.parameters + (2 * rank + 1) * self.square
+        return self.parameters_per_rank + (2 * rank + 1) * self.parameters_per_squared_rank
 
 
 _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
@@ -93,7 +93,7 @@ _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
     "subspace": lambda layer: None if layer.base is None else layer.base.subspace,
     "spn_lora": lambda layer: float(layer.strengths[0]),
     "fro_lora": lambda layer: layer.fro,
-    "params": lambda layer: float(layer.parameters),
+    "params": lambda layer: float(layer.parameters_per_rank),
 }
 
 
@@ -159,12 +159,10 @@ def with_estimates(recipe: Recipe, layers: Sequence[LayerFacts]) -> Sequence[Lay
     """
     if not recipe.needs_base or _without_base(recipe) is not None:
         return layers
-    paired = [layer for layer in layers if layer.base is not None and layer.alive]
-    fro = _median_ratio((layer.base.fro, layer.fro) for layer in paired if layer.base)
-    spn = _median_ratio((layer.base.spn, float(layer.strengths[0])) for layer in paired if layer.base)
-    subspace = _median_ratio(
-        (_strongest(layer.base.subspace), float(layer.strengths[0])) for layer in paired if layer.base
-    )
+    paired = [(layer.base, layer) for layer in layers if layer.base is not None and layer.alive]
+    fro = _median_ratio((base.fro, layer.fro) for base, layer in paired)
+    spn = _median_ratio((base.spn, float(layer.strengths[0])) for base, layer in paired)
+    subspace = _median_ratio((_strongest(base.subspace), float(layer.strengths[0])) for base, layer in paired)
 
     def estimate(layer: LayerFacts) -> BaseFacts:
         own = float(layer.strengths[0])

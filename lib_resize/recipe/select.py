@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ResizeError
 from ..linalg.casts import Double
 from ..linalg.truncate import KeptIndices
-from .grammar import SCORED_SELECTIONS, Recipe, number
+from .grammar import SCORED_SELECTIONS, Recipe, format_number
 from .scores import LayerFacts, score
 
 MIB = 1 << 20
@@ -68,7 +68,7 @@ def choose(recipe: Recipe, question: SelectionInput) -> Choice:
     return choice
 
 
-def share_kept(layers: Sequence[LayerFacts], kept: Sequence[KeptIndices]) -> float:
+def weight_retention(layers: Sequence[LayerFacts], kept: Sequence[KeptIndices]) -> float:
     """Weight retention: the Frobenius norm of what stays over that of all, 0 to 1; 1 for a LoRA of zeros."""
     whole = sum(layer.energy for layer in layers)
     part = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, kept, strict=True))
@@ -77,7 +77,7 @@ def share_kept(layers: Sequence[LayerFacts], kept: Sequence[KeptIndices]) -> flo
 
 def _limits(recipe: Recipe, layer: LayerFacts) -> tuple[int, int]:
     """Fewest and most dimensions that a layer may keep."""
-    cap = recipe.cap(layer.is_conv)
+    cap = recipe.rank_limit(layer.is_conv)
     most = max(layer.alive if cap is None else min(layer.alive, cap), layer.min_kept)
     return max(min(recipe.min_rank, most), layer.min_kept), most
 
@@ -126,7 +126,7 @@ def _whole(layer: LayerFacts, recipe: Recipe) -> KeptIndices:
 
 
 def _uniform(layer: LayerFacts, recipe: Recipe) -> int:
-    cap = recipe.cap(layer.is_conv)
+    cap = recipe.rank_limit(layer.is_conv)
     if layer.is_conv and recipe.max_conv_rank:
         return recipe.max_conv_rank
     return int(recipe.value) if cap is None else min(int(recipe.value), cap)
@@ -230,7 +230,7 @@ class Ranking:
         smallest = self.question.size_of(self.first(fewest))
         if smallest > budget:
             raise ResizeError(
-                f"size={number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
+                f"size={format_number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
                 f"{smallest / MIB:.3f} MiB. Ask for that or more"
                 + (", or leave min_rank= away." if self.recipe.min_rank else ".")
             )

@@ -13,16 +13,16 @@ from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..adapters.outline import Outline, outline
-from ..adapters.read import kinds_of
+from ..adapters.read.adapter import layers_by_stem
+from ..adapters.read.outline import Outline, outline
 from ..base.norm_cache import cache_folder
 from ..base.pairing import looks_like_checkpoint
 from ..errors import ResizeError
 from ..files.atomic import write_whole
-from ..files.header import Entry, Header, HeaderText, open_file, parse_text, read_text, split_metadata
-from ..files.stamp import RECORD
-from ..names.claims import told_of_base
-from ..names.spelling import identify
+from ..files.header import Header, HeaderText, TensorEntry, open_file, parse_text, read_text, split_metadata
+from ..files.metadata import RECORD
+from ..names.evidence import base_model_hints
+from ..names.identify import identify
 
 VERSION = 3
 """Raised whenever facts or figures are computed differently; a store of another version is ignored."""
@@ -79,7 +79,7 @@ def _facts_of_text(text: HeaderText, path: Path, alike: Alike) -> Facts:
     split = split_metadata(text)
     if split is None:
         return facts_of(parse_text(text, path))
-    told = told_of_base(split[1])
+    told = base_model_hints(split[1])
     key = sha256(f"{text.file_bytes - text.data_start} {told} {split[0]}".encode()).digest()
     known = alike.get(key)
     if known is not None:
@@ -99,7 +99,7 @@ def without_path(message: str, path: Path) -> str:
 
 def facts_of(header: Header) -> Facts:
     """Return the facts from a header."""
-    stems = kinds_of(header.entries)
+    stems = layers_by_stem(header.entries)
     refused = Counter(kind.name for kind, _ in stems.values() if kind.verdict == "refuse")
     found = {stem: outline(kind, parts, header.entries) for stem, (kind, parts) in stems.items()}
     layers = {stem: one for stem, one in found.items() if one is not None and not _is_vector(one)}
@@ -123,7 +123,7 @@ def _is_vector(layer: Outline) -> bool:
     return layer.kind == "weight difference" and layer.missing is not None
 
 
-def _problem(entries: Mapping[str, Entry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
+def _problem(entries: Mapping[str, TensorEntry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
     if looks_like_checkpoint(entries):
         return "this is a base model, not a LoRA"
     if refused:
@@ -150,7 +150,7 @@ def _kind(refused: Counter[str], layers: Sequence[Outline], magnitudes: bool) ->
     return "LoCon" if kind == "LoRA" and any(prod(layer.kernel) > 1 for layer in layers) else kind
 
 
-def _dtype(entries: Mapping[str, Entry], whole: Mapping[str, Outline]) -> str | None:
+def _dtype(entries: Mapping[str, TensorEntry], whole: Mapping[str, Outline]) -> str | None:
     counted = Counter(dtype for layer in whole.values() for dtype in layer.dtypes)
     counted = counted or Counter(entry.dtype for entry in entries.values())
     return counted.most_common(1)[0][0] if counted else None
@@ -160,7 +160,7 @@ def _family(whole: Mapping[str, Outline], metadata: Mapping[str, str]) -> str | 
     """Identify the family by an evenly spread sample of the layers, which has all blocks of a complete file."""
     stems = sorted(whole)
     chosen = stems[:: max(1, len(stems) // _SAMPLE)]
-    family = identify({stem: whole[stem].size for stem in chosen}, told_of_base(metadata)) if chosen else None
+    family = identify({stem: whole[stem].size for stem in chosen}, base_model_hints(metadata)) if chosen else None
     return None if family is None else family.name
 
 

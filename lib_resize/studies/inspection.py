@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..adapters.float8 import float8_source
+from ..adapters.keys.registry import LONE_ALPHA, MOST_UNKNOWN_TO_FORGE, UNKNOWN_TO_FORGE
 from ..adapters.layer import Adapter, Layer
-from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from ..adapters.write import Style
+from ..adapters.write.float8 import float8_source
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, Runtime, analyse, needs_base
-from ..engine.batch import read_lora
-from ..engine.jobs import prepare
+from ..engine.analysing import analyse
+from ..engine.analysis import Analysis
+from ..engine.base_weights import needs_base
+from ..engine.planning import prepare
+from ..engine.reading import read_lora
+from ..engine.runtime import cpu_runtime
 from ..errors import ResizeError
 from ..files.reader import SafeFile
-from ..linalg.arrays import NumpyArrays
-from ..linalg.threads import one_blas_thread, usable_cores
-from ..names.spelling import file_spelling
+from ..names.key_formats import file_key_format
 from ..progress import Quiet
 from ..recipe.grammar import Recipe, parse_recipe
 from ..shown import mib
@@ -102,10 +102,10 @@ def describe_closely(
 @contextlib.contextmanager
 def analysed(path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], threads: int | None) -> Iterator[Analysis]:
     """Open and analyse a file for the block. The base model is used if a recipe is given, or the file needs it."""
-    with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
+    with SafeFile(path) as file, cpu_runtime(Quiet(), threads) as runtime:
         adapter = read_lora(file)
         asked = base if recipes or needs_base(adapter) else None
-        yield analyse(adapter, asked, recipes, Runtime(NumpyArrays(), pool, Quiet()))
+        yield analyse(adapter, asked, recipes, runtime)
 
 
 def _finding(path: Path, analysis: Analysis) -> Finding:
@@ -115,7 +115,7 @@ def _finding(path: Path, analysis: Analysis) -> Finding:
         bytes=adapter.bytes,
         family=adapter.family.name if adapter.family else "unknown",
         kind=_kind(adapter),
-        spelling=file_spelling([layer.stem for layer in adapter.layers]),
+        spelling=file_key_format([layer.stem for layer in adapter.layers]),
         layers=len(adapter.layers),
         zero=len(analysis.zero),
         ranks=dict(Counter(layer.rank for layer in adapter.layers).most_common()),
@@ -163,12 +163,12 @@ def _called(layer: Layer) -> str:
 
 def _warnings(adapter: Adapter) -> Iterator[str]:
     yield from adapter.notes
-    orphans = [copied.key for copied in adapter.copied if copied.why == ORPHAN.name]
+    orphans = [copied.key for copied in adapter.copied if copied.why == LONE_ALPHA.name]
     if orphans:
         yield f"A1111 and diffusers refuse the whole file: {orphans[0]} has no factors ({len(orphans)} such keys)"
-    unknown = [c.key for c in adapter.copied if c.why in UNREAD_BY_FORGE]
-    if len(unknown) > MOST_UNREAD_BY_FORGE:
-        most = MOST_UNREAD_BY_FORGE
+    unknown = [c.key for c in adapter.copied if c.why in UNKNOWN_TO_FORGE]
+    if len(unknown) > MOST_UNKNOWN_TO_FORGE:
+        most = MOST_UNKNOWN_TO_FORGE
         yield f"Forge ignores LoRAs with more than {most} unknown keys; this file has {len(unknown)}"
     if adapter.family is not None and adapter.family.name == "SDXL":
         yield from _sdxl_warnings(adapter)
@@ -196,7 +196,7 @@ _UNREAD = {
 
 
 def _sdxl_warnings(adapter: Adapter) -> Iterator[str]:
-    spelling = file_spelling([layer.stem for layer in adapter.layers])
+    spelling = file_key_format([layer.stem for layer in adapter.layers])
     if spelling in _UNREAD:
         yield f"{_UNREAD[spelling]}, because of its key format ({spelling}); --naming kohya makes it load everywhere"
     if any(layer.stem.startswith("lora_te_") for layer in adapter.layers):

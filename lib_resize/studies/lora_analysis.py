@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapters.write import Style
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
 from ..engine.analysis import Analysis
-from ..engine.jobs import prepare
+from ..engine.planning import prepare
 from ..recipe.grammar import Recipe, parse_recipe
 from .inspection import analysed, mean_effective_rank
 from .spectra import ALL_BASE_SCORES, LayerSpectrum, curves, effective_rank, layer_spectra

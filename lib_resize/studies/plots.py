@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files.atomic import write_whole
-from ..files.target import Inputs, Kind, check_folder, check_target
+from ..files.target import FileKind, Inputs, check_folder, check_target
 from ..shown import MIB, json_text, shown
 from .spectra import TYPES, Group, Study
 
@@ -125,7 +125,7 @@ def _is_plot(path: Path) -> bool:
     return _MARK.encode() in beginning
 
 
-PLOT = Kind("a plot of Resize LoRA", _is_plot)
+PLOT = FileKind("a plot of Resize LoRA", _is_plot)
 
 
 def check_can_draw() -> None:

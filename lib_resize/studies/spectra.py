@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 
 from ..adapters.layer import Layer
-from ..adapters.write import Style
+from ..adapters.write.style import Style
 from ..engine.analysis import Analysis
-from ..engine.jobs import prepare
+from ..engine.planning import prepare
 from ..errors import ResizeError
 from ..files.header import DTYPE_BYTES, describe
 from ..linalg.casts import Double
 from ..names.families import block
 from ..recipe.grammar import parse_recipe
-from ..recipe.select import SelectionInput, choose, share_kept
+from ..recipe.select import SelectionInput, choose, weight_retention
 
 TYPES = (
     *(f"{kind} {part}" for kind in ("self", "cross") for part in ("Q", "K", "V", "out")),
@@ -306,7 +306,7 @@ class _Sizes:
         whole = prepare(analysis, recipe, style, lambda stem: Path(f"{stem}.safetensors"))
         self._head = whole.plan.bytes_after - self._factor_bytes(whole.choice.ranks)
         self._staying = np.count_nonzero(whole.choice.ranks)
-        self._entry = len(describe(whole.draft.specs)) / self._staying
+        self._entry = len(describe(whole.layout.specs)) / self._staying
 
     def _factor_bytes(self, ranks: Sequence[int]) -> int:
         """Return the bytes of the factors as float16."""
@@ -324,5 +324,5 @@ class _Sizes:
                 continue
             gone = self._staying - np.count_nonzero(choice.ranks)
             size = self._head + round(self._factor_bytes(choice.ranks) - gone * self._entry)
-            found.add((size, round(share_kept(self._analysis.layers, choice.kept), 6)))
+            found.add((size, round(weight_retention(self._analysis.layers, choice.kept), 6)))
         return tuple(sorted(found))

@@ -14,7 +14,6 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,15 @@ import numpy as np
 
 from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter, Layer
-from ..adapters.read import read_adapter
-from ..adapters.write import Style
-from ..engine.analysis import Analysis, Runtime, analyse
-from ..engine.jobs import prepare
+from ..adapters.read.adapter import read_adapter
+from ..adapters.write.style import Style
+from ..engine.analysing import analyse
+from ..engine.analysis import Analysis
+from ..engine.planning import prepare
+from ..engine.runtime import Runtime, cpu_runtime
 from ..errors import ResizeError, UsageError
 from ..files.reader import SafeFile
 from ..files.walk import Skip, ignore
-from ..linalg.arrays import NumpyArrays
-from ..linalg.threads import one_blas_thread, usable_cores
 from ..progress import Progress, Quiet
 from ..prompts.sources import files_below
 from ..recipe.grammar import PRESETS, parse_recipe
@@ -257,8 +256,7 @@ def _with_spectra(found: Survey, options: SurveyOptions, store: SurveyStore, pro
     todo = [entry for entry in found.entries if entry.problem is None and not _enough(entry.figures, options.exact)]
     progress.start("spectra", len(todo))
     fresh: dict[str | None, Entry] = {}
-    with ThreadPoolExecutor(options.threads or usable_cores()) as pool, one_blas_thread():
-        runtime = Runtime(NumpyArrays(), pool, Quiet())
+    with cpu_runtime(Quiet(), options.threads) as runtime:
         for entry in todo:
             if entry.content not in fresh:
                 fresh[entry.content] = _measured(entry, options.exact, runtime)
@@ -328,7 +326,7 @@ def sampled(layers: Sequence[Layer], count: int = SAMPLE) -> tuple[Layer, ...]:
         return tuple(layers)
     order = sorted(
         range(len(layers)),
-        key=lambda i: (type_of(layers[i].stem, is_conv=layers[i].form.is_conv), layers[i].form.parameters, i),
+        key=lambda i: (type_of(layers[i].stem, is_conv=layers[i].form.is_conv), layers[i].form.parameters_per_rank, i),
     )
     places = np.linspace(0, len(layers) - 1, count).round().astype(int)
     return tuple(layers[order[place]] for place in places)

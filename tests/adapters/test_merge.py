@@ -16,8 +16,8 @@ import pytest
 from lorafiles import delta, factors, kohya, relative, tensors_of, write
 from test_resize_file import resized, run
 
-from lib_resize.adapters import merge as module
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.merge import merge as module
+from lib_resize.adapters.write.style import Style
 
 WAN, WAN_OWN = "blocks.0.self_attn.q", "blocks.0.attn1.to_q"
 Tensors = dict[str, np.ndarray]
@@ -292,7 +292,7 @@ def test_nothing_is_left_of_a_file_less_itself(tmp_path, other) -> None:
     first = spelled("tower.0.q", "kohya", 1)
     second = first if other == "itself" else spelled("tower.0.q", "ComfyUI", 1)
     error = refusal(tmp_path, first, second, strengths=(0.7, -0.7))
-    assert "nothing is left" in error
+    assert "there is nothing to write" in error
     assert "cancel one another" in error
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from lorafiles import best, delta, kohya, relative, tensors_of, write
 
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.write.style import Style
 from lib_resize.cli import main as cli
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.files.header import read_header
 from lib_resize.plans import Plan
 from lib_resize.prompts.sources import expand

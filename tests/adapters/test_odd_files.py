@@ -10,7 +10,7 @@ import pytest
 from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 from test_resize_file import refused, resized
 
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Outcome, Settings, resize
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import DamagedFileError, LayerError, UnsupportedError
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes

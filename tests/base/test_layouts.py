@@ -16,12 +16,14 @@ from safetensors.numpy import save_file
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.gguf_store import GgufStore
 from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles
-from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3, Family, LayerName, layers
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3
+from lib_resize.names.family import Family, LayerName, layers
+from lib_resize.names.identify import canonical_id
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
@@ -44,14 +46,14 @@ def native(family: Family) -> dict[str, np.ndarray]:
     for row in rows_of(family):
         if row.whole is None:
             rows = max(1, row.shape[0] // 16) if row.shape[0] % 16 == 0 else row.shape[0]
-            key = f"{row.spellings[0]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
+            key = f"{row.dotted_names[0]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
             found[key] = rng.standard_normal((rows, COLUMNS)).astype(np.float32)
     return found
 
 
 def wanted(family: Family) -> dict[str, np.ndarray]:
     """What each layer changes, by id, by cutting the single file with numpy alone."""
-    file = {canonical(f"diffusion_model.{k[:-7]}", family): values for k, values in native(family).items()}
+    file = {canonical_id(f"diffusion_model.{k[:-7]}", family): values for k, values in native(family).items()}
     found = {}
     for row in rows_of(family):
         whole = file[row.whole or row.id]
@@ -65,7 +67,7 @@ def cut(family: Family) -> dict[str, np.ndarray]:
     """The same model as diffusers stores it."""
     values, wholes = wanted(family), {row.whole for row in rows_of(family)}
     rows = [row for row in rows_of(family) if row.id not in wholes and not row.id.endswith("linear1_qkv")]
-    names = {row.id: row.spellings[0 if row.whole or len(row.spellings) == 1 else 1] for row in rows}
+    names = {row.id: row.dotted_names[0 if row.whole or len(row.dotted_names) == 1 else 1] for row in rows}
     return {f"{names[row.id]}.weight": values[row.id] for row in rows}
 
 
@@ -152,7 +154,9 @@ def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
 
 def shapes_of(family: Family, key: str) -> dict[str, tuple[int, ...]]:
     rows = [row for row in layers(family).values() if row.component == "unet" and row.whole is None]
-    return {f"model.diffusion_model.{row.spellings[0]}.weight": row.shape for row in rows if key in row.spellings[0]}
+    return {
+        f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.dotted_names[0]
+    }
 
 
 def test_trap_10_linear1_is_q_k_v_and_mlp() -> None:
@@ -209,7 +213,7 @@ def sd15(tmp_path: Path, channels: int, name: str = "model.diffusion_model.input
 
 def test_trap_11_nine_channels_of_inpainting_are_compared_by_the_first_four(tmp_path: Path) -> None:
     checkpoint = Checkpoint(sd15(tmp_path, 9))
-    name = checkpoint.family.entrance
+    name = checkpoint.family.input_layer
     with np.errstate(all="raise"):
         whole = seen(checkpoint, name, (320, 81)).reshape(320, 9, 3, 3)
         np.testing.assert_array_equal(seen(checkpoint, name, (320, 36)), whole[:, :4].reshape(320, 36))

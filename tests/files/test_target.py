@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lib_resize.errors import OutputError
-from lib_resize.files.target import RESULT, Inputs, Kind, check_folder, check_target
+from lib_resize.files.target import RESULT, FileKind, Inputs, check_folder, check_target
 
-OURS = Kind("a file of ours", lambda path: path.read_bytes().startswith(b"ours"))
+OURS = FileKind("a file of ours", lambda path: path.read_bytes().startswith(b"ours"))
 
 
 def link_to_ours(path: Path) -> None:

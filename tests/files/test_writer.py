@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save
 from lib_resize.errors import OutputError, ResizeError
 from lib_resize.files import atomic, drafts, writer
 from lib_resize.files.header import TensorSpec, file_order, read_header
-from lib_resize.files.writer import Written, file_bytes, verify, write_safetensors
+from lib_resize.files.writer import WrittenFile, file_bytes, verify, write_safetensors
 
 KOHYA = {"ss_network_dim": "4", "ss_output_name": "x", "modelspec.title": "T", "sshs_model_hash": "stale"}
 DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "|u1": "U8", "<i8": "I64", "<i2": "I16"}
@@ -33,7 +33,7 @@ def spec_of(name: str, array: np.ndarray) -> TensorSpec:
     return TensorSpec(name, DTYPES[array.dtype.str], array.shape)
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None, **options) -> Written:
+def write(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None, **options) -> WrittenFile:
     specs = file_order(spec_of(name, array) for name, array in arrays.items())
     return write_safetensors(path, specs, metadata or {}, (arrays[spec.name] for spec in specs), **options)
 
@@ -103,7 +103,7 @@ def test_hashes_are_those_of_kohya_for_half_precision_brain_floats(tmp_path):
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 4), max_size=3)), max_size=6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_library_loads_what_was_written(tmp_path_factory, described):
     arrays = {f"t{i}": np.full(shape, i + 1, dtype) for i, (dtype, shape) in enumerate(described)}
     path = tmp_path_factory.mktemp("write") / "x.safetensors"

@@ -248,7 +248,7 @@ def test_a_file_that_may_not_be_read_is_told_in_plain_words(tmp_path, monkeypatc
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_flipped_or_cut_header_is_read_or_refused_but_never_crashes(tmp_path, data):
     raw = bytearray(whole({"__metadata__": {"k": "v"}, "a": entry(), "b": entry(8, 16)}, bytes(16)))
     for _ in range(data.draw(st.integers(1, 3))):

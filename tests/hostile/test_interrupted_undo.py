@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import ResizeError
 from lib_resize.files.atomic import write_whole
 from lib_resize.panel.results import Results

@@ -17,10 +17,10 @@ from lib_resize.hosts.host import (
     PROMPT,
     XYZ,
     CheckpointFile,
-    Loaded,
+    LoadedModel,
     LoraFile,
     LoraList,
-    Turn,
+    SharedLock,
 )
 
 ALL_FEATURES = frozenset({LOADED_MODEL, GENERATE, PROMPT, CARDS, XYZ})
@@ -33,7 +33,7 @@ class FakeHost:
 
     roots: list[Path]
     checkpoint_files: list[Path] = field(default_factory=list)
-    model: Loaded | None = None
+    model: LoadedModel | None = None
     selected: str | None = None
     name: str = "Fake WebUI"
     features: frozenset[str] = ALL_FEATURES
@@ -55,7 +55,7 @@ class FakeHost:
     """How often the list was asked for."""
 
     def __post_init__(self) -> None:
-        self._turn = Turn(self.queue_lock)
+        self._turn = SharedLock(self.queue_lock)
         self._stopped = threading.Event()
 
     @property
@@ -87,7 +87,7 @@ class FakeHost:
     def checkpoints(self) -> list[CheckpointFile]:
         return [CheckpointFile(path.name, path) for path in self.checkpoint_files]
 
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> LoadedModel | None:
         return self.model
 
     def pending(self) -> str | None:

@@ -6,7 +6,6 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,16 +28,16 @@ from standins import (
     tensors_of,
 )
 
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.base import norm_cache
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.engine.analysis import Runtime, analyse
+from lib_resize.engine.analysing import analyse
+from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, UnfiledCheckpoint, open_reference
-from lib_resize.linalg.arrays import NumpyArrays
+from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint, open_reference
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
 
@@ -59,8 +58,7 @@ def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any) -> ForgeH
 
 
 def facts(checkpoint: Checkpoint, lora: Path, recipe: str = "spn_ckpt=1,thr=-1", progress: Any = None) -> list[Any]:
-    with ThreadPoolExecutor(2) as pool, SafeFile(lora) as file:
-        runtime = Runtime(NumpyArrays(), pool, progress or Quiet())
+    with cpu_runtime(progress or Quiet(), 2) as runtime, SafeFile(lora) as file:
         found = analyse(read_adapter(file), checkpoint, [parse_recipe(recipe)], runtime)
     return [layer.base for layer in found.layers]
 
@@ -629,7 +627,7 @@ def test_a_model_from_a_pickle_is_believed_and_that_is_said(
     model.sd_checkpoint_info.filename = str(tmp_path / "old.ckpt")
     host = a1111(tmp_path, monkeypatch, model)
     reference = open_reference(host)
-    assert isinstance(reference.checkpoint, UnfiledCheckpoint)
+    assert isinstance(reference.checkpoint, MemoryOnlyCheckpoint)
     found = facts(reference.checkpoint, lora)
     assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
     assert "what is in memory is believed" in reference.note

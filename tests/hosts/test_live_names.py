@@ -19,7 +19,7 @@ from lib_resize.base.pairing import Partner
 from lib_resize.errors import UnsupportedError
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import CheckpointFile, find_checkpoint, plain_title
-from lib_resize.hosts.keys import usual_key
+from lib_resize.hosts.keys import host_key
 from lib_resize.hosts.live import CACHE, FILE, MEMORY, LiveCheckpoint, LiveWeights, OpenReference, open_reference
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
@@ -174,7 +174,7 @@ def test_a_loaded_gguf_is_read_from_its_file(tmp_path: Path, monkeypatch: Any) -
     ],
 )
 def test_hosts_are_asked_by_usual_keys(key: str, prefix: str, usual: str) -> None:
-    assert usual_key(key, prefix) == usual
+    assert host_key(key, prefix) == usual
 
 
 LISTED = [

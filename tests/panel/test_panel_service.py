@@ -16,7 +16,7 @@ from panelhost import Browser, fake_host
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.adapters.forms.form import Absent
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
@@ -86,7 +86,7 @@ def battered(tmp_path_factory: pytest.TempPathFactory, pantry: Path):
     service.queue.join()
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=list(HealthCheck))
 @given(
     method=st.sampled_from(METHODS), params=st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=5) | JSON, id=JSON
 )
@@ -103,7 +103,7 @@ def test_whatever_is_asked_the_answer_is_json_and_nothing_is_raised(
     assert {path.parent for path in root.rglob("*.safetensors")} <= {root, *root.rglob("*")}
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.text(max_size=60))
 def test_any_text_gets_an_answer(battered, text: str) -> None:
     assert "error" in json.loads(battered[0].call(text))
@@ -435,7 +435,8 @@ def test_sidecars_go_along_or_stay(browser: Browser, root: Path) -> None:
 
 
 def test_the_numbers_of_a_result_are_those_of_the_command_line(browser: Browser, root: Path, tmp_path: Path) -> None:
-    from lib_resize.engine.batch import Settings, resize
+    from lib_resize.engine.batch import resize
+    from lib_resize.engine.settings import Settings
     from lib_resize.prompts.sources import expand
     from lib_resize.recipe.grammar import parse_recipes
 

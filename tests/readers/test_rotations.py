@@ -25,8 +25,9 @@ from lora_material import Matrix, Tensors, difference, load, output, save
 from lycoris_material import PREFIX, Case, Net, base_weights, shapes, write_lycoris
 
 from lib_resize import Outcome
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes

@@ -19,9 +19,10 @@ from safetensors.numpy import save_file
 from lib_resize import Outcome
 from lib_resize.adapters.forms.form import WriteSpec
 from lib_resize.adapters.forms.loha import LohaSpectrum
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import DTYPES, Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
@@ -677,8 +678,10 @@ def test_the_subspace_of_a_dimension_is_its_inner_product_with_the_base(tmp_path
         (layer,) = read_adapter(file).layers
         solved = layer.form.decompose(NumpyArrays())
         found, mirrored = (
-            layer.form.along(solved, Stored(np.ascontiguousarray(w), "F32"), NumpyArrays(), turned=turned)
-            for w, turned in ((weight, False), (weight.T, True))
+            layer.form.base_alignment(
+                solved, Stored(np.ascontiguousarray(w), "F32"), NumpyArrays(), transposed=transposed
+            )
+            for w, transposed in ((weight, False), (weight.T, True))
         )
         parts = [np.zeros_like(weight), *(_truncation(layer.form, solved, k) for k in range(1, 4))]
     for j in range(3):
@@ -706,9 +709,9 @@ def test_the_subspace_of_glora_is_that_of_what_its_two_parts_add_together(tmp_pa
     with SafeFile(saved(tmp_path / "x.safetensors", glora("lora_unet_x", old))) as file:
         (layer,) = read_adapter(file).layers
         solved = layer.form.decompose(NumpyArrays(), weight)
-        found = layer.form.along(solved, weight, NumpyArrays(), turned=False)
+        found = layer.form.base_alignment(solved, weight, NumpyArrays(), transposed=False)
         mirror = Stored(np.ascontiguousarray(weight.bits.T), "F32")
-        mirrored = layer.form.along(solved, mirror, NumpyArrays(), turned=True)
+        mirrored = layer.form.base_alignment(solved, mirror, NumpyArrays(), transposed=True)
         values = layer.form.values(WriteSpec(solved, np.arange(R), NumpyArrays(), base=weight))
     names = ("a2", "a1", "b2", "b1") if old else ("a1", "a2", "b1", "b2")
     a_up, a_down, b_up, b_down = (values[name].astype(np.float64) for name in names)
@@ -732,7 +735,9 @@ def test_a_rank_of_loha_that_another_stands_for_has_no_subspace(tmp_path) -> Non
         solved = layer.form.decompose(NumpyArrays())
         assert isinstance(solved, LohaSpectrum)
         solved = replace(solved, standing=np.array([0, 1, 1]))
-        found = layer.form.along(solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), turned=False)
+        found = layer.form.base_alignment(
+            solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), transposed=False
+        )
     assert found[0] > 0
     assert found[1] == 0
 

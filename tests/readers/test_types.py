@@ -18,8 +18,9 @@ from lycoris_material import CARRIED, CASES, PREFIX, base_weights, forward_delta
 from safetensors.torch import load_file, save_file
 
 from lib_resize import Outcome
-from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.write.style import DTYPES, Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import UnsupportedError
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
@@ -121,7 +122,7 @@ def test_converted_to_lora_the_delta_is_the_same(files, tmp_path, name) -> None:
     for deltas in by_hosts(output(outcome)):
         for layer, delta in before.items():
             assert difference(deltas[layer], delta) < 2e-6
-    assert any("as asked" in note for note in outcome.plan.notes)
+    assert any("as requested" in note for note in outcome.plan.notes)
 
 
 @pytest.mark.parametrize("name", ["loha", "loha_tucker"])

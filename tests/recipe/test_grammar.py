@@ -87,8 +87,8 @@ def test_a_selection_layer_by_layer_needs_no_score() -> None:
         ("sv_fro=0", "above 0 and at most 1"),
         ("rescale=0,rank=4", "must be a strength, 0.001 to 1000"),
         ("rank=4,min_rank=3,max_rank=2", "min_rank=3 is above max_rank=2"),
-        ("thr=-1,thr=-2", "'thr' stands twice"),
-        ("fro_lora,fro_lora,thr=-2", "'fro_lora' stands twice"),
+        ("thr=-1,thr=-2", "'thr' is given twice"),
+        ("fro_lora,fro_lora,thr=-2", "'fro_lora' is given twice"),
         ("rank=4,medium", "preset 'medium' must come first"),
     ],
 )

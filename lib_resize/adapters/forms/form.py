@@ -21,9 +21,9 @@ from ...files.reader import SafeFile
 from ...linalg.arrays import Arrays
 from ...linalg.casts import STORAGE, Bits, Double, Single, doubles
 from ...linalg.factor import Factor, Joined, Pair, Stored
-from ...linalg.made import Made, Turned
+from ...linalg.lazy import LazyMatrix, Transposed
 from ...linalg.truncate import KeptIndices
-from ..suffixes import Part
+from ..keys.suffixes import ParsedKey
 
 Shape = tuple[int, ...]
 
@@ -41,7 +41,7 @@ class Decomposition(Protocol):
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorSlot:
     """One tensor that a form stores."""
 
     role: str
@@ -72,7 +72,7 @@ class Form(ABC):
     """Whether the delta depends on the base layer's weight."""
     nested: bool = False
     """Whether only the first k dimensions can stay together, and not any k of them."""
-    own_alpha: ClassVar[bool] = True
+    has_own_alpha: ClassVar[bool] = True
     """Whether alpha is the form's own rule; else that of the file, see `adapters.write`."""
 
     @property
@@ -109,17 +109,17 @@ class Form(ABC):
         """The same form, told what kernel its layer has: some kinds write it flattened."""
         return self
 
-    def cut_at(self, rows: tuple[int, ...]) -> Form:
+    def with_row_cuts(self, rows: tuple[int, ...]) -> Form:
         """The same form, told at which rows the pieces of a fused layer begin, but for the first."""
         return self
 
     @property
-    def parameters(self) -> int:
+    def parameters_per_rank(self) -> int:
         """Numbers stored per rank."""
         return sum(self.size)
 
     @property
-    def square(self) -> int:
+    def parameters_per_squared_rank(self) -> int:
         """Numbers stored per square of the rank."""
         return 0
 
@@ -132,7 +132,7 @@ class Form(ABC):
         """Raises LayerError for NaN, infinities and damaged scales."""
 
     @abstractmethod
-    def slots(self, rank: int) -> tuple[Slot, ...]:
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
         """The tensors that hold `rank` dimensions, 1 or more."""
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Form(ABC):
         return None
 
     @abstractmethod
-    def along(self, solved: Decomposition, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+    def base_alignment(self, solved: Decomposition, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
         """``|<D_j, W>| / |D_j|`` of every dimension j, (rank,): how much the base weight acts along it."""
 
 
@@ -198,7 +198,7 @@ class InFile:
 
 def without_data(value: F) -> F:
     """The same form without its numbers, so that no part of its file is held."""
-    if isinstance(value, (InFile, Stored, Joined, Made, Turned)):
+    if isinstance(value, (InFile, Stored, Joined, LazyMatrix, Transposed)):
         return Absent(value.kind, value.shape)  # type: ignore[return-value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -212,7 +212,7 @@ class Tensors:
 
     file: SafeFile
     stem: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ParsedKey]
     outer_scale: Callable[[int | None], float]
     """The scale of a layer of that rank, whatever the file tells it by; None for layers whose alpha readers ignore."""
     used: set[str] = dataclasses.field(default_factory=set)
@@ -237,7 +237,7 @@ class Tensors:
                     f"Download or save it again."
                 )
 
-    def matrix(self, role: str, *, turned: bool = False) -> Factor:
+    def matrix(self, role: str, *, transposed: bool = False) -> Factor:
         """The tensor as stored, (first, rest), or its transpose."""
         shape, dtype = self.shape(role), self.dtype(role)
         self.used.add(role)
@@ -248,7 +248,7 @@ class Tensors:
         if not shape:
             raise self.fault(role, "a single number, where a matrix was expected; the file is damaged")
         found = InFile(self.file, self.parts[role].key, dtype, (shape[0], math.prod(shape[1:])))
-        return Turned(found) if turned else found
+        return Transposed(found) if transposed else found
 
     def fault(self, role: str, what: str) -> LayerError:
         shape = self.shape(role)
@@ -268,12 +268,12 @@ def not_floating(dtype: str) -> str:
     )
 
 
-def fits(kernel: Shape, columns: int) -> bool:
+def kernel_fits(kernel: Shape, columns: int) -> bool:
     """Whether flattened inputs of that many columns can have this kernel."""
     return columns % math.prod(kernel) == 0
 
 
-def relative(found: Double, wanted: Double) -> float:
+def relative_difference(found: Double, wanted: Double) -> float:
     """``||found - wanted|| / ||wanted||``, or ``||found||`` where nothing is wanted."""
     whole = float(np.linalg.norm(wanted))
     return float(np.linalg.norm(found - wanted)) / (whole if whole > 0 else 1.0)
@@ -281,10 +281,10 @@ def relative(found: Double, wanted: Double) -> float:
 
 def relative_distance(found: Pair, wanted: Pair) -> float:
     """``||found - wanted||_F / ||wanted||_F`` of two deltas, in factor space, float64."""
-    square, whole = inner(found, found), inner(wanted, wanted)
+    square, whole = inner_product(found, found), inner_product(wanted, wanted)
     if whole == 0.0:
         return math.sqrt(max(square, 0.0))
-    return math.sqrt(abs(square - 2 * inner(found, wanted) + whole) / whole)
+    return math.sqrt(abs(square - 2 * inner_product(found, wanted) + whole) / whole)
 
 
 def projected_error(square: float, shared: float, kept: float) -> float:
@@ -297,13 +297,13 @@ def projected_error(square: float, shared: float, kept: float) -> float:
     return math.sqrt(abs(square - 2 * shared + kept) / kept)
 
 
-def held(work: WriteSpec) -> float:
+def kept_energy(work: WriteSpec) -> float:
     """Squared norm of what is to be written, by the strengths of what is kept."""
     kept = work.solved.s[work.kept] * work.gain**2
     return float(kept @ kept)
 
 
-def inner(one: Pair, other: Pair) -> float:
+def inner_product(one: Pair, other: Pair) -> float:
     """``<one, other>_F`` of two deltas, in factor space, float64."""
     left = doubles(one.up.bits, one.up.kind).T @ doubles(other.up.bits, other.up.kind)
     right = doubles(one.down.bits, one.down.kind) @ doubles(other.down.bits, other.down.kind).T

@@ -16,11 +16,11 @@ from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single
 from ...linalg.factor import Factor, Joined, Pair, Spectrum, Stored, decompose
-from ...linalg.made import Made, Turned, numbers
+from ...linalg.lazy import LazyMatrix, Transposed, materialise
 from ...linalg.truncate import truncated
-from .form import Form, Shape, Slot, Tensors, WriteSpec, relative_distance
+from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, relative_distance
 from .full import Full
-from .lora import LowRank, low_rank
+from .lora import LowRank, lora_from_pair
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Glora(Form):
         return frozenset({self.stored})
 
     @property
-    def parameters(self) -> int:
+    def parameters_per_rank(self) -> int:
         return sum(self.plain.size) + sum(self.inner.size)
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> GloraSpectrum:
@@ -99,14 +99,14 @@ class Glora(Form):
         inputs = self.inner.up.shape[0]
 
         def make() -> Single:
-            return np.asarray(_by_input(numbers(base), inputs) @ numbers(self.inner.up))
+            return np.asarray(_by_input(materialise(base), inputs) @ materialise(self.inner.up))
 
-        return Pair(Made((rows * columns // inputs, self.rank), make), self.inner.down)
+        return Pair(LazyMatrix((rows * columns // inputs, self.rank), make), self.inner.down)
 
-    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
-        base = Turned(weight) if turned else weight
+    def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
+        base = Transposed(weight) if transposed else weight
         (u, v), (p, q) = self._factors(solved.plain, solved.weighted, base, arrays)
-        w = numbers(base)
+        w = materialise(base)
         met = np.einsum("nj,nj->j", u, w @ v.T, dtype=np.float64)
         met += np.einsum("nj,nj->j", p, _by_input(w, q.shape[1]) @ q.T, dtype=np.float64)
         length = np.sqrt(np.maximum(np.diagonal(self._steps(solved.plain, solved.weighted, base, arrays)), 0.0))
@@ -129,8 +129,8 @@ class Glora(Form):
         mixed = (outer * along).sum(axis=0)
         return np.asarray(_gram(u, v) + _gram(p, q) + mixed + mixed.T)
 
-    def slots(self, rank: int) -> tuple[Slot, ...]:
-        return tuple(Slot(role, self._shape(role, rank), self.stored) for role in ("a1", "a2", "b1", "b2"))
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
+        return tuple(TensorSlot(role, self._shape(role, rank), self.stored) for role in ("a1", "a2", "b1", "b2"))
 
     def _shape(self, role: str, rank: int) -> Shape:
         shape = self.shapes[role]
@@ -159,19 +159,23 @@ class Glora(Form):
         weighted = self._weighted(base)
         n, m = self.size
         if prod(self.kernel) > 1:
-            return Full(Made((n, m), lambda: self._dense(base)), (n, self.inner.up.shape[0], *self.kernel), self.stored)
+            return Full(
+                LazyMatrix((n, m), lambda: self._dense(base)), (n, self.inner.up.shape[0], *self.kernel), self.stored
+            )
         pair = Pair(
             Joined((self.plain.up, weighted.up), (1.0, 1.0), axis=1),
             Joined((self.plain.down, weighted.down), (1.0, 1.0), axis=0),
             self.factor,
         )
-        return low_rank(pair, self.kernel, self.stored)
+        return lora_from_pair(pair, self.kernel, self.stored)
 
     def _dense(self, base: Factor) -> Single:
         inputs, taps = self.inner.up.shape[0], prod(self.kernel)
-        through = _by_input(numbers(base), inputs) @ numbers(self.inner.up) @ numbers(self.inner.down)
+        through = _by_input(materialise(base), inputs) @ materialise(self.inner.up) @ materialise(self.inner.down)
         beside = np.swapaxes(through.reshape(-1, taps, inputs), 1, 2).reshape(self.size)
-        return np.asarray(np.float32(self.factor) * (numbers(self.plain.up) @ numbers(self.plain.down) + beside))
+        return np.asarray(
+            np.float32(self.factor) * (materialise(self.plain.up) @ materialise(self.plain.down) + beside)
+        )
 
     def times(self, weight: float) -> Glora:
         return replace(self, factor=self.factor * weight)

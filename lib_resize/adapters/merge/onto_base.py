@@ -1,0 +1,223 @@
+"""Layers whose change of the weight rests on the base model, as changes that stand alone.
+
+With the base weight W known, GLoRA's ``scale (B + W A)`` is exactly a LoRA of rank 2 r, with ``[b_up, W a_up]`` as up
+and ``[b_down; a_down]`` as down. What DoRA does to a weight, ``m V / ||V|| - W`` with ``V = W + delta``, is of full
+rank: a difference in full. So is what IA3, OFT and BOFT do (see `rotations`), which a file alone has as copied keys.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...errors import LayerError, UnsupportedError
+from ...files.header import DTYPE_BYTES
+from ...files.reader import SafeFile
+from ...linalg.casts import STORAGE, Single, singles
+from ...linalg.dora import DoraWeight
+from ...linalg.factor import Factor
+from ...linalg.finite import check_finite, without_float_warnings
+from ...linalg.lazy import LazyMatrix, materialise
+from ...names.family import Family
+from ...names.identify import canonical_id
+from ..forms.form import Form, Tensors
+from ..forms.full import Full
+from ..forms.glora import Glora
+from ..forms.lora import LowRank
+from ..keys.registry import BASE_DEPENDENT
+from ..keys.suffixes import ParsedKey, parse_key
+from ..layer import Adapter, Copied, Layer
+from ..read.scales import ScaleConfig, find_configs
+from .rotations import WeightChange, WeightInfo, weight_change
+
+ReadWeight = Callable[[], Factor]
+"""What reads a base weight, (n, m)."""
+
+
+@dataclass(frozen=True)
+class BaseWeight:
+    """A weight of the base model that a name belongs to."""
+
+    weight: WeightInfo
+    read: ReadWeight
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """A base model, as what rests on it sees it."""
+
+    title: str
+    """What it is called in messages."""
+    family: Family | None
+    weight_for: Callable[[Layer], ReadWeight | None]
+    """The weight of a layer of known size; None where there is none."""
+    find_weight: Callable[[str | None, str], BaseWeight | None]
+    """The weight under a canonical name or a stem, whatever its size."""
+
+
+def depends_on_base(adapter: Adapter) -> bool:
+    """Whether it has layers whose change of the weight rests on the base model."""
+    return any(layer.form.needs_base for layer in adapter.layers) or requires_base(adapter)
+
+
+def requires_base(adapter: Adapter) -> bool:
+    """Whether it has some that cannot be multiplied as they are stored; GLoRA can."""
+    return any(layer.magnitude for layer in adapter.layers) or any(one.why in BASE_DEPENDENT for one in adapter.copied)
+
+
+def magnitudes(file: SafeFile, key: ParsedKey) -> Single:
+    """DoRA's, as `linalg.dora` reads them: PEFT's and ai-toolkit's belong to outputs whatever their shape.
+
+    Raises LayerError for integers.
+    """
+    dtype = file.header.entries[key.key].dtype
+    if dtype not in STORAGE:
+        raise LayerError(f"{key.key} holds numbers of dtype {dtype}; floating point was expected")
+    values = singles(file.bits(key.key), dtype)
+    return values if key.suffix == ".dora_scale" else values.reshape(-1)
+
+
+def merge_onto_base(adapter: Adapter, ground: BaseModel) -> Adapter:
+    """The adapter with what rests on the base model worked out; GLoRA and DoRA without a base weight stay as they are.
+
+    Numbers are made when they are looked at. Raises UnsupportedError where a multiplier or rotation has no base weight,
+    or is of a layout that we have nothing to try with; LayerError and DamagedFileError where its tensors do not fit.
+    """
+    family = adapter.family if adapter.layers else ground.family
+    layers = [_grounded(layer, adapter.files[0], ground) for layer in adapter.layers]
+    made = dict(_worked_out(adapter, family, ground))
+    settled = {new.stem for new, old in zip(layers, adapter.layers, strict=True) if new is not old}
+    if not settled and not made:
+        return adapter
+    gone = {"DoRA magnitude": settled, **dict.fromkeys(BASE_DEPENDENT, made.keys())}
+    return replace(
+        adapter,
+        layers=(*layers, *made.values()),
+        copied=tuple(one for one in adapter.copied if one.stem not in gone.get(one.why, ())),
+        family=family,
+        notes=(*adapter.notes, _note(adapter, len(settled) + len(made), ground.title)),
+        converted=True,
+    )
+
+
+def overlap_warnings(before: Sequence[Adapter], after: Sequence[Adapter]) -> list[str]:
+    """A word on layers that were worked out with the base model and that other LoRAs of a merge change as well.
+
+    Hosts add one LoRA after another, and work such a layer out on the weight as it is by then; a sum has it on the
+    base weight.
+    """
+    names = [{layer.canonical or layer.stem for layer in adapter.layers} for adapter in after]
+    count = 0
+    for place, (old, new) in enumerate(zip(before, after, strict=True)):
+        stored = {id(layer) for layer in old.layers}
+        made = {layer.canonical or layer.stem for layer in new.layers if id(layer) not in stored}
+        count += len(made & set().union(*names[:place], *names[place + 1 :]))
+    if not count:
+        return []
+    return [
+        f"{count} layers rest on the base model and are changed by other LoRAs too: hosts work them out on what those "
+        "made of the weight, this file on the base model, so pictures differ from those of the separate LoRAs"
+    ]
+
+
+def _note(adapter: Adapter, count: int, title: str) -> str:
+    kinds = {layer.form.kind for layer in adapter.layers if layer.form.needs_base}
+    kinds |= {"DoRA" for layer in adapter.layers if layer.magnitude}
+    kinds |= BASE_DEPENDENT.intersection(one.why for one in adapter.copied)
+    told = ", ".join(sorted(kinds))
+    return f"{adapter.name}: {count} layers ({told}) were worked out with {title}, and fit that model alone"
+
+
+def _grounded(layer: Layer, file: SafeFile, ground: BaseModel) -> Layer:
+    if layer.magnitude is None and not layer.form.needs_base:
+        return layer
+    weight = ground.weight_for(layer)
+    if weight is None:
+        return layer
+    form: Form | None = layer.form.converted()
+    if isinstance(layer.form, Glora):
+        form = layer.form.beside(LazyMatrix(layer.size, lambda: materialise(weight())))
+    assert form is not None
+    if layer.magnitude is not None:
+        form = _normalised(layer, form, weight, magnitudes(file, layer.magnitude))
+    parts = {role: part for role, part in layer.parts.items() if role in ("up", "down", "alpha")}
+    return replace(layer, form=form, parts=parts, magnitude=None)
+
+
+def _normalised(layer: Layer, form: Form, weight: ReadWeight, magnitude: Single) -> Full:
+    def added(base: Single) -> Single:
+        return np.asarray(DoraWeight(base, magnitude).effective_weight(_dense(form)) - base, np.float32)
+
+    return _difference(layer.stem, WeightInfo(layer.size, layer.form.kernel), weight, added, max(form.dtypes))
+
+
+def _difference(stem: str, weight: WeightInfo, read: ReadWeight, added: WeightChange, dtype: str) -> Full:
+    def make() -> Single:
+        try:
+            with without_float_warnings():
+                found = added(materialise(read()))
+            check_finite("what it makes of its base weight has", found)
+            return found
+        except LayerError as error:
+            raise LayerError(f"layer {stem}: {error}") from error
+
+    n, m = weight.size
+    return Full(LazyMatrix((n, m), make), (n, m // weight.taps, *weight.kernel), dtype)
+
+
+def _dense(form: Form) -> Single:
+    if isinstance(form, Full):
+        return np.asarray(np.float32(form.scale) * materialise(form.matrix))
+    assert isinstance(form, LowRank)
+    return np.asarray(np.float32(form.scale) * (materialise(form.pair.up) @ materialise(form.pair.down)))
+
+
+# Multipliers and rotations ------------------------------------------------------------------------------------
+
+
+def _worked_out(adapter: Adapter, family: Family | None, ground: BaseModel) -> Iterator[tuple[str, Layer]]:
+    """Stem in the file, and the layer that its keys become."""
+    stems: dict[str, list[Copied]] = defaultdict(list)
+    for one in adapter.copied:
+        if one.why in BASE_DEPENDENT:
+            stems[one.stem].append(one)
+    file = adapter.files[0]
+    configs = find_configs(file.path, adapter.metadata, list(stems)) if stems else []
+    for stem, keys in stems.items():
+        name = canonical_id(stem, family) if family else None
+        place = _place(keys[0], file, name, family, ground)
+        tensors = Tensors(file, stem, {parse_key(one.key).role: parse_key(one.key) for one in keys}, lambda _: 1.0)
+        yield stem, _worked(tensors, place, name, _settings(configs, stem))
+
+
+def _place(key: Copied, file: SafeFile, name: str | None, family: Family | None, ground: BaseModel) -> BaseWeight:
+    foreign = family is not None and ground.family is not None and family != ground.family
+    place = None if foreign else ground.find_weight(name, key.stem)
+    if place is None:
+        raise UnsupportedError(
+            f"{file.path}: {key.key} ({key.why}): {ground.title} has no such layer. Name the checkpoint that it was "
+            f"trained on."
+        )
+    return place
+
+
+def _worked(tensors: Tensors, place: BaseWeight, name: str | None, settings: Mapping[str, object] | None) -> Layer:
+    added = weight_change(tensors, place.weight, settings)
+    dtype = max((tensors.dtype(role) for role in tensors.used), key=lambda kind: DTYPE_BYTES[kind])
+    stem = _usual(tensors.stem)
+    return Layer(stem, _difference(stem, place.weight, place.read, added, dtype), {}, canonical=name)
+
+
+def _settings(configs: list[ScaleConfig], stem: str) -> Mapping[str, object] | None:
+    return next((config.fields for config in configs if stem.startswith(config.prefix)), None)
+
+
+def _usual(stem: str) -> str:
+    """kohya's OFT has a prefix of its own, under which no host looks for a LoRA."""
+    return f"lora_unet_{stem[len(_KOHYA_OFT) :]}" if stem.startswith(_KOHYA_OFT) else stem
+
+
+_KOHYA_OFT = "oft_unet_"
