@@ -207,7 +207,10 @@ def test_a_fault_of_ours_is_a_failed_line_and_the_batch_goes_on(folder, tmp_path
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o")
     first, second = resize(expand([str(folder)]), settings)
     assert isinstance(first.error, InternalError)
-    assert re.search(r"please report it: RuntimeError at batch.py:\d+: shapes do not fit", str(first.error))
+    assert re.search(
+        r"internal error \(RuntimeError at batch.py:\d+: shapes do not fit\). Please report it: https://",
+        str(first.error),
+    )
     assert second.error is None
 
 
