@@ -632,7 +632,7 @@ def test_a_destination_that_cannot_work_is_refused_before_the_work(lora, tmp_pat
     assert run("merge", f"{lora}:0.5", "-o", tmp_path / "x", "--overwrite") == 1
     assert run("resize", lora, "-o", tmp_path, "-r", "rank=1:rank=2", "--suffix", "/../x", "--dry-run") == 1
     error = capsys.readouterr().err
-    assert "a file stands where a folder should be" in error
+    assert "there is a file where a folder should be" in error
     assert "is not a result of Resize LoRA" in error
 
 

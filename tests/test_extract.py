@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.base.pairing import read_base
+from lib_resize.base.model_index import read_base
 from lib_resize.cli import main as cli
 from lib_resize.files.header import read_header
 

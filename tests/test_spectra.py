@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_made_is_told(lora, tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("x")
     assert cli.main(["inspect", str(lora), "--plot", str(tmp_path / "file")]) == 1
-    assert "a file stands where a folder should be" in capsys.readouterr().err
+    assert "there is a file where a folder should be" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "x"
 
 

@@ -1,4 +1,4 @@
-"""Memory that workers share."""
+"""A limit on the memory that workers use together."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 
 class MemoryBudget:
-    """So many bytes for all workers together: one who asks for more than is left waits."""
+    """A number of bytes for all workers together. A worker that requests more than is left waits."""
 
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
+    def __init__(self, total: int) -> None:
+        self._total = self._left = total
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def of(self, wanted: int) -> Iterator[None]:
-        """Holds `wanted` bytes; one who asks for more than there is at all gets it, alone."""
-        share = min(wanted, self._most)
+        """Reserve `wanted` bytes for a block. A request above the whole budget waits until no other worker has any."""
+        share = min(wanted, self._total)
         with self._changed:
             self._changed.wait_for(lambda: self._left >= share)
             self._left -= share

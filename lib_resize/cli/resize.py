@@ -78,7 +78,7 @@ def _checkpoint(path: Path) -> Checkpoint | None:
     None where there is none, and where the file cannot be read: the error is reported when the file is resized.
     """
     from ..base.checkpoint import Checkpoint
-    from ..base.pairing import looks_like_checkpoint
+    from ..base.checkpoint_keys import looks_like_checkpoint
     from ..base.store import is_model_folder
     from ..files.reader import SafeFile
 

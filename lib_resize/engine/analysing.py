@@ -11,7 +11,7 @@ from ..adapters.forms.lora import LowRank, decompose_together
 from ..adapters.layer import Adapter, Layer
 from ..adapters.write.convert import is_convertible, is_loha, with_converted_layers
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import Partner
+from ..base.weights import Partner
 from ..errors import LayerError
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Factor

@@ -9,7 +9,7 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.merge.onto_base import BaseModel, BaseWeight
 from ..adapters.merge.rotations import WeightInfo
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import Partner
+from ..base.weights import Partner
 from ..errors import UnsupportedError
 from ..linalg.factor import Factor
 from ..linalg.lazy import Transposed

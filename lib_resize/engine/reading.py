@@ -11,7 +11,7 @@ from ..adapters.merge.onto_base import merge_onto_base, overlap_warnings, requir
 from ..adapters.merge.prompt_strengths import PromptStrength, block_weight_warnings
 from ..adapters.read.adapter import read_adapter
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import looks_like_checkpoint
+from ..base.checkpoint_keys import looks_like_checkpoint
 from ..errors import UnsupportedError
 from ..files.reader import SafeFile
 from ..prompts.sources import Member, Source

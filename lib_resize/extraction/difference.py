@@ -18,7 +18,7 @@ from ..adapters.forms.lora import lora_from_pair
 from ..adapters.keys.suffixes import ParsedKey
 from ..adapters.layer import Adapter, Layer
 from ..adapters.read.adapter import groups_together
-from ..base.pairing import BaseWeight
+from ..base.weights import BaseWeight
 from ..engine.runtime import Runtime
 from ..errors import LayerError, UnsupportedError
 from ..files.spool import Spool

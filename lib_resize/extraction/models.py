@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..base.pairing import BaseWeight
+from ..base.weights import BaseWeight
 from ..errors import UnsupportedError
 from ..linalg.factor import Stored
 from ..names.families import block

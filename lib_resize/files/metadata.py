@@ -1,22 +1,22 @@
-"""The metadata of a resized file: everything carried over, then made true. Standard library only.
+"""The metadata of a resized file: copied from the source, then updated. Standard library only.
 
-What is true after a resize, field by field:
+After a resize, the fields hold:
 
-``ss_network_dim``, ``ss_network_alpha``: the rank and alpha of the Linear and 1x1 layers as a number, or
-    ``Dynamic`` where layers differ (the word that kohya's tools read).
-``ss_network_args``: ``conv_dim`` and ``conv_alpha`` are those of the larger convolutions, or gone; lists of
-    ranks per part of the model are gone; the rest is kept. A text that is not a JSON object is kept as it is.
-``ss_output_name``: the new name. WebUIs use it as an alias, and two files with one alias lose it both.
-``ss_base_model_version``, ``ss_v2``: kept, or written where they are missing and the family is known: a file
-    with other metadata but without these counts as SD1 in A1111, and is hidden beside an SDXL checkpoint.
-``ss_training_comment``: told, in front of the old text, in the words of kohya's resize script.
+``ss_network_dim``, ``ss_network_alpha``: the rank and alpha of the Linear and 1x1 layers as a number, or ``Dynamic``
+    where layers differ (the word that kohya's tools read).
+``ss_network_args``: ``conv_dim`` and ``conv_alpha`` are those of the larger convolutions, or removed; lists of ranks
+    per part of the model are removed; the rest is kept. A text that is not a JSON object is kept unchanged.
+``ss_output_name``: the new name. WebUIs use it as an alias, and disable an alias that two files share.
+``ss_base_model_version``, ``ss_v2``: kept, or added where they are missing and the family is known. A1111 treats a
+    file with other metadata but without these as SD1, and hides it while an SDXL checkpoint is loaded.
+``ss_training_comment``: a note about the resize in the words of kohya's resize script, then the old text.
 ``sshs_model_hash``, ``sshs_legacy_hash``: placeholders here; the writer fills them in.
-``modelspec.*``: ``hash_sha256`` is gone, since it is of other bytes, and so is ``unet_dtype``. Title, author,
-    date, licence, thumbnail and all others tell of the work, which is the same. If there are any,
-    ``architecture`` is added where it is missing and known, and ``merged_from`` for merges.
-``lora_adapter_metadata`` (PEFT configuration, written by diffusers, which trusts it over the tensors): ranks
-    and alphas are made to agree where the names allow; else it is gone, and diffusers reads the tensors.
-``resize_lora``: our own record, a JSON object; one that was there before is kept in its list ``earlier``.
+``modelspec.*``: ``hash_sha256`` and ``unet_dtype`` are removed, because they describe other bytes. Title, author,
+    date, licence, thumbnail and all others describe the work and are kept. If there are any, ``architecture`` is added
+    where it is missing and known, and ``merged_from`` for merges.
+``lora_adapter_metadata`` (a PEFT configuration, written by diffusers, which prefers it to the tensors): ranks and
+    alphas are updated where the names match; otherwise the field is removed, and diffusers reads the tensors.
+``resize_lora``: the record of this program, a JSON object; earlier records are kept in its list ``earlier``.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from .file_names import storable
 from .header import MODEL_HASH, PLACEHOLDERS
 
 RECORD = "resize_lora"
-"""Key of our own record."""
+"""Key of the record that this program writes."""
 
 _DEEPEST = 100
-"""Levels of a JSON document that are read. Python writes no more of them than its stack has room for."""
+"""Levels of a JSON document that are read. Python cannot write deeper ones than its stack allows."""
 
 DYNAMIC = "Dynamic"
 """What kohya's tools write for a rank or alpha that differs between layers."""
 
 _ADAPTER = "lora_adapter_metadata"
 _MODELSPEC = "modelspec."
-_ARCHITECTURES = (  # beginning of ss_base_model_version -> sai_model_spec architecture
+_ARCHITECTURES = (  # prefix of ss_base_model_version -> sai_model_spec architecture
     ("sdxl_", "stable-diffusion-xl-v1-base/lora"),
     ("sd_v2_v", "stable-diffusion-v2-768-v/lora"),
     ("sd_v2", "stable-diffusion-v2-512/lora"),
@@ -66,18 +66,18 @@ Value = TypeVar("Value", int, float)
 
 @dataclass(frozen=True)
 class LayerFact:
-    """What the new file holds of one low-rank layer."""
+    """Rank and alpha of one low-rank layer of the new file."""
 
     rank: int
     alpha: float | None = None
-    """The number stored as alpha; None if the file stores none (scale 1)."""
+    """The stored alpha; None if the file stores none (scale 1)."""
     conv: bool = False
-    """Whether it is a convolution larger than 1x1, which trainers give a rank of its own."""
+    """Whether it is a convolution larger than 1x1, for which trainers have a separate rank."""
 
 
 @dataclass(frozen=True)
 class MergedSource:
-    """One of the files of a merge: name, SHA-256 of the whole file (hex), weight (in words where layers differ)."""
+    """A source of a merge: file name, SHA-256 of the whole file (hex), weight (as text where layers differ)."""
 
     name: str
     sha256: str
@@ -86,7 +86,7 @@ class MergedSource:
 
 @dataclass(frozen=True)
 class ResizeRecord:
-    """Where the new file comes from; stored in it as JSON under ``resize_lora``."""
+    """How the new file was made; stored in it as JSON under ``resize_lora``."""
 
     version: str
     """Version of this package."""
@@ -97,32 +97,32 @@ class ResizeRecord:
     recipe: str
     threshold: float | None = None
     retention: float | None = None
-    """Weight retention, 0 to 1."""
+    """Weight retention, from 0 to 1."""
     merged: Sequence[MergedSource] = ()
-    """All sources of a merge, empty otherwise."""
+    """All sources of a merge; empty otherwise."""
     extracted: bool = False
-    """The sources are checkpoints, and the file is their difference."""
+    """Whether the sources are checkpoints, and the file is their difference."""
 
 
 @dataclass(frozen=True)
 class MetadataFacts:
-    """What is true of the new file."""
+    """The facts of the new file that its metadata contains."""
 
     output_name: str
     """Stem of the new file's name."""
     record: ResizeRecord
     layers: Mapping[str, LayerFact] = field(default_factory=dict)
-    """Every low-rank layer of the new file, by its name as the file spells it, without suffix."""
+    """Every low-rank layer of the new file, by its name in the file, without suffix."""
     source_rank: int | None = None
-    """Rank of the source's layers, None if they differ."""
+    """Rank of the source's layers; None if they differ."""
     base_model_version: str | None = None
-    """In kohya's words, such as ``sdxl_base_v1-0``, ``sd_v1`` or ``sd_v2``; None if not known."""
+    """In kohya's notation, such as ``sdxl_base_v1-0``, ``sd_v1`` or ``sd_v2``; None if unknown."""
     network_module: str | None = None
-    """New ``ss_network_module`` where the kind of adapter changed; None keeps what is there."""
+    """New ``ss_network_module`` where the kind of adapter changed; None keeps the old one."""
 
 
 def updated_metadata(source: Mapping[str, str], facts: MetadataFacts) -> dict[str, str]:
-    """The new file's metadata, from the source's and the facts; see the module's text for every field."""
+    """Return the metadata of the new file, from the source's metadata and the facts; the module lists all fields."""
     stamped = dict(source)
     _stamp_network(stamped, facts)
     stamped["ss_output_name"] = facts.output_name
@@ -135,23 +135,23 @@ def updated_metadata(source: Mapping[str, str], facts: MetadataFacts) -> dict[st
 
 
 def has_resize_record(metadata: Mapping[str, str]) -> bool:
-    """Whether a file carries our record, so that it is a resized file already."""
+    """Return whether this program wrote the file."""
     return bool(_json_object(metadata.get(RECORD)).get("version"))
 
 
 def shared_metadata(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """The metadata to begin a merge with: what all sources say alike, in the order of the first.
+    """Return the fields that have the same value in all sources of a merge, in the order of the first source.
 
-    The family is kept if all that name one name the same.
+    The fields of the family are kept also where some sources lack them.
     """
     if not sources:
         return {}
     first, *others = sources
     same = {key: text for key, text in first.items() if all(other.get(key) == text for other in others)}
     for key in ("ss_base_model_version", "ss_v2"):
-        told = {source[key] for source in sources if key in source}
-        if len(told) == 1:
-            same[key] = told.pop()
+        values = {source[key] for source in sources if key in source}
+        if len(values) == 1:
+            same[key] = values.pop()
     return same
 
 
@@ -189,7 +189,7 @@ def _stamp_arguments(stamped: dict[str, str], convs: Sequence[LayerFact]) -> Non
         arguments.pop(key, None)
     rank, alpha = _uniform(layer.rank for layer in convs), _uniform(map(_alpha, convs))
     if rank is not None and alpha is not None:
-        # Trainers take these from the command line and write them as texts.
+        # Trainers read these from the command line and write them as texts.
         arguments.update(conv_dim=str(rank), conv_alpha=str(alpha))
     stamped["ss_network_args"] = json.dumps(arguments, ensure_ascii=False)
 
@@ -208,8 +208,8 @@ def _comment(source: Mapping[str, str], facts: MetadataFacts) -> str:
         models = dict.fromkeys(one.name.partition("/")[0] for one in facts.record.merged)
         return f"difference of {' and '.join(models)}, rank {new}; "
     merged = f"merged from {len(facts.record.merged)} files; " if facts.record.merged else ""
-    told = f"{merged}dimension is resized from {_text(facts.source_rank)} to {new}; "
-    return told + ("" if old == "None" else old)  # trainers write the word None for no comment
+    note = f"{merged}dimension is resized from {_text(facts.source_rank)} to {new}; "
+    return note + ("" if old == "None" else old)  # trainers write the word None for no comment
 
 
 def _stamp_modelspec(stamped: dict[str, str], facts: MetadataFacts) -> None:
@@ -219,15 +219,15 @@ def _stamp_modelspec(stamped: dict[str, str], facts: MetadataFacts) -> None:
         return
     version = stamped.get("ss_base_model_version", "")
     for start, architecture in _ARCHITECTURES:
-        if _begins_with(version, start):
+        if _is_variant_of(version, start):
             stamped.setdefault(_MODELSPEC + "architecture", architecture)
             break
     if facts.record.merged and not facts.record.extracted:
         stamped[_MODELSPEC + "merged_from"] = ", ".join(source.name for source in facts.record.merged)
 
 
-def _begins_with(version: str, start: str) -> bool:
-    """Whether a version is the one that a word names, or a variant: ``hunyuan_video_1_5`` is another model."""
+def _is_variant_of(version: str, start: str) -> bool:
+    """Return whether a version is `start` or a variant of it: ``hunyuan_video_1_5`` is another model."""
     return version.startswith(start) and (start[-1].isdigit() or not version[len(start) :].lstrip("_.")[:1].isdigit())
 
 
@@ -254,12 +254,12 @@ def _record(source: Mapping[str, str], record: ResizeRecord) -> str:
 
 
 def _finite(value: float | None) -> float | None:
-    """JSON has no word for infinity or NaN."""
+    """Return None for infinity and NaN, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _json_object(text: str | None) -> dict[str, Any]:
-    """The object that a metadata text holds; empty if it holds none, or one that is nested too deeply to be written."""
+    """Parse a metadata text; empty if it is no JSON object, or one that is nested too deeply to be written."""
     try:
         document = json.loads(text or "")
     except (ValueError, RecursionError):
@@ -279,11 +279,11 @@ def _is_shallow(document: Any) -> bool:
 
 def _stamp_adapter(stamped: dict[str, str], facts: MetadataFacts) -> None:
     settings = _json_object(stamped.pop(_ADAPTER, None))
-    # Pipelines put the part before each key (unet.r), a model that is saved alone does not (r).
+    # Pipelines put the component before each key (unet.r); a model that is saved alone does not (r).
     prefixes = [key.removesuffix("r") for key in settings if key == "r" or key.endswith(".r")]
     parts = {prefix: _layers_of(prefix, facts.layers) for prefix in prefixes}
     placed = sum(map(len, parts.values()))
-    # Diffusers refuses a file that has both this field and alphas; names of another spelling match nothing.
+    # Diffusers refuses a file that has both this field and alphas. Names in another key format match nothing.
     has_alpha = any(layer.alpha is not None for layer in facts.layers.values())
     if has_alpha or placed == 0 or placed < len(facts.layers):
         return
@@ -293,16 +293,16 @@ def _stamp_adapter(stamped: dict[str, str], facts: MetadataFacts) -> None:
 
 
 def _layers_of(prefix: str, layers: Mapping[str, LayerFact]) -> dict[str, int]:
-    """Ranks of the layers of one model part (``unet.``, ``text_encoder.``…), named as inside of it."""
+    """Return the ranks of the layers of one component (``unet.``, ``text_encoder.``…), by their names in it."""
     inside = {name.removeprefix(prefix): layer.rank for name, layer in layers.items() if name.startswith(prefix)}
-    # Text encoders have lost and regained this level between versions; PEFT matches the ends of names.
+    # Only some versions have this level in text encoders; PEFT matches the ends of names.
     return {name.removeprefix("text_model."): rank for name, rank in inside.items() if "processor" not in name}
 
 
 def _peft_ranks(ranks: Mapping[str, int]) -> dict[str, Any]:
-    """The rank fields of a PEFT configuration in which every layer has scale 1."""
+    """Return the rank fields of a PEFT configuration in which every layer has scale 1."""
     common = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
-    # PEFT takes a name as the end of any layer's name; where that is ambiguous, `^` pins it to the whole.
+    # PEFT matches a name with the end of any layer's name; where that is ambiguous, `^` makes it match the whole.
     tails = {tail for name in ranks for tail in _tails(name)}
     pattern = {f"^{name}" if name in tails else name: rank for name, rank in ranks.items() if rank != common}
     return {
@@ -315,6 +315,6 @@ def _peft_ranks(ranks: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _tails(name: str) -> list[str]:
-    """``b.c`` and ``c`` for ``a.b.c``."""
+    """Return ``b.c`` and ``c`` for ``a.b.c``."""
     words = name.split(".")
     return [".".join(words[start:]) for start in range(1, len(words))]

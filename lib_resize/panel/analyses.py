@@ -25,7 +25,7 @@ from ..adapters.read.adapter import read_adapter
 from ..adapters.write.float8 import float8_source
 from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
-from ..base.pairing import looks_like_checkpoint
+from ..base.checkpoint_keys import looks_like_checkpoint
 from ..engine.analysing import analyse, needs_conversion, reattached, with_base_norms, with_conversion, without_tensors
 from ..engine.analysis import Analysis
 from ..engine.base_weights import needs_base

@@ -21,7 +21,7 @@ from ..extraction.models import DEFAULT_RANK, ExtractOptions, Weights
 from ..files.file_names import clean_stem
 from ..files.spool import Spool
 from ..hosts.host import Host, find_checkpoint
-from ..hosts.live import LiveWeights, RoundedCheckpoint
+from ..hosts.live_difference import LiveWeights, RoundedCheckpoint
 from ..recipe.grammar import Recipe
 from .faults import Fault
 from .names import folded, new_path, output_folder

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.pairing import read_base
+from ..base.model_index import read_base
 from ..errors import ResizeError
 from ..files.header import read_header
 from ..hosts.host import LOADED_MODEL, CheckpointFile, Host, find_checkpoint

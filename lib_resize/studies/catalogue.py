@@ -15,8 +15,8 @@ from typing import Any
 
 from ..adapters.read.adapter import layers_by_stem
 from ..adapters.read.outline import Outline, outline
+from ..base.checkpoint_keys import looks_like_checkpoint
 from ..base.norm_cache import cache_folder
-from ..base.pairing import looks_like_checkpoint
 from ..errors import ResizeError
 from ..files.atomic import write_whole
 from ..files.header import Header, HeaderText, TensorEntry, open_file, parse_text, read_text, split_metadata

@@ -1,4 +1,4 @@
-"""One model in the layouts in which it is stored: whatever the layout, a layer finds the same numbers."""
+"""One model in all layouts of checkpoints: a layer finds the same numbers in each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.gguf_store import GgufStore
-from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
+from lib_resize.base.model_index import read_base
+from lib_resize.base.pairing import partner
+from lib_resize.base.weights import BaseWeight, Partner
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError
@@ -34,7 +36,7 @@ COLUMNS = 3
 
 
 def rows_of(family: Family) -> list[LayerName]:
-    """The first blocks of every kind, and all that stands outside of blocks."""
+    """The first blocks of every kind, and everything outside of blocks."""
     found = [row for row in layers(family).values() if row.component == "unet"]
     return [row for row in found if not row.block[-2:].isdigit() or int(row.block[-2:]) < 2]
 
@@ -67,7 +69,7 @@ def cut(family: Family) -> dict[str, np.ndarray]:
     """The same model as diffusers stores it."""
     values, wholes = wanted(family), {row.whole for row in rows_of(family)}
     rows = [row for row in rows_of(family) if row.id not in wholes and not row.id.endswith("linear1_qkv")]
-    names = {row.id: row.dotted_names[0 if row.whole or len(row.dotted_names) == 1 else 1] for row in rows}
+    names = {row.id: row.dotted_names[0 if row.whole or len(row.spellings) == 1 else 1] for row in rows}
     return {f"{names[row.id]}.weight": values[row.id] for row in rows}
 
 
@@ -154,9 +156,7 @@ def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
 
 def shapes_of(family: Family, key: str) -> dict[str, tuple[int, ...]]:
     rows = [row for row in layers(family).values() if row.component == "unet" and row.whole is None]
-    return {
-        f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.dotted_names[0]
-    }
+    return {f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.spellings[0]}
 
 
 def test_trap_10_linear1_is_q_k_v_and_mlp() -> None:
@@ -213,7 +213,7 @@ def sd15(tmp_path: Path, channels: int, name: str = "model.diffusion_model.input
 
 def test_trap_11_nine_channels_of_inpainting_are_compared_by_the_first_four(tmp_path: Path) -> None:
     checkpoint = Checkpoint(sd15(tmp_path, 9))
-    name = checkpoint.family.input_layer
+    name = checkpoint.family.entrance
     with np.errstate(all="raise"):
         whole = seen(checkpoint, name, (320, 81)).reshape(320, 9, 3, 3)
         np.testing.assert_array_equal(seen(checkpoint, name, (320, 36)), whole[:, :4].reshape(320, 36))
@@ -511,7 +511,7 @@ NESTED = text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 6 + struc
         (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1, 9999, 0) + bytes(99)), "type 9999"),
     ],
 )
-def test_a_gguf_header_that_lies_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
+def test_a_false_gguf_header_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
     from lib_resize.errors import ResizeError
 
     pytest.importorskip("gguf", reason="the optional library gguf is not installed")

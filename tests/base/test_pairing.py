@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_resize.base.pairing import BaseModel, BaseWeight, Partner, looks_like_checkpoint, partner, read_base
+from lib_resize.base.checkpoint_keys import looks_like_checkpoint
+from lib_resize.base.model_index import read_base
+from lib_resize.base.pairing import partner
+from lib_resize.base.weights import BaseModel, BaseWeight, Partner
 from lib_resize.names.architecture import (
     SD2_UNET,
     SD15_UNET,

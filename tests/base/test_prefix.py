@@ -1,4 +1,4 @@
-"""A checkpoint's own prefix is no part of a layer's name, whatever it is called."""
+"""A prefix that only one checkpoint has is no part of a layer's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.base.pairing import looks_like_checkpoint, name_in_denoiser, partner, read_base
+from lib_resize.base.checkpoint_keys import looks_like_checkpoint, name_in_denoiser
+from lib_resize.base.model_index import read_base
+from lib_resize.base.pairing import partner
 from lib_resize.base.prefix import own_prefix
 from lib_resize.names.families import WAN
 from lib_resize.names.family import flatten, layers

@@ -1,4 +1,4 @@
-"""Laws of names: every system can store them, a prompt can say them, and no two LoRAs of a tree share one."""
+"""Laws of names: every system can store them, a prompt can contain them, and each is unique in a tree of folders."""
 
 from __future__ import annotations
 

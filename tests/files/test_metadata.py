@@ -346,7 +346,7 @@ def test_another_version_of_a_model_gets_no_architecture(version):
 @pytest.mark.parametrize("key", ["lora_adapter_metadata", "resize_lora", "ss_network_args"])
 @pytest.mark.parametrize(("start", "stop"), [("[", "]"), ('{"a":', "}")])
 def test_documents_nested_too_deeply_to_be_written_again_are_as_good_as_none(key, start, stop):
-    """Python's stack is as deep as it happens to be, so that a limit of ours comes first."""
+    """The depth of Python's stack varies, so the limit of this program comes first."""
     layers = {"unet.a": LayerFact(2)}
 
     def stamped(depth: int) -> Mapping[str, str]:

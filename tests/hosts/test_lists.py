@@ -278,7 +278,7 @@ def old(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["A1111", "standalone"])
-def test_folders_are_read_for_pictures_only_when_they_changed(kind: str, webui: WebUI, monkeypatch: Any) -> None:
+def test_folders_are_read_for_previews_only_when_they_changed(kind: str, webui: WebUI, monkeypatch: Any) -> None:
     webui.modules["networks"].available_networks.update(fill(webui, 30))
     old(webui.lora_dir)
     host: Any = A1111Host() if kind == "A1111" else StandaloneHost([webui.lora_dir])
