@@ -652,6 +652,11 @@ def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypa
     assert "is not a result of Resize LoRA" in capsys.readouterr().err
 
 
+def test_the_page_refuses_a_device_that_is_not_there_at_its_start(lora, capsys) -> None:
+    assert run("ui", "--lora-dir", lora.parent, "-d", "warp") == 1
+    assert "device 'warp' cannot be used" in capsys.readouterr().err
+
+
 def test_the_panel_without_a_webui_bakes_with_the_presets_of_the_command_line(lora, tmp_path, capsys) -> None:
     from lib_resize.hosts.standalone import StandaloneHost
 

@@ -49,13 +49,21 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.lora_dir or arguments.demo):
         raise UsageError("name a folder of LoRAs with --lora-dir DIR, or try generated files with --demo.")
     users = _users(arguments)
-    presets_of(arguments.lbw_presets)  # a file that cannot be read is an error now, not when a prompt is baked
+    _check_device_and_presets(arguments)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
         loras, checkpoints = [Path(name) for name in arguments.lora_dir], [Path(name) for name in arguments.checkpoint]
         if arguments.demo:
             made, checkpoint = _demo_library(Path(folder))
             loras, checkpoints = [*loras, made], [*checkpoints, checkpoint]
         return _serve(loras, checkpoints, users, arguments)
+
+
+def _check_device_and_presets(arguments: argparse.Namespace) -> None:
+    """Raise DeviceError or FileError at the start, not when the first LoRA is resized or baked."""
+    from ..linalg.arrays import open_arrays
+
+    open_arrays(arguments.device)
+    presets_of(arguments.lbw_presets)
 
 
 def _users(arguments: argparse.Namespace) -> _Logins | None:
