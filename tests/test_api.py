@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from lib_resize import api
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 from lib_resize.errors import FileError, OutputError, RecipeError, UsageError
 from lib_resize.files.reader import SafeFile
+from lib_resize.prompts import tags
 
 FUNCTIONS = ("resize", "plan", "analyse", "inspect", "merge", "extract", "upsample", "expand", "resize_all")
 
@@ -48,6 +50,13 @@ def test_the_example_of_a_function_runs(
     failed: list[str] = []
     doctest.DocTestRunner().run(found, out=failed.append)
     assert not failed, "".join(failed)
+
+
+@pytest.mark.parametrize("module", [lib_resize, tags], ids=lambda module: module.__name__)
+def test_the_examples_of_a_module_run(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -13,7 +13,7 @@ class Command:
 
     name: str
     summary: str
-    """One line for the list of commands."""
+    """One line for the overview of commands."""
     description: str
     """One paragraph for the help of the command."""
     add_options: Callable[[argparse.ArgumentParser], None]

@@ -14,7 +14,7 @@ from .command import Command
 from .output import RunOptions
 
 TEMPORARY = "resize-lora-demo-"
-"""How the names of the demo's temporary folders begin."""
+"""Prefix of the demo's temporary folders."""
 _RECIPES = "medium:fro_ckpt=1,thr=-3.5:fro_lora=1,size=0.25"
 _DESCRIPTION = """\
 Generate a small SDXL-shaped checkpoint and LoRAs, resize them with three recipes and print the results."""

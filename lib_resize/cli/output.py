@@ -1,4 +1,4 @@
-"""What the command line prints: progress bars, a line for each outcome, and the table at the end of a run."""
+"""Output of the command line: progress bars, a line for each outcome, and the table at the end of a run."""
 
 from __future__ import annotations
 

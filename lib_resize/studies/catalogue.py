@@ -79,8 +79,8 @@ def _facts_of_text(text: HeaderText, path: Path, alike: Alike) -> Facts:
     split = split_metadata(text)
     if split is None:
         return facts_of(parse_text(text, path))
-    told = base_model_hints(split[1])
-    key = sha256(f"{text.file_bytes - text.data_start} {told} {split[0]}".encode()).digest()
+    hints = base_model_hints(split[1])
+    key = sha256(f"{text.file_bytes - text.data_start} {hints} {split[0]}".encode()).digest()
     known = alike.get(key)
     if known is not None:
         source, recipe = _record(split[1])

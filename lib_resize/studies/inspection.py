@@ -57,7 +57,7 @@ class Finding:
     predicted: dict[str, int | None]
     """Weight retention -> bytes of the float16 file; None if it cannot be resized so."""
     warnings: tuple[str, ...]
-    """What hosts would refuse or apply wrongly."""
+    """Parts of the file that hosts refuse or apply wrongly."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as JSON values."""

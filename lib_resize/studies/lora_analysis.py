@@ -25,7 +25,7 @@ class LayerAnalysis:
     block: str
     """Block of the model, such as ``IN04`` or ``TE1``; OTHER for a layer of no known family."""
     type: str
-    """What the layer does, such as ``cross K``, ``feed forward`` or ``convolution``."""
+    """Type of the layer, such as ``cross K``, ``feed forward`` or ``convolution``."""
     rank: int
     """Rank of the layer in the file."""
     singular_values: tuple[float, ...]
@@ -50,7 +50,7 @@ class RecipeSize:
 
 @dataclass(frozen=True)
 class LoraAnalysis:
-    """What the layers of a LoRA contain, and how large recipes make the file."""
+    """The layers of a LoRA, and the files that recipes make from it."""
 
     source: Path
     bytes: int
