@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from lib_resize.demo.synthetic import LoraOptions, Model, lora_layers, write_lora
+from lib_resize.demo.models import Model
+from lib_resize.demo.synthetic import LoraOptions, lora_layers, write_lora
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Stored, decompose
 from lib_resize.linalg.truncate import truncated

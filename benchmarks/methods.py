@@ -23,7 +23,8 @@ from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.adapters.write.style import Style
-from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
+from lib_resize.demo.models import FULL
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.engine.analysing import _batches, analyse
 from lib_resize.engine.analysis import Analysis
 from lib_resize.engine.planning import prepare

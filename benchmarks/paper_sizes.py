@@ -20,7 +20,8 @@ import numpy as np
 from lib_resize.adapters.layer import Layer
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.adapters.write.style import Style
-from lib_resize.demo.synthetic import FULL, LoraOptions, Model, lora_metadata, lora_specs, write_lora
+from lib_resize.demo.models import FULL, Model
+from lib_resize.demo.synthetic import LoraOptions, lora_metadata, lora_specs, write_lora
 from lib_resize.engine.analysis import Analysis
 from lib_resize.engine.batch import resize
 from lib_resize.engine.planning import prepare

@@ -40,7 +40,8 @@ from benchmarks.harness import (
     run,
     wait_for_quiet,
 )
-from lib_resize.demo.synthetic import FULL, SMALL, LoraOptions, Model, write_checkpoint, write_lora
+from lib_resize.demo.models import FULL, SMALL, Model
+from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_RECIPE = "fro_ckpt=1,thr=-3.5"

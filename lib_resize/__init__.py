@@ -1,6 +1,10 @@
-"""Resize LoRA: LoRA files made small without changing what they draw.
+"""Resize LoRA: shrink LoRA files with little visible change.
 
-The public names are loaded when first used, so that importing the package costs nothing.
+The public names are loaded on first use, so that importing the package is fast.
+
+>>> import lib_resize
+>>> lib_resize.parse_recipe("rank=16").selection
+'rank'
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ _HOMES: dict[str, str] = {
     "Cancelled": "errors",
     "Plan": "plans",
     "LayerPlan": "plans",
+    "Result": "plans",
     "Recipe": "recipe.grammar",
     "parse_recipe": "recipe.grammar",
     "parse_recipes": "recipe.grammar",
@@ -37,12 +42,16 @@ _HOMES: dict[str, str] = {
     "Style": "adapters.write.style",
     "Progress": "progress",
     "Finding": "studies.inspection",
-    "Result": "api",
+    "LayerAnalysis": "studies.lora_analysis",
+    "LoraAnalysis": "studies.lora_analysis",
+    "RecipeSize": "studies.lora_analysis",
     "resize": "api",
     "plan": "api",
+    "analyse": "api",
     "merge": "api",
     "extract": "api",
     "upsample": "api",
+    "expand": "api",
     "inspect": "api",
     "resize_all": "api",
 }
@@ -51,7 +60,8 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from .adapters.write.style import Style as Style
-    from .api import Result as Result
+    from .api import analyse as analyse
+    from .api import expand as expand
     from .api import extract as extract
     from .api import inspect as inspect
     from .api import merge as merge
@@ -79,11 +89,15 @@ if TYPE_CHECKING:
     from .errors import UsageError as UsageError
     from .plans import LayerPlan as LayerPlan
     from .plans import Plan as Plan
+    from .plans import Result as Result
     from .progress import Progress as Progress
     from .recipe.grammar import Recipe as Recipe
     from .recipe.grammar import parse_recipe as parse_recipe
     from .recipe.grammar import parse_recipes as parse_recipes
     from .studies.inspection import Finding as Finding
+    from .studies.lora_analysis import LayerAnalysis as LayerAnalysis
+    from .studies.lora_analysis import LoraAnalysis as LoraAnalysis
+    from .studies.lora_analysis import RecipeSize as RecipeSize
 
 
 def __getattr__(name: str) -> Any:

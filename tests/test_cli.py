@@ -306,7 +306,7 @@ def test_bad_commands_end_with_a_sentence_and_their_status(
 
 
 def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) -> None:
-    from lib_resize.demo.synthetic import SMALL  # names of SD1.5 that SDXL has not
+    from lib_resize.demo.models import SMALL  # names of SD1.5 that SDXL has not
 
     foreign = write_lora(tmp_path / "foreign.safetensors", LoraOptions(model=SMALL, rank=2))
     data = foreign.read_bytes().replace(b"put_blocks_", b"put_bricks_")
@@ -318,7 +318,7 @@ def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) 
 
 
 def test_layers_that_the_checkpoint_lacks_are_scored_by_themselves(checkpoint, out, tmp_path, capsys) -> None:
-    from lib_resize.demo.synthetic import SMALL
+    from lib_resize.demo.models import SMALL
 
     lora = write_lora(tmp_path / "lora.safetensors", LoraOptions(model=SMALL, rank=2))
     lora.write_bytes(lora.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1"))
@@ -511,7 +511,7 @@ def test_a_stopped_batch_leaves_whole_files_only(lora, out, tmp_path, number, st
         with SafeFile(path) as file:
             json.loads(file.header.metadata["resize_lora"])
     if number != signal.SIGKILL:
-        assert b"stopped; finished files stay" in error
+        assert b"stopped; finished files are complete" in error
         assert len(outputs(out)) == len(finished)
     assert all(path.read_bytes() == lora.read_bytes() for path in library.iterdir())
 
@@ -557,7 +557,7 @@ def test_no_name_ends_in_a_traceback(command, name, tmp_path, monkeypatch, capsy
     assert run(command, name, *more) in (1, 2)
     told = capsys.readouterr().err
     assert "Traceback" not in told
-    assert "a fault of Resize LoRA" not in told
+    assert "internal error" not in told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems store no such name")
@@ -650,6 +650,11 @@ def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypa
     assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 1
     assert result.read_bytes() == b"mine"
     assert "is not a result of Resize LoRA" in capsys.readouterr().err
+
+
+def test_the_page_refuses_a_device_that_is_not_there_at_its_start(lora, capsys) -> None:
+    assert run("ui", "--lora-dir", lora.parent, "-d", "warp") == 1
+    assert "device 'warp' cannot be used" in capsys.readouterr().err
 
 
 def test_the_panel_without_a_webui_bakes_with_the_presets_of_the_command_line(lora, tmp_path, capsys) -> None:

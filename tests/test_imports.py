@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lib_resize.cli.main import COMMANDS
+
 PACKAGE = "lib_resize"
 ROOT = Path(__file__).parents[1]
 
@@ -93,7 +95,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 
 LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "base.gguf_store": frozenset({"gguf"}),
-    "cli.commands": frozenset({"tqdm"}),
+    "cli.output": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"numpy"}),
@@ -331,7 +333,7 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("panel.service", "def f():\n    from modules import shared"),
         ("panel.service", "from ..cli import main"),
         ("engine.batch", "def f():\n    from modules import shared"),
-        ("cli.commands", "from tqdm import tqdm"),
+        ("cli.output", "from tqdm import tqdm"),
         ("prompts.tags", "from ..engine.settings import Outcome"),
         ("package", "from .plans import Plan"),
     ],
@@ -349,7 +351,7 @@ def test_a_forbidden_import_is_found(name: str, code: str) -> None:
         ("hosts.webui", "def f():\n    from modules import shared"),
         ("panel.service", "from ..hosts.host import Host"),
         ("panel.layout", "import gradio as gr"),
-        ("cli.commands", "def f():\n    if x:\n        from tqdm import tqdm"),
+        ("cli.output", "def f():\n    if x:\n        from tqdm import tqdm"),
     ],
 )
 def test_an_allowed_import_is_let_through(name: str, code: str) -> None:
@@ -383,7 +385,7 @@ def test_importing_the_package_loads_no_library() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["resize", "--help"], ["inspection", "--help"], ["demo", "--help"]],
+    [["--help"], ["--version"], *([command.name, "--help"] for command in COMMANDS)],
     ids=" ".join,
 )
 def test_asking_for_help_loads_no_library(arguments: list[str]) -> None:

@@ -62,7 +62,7 @@ def section(title: str, text: str = README) -> str:
 
 def options_of(command: str) -> set[str]:
     """Every spelling of every option of a subcommand, as the parser has it."""
-    subparsers = next(a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    subparsers = next(a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
     return {option for action in subparsers.choices[command]._actions for option in action.option_strings}
 
 
@@ -195,7 +195,7 @@ def test_the_worked_examples_of_scores_are_right() -> None:
 def test_every_example_is_a_command_that_can_be_parsed(page: str, line: str) -> None:
     words = shlex.split(line)
     arguments = words[1:] if words[0] == "resize-lora" else words[3:]
-    assert cli._parser().parse_args(arguments).command in COMMANDS
+    assert cli.parser().parse_args(arguments).command in COMMANDS
 
 
 def test_there_are_examples() -> None:

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lib_resize.cli import commands, priority
 from lib_resize.cli import main as cli
+from lib_resize.cli import output, priority, work
 from lib_resize.cli.report import layer_lines
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.engine import batch, runtime
@@ -99,7 +99,7 @@ print("niceness", os.nice(0))
 def test_a_process_that_stands_back_already_goes_no_further(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(os, "nice", lambda by: asked.append(by) or 15)
-    assert priority.stand_back()
+    assert priority.lower_priority()
     assert asked == [0, 0]
 
 
@@ -109,23 +109,25 @@ def test_on_windows_the_class_of_this_very_process_is_set() -> None:
         GetCurrentProcess=lambda: 0xFFFFFFFFFFFFFFFF,
         SetPriorityClass=lambda handle, wanted: asked.append((handle, wanted)) or 1,
     )
-    assert priority.stand_back_on_windows(kernel32)
+    assert priority.lower_priority_on_windows(kernel32)
     assert asked == [(0xFFFFFFFFFFFFFFFF, 0x4000)]
     kernel32.SetPriorityClass = lambda handle, wanted: 0
-    assert not priority.stand_back_on_windows(kernel32)
+    assert not priority.lower_priority_on_windows(kernel32)
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="Windows alone")
 def test_windows_lowers_the_priority() -> None:
-    code = "from lib_resize.cli import priority as p; p.stand_back(); print(hex(p._kernel32().GetPriorityClass(-1)))"
+    code = (
+        "from lib_resize.cli import priority as p; p.lower_priority(); print(hex(p._kernel32().GetPriorityClass(-1)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == hex(priority.BELOW_NORMAL)
 
 
 def test_a_system_that_refuses_is_told_of_and_the_work_goes_on(folder, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(commands, "stand_back", lambda: False)
+    monkeypatch.setattr(output, "lower_priority", lambda: False)
     assert run("resize", folder, "-r", "rank=1", "--dry-run", "--nice") == 0
-    assert "--nice: this system does not let the priority be lowered" in capsys.readouterr().err
+    assert "--nice: this system does not allow the priority to be lowered" in capsys.readouterr().err
 
 
 # The device's memory -----------------------------------------------------------------------------------------
@@ -205,7 +207,10 @@ def test_a_fault_of_ours_is_a_failed_line_and_the_batch_goes_on(folder, tmp_path
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o")
     first, second = resize(expand([str(folder)]), settings)
     assert isinstance(first.error, InternalError)
-    assert re.search(r"please report it: RuntimeError at batch.py:\d+: shapes do not fit", str(first.error))
+    assert re.search(
+        r"internal error \(RuntimeError at batch.py:\d+: shapes do not fit\). Please report it: https://",
+        str(first.error),
+    )
     assert second.error is None
 
 
@@ -229,7 +234,7 @@ PRESETS = "high:medium:low"
 def test_a_stopped_night_reports_what_it_did_and_the_next_one_does_the_rest(folder, tmp_path, monkeypatch) -> None:
     out, report = tmp_path / "out", tmp_path / "report.json"
     words = ("resize", folder, "-o", out, "-r", PRESETS, "--skip-existing", "--continue-on-error", "--report", report)
-    real = commands.resize_all
+    real = work.resize_all
 
     def stopped(*arguments):
         for count, outcome in enumerate(real(*arguments)):
@@ -237,14 +242,14 @@ def test_a_stopped_night_reports_what_it_did_and_the_next_one_does_the_rest(fold
                 raise KeyboardInterrupt
             yield outcome
 
-    monkeypatch.setattr(commands, "resize_all", stopped)
+    monkeypatch.setattr(work, "resize_all", stopped)
     assert run(*words) == 130
     *done, last = json.loads(report.read_text("utf-8"))
     assert len(done) == 4
     assert last["stopped"] is True
     assert all(Path(one["output"]).exists() for one in done)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    monkeypatch.setattr(commands, "resize_all", real)
+    monkeypatch.setattr(work, "resize_all", real)
     assert run(*words) == 0
     *second, last = json.loads(report.read_text("utf-8"))
     assert "stopped" not in last

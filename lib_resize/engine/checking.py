@@ -11,7 +11,7 @@ from ..adapters.forms.form import Form, relative_distance
 from ..adapters.forms.lora import LowRank
 from ..adapters.read.adapter import read_written_form
 from ..adapters.write.layout import NewLayer
-from ..errors import OutputError
+from ..errors import REPORT_AT, OutputError
 from ..files.reader import SafeFile
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Pair, Spectrum, Stored
@@ -58,7 +58,7 @@ def check_deltas(path: Path, job: ResizeJob, runtime: Runtime) -> None:
             if not off <= max(_tolerance(new), negligible / _written_norm(selection, new)):
                 raise OutputError(
                     f"{job.path}: layer {new.layer.stem} read back differs by {off:.2g} from what was computed; "
-                    f"nothing was kept. Check the disk and the memory of this machine, and report this."
+                    f"nothing was kept. Check the disk and the memory of this machine, and report it: {REPORT_AT}"
                 )
 
 

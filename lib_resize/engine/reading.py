@@ -71,4 +71,4 @@ def _weight_of(member: Member) -> Strength:
 
 
 def _warnings(member: Member) -> list[str]:
-    return [f"<{tag.kind}:{tag.name}>: {remark}" for tag in member.tags for remark in tag.remarks]
+    return [f"<{tag.kind}:{tag.name}>: {remark}" for tag in member.tags for remark in tag.warnings]

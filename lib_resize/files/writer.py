@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedFileError, FileError, OutputError
+from ..errors import REPORT_AT, DamagedFileError, FileError, OutputError
 from .atomic import AtomicFile, check_room
 from .header import (
     LEGACY_HASH,
@@ -28,6 +28,7 @@ from .header import (
 from .steady import SteadyFile
 
 _LEGACY_START, _LEGACY_STOP = 0x100000, 0x110000
+_PLEASE_REPORT = f"Please report it: {REPORT_AT}"
 
 Chunk: TypeAlias = "bytes | bytearray | memoryview | NDArray[Any]"
 
@@ -128,17 +129,17 @@ def _write_tensors(draft: AtomicFile, plan: _WritePlan, chunks: Iterable[Chunk])
         hashes.update(data)
         draft.write(data)
     if next(stream, None) is not None:
-        raise OutputError(f"{draft.final}: got more data than its {len(plan.specs)} tensors hold. Please report this.")
+        raise OutputError(f"{draft.final}: got more data than its {len(plan.specs)} tensors hold. {_PLEASE_REPORT}")
     return hashes.fields()
 
 
 def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:
     """Return a chunk as flat bytes. Raises ``OutputError`` if it is missing or does not fit the tensor."""
     if chunk is None:
-        raise OutputError(f"tensor {spec.name!r}: no data for it. Please report this.")
+        raise OutputError(f"tensor {spec.name!r}: no data for it. {_PLEASE_REPORT}")
     if isinstance(chunk, np.ndarray):
         if not chunk.flags.c_contiguous:
-            raise OutputError(f"tensor {spec.name!r}: its array is not C-contiguous. Please report this.")
+            raise OutputError(f"tensor {spec.name!r}: its array is not C-contiguous. {_PLEASE_REPORT}")
         # memoryview cannot cast complex or empty arrays
         view = chunk.reshape(-1).view(np.uint8).data
     else:
@@ -147,7 +148,7 @@ def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:
         shape = "x".join(map(str, spec.shape)) or "scalar"
         raise OutputError(
             f"tensor {spec.name!r}: got {view.nbytes} bytes, but {spec.dtype} {shape} has {spec.nbytes}. "
-            "Please report this."
+            f"{_PLEASE_REPORT}"
         )
     return view.cast("B") if view.nbytes else memoryview(b"")
 

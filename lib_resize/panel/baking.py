@@ -23,9 +23,10 @@ from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
 from ..hosts.live import OpenReference, open_reference
+from ..prompts.block_weights import BLOCK_PRESETS, Presets
 from ..prompts.lookup import preset_file
 from ..prompts.sources import of_prompt
-from ..prompts.tags import BLOCK_PRESETS, Presets, Tag, parse_prompt, replaced
+from ..prompts.tags import Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe
 from .bases import no_reference
 from .faults import Fault
@@ -59,7 +60,7 @@ class FoundTag:
             "lora": None if self.lora is None else self.lora.name,
             "column": self.tag.column,
             "troubles": list(self.errors),
-            "remarks": list(self.tag.remarks),
+            "remarks": list(self.tag.warnings),
         }
 
 
@@ -81,9 +82,9 @@ def _found(one: Tag, loras: LoraList, library: Library) -> FoundTag:
         lora = find(loras, one.name)
         facts = library.facts(lora)
     except (ResizeError, OSError) as error:
-        return FoundTag(one, None, None, (str(error), *one.troubles))
+        return FoundTag(one, None, None, (str(error), *one.errors))
     problem = (facts.problem,) if facts.problem and not _is_part(lora) else ()
-    return FoundTag(one, lora, facts.family, (*problem, *one.troubles))
+    return FoundTag(one, lora, facts.family, (*problem, *one.errors))
 
 
 def _is_part(lora: LoraFile) -> bool:

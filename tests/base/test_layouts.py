@@ -156,7 +156,9 @@ def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
 
 def shapes_of(family: Family, key: str) -> dict[str, tuple[int, ...]]:
     rows = [row for row in layers(family).values() if row.component == "unet" and row.whole is None]
-    return {f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.dotted_names[0]}
+    return {
+        f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.dotted_names[0]
+    }
 
 
 def test_trap_10_linear1_is_q_k_v_and_mlp() -> None:

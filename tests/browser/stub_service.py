@@ -594,7 +594,7 @@ class StubService:
         listed: list[dict[str, Any]] = [
             {
                 "text": str(tag), "name": tag.name, "lora": tag.name if tag.name in self.files else None,
-                "column": tag.column, "troubles": self._troubles(tag), "remarks": list(tag.remarks),
+                "column": tag.column, "troubles": self._troubles(tag), "remarks": list(tag.warnings),
             }
             for tag in tags
         ]  # fmt: skip
@@ -608,7 +608,7 @@ class StubService:
 
     def _troubles(self, tag: Any) -> list[str]:
         missing = [] if tag.name in self.files else [f"{tag.name}: no LoRA of this name is in the list."]
-        return [*missing, *tag.troubles]
+        return [*missing, *tag.errors]
 
     def do_bake(self, prompt: str, name: str = "", recipe: str = "", target: Any = None, options: Any = None) -> Any:
         tags = [tag for tag in parse_prompt(prompt).tags if not self._troubles(tag)]

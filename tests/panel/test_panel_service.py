@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from lib_resize.adapters.forms.form import Absent
 from lib_resize.adapters.read.adapter import read_adapter
-from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
+from lib_resize.demo.models import FULL
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
 from lib_resize.panel import analyses

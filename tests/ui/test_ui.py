@@ -52,7 +52,7 @@ def serving(python: str, installed: Path, *arguments: str) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(20)
-    assert f"The panel is at http://127.0.0.1:{port}/" in told.read_text("utf-8")
+    assert f"Resize LoRA runs at http://127.0.0.1:{port}/" in told.read_text("utf-8")
     assert "Traceback" not in told.read_text("utf-8")
 
 

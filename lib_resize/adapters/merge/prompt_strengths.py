@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from ...errors import UnsupportedError
 from ...names.families import block, component
-from ...prompts.tags import BLOCK_NAMES, Tag
+from ...prompts.block_weights import BLOCK_NAMES
+from ...prompts.tags import Tag
 from ..layer import Adapter, NamedLayer
 
 
