@@ -59,10 +59,18 @@ def cards_page(page: Any, tab: str = "txt2img") -> None:
 
 
 def refresh_cards(page: Any, tab: str = "txt2img") -> None:
-    """Press the host's Refresh: before that, a host may show cards of files that were undone through the API."""
+    """Press the host's Refresh: before that, a host may show cards of files that were undone through the API.
+
+    A host drops a refresh while another one is running, so it is pressed again.
+    """
     listed = set(names(page))
-    page.locator(f"#{tab}_lora_extra_refresh").first.dispatch_event("click")
-    until(lambda: card_names(page, tab) <= listed, "cards of LoRAs that are there")
+
+    def refreshed() -> bool:
+        page.locator(f"#{tab}_lora_extra_refresh").first.dispatch_event("click")
+        page.wait_for_timeout(5000)
+        return card_names(page, tab) <= listed
+
+    until(refreshed, "cards of LoRAs that are there")
 
 
 def card_names(page: Any, tab: str = "txt2img") -> set[str]:

@@ -12,6 +12,7 @@ from tests.hosts_real.kit import (
     choose_anew,
     long_image,
     names,
+    refresh_cards,
     reload_ui,
     resizable,
     resized,
@@ -115,7 +116,7 @@ def test_the_trash_makes_no_folder_above_the_cards(webui: Any) -> None:
     cards_page(webui)
     folders = _folders(webui)
     ask(webui, "undo", {"result": made["result"]})
-    webui.locator("#txt2img_lora_extra_refresh").first.dispatch_event("click")
+    refresh_cards(webui)
     expect(card(webui, made["output"])).to_have_count(0)
     expect(card(webui, name)).to_have_count(1)
     assert _folders(webui) == folders
