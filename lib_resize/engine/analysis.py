@@ -135,8 +135,8 @@ def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> BaseWeig
     if found is None or 0 in found.matrix:
         return None
     kernel = () if found.transposed else found.parts[0].shape[2:]
-    outside = WeightInfo(found.matrix, kernel, checkpoint.has_bias(found))
-    return BaseWeight(outside, partial(_as_out_by_in, checkpoint, found))
+    info = WeightInfo(found.matrix, kernel, checkpoint.has_bias(found))
+    return BaseWeight(info, partial(_as_out_by_in, checkpoint, found))
 
 
 def _as_out_by_in(checkpoint: Checkpoint, weight: Partner) -> Factor:
