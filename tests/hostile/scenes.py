@@ -12,15 +12,15 @@ import faults
 import numpy as np
 import pytest
 
-from lib_resize import extract
 from lib_resize.cli import main as cli
-from lib_resize.cli.main import commands
+from lib_resize.engine import batch
+from lib_resize.extraction import difference
 from lib_resize.files.atomic import sweep
 from lib_resize.files.header import TensorSpec, file_order
 from lib_resize.files.writer import write_safetensors
 
-PRELOADED = (commands, extract)
-"""Imported here, and not in each child anew."""
+PRELOADED = (batch, difference)
+"""Imported here once, so that the children need not import them."""
 
 
 def save(path: Path, shapes: Mapping[str, tuple[int, ...]], seed: int) -> Path:
