@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, singles
-from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
+from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.hadamard import NestedTruncations, product_errors, step_alignment
 from ...linalg.lazy import LazyMatrix, hadamard_pair, product_matrix
 from ...linalg.truncate import truncated
@@ -32,7 +32,7 @@ from ...linalg.tucker import (
 from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, kernel_fits, relative_distance
 from .full import Full
 from .lora import LowRank, lora_from_pair
-from .tucker import read_tucker_factors
+from .tucker import as_stored, read_tucker_factors
 
 Side = Pair | TuckerFactors
 SideSpectrum = Spectrum | TuckerSpectrum
@@ -200,11 +200,7 @@ def _leading(spectrum: SideSpectrum) -> float:
 
 def _truncation(side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays) -> Pair:
     nested = _nested(side, spectrum, arrays)
-    return Pair(_plain(nested.up[:, :k]), _plain(nested.down(k)))
-
-
-def _plain(values: Single) -> Stored:
-    return Stored(np.ascontiguousarray(values), "F32")
+    return Pair(as_stored(nested.up[:, :k]), as_stored(nested.down(k)))
 
 
 def _nested(side: Side, spectrum: SideSpectrum, arrays: Arrays) -> NestedTruncations:

@@ -154,7 +154,7 @@ def _onto_base(layer: Layer, file: SafeFile, base: BaseModel) -> Layer:
 
 def _normalised(layer: Layer, form: Form, weight: ReadWeight, magnitude: Single) -> Full:
     def added(base: Single) -> Single:
-        return np.asarray(DoraWeight(base, magnitude).effective_weight(_dense(form)) - base, np.float32)
+        return np.asarray(DoraWeight(base, magnitude).effective_weight(_delta(form)) - base, np.float32)
 
     return _difference(layer.stem, WeightInfo(layer.size, layer.form.kernel), weight, added, max(form.dtypes))
 
@@ -173,7 +173,7 @@ def _difference(stem: str, weight: WeightInfo, read: ReadWeight, added: WeightCh
     return Full(LazyMatrix((n, m), make), (n, m // weight.taps, *weight.kernel), dtype)
 
 
-def _dense(form: Form) -> Single:
+def _delta(form: Form) -> Single:
     if isinstance(form, Full):
         return np.asarray(np.float32(form.scale) * materialise(form.matrix))
     assert isinstance(form, LowRank)
