@@ -114,7 +114,7 @@ def worst_sigma_error(source: Path, count: int) -> float:
 
 
 def pair_of(layer: Layer) -> Pair:
-    """The layer as our mathematics takes it."""
+    """The layer as the input of our linear algebra."""
     return Pair(
         Stored(np.ascontiguousarray(layer.up).view(np.uint16), "F16"),
         Stored(np.ascontiguousarray(layer.down).view(np.uint16), "F16"),

@@ -39,7 +39,7 @@ MIDDLE = Model(UNetConfig(depths=(0, 1, 0), middle_depth=0), 1, 64, 1, 64)
 
 @dataclass(frozen=True)
 class Outcome:
-    """CPU seconds for the whole LoRA, medians; the largest error of ours, as a share of each largest sigma."""
+    """CPU seconds for the whole LoRA, medians; and our largest error relative to each largest sigma."""
 
     ours: float
     reference: float

@@ -1,4 +1,4 @@
-"""Sizes of full-shape SDXL LoRAs before and after ``rank=1``, beside those that a paper reports.
+"""Sizes of full-shape SDXL LoRAs before and after ``rank=1``, next to those that a paper reports.
 
 ``python -m benchmarks.paper_sizes`` needs no weights: files are made with their true header and nothing but holes
 behind it, and the size of the new file is what a plan promises. ``--write 4`` makes that rank in full, resizes it and
@@ -85,7 +85,7 @@ def measure(chosen: Sequence[Kind]) -> Iterator[Row]:
 
 
 def _hollow(path: Path, options: LoraOptions) -> Path:
-    """A file of the right header and size, which takes no room on disks that know holes."""
+    """A sparse file with the right header and size."""
     specs = lora_specs(options)
     header = encode(specs, lora_metadata(options))
     with open(path, "wb") as file:
@@ -135,7 +135,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Sizes before and after rank=1, beside a paper's.")
+    parser = argparse.ArgumentParser(description="Sizes before and after rank=1, next to a paper's.")
     parser.add_argument("--write", type=int, metavar="RANK", help="write this rank in full and compare")
     chosen = parser.parse_args(arguments)
     sys.stdout.write(table(list(measure(kinds()))) + "\n")

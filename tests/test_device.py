@@ -64,7 +64,7 @@ def test_the_cpu_is_numpy() -> None:
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99", "meta"])
 def test_a_device_that_cannot_work_is_refused(device: str) -> None:
-    with pytest.raises(DeviceError, match="Take `-d cpu`"):
+    with pytest.raises(DeviceError, match="Use `-d cpu`"):
         open_arrays(device)
 
 

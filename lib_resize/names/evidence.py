@@ -118,7 +118,7 @@ _NO_WORDS = frozenset({"", "none", "null", "unknown", "other", "custom", "lora"}
 
 
 def _plain(value: str) -> str:
-    """``Flux.2-klein-4b/lora`` -> ``flux2klein4b``."""
+    """Return the letters and digits: ``flux2klein4b`` for ``Flux.2-klein-4b/lora``."""
     return re.sub(r"[^a-z0-9]", "", value[:_MOST].lower().partition("/")[0])
 
 

@@ -144,7 +144,7 @@ FLUX = transformer_family(
     hints=("flux", "flux1"),
     texts=("te1", "te3"),
     input_layer="img_in",
-    spelled=_READ_BY_COMFYUI,
+    prefixes=_READ_BY_COMFYUI,
 )
 CHROMA = transformer_family(
     "Chroma",
@@ -155,7 +155,7 @@ CHROMA = transformer_family(
     hints=("chroma", "chroma1"),
     texts=("te3",),
     input_layer="img_in",
-    spelled=_READ_BY_COMFYUI,
+    prefixes=_READ_BY_COMFYUI,
 )
 FLUX2 = tuple(
     family
@@ -177,7 +177,7 @@ SD3 = transformer_family(
     hints=("sd3", "sd_v3", "stable-diffusion-3", "stable-diffusion-v3"),
     texts=("te1", "te2", "te3"),
     input_layer="x_embedder_proj",
-    spelled=_READ_BY_COMFYUI,
+    prefixes=_READ_BY_COMFYUI,
 )
 HUNYUAN_VIDEO = transformer_family(
     "HunyuanVideo",
@@ -214,7 +214,7 @@ Z_IMAGE = transformer_family(
     architecture="Z-Image/lora",
     hints=("z_image",),
     input_layer="x_embedder",
-    spelled=IdPrefixes(piece="lora_unet_"),
+    prefixes=IdPrefixes(piece="lora_unet_"),
 )
 LUMINA2 = transformer_family(
     "Lumina 2",
@@ -247,7 +247,7 @@ CASCADE = transformer_family(
     hints=("stable_cascade",),
     texts=("te",),
     input_layer="embedding_1",
-    spelled=IdPrefixes("lora_prior_unet_", "lora_prior_unet_", portable=True),
+    prefixes=IdPrefixes("lora_prior_unet_", "lora_prior_unet_", portable=True),
 )
 LTX = transformer_family(
     "LTX-Video",

@@ -45,11 +45,11 @@ def sd2_rows() -> Iterator[LayerName]:
 def _unet(config: UNetConfig, native: str) -> Iterator[LayerName]:
     for weight in unet_weights(config):
         name = weight.sgm if native == "sgm" else weight.diffusers
-        spellings = _unet_spellings(weight)
-        yield LayerName(f"lora_unet_{flatten(name)}", "unet", weight.shape, spellings, _block(weight.sgm))
+        names = _unet_names(weight)
+        yield LayerName(f"lora_unet_{flatten(name)}", "unet", weight.shape, names, _block(weight.sgm))
 
 
-def _unet_spellings(weight: Weight) -> tuple[str, ...]:
+def _unet_names(weight: Weight) -> tuple[str, ...]:
     """Return the names in both layouts, and for attention those of diffusers' first, processor-based LoRA files."""
     owner, marker, projection = weight.diffusers.rpartition(".to_")
     if not marker:
@@ -77,10 +77,10 @@ def _text(owner: str, weights: Iterable[TextWeight], prefix: str | None = None) 
         canonical_id = f"{prefix or f'lora_{owner}_'}{flatten(weight.name)}"
         attention, marker, _ = canonical_id.partition("_self_attn_")
         group = f"{attention}_self_attn" if fused and marker else None
-        yield LayerName(canonical_id, owner, weight.shape, _text_spellings(weight.name), owner.upper(), group)
+        yield LayerName(canonical_id, owner, weight.shape, _text_names(weight.name), owner.upper(), group)
 
 
-def _text_spellings(name: str) -> tuple[str, ...]:
+def _text_names(name: str) -> tuple[str, ...]:
     short = name.removeprefix("text_model.")
     return (name,) if short == name else (name, short)
 
@@ -92,7 +92,7 @@ def refiner_rows() -> Iterator[LayerName]:
 
 def kolors_rows() -> Iterator[LayerName]:
     yield from _unet(KOLORS_UNET, native="sgm")
-    # It stands before the UNet proper, and both layouts call it so.
+    # It precedes the UNet proper, and has this name in both layouts.
     name = "encoder_hid_proj"
     yield LayerName(f"lora_unet_{name}", "unet", (KOLORS_UNET.context, 4096), (name,), "EDGE")
 
@@ -114,25 +114,25 @@ class IdPrefixes:
     portable: bool = False
 
 
-def _denoiser(table: str, numbers: Numbers, spelled: IdPrefixes) -> Iterator[LayerName]:
+def _denoiser(table: str, numbers: Numbers, prefixes: IdPrefixes) -> Iterator[LayerName]:
     for matrix in read_table(table, numbers):
         is_own = matrix.whole is not None and not matrix.names[0].startswith(matrix.whole)
-        start = spelled.piece if is_own else spelled.whole
+        start = prefixes.piece if is_own else prefixes.whole
         yield LayerName(
             id=start + flatten(matrix.names[0]),
             component="unet",
             shape=matrix.shape,
             dotted_names=matrix.names,
             block=matrix.label,
-            whole=None if matrix.whole is None else spelled.whole + flatten(matrix.whole),
+            whole=None if matrix.whole is None else prefixes.whole + flatten(matrix.whole),
             share=matrix.share,
             swapped=matrix.swapped,
-            portable=_is_portable(matrix, is_own, spelled),
+            portable=_is_portable(matrix, is_own, prefixes),
         )
 
 
-def _is_portable(matrix: Matrix, is_own: bool, spelled: IdPrefixes) -> bool:
-    return matrix.whole is None or (is_own and spelled.portable)
+def _is_portable(matrix: Matrix, is_own: bool, prefixes: IdPrefixes) -> bool:
+    return matrix.whole is None or (is_own and prefixes.portable)
 
 
 _TEXTS: Mapping[str, Callable[[], Iterable[LayerName]]] = {
@@ -144,8 +144,10 @@ _TEXTS: Mapping[str, Callable[[], Iterable[LayerName]]] = {
 """Text encoders of transformers; te is that of Stable Cascade."""
 
 
-def _transformer_rows(table: str, numbers: Numbers, texts: tuple[str, ...], spelled: IdPrefixes) -> Iterator[LayerName]:
-    yield from _denoiser(table, numbers, spelled)
+def _transformer_rows(
+    table: str, numbers: Numbers, texts: tuple[str, ...], prefixes: IdPrefixes
+) -> Iterator[LayerName]:
+    yield from _denoiser(table, numbers, prefixes)
     for owner in texts:
         yield from _TEXTS[owner]()
 
@@ -161,7 +163,7 @@ def transformer_family(
     texts: tuple[str, ...] = (),
     input_layer: str = "",
     distinguishing_name: str = "",
-    spelled: IdPrefixes = IdPrefixes(),
+    prefixes: IdPrefixes = IdPrefixes(),
 ) -> tuple[Family, ...]:
     """Return a family of transformers, one entry a size."""
     return tuple(
@@ -170,11 +172,11 @@ def transformer_family(
             version,
             architecture,
             ("unet", *texts),
-            partial(_transformer_rows, table, numbers, texts, spelled),
+            partial(_transformer_rows, table, numbers, texts, prefixes),
             size=size,
             roots=roots(table),
             hints=hints,
-            input_layer=spelled.whole + input_layer,
+            input_layer=prefixes.whole + input_layer,
             distinguishing_name=distinguishing_name,
         )
         for size, numbers in sizes.items()

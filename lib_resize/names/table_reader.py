@@ -207,7 +207,7 @@ def _dotted(prefix: str) -> str:
 
 
 def _sum(text: str, numbers: Numbers) -> int:
-    """``3w+256`` for w = 10 is 286."""
+    """Return the value of a dimension: 286 for ``3w+256`` and w = 10."""
     return sum(_term(term, numbers) for term in text.split("+"))
 
 

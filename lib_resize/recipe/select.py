@@ -50,16 +50,16 @@ class SelectionInput:
     """Required for `size=`."""
 
 
-def choose(recipe: Recipe, question: SelectionInput) -> Choice:
+def choose(recipe: Recipe, inputs: SelectionInput) -> Choice:
     """Return the dimensions that a recipe keeps.
 
     Raises ResizeError if nothing would be kept or `size=` is too small, PairingError if a score needs a base layer that
     is missing.
     """
     if recipe.selection in SCORED_SELECTIONS:
-        choice = Ranking(recipe, question).choose()
+        choice = Ranking(recipe, inputs).choose()
     else:
-        choice = _layer_by_layer(recipe, question)
+        choice = _layer_by_layer(recipe, inputs)
     if not any(choice.ranks):
         raise ResizeError(
             f"recipe {recipe}: no dimension would be kept. Even the strongest scores are below the limit; "
@@ -83,15 +83,15 @@ def _limits(recipe: Recipe, layer: LayerFacts) -> tuple[int, int]:
 
 
 def _completed(
-    question: SelectionInput, kept: list[KeptIndices], order: Sequence[KeptIndices]
+    inputs: SelectionInput, kept: list[KeptIndices], order: Sequence[KeptIndices]
 ) -> tuple[KeptIndices, ...]:
     """Return the choice with one dimension for each layer that is needed by a group of layers."""
-    for group in question.together:
+    for group in inputs.together:
         if any(len(kept[i]) for i in group):
             for i in group:
                 if not len(kept[i]):
                     kept[i] = order[i][:1]
-    return tuple(_written(layer, part) for layer, part in zip(question.layers, kept, strict=True))
+    return tuple(_written(layer, part) for layer, part in zip(inputs.layers, kept, strict=True))
 
 
 def _written(layer: LayerFacts, kept: KeptIndices) -> KeptIndices:
@@ -104,17 +104,17 @@ def _written(layer: LayerFacts, kept: KeptIndices) -> KeptIndices:
 # Selections layer by layer
 
 
-def _layer_by_layer(recipe: Recipe, question: SelectionInput) -> Choice:
+def _layer_by_layer(recipe: Recipe, inputs: SelectionInput) -> Choice:
     kept: list[KeptIndices] = []
-    for layer in question.layers:
+    for layer in inputs.layers:
         fewest, most = _limits(recipe, layer)
         wanted = _RANKS[recipe.selection](layer, recipe)
         kept.append(np.arange(min(max(wanted, fewest), most)))
-    order = [np.arange(len(layer.s)) for layer in question.layers]
+    order = [np.arange(len(layer.s)) for layer in inputs.layers]
     if recipe.fill == "extend":
-        kept = [_whole(layer, recipe) for layer in question.layers]
-    filled = tuple(_uniform(layer, recipe) for layer in question.layers) if recipe.fill else ()
-    return Choice(kept=_completed(question, kept, order), threshold=None, scores=(), filled=filled)
+        kept = [_whole(layer, recipe) for layer in inputs.layers]
+    filled = tuple(_uniform(layer, recipe) for layer in inputs.layers) if recipe.fill else ()
+    return Choice(kept=_completed(inputs, kept, order), threshold=None, scores=(), filled=filled)
 
 
 def _whole(layer: LayerFacts, recipe: Recipe) -> KeptIndices:
@@ -169,12 +169,12 @@ _RANKS: dict[str, Callable[[LayerFacts, Recipe], int]] = {
 class Ranking:
     """All dimensions of all layers in one order, best score first; ties by layer, then by strength."""
 
-    def __init__(self, recipe: Recipe, question: SelectionInput) -> None:
+    def __init__(self, recipe: Recipe, inputs: SelectionInput) -> None:
         self.recipe = recipe
-        self.question = question
-        self.scores = tuple(score(recipe, layer) for layer in question.layers)
+        self.inputs = inputs
+        self.scores = tuple(score(recipe, layer) for layer in inputs.layers)
         self.best_first = [np.argsort(-scores, kind="stable") for scores in self.scores]
-        limits = [_limits(recipe, layer) for layer in question.layers]
+        limits = [_limits(recipe, layer) for layer in inputs.layers]
         self.forced: list[KeptIndices] = [
             order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)
         ]
@@ -199,7 +199,7 @@ class Ranking:
         for i, forced in enumerate(self.forced):
             kept[i] = np.sort(np.concatenate([forced, index[bounds[i] : bounds[i + 1]]]))
         return Choice(
-            kept=_completed(self.question, kept, self.best_first),
+            kept=_completed(self.inputs, kept, self.best_first),
             threshold=self._threshold(count),
             scores=self.scores,
         )
@@ -213,7 +213,7 @@ class Ranking:
         return int(np.count_nonzero(self.flat >= self.recipe.value))
 
     def _by_retention(self) -> int:
-        layers = self.question.layers
+        layers = self.inputs.layers
         whole = sum(layer.energy for layer in layers)
         held = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, self.forced, strict=True))
         squares = np.concatenate([layer.s * layer.s for layer in layers])
@@ -225,11 +225,11 @@ class Ranking:
         return min(int(np.searchsorted(running, wanted, side="left")) + 1, len(running))
 
     def _by_size(self) -> int:
-        if self.question.size_of is None:
+        if self.inputs.size_of is None:
             raise ValueError("size= needs `size_of`")
         budget = self.recipe.value * MIB
         fewest = 0 if any(len(forced) for forced in self.forced) else min(1, len(self.flat))
-        smallest = self.question.size_of(self.first(fewest))
+        smallest = self.inputs.size_of(self.first(fewest))
         if smallest > budget:
             raise ResizeError(
                 f"size={format_number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
@@ -240,10 +240,10 @@ class Ranking:
 
     def _largest_within(self, budget: float, fewest: int, smallest: int) -> int:
         """Return the largest count whose file fits; the size grows with the count. Secant steps inside of a bracket."""
-        size_of = self.question.size_of
+        size_of = self.inputs.size_of
         assert size_of is not None
         pairs = zip(self.layer.tolist(), self.index.tolist(), strict=True)
-        marginal = [self.question.layers[layer].marginal(index) for layer, index in pairs]
+        marginal = [self.inputs.layers[layer].marginal(index) for layer, index in pairs]
         cost = np.concatenate([[0], np.cumsum(marginal)])
         low, high = fewest, len(self.flat)
         low_size, high_size = smallest, size_of(self.first(high))

@@ -734,7 +734,7 @@ def test_a_rank_of_loha_that_another_stands_for_has_no_subspace(tmp_path) -> Non
         (layer,) = read_adapter(file).layers
         solved = layer.form.decompose(NumpyArrays())
         assert isinstance(solved, LohaSpectrum)
-        solved = replace(solved, standing=np.array([0, 1, 1]))
+        solved = replace(solved, written_ranks=np.array([0, 1, 1]))
         found = layer.form.base_alignment(
             solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), transposed=False
         )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, singles
-from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
+from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.hadamard import NestedTruncations, product_errors, step_alignment
 from ...linalg.lazy import LazyMatrix, hadamard_pair, product_matrix
 from ...linalg.truncate import truncated
@@ -32,7 +32,7 @@ from ...linalg.tucker import (
 from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, kernel_fits, relative_distance
 from .full import Full
 from .lora import LowRank, lora_from_pair
-from .tucker import read_tucker_factors
+from .tucker import as_stored, read_tucker_factors
 
 Side = Pair | TuckerFactors
 SideSpectrum = Spectrum | TuckerSpectrum
@@ -43,13 +43,13 @@ class LohaSpectrum:
     """Both sides decomposed, and the energy of their product at every rank."""
 
     s: Double
-    standing: NDArray[np.intp]
+    written_ranks: NDArray[np.intp]
     first: SideSpectrum
     second: SideSpectrum
 
     @property
     def nbytes(self) -> int:
-        return self.s.nbytes + self.standing.nbytes + self.first.nbytes + self.second.nbytes
+        return self.s.nbytes + self.written_ranks.nbytes + self.first.nbytes + self.second.nbytes
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ class Loha(Form):
         return 2 * self.first.taps if isinstance(self.first, TuckerFactors) else 0
 
     def stored_ranks(self, solved: Any) -> NDArray[np.intp]:
-        standing: NDArray[np.intp] = solved.standing
-        return standing
+        written_ranks: NDArray[np.intp] = solved.written_ranks
+        return written_ranks
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> LohaSpectrum:
         if not np.isfinite(self.factor):
@@ -107,9 +107,9 @@ class Loha(Form):
         first, second = _decomposed(self.first, arrays), _decomposed(self.second, arrays)
         nested = _nested(self.first, first, arrays), _nested(self.second, second, arrays)
         lost = abs(self.factor) * product_errors(*nested, self.rank)
-        standing = _best_so_far(lost)
-        held = np.maximum.accumulate(np.maximum(lost[0] ** 2 - lost[standing] ** 2, 0.0))
-        return LohaSpectrum(np.sqrt(np.diff(held)), standing, first, second)
+        written_ranks = _best_so_far(lost)
+        held = np.maximum.accumulate(np.maximum(lost[0] ** 2 - lost[written_ranks] ** 2, 0.0))
+        return LohaSpectrum(np.sqrt(np.diff(held)), written_ranks, first, second)
 
     def slots(self, rank: int) -> tuple[TensorSlot, ...]:
         shapes = _side_shapes("1", self.first, rank, self.kernel) | _side_shapes("2", self.second, rank, self.kernel)
@@ -146,7 +146,7 @@ class Loha(Form):
         """Return the alignment of what each rank adds; 0 for ranks that are written as a smaller one."""
         bits = weight.bits.T if transposed else weight.bits
         first, second = _nested(self.first, solved.first, arrays), _nested(self.second, solved.second, arrays)
-        ranks = np.unique(solved.standing[solved.standing > 0])
+        ranks = np.unique(solved.written_ranks[solved.written_ranks > 0])
         found = np.zeros(self.rank)
         found[ranks - 1] = step_alignment(first, second, ranks.tolist(), lambda rows: singles(bits[rows], weight.kind))
         return found
@@ -200,11 +200,7 @@ def _leading(spectrum: SideSpectrum) -> float:
 
 def _truncation(side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays) -> Pair:
     nested = _nested(side, spectrum, arrays)
-    return Pair(_plain(nested.up[:, :k]), _plain(nested.down(k)))
-
-
-def _plain(values: Single) -> Stored:
-    return Stored(np.ascontiguousarray(values), "F32")
+    return Pair(as_stored(nested.up[:, :k]), as_stored(nested.down(k)))
 
 
 def _nested(side: Side, spectrum: SideSpectrum, arrays: Arrays) -> NestedTruncations:

@@ -53,7 +53,7 @@ class W1:
         return self.factor.size if isinstance(self.factor, Pair) else self.factor.shape
 
     def dense(self) -> Double:
-        """The matrix, (n1, m1), float64."""
+        """Return the matrix, (n1, m1), float64."""
         if isinstance(self.factor, Pair):
             return pair_product(self.factor)
         return doubles(self.factor.bits, self.factor.kind)
@@ -65,13 +65,13 @@ class W1:
             return float(np.linalg.norm(self.dense()))
 
     def shapes(self) -> dict[str, Shape]:
-        """Role -> shape of the tensors that hold it."""
+        """Return role -> shape of the tensors that hold it."""
         if isinstance(self.factor, Pair):
             return {"lokr_w1_a": self.factor.up.shape, "lokr_w1_b": self.factor.down.shape}
         return {"lokr_w1": self.factor.shape}
 
     def values(self, gain: float) -> dict[str, Single]:
-        """Role -> values of `gain` times the matrix."""
+        """Return role -> values of `gain` times the matrix."""
         if isinstance(self.factor, Pair):
             return {
                 "lokr_w1_a": materialise(self.factor.up) * np.float32(gain),

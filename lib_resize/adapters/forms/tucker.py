@@ -109,13 +109,14 @@ def tucker_error(
     product with the source is its own squared norm.
     """
     up, middle, down = truncated_tucker(source, spectrum, rank, arrays, strength)
-    wanted = tucker_as_pair(TuckerFactors(_plain(up), _plain(middle.reshape(rank, -1)), _plain(down)))
+    wanted = tucker_as_pair(TuckerFactors(as_stored(up), as_stored(middle.reshape(rank, -1)), as_stored(down)))
     kept = float(np.sum(spectrum.s[:rank] ** 2)) * strength**2
     shared = strength * inner_product(wanted, tucker_as_pair(source))
     return max(relative_distance(tucker_as_pair(found), wanted), abs(shared - kept) / kept if kept > 0 else 0.0)
 
 
-def _plain(values: Single) -> Stored:
+def as_stored(values: Single) -> Stored:
+    """Return a matrix in memory as a factor."""
     return Stored(np.ascontiguousarray(values), "F32")
 
 

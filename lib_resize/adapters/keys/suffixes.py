@@ -78,7 +78,7 @@ _LONGEST = max(suffix.count(".") for suffix in _ROLES)
 _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
     # diffusers' attention processors (to_q_lora.down.weight)
     (re.compile(r"^(?P<stem>.+?)(?P<suffix>_lora\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
-    # XLabs' processors, where the number belongs to the layer (qkv_lora1.down.weight: 1 is the picture, 2 the text)
+    # XLabs' processors, where the number belongs to the layer (qkv_lora1.down.weight: 1 is the image, 2 the text)
     (re.compile(r"^(?P<stem>.+_lora\d)(?P<suffix>\.(?P<word>up|down)\.weight)$"), {"up": "up", "down": "down"}),
     # cloneofsimo's numbered layers (unet:0:up)
     (re.compile(r"^(?P<stem>[^:]+:\d+)(?P<suffix>:(?P<word>up|down))$"), {"up": "pti_up", "down": "pti_down"}),

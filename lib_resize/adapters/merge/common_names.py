@@ -1,4 +1,4 @@
-"""One name for each weight of a merge, whatever the key formats of its files.
+"""One name for each weight of a merge, for files in any key formats.
 
 Layers of several files are matched by *place*: a weight's canonical id, or its flat name if the family does not know
 it. The result keeps the names of its files if they agree. Else it has one key format: the family's flat names, which

@@ -334,13 +334,13 @@ def _added(forms: list[Form], weights: list[float]) -> Factor:
     def make() -> Single:
         found = np.zeros(forms[0].size, np.float32)
         for form, weight in zip(forms, weights, strict=True):
-            found += np.float32(weight * form.scale) * _dense(form)
+            found += np.float32(weight * form.scale) * _unscaled(form)
         return found
 
     return LazyMatrix(forms[0].size, make)
 
 
-def _dense(form: Form) -> Single:
+def _unscaled(form: Form) -> Single:
     """Return the delta in full, without its scale."""
     if isinstance(form, Full):
         return materialise(form.matrix)

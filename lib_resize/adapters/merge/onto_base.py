@@ -42,7 +42,7 @@ ReadWeight = Callable[[], Factor]
 class BaseWeight:
     """A weight of the base model."""
 
-    weight: WeightInfo
+    info: WeightInfo
     read: ReadWeight
 
 
@@ -83,16 +83,16 @@ def magnitudes(file: SafeFile, key: ParsedKey) -> Single:
     return values if key.suffix == ".dora_scale" else values.reshape(-1)
 
 
-def merge_onto_base(adapter: Adapter, ground: BaseModel) -> Adapter:
+def merge_onto_base(adapter: Adapter, base: BaseModel) -> Adapter:
     """Return the adapter with its base-dependent layers merged with the base model.
 
     GLoRA and DoRA layers without a base weight are kept. Values are computed when they are accessed. Raises
     UnsupportedError if a multiplier or rotation has no base weight or an unsupported layout; LayerError and
     DamagedFileError where its tensors do not fit.
     """
-    family = adapter.family if adapter.layers else ground.family
-    layers = [_grounded(layer, adapter.files[0], ground) for layer in adapter.layers]
-    made = dict(_worked_out(adapter, family, ground))
+    family = adapter.family if adapter.layers else base.family
+    layers = [_onto_base(layer, adapter.files[0], base) for layer in adapter.layers]
+    made = dict(_merged_copies(adapter, family, base))
     settled = {new.stem for new, old in zip(layers, adapter.layers, strict=True) if new is not old}
     if not settled and not made:
         return adapter
@@ -102,7 +102,7 @@ def merge_onto_base(adapter: Adapter, ground: BaseModel) -> Adapter:
         layers=(*layers, *made.values()),
         copied=tuple(one for one in adapter.copied if one.stem not in gone.get(one.why, ())),
         family=family,
-        notes=(*adapter.notes, _note(adapter, len(settled) + len(made), ground.title)),
+        notes=(*adapter.notes, _note(adapter, len(settled) + len(made), base.title)),
         converted=True,
     )
 
@@ -115,10 +115,10 @@ def overlap_warnings(before: Sequence[Adapter], after: Sequence[Adapter]) -> lis
     """
     names = [{layer.canonical or layer.stem for layer in adapter.layers} for adapter in after]
     count = 0
-    for place, (old, new) in enumerate(zip(before, after, strict=True)):
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
         stored = {id(layer) for layer in old.layers}
         made = {layer.canonical or layer.stem for layer in new.layers if id(layer) not in stored}
-        count += len(made & set().union(*names[:place], *names[place + 1 :]))
+        count += len(made & set().union(*names[:index], *names[index + 1 :]))
     if not count:
         return []
     return [
@@ -132,14 +132,14 @@ def _note(adapter: Adapter, count: int, title: str) -> str:
     kinds = {layer.form.kind for layer in adapter.layers if layer.form.needs_base}
     kinds |= {"DoRA" for layer in adapter.layers if layer.magnitude}
     kinds |= BASE_DEPENDENT.intersection(one.why for one in adapter.copied)
-    told = ", ".join(sorted(kinds))
-    return f"{adapter.name}: {count} layers ({told}) were merged with {title} and fit only that model"
+    listed = ", ".join(sorted(kinds))
+    return f"{adapter.name}: {count} layers ({listed}) were merged with {title} and fit only that model"
 
 
-def _grounded(layer: Layer, file: SafeFile, ground: BaseModel) -> Layer:
+def _onto_base(layer: Layer, file: SafeFile, base: BaseModel) -> Layer:
     if layer.magnitude is None and not layer.form.needs_base:
         return layer
-    weight = ground.weight_for(layer)
+    weight = base.weight_for(layer)
     if weight is None:
         return layer
     form: Form | None = layer.form.converted()
@@ -154,7 +154,7 @@ def _grounded(layer: Layer, file: SafeFile, ground: BaseModel) -> Layer:
 
 def _normalised(layer: Layer, form: Form, weight: ReadWeight, magnitude: Single) -> Full:
     def added(base: Single) -> Single:
-        return np.asarray(DoraWeight(base, magnitude).effective_weight(_dense(form)) - base, np.float32)
+        return np.asarray(DoraWeight(base, magnitude).effective_weight(_delta(form)) - base, np.float32)
 
     return _difference(layer.stem, WeightInfo(layer.size, layer.form.kernel), weight, added, max(form.dtypes))
 
@@ -173,7 +173,7 @@ def _difference(stem: str, weight: WeightInfo, read: ReadWeight, added: WeightCh
     return Full(LazyMatrix((n, m), make), (n, m // weight.taps, *weight.kernel), dtype)
 
 
-def _dense(form: Form) -> Single:
+def _delta(form: Form) -> Single:
     if isinstance(form, Full):
         return np.asarray(np.float32(form.scale) * materialise(form.matrix))
     assert isinstance(form, LowRank)
@@ -183,7 +183,7 @@ def _dense(form: Form) -> Single:
 # Multipliers and rotations ------------------------------------------------------------------------------------
 
 
-def _worked_out(adapter: Adapter, family: Family | None, ground: BaseModel) -> Iterator[tuple[str, Layer]]:
+def _merged_copies(adapter: Adapter, family: Family | None, base: BaseModel) -> Iterator[tuple[str, Layer]]:
     """Yield the stem in the file, and the layer that its keys become."""
     stems: dict[str, list[Copied]] = defaultdict(list)
     for one in adapter.copied:
@@ -193,34 +193,36 @@ def _worked_out(adapter: Adapter, family: Family | None, ground: BaseModel) -> I
     configs = find_configs(file.path, adapter.metadata, list(stems)) if stems else []
     for stem, keys in stems.items():
         name = canonical_id(stem, family) if family else None
-        place = _place(keys[0], file, name, family, ground)
+        weight = _base_weight(keys[0], file, name, family, base)
         tensors = Tensors(file, stem, {parse_key(one.key).role: parse_key(one.key) for one in keys}, lambda _: 1.0)
-        yield stem, _worked(tensors, place, name, _settings(configs, stem))
+        yield stem, _merged_layer(tensors, weight, name, _settings(configs, stem))
 
 
-def _place(key: Copied, file: SafeFile, name: str | None, family: Family | None, ground: BaseModel) -> BaseWeight:
-    foreign = family is not None and ground.family is not None and family != ground.family
-    place = None if foreign else ground.find_weight(name, key.stem)
-    if place is None:
+def _base_weight(key: Copied, file: SafeFile, name: str | None, family: Family | None, base: BaseModel) -> BaseWeight:
+    foreign = family is not None and base.family is not None and family != base.family
+    weight = None if foreign else base.find_weight(name, key.stem)
+    if weight is None:
         raise UnsupportedError(
-            f"{file.path}: {key.key} ({key.why}): {ground.title} has no such layer. Name the checkpoint that it was "
+            f"{file.path}: {key.key} ({key.why}): {base.title} has no such layer. Name the checkpoint that it was "
             f"trained on."
         )
-    return place
+    return weight
 
 
-def _worked(tensors: Tensors, place: BaseWeight, name: str | None, settings: Mapping[str, object] | None) -> Layer:
-    added = weight_change(tensors, place.weight, settings)
+def _merged_layer(
+    tensors: Tensors, weight: BaseWeight, name: str | None, settings: Mapping[str, object] | None
+) -> Layer:
+    added = weight_change(tensors, weight.info, settings)
     dtype = max((tensors.dtype(role) for role in tensors.used), key=lambda kind: DTYPE_BYTES[kind])
-    stem = _usual(tensors.stem)
-    return Layer(stem, _difference(stem, place.weight, place.read, added, dtype), {}, canonical=name)
+    stem = _lora_stem(tensors.stem)
+    return Layer(stem, _difference(stem, weight.info, weight.read, added, dtype), {}, canonical=name)
 
 
 def _settings(configs: list[ScaleConfig], stem: str) -> Mapping[str, object] | None:
     return next((config.fields for config in configs if stem.startswith(config.prefix)), None)
 
 
-def _usual(stem: str) -> str:
+def _lora_stem(stem: str) -> str:
     """Return the name of a LoRA layer: kohya's OFT has its own prefix, which no host reads for a LoRA."""
     return f"lora_unet_{stem[len(_KOHYA_OFT) :]}" if stem.startswith(_KOHYA_OFT) else stem
 

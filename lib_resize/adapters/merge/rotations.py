@@ -51,15 +51,15 @@ def weight_change(tensors: Tensors, weight: WeightInfo, settings: Mapping[str, A
     be verified against a reader, LayerError where tensors do not fit the weight, DamagedFileError where one is missing.
     """
     roles = frozenset(tensors.parts)
-    told = next((one for one in _TOGETHER if one in roles), "")
-    if not told or roles - _TOGETHER[told] - {told}:
+    layout = next((one for one in _LAYOUTS if one in roles), "")
+    if not layout or roles - _LAYOUTS[layout] - {layout}:
         raise _refused(tensors, f"has {', '.join(sorted(roles))} together, which is no layout of a known reader")
-    if told == "oft_R":
+    if layout == "oft_R":
         return _peft_oft(tensors, weight, settings)
-    return _READERS[told](tensors, weight)
+    return _READERS[layout](tensors, weight)
 
 
-_TOGETHER: Mapping[str, frozenset[str]] = {
+_LAYOUTS: Mapping[str, frozenset[str]] = {
     "on_input": frozenset({"weight"}),
     "ia3_l": frozenset(),
     "oft_blocks": frozenset({"alpha", "rescale"}),

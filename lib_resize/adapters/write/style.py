@@ -9,7 +9,7 @@ DTYPES: dict[str, str | None] = {"16": "F16", "32": "F32", "bf16": "BF16", "8": 
 
 CONVERSIONS: dict[str, str] = {
     "auto": "keep each layer's kind, but write LoHa as LoRA where that makes the better file",
-    "lora": "write every layer as LoRA that can be, whatever that costs",
+    "lora": "write every layer as LoRA that can be converted, at any size",
     "none": "keep each layer's kind",
 }
 """Values of `--convert`."""
