@@ -1,7 +1,7 @@
 """Singular value decomposition of a matrix that is stored in full, from the Gram matrix of its shorter side.
 
 ``X X^T = U diag(s^2) U^T`` in float64. Squaring loses singular values below about 1e-8 of the largest; they count as
-zero. The singular vectors would be as large as the matrix, so they are not kept: what is chosen is computed again.
+zero. The singular vectors would be as large as the matrix, so they are not kept: those needed are computed again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from .truncate import KeptIndices
 
 
 def singular_values(matrix: Factor, arrays: Arrays) -> Double:
-    """All min(n, m) of them, descending. Raises LayerError where the matrix holds NaN or an infinity."""
+    """Return all singular values of a matrix (n, m), descending, (min(n, m),), float64.
+
+    Raises LayerError where the matrix holds NaN or an infinity.
+    """
     return _roots(np.asarray(np.linalg.eigvalsh(_gram(matrix, arrays)), np.float64)[::-1])
 
 
 def truncated_dense(matrix: Factor, kept: KeptIndices, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
-    """The part of the matrix that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
+    """Return the part of a matrix (n, m) in the dimensions `kept`, as up (n, k) and down (k, m), float32.
 
-    Both come times `gain`, with sqrt(s) in each.
+    Each is multiplied by `gain` and contains sqrt(s). Raises LayerError where the matrix holds NaN or an infinity.
     """
     square, vectors = np.linalg.eigh(_gram(matrix, arrays))
     root = np.sqrt(_roots(square[::-1])[kept])

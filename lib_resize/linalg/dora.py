@@ -1,5 +1,8 @@
-"""DoRA: the weight that hosts apply is ``m V / ||V||`` with ``V = W + delta``, one length and one magnitude for each
-output (rows of the matrix) or each input (columns; Liu and others 2024)."""
+"""DoRA: hosts apply the weight ``m V / ||V||`` with ``V = W + delta``.
+
+One length and one magnitude belong to each output (a row of the matrix) or each input (a column). Liu and others 2024,
+"DoRA: Weight-Decomposed Low-Rank Adaptation".
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from .finite import check_finite
 
 @dataclass(frozen=True)
 class DoraWeight:
-    """A base weight and its magnitudes."""
+    """A base weight and the magnitudes that a DoRA layer gives it."""
 
     weight: Single
-    """(n, in * taps)."""
+    """W, (n, in * taps)."""
     magnitude: Single
-    """(n), (n, 1, ...) for outputs, (1, in, ...) for inputs."""
+    """m: (n) or (n, 1, ...) for outputs, (1, in, ...) for inputs."""
 
     @property
     def is_by_input(self) -> bool:
@@ -36,7 +39,10 @@ class DoraWeight:
         check_finite("its base weight has", self.weight)
 
     def effective_weight(self, delta: Single) -> Double:
-        """``m V / ||V||``, (n, in * taps). Raises LayerError where there are not as many magnitudes as lengths."""
+        """Return ``m V / ||V||`` for a delta (n, in * taps), in the same shape, float64.
+
+        Raises LayerError where the number of magnitudes does not fit the weight, or numbers are not finite.
+        """
         self._check()
         v = self.weight.astype(np.float64) + delta
         inputs = self.magnitude.size if self.is_by_input else v.shape[1]
@@ -49,7 +55,11 @@ class DoraWeight:
         )
 
     def errors(self, whole: Single, kept: Single) -> tuple[float, float]:
-        """How much of the change of the weight is lost with part of the delta: relative to the change, and to W."""
+        """Return how much of the change of the weight is lost if only the part `kept` of the delta `whole` remains.
+
+        Both deltas are (n, in * taps). The first number is relative to the change, the second to W, in the Frobenius
+        norm.
+        """
         applied = self.effective_weight(whole)
         lost, weight = float(np.linalg.norm(self.effective_weight(kept) - applied)), self.weight.astype(np.float64)
         change, base = float(np.linalg.norm(applied - weight)), float(np.linalg.norm(weight))

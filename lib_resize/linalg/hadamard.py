@@ -1,7 +1,7 @@
-"""Elementwise products of two low-rank matrices, both truncated to one rank: how much of the product is left.
+"""Elementwise products of two low-rank matrices that are both truncated to one rank.
 
-The two truncations are each the best of their rank, the product of both is not: there is no formula for its error in
-the singular values of the factors. It is measured, over stripes of rows that stay in cache, at every rank.
+Each truncation is the best of its rank, but the product of both is not. Its error is no formula of the singular values
+of the factors, so it is measured at every rank, over stripes of rows that fit into the cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _STRIPE = 1 << 17  # numbers of a stripe
 
 @dataclass(frozen=True)
 class NestedTruncations:
-    """A matrix (n, m) with its truncations: ``up[:, :k] @ down(k)`` is the one of rank k."""
+    """A matrix (n, m) and its truncations: ``up[:, :k] @ down(k)`` is the truncation to rank k."""
 
     up: Single
     """(n, r)."""
@@ -27,7 +27,7 @@ class NestedTruncations:
 
 
 def product_errors(first: NestedTruncations, second: NestedTruncations, rank: int) -> Double:
-    """``||P o Q - P_k o Q_k||_F`` for k = 0 to `rank`, (rank + 1,); the last is 0."""
+    """Return ``||P o Q - P_k o Q_k||_F`` for k = 0 to `rank`, (rank + 1,), float64; the last is 0."""
     n, m = len(first.up), first.down(1).shape[1]
     step = max(1, _STRIPE // m)
     square = np.zeros(rank + 1)
@@ -43,9 +43,9 @@ def product_errors(first: NestedTruncations, second: NestedTruncations, rank: in
 def step_alignment(
     first: NestedTruncations, second: NestedTruncations, ranks: Sequence[int], rows_of: Callable[[slice], Single]
 ) -> Double:
-    """``|<S_j, W>| / ||S_j||_F`` of what each of the rising `ranks` adds to the product at the one before it, (ranks,).
+    """Return ``|<S_j, W>| / ||S_j||_F`` for what each of the ascending `ranks` adds to the product, (ranks,), float64.
 
-    `rows_of` gives rows of W, (rows, m). A step that adds nothing gives 0.
+    `rows_of` returns rows of W, (rows, m). A step that adds nothing gives 0.
     """
     n, m = len(first.up), first.down(1).shape[1]
     step = max(1, _STRIPE // m)
@@ -66,6 +66,9 @@ def _stripe(first: NestedTruncations, second: NestedTruncations, rows: slice, k:
 
 
 def _energy(values: Single) -> float:
-    """In float32 within a stripe, good to about 1e-6; stripes are summed in float64."""
+    """Return the squared Frobenius norm, in float32 within a stripe: good to about 1e-6.
+
+    Stripes are added in float64.
+    """
     flat = values.reshape(-1)
     return float(flat @ flat)

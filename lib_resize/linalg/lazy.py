@@ -1,8 +1,7 @@
-"""Matrices that are not stored but made of stored ones when they are looked at: factors of products of matrices.
+"""Matrices that are computed from stored ones at each access: factors of products of matrices.
 
-Each is a `Factor` like any other, so that what is known of pairs holds for sums, Kronecker and elementwise products
-as well. Rows and columns of kernels are flattened as everywhere: a convolution (n, m, height, width) is the matrix
-(n, m * height * width).
+Each is a `Factor` like any other, so sums, Kronecker products and elementwise products are pairs as well. Rows and
+columns of kernels are flattened: a convolution (n, m, height, width) is the matrix (n, m * height * width).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .factor import Factor, Pair
 
 @dataclass(frozen=True)
 class LazyMatrix:
-    """A matrix that a function computes anew at every look, as float32."""
+    """A float32 matrix that a function computes at each access."""
 
     shape: tuple[int, int]
     make: Callable[[], Single] = field(compare=False)
@@ -51,22 +50,22 @@ class Transposed:
 
 
 def materialise(factor: Factor) -> Single:
-    """All of a factor in float32, (rows, columns)."""
+    """Return all of a factor in float32, (rows, columns)."""
     return singles(factor.bits, factor.kind)
 
 
 def product_matrix(pair: Pair) -> LazyMatrix:
-    """``scale * up @ down`` as one matrix (n, m)."""
+    """Return ``scale * up @ down`` as one matrix (n, m), computed at each access."""
     return LazyMatrix(
         pair.size, lambda: np.asarray(np.float32(pair.scale) * (materialise(pair.up) @ materialise(pair.down)))
     )
 
 
 def hadamard_pair(first: Pair, second: Pair, scale: float) -> Pair:
-    """The elementwise product ``scale * (B A) o (D C)`` as an exact pair of rank r1 * r2.
+    """Return the elementwise product ``scale * (B A) o (D C)`` of two pairs (n, m) as an exact pair of rank r1 * r2.
 
-    Row x of its up is the Kronecker product of the rows x of B and D, column y of its down that of the columns y of
-    A and C (the Khatri-Rao products; Kolda and Bader 2009, section 2.6).
+    Row x of its up is the Kronecker product of the rows x of B and D, column y of its down that of the columns y of A
+    and C (Khatri-Rao products; Kolda and Bader 2009, section 2.6).
     """
     rank = first.rank * second.rank
     (n, m) = first.size
@@ -78,12 +77,15 @@ def hadamard_pair(first: Pair, second: Pair, scale: float) -> Pair:
 
 
 def rowwise(left: NDArray[np.float32], right: NDArray[np.float32]) -> Single:
-    """The Kronecker product of equal rows: (x, a) and (x, b) give (x, a * b)."""
+    """Return the Kronecker product of equal rows: (x, a) and (x, b) give (x, a * b), float32."""
     return np.asarray((left[:, :, None] * right[:, None, :]).reshape(len(left), -1))
 
 
 def kronecker_pair(left: Factor, right: Pair, scale: float) -> Pair:
-    """``scale * kron(L, B A)`` as an exact pair of rank columns(L) * r, by ``kron(L, B) @ kron(I, A)``."""
+    """Return ``scale * kron(L, B A)`` as an exact pair of rank columns(L) * r, by ``kron(L, B) @ kron(I, A)``.
+
+    For L (p, q) and a pair (n, m) it is (p * n, q * m).
+    """
     rows, columns = left.shape
     n, m = right.size
     rank = columns * right.rank

@@ -1,4 +1,4 @@
-"""Large matrices a few rows at a time, so that no second copy of one is ever in memory."""
+"""Large matrices a few rows at a time, so that no second copy is in memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SMALL = 1 << 24  # numbers up to which a thread keeps a buffer for whole matric
 
 
 def rows_in_cache(columns: int, arrays: Arrays) -> int:
-    """How many rows stay in cache, or are small beside a model on a device."""
+    """Return how many rows of this many columns fit into the cache of a CPU, or a block of a device."""
     return max(1, 2 * arrays.block_elements // columns)
 
 
 def stripes(weight: Factor, arrays: Arrays) -> Iterator[tuple[int, Array]]:
-    """The weight in float32, as (first row, rows); each is valid until the next one is asked for."""
+    """Yield (first row, rows) of a weight (n, m) in float32. Each is valid until the next one is requested."""
     bits = None if isinstance(weight, Assembled) else weight.bits
     rows, columns = weight.shape
     step = rows_in_cache(columns, arrays)
@@ -28,7 +28,7 @@ def stripes(weight: Factor, arrays: Arrays) -> Iterator[tuple[int, Array]]:
 
 
 def load_whole(weight: Factor, arrays: Arrays) -> Array:
-    """All of a weight in float32, (n, m); valid until the next call of this thread."""
+    """Return all of a weight in float32, (n, m). Valid until the next call in this thread."""
     n, m = weight.shape
     if n * m <= max(_SMALL, arrays.block_elements) and not isinstance(weight, Assembled):
         return arrays.load_float32(weight.bits, weight.kind)

@@ -1,17 +1,17 @@
 """The strongest dimensions of a matrix that is known in full, such as the difference of two weights.
 
-Where the shorter side is small, the decomposition is exact (`dense`). Else it is found by subspace iteration with
+If the shorter side is small, the decomposition is exact (`dense`). Else it is found by subspace iteration with
 Rayleigh-Ritz (Halko, Martinsson and Tropp 2011, algorithm 4.4; Gu 2015):
 
-1. ``Q`` is an orthonormal basis of ``X G``, G random of k + p columns (oversampling p).
+1. ``Q`` is an orthonormal basis of ``X G``, G random with k + p columns (oversampling p).
 2. ``Q <- orth(X orth(X^T Q))`` makes the directions that are strong in X stronger in Q.
 3. The singular values of ``Q^T X`` are those of X from below, and its dimensions give the approximation.
 
-What is lost is known, not guessed: Q has orthonormal columns, so ``||X - X_k||_F^2 = ||X||_F^2 - sum_i s_i^2`` for the
-s that are returned. Step 2 is repeated until it improves that loss by less than `TOLERANCE` of itself. By Gu's theorem
-the loss after q steps is at most ``1 + O((s_k+p / s_k)^(4 q + 2))`` times that of the best approximation; where the
-spectrum is flat, so that this says little, every choice of dimensions is nearly as good as another. The tests hold the
-loss to 1.005 times the best one on flat, slowly falling and steep spectra.
+The loss is known, not estimated: Q has orthonormal columns, so ``||X - X_k||_F^2 = ||X||_F^2 - sum_i s_i^2`` for the
+returned s. Step 2 is repeated until it improves that loss by less than `TOLERANCE` of itself. By Gu's theorem the loss
+after q steps is at most ``1 + O((s_k+p / s_k)^(4 q + 2))`` times that of the best approximation. If the spectrum is
+flat, so that this bound is weak, every choice of dimensions is nearly as good as another. The tests hold the loss to
+1.005 times the best one on flat, slowly falling and steep spectra.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .dense import singular_values, truncated_dense
 from .factor import Stored
 
 SMALL = 256
-"""A shorter side up to this is decomposed exactly; so is one of less than twice the dimensions asked for."""
+"""A shorter side up to this is decomposed exactly, and so is one of less than twice the requested dimensions."""
 OVERSAMPLING = 16
 TOLERANCE = 1e-3
 _STEPS = 16
@@ -45,11 +45,11 @@ class TruncatedSvd:
     down: Single
     """``sqrt(s) V^T``, (k, m)."""
     lost: float
-    """Frobenius norm of the matrix less these dimensions."""
+    """Frobenius norm of the matrix without these dimensions."""
 
 
 def truncated_svd(matrix: Single, count: int, arrays: Arrays) -> TruncatedSvd:
-    """The `count` strongest dimensions of a float32 matrix, fewer where it has no more.
+    """Return the `count` strongest dimensions of a float32 matrix (n, m), or all if it has fewer.
 
     Raises LayerError where the matrix holds NaN or an infinity.
     """
@@ -85,7 +85,7 @@ def _exact(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> Truncat
 
 
 def _iterated(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> TruncatedSvd:
-    """Of a matrix with n >= m."""
+    """Decompose a matrix with n >= m by subspace iteration."""
     x = arrays.to_device(matrix)
     width = wanted + OVERSAMPLING
     start = np.random.default_rng(0).standard_normal((matrix.shape[1], width), dtype=np.float32)

@@ -1,10 +1,10 @@
 """Three-way factorisations: ``delta[x, y, t] = scale * sum_ab up[x, a] mid[a, b, t] down[b, y]``.
 
 x and y run over outputs and inputs, t over the taps of a kernel. The higher-order singular value decomposition (De
-Lathauwer, De Moor and Vandewalle 2000) of the small core, after both factors were made orthonormal, orders the
-dimensions of the two outer modes by the energy that they hold; keeping the first k of both is the truncated HOSVD.
-Truncations are nested orthogonal projections, so the energy that the k-th dimension adds is exactly that of the core's
-k-th shell, ``sum of core[a, b, t]^2 over max(a, b) = k``; it need not fall with k.
+Lathauwer, De Moor and Vandewalle 2000) of the small core, with both factors made orthonormal first, orders the
+dimensions of the two outer modes by their energy. Keeping the first k of both is the truncated HOSVD. Truncations are
+nested orthogonal projections, so the energy that the k-th dimension adds is exactly that of the core's k-th shell,
+``sum of core[a, b, t]^2 over max(a, b) = k``. It may increase with k.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _EMPTY = 1e-14  # of the largest eigenvalue of a Gram matrix of unit columns: no
 
 @dataclass(frozen=True)
 class TuckerFactors:
-    """A delta in three factors."""
+    """A delta (n, m * taps) in three factors."""
 
     up: Factor
     """(n, a)."""
     mid: Factor
-    """(a, b * taps), b running slower."""
+    """(a, b * taps), with b as the slower index."""
     down: Factor
     """(b, m)."""
     scale: float = 1.0
 
     @property
     def rank(self) -> int:
-        """The greater of both outer ranks."""
+        """The larger of the two outer ranks."""
         return max(self.up.shape[1], self.down.shape[0])
 
     @property
@@ -52,7 +52,7 @@ class TuckerFactors:
 
 @dataclass(frozen=True)
 class TuckerSpectrum:
-    """The truncated HOSVD of a `TuckerFactors`, in factor space."""
+    """The truncated HOSVD of `TuckerFactors` of rank r, in factor space."""
 
     s: Double
     """(r,): root of the energy that each dimension adds to those before it, scale included."""
@@ -69,7 +69,10 @@ class TuckerSpectrum:
 
 
 def decompose_tucker(core: TuckerFactors, arrays: Arrays) -> TuckerSpectrum:
-    """Raises LayerError where a factor holds NaN or an infinity."""
+    """Decompose a delta by HOSVD (see the module docstring).
+
+    Raises LayerError where a factor holds NaN or an infinity.
+    """
     up, root_up = _orthonormal(gram_of_columns(core.up, arrays), "up")
     down, root_down = _orthonormal(gram_of_rows(core.down, arrays), "down")
     middle = doubles(core.mid.bits, core.mid.kind).reshape(core.up.shape[1], core.down.shape[0], core.taps)
@@ -91,7 +94,7 @@ def decompose_tucker(core: TuckerFactors, arrays: Arrays) -> TuckerSpectrum:
 def truncated_tucker(
     core: TuckerFactors, spectrum: TuckerSpectrum, rank: int, arrays: Arrays, gain: float = 1.0
 ) -> tuple[Single, Single, Single]:
-    """The first `rank` dimensions of both modes: up (n, k), mid (k, k, taps), down (k, m), float32.
+    """Return the first k = `rank` dimensions of both modes: up (n, k), mid (k, k, taps), down (k, m), float32.
 
     Their product is ``gain`` times that part of the delta; each of the three holds a third of its strength.
     """
@@ -106,7 +109,7 @@ def truncated_tucker(
 
 
 def tucker_as_pair(core: TuckerFactors) -> Pair:
-    """The same delta as up and down of rank a, the core multiplied into down: nothing is lost."""
+    """Return the same delta as up (n, a) and down (a, m * taps): the core multiplied into down, without loss."""
     rank, inner = core.up.shape[1], core.down.shape[0]
 
     def make() -> Single:
@@ -117,13 +120,16 @@ def tucker_as_pair(core: TuckerFactors) -> Pair:
 
 
 def tucker_product(up: Single, mid: Single, down: Single) -> Single:
-    """The delta (n, m * taps) of up (n, a), mid (a, b, taps) and down (b, m)."""
+    """Return the delta (n, m * taps) of up (n, a), mid (a, b, taps) and down (b, m), float32."""
     inner = np.einsum("abt,by->ayt", mid, down, optimize=True)
     return np.asarray(up @ inner.reshape(len(inner), -1))
 
 
 def tucker_alignment(core: TuckerFactors, spectrum: TuckerSpectrum, weight: Single | Double) -> Double:
-    """``|<step_k, W>| / |step_k|`` for the part of the delta that each dimension k adds; W is (n, m * taps)."""
+    """Return ``|<step_k, W>| / ||step_k||_F`` for the part of the delta that each dimension k adds, (r,), float64.
+
+    The weight W is (n, m * taps).
+    """
     up, down = doubles(core.up.bits, core.up.kind), doubles(core.down.bits, core.down.kind)
     inner = ((up @ spectrum.left).T @ weight).reshape(core.rank, -1, core.taps)
     seen = np.einsum("ayt,by->abt", inner, spectrum.right @ down, optimize=True)
@@ -133,7 +139,7 @@ def tucker_alignment(core: TuckerFactors, spectrum: TuckerSpectrum, weight: Sing
 
 
 def _orthonormal(gram: Double, name: str) -> tuple[Double, Double]:
-    """T (r, k) and R (k, r) with ``X = (X T) R``, X T orthonormal, from ``gram = X^T X``."""
+    """Return T (r, k) and R (k, r) with ``X = (X T) R``, X T orthonormal, from ``gram = X^T X``."""
     length = np.sqrt(np.diagonal(gram))
     if not np.isfinite(length).all():
         raise LayerError(f"{name} holds NaN or infinite values: the file is damaged or its training diverged")
@@ -145,7 +151,7 @@ def _orthonormal(gram: Double, name: str) -> tuple[Double, Double]:
 
 
 def _leading(tensor: Double) -> Double:
-    """Left singular vectors of the first mode's unfolding, strongest first."""
+    """Return the left singular vectors of the first mode's unfolding, strongest first."""
     flat = tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
     return np.asarray(np.linalg.eigh(flat @ flat.T)[1][:, ::-1])
 

@@ -1,8 +1,8 @@
-"""What allows the claim that a file is of a family, beside its layers' names: widths, and the words of its metadata.
+"""Evidence besides layer names that a file belongs to a family: the shapes of its layers, and its metadata.
 
-Models of one kind share the names of their layers: a LoRA of HunyuanVideo 1.5 has the names of Flux.1, one of CogView4
-those of LTX-Video. So a family is claimed only where the shapes of the layers are its own. A model that is smaller
-than every model in use, as tests and demos have, keeps the proportions of its family instead.
+Different models use the same layer names: a LoRA of HunyuanVideo 1.5 has the names of Flux.1, one of CogView4 those of
+LTX-Video. So a family is identified only if the shapes of the layers are its own. In a model that is smaller than every
+model in use, such as those of tests and demos, the proportions must be those of the family instead.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ Size = tuple[int, int]
 """``(out, in)`` of a layer, convolutions flattened."""
 
 SMALL = 384
-"""A layer of a small model has at most this many rows or this many columns. No model in use is so narrow throughout."""
+"""A layer of a small model has at most this many rows or this many columns. No model in use has only such layers."""
 
 
 def shapes_fit(family: Family, rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> bool:
-    """Whether layers can belong to the family: `rows` are those that it knows by name, `sizes` their shapes, by stem.
+    """Return whether layers can belong to the family.
 
-    Of every kind of layer, such as the `to_q` of one width, most shapes have to be the family's own; the layer that
-    reads the latent is not asked, which variants widen. In a small model they have to be in the family's proportions.
-    Another model differs in a kind as a whole. A single layer of another shape, such as one with its factors swapped,
-    makes no other model: it is refused or compared as a layer of this family.
+    `rows` are the layers that it knows by name, `sizes` their shapes, both by stem. For every kind of layer, such as
+    the `to_q` of one width, most shapes must be the family's own. The layer that reads the latent is not checked,
+    because variants of a model widen it. In a small model the proportions must be the family's.
+
+    Another model differs in a kind as a whole. A single layer of another shape, such as one with swapped factors, does
+    not make it another model: it is refused or compared as a layer of this family.
     """
     judged = {stem: row for stem, row in rows.items() if row.id != family.input_layer} or rows
     if _agree(judged, {stem: flat_shape(row.shape) == sizes[stem] for stem, row in judged.items()}):
@@ -39,7 +41,7 @@ def shapes_fit(family: Family, rows: Mapping[str, LayerName], sizes: Mapping[str
 
 
 def _agree(rows: Mapping[str, LayerName], agreeing: Mapping[str, bool]) -> bool:
-    """Whether most layers of each kind agree."""
+    """Return whether most layers of each kind agree."""
     kinds: dict[Hashable, list[bool]] = defaultdict(list)
     for stem, row in rows.items():
         kinds[_BELOW_BLOCKS.sub("", row.id), flat_shape(row.shape)].append(agreeing[stem])
@@ -47,24 +49,23 @@ def _agree(rows: Mapping[str, LayerName], agreeing: Mapping[str, bool]) -> bool:
 
 
 _BELOW_BLOCKS = re.compile(r"^.*_\d+_")
-"""What precedes a layer's own words: its block, with all numbers."""
+"""The part of a name before the layer's own words: its block, with all numbers."""
 
 
 def has_distinguishing_layer(family: Family, rows: Iterable[LayerName]) -> bool:
-    """Whether one of the layers is of the kind that tells the family from others of the same names and widths."""
+    """Return whether a layer has the name that distinguishes the family from others with the same names and widths."""
     return not family.distinguishing_name or any(
         family.distinguishing_name in name for row in rows for name in (*row.dotted_names, row.id)
     )
 
 
 def flat_shape(shape: tuple[int, ...]) -> Size:
-    """``(out, in)`` of a weight, a convolution flattened."""
+    """Return ``(out, in)`` of a weight, a convolution flattened."""
     return shape[0], prod(shape[1:])
 
 
 def _in_proportion(rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> dict[str, bool]:
-    """For each layer whether it is as wide, on both sides, as most layers of its block are that are equally wide in the
-    family."""
+    """Return whether each layer is as wide as most layers of its block that have the same width in the family."""
     places: dict[str, list[tuple[Hashable, int]]] = {}
     widths: dict[Hashable, Counter[int]] = defaultdict(Counter)
     for stem, row in rows.items():
@@ -76,31 +77,31 @@ def _in_proportion(rows: Mapping[str, LayerName], sizes: Mapping[str, Size]) -> 
     return {stem: all(usual[place] == here for place, here in sides) for stem, sides in places.items()}
 
 
-# Metadata -------------------------------------------------------------------------------------------------------
+# Metadata
 
 
 @dataclass(frozen=True)
 class BaseModelHints:
-    """What metadata says of the base model."""
+    """The base model according to a file's metadata."""
 
     families: frozenset[str] = frozenset()
-    """Names of the families that it speaks of."""
+    """Names of the families that it mentions."""
     unknown_value: str = ""
-    """A value that speaks of a family which is not in our tables."""
+    """A value that names a family without a table."""
 
     @property
     def excludes_known_families(self) -> bool:
-        """Whether it speaks of other families only."""
+        """Whether it names only other families."""
         return bool(self.unknown_value) and not self.families
 
 
 def base_model_hints(metadata: Mapping[str, str]) -> tuple[str, str]:
-    """The values in a LoRA's metadata that speak of its base model."""
+    """Return the values in a LoRA's metadata that name its base model."""
     return metadata.get("ss_base_model_version", ""), metadata.get("modelspec.architecture", "")
 
 
 def read_hints(values: Iterable[str]) -> BaseModelHints:
-    """What values of `base_model_hints` say; empty ones say nothing."""
+    """Return the meaning of values from `base_model_hints`. Empty values mean nothing."""
     families: set[str] = set()
     unknown_value = ""
     for value in values:
@@ -121,12 +122,14 @@ def _plain(value: str) -> str:
     return re.sub(r"[^a-z0-9]", "", value[:_MOST].lower().partition("/")[0])
 
 
-_MOST = 200  # letters of a value that are read
+_MOST = 200  # letters of a value that are used
 
 
 def _speaks_of(family: Family, word: str) -> bool:
-    """Whether a word begins as one of the family's does. A number right after a name is another version of it:
-    ``hunyuanvideo15`` is not ``hunyuanvideo``."""
+    """Return whether a word begins with one of the family's hints.
+
+    A number directly after a name is another version: ``hunyuanvideo15`` is not ``hunyuanvideo``.
+    """
     for start in _starts(family):
         rest = word[len(start) :]
         if word.startswith(start) and (start[-1].isdigit() or not rest[:1].isdigit()):

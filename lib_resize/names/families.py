@@ -1,13 +1,13 @@
-"""The families of base models whose layers we know by name, as tables.
+"""The families of base models whose layers are known by name, as tables.
 
-Each family gives every trainable matrix one canonical id: the name in flat spelling that the hosts read for
-that family. SDXL uses the words of single-file checkpoints, SD1.5 and SD2 those of diffusers, and so do
-transformers for a piece of a weight that diffusers cuts (``lora_transformer_…``, as OneTrainer writes it); their
-whole weights use the words of single-file checkpoints. All other spellings are looked up in
-`lib_resize.names.identify`.
+Each family gives every trainable matrix one canonical id: its flat name in the key format that hosts read for that
+family. SDXL uses the words of single-file checkpoints, SD1.5 and SD2 those of diffusers. Transformers use the words of
+single-file checkpoints for whole weights, and those of diffusers for a piece of a weight that diffusers cuts
+(``lora_transformer_…``, as OneTrainer writes it). `lib_resize.names.identify` finds the layers in all other key
+formats.
 
-A family is one entry of `FAMILIES` for each of its sizes. A new one is a table in `lib_resize.names.transformers`
-(or, for a UNet, a function here that yields `LayerName` rows) and one line in `FAMILIES`.
+A family is one entry of `FAMILIES` for each of its sizes. A new one is a table in `lib_resize.names.transformers` (or,
+for a UNet, a function in `lib_resize.names.layer_rows`) and one line in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .layer_rows import (
 
 
 def component(canonical_id: str) -> str:
-    """The part of the model that owns a layer: ``unet``, ``te1``, ``te2``, ``te3`` or ``te``.
+    """Return the part of the model that owns a layer: ``unet``, ``te1``, ``te2``, ``te3`` or ``te``.
 
-    Needs no table, so it also answers for names such as ``lora_unet_…`` of an unknown family. A name
-    that no family would give is in component ``other``.
+    It needs no table, so it also works for names such as ``lora_unet_…`` of an unknown family. The component of any
+    other name is ``other``.
     """
     for start, name in _COMPONENTS.items():
         if canonical_id.startswith(start):
@@ -51,11 +51,11 @@ _COMPONENTS = {
 
 
 def block(canonical_id: str) -> str:
-    """Short label of the layer's block: ``IN04``, ``MID``, ``OUT02``, ``TIME``, ``LABEL``, ``D07``, ``TE1``, …
+    """Return a short label of the layer's block: ``IN04``, ``MID``, ``OUT02``, ``TIME``, ``LABEL``, ``D07``, ``TE1``, …
 
     Blocks are counted as in single-file checkpoints, for all families. Transformers have ``B`` blocks, or double
-    (``D``) and single (``S``) ones, refiners (``R``, ``NR``, ``CR``), and an ``EDGE``. A layer that no family knows is
-    in block ``OTHER``.
+    (``D``) and single (``S``) ones, refiners (``R``, ``NR``, ``CR``), and an ``EDGE``. The block of an unknown layer is
+    ``OTHER``.
     """
     owner = component(canonical_id)
     if owner.startswith("te"):
@@ -68,15 +68,15 @@ def block(canonical_id: str) -> str:
 
 
 def _may_own(family: Family, canonical_id: str) -> bool:
-    """Whether an id begins as the family's do; asked before its table is made."""
+    """Return whether an id begins like the family's ids; checked first, so that few tables are made."""
     body = next((canonical_id[len(start) :] for start in _COMPONENTS if canonical_id.startswith(start)), "")
     return any(body == root or body.startswith(f"{root}_") for words in family.roots for root in words)
 
 
 def attention_group(canonical_id: str, family: Family) -> str | None:
-    """The group of four that the layer belongs to: q, k, v and out of one OpenCLIP attention, or None.
+    """Return the group of four that the layer belongs to, or None: q, k, v and out of one OpenCLIP attention.
 
-    A1111 applies these four only if all are there, because the base holds q, k and v in one tensor.
+    A1111 applies these four only if all are present, because the base holds q, k and v in one tensor.
     """
     row = layers(family).get(canonical_id)
     return None if row is None else row.group
@@ -296,4 +296,4 @@ FAMILIES = (
     *HIDREAM,
     *KREA2,
 )
-"""Every family, one entry a size. Where nothing else decides, the first wins."""
+"""Every family, one entry a size. If nothing else decides, the first is used."""

@@ -1,4 +1,4 @@
-"""A family of base models: the canonical names of its layers, with shapes, and what identifies the family."""
+"""A family of base models: the canonical ids of its layers, their shapes, and what identifies the family."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from .table_reader import WHOLE, Share
 class LayerName:
     """One layer of one family.
 
-    `id` is the canonical id, `component` the part of the model that owns it and `shape` that of the
-    weight in a model of normal size. `spellings` are its dotted names inside the component, without any
-    prefix. `block` is a short label for plots. `group` is shared by layers that hosts apply only
-    together (None: the layer stands alone).
+    `id` is the canonical id, `component` the part of the model that owns it and `shape` that of the weight in a model
+    of normal size. `dotted_names` are its names inside the component, without any prefix. `block` is a short label for
+    plots. `group` is shared by layers that hosts apply only together; None for other layers.
 
-    A piece of a larger weight has that weight's id in `whole`, its rows in `share`, and `swapped` where its
-    two halves stand in the other order. `portable` tells that hosts read the layer under its id.
+    A piece of a larger weight has that weight's id in `whole`, its rows in `share`, and `swapped` if its two halves are
+    in the opposite order. `portable` means that hosts read the layer under its id.
     """
 
     id: str
@@ -37,7 +36,7 @@ class LayerName:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of base models whose layers bear the same names, in one of its sizes.
+    """A family of base models whose layers have the same names, in one of its sizes.
 
     `base_model_version` is the value of ``ss_base_model_version`` and `modelspec_architecture` that of
     ``modelspec.architecture`` in a LoRA's metadata, as trainers write them; None where no value is known. `hints` are
@@ -62,10 +61,10 @@ class Family:
 
 @cache
 def layers(family: Family) -> Mapping[str, LayerName]:
-    """Canonical id -> `LayerName`, for every layer of the family (made once, then shared; read-only)."""
+    """Return canonical id -> `LayerName`, for every layer of the family. Made once, then shared; read-only."""
     return MappingProxyType({row.id: row for row in family.rows()})
 
 
 def flatten(dotted: str) -> str:
-    """A dotted name as kohya writes it: every dot becomes an underscore."""
+    """Return a dotted name as kohya's scripts write it: every dot becomes an underscore."""
     return dotted.replace(".", "_")

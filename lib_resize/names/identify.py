@@ -12,28 +12,28 @@ from .key_formats import Prefix, is_text_encoder, split, starts_with
 
 
 def canonical_id(stem: str, family: Family) -> str | None:
-    """The canonical id of a layer in `family`, or None if the family has no such layer.
+    """Return the canonical id of a layer in `family`, or None if the family has no such layer.
 
-    `stem` is a key without its suffix, in any spelling; see `PREFIXES`. Two spellings of one layer give
-    one id, so a file that holds a layer twice shows it by two stems with one id.
+    `stem` is a key without its suffix, in any key format; see `PREFIXES`. Two names of one layer give one id, so a
+    layer that a file holds twice has two stems with one id.
     """
     return _find(*split(stem), _tables(family))
 
 
 def identify(stems: Mapping[str, tuple[int, int]], hints: Iterable[str] = ()) -> Family | None:
-    """The family that a LoRA was made for, from the names of its layers and their shapes.
+    """Return the family that a LoRA was made for, from the names of its layers and their shapes; None if it is unknown.
 
-    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `hints` is what the metadata
-    says of the family.
+    `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `hints` are the values in the metadata
+    that name the base model.
 
-    1. A family is a candidate if it knows more than half of the layers of the denoiser, or, in a file
-       that trains text encoders alone, more than half of those, and if their shapes are its own (see `evidence`).
-       Known text encoders do not make a denoiser of another kind (SD3 has both of SDXL's encoders) a known one.
-    2. Of several candidates the one that knows the most layers wins; then the one that the metadata speaks of (Flux.1
-       and Chroma may differ in nothing else); then the one whose shapes agree most often; then the one whose own
-       spelling is used most often; then the first in `FAMILIES`. Where a family of other shapes knows more layers than
-       all of them, none wins.
-    3. Without a candidate the family is unknown: None. So it is where the metadata speaks of other families alone.
+    1. A family is a candidate if it knows more than half of the layers of the denoiser, or, in a file with text
+       encoders only, more than half of those, and if their shapes are its own (see `evidence`). Known text encoders are
+       no evidence for a denoiser: SD3 has both of SDXL's encoders.
+    2. Of several candidates the one that knows the most layers is chosen; then the one in the metadata (Flux.1 and
+       Chroma may differ in nothing else); then the one whose shapes agree most often; then the one whose own ids are
+       used most often; then the first in `FAMILIES`. If a family of other shapes knows more layers than all of them,
+       none is chosen.
+    3. Without a candidate the family is unknown. It is unknown too if the metadata names only other families.
     """
     hint = read_hints(hints)
     if hint.excludes_known_families:
@@ -68,7 +68,7 @@ def _is_candidate(
     stems: Mapping[str, tuple[int, int]],
     hints: BaseModelHints,
 ) -> bool:
-    """Whether names and shapes of the layers that decide are the family's."""
+    """Return whether names and shapes of the deciding layers are the family's."""
     table = layers(family)
     rows = {stem: table[name] for stem, name in known.items() if stem in deciding}
     if 2 * len(rows) <= len(deciding) or not shapes_fit(family, rows, stems):
@@ -84,7 +84,7 @@ def _possible_families(denoiser: Collection[tuple[Prefix, str]]) -> Iterator[Fam
 
 
 def _may_know(family: Family, parts: Iterable[tuple[Prefix, str]]) -> bool:
-    """Whether some layer begins with a word of the family's; asked first, so that few tables are made."""
+    """Return whether some layer begins with a word of the family's; checked first, so that few tables are made."""
     roots = _words(family)
     return any(starts_with(body, roots, prefix) for prefix, body in parts)
 
@@ -106,7 +106,7 @@ def _find(prefix: Prefix, body: str, tables: Tables) -> str | None:
 def _score(
     stems: Mapping[str, tuple[int, int]], known: Mapping[str, str], family: Family, hints: BaseModelHints
 ) -> tuple[int, bool, int, int]:
-    """Layers known, whether the metadata tells so, layers whose shape agrees, layers in the family's own spelling."""
+    """Return the numbers of known layers, of equal shapes and of own ids, and whether the metadata agrees."""
     table = layers(family)
     shapes = sum(flat_shape(table[name].shape) == stems[stem] for stem, name in known.items())
     own = sum(stem == name for stem, name in known.items())
@@ -114,7 +114,7 @@ def _score(
 
 
 Tables = Mapping[tuple[int, bool], Mapping[str, str]]
-"""Slot of a component, and whether names are flat -> body -> canonical id, in every vocabulary."""
+"""Slot of a component, and whether names are flat -> body -> canonical id, for all names."""
 
 
 @cache

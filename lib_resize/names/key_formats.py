@@ -40,17 +40,17 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Prefix:
-    """How the stems of one producer start.
+    """The beginning of the stems of one program.
 
     `slots` are the components that may follow: 0 is the denoiser, 1 and up are the text encoders, as in
-    `Family.components`; of several the first that knows the body counts. `flat` tells that the body is
-    written with underscores. `spelling` is the producer's name, or None where the words of the body decide.
+    `Family.components`. Of several, the first that knows the body is used. If `flat`, the body has underscores in place
+    of dots. `key_format` is the name of the program's format, or None if the words of the body decide.
     """
 
     text: str
     slots: tuple[int, ...]
     flat: bool = False
-    spelling: str | None = None
+    key_format: str | None = None
 
 
 _UNET, _TE1, _TE2, _UNET_OR_TE1 = (0,), (1,), (2,), (0, 1)
@@ -84,27 +84,27 @@ _ROWS = (
     Prefix("net.", _UNET),
     Prefix("dit.", _UNET),
     Prefix("conditional_transformer.", _UNET),
-    Prefix("diffusion_model.", _UNET, spelling=COMFYUI),
-    Prefix("model.diffusion_model.", _UNET, spelling=COMFYUI),
-    Prefix("text_encoders.clip_l.transformer.", _TE1, spelling=COMFYUI),
-    Prefix("text_encoders.clip_h.transformer.", _TE1, spelling=COMFYUI),
-    Prefix("text_encoders.clip_g.transformer.", _TE2, spelling=COMFYUI),
-    Prefix("text_encoders.t5xxl.transformer.", _TE3, spelling=COMFYUI),
-    Prefix("unet.", _UNET, spelling=DIFFUSERS),
-    Prefix("transformer.", _UNET, spelling=DIFFUSERS),
-    Prefix("text_encoder.", _TE1, spelling=DIFFUSERS),
-    Prefix("text_encoder_2.", _TE2, spelling=DIFFUSERS),
-    Prefix("text_encoder_3.", _TE3, spelling=DIFFUSERS),
-    Prefix("base_model.model.", _UNET_OR_TE1, spelling=PEFT),
-    Prefix("base_model.model.unet.", _UNET, spelling=PEFT),
-    Prefix("base_model.model.transformer.", _UNET, spelling=PEFT),
-    Prefix("base_model.model.diffusion_model.", _UNET, spelling=PEFT),
-    Prefix("base_model.model.text_encoder.", _TE1, spelling=PEFT),
-    Prefix("base_model.model.text_encoder_2.", _TE2, spelling=PEFT),
-    Prefix("unet.base_model.model.", _UNET, spelling=PEFT),
-    Prefix("transformer.base_model.model.", _UNET, spelling=PEFT),
-    Prefix("text_encoder.base_model.model.", _TE1, spelling=PEFT),
-    Prefix("text_encoder_2.base_model.model.", _TE2, spelling=PEFT),
+    Prefix("diffusion_model.", _UNET, key_format=COMFYUI),
+    Prefix("model.diffusion_model.", _UNET, key_format=COMFYUI),
+    Prefix("text_encoders.clip_l.transformer.", _TE1, key_format=COMFYUI),
+    Prefix("text_encoders.clip_h.transformer.", _TE1, key_format=COMFYUI),
+    Prefix("text_encoders.clip_g.transformer.", _TE2, key_format=COMFYUI),
+    Prefix("text_encoders.t5xxl.transformer.", _TE3, key_format=COMFYUI),
+    Prefix("unet.", _UNET, key_format=DIFFUSERS),
+    Prefix("transformer.", _UNET, key_format=DIFFUSERS),
+    Prefix("text_encoder.", _TE1, key_format=DIFFUSERS),
+    Prefix("text_encoder_2.", _TE2, key_format=DIFFUSERS),
+    Prefix("text_encoder_3.", _TE3, key_format=DIFFUSERS),
+    Prefix("base_model.model.", _UNET_OR_TE1, key_format=PEFT),
+    Prefix("base_model.model.unet.", _UNET, key_format=PEFT),
+    Prefix("base_model.model.transformer.", _UNET, key_format=PEFT),
+    Prefix("base_model.model.diffusion_model.", _UNET, key_format=PEFT),
+    Prefix("base_model.model.text_encoder.", _TE1, key_format=PEFT),
+    Prefix("base_model.model.text_encoder_2.", _TE2, key_format=PEFT),
+    Prefix("unet.base_model.model.", _UNET, key_format=PEFT),
+    Prefix("transformer.base_model.model.", _UNET, key_format=PEFT),
+    Prefix("text_encoder.base_model.model.", _TE1, key_format=PEFT),
+    Prefix("text_encoder_2.base_model.model.", _TE2, key_format=PEFT),
 )
 
 _BARE = Prefix("", _UNET_OR_TE1)
@@ -127,7 +127,7 @@ _TEXT_ROOTS = ("text_model", "encoder", "text_projection")
 
 
 def split(stem: str) -> tuple[Prefix, str]:
-    """The prefix row and the body of a stem; the bare prefix fits everything."""
+    """Return the prefix and the body of a stem; the empty prefix fits everything."""
     for row in _BY_FIRST_LETTER.get(stem[:1], ()):
         if stem.startswith(row.text):
             return row, stem[len(row.text) :]
@@ -135,34 +135,34 @@ def split(stem: str) -> tuple[Prefix, str]:
 
 
 def slot_of(stem: str) -> int:
-    """The component that a stem names, whatever the family: 0 for the denoiser, 1 and up for the text encoders."""
+    """Return the component of a stem in any family: 0 for the denoiser, 1 and up for the text encoders."""
     prefix, body = split(stem)
     return 1 if len(prefix.slots) > 1 and is_text_encoder(prefix, body) and 0 in prefix.slots else prefix.slots[0]
 
 
 def flat_name(stem: str) -> str:
-    """The name that kohya's rule gives a layer, whatever the family: spellings of the same words give one name.
+    """Return the name that kohya's rule gives a layer of any family. Key formats with the same words give one name.
 
-    Other words for the same weight (diffusers' for those of single-file checkpoints) give another name; only a
-    family's table knows them, see `canonical`.
+    Other words for the same weight (diffusers' for those of single-file checkpoints) give another name; only a family's
+    table knows them, see `identify.canonical_id`.
     """
     slot = slot_of(stem)
     return f"{'lora_unet_' if slot == 0 else f'lora_te{slot}_'}{flatten(split(stem)[1])}"
 
 
 def key_format_of(stem: str) -> str:
-    """The spelling of one stem, in words for the user.
+    """Return the key format of one stem, as shown to the user.
 
-    One of ``kohya (SGM)``, ``kohya (diffusers)``, ``kohya`` (transformers), ``OneTrainer``, ``diffusers``,
-    ``diffusers (old processor)``, ``PEFT``, ``LyCORIS``, ``XLabs``, ``ComfyUI`` (dotted words of single-file
-    checkpoints, with or without prefix) and ``unknown``. Both of kohya's spellings write text encoders alike:
-    ``lora_te1_`` and ``lora_te2_`` count as SGM, as SDXL's, and ``lora_te_`` as diffusers, as SD1.5's.
+    One of ``kohya (SGM)``, ``kohya (diffusers)``, ``kohya`` (transformers), ``OneTrainer``, ``diffusers``, ``diffusers
+    (old processor)``, ``PEFT``, ``LyCORIS``, ``XLabs``, ``ComfyUI`` (dotted words of single-file checkpoints, with or
+    without prefix) and ``unknown``. Both of kohya's formats write text encoders alike: ``lora_te1_`` and ``lora_te2_``
+    count as SGM, as SDXL's, and ``lora_te_`` as diffusers, as SD1.5's.
     """
     prefix, body = split(stem)
-    if prefix.spelling == DIFFUSERS:
+    if prefix.key_format == DIFFUSERS:
         return DIFFUSERS_OLD if ".processor." in body else DIFFUSERS
-    if prefix.spelling is not None:
-        return prefix.spelling
+    if prefix.key_format is not None:
+        return prefix.key_format
     for roots, flat, dotted, processor in _FORMATS_OF_WORDS:
         if starts_with(body, roots, prefix):
             return flat if prefix.flat else processor if ".processor." in body else dotted
@@ -179,7 +179,7 @@ _FORMATS_OF_WORDS = (
 
 
 def file_key_format(stems: Iterable[str]) -> str:
-    """The spelling of a whole file: the most frequent one of its denoiser, else of its text encoders."""
+    """Return the key format of a whole file: the most frequent one of its denoiser, else of its text encoders."""
     listed = list(stems)
     denoiser = [stem for stem in listed if not is_text_encoder(*split(stem))]
     counted = Counter(key_format_of(stem) for stem in denoiser or listed)
@@ -192,7 +192,7 @@ def starts_with(body: str, roots: tuple[str, ...], prefix: Prefix) -> bool:
 
 @cache
 def _beginnings(roots: tuple[str, ...], separator: str) -> tuple[str, ...]:
-    """Made once: every layer of every file is asked for them."""
+    """Return the roots with the separator. Cached, because every layer of every file needs them."""
     return tuple(root + separator for root in roots)
 
 

@@ -50,7 +50,7 @@ def _unet(config: UNetConfig, native: str) -> Iterator[LayerName]:
 
 
 def _unet_spellings(weight: Weight) -> tuple[str, ...]:
-    """Both vocabularies, and for attention the names of diffusers' first, processor-based LoRA files."""
+    """Return the names in both layouts, and for attention those of diffusers' first, processor-based LoRA files."""
     owner, marker, projection = weight.diffusers.rpartition(".to_")
     if not marker:
         return weight.sgm, weight.diffusers
@@ -70,7 +70,7 @@ def _block(sgm: str) -> str:
 
 
 def _text(owner: str, weights: Iterable[TextWeight], prefix: str | None = None) -> Iterator[LayerName]:
-    """Rows of a text encoder; those of one fused attention share a group."""
+    """Yield the rows of a text encoder; those of one fused attention share a group."""
     listed = tuple(weights)
     fused = any(weight.part is not None for weight in listed)
     for weight in listed:
@@ -107,7 +107,7 @@ UNET_ROOTS = (
 
 @dataclass(frozen=True)
 class IdPrefixes:
-    """How the ids of a transformer's denoiser begin: whole weights, and pieces, which hosts may not read so."""
+    """Prefixes of the ids of a transformer's whole weights and pieces, and whether hosts read the pieces."""
 
     whole: str = "lora_unet_"
     piece: str = "lora_transformer_"
@@ -163,7 +163,7 @@ def transformer_family(
     distinguishing_name: str = "",
     spelled: IdPrefixes = IdPrefixes(),
 ) -> tuple[Family, ...]:
-    """A family of transformers, one entry a size."""
+    """Return a family of transformers, one entry a size."""
     return tuple(
         Family(
             name,

@@ -1,20 +1,20 @@
-"""The notation in which the tables of `lib_resize.names.transformers` are written, and its reader.
+"""Read the tables of `lib_resize.names.transformers`.
 
-A table is a text, one matrix a line, in sections::
+A table is a text with one matrix a line, in sections::
 
     [double_blocks.{double} | transformer_blocks.{double}] D
     img_attn.qkv | attn.to_q + attn.to_k + attn.to_v | 3w w | img_attn_qkv
 
-A section names what stands before the names of its lines: in the words of single-file checkpoints (native), and in
-those of diffusers. ``{double}`` counts from 0 to the number of that name, ``{a:b:step}`` as Python's range does; a
-section without one stands for itself. The word behind the brackets is the blocks' label, and ``?number`` leaves a
-section out where that number is 0.
+The head of a section gives the beginning of the names of its lines: in single-file checkpoints (native), and in
+diffusers. ``{double}`` counts from 0 to the number of that name, ``{a:b:step}`` as Python's range does; a section
+without a counter is used once. The word after the brackets is the blocks' label, and ``?number`` leaves a section out
+if that number is 0.
 
-A line gives the native name, diffusers' name, the shape of the native weight, and further spellings of the native
-name. ``=`` for diffusers' name means the same word again. Where diffusers cuts the weight, its pieces stand in the
-order of the rows with ``+`` between; ``2 name`` takes two shares, and ``name=other`` gives a piece a further spelling.
-``~name`` holds the same rows with its two halves swapped. ``native[1:2/3]`` is a part of the weight of that name, from
-share 1 to share 2 of 3, that some trainer names: its own name is what stands behind the colon of ``part: native[...]``.
+A line gives the native name, diffusers' name, the shape of the native weight, and further forms of the native name.
+``=`` in place of diffusers' name means the same name. If diffusers cuts the weight, its pieces are given in the order
+of the rows with ``+`` between; ``2 name`` has two shares, and ``name=other`` gives a piece a second name. ``~name``
+holds the same rows with its two halves swapped. ``part: native[1:2/3]`` is a part of the native weight, from share 1
+to share 2 of 3, that some trainer calls ``part``.
 
 A dimension is a sum of numbers: ``3w+f`` is three times the number w and once f, and ``256`` is 256.
 """
@@ -42,7 +42,7 @@ class Share:
         return (self.first, self.last) == (0, self.of)
 
     def rows(self, count: int) -> tuple[int, int] | None:
-        """The half-open range of rows out of `count`; None where these cannot be shared so."""
+        """Return the half-open range of rows out of `count`; None if they cannot be divided so."""
         if count % self.of:
             return None
         unit = count // self.of
@@ -56,9 +56,9 @@ WHOLE = Share()
 class Matrix:
     """One weight of a table, or a piece of one.
 
-    `names` are its dotted names, the first being the one that its id is made of. `whole` is the native name of the
-    weight that it is a piece of, None for a native weight itself. `swapped` tells that its two halves stand in the
-    other order than in the whole. `shape` is its own.
+    `names` are its dotted names; its id is made of the first. `whole` is the native name of the weight that it is a
+    piece of, None for a native weight itself. `swapped` means that its two halves are in the opposite order in the
+    whole. `shape` is its own.
     """
 
     names: tuple[str, ...]
@@ -70,7 +70,7 @@ class Matrix:
 
 
 def read_table(text: str, numbers: Numbers) -> Iterator[Matrix]:
-    """Every weight of a table, native ones and pieces, for an architecture of these numbers."""
+    """Yield every weight of a table, native ones and pieces, for an architecture of these numbers."""
     for section in _sections(text):
         rows = [row for line in section.lines for row in _line(line, numbers)]
         for place in section.places(numbers):
@@ -78,7 +78,7 @@ def read_table(text: str, numbers: Numbers) -> Iterator[Matrix]:
 
 
 def roots(text: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The first words of all names of a table, native and diffusers', without making any."""
+    """Return the first words of all names of a table, native and diffusers', without making the names."""
     native: set[str] = set()
     own: set[str] = set()
     for section in _sections(text):
@@ -94,7 +94,7 @@ def _first_words(names: set[str]) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _Place:
-    """One repetition of a section: what stands before native names and before diffusers', and the block's label."""
+    """One repetition of a section: the beginnings of native names and of diffusers', and the block's label."""
 
     native: str
     own: str
@@ -123,7 +123,7 @@ class _Section:
 
 @dataclass(frozen=True)
 class _Row:
-    """A line, or a piece of one, before it has a place; names are told apart by whose words they are."""
+    """A line, or a piece of one, without the beginnings of its names."""
 
     native: tuple[str, ...]
     own: tuple[str, ...]
@@ -167,7 +167,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _bare(cell: str) -> list[str]:
-    """The names in a cell, without shares, marks and second spellings."""
+    """Return the names in a cell, without shares, marks and second names."""
     return [piece.strip().lstrip("~0123456789 ").split("=")[0].partition(": ")[0] for piece in cell.split("+")]
 
 

@@ -112,7 +112,7 @@ def test_what_is_written_loads_everywhere_and_keeps_the_tokens(tmp_path: Path) -
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", style=Style(dtype=None))
     (outcome,) = resize(expand([str(path)]), settings)
     assert outcome.error is None
-    assert any("numbers for names" in note for note in outcome.plan.notes)
+    assert any("numbers in place of names" in note for note in outcome.plan.notes)
     with SafeFile(Path(outcome.plan.output)) as new, SafeFile(path) as old:
         assert new.bytes("<s1>") == old.bytes("<s1>")
         keys = set(new.header.entries) - {"<s1>"}
@@ -132,9 +132,9 @@ def test_what_is_written_loads_everywhere_and_keeps_the_tokens(tmp_path: Path) -
     [
         ({"metadata": {"unet": '["MyAttention"]'}}, UnsupportedError, "MyAttention"),
         ({"metadata": {"unet": "3"}}, UnsupportedError, "a list of classes was expected"),
-        ({"metadata": {"unet": '["GEGLU"]'}}, UnsupportedError, "in no order that we know"),
+        ({"metadata": {"unet": '["GEGLU"]'}}, UnsupportedError, "in no known order"),
         ({"tensors": {"unet:144:up": np.ones((4, 2), np.float16)}}, DamagedFileError, "unet:144 has no down"),
-        ({"tensors": {"unet:3:up": np.ones((4, 2), np.float16)}}, UnsupportedError, "in no order that we know"),
+        ({"tensors": {"unet:3:up": np.ones((4, 2), np.float16)}}, UnsupportedError, "in no known order"),
     ],
 )
 def test_what_has_no_known_order_is_refused(changes, error, told: str, tmp_path: Path) -> None:

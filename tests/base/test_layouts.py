@@ -69,7 +69,7 @@ def cut(family: Family) -> dict[str, np.ndarray]:
     """The same model as diffusers stores it."""
     values, wholes = wanted(family), {row.whole for row in rows_of(family)}
     rows = [row for row in rows_of(family) if row.id not in wholes and not row.id.endswith("linear1_qkv")]
-    names = {row.id: row.dotted_names[0 if row.whole or len(row.spellings) == 1 else 1] for row in rows}
+    names = {row.id: row.dotted_names[0 if row.whole or len(row.dotted_names) == 1 else 1] for row in rows}
     return {f"{names[row.id]}.weight": values[row.id] for row in rows}
 
 
@@ -156,7 +156,9 @@ def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
 
 def shapes_of(family: Family, key: str) -> dict[str, tuple[int, ...]]:
     rows = [row for row in layers(family).values() if row.component == "unet" and row.whole is None]
-    return {f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.spellings[0]}
+    return {
+        f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.dotted_names[0]
+    }
 
 
 def test_trap_10_linear1_is_q_k_v_and_mlp() -> None:

@@ -69,8 +69,8 @@ def served() -> Iterator[list[Service]]:
     yield services
     for service in services:
         service.close()
-        service.queue.join()
-        service.library.join()
+        service.desk.queue.join()
+        service.desk.library.join()
 
 
 def ask(service: Service, method: str, **params: Any) -> Any:

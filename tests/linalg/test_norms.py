@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from spectra import exact, known, orthonormal, pair_of
 
-from lib_resize.linalg.arrays import NumpyArrays, TorchArrays
+from lib_resize.linalg.arrays import Arrays, NumpyArrays, TorchArrays
 from lib_resize.linalg.assemble import Assembled, ScaledRows
 from lib_resize.linalg.casts import round_to, singles
-from lib_resize.linalg.factor import Stored, decompose
-from lib_resize.linalg.norms import frobenius_and_spectral_norm, frobenius_norm, spectral_norm, subspace_norms
+from lib_resize.linalg.factor import Factor, Stored, decompose
+from lib_resize.linalg.norms import frobenius_and_spectral_norm, frobenius_norm, largest_singular_value, subspace_norms
+from lib_resize.linalg.row_stripes import load_whole
 
 CPU = NumpyArrays()
+
+
+def spectral_norm(weight: Factor, arrays: Arrays) -> float:
+    return largest_singular_value(load_whole(weight, arrays), arrays)
 
 
 def no_gap(n: int, m: int, rng: np.random.Generator) -> np.ndarray:

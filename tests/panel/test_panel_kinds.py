@@ -42,7 +42,7 @@ def kinds(root: Path) -> Path:
 def test_a_plan_made_of_kept_facts_is_what_is_written(browser: Browser, kinds: Path, name: str, target) -> None:
     shown = browser.analysed(name)["files"][0]
     assert shown["layers"] == 3
-    kept = browser.service.analyses.get(browser.service.host.resolve(name))
+    kept = browser.service.desk.analyses.get(browser.service.desk.host.resolve(name))
     assert Absent.__name__ in repr(kept.analysis.adapter.layers[0].form)
     assert "Stored" not in repr(kept.analysis)
     plan = browser.ask("plan", name=name, target=target)

@@ -56,7 +56,7 @@ def plot(axis: AxisOption, asked: Any, values: Sequence[str]) -> list[Any]:
 @pytest.fixture
 def axis(browser: Browser) -> AxisOption:
     made = script()
-    assert register(made, lambda: browser.service.versions)
+    assert register(made, lambda: browser.service.desk.versions)
     return made.axis_options[-1]
 
 

@@ -159,7 +159,7 @@ REFERENCES: dict[str, Callable[[DenseLayer], float | NDArray[np.float64]]] = {
     "spn_ckpt": lambda layer: layer.spn_ckpt,
     "fro_ckpt": lambda layer: layer.fro_ckpt,
     "subspace": lambda layer: layer.subspace,
-    "params": lambda layer: float(layer.parameters_per_rank),
+    "params": lambda layer: float(layer.parameters),
 }
 """Those of the LoRA itself move with `rescale`."""
 

@@ -225,7 +225,7 @@ def check_plan(job: ResizeJob, ranking: Ranking) -> None:
     """Ranks, both errors of every layer, and retention. What rounding to float8 adds is estimated in a plan; at most
     0.06 of the delta is."""
     plan, kept = job.plan, kept_of(job)
-    rounding = 0.06 if job.style.dtype == "F8_E4M3" else 0.0
+    rounding = 0.06 if job.selection.style.dtype == "F8_E4M3" else 0.0
     for line in plan.layers:
         layer = ranking.layers[line.name]
         lost = float(np.linalg.norm(np.delete(layer.s, kept[line.name])))

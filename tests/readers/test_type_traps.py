@@ -470,7 +470,7 @@ def test_bare_factors_without_the_marker_are_refused(tmp_path) -> None:
 def test_a_control_lora_has_no_name_in_kohyas_spelling(tmp_path) -> None:
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", style=Style(kohya=True), threads=1)
     (outcome,) = resize([Source((Member(saved(tmp_path / "x.safetensors", control())),))], settings)
-    assert "names of its own" in str(outcome.error)
+    assert "its own key format" in str(outcome.error)
 
 
 def test_a_flux_control_lora_keeps_its_norms_and_biases(tmp_path) -> None:
@@ -619,7 +619,7 @@ def test_what_peft_alone_reads_is_refused_by_its_name(tmp_path, config) -> None:
     assert isinstance(outcome.error, UnsupportedError)
     assert f"holds {name} (" in str(outcome.error)
     assert "base_model" in str(outcome.error)
-    assert "have PEFT merge it" in str(outcome.error)
+    assert "merge it into the model with PEFT" in str(outcome.error)
     assert not (tmp_path / "out").exists()
 
 

@@ -252,7 +252,7 @@ def test_tlora_is_refused_by_name(tmp_path) -> None:
     from lycoris_material import Case
 
     path = write_lycoris(tmp_path / "x.safetensors", Case({"algo": "tlora"}))
-    with pytest.raises(UnsupportedError, match=r"T-LoRA .* LyCORIS merge it"):
+    with pytest.raises(UnsupportedError, match=r"T-LoRA .* with LyCORIS"):
         run(path, "rank=2", tmp_path / "out")
 
 
@@ -316,7 +316,7 @@ def test_what_rests_on_the_base_is_merged_where_that_is_known(files, checkpoint,
     settings = Settings(recipes=parse_recipes("retain=1"), output=tmp_path, base=checkpoint, style=style, threads=1)
     (outcome,) = resize([Source(members)], settings)
     assert outcome.error is None, outcome.error
-    assert any("fit that model alone" in note for note in outcome.plan.notes)
+    assert any("fit only that model" in note for note in outcome.plan.notes)
     before = [true_deltas(name, files[name]) for name in others]
     for deltas in by_hosts(output(outcome)):
         assert set(deltas) == {"lin", "conv", "one"}

@@ -163,12 +163,12 @@ def test_methods_and_fills_are_told_in_full_and_read_back(text: str, full: str) 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("medium,rsvd", "'rsvd' goes with rank= alone, found retain="),
-        ("sv_fro=0.9,pad", "'pad' goes with rank= alone"),
-        ("size=3,seed=1", "'seed' goes with rank= alone"),
-        ("rank=8,rsvd,sparse", "'rsvd' and 'sparse': one is possible"),
-        ("rank=8,pad,extend", "'pad' and 'extend': one is possible"),
-        ("rank=8,rsvd,extend", "'extend' takes no rank away"),
+        ("medium,rsvd", "'rsvd' works only with rank=, found retain="),
+        ("sv_fro=0.9,pad", "'pad' works only with rank="),
+        ("size=3,seed=1", "'seed' works only with rank="),
+        ("rank=8,rsvd,sparse", "'rsvd' and 'sparse': only one is possible"),
+        ("rank=8,pad,extend", "'pad' and 'extend': only one is possible"),
+        ("rank=8,rsvd,extend", "'extend' reduces no rank"),
         ("rank=8,niter=1", "'niter' needs rsvd"),
         ("rank=8,projection,oversample=1", "'oversample' needs rsvd"),
         ("rank=8,pad,seed=1", "'seed' needs a method that draws random numbers"),

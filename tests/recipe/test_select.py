@@ -164,7 +164,7 @@ def test_size_is_a_promise(layers, share: float, min_rank: int, score_name: str)
     try:
         choice = choose(recipe, SelectionInput(facts, size_of=size_of))
     except ResizeError as error:
-        assert "smallest file" in str(error) or "no dimension would stay" in str(error)
+        assert "smallest file" in str(error) or "no dimension would be kept" in str(error)
         return
     assert size_of(choice) <= budget
     flat = sorted((-sc, i, d) for i, scores in enumerate(choice.scores) for d, sc in enumerate(scores))
@@ -192,7 +192,7 @@ def ranks_or_none(recipe: str, facts: list[LayerFacts]) -> list[int]:
 
 
 def test_a_recipe_that_keeps_nothing_says_so() -> None:
-    with pytest.raises(ResizeError, match="no dimension would stay"):
+    with pytest.raises(ResizeError, match="no dimension would be kept"):
         ranks("spn_lora,thr=3", layer([1, 0.5]))
 
 

@@ -1,4 +1,4 @@
-"""A weight difference in full (LyCORIS full, ai-toolkit): written as a LoRA, or as it was where that is no larger."""
+"""A weight difference in full (LyCORIS full, ai-toolkit): written as a LoRA, or in full if that is no larger."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .form import (
 
 @dataclass(frozen=True)
 class Strengths:
-    """Singular values alone; the vectors are computed again where they are needed."""
+    """Singular values only; vectors are computed again when they are needed."""
 
     s: Double
 
@@ -38,7 +38,7 @@ class Strengths:
 
 @dataclass(frozen=True)
 class Full(Form):
-    """``scale * matrix``, all of it."""
+    """``scale * matrix``, stored in full."""
 
     matrix: Factor
     """(n, m)."""
@@ -118,19 +118,19 @@ class Full(Form):
 
 
 def least_rank_stored_in_full(size: tuple[int, int]) -> int:
-    """The rank from which a pair holds as many numbers as the matrix itself."""
+    """Return the rank from which a pair stores as many numbers as the matrix (n, m) itself."""
     n, m = size
     return -(-n * m // (n + m))
 
 
 def stored_ranks_from(rank: int, least: int) -> NDArray[np.intp]:
-    """Every rank of `least` or more stands for the whole."""
+    """Return the rank that is written for each rank, (rank + 1,): all of it from `least` on."""
     ranks = np.arange(rank + 1)
     return np.where(ranks >= least, rank, ranks)
 
 
 def read_full(tensors: Tensors) -> Full:
-    """From ``diff``."""
+    """Read ``diff``."""
     shape = tensors.shape("diff")
     tensors.expect("diff", len(shape) >= 2, "a matrix or a kernel was expected")
     return Full(tensors.matrix("diff"), shape, tensors.dtype("diff"))

@@ -1,7 +1,7 @@
 """LoHa: ``scale * (w1_a w1_b) o (w2_a w2_b)``, elementwise; with Tucker cores each side is a `TuckerFactors`.
 
-In its own form both sides are truncated to the same rank (LyCORIS loads no other), each to its best, and the error of
-the product is measured at every rank; where it does not fall, the smaller rank stands for the greater.
+Both sides are truncated to the same rank (LyCORIS loads no other), each to its best approximation, and the error of the
+product is measured at every rank. If a larger rank has no smaller error, the smaller rank is written for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SideSpectrum = Spectrum | TuckerSpectrum
 
 @dataclass(frozen=True)
 class LohaSpectrum:
-    """Both sides decomposed, and what is left of their product at every rank."""
+    """Both sides decomposed, and the energy of their product at every rank."""
 
     s: Double
     standing: NDArray[np.intp]
@@ -54,7 +54,7 @@ class LohaSpectrum:
 
 @dataclass(frozen=True)
 class Loha(Form):
-    """Two pairs, or two cores."""
+    """Two sides: pairs, or Tucker factors."""
 
     first: Side
     second: Side
@@ -126,7 +126,7 @@ class Loha(Form):
         return first | second
 
     def error(self, found: Loha, work: WriteSpec) -> float:
-        """Against the product of the truncations, made anew."""
+        """Return the distance from the product of the truncations, which are computed again."""
         spectrum, k = _spectrum(work), len(work.kept)
         wanted = hadamard_pair(
             _truncation(self.first, spectrum.first, k, work.arrays),
@@ -139,11 +139,11 @@ class Loha(Form):
         return replace(self, factor=self.factor * weight)
 
     def as_pair(self) -> Pair:
-        """Exactly, rank r1 * r2."""
+        """Return the same delta, exactly, as a pair of rank r1 * r2."""
         return hadamard_pair(_as_pair(self.first), _as_pair(self.second), self.factor)
 
     def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
-        """Of what each rank adds to those before it; 0 for ranks that another stands for."""
+        """Return the alignment of what each rank adds; 0 for ranks that are written as a smaller one."""
         bits = weight.bits.T if transposed else weight.bits
         first, second = _nested(self.first, solved.first, arrays), _nested(self.second, solved.second, arrays)
         ranks = np.unique(solved.standing[solved.standing > 0])
@@ -167,7 +167,7 @@ class Loha(Form):
 
 
 def _outer(side: Side) -> tuple[int, int]:
-    """Rows and columns of the outer factors."""
+    """Return rows and columns of the outer factors."""
     return side.up.shape[0], side.down.shape[1]
 
 
@@ -221,7 +221,7 @@ def _first_rows(down: Single) -> Callable[[int], Single]:
 
 
 def _nested_core(side: TuckerFactors, spectrum: TuckerSpectrum, arrays: Arrays) -> NestedTruncations:
-    """The core of every rank k is another one, not the first rows of one."""
+    """Return the truncations of Tucker factors. The core of each rank is its own, not a part of a larger one."""
     up, mid, down = truncated_tucker(side, spectrum, side.rank, arrays)
 
     def rows(k: int) -> Single:
@@ -233,7 +233,7 @@ def _nested_core(side: TuckerFactors, spectrum: TuckerSpectrum, arrays: Arrays) 
 def _side_values(
     name: str, side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays, strength: float
 ) -> dict[str, Single]:
-    """`strength` times the truncation to k; rows and columns of nothing where the side has not so many."""
+    """Return `strength` times the truncation to k, padded with zeros if the side has a lower rank."""
     if isinstance(side, TuckerFactors):
         assert isinstance(spectrum, TuckerSpectrum)
         up, mid, down = truncated_tucker(side, spectrum, min(k, side.rank), arrays, strength)
@@ -248,7 +248,7 @@ def _side_values(
 
 
 def _best_so_far(lost: Double) -> NDArray[np.intp]:
-    """For every rank the one, at most as great, that loses least."""
+    """Return for every rank the one, at most as large, with the smallest error."""
     best = np.zeros(len(lost), np.intp)
     for k in range(1, len(lost)):
         best[k] = k if k == 1 or lost[k] < lost[best[k - 1]] else best[k - 1]
@@ -261,7 +261,7 @@ def _spectrum(work: WriteSpec) -> LohaSpectrum:
 
 
 def read_loha(tensors: Tensors) -> Loha:
-    """From ``hada_w1_a`` and its five companions. Raises LayerError where shapes do not fit."""
+    """Read ``hada_w1_a`` and the tensors that belong to it. Raises LayerError if shapes do not fit."""
     tensors.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     has_core = "hada_t1" in tensors or "hada_t2" in tensors
     first, second = (_read_side(tensors, name, has_core) for name in "12")

@@ -191,7 +191,7 @@ def _spectrum(work: WriteSpec) -> LokrSpectrum:
     return work.solved
 
 
-# Reading ----------------------------------------------------------------------------------------------------
+# Reading
 
 
 def read_lokr(tensors: Tensors) -> Lokr:

@@ -1,4 +1,4 @@
-"""LoRA and LoCon: ``scale * up @ down``. Control-LoRA too, under other names and with scale 1."""
+"""LoRA and LoCon: ``scale * up @ down``. Also Control-LoRA, with other names and scale 1."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LARGEST_KEPT = 256  # rank from which singular vectors are computed again rathe
 
 @dataclass(frozen=True)
 class LowRank(Form):
-    """One pair of factors. Any of its dimensions may stay."""
+    """One pair of factors. Any of its dimensions may be kept."""
 
     pair: Pair
     up_shape: Shape
@@ -34,7 +34,7 @@ class LowRank(Form):
     """safetensors dtypes of up and down in the source; of a merge, the widest."""
     roles: tuple[str, str] = ("up", "down")
     cuts: tuple[int, ...] = ()
-    """Rows at which the pieces of a fused layer begin, but for the first."""
+    """Rows at which the pieces of a fused layer begin, without the first."""
 
     kind = "LoRA"
     has_own_alpha = False
@@ -97,7 +97,10 @@ class LowRank(Form):
 
 
 def decompose_together(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
-    """Forms of one common rank; see `linalg.factor.decompose`, and `linalg.blocks` for those trained in pieces."""
+    """Decompose forms of one common rank.
+
+    See `linalg.factor.decompose`, and `linalg.blocks` for those trained in pieces.
+    """
     return [without_vectors(one) if forms[0].rank > _LARGEST_KEPT else one for one in _spectra(forms, arrays)]
 
 
@@ -112,13 +115,13 @@ def _spectra(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
 
 
 def without_vectors(spectrum: Spectrum) -> Spectrum:
-    """The singular values alone."""
+    """Return the singular values only."""
     nothing = np.zeros((0, 0), np.float32)
     return Spectrum(spectrum.s, nothing, nothing, spectrum.owner)
 
 
 def lora_from_pair(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
-    """A LoRA made of other things."""
+    """Return a LoRA made from a pair (n, m), with the kernel unflattened."""
     n, m = pair.size
     ones = tuple(1 for _ in kernel)
     down = (pair.rank, m // math.prod(kernel), *kernel)
@@ -126,7 +129,7 @@ def lora_from_pair(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
 
 
 def read_lora(tensors: Tensors) -> LowRank:
-    """From ``up`` and ``down``, or ``bare_up`` and ``bare_down``."""
+    """Read ``up`` and ``down``, or ``bare_up`` and ``bare_down``."""
     roles = ("bare_up", "bare_down") if "bare_up" in tensors or "bare_down" in tensors else ("up", "down")
     _check_complete(tensors, roles)
     up, down = (tensors.shape(role) for role in roles)
@@ -168,15 +171,15 @@ def _shape_fault(up: Shape, down: Shape) -> str:
 
 
 _TURNED = "the two factors are swapped or transposed"
-_WAY_BACK = "Hosts refuse such a file, or apply something else; save it again with the program that made it"
+_WAY_BACK = "Hosts refuse such a file or misread it; save it again with the program that made it"
 
 
 def check_upright(layers: Mapping[str, Form], shapes: Mapping[str, Shape], *, ours: bool) -> list[str]:
-    """Remarks on layers whose rank is above both of their sides, and LayerError where factors are swapped.
+    """Return notes about layers whose rank is above both of their sides. Raises LayerError if factors are swapped.
 
-    A swapped or transposed pair of a square layer fits together: (r, out) and (in, r) look like a layer of r times r
-    with the rank `out`. `shapes` are those of the family's layers, where they are known. Without them, most layers of a
-    file that is not `ours` must look so.
+    A swapped or transposed pair of a square layer fits together: (r, out) and (in, r) look like a layer of (r, r) with
+    the rank `out`. `shapes` are those of the family's layers, if they are known. If not, most layers of the file must
+    look so, unless it is `ours`.
     """
     pairs = {stem: form for stem, form in layers.items() if isinstance(form, LowRank)}
     above = {stem: form for stem, form in pairs.items() if form.rank > max(form.size)}
@@ -192,7 +195,7 @@ def check_upright(layers: Mapping[str, Form], shapes: Mapping[str, Shape], *, ou
     first, form = next(iter(above.items()))
     return [
         f"{len(above)} layers have a rank above both of their sides (first {first}: rank {form.rank}, "
-        f"{form.size[0]} times {form.size[1]}); no more dimensions than the smaller side can act"
+        f"{form.size[0]} times {form.size[1]}); dimensions beyond the smaller side have no effect"
     ]
 
 

@@ -1,7 +1,7 @@
 """Tucker LoCon: ``up``, a small core ``mid`` with the kernel, and a 1x1 ``down``; LyCORIS' use_tucker.
 
-``delta[x, y, t] = scale * sum_ab up[x, a] mid[a, b, t] down[b, y]``. Both outer ranks are cut to the same k, since
-ComfyUI and Forge take a square ``mid`` only.
+``delta[x, y, t] = scale * sum_ab up[x, a] mid[a, b, t] down[b, y]``. Both outer ranks are cut to the same k, because
+ComfyUI and Forge read only a square ``mid``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .lora import LowRank, lora_from_pair
 
 @dataclass(frozen=True)
 class Tucker(Form):
-    """A `TuckerFactors` under kohya's names."""
+    """`TuckerFactors` with kohya's names."""
 
     core: TuckerFactors
     shapes: tuple[Shape, Shape, Shape]
@@ -103,10 +103,10 @@ class Tucker(Form):
 def tucker_error(
     found: TuckerFactors, source: TuckerFactors, spectrum: TuckerSpectrum, rank: int, arrays: Arrays, strength: float
 ) -> float:
-    """Of a truncated core that was read back, `strength` times the source's.
+    """Return the relative error of truncated factors that were read back, `strength` times the source's.
 
-    The truncation, made anew, must be what was found, and an orthogonal projection of the source: its inner product
-    with the source is its own squared norm.
+    The truncation, computed again, must equal them. It must also be an orthogonal projection of the source: its inner
+    product with the source is its own squared norm.
     """
     up, middle, down = truncated_tucker(source, spectrum, rank, arrays, strength)
     wanted = tucker_as_pair(TuckerFactors(_plain(up), _plain(middle.reshape(rank, -1)), _plain(down)))
@@ -141,7 +141,7 @@ def read_tucker_factors(
 
 
 def read_tucker(tensors: Tensors) -> Tucker:
-    """From ``up``, ``mid`` and ``down``."""
+    """Read ``up``, ``mid`` and ``down``."""
     tensors.need("up", "mid", "down")
     for role in ("up", "down"):
         shape = tensors.shape(role)

@@ -1,7 +1,7 @@
-"""Which kinds of adapter there are, how each is recognised from key names alone, and what we do with it.
+"""The kinds of adapters: how each is recognised from key names alone, and what is done with it.
 
-A new kind is one row here and one module that reads and writes it. Rows are tried in order and the first that
-matches a stem's roles wins; a stem that no row knows is copied unchanged.
+A new kind is one row here and one module that reads and writes it. Rows are tried in order, and the first that matches
+the roles of a stem is used. A stem that no row matches is copied unchanged.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ Verdict = Literal["resize", "copy", "refuse"]
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of adapter tensor set."""
+    """One kind of adapter layer."""
 
     name: str
-    """The field's name for it, as shown to the user."""
+    """Its usual name, as shown to the user."""
     any_of: frozenset[str]
-    """Roles of which one is enough to recognise it. No false negatives for files that its known writers make;
-    a false positive needs a foreign tensor with the same suffix."""
+    """Roles of which one is enough to recognise it.
+
+    Files of its known writers always have one; a foreign tensor with the same suffix would be mistaken for it.
+    """
     verdict: Verdict
     reason: str = ""
-    """Why it is not resized, and the way out; it ends a sentence."""
+    """Why it is not resized, and what to do; the end of a sentence."""
     all_of: frozenset[str] = frozenset()
-    """Roles that must all be there as well."""
+    """Roles that must all be present as well."""
 
     def matches(self, roles: frozenset[str]) -> bool:
         return bool(self.any_of & roles) and self.all_of <= roles
@@ -38,10 +40,10 @@ def _kind(name: str, verdict: Verdict, *any_of: str, reason: str = "", all_of: t
     return Kind(name, frozenset(any_of), verdict, reason, frozenset(all_of))
 
 
-_NO_RANK = "has no rank that could be cut; the file stays as it is"
+_NO_RANK = "has no rank that could be reduced; the file is left unchanged"
 _ROTATION = f"rotates the base weights and {_NO_RANK}"
 
-_PEFT_ALONE = "is read by PEFT alone; have PEFT merge it into the model, and extract a LoRA from that"
+_PEFT_ALONE = "is read only by PEFT; merge it into the model with PEFT, then use `extract`"
 
 LONE_ALPHA = _kind("alpha without factors", "copy", "alpha", reason="is left over from another tool")
 
@@ -50,15 +52,15 @@ KINDS: tuple[Kind, ...] = (
         "quantised LoRA",
         "refuse",
         "quantisation",
-        reason="holds numbers that mean something only together with their scales; save it in float16 or bfloat16 with "
-        "the program that quantised it, or download the version that is not quantised, and resize that",
+        reason="holds values that are useless without their scales; save it in float16 or bfloat16 with the program "
+        "that quantised it, or resize a version that is not quantised",
     ),
     _kind(
         "T-LoRA",
         "refuse",
         "lambda_layer",
-        reason="keeps half of what makes its delta outside the file, and no program but its trainer reads it; have "
-        "LyCORIS merge it into the model, and extract a LoRA from that",
+        reason="stores only part of its delta in the file, and only its trainer reads it; merge it into the checkpoint "
+        "with LyCORIS, then use `extract`",
     ),
     _kind("LoHa", "resize", *(f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2"))),
     _kind("LoKr", "resize", *(f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"))),
@@ -97,32 +99,32 @@ KINDS: tuple[Kind, ...] = (
         "PaRa",
         "refuse",
         "para",
-        reason="takes directions out of the base weights; no program loads it, and its form is not settled; have what "
-        "made it merge it into the model, and extract a LoRA from that",
+        reason="removes directions from the base weights, and no program loads it; merge it into the model with the "
+        "program that made it, then use `extract`",
     ),
 )
 """In the order in which they are tried."""
 
-EMBEDDING = Kind("embedding", frozenset(), "copy", "is a word of its own, not a change of layers")
-UNKNOWN = Kind("unknown", frozenset(), "copy", "is of a kind that we do not know")
+EMBEDDING = Kind("embedding", frozenset(), "copy", "is a learned token, not a change of layers")
+UNKNOWN = Kind("unknown", frozenset(), "copy", "is of an unknown kind")
 
 BASE_DEPENDENT = frozenset({"OFT", "BOFT", "IA3"})
-"""Copied kinds whose change of a weight is known together with the base model: a merge beside it takes them."""
+"""Copied kinds that change a weight in a way that needs the base weight. They can be merged with the base model."""
 
 UNKNOWN_TO_FORGE = frozenset({EMBEDDING.name, UNKNOWN.name, "IA3", "OFT", "BOFT", "OFT rescale", "sparse bias"})
-"""Copied kinds whose keys Forge does not know: with more than 12 of them it does not apply the file at all."""
+"""Copied kinds whose keys Forge does not know. It ignores a file with more than 12 of them."""
 MOST_UNKNOWN_TO_FORGE = 12
 
 CONTROL_MARKER = "lora_controlnet"
-"""The key that tells a Control-LoRA from other files with bare up and down."""
+"""The key that identifies a Control-LoRA among files with bare up and down."""
 
-_CONTROLS = "steers the model beside its layers instead of changing them, so it is no LoRA; the file stays as it is"
+_CONTROLS = "steers the model from outside of its layers, so it is no LoRA; the file is left unchanged"
 _FOREIGN = {
     "lllite_": "ControlNet-LLLite",
     "image_proj.": "IP-Adapter",
     "ip_adapter": "IP-Adapter",
 }
-"""What names begin with; an IP-Adapter may also sit inside of a layer (Flux)."""
+"""Prefixes of names; an IP-Adapter may also be inside of a layer (Flux)."""
 
 
 _PEFT_KINDS = {
@@ -154,8 +156,8 @@ _PEFT_KINDS = {
     "vera_": "VeRA",
     "waveft_": "WaveFT",
 }
-"""What the names of tensors begin with, for methods that PEFT 0.21 saves and no host reads."""
-_OWN = "is of a kind that we do not know: its delta may be more than up and down"
+"""Prefixes of tensor names, for methods that PEFT 0.21 saves and no host reads."""
+_OWN = "is of an unknown kind: its delta may be more than up and down"
 
 
 _STACKED = Kind(
@@ -163,14 +165,17 @@ _STACKED = Kind(
     frozenset(),
     "refuse",
     "belongs to a parameter that holds the weights of many experts (PEFT's target_parameters): its factors are those "
-    f"of all experts side by side, and their product is no delta; it {_PEFT_ALONE}",
+    f"of all experts joined, and their product is no delta; it {_PEFT_ALONE}",
 )
 _STACKS = (".experts", "_experts", ".base_layer")
-"""How the names of such layers end: PEFT wraps a module once for each of its parameters, the inner as base_layer."""
+"""Ends of the names of such layers.
+
+PEFT wraps a module once for each of its parameters, the inner one as base_layer.
+"""
 
 
 def _foreign(stem: str) -> Kind | None:
-    """A kind that is told by a word in the middle of a key without a known suffix, after a dot."""
+    """Return the kind that a word in the middle of a key means, after a dot; None for no such word."""
     for word, name in _PEFT_KINDS.items():
         if f".{word}" in stem:
             return Kind(name, frozenset(), "refuse", _PEFT_ALONE)
@@ -178,12 +183,12 @@ def _foreign(stem: str) -> Kind | None:
 
 
 def kind_of_role(role: str) -> str:
-    """Name of the kind that a tensor beside those of another would be by itself."""
+    """Return the name of the kind that a tensor of this role would be by itself."""
     return next((kind.name for kind in KINDS if role in kind.any_of), UNKNOWN.name)
 
 
 def kind_of(stem: str, parts: Mapping[str, ParsedKey]) -> Kind:
-    """The kind of one stem's tensors, given its parts by role."""
+    """Return the kind of one stem, given its keys by role."""
     roles = frozenset(parts)
     control = _control(stem)
     if control is not None:

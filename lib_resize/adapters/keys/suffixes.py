@@ -1,7 +1,7 @@
-"""A key of an adapter file is a layer's stem and a suffix that tells the tensor's role; here they are parted.
+"""Split the key of an adapter file into the stem of a layer and a suffix, which gives the role of the tensor.
 
 ``lora_unet_mid_block_attn_to_q.lora_down.weight`` has the stem ``lora_unet_mid_block_attn_to_q`` and the role
-``down``. Stems keep their own spelling; what they mean is the business of `lib_resize.names`.
+``down``. Stems keep their key format; `lib_resize.names` interprets them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ParsedKey:
-    """One key of a file, parted."""
+    """One key of a file, split."""
 
     key: str
     stem: str
     role: str
     """up, down, mid, alpha, scale, magnitude, up_bias, quantisation, or the suffix itself for all other tensors."""
     suffix: str
-    """What follows the stem, its first separator included."""
+    """The key without its stem, with the first separator."""
 
 
 _ROLES: dict[str, str] = {
@@ -88,12 +88,12 @@ _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
 
 
 def suffix_of(role: str) -> str:
-    """The usual suffix of a role, for tensors that the source does not have."""
+    """Return the usual suffix of a role, for tensors that the source does not have."""
     return _USUAL[role]
 
 
 def parse_key(key: str) -> ParsedKey:
-    """Parts a key. One without a known suffix has its whole self as stem and an empty role."""
+    """Split a key. One without a known suffix has the whole key as its stem, and an empty role."""
     at = _quantisation(key)
     if at is not None:
         return ParsedKey(key, key[:at], "quantisation", key[at:])
@@ -122,9 +122,11 @@ _IN_MEMORY = {"lora_A": "down", "lora_B": "up", "lora_magnitude_vector": "magnit
 
 
 def _with_adapter_name(key: str) -> ParsedKey | None:
-    """PEFT's keys in memory, the adapter's name left in: lora_A.default.weight, lora_A.default_0.default.weight.
+    """Split PEFT's keys in memory, which contain an adapter name.
 
-    No regular expression, which would try each of many such words in a long key to its end.
+    Lora_A.default.weight, lora_A.default_0.default.weight.
+
+    Without a regular expression, which would try each of many such words in a long key.
     """
     at, word = min(((at, word) for word in _IN_MEMORY if (at := key.find(f".{word}.")) > 0), default=(0, ""))
     if not word:
@@ -137,12 +139,12 @@ _QUANTISATION = re.compile(
     r"(?:weight_scale(?:_2|_inv)?|scale_weight|weight_zero_point|zero_point|input_scale|scale_input|comfy_quant|scaled_fp8"
     r"|absmax|quant_map|nested_absmax|nested_quant_map|quant_state|SCB|qweight|qzeros|scales|g_idx)"
 )
-"""Words of the tensors that quantised numbers are stored with: by ComfyUI, bitsandbytes, GPTQ and others."""
+"""Words in the names of tensors of quantised weights: by ComfyUI, bitsandbytes, GPTQ and others."""
 _FACTORS = (".lora_", ".lora.", "_lora.", ".hada_", ".lokr_")
 
 
 def _quantisation(key: str) -> int | None:
-    """Where the suffix begins of a tensor without which quantised numbers cannot be read; None for others."""
+    """Return where the suffix of a tensor begins that quantised weights need; None for others."""
     words = key.rsplit(".", 2)
     factor = min((at for word in _FACTORS if (at := key.find(word)) > 0), default=None)
     if factor is not None and words[-1] == "scale":

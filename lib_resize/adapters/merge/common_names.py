@@ -1,9 +1,9 @@
-"""One name for each weight of a merge, in any spelling of its files.
+"""One name for each weight of a merge, whatever the key formats of its files.
 
-Files meet under places: a weight's canonical name, or the flat name of its words where the family does not know it. The
-result has the names of its files where these agree. Else it has one spelling: the family's own flat names, which hosts
-read, or, for an unknown family, the prefixes of one of the files. Where one file has a weight whole and another has
-pieces of it, or where hosts do not read a piece under a flat name, the pieces become rows of the whole.
+Layers of several files are matched by *place*: a weight's canonical id, or its flat name if the family does not know
+it. The result keeps the names of its files if they agree. Else it has one key format: the family's flat names, which
+hosts read, or, for an unknown family, the prefixes of one of the files. If one file has a weight whole and another has
+pieces of it, or if hosts do not read a piece under a flat name, the pieces become rows of the whole.
 """
 
 from __future__ import annotations
@@ -26,31 +26,34 @@ from ..layer import Adapter
 _PARAMETERS = frozenset(
     {"modulation", "scale_shift_table", "pos_embed", "cls_token", "query_tokens", "learnable_tokens"}
 )
-"""Last words of parameters that are no module's weight: ComfyUI reads their differences under dotted names alone."""
+"""Last words of parameters that belong to no module: ComfyUI reads their differences under dotted names only."""
 
 
 @dataclass(frozen=True)
 class RowRange:
-    """Where a piece belongs in the whole."""
+    """The rows of a whole weight that a piece is."""
 
     whole: str
-    """Canonical name."""
+    """Canonical id of the whole."""
     first: Fraction
     last: Fraction
-    """The part of all rows that it is, from 0 to 1."""
+    """First and last row as shares of all rows, from 0 to 1."""
     swapped: bool
-    """Whether its two halves are in the other order there."""
+    """Whether its two halves are in the opposite order in the whole."""
 
     def within(self, count: int, stem: str) -> tuple[int, int, int]:
-        """First row, the row after its last, and all rows, for a piece of `count` rows. Raises LayerError."""
+        """Return the first row, the row after the last, and the number of all rows, for a piece of `count` rows.
+
+        Raises LayerError if the rows cannot be divided so.
+        """
         total = count / (self.last - self.first)
         found = self.first * total, self.last * total, total
         if any(number.denominator != 1 for number in found):
-            raise LayerError(f"layer {stem}: {count} rows are not the share of {self.whole} that its name says.")
+            raise LayerError(f"layer {stem}: {count} rows cannot be the part of {self.whole} that its name means.")
         return int(found[0]), int(found[1]), int(found[2])
 
     def placed(self, values: Single, stem: str) -> Single:
-        """The rows of a piece in the whole, whose other rows are zero. Raises LayerError."""
+        """Return the piece in the whole, (all rows, ...), float32, whose other rows are zero. Raises LayerError."""
         first, last, total = self.within(len(values), stem)
         whole = np.zeros((total, *values.shape[1:]), np.float32)
         whole[first:last] = np.roll(values, len(values) // 2 if self.swapped else 0, axis=0)
@@ -65,12 +68,12 @@ class CommonNames:
     stems: dict[str, list[str]] = field(init=False)
     """Place -> the stems that files have for it."""
     row_ranges: dict[str, RowRange] = field(init=False)
-    """Canonical name of each piece that becomes a part of its whole."""
+    """Canonical id of each piece that becomes a part of its whole -> its rows."""
     is_renamed: bool = field(init=False)
     """Whether some names differ from those of the files."""
 
     def __post_init__(self) -> None:
-        """Raises UnsupportedError where the whole of a piece has no name that hosts read."""
+        """Raise UnsupportedError if the whole of a piece has no name that hosts read."""
         self.families = [adapter.family for adapter in self.adapters if adapter.family]
         self.stems = self._stems_by_place()
         overlapping = set(self._overlapping())
@@ -97,13 +100,13 @@ class CommonNames:
         return row is not None and not row.portable
 
     def place(self, stem: str, family: Family | None) -> str:
-        """What all spellings of a weight have in common, before pieces become rows."""
+        """Return the place of a stem, before pieces become rows."""
         if len(self.adapters) == 1:
-            return stem  # a file by itself keeps all that it has
+            return stem  # a single file keeps its names
         return (canonical_id(stem, family) if family else None) or flat_name(stem)
 
     def name(self, place: str) -> str:
-        """What the layer of a place is called in the result."""
+        """Return the name of a place in the result."""
         found = self.stems.get(place, [])
         if not self.is_renamed:
             return found[0]
@@ -114,7 +117,7 @@ class CommonNames:
         return flat_name(found[0]) if self.families else self._translated(found[0])
 
     def suffixes(self) -> Mapping[str, str]:
-        """Role -> suffix of up and down: kohya's for flat names, else those of the first file that has some."""
+        """Return the suffixes of up and down: kohya's for flat names, else those of the first file that has both."""
         if not (self.is_renamed and (self.families or any(row.flat for row in self._prefixes().values()))):
             for adapter in self.adapters:
                 for layer in adapter.layers:
@@ -123,16 +126,16 @@ class CommonNames:
         return {role: suffix_of(role) for role in ("up", "down")}
 
     def parts(self, stem: str) -> dict[str, ParsedKey]:
-        """The keys of up and down."""
+        """Return the keys of up and down."""
         return {role: ParsedKey(stem + suffix, stem, role, suffix) for role, suffix in self.suffixes().items()}
 
     def _translated(self, stem: str) -> str:
-        """In the words of its file, behind a prefix of the result."""
+        """Return the name with a prefix of the result."""
         target, (_, body) = self._prefixes()[slot_of(stem)], split(stem)
         return target.text + (flatten(body) if target.flat else body)
 
     def _prefixes(self) -> dict[int, Prefix]:
-        """Component -> the flat prefix that a file has, else the first: dots cannot be made from underscores."""
+        """Return component -> a flat prefix of some file, else the first: dots cannot be restored from underscores."""
         found: dict[int, Prefix] = {}
         for known in self.stems.values():
             for stem in known:
@@ -151,14 +154,14 @@ class CommonNames:
         above = self._row(whole)
         if above is None or not above.portable:
             raise UnsupportedError(
-                f"layer {name}: the LoRAs are spelled differently, and no host reads a common name of this layer. "
-                f"Convert them to one spelling first."
+                f"layer {name}: the LoRAs have different key formats, and no host reads a common name of this layer. "
+                f"Convert them to one key format first."
             )
         of = Fraction(1, row.share.of)
         return RowRange(whole, row.share.first * of, row.share.last * of, row.swapped)
 
     def _overlapping(self) -> Iterable[str]:
-        """Canonical names of weights of which files have other, overlapping parts."""
+        """Yield the canonical ids of weights of which files have different, overlapping parts."""
         by_whole: dict[str, list[LayerName]] = defaultdict(list)
         for name in self.stems:
             row = self._row(name)
@@ -170,7 +173,7 @@ class CommonNames:
 
 
 def _overlap(one: LayerName, other: LayerName) -> bool:
-    """Whether two parts of one weight share rows."""
+    """Return whether two parts of one weight share rows."""
     return (
         one.share.first * other.share.of < other.share.last * one.share.of
         and other.share.first * one.share.of < one.share.last * other.share.of
@@ -183,7 +186,7 @@ def _stems(adapter: Adapter) -> Iterable[str]:
 
 
 def _differ(adapters: Sequence[Adapter]) -> bool:
-    """Whether files that share no layer are spelled differently all the same."""
+    """Return whether files that share no layer still have different key formats."""
     prefixes: dict[int, set[frozenset[str]]] = defaultdict(set)
     words: set[frozenset[str]] = set()
     flat: set[bool] = set()

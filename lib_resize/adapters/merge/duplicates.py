@@ -16,10 +16,10 @@ from ..read.fused import duplicate_layers
 
 
 def without_duplicates(adapter: Adapter) -> Adapter:
-    """The adapter without layers that are there again in another spelling, with the same numbers.
+    """Return the adapter without layers that it has again in another key format, with equal values.
 
-    Raises UnsupportedError where the numbers differ, or one is a piece of the other: hosts use one of them, and differ
-    in which.
+    Raises UnsupportedError if the values differ, or one is a piece of the other: hosts use one of them, but not all the
+    same one.
     """
     found: dict[str, Layer] = {}
     for layer in adapter.layers:
@@ -29,7 +29,7 @@ def without_duplicates(adapter: Adapter) -> Adapter:
             raise _duplicate_error(adapter, first.stem, layer.stem)
     twice = duplicate_layers(found.values(), adapter.family)
     if twice:
-        raise _duplicate_error(adapter, twice[0], "a layer that it is a part of, or that is a part of it")
+        raise _duplicate_error(adapter, twice[0], "a layer that contains it or is a part of it")
     gone = {layer.stem for layer in adapter.layers} - {layer.stem for layer in found.values()}
     copied = tuple(one for one in adapter.copied if one.stem not in gone)
     return replace(adapter, layers=tuple(found.values()), copied=copied) if gone else adapter
@@ -45,14 +45,16 @@ def _is_alike(one: Layer, other: Layer) -> bool:
 
 def _duplicate_error(adapter: Adapter, one: str, other: str) -> UnsupportedError:
     return UnsupportedError(
-        f"{adapter.paths[0]}: {one} and {other} are one weight in two spellings, with different numbers. Hosts use one "
-        f"of them, and differ in which, so that their sum with another LoRA is not known. Remove one of the two, or "
+        f"{adapter.paths[0]}: {one} and {other} are one weight in two key formats, with different values. Hosts use "
+        f"one of them, but not all the same one, so the result of a merge is ambiguous. Remove one of the two, or "
         f"resize that file alone."
     )
 
 
 def check_no_duplicates(layers: Sequence[Layer], family: Family | None, name: str, files: int) -> None:
-    """Raises UnsupportedError where a merge would have a weight in two spellings."""
+    """Raise UnsupportedError if a merge would have a weight in two key formats."""
     twice = duplicate_layers(layers, family) if files > 1 else []
     if twice:
-        raise UnsupportedError(f"merge {name}: {twice[0]} would be there in two spellings. Merge other files.")
+        raise UnsupportedError(
+            f"merge {name}: {twice[0]} would be in the result in two key formats. Merge other files."
+        )

@@ -1,10 +1,9 @@
-"""Several LoRAs as one, exactly: the factors of equal layers are put side by side, so deltas add up.
+"""Merge several LoRAs exactly: the factors of equal layers are joined, so that their deltas add up.
 
-Layers meet in any spelling (see `common_names`), so spellings, ranks, kinds and sets of layers may differ: a layer
-of another kind than LoRA enters by its exact factors, and where the ranks add up to more than a matrix has, deltas are
-summed in full. Differences of biases and norms are added as well (see `vectors`). What rests on the base model (DoRA,
-GLoRA, rotations, multipliers; see `onto_base` for those whose base is known), and a sum that we do not make (whole
-weights), is refused.
+Key formats, ranks, kinds and sets of layers may differ (see `common_names`). A layer of another kind than LoRA is
+converted to its exact factors first. If the ranks add up to more than a matrix has, deltas are summed in full.
+Differences of biases and norms are added as well (see `vectors`). Layers that depend on the base model (DoRA, GLoRA,
+rotations, multipliers) are refused here; `onto_base` merges them with a known base model. Replaced weights are refused.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ class _Term:
     layer: Layer
     weight: float
     rows: RowRange | None = None
-    """Where it is a piece of the layer."""
+    """Its rows, if it is a piece of the layer."""
 
 
 class LayerStrength(Protocol):
-    """A strength that differs between layers. Its text says it in words."""
+    """A strength that differs between layers. Its text describes it."""
 
     def __call__(self, layer: NamedLayer) -> float:
-        """What the layer's delta is multiplied by; 0 leaves the layer out."""
+        """Return the factor of the layer's delta; 0 leaves the layer out."""
         ...
 
 
@@ -64,9 +63,9 @@ Strength = float | LayerStrength
 
 
 def merge(adapters: Sequence[Adapter], weights: Sequence[Strength], name: str) -> Adapter:
-    """The adapter whose deltas are ``sum_i weights[i] * delta_i``; a weight is one number, or one for each layer.
+    """Return the adapter whose deltas are ``sum_i weights[i] * delta_i``. A weight is one number, or a `LayerStrength`.
 
-    Raises UnsupportedError for parts that cannot be added or where nothing is left, LayerError where sizes differ.
+    Raises UnsupportedError for parts that cannot be added or if nothing is left, LayerError where sizes differ.
     """
     _check(adapters)
     _check_families(adapters, name)
@@ -77,7 +76,7 @@ def merge(adapters: Sequence[Adapter], weights: Sequence[Strength], name: str) -
     terms = _terms(adapters, weights, names)
     vectors, cancelled = summed_vectors(list(_vectors(adapters, weights, names)), names)
     if not terms:
-        raise UnsupportedError(f"merge {name}: every layer has strength 0, so nothing would be left.")
+        raise UnsupportedError(f"merge {name}: every layer has strength 0, so the result would be empty.")
     layers = tuple(_joined(place, found, names, family) for place, found in terms.items())
     check_no_duplicates(layers, family, name, len(adapters))
     return Adapter(
@@ -105,7 +104,10 @@ def _all_notes(adapters: Sequence[Adapter], own: Sequence[str]) -> tuple[str, ..
 
 
 def _terms(adapters: Sequence[Adapter], weights: Sequence[Strength], names: CommonNames) -> dict[str, list[_Term]]:
-    """Place -> what the files have there, without what has strength 0. A file by itself keeps all of its spellings."""
+    """Return place -> the layers of the files there, without those of strength 0.
+
+    A single file keeps all its key formats.
+    """
     terms: dict[str, list[_Term]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         for layer in adapter.layers:
@@ -136,18 +138,18 @@ def _name(stem: str, family: Family | None) -> LayerNames:
 
 def _notes(names: CommonNames, family: Family | None, cancelled: Sequence[str]) -> Iterator[str]:
     if names.is_renamed and family is None:
-        yield "the LoRAs are spelled differently, and their family is unknown: layers of the same words were added"
+        yield "the LoRAs have different key formats and an unknown family: layers with the same words were added"
     if names.row_ranges:
         wholes = len({rows.whole for rows in names.row_ranges.values()})
-        yield f"{len(names.row_ranges)} pieces of fused weights became rows of {wholes} whole ones"
+        yield f"{len(names.row_ranges)} pieces of fused weights were merged as rows of {wholes} whole weights"
     if cancelled:
-        yield f"{len(cancelled)} vectors cancel one another and are left out (first {cancelled[0]})"
+        yield f"{len(cancelled)} vectors cancel each other and are left out (first {cancelled[0]})"
 
 
 def with_leading_ranks(adapter: Adapter, count: int) -> Adapter:
-    """The adapter with at most `count` ranks in each LoRA layer, the first as they are stored, at the scale it has.
+    """Return the adapter with at most `count` ranks in each LoRA layer, in stored order, at the same scale.
 
-    Layers of other kinds stay whole, as in A1111.
+    Layers of other kinds are kept whole, as in A1111.
     """
     return replace(adapter, layers=tuple(_first_ranks(layer, count) for layer in adapter.layers))
 
@@ -168,23 +170,23 @@ def _check(adapters: Sequence[Adapter]) -> None:
             if copied.why in BASE_DEPENDENT:
                 raise UnsupportedError(
                     f"{adapter.paths[copied.source]}: {copied.key} ({copied.why}) acts on the base model's weights, so "
-                    f"that this file cannot be merged without them. Name the checkpoint that it was trained on."
+                    f"this file cannot be merged without them. Name the checkpoint that it was trained on."
                 )
             if not copied.is_vector and copied.why not in (EMBEDDING.name, LONE_ALPHA.name):
                 if parse_key(copied.key).role == "alpha":
                     continue  # of a difference of a vector, which no reader multiplies by it
-                way = _ALONE if copied.why != "DoRA magnitude" else _BESIDE
+                way = _RESIZE_ALONE if copied.why != "DoRA magnitude" else _GIVE_CHECKPOINT
                 raise UnsupportedError(
-                    f"{adapter.paths[0]}: {copied.key} ({copied.why}) cannot be added to other LoRAs by joining "
-                    f"factors, so this file cannot be merged. {way}"
+                    f"{adapter.paths[0]}: {copied.key} ({copied.why}) cannot be added to other LoRAs, so this "
+                    f"file cannot be merged. {way}"
                 )
 
 
-_ALONE = "Resize it alone."
-_BESIDE = "Name the checkpoint that it was trained on, one that has this layer, or resize it alone."
+_RESIZE_ALONE = "Resize it alone."
+_GIVE_CHECKPOINT = "Name the checkpoint that it was trained on, with this layer, or resize the file alone."
 
 
-# Layers -----------------------------------------------------------------------------------------------------------
+# Layers
 
 
 def _joined(place: str, terms: list[_Term], names: CommonNames, family: Family | None) -> Layer:
@@ -207,7 +209,7 @@ def _joined(place: str, terms: list[_Term], names: CommonNames, family: Family |
 
 
 def _alone(place: str, term: _Term, names: CommonNames) -> Layer:
-    """A layer that one file alone has keeps its kind."""
+    """Return a layer that only one file has; it keeps its kind."""
     layer = replace(term.layer, form=term.layer.form.times(term.weight))
     if len(names.adapters) == 1:
         return layer
@@ -221,7 +223,7 @@ def _alone(place: str, term: _Term, names: CommonNames) -> Layer:
 
 
 def _in_whole(term: _Term, family: Family | None) -> _Term:
-    """The term with its delta as rows of the whole."""
+    """Return the term with its delta as rows of the whole."""
     if term.rows is None:
         return term
     form = _known_form(term.layer.stem, term.layer)
@@ -240,7 +242,7 @@ def _in_whole(term: _Term, family: Family | None) -> _Term:
 
 
 def _is_rounding(terms: Sequence[_Term], norm: float) -> bool:
-    """Whether a sum of that Frobenius norm may be what is left of terms that cancel, by rounding of their numbers."""
+    """Return whether a sum of that Frobenius norm may be nothing but the rounding errors of terms that cancel."""
 
     def left(length: Callable[[Form], float]) -> float:
         forms = [(term, term.layer.form) for term in terms]
@@ -255,7 +257,7 @@ def _roundoff(form: Form) -> float:
 
 
 def _at_most(form: Form) -> float:
-    """No less than the Frobenius norm of the delta, and far cheaper."""
+    """Return an upper bound of the Frobenius norm of the delta that is far cheaper than the norm."""
     if not isinstance(form, LowRank):
         return math.inf
     lengths = (float(np.linalg.norm(materialise(factor))) for factor in (form.pair.up, form.pair.down))
@@ -263,7 +265,7 @@ def _at_most(form: Form) -> float:
 
 
 def _length(form: Form) -> float:
-    """Frobenius norm of the delta."""
+    """Return the Frobenius norm of the delta."""
     known = form.converted()
     if isinstance(known, LowRank):
         return math.sqrt(max(inner_product(known.pair, known.pair), 0.0))
@@ -272,7 +274,7 @@ def _length(form: Form) -> float:
 
 
 def _sum(key: str, terms: list[_Term]) -> Form:
-    """The sum of the deltas: factors side by side, or in full where that would not be low rank."""
+    """Return the sum of the deltas: factors joined, or in full if that is not of low rank."""
     forms = [_known_form(key, term.layer) for term in terms]
     weights = [term.weight for term in terms]
     dtype = max((kind for form in forms for kind in form.dtypes), key=lambda kind: DTYPE_BYTES[kind])
@@ -299,8 +301,8 @@ def _known_form(key: str, layer: Layer) -> Form:
     form = layer.form.converted()
     if form is None:
         raise UnsupportedError(
-            f"layer {key} ({layer.form.kind}): its delta is known only together with the base model, so it cannot be "
-            f"merged. {_BESIDE}"
+            f"layer {key} ({layer.form.kind}): its delta depends on the base model, so it cannot be merged. "
+            f" {_GIVE_CHECKPOINT}"
         )
     return form
 
@@ -339,7 +341,7 @@ def _added(forms: list[Form], weights: list[float]) -> Factor:
 
 
 def _dense(form: Form) -> Single:
-    """The delta in full, its scale left away."""
+    """Return the delta in full, without its scale."""
     if isinstance(form, Full):
         return materialise(form.matrix)
     assert isinstance(form, LowRank)
@@ -347,7 +349,7 @@ def _dense(form: Form) -> Single:
 
 
 def _embeddings(adapters: Sequence[Adapter]) -> list[Copied]:
-    """Embeddings of all files; of two with one name the first stays."""
+    """Return the embeddings of all files; of two with one name the first."""
     found: dict[str, Copied] = {}
     start = 0
     for adapter in adapters:

@@ -1,8 +1,9 @@
-"""Layers whose change of the weight rests on the base model, as changes that stand alone.
+"""Merge layers that depend on the base model with its weights, so that they no longer do.
 
 With the base weight W known, GLoRA's ``scale (B + W A)`` is exactly a LoRA of rank 2 r, with ``[b_up, W a_up]`` as up
-and ``[b_down; a_down]`` as down. What DoRA does to a weight, ``m V / ||V|| - W`` with ``V = W + delta``, is of full
-rank: a difference in full. So is what IA3, OFT and BOFT do (see `rotations`), which a file alone has as copied keys.
+and ``[b_down; a_down]`` as down. DoRA's change of a weight, ``m V / ||V|| - W`` with ``V = W + delta``, is of full
+rank: a difference in full. So are the changes by IA3, OFT and BOFT (see `rotations`), whose keys are copied when a file
+is resized alone.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from ..read.scales import ScaleConfig, find_configs
 from .rotations import WeightChange, WeightInfo, weight_change
 
 ReadWeight = Callable[[], Factor]
-"""What reads a base weight, (n, m)."""
+"""Reads a base weight, (n, m)."""
 
 
 @dataclass(frozen=True)
 class BaseWeight:
-    """A weight of the base model that a name belongs to."""
+    """A weight of the base model."""
 
     weight: WeightInfo
     read: ReadWeight
@@ -47,44 +48,47 @@ class BaseWeight:
 
 @dataclass(frozen=True)
 class BaseModel:
-    """A base model, as what rests on it sees it."""
+    """The base model that layers are merged with."""
 
     title: str
-    """What it is called in messages."""
+    """Its name in messages."""
     family: Family | None
     weight_for: Callable[[Layer], ReadWeight | None]
-    """The weight of a layer of known size; None where there is none."""
+    """The weight of a layer of known size; None if there is none."""
     find_weight: Callable[[str | None, str], BaseWeight | None]
-    """The weight under a canonical name or a stem, whatever its size."""
+    """The weight with a canonical id or a stem, of any size."""
 
 
 def depends_on_base(adapter: Adapter) -> bool:
-    """Whether it has layers whose change of the weight rests on the base model."""
+    """Return whether some layers change the weight in a way that depends on the base model."""
     return any(layer.form.needs_base for layer in adapter.layers) or requires_base(adapter)
 
 
 def requires_base(adapter: Adapter) -> bool:
-    """Whether it has some that cannot be multiplied as they are stored; GLoRA can."""
+    """Return whether some layers cannot be scaled as they are stored. GLoRA can."""
     return any(layer.magnitude for layer in adapter.layers) or any(one.why in BASE_DEPENDENT for one in adapter.copied)
 
 
 def magnitudes(file: SafeFile, key: ParsedKey) -> Single:
-    """DoRA's, as `linalg.dora` reads them: PEFT's and ai-toolkit's belong to outputs whatever their shape.
+    """Return DoRA's magnitudes for `linalg.dora`, float32.
+
+    Those of PEFT and ai-toolkit belong to outputs, in any shape.
 
     Raises LayerError for integers.
     """
     dtype = file.header.entries[key.key].dtype
     if dtype not in STORAGE:
-        raise LayerError(f"{key.key} holds numbers of dtype {dtype}; floating point was expected")
+        raise LayerError(f"{key.key} has dtype {dtype}; floating point was expected")
     values = singles(file.bits(key.key), dtype)
     return values if key.suffix == ".dora_scale" else values.reshape(-1)
 
 
 def merge_onto_base(adapter: Adapter, ground: BaseModel) -> Adapter:
-    """The adapter with what rests on the base model worked out; GLoRA and DoRA without a base weight stay as they are.
+    """Return the adapter with its base-dependent layers merged with the base model.
 
-    Numbers are made when they are looked at. Raises UnsupportedError where a multiplier or rotation has no base weight,
-    or is of a layout that we have nothing to try with; LayerError and DamagedFileError where its tensors do not fit.
+    GLoRA and DoRA layers without a base weight are kept. Values are computed when they are accessed. Raises
+    UnsupportedError if a multiplier or rotation has no base weight or an unsupported layout; LayerError and
+    DamagedFileError where its tensors do not fit.
     """
     family = adapter.family if adapter.layers else ground.family
     layers = [_grounded(layer, adapter.files[0], ground) for layer in adapter.layers]
@@ -104,10 +108,10 @@ def merge_onto_base(adapter: Adapter, ground: BaseModel) -> Adapter:
 
 
 def overlap_warnings(before: Sequence[Adapter], after: Sequence[Adapter]) -> list[str]:
-    """A word on layers that were worked out with the base model and that other LoRAs of a merge change as well.
+    """Return a warning if layers that were merged with the base model are changed by other LoRAs of a merge as well.
 
-    Hosts add one LoRA after another, and work such a layer out on the weight as it is by then; a sum has it on the
-    base weight.
+    Hosts add one LoRA after another, and apply such a layer to the weight with all LoRAs before it. A merge applies it
+    to the base weight.
     """
     names = [{layer.canonical or layer.stem for layer in adapter.layers} for adapter in after]
     count = 0
@@ -118,8 +122,9 @@ def overlap_warnings(before: Sequence[Adapter], after: Sequence[Adapter]) -> lis
     if not count:
         return []
     return [
-        f"{count} layers rest on the base model and are changed by other LoRAs too: hosts work them out on what those "
-        "made of the weight, this file on the base model, so pictures differ from those of the separate LoRAs"
+        f"{count} layers (such as IA3, OFT or DoRA) depend on the base weights, which other LoRAs in this merge change "
+        "as well. They were merged with the unmodified base model, so images differ slightly from those with the "
+        "separate LoRAs"
     ]
 
 
@@ -128,7 +133,7 @@ def _note(adapter: Adapter, count: int, title: str) -> str:
     kinds |= {"DoRA" for layer in adapter.layers if layer.magnitude}
     kinds |= BASE_DEPENDENT.intersection(one.why for one in adapter.copied)
     told = ", ".join(sorted(kinds))
-    return f"{adapter.name}: {count} layers ({told}) were worked out with {title}, and fit that model alone"
+    return f"{adapter.name}: {count} layers ({told}) were merged with {title} and fit only that model"
 
 
 def _grounded(layer: Layer, file: SafeFile, ground: BaseModel) -> Layer:
@@ -139,7 +144,7 @@ def _grounded(layer: Layer, file: SafeFile, ground: BaseModel) -> Layer:
         return layer
     form: Form | None = layer.form.converted()
     if isinstance(layer.form, Glora):
-        form = layer.form.beside(LazyMatrix(layer.size, lambda: materialise(weight())))
+        form = layer.form.with_base(LazyMatrix(layer.size, lambda: materialise(weight())))
     assert form is not None
     if layer.magnitude is not None:
         form = _normalised(layer, form, weight, magnitudes(file, layer.magnitude))
@@ -159,7 +164,7 @@ def _difference(stem: str, weight: WeightInfo, read: ReadWeight, added: WeightCh
         try:
             with without_float_warnings():
                 found = added(materialise(read()))
-            check_finite("what it makes of its base weight has", found)
+            check_finite("the change of its base weight has", found)
             return found
         except LayerError as error:
             raise LayerError(f"layer {stem}: {error}") from error
@@ -179,7 +184,7 @@ def _dense(form: Form) -> Single:
 
 
 def _worked_out(adapter: Adapter, family: Family | None, ground: BaseModel) -> Iterator[tuple[str, Layer]]:
-    """Stem in the file, and the layer that its keys become."""
+    """Yield the stem in the file, and the layer that its keys become."""
     stems: dict[str, list[Copied]] = defaultdict(list)
     for one in adapter.copied:
         if one.why in BASE_DEPENDENT:
@@ -216,7 +221,7 @@ def _settings(configs: list[ScaleConfig], stem: str) -> Mapping[str, object] | N
 
 
 def _usual(stem: str) -> str:
-    """kohya's OFT has a prefix of its own, under which no host looks for a LoRA."""
+    """Return the name of a LoRA layer: kohya's OFT has its own prefix, which no host reads for a LoRA."""
     return f"lora_unet_{stem[len(_KOHYA_OFT) :]}" if stem.startswith(_KOHYA_OFT) else stem
 
 

@@ -1,4 +1,4 @@
-"""The tags of a prompt as the strength of each layer of one LoRA."""
+"""The strength of each layer of one LoRA from the tags of a prompt."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..layer import Adapter, NamedLayer
 
 @dataclass(frozen=True)
 class PromptStrength:
-    """What the tags of one LoRA add up to: a `merge.Gain`. None of them may have troubles."""
+    """The sum of the tags of one LoRA: a `merge.LayerStrength`. None of the tags may have errors."""
 
     tags: tuple[Tag, ...]
 
     def __call__(self, layer: NamedLayer) -> float:
-        """Raises UnsupportedError where it cannot be told which part of the model a layer belongs to."""
+        """Raise UnsupportedError if it is unknown which part of the model a layer belongs to."""
         return sum(tag.gain(self._place(layer)) for tag in self.tags)
 
     def __str__(self) -> str:
@@ -34,7 +34,7 @@ class PromptStrength:
         if self._by_block or (owner == "other" and any(tag.te != tag.unet for tag in self.tags)):
             raise UnsupportedError(
                 f"layer {layer.stem}: it is in none of the blocks of a Stable Diffusion UNet, so "
-                f"<lora:{self.tags[0].name}:{self}> does not say how strong it is. Give one strength for all layers."
+                f"<lora:{self.tags[0].name}:{self}> gives no strength for it. Give one strength for all layers."
             )
         return owner.upper() if owner.startswith("te") else "OTHER"
 
@@ -48,7 +48,7 @@ _FAMILIES = {"SDXL": (12, 20), "SD1.5": (17, 26), "SD2": (17, 26)}
 
 
 def block_weight_warnings(adapter: Adapter, tags: Sequence[Tag]) -> list[str]:
-    """What should be known of block weights that were made for another family: blocks that they lack count as 0."""
+    """Return warnings about block weights for another family: blocks that they do not list count as 0."""
     family = adapter.family.name if adapter.family else ""
     found = []
     for tag in tags:
@@ -58,7 +58,7 @@ def block_weight_warnings(adapter: Adapter, tags: Sequence[Tag]) -> list[str]:
             if lacking:
                 found.append(
                     f"<lora:{tag.name}> is {family} and lbw= has {count} weights: {', '.join(lacking)} are not in such "
-                    f"a list and count as 0, as in LoRA Block Weight"
+                    f"a list and are set to 0, as in LoRA Block Weight"
                 )
     return found
 

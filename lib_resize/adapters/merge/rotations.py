@@ -1,14 +1,14 @@
-"""Multipliers and rotations of a weight (IA3, OFT, BOFT): the change that they make of a base weight that is known.
+"""Multipliers and rotations of a weight (IA3, OFT, BOFT): how they change a known base weight.
 
-Each gives a function from the weight W (n, in * taps) to W' - W. Rules are those of LyCORIS and A1111, and for PEFT's
-tensors its own:
+Each becomes a function from the weight W (n, in * taps) to W' - W. Rules are those of LyCORIS and A1111, and PEFT's own
+for PEFT's tensors:
 
-* IA3 (Liu and others 2022): LyCORIS adds ``w W`` by rows or columns; PEFT's vector stands for ``1 + w``.
-* Diag-OFT (Qiu and others 2023): blocks of rows are turned by ``R^T`` with ``R = (I + Q)(I - Q)^-1``, ``Q = B - B^T``;
-  alpha is a limit, Q being no longer than ``alpha n``. Old files hold R itself. Rows may be rescaled at last.
-* BOFT (Liu and others 2024): several turns by R, of rows that lie ever further apart.
-* PEFT turns columns: OFT by ``(I - Q)(I + Q)^-1`` of a packed Q or by the first terms of ``(I + Q)(I - Q)^-1``, BOFT by
-  ``(I - Q)(I + Q)^-1`` with ``Q = (B - B^T) / 2``.
+* IA3 (Liu and others 2022): LyCORIS adds ``w W`` by rows or columns; PEFT's vector is ``1 + w``.
+* Diag-OFT (Qiu and others 2023): blocks of rows are rotated by ``R^T`` with ``R = (I + Q)(I - Q)^-1``, ``Q = B - B^T``.
+  alpha is a limit: Q is no longer than ``alpha n``. Old files hold R itself. Rows may be rescaled at the end.
+* BOFT (Liu and others 2024): several rotations by R, of rows that are further apart at each stage.
+* PEFT rotates columns: OFT by ``(I - Q)(I + Q)^-1`` of a packed Q or by the first terms of ``(I + Q)(I - Q)^-1``, BOFT
+  by ``(I - Q)(I + Q)^-1`` with ``Q = (B - B^T) / 2``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from ...linalg.lazy import materialise
 from ..forms.form import Shape, Tensors
 
 WeightChange = Callable[[Single], Single]
-"""From a weight (n, m) to what is added to it, (n, m)."""
+"""From a weight (n, m) to what is added to it, (n, m), float32."""
 
 
 @dataclass(frozen=True)
 class WeightInfo:
-    """What a base weight is like, before it is read."""
+    """The shape of a base weight, before it is read."""
 
     size: tuple[int, int]
     """(n, in * taps)."""
@@ -45,15 +45,15 @@ class WeightInfo:
 
 
 def weight_change(tensors: Tensors, weight: WeightInfo, settings: Mapping[str, Any] | None = None) -> WeightChange:
-    """What one layer does to a weight; `settings` is PEFT's configuration, if there is one.
+    """Return how one layer changes a weight. `settings` is PEFT's configuration, if there is one.
 
-    Shapes are looked at now, numbers when the change is made. Raises UnsupportedError for layouts that we have nothing
-    to try with, LayerError where tensors do not fit the weight, DamagedFileError where one is missing.
+    Shapes are checked now; values are read when the change is computed. Raises UnsupportedError for layouts that cannot
+    be verified against a reader, LayerError where tensors do not fit the weight, DamagedFileError where one is missing.
     """
     roles = frozenset(tensors.parts)
     told = next((one for one in _TOGETHER if one in roles), "")
     if not told or roles - _TOGETHER[told] - {told}:
-        raise _refused(tensors, f"has {', '.join(sorted(roles))} together, which no reader that we could try knows")
+        raise _refused(tensors, f"has {', '.join(sorted(roles))} together, which is no layout of a known reader")
     if told == "oft_R":
         return _peft_oft(tensors, weight, settings)
     return _READERS[told](tensors, weight)
@@ -67,7 +67,7 @@ _TOGETHER: Mapping[str, frozenset[str]] = {
     "oft_R": frozenset(),
     "boft_R": frozenset({"boft_s"}),
 }
-"""Role by which a layout is told -> the roles that may stand beside it."""
+"""Role that identifies a layout -> the roles that may accompany it."""
 
 
 def _refused(tensors: Tensors, why: str) -> UnsupportedError:
@@ -80,7 +80,7 @@ def _refused(tensors: Tensors, why: str) -> UnsupportedError:
 def _expect(tensors: Tensors, role: str, fits: bool, what: str) -> None:
     if not fits:
         raise tensors.fault(
-            role, f"{what} were expected, as the base weight has; it is damaged, or was trained on another model"
+            role, f"{what} were expected for the base weight; the file is damaged, or was trained on another model"
         )
 
 
@@ -96,7 +96,7 @@ def _ia3(tensors: Tensors, weight: WeightInfo) -> WeightChange:
 def _peft_ia3(tensors: Tensors, weight: WeightInfo) -> WeightChange:
     shape, outputs, inputs = tensors.shape("ia3_l"), _count(weight, False), _count(weight, True)
     if len(shape) > 2 and outputs == inputs:
-        raise _refused(tensors, f"does not tell whether PEFT's IA3 multiplies its {inputs} inputs or its outputs")
+        raise _refused(tensors, f"does not show whether PEFT's IA3 multiplies its {inputs} inputs or its outputs")
     by_input = prod(shape) != outputs if len(shape) > 2 else shape[:1] == (1,)
     if weight.has_bias and not by_input:
         raise _refused(tensors, "is PEFT's IA3 of outputs, which multiplies the layer's bias as well")
@@ -124,7 +124,7 @@ def _multiplied(values: Factor, weight: WeightInfo, by_input: bool, start: float
 
 
 def _oft(tensors: Tensors, weight: WeightInfo) -> WeightChange:
-    """Diag-OFT, and BOFT as LyCORIS names it: its blocks have one dimension more."""
+    """Return the change by Diag-OFT, or by BOFT with LyCORIS' name for it, whose blocks have one dimension more."""
     shape, n = tensors.shape("oft_blocks"), weight.size[0]
     _check_blocks(tensors, "oft_blocks", n)
     blocks, rescale = tensors.matrix("oft_blocks"), _rescale(tensors, "rescale", n)
@@ -153,7 +153,7 @@ def _old_oft(tensors: Tensors, weight: WeightInfo) -> WeightChange:
 
 
 def _check_blocks(tensors: Tensors, role: str, rows: int) -> None:
-    """As many square blocks as turn all rows; of several stages the last, too."""
+    """Check that the blocks are square and rotate all rows; of several stages the last, too."""
     shape = tensors.shape(role)
     whole = len(shape) in (3, 4) and shape[-1] == shape[-2] and shape[-3] * shape[-1] == rows
     if whole and len(shape) == 4:
@@ -179,14 +179,14 @@ def _limited(q: Double, limit: float) -> Double:
 
 
 def _cayley(q: Double) -> Double:
-    """``(I + Q)(I - Q)^-1 - I``, (..., b, b): as ``2 (I - Q)^-1 Q``, which keeps the digits of small turns."""
+    """Return ``(I + Q)(I - Q)^-1 - I``, (..., b, b), as ``2 (I - Q)^-1 Q``, exact for small rotations."""
     return np.asarray(2 * np.linalg.solve(np.eye(q.shape[-1]) - q, q))
 
 
 def _turned(base: Single, turns: Double, *, apart: bool = False) -> Single:
-    """What turning the rows adds; `turns` are R - I, (stages, blocks, b, b).
+    """Return what rotating the rows adds; `turns` are R - I, (stages, blocks, b, b).
 
-    With `apart` the halves of a block's rows lie ``2^i b / 2`` rows from one another at stage i, as in a butterfly.
+    With `apart` the halves of a block's rows are ``2^i b / 2`` rows apart at stage i, as in a butterfly.
     """
     found = np.zeros(base.shape, np.float32)
     for i, stage in enumerate(turns.astype(np.float32)):
@@ -199,7 +199,7 @@ def _turned(base: Single, turns: Double, *, apart: bool = False) -> Single:
 
 
 def _rescaled(found: Single, base: Single, gains: Factor | None) -> Single:
-    """The change where all rows are multiplied at last."""
+    """Return the change with all rows multiplied at the end."""
     if gains is None:
         return found
     column = materialise(gains).reshape(-1, 1)
@@ -213,7 +213,7 @@ def _peft_boft(tensors: Tensors, weight: WeightInfo) -> WeightChange:
     tensors.need("boft_R", "boft_s")
     shape, (n, m) = tensors.shape("boft_R"), weight.size
     if len(shape) == 4 and shape[0] != 1:
-        raise _refused(tensors, f"is PEFT's BOFT of {shape[0]} stages, which PEFT itself reads on CUDA alone")
+        raise _refused(tensors, f"is PEFT's BOFT of {shape[0]} stages, which PEFT itself reads only on CUDA")
     tensors.expect("boft_R", len(shape) == 4, "(1, blocks, b, b) was expected")
     _check_blocks(tensors, "boft_R", m)
     blocks, gains = tensors.matrix("boft_R"), _vector(tensors, "boft_s", n)
@@ -242,16 +242,21 @@ def _peft_oft(tensors: Tensors, weight: WeightInfo, settings: Mapping[str, Any] 
 
 
 def _terms(tensors: Tensors, settings: Mapping[str, Any] | None) -> int | None:
-    """How many terms of the series PEFT takes; None where it turns exactly. Its versions differ in the series."""
+    """Return how many terms of the series PEFT uses; None if it rotates exactly.
+
+    Versions of PEFT differ in the series.
+    """
     if settings is None or "oft_block_size" not in settings:
-        raise _refused(tensors, "is PEFT's OFT, and no adapter_config.json beside it tells how it turns")
+        raise _refused(
+            tensors, "is PEFT's OFT, and there is no adapter_config.json in its folder that defines the rotation"
+        )
     if settings.get("coft"):
-        raise _refused(tensors, "is PEFT's OFT with coft, whose limit we have not tried")
+        raise _refused(tensors, "is PEFT's OFT with coft, whose limit is not supported")
     if not settings.get("use_cayley_neumann"):
         return None
     terms, version = settings.get("num_cayley_neumann_terms"), str(settings.get("peft_version", "0.0")).split(".")
     if not isinstance(terms, int) or terms < 1 or not _is_new(version):
-        raise _refused(tensors, "is PEFT's OFT by the series of a PEFT before 0.18, which newer ones do not read")
+        raise _refused(tensors, "is PEFT's OFT with the series of PEFT before 0.18, which newer versions do not read")
     return terms
 
 
@@ -261,7 +266,7 @@ def _is_new(version: list[str]) -> bool:
 
 
 def _unpacked(packed: Single, b: int) -> Double:
-    """Skew blocks from their upper triangles, (blocks, b (b - 1) / 2)."""
+    """Return skew-symmetric blocks from their upper triangles, (blocks, b (b - 1) / 2)."""
     q = np.zeros((len(packed), b, b))
     rows, columns = np.triu_indices(b, 1)
     q[:, rows, columns] = packed
@@ -269,7 +274,10 @@ def _unpacked(packed: Single, b: int) -> Double:
 
 
 def _series(q: Double, terms: int) -> Double:
-    """``2 Q + 2 Q^2 + ... + Q^last``: R - I by that many terms, I being the first, as PEFT 0.18 and later sum it."""
+    """Return R - I as ``2 Q + 2 Q^2 + ...
+
+    + Q^last``: that many terms, with I as the first, as PEFT 0.18 and later sum it.
+    """
     if terms < 3:
         return np.asarray(2.0 * (terms - 1) * q)
     power, found, last = q, 2 * q, max(terms - 1, 3)

@@ -24,17 +24,17 @@ _BIASES = ("diff_b", "up_bias", "b_norm")
 
 @dataclass(frozen=True)
 class VectorTerm:
-    """One file's vector."""
+    """The vector of one file."""
 
     copied: Copied
     file: SafeFile
     place: str
-    """Of its layer, see `common_names`."""
+    """Place of its layer, see `common_names`."""
     weight: float
 
     @property
     def goal(self) -> tuple[str, bool]:
-        """The layer that it changes, and whether it is the bias."""
+        """The layer that it changes, and whether it changes the bias."""
         return self.place, parse_key(self.copied.key).role in _BIASES
 
     @property
@@ -42,18 +42,18 @@ class VectorTerm:
         return self.file.header.entries[self.copied.key].dtype
 
     def values(self) -> Single:
-        """Times its strength. Raises LayerError for integers and for what is not finite."""
+        """Return the vector times its strength, float32. Raises LayerError for integers, NaN and infinities."""
         if self.dtype not in LARGEST:
             raise LayerError(f"{self.file.path}: {self.copied.key} has the dtype {self.dtype}, which cannot be scaled.")
         gain = 1.0 if self.copied.gain is None else self.copied.gain
         found = singles(self.file.bits(self.copied.key), self.dtype) * np.float32(gain * self.weight)
         if not np.isfinite(found).all():
-            raise LayerError(f"{self.file.path}: {self.copied.key} holds NaN or infinite numbers.")
+            raise LayerError(f"{self.file.path}: {self.copied.key} holds NaN or infinite values.")
         return np.asarray(found, np.float32)
 
 
 def summed_vectors(terms: Sequence[VectorTerm], names: CommonNames) -> tuple[list[Copied], list[str]]:
-    """The sums, one for each weight and bias, and the keys of those that cancel."""
+    """Return the sums, one for each weight and bias, and the keys of those that cancel."""
     goals: dict[tuple[str, bool], list[VectorTerm]] = {}
     for term in terms:
         rows = names.row_ranges.get(term.place)
@@ -72,13 +72,13 @@ def summed_vectors(terms: Sequence[VectorTerm], names: CommonNames) -> tuple[lis
 
 
 def _sum(members: Sequence[VectorTerm], names: CommonNames) -> tuple[Single, float]:
-    """The sum, and the length of what rounding of its terms may be."""
+    """Return the sum, and the norm of the rounding errors of its terms."""
     values = [_in_whole(term, names) for term in members]
     for term, one in zip(members, values, strict=True):
         if one.size != values[0].size:
             raise LayerError(
                 f"{term.file.path}: {term.copied.key} has {one.size} numbers and {members[0].copied.key} of "
-                f"{members[0].file.path.name} has {values[0].size}; these LoRAs do not fit."
+                f"{members[0].file.path.name} has {values[0].size}; these LoRAs cannot be merged."
             )
     lengths = [
         UNIT_ROUNDOFF[term.dtype] * float(np.linalg.norm(one)) for term, one in zip(members, values, strict=True)
@@ -92,7 +92,7 @@ def _in_whole(term: VectorTerm, names: CommonNames) -> Single:
 
 
 def _key(place: str, members: Sequence[VectorTerm], names: CommonNames) -> str:
-    """The key of the first file, behind the name that the layer has in the result."""
+    """Return the key: the suffix of the first file after the name of the layer in the result."""
     parted = parse_key(members[0].copied.key)
     stem = names.name(place)
     if stem == parted.stem and len({parse_key(term.copied.key).suffix for term in members}) == 1:
@@ -101,7 +101,7 @@ def _key(place: str, members: Sequence[VectorTerm], names: CommonNames) -> str:
 
 
 def _dtype(members: Sequence[VectorTerm], values: Single) -> str:
-    """The files' dtype where it is one of 16 bits and holds the sum, else float32."""
+    """Return the files' dtype if it has 16 bits and holds the sum, else float32."""
     kinds = {term.dtype for term in members} - {"F8_E4M3"} or {"F16"}
     kind = kinds.pop() if len(kinds) == 1 else "F32"
     return kind if kind in ("F16", "BF16") and largest_magnitude(values) <= LARGEST[kind] else "F32"
@@ -110,7 +110,7 @@ def _dtype(members: Sequence[VectorTerm], values: Single) -> str:
 def vector_terms(
     copied: Sequence[Copied], files: Sequence[SafeFile], places: Mapping[str, str], weights: Mapping[str, float]
 ) -> Iterator[VectorTerm]:
-    """The vectors of one file; `places` and `weights` by stem. Those of strength 0 are left out."""
+    """Yield the vectors of one file, without those of strength 0. `places` and `weights` are by stem."""
     for one in copied:
         if one.is_vector and weights[one.stem]:
             yield VectorTerm(one, files[one.source], places[one.stem], weights[one.stem])

@@ -1,4 +1,4 @@
-"""From an open file to an `Adapter`: each key is in a layer, or copied, or the file is refused."""
+"""Read an open file as an `Adapter`: each key belongs to a layer, or is copied, or the file is refused."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ from .fused import duplicate_layers, row_cuts
 from .scales import ScaleConfig, config_scale, find_configs
 
 Parts = Mapping[str, ParsedKey]
-"""role -> part."""
+"""Role -> key."""
 Stems = Mapping[str, tuple[Kind, Parts]]
-"""stem -> its kind and its parts, in the order of the file."""
+"""Stem -> its kind and its keys by role, in the order of the file."""
 
 
 def layers_by_stem(keys: Iterable[str]) -> Stems:
-    """stem -> its kind and its parts by role, in the order of the file. Names alone are looked at, and most files of a
-    library have the same."""
+    """Return stem -> its kind and its keys by role, in the order of the file.
+
+    Cached by the names of the keys, because most files of a library have the same ones.
+    """
     return _kinds_of(tuple(keys))
 
 
@@ -49,11 +51,14 @@ def _kinds_of(keys: tuple[str, ...]) -> Stems:
 
 
 def read_adapter(file: SafeFile, *, allow_base_dependent: bool = False) -> Adapter:
-    """Reads a LoRA. Nothing but the header and the alphas is looked at yet; layers are views of the file.
-    `allow_base_dependent`: also a file that holds nothing but layers that a merge beside the base model takes.
+    """Read a LoRA.
 
-    Raises UnsupportedError for kinds that are refused or where nothing can be resized, DamagedFileError for
-    layers without partner, LayerError for shapes that make no sense.
+    Only the header and the alphas are read; tensors of layers are read from the file when they are needed.
+
+    `allow_base_dependent`: also accept a file of layers that can only be merged with the base model.
+
+    Raises UnsupportedError for kinds that are refused or if nothing can be resized, DamagedFileError for incomplete
+    layers, LayerError for shapes that do not fit.
     """
     source, file = file, with_kohya_names(file)
     stems = layers_by_stem(file.header.entries)
@@ -85,7 +90,7 @@ def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]
     twice = duplicate_layers(layers, family)
     if twice:
         yield (
-            f"{len(twice)} layers are in the file twice (first {twice[0]}), in two spellings or in pieces and whole; "
+            f"{len(twice)} layers are in the file twice (first {twice[0]}), in two key formats or in pieces and whole; "
             f"hosts use one of them, and all are resized"
         )
 
@@ -101,7 +106,7 @@ def _upright(file: SafeFile, layers: Iterable[Layer], family: Family | None) -> 
 
 
 def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tuple[int, ...], ...]:
-    """Indices of layers that a host applies only together; groups that are not complete are left out."""
+    """Return groups of indices of layers that a host applies only if all are present, without incomplete groups."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, layer in enumerate(layers):
         group = attention_group(layer.canonical, family) if family and layer.canonical else None
@@ -111,17 +116,17 @@ def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tup
 
 
 def read_written_form(file: SafeFile, stem: str, keys: Mapping[str, str]) -> Form:
-    """A layer of a file that we have written, from its keys by role; its alpha as every reader has it."""
+    """Return a layer of a file that this program has written, from its keys by role, with the scale of its alpha."""
     parts = {role: ParsedKey(key, stem, role, key[len(stem) :]) for role, key in keys.items()}
     kind = kind_of(stem, parts)
     return READERS[kind.name](Tensors(file, stem, parts, partial(_Scales(file, []).of, stem, parts)))
 
 
-# What is in a file ------------------------------------------------------------------------------------------
+# Contents of a file
 
 
 def _is_resized(file: SafeFile, kind: Kind, parts: Parts) -> bool:
-    """A difference of a vector (a norm's) has no rank."""
+    """Return whether a layer is resized. The difference of a vector, such as a norm's, has no rank."""
     if kind.verdict != "resize":
         return False
     return "diff" not in parts or kind.name != "weight difference" or len(_shape(file, parts["diff"])) > 1
@@ -150,30 +155,30 @@ _NAMELESS = Kind(
     "bare up and down",
     frozenset(),
     "refuse",
-    f"would be a Control-LoRA's if the file had the key {CONTROL_MARKER}; it is of a kind that we do not know",
+    f"would be a Control-LoRA's if the file had the key {CONTROL_MARKER}; it is of an unknown kind",
 )
 
 
 def _nothing_to_resize(stems: Stems) -> str:
-    """Why a file without any layer that can be resized is refused."""
+    """Return why a file without any layer that can be resized is refused."""
     found: dict[Kind, list[str]] = defaultdict(list)
     for stem, (kind, _) in stems.items():
         found[kind].append(stem)
     if not found or all(kind.name == "unknown" for kind in found):
-        return "no layer of a LoRA (up and down, or another kind that we know) found, so there is nothing to resize."
-    told = "; ".join(
+        return "no layer of a LoRA (up and down, or another known kind) was found, so there is nothing to resize."
+    listed = "; ".join(
         f"{kind.name} ({len(names)}, first {names[0]}), which {kind.reason or 'has no rank that could be cut'}"
         for kind, names in found.items()
     )
-    return f"there is nothing to resize; it holds {told}."
+    return f"there is nothing to resize; it holds {listed}."
 
 
-# Layers -----------------------------------------------------------------------------------------------------
+# Layers
 
 
 @dataclass
 class _Scales:
-    """Where scales come from, and what is to be said of it."""
+    """The scales of the layers of a file, and the notes about them."""
 
     file: SafeFile
     configs: list[ScaleConfig]
@@ -182,16 +187,18 @@ class _Scales:
     """Stems of the layers whose alpha is 0."""
 
     def without_strength(self) -> Iterator[str]:
-        """A remark on layers that their alpha takes away."""
+        """Yield a note about layers whose alpha is 0."""
         if self.zero:
             yield (
-                f"alpha is 0 in {len(self.zero)} layers (first {self.zero[0]}): hosts apply nothing of them, so they "
-                f"are left out; kohya's scripts and LyCORIS read alpha 0 as alpha = rank"
+                f"alpha is 0 in {len(self.zero)} layers (first {self.zero[0]}): hosts ignore them, so they are left "
+                f"out; kohya's scripts and LyCORIS read alpha 0 as alpha = rank"
             )
 
     def of(self, stem: str, parts: Parts, rank: int | None) -> float:
-        """``.scale``, else ``.alpha`` / rank, else a configuration's, else 1. `rank` is None where readers ignore
-        alpha."""
+        """Return the scale: ``.scale``, else ``.alpha`` / rank, else that of a configuration, else 1.
+
+        `rank` is None where readers ignore alpha.
+        """
         if "scale" in parts:
             self.notes.add("the file's own .scale keys are folded into its layers")
             return self._scalar(stem, parts["scale"])
@@ -200,8 +207,8 @@ class _Scales:
                 return 1.0
             if rank == 0:
                 raise LayerError(
-                    f"{self.file.path}: layer {stem} has rank 0: a layer without dimensions; hosts refuse such a file, "
-                    f"and so do we."
+                    f"{self.file.path}: layer {stem} has rank 0: a layer without dimensions, which hosts refuse. "
+                    f"Download or save the file again."
                 )
             alpha = self._scalar(stem, parts["alpha"])
             self.zero += [stem] * (alpha == 0.0)
@@ -210,15 +217,15 @@ class _Scales:
         if outer is None:
             return 1.0
         if outer[0] != 1.0:
-            told = f"scale {outer[0]:.6g} from {outer[1]} is folded in, so that hosts which ignore it now apply it"
-            self.notes.add(told)
+            note = f"scale {outer[0]:.6g} from {outer[1]} is folded in, so that hosts which ignore it apply it too"
+            self.notes.add(note)
         return outer[0]
 
     def _scalar(self, stem: str, part: ParsedKey) -> float:
         value = self.file.scalar(part.key)
         if not abs(value) <= LARGEST["F32"]:
             raise LayerError(
-                f"{self.file.path}: layer {stem}: {part.key} is {value}; a finite number of float32 was expected. The "
+                f"{self.file.path}: layer {stem}: {part.key} is {value}; a finite float32 number was expected. The "
                 f"file is damaged; download or save it again."
             )
         return value
@@ -229,12 +236,14 @@ def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales)
     form = READERS[kind.name](tensors)
     again = [role for role in parts if " again (" in role]
     if again:
-        raise DamagedFileError(f"{file.path}: layer {stem} has {again[0]}: two tensors for one place.")
+        raise DamagedFileError(
+            f"{file.path}: layer {stem} has {again[0]}: two tensors with one role. Download or save it again."
+        )
     spare = sorted((kind.any_of & parts.keys()) - tensors.used)
     if spare:
         raise DamagedFileError(
-            f"{file.path}: layer {stem} has {parts[spare[0]].key} beside tensors that make the same part of it; hosts "
-            f"differ in which they take. Download or save it again."
+            f"{file.path}: layer {stem} has {parts[spare[0]].key} and other tensors for the same part of it; hosts "
+            f"differ in which they use. Download or save it again."
         )
     own = {*tensors.used, "alpha", "scale"}
     return Layer(
@@ -246,7 +255,7 @@ def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales)
 
 
 def _named(layer: Layer, family: Family) -> Layer:
-    """The same layer under its name in the family's words, and with the kernel that it has there."""
+    """Return the layer with its canonical id, and with the kernel that it has in the family."""
     name = canonical_id(layer.stem, family)
     row = family_layers(family).get(name) if name else None
     form = layer.form if row is None else layer.form.with_kernel(row.shape[2:])

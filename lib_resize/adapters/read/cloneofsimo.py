@@ -1,6 +1,6 @@
-"""cloneofsimo's files under kohya's names: ``unet:4:up`` becomes the layer that has number 4.
+"""Read files of cloneofsimo's trainer with kohya's names: ``unet:4:up`` becomes the layer with number 4.
 
-Only the names change; alpha is 1 per rank, because that trainer folds its scale into up. Learned tokens (``<s1>``)
+Only the names change. Alpha equals the rank, because that trainer folds its scale into up. Learned tokens (``<s1>``)
 keep their keys.
 """
 
@@ -15,7 +15,9 @@ from ...errors import DamagedFileError, UnsupportedError
 from ...files.reader import SafeFile
 from ...names.cloneofsimo import CLASSES, Order, layer_orders
 
-NOTE = "layers had numbers for names (cloneofsimo); they are written under kohya's names, so that hosts load them"
+NOTE = (
+    "layers have numbers in place of names (cloneofsimo); they are written with kohya's names, so that hosts load them"
+)
 
 _KEY = re.compile(r"(?P<component>unet|text_encoder):(?P<number>\d+):(?P<word>up|down)")
 _STALE = re.compile(r"(unet|text_encoder)(:\d+:rank)?")
@@ -26,9 +28,9 @@ Sizes = dict[int, dict[str, tuple[int, ...]]]
 
 
 def with_kohya_names(file: SafeFile) -> SafeFile:
-    """The same file under kohya's names; the file itself where it is none of cloneofsimo's.
+    """Return the file with kohya's names, or the file itself if it is not one of cloneofsimo's.
 
-    Raises UnsupportedError for classes or shapes that we know no order of, DamagedFileError for missing factors.
+    Raises UnsupportedError for classes or shapes in an unknown order, DamagedFileError for missing factors.
     """
     found: dict[str, Sizes] = {}
     for key, entry in file.header.entries.items():
@@ -59,8 +61,8 @@ def _names(file: SafeFile, component: str, sizes: Sizes) -> list[str]:
         if _fits(sizes, order):
             return [name for name, _ in order]
     raise UnsupportedError(
-        f"{file.path}: {component} has {len(sizes)} layers with numbers for names (cloneofsimo), and in no order that "
-        f"we know do they fit SD1.5 or SD2. Convert it with the program that made it."
+        f"{file.path}: {component} has {len(sizes)} layers with numbers in place of names (cloneofsimo), which fit "
+        f"SD1.5 or SD2 in no known order. Convert it with the program that made it."
     )
 
 
@@ -72,20 +74,20 @@ def _fits(sizes: Sizes, order: Order) -> bool:
 
 
 def _classes(file: SafeFile, component: str) -> list[str]:
-    """The classes that the metadata lists; those of the trainer's default where it lists none."""
+    """Return the classes in the metadata, or the trainer's defaults if it has none."""
     try:
-        told = json.loads(file.header.metadata.get(component, "null"))
+        listed = json.loads(file.header.metadata.get(component, "null"))
     except ValueError:
-        told = None
-    if told is None:
+        listed = None
+    if listed is None:
         return ["CLIPAttention"] if component == "text_encoder" else ["CrossAttention", "Attention", "GEGLU"]
-    if not isinstance(told, list) or not all(isinstance(word, str) for word in told):
+    if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
         raise UnsupportedError(
-            f"{file.path}: its metadata field {component} is {told!r}; a list of classes was expected."
+            f"{file.path}: its metadata field {component} is {listed!r}; a list of classes was expected."
         )
-    strange = sorted(set(told) - CLASSES[component])
+    strange = sorted(set(listed) - CLASSES[component])
     if strange:
         raise UnsupportedError(
-            f"{file.path}: its layers were found inside of {strange[0]} (cloneofsimo), whose order we do not know."
+            f"{file.path}: its layers were found inside of {strange[0]} (cloneofsimo), whose order is unknown."
         )
-    return told
+    return listed

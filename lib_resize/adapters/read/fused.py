@@ -1,4 +1,4 @@
-"""Fused layers and their pieces, by the table of the family: where rows are cut, and what a file holds twice."""
+"""Fused layers and their pieces, from the table of the family: where rows are cut, and what a file holds twice."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from ..layer import Layer
 
 
 def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:
-    """The rows at which the pieces of a layer begin, but for the first; empty for a layer that nobody cuts, and where
-    its rows do not come out even. `name` is its canonical id."""
+    """Return the rows at which the pieces of a layer begin, without the first.
+
+    Empty for a layer that is never cut, and if its rows cannot be divided. `name` is its canonical id.
+    """
     own, pieces = _cut(family).get(name or "", (WHOLE, ()))
     count, rest = divmod(rows, own.last - own.first)
     return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
 
 
 def duplicate_layers(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
-    """Stems of layers that the file holds once more, in another spelling or as a part of a fused one."""
+    """Return the stems of layers that the file has again, in another key format or as a part of a fused layer."""
     if family is None:
         return []
     named = [(layer.stem, layer.canonical) for layer in layers_of_file if layer.canonical is not None]
@@ -31,8 +33,10 @@ def duplicate_layers(layers_of_file: Iterable[Layer], family: Family | None) -> 
 
 @cache
 def _cut(family: Family) -> dict[str, tuple[Share, tuple[Share, ...]]]:
-    """Id of every layer that another layout cuts -> its share of the whole, and the shares of its pieces; all in
-    the units of the pieces."""
+    """Return the id of each layer that another layout cuts -> its share of the whole, and the shares of its pieces.
+
+    All shares are in units of the pieces.
+    """
     found = {}
     for whole, members in _pieces_by_whole(family).items():
         of = members[0][1].of

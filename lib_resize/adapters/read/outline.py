@@ -1,6 +1,6 @@
-"""What a header alone tells of a layer, for lists of many files: its size, its rank, and whether a part is missing.
+"""The size and rank of a layer from the header alone, for listing many files, and whether a tensor is missing.
 
-Rougher than `read`, which looks at every shape, and never an error: a file that is listed may still be refused.
+Less strict than `adapter`, which checks every shape, and without errors: a listed file may still be refused.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Outline:
-    """One layer, by its header."""
+    """One layer, from its header."""
 
     kind: str
     missing: str | None
-    """A role that it cannot be without; None where it is whole."""
+    """A role that is required but missing; None if the layer is complete."""
     rank: int = 0
     size: tuple[int, int] = (0, 0)
     """(n, m) of its delta."""
@@ -32,7 +32,7 @@ class Outline:
 
 
 def outline(kind: Kind, parts: Mapping[str, ParsedKey], entries: Mapping[str, TensorEntry]) -> Outline | None:
-    """None for kinds that are not resized."""
+    """Return the outline of a layer; None for kinds that are not resized."""
     rule = _RULES.get(kind.name)
     if rule is None:
         return None
@@ -49,7 +49,7 @@ def outline(kind: Kind, parts: Mapping[str, ParsedKey], entries: Mapping[str, Te
 class _KindRule:
     needs: Callable[[Shapes], tuple[str, ...]]
     measure: Callable[[Shapes], tuple[int, tuple[int, int], tuple[int, ...]]]
-    """Rank, size and kernel."""
+    """Returns rank, size and kernel."""
 
 
 def _always(*roles: str) -> Callable[[Shapes], tuple[str, ...]]:

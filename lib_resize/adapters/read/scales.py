@@ -1,7 +1,7 @@
-"""The scale of a layer whose file keeps it outside the tensors: PEFT's and diffusers' configurations.
+"""The scale of a layer from outside of its tensors: PEFT's and diffusers' configurations.
 
-PEFT multiplies ``up @ down`` by ``lora_alpha / r``, or by ``lora_alpha / sqrt(r)`` with ``use_rslora``; rank and
-alpha of single layers are in ``rank_pattern`` and ``alpha_pattern``, whose keys match the end of a layer's name; see
+PEFT multiplies ``up @ down`` by ``lora_alpha / r``, or by ``lora_alpha / sqrt(r)`` with ``use_rslora``. Rank and alpha
+of single layers are in ``rank_pattern`` and ``alpha_pattern``, whose keys match the end of a layer's name; see
 `patterns`.
 """
 
@@ -36,15 +36,14 @@ class ScaleConfig:
 
     @property
     def has_scale(self) -> bool:
-        """Whether readers find a scale in it. diffusers asks the metadata of a file for ``lora_alpha``."""
+        """Whether readers find a scale in it. In the metadata of a file, diffusers looks for ``lora_alpha``."""
         return self.origin != METADATA_KEY or "lora_alpha" in self.fields
 
     def scale(self, stem: str, rank: int | None) -> float:
-        """Scale of a layer, `rank` being its rank on disk.
+        """Return the scale of a layer. `rank` is its rank in the file.
 
-        Where the configuration gives another rank than the file has, somebody has resized the tensors since and left
-        the configuration; the scale is that of training all the same. `rank` is None for a layer that has none of
-        its own (a LoKr in full), which PEFT scales all the same.
+        If the configuration has another rank, the tensors were resized after training, and the scale is still that of
+        training. `rank` is None for a layer without one (a LoKr in full), which PEFT scales as well.
         """
         name = stem[len(self.prefix) :]
         trained = self._number("r", self._ranks.get(name, self.fields.get("r", 1 if rank is None else rank)), name)
@@ -53,7 +52,7 @@ class ScaleConfig:
 
     @property
     def _alpha(self) -> str:
-        """PEFT's LoHa and LoKr call it ``alpha``."""
+        """The name of the field: PEFT's LoHa and LoKr call it ``alpha``."""
         return "lora_alpha" if "lora_alpha" in self.fields else "alpha"
 
     @cached_property
@@ -70,21 +69,21 @@ class ScaleConfig:
         except ValueError as error:
             raise UnsupportedError(
                 f"{self.path}: {self.origin} has {error} in {field}. Only layer names, or the ends of them, are read "
-                f"there; patterns from a file are never run. Write the names in its place."
+                f"there; patterns from a file are never run. Write the names instead."
             ) from error
 
     def _number(self, field: str, value: Any, name: str) -> float:
         number = _finite(value)
         if number is None or (field == "r" and number <= 0):
             raise LayerError(
-                f"{self.path}: layer {shortened(name)}: {self.origin} gives {field} as {shortened(value)}; a number "
-                f"was expected. Put the right one there, or remove the field to use scale 1."
+                f"{self.path}: layer {shortened(name)}: {self.origin} has {field} = {shortened(value)}; a number was "
+                f"expected. Correct it, or remove the field to use scale 1."
             )
         return number
 
 
 def _finite(value: Any) -> float | None:
-    """None for what is no finite number; an integer may be too large for a float."""
+    """Return a finite number as float; None for anything else. An integer may be too large for a float."""
     try:
         return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
     except OverflowError:
@@ -92,9 +91,9 @@ def _finite(value: Any) -> float | None:
 
 
 def find_configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[ScaleConfig]:
-    """The configurations that belong to a file: in its metadata, or in the same folder for a PEFT adapter.
+    """Return the configurations that belong to a file: in its metadata, or in the same folder for a PEFT adapter.
 
-    Raises UnsupportedError where one says that deltas are more than up times down.
+    Raises UnsupportedError if one describes deltas that are more than up times down.
     """
     found = _configs(path, metadata, stems)
     for config in found:
@@ -118,16 +117,16 @@ def _configs(path: Path, metadata: Mapping[str, str], stems: list[str]) -> list[
     if METADATA_KEY in metadata:
         return _from_metadata(metadata[METADATA_KEY], path)
     if has_resize_record(metadata):
-        return []  # a result of ours has scale 1, and the configuration beside it is that of its source
-    beside = path.parent / CONFIG_NAME
+        return []  # our results have scale 1; the configuration in the same folder is that of the source
+    config = path.parent / CONFIG_NAME
     is_peft = path.stem.startswith("adapter_model") or any(stem.startswith("base_model.model.") for stem in stems)
-    if is_peft and beside.is_file():
-        return [ScaleConfig(prefix="base_model.model.", fields=_read(beside), origin=CONFIG_NAME, path=path)]
+    if is_peft and config.is_file():
+        return [ScaleConfig(prefix="base_model.model.", fields=_read(config), origin=CONFIG_NAME, path=path)]
     return []
 
 
 def config_scale(configs: list[ScaleConfig], stem: str, rank: int | None) -> tuple[float, str] | None:
-    """Scale and its origin for a stem; None where no configuration speaks of it."""
+    """Return the scale of a stem and its origin; None if no configuration applies."""
     for config in configs:
         if stem.startswith(config.prefix):
             return config.scale(stem, rank), config.origin
@@ -138,7 +137,7 @@ def _from_metadata(text: str, path: Path) -> list[ScaleConfig]:
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
-        return []  # other tools ignore it as well
+        return []  # as in other tools
     if not isinstance(fields, dict):
         return []
     by_prefix: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""The same LoRA with some of its layers in another form: exactly the same deltas, as up and down."""
+"""Convert layers of a LoRA to another kind: exactly the same deltas, as up and down."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Wanted = Callable[[Layer], bool]
 
 
 def is_loha(layer: Layer) -> bool:
-    """Whether one form is not always the better: LoHa stores twice as much a rank, but its ranks multiply."""
+    """Return whether a layer is LoHa, which stores twice as much per rank, but whose ranks multiply."""
     return layer.form.kind == "LoHa"
 
 
 def is_convertible(layer: Layer) -> bool:
-    """Whether it is of another form than LoRA, and its delta known without the base model."""
+    """Return whether a layer has another kind than LoRA, and a delta that is known without the base model."""
     return not isinstance(layer.form, (LowRank, Full)) and layer.form.converted() is not None
 
 
 def with_converted_layers(adapter: Adapter, wanted: Wanted) -> Adapter:
-    """The adapter whose layers of that kind are LoRAs, or differences in full where those have no more numbers."""
+    """Return the adapter with the `wanted` layers as LoRA, or as a difference in full if that is no larger."""
     layers = tuple(_converted(layer) if wanted(layer) else layer for layer in adapter.layers)
     return replace(adapter, layers=layers, converted=True)
 

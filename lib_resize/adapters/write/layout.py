@@ -1,15 +1,15 @@
-"""The draft of a smaller file: its tensors with names, dtypes and shapes, and how each comes about.
+"""The layout of an output file: its tensors with names, dtypes and shapes, and the values of each.
 
 Rules that every reader of LoRA files agrees on:
 
-* Layers with kohya's suffixes share one constant alpha c over the whole file, and their factors are scaled so
-  that ``c / rank * up @ down`` is the delta: diffusers mis-scales attention layers where alpha differs, and for
-  the WebUIs constant alpha is as exact. A file of one uniform rank has c = rank.
+* Layers with kohya's suffixes share one constant alpha c in the whole file, and their factors are scaled so that
+  ``c / rank * up @ down`` is the delta. diffusers mis-scales attention layers if alpha differs, and for the WebUIs a
+  constant alpha is as exact. A file of one uniform rank has c = rank.
 * DoRA layers have alpha = rank: some hosts normalise before they scale.
-* Layers of other spellings have scale 1: no alpha, or alpha = rank where there was one.
-* Other kinds than LoRA have scale 1 by the alpha that their own rule asks for, where there was an alpha.
+* Layers in other key formats have scale 1: no alpha, or alpha = rank if the source had one.
+* Other kinds than LoRA have scale 1 by the alpha that their own rule requires, if the source had an alpha.
 * alpha is a power of two, or a rank, in float32: exact everywhere.
-* Where a layer is written in fp8, c moves the factors into the range in which fp8 is precise.
+* For layers in fp8, c moves the factors into the range in which fp8 is precise.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _SMALLEST_ENTRY = 2.0**-11  # typical entry of a layer's first dimension; float1
 
 @dataclass(frozen=True)
 class NewLayer:
-    """One layer of the new file."""
+    """One layer of the output file."""
 
     index: int
-    """Its place among the adapter's layers."""
+    """Its index among the adapter's layers."""
     layer: Layer
     rank: int
     gain: float
-    """The square root of what the delta is multiplied by, so that the scale that readers apply gives it."""
+    """The square root of the factor of the delta that cancels the scale that readers apply."""
     stem: str
-    """Its name in the new file."""
+    """Its name in the output file."""
     tensors: Mapping[str, TensorSpec]
     """By role, without alpha."""
     alpha: TensorSpec | None
@@ -55,31 +55,32 @@ class NewLayer:
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
+        """How many numbers it stores."""
         return sum(math.prod(spec.shape) for spec in self.tensors.values())
 
 
 @dataclass(frozen=True)
 class OutputLayout:
-    """All of a new file but the bytes."""
+    """An output file without its data."""
 
     layers: tuple[NewLayer, ...]
     copied: dict[str, Copied]
-    """New key -> the tensor that is copied there."""
+    """Output key -> the tensor that is copied there."""
     specs: tuple[TensorSpec, ...]
-    """In the order of the file."""
+    """All tensors in the order of the file."""
 
     @property
     def alpha(self) -> float | None:
-        """The alpha that all layers share; None where it differs or there is none."""
+        """The alpha that all layers share; None if it differs or there is none."""
         values = {new.alpha_value for new in self.layers if new.alpha is not None}
         return values.pop() if len(values) == 1 else None
 
 
 def output_layout(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[int], style: Style) -> OutputLayout:
-    """Drafts the file in which layer i has `ranks[i]` dimensions, 0 for none, the strongest being `strongest[i]`.
+    """Return the layout of a file in which layer i has `ranks[i]` dimensions, 0 to leave it out.
 
-    Raises UnsupportedError where the style cannot be had for this file.
+    `strongest[i]` is the strength of its strongest dimension. Raises UnsupportedError if the style does not fit the
+    file.
     """
     _check_style(adapter, style)
     every = enumerate(zip(adapter.layers, ranks, strongest, strict=True))
@@ -92,18 +93,18 @@ def output_layout(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[
 
 
 FillRows = Callable[[NewLayer, Single, int], Single]
-"""From a layer, its down (k, m) and a count to so many more rows for it, (count, m)."""
+"""From a layer, its down (k, m) and a count: that many more rows for down, (count, m), float32."""
 
 
 def zero_rows(_: NewLayer, down: Single, count: int) -> Single:
-    """Rows that do nothing."""
+    """Return rows of zeros."""
     return np.zeros((count, down.shape[1]), np.float32)
 
 
 def layer_tensors(work: Sequence[tuple[NewLayer, WriteSpec]], rows: FillRows = zero_rows) -> dict[str, Bits]:
-    """The tensors of some new layers by key, as storage arrays.
+    """Return the tensors of some output layers by key, as storage arrays.
 
-    Where a LoRA layer is to have more dimensions than it keeps, `rows` fill down up, and zeros up.
+    If a LoRA layer gets more dimensions than it keeps, `rows` extend down, and columns of zeros extend up.
 
     Raises LayerError where a number does not fit the dtype.
     """
@@ -136,12 +137,12 @@ def _check_fits(new: NewLayer, spec: TensorSpec, values: Single) -> None:
     if not largest <= LARGEST[spec.dtype]:
         raise LayerError(
             f"layer {new.layer.stem}: {spec.name} would hold {largest:.3g}, more than {spec.dtype} can. "
-            f"Take -t 32 or -t bf16."
+            f"Use -t 32 or -t bf16."
         )
 
 
 def _rounded(exact: dict[TensorSpec, Single], dtype: str) -> Iterator[tuple[str, Bits]]:
-    """Rounds all in one go: for small tensors the calls cost more than the numbers."""
+    """Round all values at once: for small tensors the calls cost more than the numbers."""
     bits = round_to(np.concatenate([values.reshape(-1) for values in exact.values()]), dtype)
     ends = np.cumsum([values.size for values in exact.values()])
     for spec, piece in zip(exact, np.split(bits, ends[:-1]), strict=True):
@@ -150,7 +151,7 @@ def _rounded(exact: dict[TensorSpec, Single], dtype: str) -> Iterator[tuple[str,
 
 @dataclass(frozen=True)
 class _KeptLayer:
-    """A layer that the new file has."""
+    """A layer that the output file has."""
 
     index: int
     layer: Layer
@@ -160,24 +161,27 @@ class _KeptLayer:
 
     @property
     def is_pair(self) -> bool:
-        """Written as up and down."""
+        """Whether it is written as up and down."""
         return len(self.slots) == 2 and self.slots[0].role == "up"
 
     def shares_alpha(self, style: Style) -> bool:
-        """Whether its alpha is the file's. A difference that is written in full has none."""
+        """Return whether its alpha is that of the file. A difference in full has none."""
         layer = self.layer
         if not self.is_pair or not (style.kohya or layer.carries_alpha):
             return False
         return layer.magnitude is None or self.is_float8(style)
 
     def is_float8(self, style: Style) -> bool:
-        """Whether some of its numbers are written in fp8."""
+        """Return whether some of its tensors are written in fp8."""
         return any(_dtype(slot, style) == FLOAT8 for slot in self.slots)
 
 
 def _common_alpha(staying: Sequence[_KeptLayer], style: Style) -> float:
-    """c of the whole file. Its factors have entries near ``sqrt(s rank / c / n)``; c is lowered by powers of two
-    until those of the weakest layer keep their precision in float16, unless products would overflow."""
+    """Return c of the whole file. Its factors have entries near ``sqrt(s rank / c / n)``.
+
+    c is lowered by powers of two until those of the weakest layer keep their precision in float16, unless products
+    would overflow.
+    """
     ranks = {one.rank for one in staying}
     if not ranks:
         return 1.0
@@ -243,7 +247,7 @@ def _check_style(adapter: Adapter, style: Style) -> None:
 
 
 def becomes_float8(layer: Layer, style: Style) -> bool:
-    """Whether a layer is written in fp8: as asked for, or because `same` keeps it."""
+    """Return whether a layer is written in fp8: as requested, or because `same` keeps it."""
     return any(_dtype(slot, style) == FLOAT8 for slot in layer.form.slots(1))
 
 
@@ -252,30 +256,30 @@ def _check_float8(adapter: Adapter, layers: Sequence[Layer], style: Style) -> No
     other = next((layer.form.kind for layer in layers if layer.form.has_own_alpha), None)
     if other is not None:
         raise UnsupportedError(
-            f"{adapter.name}: {asked} needs LoRA layers, whose alpha scales the numbers into the range of fp8. This "
+            f"{adapter.name}: {asked} needs LoRA layers, whose alpha scales the values into the range of fp8. This "
             f"file has {other} layers. Use -t 16, or add --convert lora."
         )
     if not style.kohya and not all(layer.carries_alpha for layer in layers):
         raise UnsupportedError(
-            f"{adapter.name}: {asked} needs an alpha in every layer, to scale the numbers into the range of fp8. "
-            f"The layer names of this file have no alpha that all hosts read. Add --naming kohya, or use -t 16."
+            f"{adapter.name}: {asked} needs an alpha in every layer, to scale the values into the range of fp8. "
+            f"The key format of this file has no alpha that all hosts read. Add --naming kohya, or use -t 16."
         )
 
 
 def _check_kohya(adapter: Adapter) -> None:
     if any("bare_up" in layer.parts for layer in adapter.layers):
-        raise UnsupportedError(f"{adapter.name}: a Control-LoRA has names of its own. Leave --naming kohya away.")
+        raise UnsupportedError(f"{adapter.name}: a Control-LoRA has its own key format. Remove --naming kohya.")
     unnamed = [layer.stem for layer in adapter.layers if layer.canonical is None]
     if unnamed:
         raise UnsupportedError(
-            f"{adapter.name}: --naming kohya knows no name for {len(unnamed)} of {len(adapter.layers)} layers "
-            f"(first {unnamed[0]}; family {adapter.family.name if adapter.family else 'unknown'}). Leave it away."
+            f"{adapter.name}: --naming kohya has no name for {len(unnamed)} of {len(adapter.layers)} layers "
+            f"(first {unnamed[0]}; family {adapter.family.name if adapter.family else 'unknown'}). Remove that option."
         )
     _check_portable(adapter)
     names = [layer.canonical for layer in adapter.layers]
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice:
-        raise UnsupportedError(f"{adapter.name}: two layers would both be named {twice}. Leave --naming kohya away.")
+        raise UnsupportedError(f"{adapter.name}: two layers would both be named {twice}. Remove --naming kohya.")
 
 
 def _check_portable(adapter: Adapter) -> None:
@@ -285,12 +289,12 @@ def _check_portable(adapter: Adapter) -> None:
     if pieces and adapter.family:
         raise UnsupportedError(
             f"{adapter.name}: --naming kohya: {len(pieces)} layers (first {pieces[0]}) are pieces of weights that "
-            f"{adapter.family.name} holds whole, and no host reads such pieces under kohya's names. Leave it away."
+            f"{adapter.family.name} holds whole, and no host reads such pieces with kohya's names. Remove that option."
         )
 
 
 def _copied(adapter: Adapter, style: Style) -> list[tuple[TensorSpec, Copied]]:
-    """What goes along. An alpha without factors makes A1111 and diffusers refuse a whole file, so it stays behind."""
+    """Return the copied tensors. A lone alpha is dropped: A1111 and diffusers refuse a whole file because of it."""
     found = []
     for source in adapter.copied:
         if source.why == LONE_ALPHA.name:
@@ -306,7 +310,7 @@ def _spec_of(source: Copied, adapter: Adapter) -> TensorSpec:
 
 
 def _made_spec(source: Copied, values: Single, style: Style) -> TensorSpec:
-    """float8 is for factors, whose scale alpha takes care of."""
+    """Return the spec of a new tensor. float8 is for factors only, whose range alpha corrects."""
     dtype = source.dtype or {None: "F32", "F8_E4M3": "F16"}.get(style.dtype, style.dtype)
     assert dtype is not None
     return TensorSpec(source.key, dtype, values.shape)
