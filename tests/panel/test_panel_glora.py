@@ -86,7 +86,7 @@ def test_without_a_reference_it_is_refused_and_the_way_out_is_told(browser: Brow
     assert job["state"] == "failed"
     assert job["error"]["kind"] == "reference"
     assert "GLoRA" in job["error"]["message"]
-    assert "Pick it as the reference" in job["error"]["message"]
+    assert "Choose it as the reference" in job["error"]["message"]
     browser.analysed("gl", reference="one.safetensors")
     error = browser.error("plan", name="gl", target={"rank": 3}, options={"reference": "none"})
     assert (error["kind"], "Pick it" in error["message"]) == ("reference", True)
