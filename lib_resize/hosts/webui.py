@@ -305,7 +305,7 @@ class WebUI:
     # Settings and access ----------------------------------------------------------------------------------
 
     def add_settings(self, section: tuple[str, str], offers: Iterable[Any]) -> None:
-        """Puts rows (`panel.preferences.SettingRow`) on the settings page."""
+        """Puts rows (`panel.preferences.Offer`) on the settings page."""
         make, options = shared("OptionInfo"), shared("opts")
         if make is None or options is None:
             warn_once("settings: not available in this host (modules.shared has no OptionInfo or no opts).")
