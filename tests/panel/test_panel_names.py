@@ -70,7 +70,7 @@ def test_a_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path: Path) -> N
     root.mkdir()
     other.mkdir()
     (root / "link").symlink_to(other)
-    with pytest.raises(Fault, match="leads out"):
+    with pytest.raises(Fault, match="outside of the LoRA folders"):
         names.output_folder(root / "x.safetensors", [root], "link/sub")
 
 
