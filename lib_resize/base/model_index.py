@@ -32,16 +32,26 @@ def read_base(shapes: Mapping[str, tuple[int, ...]]) -> BaseModel:
     twice, the first in the order of `shapes` counts.
     """
     prefix = denoiser_prefix(key for key, shape in shapes.items() if len(shape) > 1)
-    found = [part for key, shape in shapes.items() for part in _parts(key, shape, prefix)]
-    if not any(slot == 0 for slot, *_ in found):
-        found = [*_ema_parts(shapes), *found]
-    found = [(slot, name, _with_scale(weight, shapes)) for slot, name, weight in found if _is_plain(weight, shapes)]
+    found = _all_parts(shapes, prefix)
     stems = {_DOTTED_PREFIXES[slot] + name: weight for slot, name, weight in reversed(found)}
-    denoiser = {stem: weight for stem, weight in stems.items() if stem.startswith(_DOTTED_PREFIXES[0])}
-    family = identify({stem: weight.matrix for stem, weight in (denoiser or stems).items()})
+    family = _family(stems)
     generic = {SLOT_PREFIXES[slot] + flatten(name): weight for slot, name, weight in reversed(found)}
     weights = {} if family is None else _by_id(stems, family)
     return BaseModel(family, weights, generic, {} if family is None else _by_whole(weights, family), prefix)
+
+
+def _all_parts(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> list[tuple[int, str, BaseWeight]]:
+    """Return all layers: slot, dotted name without prefix, and weight."""
+    found = [part for key, shape in shapes.items() for part in _parts(key, shape, prefix)]
+    if not any(slot == 0 for slot, *_ in found):
+        found = [*_ema_parts(shapes), *found]
+    return [(slot, name, _with_scale(weight, shapes)) for slot, name, weight in found if _is_plain(weight, shapes)]
+
+
+def _family(stems: Mapping[str, BaseWeight]) -> Family | None:
+    """Identify the family from the denoiser, or from all layers where there is none."""
+    denoiser = {stem: weight for stem, weight in stems.items() if stem.startswith(_DOTTED_PREFIXES[0])}
+    return identify({stem: weight.matrix for stem, weight in (denoiser or stems).items()})
 
 
 def _by_id(stems: Mapping[str, BaseWeight], family: Family) -> dict[str, BaseWeight]:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -220,19 +220,29 @@ def _family_layers(options: LoraOptions, family: Family) -> Iterator[LoraLayer]:
     """Yield the blocks of a transformer: whole weights as in kohya's trainers, or those of diffusers."""
     rows = [row for row in layers(family).values() if row.component == "unet" and row.block != "EDGE"]
     rows = [row for row in rows if not row.id.endswith("linear1_qkv")]  # one trainer's own way of cutting
+    pieces = _pieces_by_whole(rows)
+    prefix = _TRANSFORMER_PREFIXES.get(options.spelling)
+    if prefix is not None:
+        own = (row for row in rows if row.id not in pieces)
+        yield from (LoraLayer(prefix + _own_name(row), row.id, row.shape, options.rank, text=False) for row in own)
+    else:
+        yield from (_whole_layer(row, pieces.get(row.id, ()), options) for row in rows if row.whole is None)
+
+
+def _pieces_by_whole(rows: Sequence[LayerName]) -> dict[str, list[LayerName]]:
     pieces: dict[str, list[LayerName]] = {}
     for row in rows:
         if row.whole is not None and not row.swapped:
             pieces.setdefault(row.whole, []).append(row)
-    prefix = _TRANSFORMER_PREFIXES.get(options.spelling)
-    for row in rows:
-        if prefix is not None and row.id not in pieces:
-            yield LoraLayer(prefix + _own_name(row), row.id, row.shape, options.rank, text=False)
-        elif prefix is None and row.whole is None:
-            cuts = [piece.share.rows(row.shape[0]) for piece in pieces.get(row.id, ())] if options.pieces else []
-            ranges = tuple(cut for cut in cuts if cut is not None)
-            rank = options.rank * max(1, len(ranges))
-            yield LoraLayer(row.id, row.id, row.shape, rank, text=False, pieces=ranges)
+    return pieces
+
+
+def _whole_layer(row: LayerName, pieces: Sequence[LayerName], options: LoraOptions) -> LoraLayer:
+    """Return the layer of a whole weight; with `options.pieces` it is made of one LoRA for each piece."""
+    cuts = [piece.share.rows(row.shape[0]) for piece in pieces] if options.pieces else []
+    ranges = tuple(cut for cut in cuts if cut is not None)
+    rank = options.rank * max(1, len(ranges))
+    return LoraLayer(row.id, row.id, row.shape, rank, text=False, pieces=ranges)
 
 
 def _own_name(row: LayerName) -> str:

@@ -11,7 +11,7 @@ from ..adapters.forms.form import Decomposition
 from ..adapters.layer import Adapter
 from ..adapters.write.layout import OutputLayout, becomes_float8
 from ..adapters.write.style import Style
-from ..linalg.truncate import discarded_norm, norm_of_strengths
+from ..linalg.truncate import KeptIndices, discarded_norm, norm_of_strengths
 from ..plans import LayerPlan
 from ..recipe.grammar import Recipe
 from ..recipe.scores import LayerFacts
@@ -100,13 +100,11 @@ class Selection:
 
     def layer_plans(self) -> Iterator[LayerPlan]:
         """Yield the plan of every layer of the source."""
-        exact = self.recipe.is_exact and self.rounded is None
         rows = zip(self._facts, self.choice.kept, self.choice.ranks, self.losses, strict=True)
         for facts, kept, rank, lost in rows:
             whole, base_norm = facts.fro, facts.base.fro if facts.base else None
             error = lost / whole if whole > 0 else 1.0
-            stays = facts.s[kept][facts.s[kept] > 0]
-            spectral = exact and whole > 0 and not facts.nested and not facts.residual_norm
+            sum_retained, max_ratio = self._spectral_figures(facts, kept)
             yield LayerPlan(
                 name=facts.name,
                 old_rank=len(facts.s),
@@ -114,9 +112,17 @@ class Selection:
                 error_lora=error,
                 error_ckpt=lost * self.recipe.rescale / base_norm if base_norm else None,
                 fro_retained=math.sqrt(max(0.0, 1.0 - error**2)) if whole > 0 else None,
-                sum_retained=float(stays.sum() / facts.s.sum()) if spectral else None,
-                max_ratio=float(facts.s[0] / stays.min()) if spectral and len(stays) else None,
+                sum_retained=sum_retained,
+                max_ratio=max_ratio,
             )
+
+    def _spectral_figures(self, facts: LayerFacts, kept: KeptIndices) -> tuple[float | None, float | None]:
+        """Return `sum_retained` and `max_ratio` of `LayerPlan`, which only exact singular values have."""
+        is_exact = self.recipe.is_exact and self.rounded is None
+        if not is_exact or not facts.fro > 0 or facts.nested or facts.residual_norm:
+            return None, None
+        stays = facts.s[kept][facts.s[kept] > 0]
+        return float(stays.sum() / facts.s.sum()), float(facts.s[0] / stays.min()) if len(stays) else None
 
     @property
     def _facts(self) -> Sequence[LayerFacts]:

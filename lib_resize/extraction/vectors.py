@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from ..adapters.layer import Copied
 from ..base.vectors import BIAS, NORM_BIAS, NORM_WEIGHT, BaseVector, named_vectors
@@ -18,18 +18,23 @@ def changed_vectors(tuned: Weights, base: Weights, wish: ExtractOptions, stems: 
     pairs = list(_vector_pairs(_named(tuned, ours), _named(base, theirs), ours, theirs))
     if not pairs and (ours or theirs):
         return None
-    groups: dict[str, list[tuple[BaseVector, Single]]] = {}
-    for one, other in pairs:
-        groups.setdefault(one.stem, []).append((one, _vector(tuned, one) - _vector(base, other)))
     found = Vectors()
-    for group in groups.values():
-        if not any(change.any() for _, change in group):
-            continue
+    for group in _changed_groups(tuned, base, pairs):
         if wish.vectors and _has_place(group[0][0], len(group), stems, wish):
             found.taken += [Copied(one.name, _WHY[one.role], one.stem, gain=1.0, made=change) for one, change in group]
         else:
             (found.lone if wish.vectors else found.left).extend(one.key for one, _ in group)
     return found
+
+
+def _changed_groups(
+    tuned: Weights, base: Weights, pairs: Sequence[tuple[BaseVector, BaseVector]]
+) -> list[list[tuple[BaseVector, Single]]]:
+    """Return the differences of each layer's vectors, for layers in which one is not zero."""
+    groups: dict[str, list[tuple[BaseVector, Single]]] = {}
+    for one, other in pairs:
+        groups.setdefault(one.stem, []).append((one, _vector(tuned, one) - _vector(base, other)))
+    return [group for group in groups.values() if any(change.any() for _, change in group)]
 
 
 _WHY = {BIAS: "bias difference", NORM_WEIGHT: "norm", NORM_BIAS: "norm"}

@@ -261,21 +261,24 @@ def _entry(path: Path, name: str, fields: object) -> TensorEntry:
     width = DTYPE_BYTES.get(dtype) if isinstance(dtype, str) else None
     if width is None:
         _refuse_dtype(path, name, dtype)
-    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
-        raise damaged_file(
-            path,
-            f"tensor {shortened(name)} has the shape {shortened(shape)}",
-            "whole numbers, none negative, at most 32",
-        )
-    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise damaged_file(
-            path, f"tensor {shortened(name)} has the offsets {shortened(offsets)}", "two rising whole numbers"
-        )
+    found = f"tensor {shortened(name)} has the"
+    if not _is_shape(shape):
+        raise damaged_file(path, f"{found} shape {shortened(shape)}", "whole numbers, none negative, at most 32")
+    if not _is_range(offsets):
+        raise damaged_file(path, f"{found} offsets {shortened(offsets)}", "two rising whole numbers")
     start, stop = offsets
     nbytes = math.prod(shape) * width
     if nbytes == 0 or nbytes != stop - start:
         _check_size(path, name, nbytes, fields)
     return TensorEntry(dtype, tuple(shape), start, stop)
+
+
+def _is_shape(value: Any) -> bool:
+    return _are_sizes(value) and len(value) <= _MAX_DIMENSIONS
+
+
+def _is_range(value: Any) -> bool:
+    return _are_sizes(value) and len(value) == 2 and value[0] <= value[1]
 
 
 def _are_sizes(numbers: object) -> bool:

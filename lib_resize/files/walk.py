@@ -122,20 +122,24 @@ def _matching(folder: Path, parts: tuple[str, ...], on_skip: Skip) -> Iterator[P
         return
     head, rest = parts[0], parts[1:]
     if head == "**":
-        for found in walk(folder, on_skip=on_skip):
-            if _is_hidden(found.path, folder):
-                continue
-            yield from (
-                _matching(found.path, rest, on_skip)
-                if rest
-                else (found.path / name for name in found.names if name[0] != ".")
-            )
+        yield from _below_any(folder, rest, on_skip)
     elif glob.has_magic(head):
         for name in sorted(names_in(folder, on_skip)):
             if fnmatch.fnmatch(name, head) and (not name.startswith(".") or head.startswith(".")):
                 yield from _matching(folder / name, rest, on_skip)
     elif os.path.lexists(folder / head):
         yield from _matching(folder / head, rest, on_skip)
+
+
+def _below_any(folder: Path, rest: tuple[str, ...], on_skip: Skip) -> Iterator[Path]:
+    """Yield the matches of the pattern behind ``**``: in the folder and in all folders below it, hidden ones not."""
+    for found in walk(folder, on_skip=on_skip):
+        if _is_hidden(found.path, folder):
+            continue
+        if rest:
+            yield from _matching(found.path, rest, on_skip)
+        else:
+            yield from (found.path / name for name in found.names if name[0] != ".")
 
 
 def _is_hidden(path: Path, below: Path) -> bool:

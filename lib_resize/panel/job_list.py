@@ -63,8 +63,7 @@ class JobList:
 
     def cancel(self, ids: Sequence[str]) -> tuple[list[QueuedJob], list[QueuedJob]]:
         """Mark active jobs as cancelled and end those that wait; return all of them, and those that run."""
-        known = [self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs]
-        met = [job for job in known if job.is_active]
+        met = self._active_of(ids)
         waiting = {job.id for job in self._waiting} & {job.id for job in met}
         self._waiting = [job for job in self._waiting if job.id not in waiting]
         for job in met:
@@ -73,6 +72,10 @@ class JobList:
                 job.end(CANCELLED)
             self.touch(job)
         return met, [job for job in met if job.id not in waiting]
+
+    def _active_of(self, ids: Sequence[str]) -> list[QueuedJob]:
+        known = [self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs]
+        return [job for job in known if job.is_active]
 
     def touch(self, job: QueuedJob) -> None:
         """Note that a job changed."""

@@ -200,13 +200,9 @@ class Records:
 
 
 def _parsed(document: Mapping[str, Any], id: str) -> Record:
+    if not _is_record(document, id):
+        raise ValueError("not a record of this program")
     path, source, order, file = (document[name] for name in ("path", "source", "order", "file"))
-    if document["version"] != VERSION or document["id"] != id or not Path(path).is_absolute():
-        raise ValueError("not a record of this program")
-    if not all(isinstance(document[name], str) for name in ("session", "name", "output", "recipe")):
-        raise ValueError("not a record of this program")
-    if not isinstance(document["facts"], dict):
-        raise ValueError("not a record of this program")
     return Record(
         **{name: document[name] for name in _PLAIN if name not in ("began", "bytes")},
         began=float(document["began"]),
@@ -217,6 +213,13 @@ def _parsed(document: Mapping[str, Any], id: str) -> Record:
         file=None if file is None else read_mark(file),
         sidecars=tuple(map(read_mark, document["sidecars"])),
     )
+
+
+def _is_record(document: Mapping[str, Any], id: str) -> bool:
+    if document["version"] != VERSION or document["id"] != id or not Path(document["path"]).is_absolute():
+        return False
+    are_texts = all(isinstance(document[name], str) for name in ("session", "name", "output", "recipe"))
+    return are_texts and isinstance(document["facts"], dict)
 
 
 def _parsed_order(document: Mapping[str, Any]) -> Ordered:

@@ -98,14 +98,21 @@ def _expand(argument: str, on_skip: Skip) -> list[Source]:
         return _required(list(_in_folder(path, on_skip)), f"folder {argument} holds no {SUFFIX} file")
     if exists(path):
         return [Source((Member(path),))]
-    if glob.has_magic(argument) and "\0" not in argument:
-        names = matching(argument, on_skip)
-        if names or "," not in argument:
-            found = [source for name in names for source in _matched(name, on_skip)]
-            return _required(found, f"nothing matches {argument}")
+    names = _pattern_matches(argument, on_skip)
+    if names is not None:
+        found = [source for name in names for source in _matched(name, on_skip)]
+        return _required(found, f"nothing matches {argument}")
     if "," in argument or _weight(argument) is not None:
         return [Source(tuple(_member(piece, argument) for piece in argument.split(",")))]
     return [Source((Member(_completed(path)),))]
+
+
+def _pattern_matches(argument: str, on_skip: Skip) -> list[Path] | None:
+    """Return the matches of a pattern; None where the argument is no pattern, or names the files of a merge."""
+    if not glob.has_magic(argument) or "\0" in argument:
+        return None
+    names = matching(argument, on_skip)
+    return names if names or "," not in argument else None
 
 
 def _matched(path: Path, on_skip: Skip) -> list[Source]:

@@ -143,17 +143,21 @@ def _errors(tag: Tag) -> Iterator[str]:
         if isinstance(strength, Schedule) and strength.constant is None and not (name == "te" and tag.te == tag.unet):
             word = "its strength" if tag.te == tag.unet == strength else f"{name}="
             yield f"{word} changes between steps ({strength}), but a file has one strength for all steps"
-    for name, text in tag.others:
-        if name in _TIMED:
-            yield f"{name}={text} turns it on or off between steps, but a file applies to all steps"
-        elif name in _HIRES:
-            yield f"{name}={text} sets another strength for the second pass, but a file has one strength for both"
-        elif name == "lbwe":
-            yield f"lbwe={text} weights single elements by a list of your own, which is not supported"
+    yield from (error for name, text in tag.others if (error := _option_error(name, text)) is not None)
     if tag.blocks is not None and tag.blocks.error:
         yield tag.blocks.error
     if tag.schedule:
         yield f"it is inside {tag.schedule}, but a file applies to all steps and images"
+
+
+def _option_error(name: str, text: str) -> str | None:
+    if name in _TIMED:
+        return f"{name}={text} turns it on or off between steps, but a file applies to all steps"
+    if name in _HIRES:
+        return f"{name}={text} sets another strength for the second pass, but a file has one strength for both"
+    if name == "lbwe":
+        return f"lbwe={text} weights single elements by a list of your own, which is not supported"
+    return None
 
 
 def _warnings(tag: Tag) -> Iterator[str]:

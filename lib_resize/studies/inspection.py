@@ -163,6 +163,19 @@ def _called(layer: Layer) -> str:
 
 def _warnings(adapter: Adapter) -> Iterator[str]:
     yield from adapter.notes
+    yield from _key_warnings(adapter)
+    if adapter.family is not None and adapter.family.name == "SDXL":
+        yield from _sdxl_warnings(adapter)
+    yield from _float8_warnings(adapter)
+    kohya = [layer for layer in adapter.layers if "up" in layer.parts and layer.carries_alpha]
+    if len({layer.form.scale * layer.rank for layer in kohya}) > 1:
+        yield "diffusers applies attention layers at the wrong strength, because alpha differs between layers"
+    is_other = adapter.family is not None and adapter.family.name != "SD1.5"
+    if is_other and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
+        yield "A1111 treats it as an SD1 LoRA, because ss_base_model_version is missing; a resized file has it"
+
+
+def _key_warnings(adapter: Adapter) -> Iterator[str]:
     orphans = [copied.key for copied in adapter.copied if copied.why == LONE_ALPHA.name]
     if orphans:
         yield f"A1111 and diffusers refuse the whole file: {orphans[0]} has no factors ({len(orphans)} such keys)"
@@ -170,20 +183,14 @@ def _warnings(adapter: Adapter) -> Iterator[str]:
     if len(unknown) > MOST_UNKNOWN_TO_FORGE:
         most = MOST_UNKNOWN_TO_FORGE
         yield f"Forge ignores LoRAs with more than {most} unknown keys; this file has {len(unknown)}"
-    if adapter.family is not None and adapter.family.name == "SDXL":
-        yield from _sdxl_warnings(adapter)
+
+
+def _float8_warnings(adapter: Adapter) -> Iterator[str]:
     programs = float8_source(adapter.layers, adapter.family)
     if programs:
         which = adapter.family.name if adapter.family else "a transformer"
         reason = f"cannot load a float8 LoRA of {which} in this key format; -t 16 writes one that loads"
         yield f"{' and '.join(programs)} {reason}"
-    kohya = [layer for layer in adapter.layers if "up" in layer.parts and layer.carries_alpha]
-    alphas = {layer.form.scale * layer.rank for layer in kohya}
-    if len(alphas) > 1:
-        yield "diffusers applies attention layers at the wrong strength, because alpha differs between layers"
-    is_other = adapter.family is not None and adapter.family.name != "SD1.5"
-    if is_other and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
-        yield "A1111 treats it as an SD1 LoRA, because ss_base_model_version is missing; a resized file has it"
 
 
 _UNREAD = {

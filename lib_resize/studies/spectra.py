@@ -102,18 +102,20 @@ class Study:
 
     def as_json(self) -> dict[str, Any]:
         """Return JSON values; tables have blocks as rows and types as columns, with null where there is no layer."""
-        heat = [[self.heat.get((row, column)) for column in self.types] for row in self.blocks]
         return {
             "name": self.name,
             "files": self.files,
             "groups": [asdict(group) for group in self.groups],
             "blocks": self.blocks,
             "types": self.types,
-            "effective_rank": [[None if cell is None else round(cell[0], 4) for cell in row] for row in heat],
-            "layers": [[0 if cell is None else cell[1] for cell in row] for row in heat],
-            "bytes": [[self.bytes.get((row, column), 0) for column in self.types] for row in self.blocks],
+            "effective_rank": self._table({place: round(rank, 4) for place, (rank, _) in self.heat.items()}, None),
+            "layers": self._table({place: count for place, (_, count) in self.heat.items()}, 0),
+            "bytes": self._table(self.bytes, 0),
             "curves": [asdict(curve) for curve in self.curves],
         }
+
+    def _table(self, cells: Mapping[tuple[str, str], float], missing: int | None) -> list[list[float | None]]:
+        return [[cells.get((row, column), missing) for column in self.types] for row in self.blocks]
 
 
 def study(analysis: Analysis) -> Study:
