@@ -215,7 +215,7 @@ def sd15(tmp_path: Path, channels: int, name: str = "model.diffusion_model.input
 
 def test_trap_11_nine_channels_of_inpainting_are_compared_by_the_first_four(tmp_path: Path) -> None:
     checkpoint = Checkpoint(sd15(tmp_path, 9))
-    name = checkpoint.family.entrance
+    name = checkpoint.family.input_layer
     with np.errstate(all="raise"):
         whole = seen(checkpoint, name, (320, 81)).reshape(320, 9, 3, 3)
         np.testing.assert_array_equal(seen(checkpoint, name, (320, 36)), whole[:, :4].reshape(320, 36))
