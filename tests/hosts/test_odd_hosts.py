@@ -104,7 +104,7 @@ CASES = [
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[WebUI], Any]]:
     """Runs the door as hosts do, but for the reload of our own modules, and puts all away at the end."""
     loaded: list[Any] = []
-    monkeypatch.setattr(guard, "_said", set())
+    monkeypatch.setattr(guard, "_logged", set())
     gradio = MagicMock()
     monkeypatch.setitem(sys.modules, "gradio", gradio)
     monkeypatch.delitem(sys.modules, "lib_resize.panel.layout", raising=False)
@@ -215,7 +215,7 @@ def test_another_axis_costs_the_axis_alone(kind: Any, tmp_path: Path, load: Any)
 def test_a_host_without_a_lock_has_a_tab_but_lends_no_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(guard, "_said", set())
+    monkeypatch.setattr(guard, "_logged", set())
     webui = a_host(tmp_path / "Lora")
     del webui.modules["modules.call_queue"].queue_lock
     webui.install(monkeypatch)

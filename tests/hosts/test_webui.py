@@ -104,7 +104,7 @@ def test_the_hosts_list_is_the_list(webui: WebUI) -> None:
 @pytest.mark.parametrize("name", ["../dup", "b/dup", "dup.safetensors", "", "/etc/passwd"])
 def test_a_path_is_no_name(webui: WebUI, name: str) -> None:
     webui.add_lora("dup", put(webui.lora_dir / "b" / "dup.safetensors"))
-    with pytest.raises(FileError, match="no LoRA of this name"):
+    with pytest.raises(FileError, match="no installed LoRA has this name"):
         A1111Host().resolve(name)
 
 
