@@ -179,7 +179,7 @@ def test_the_normalised_weight_has_the_lengths_of_its_magnitudes(by_input) -> No
     rng = np.random.default_rng(0)
     weight, delta = rng.standard_normal((6, 8)).astype(np.float32), rng.standard_normal((6, 8)).astype(np.float32)
     magnitude = (np.arange(4) + 1.0).reshape(1, 4, 1, 1) if by_input else (np.arange(6) + 1.0).reshape(6, 1)
-    applied = DoraWeight(weight, magnitude.astype(np.float32)).applied(delta)
+    applied = DoraWeight(weight, magnitude.astype(np.float32)).effective_weight(delta)
     lengths = np.linalg.norm(applied.reshape(6, 4, 2), axis=(0, 2)) if by_input else np.linalg.norm(applied, axis=1)
     np.testing.assert_allclose(lengths, magnitude.reshape(-1), rtol=1e-6)
 
