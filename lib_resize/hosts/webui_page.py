@@ -36,7 +36,7 @@ class WebUIPage:
         return next((module for module in modules if read(module, "axis_options") is not None), None)
 
     def add_settings(self, section: tuple[str, str], offers: Iterable[Any]) -> None:
-        """Add rows (`panel.preferences.Offer`) to the host's settings page."""
+        """Add rows (`panel.preferences.SettingRow`) to the host's settings page."""
         make, options = shared("OptionInfo"), shared("opts")
         if make is None or options is None:
             warn_once("settings: not available in this host (modules.shared has no OptionInfo or no opts).")
