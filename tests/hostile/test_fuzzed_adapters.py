@@ -291,7 +291,7 @@ def test_a_part_that_is_there_in_full_and_in_factors_is_refused_by_key(tmp_path)
     path = tmp_path / "x.safetensors"
     path.write_bytes(save(tensors))
     told = str(outcome_of(path, tmp_path / "out").error)
-    assert told.startswith(f"{path}: layer {stem(0, 'lokr')} has {stem(0, 'lokr')}.lokr_w2_a beside")
+    assert told.startswith(f"{path}: layer {stem(0, 'lokr')} has {stem(0, 'lokr')}.lokr_w2_a and other tensors")
 
 
 def test_numbers_that_are_finite_until_they_are_multiplied_are_told_of_by_layer(tmp_path) -> None:
