@@ -124,7 +124,7 @@ def test_a_full_disk_ends_the_report_and_not_the_run(tmp_path: Path, monkeypatch
                 added.append(count)
 
     added: list[int] = []
-    with pytest.raises(OutputError, match=r"--report .*no room"):
+    with pytest.raises(OutputError, match=r"--report .*no space"):
         run(added)
     assert added == [0, 1, 2]
     assert list(tmp_path.iterdir()) == []
