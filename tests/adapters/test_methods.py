@@ -201,7 +201,7 @@ def test_finished_results_of_a_method_are_found_again(source, tmp_path, capsys) 
     assert cli.main(words) == 0
     capsys.readouterr()
     assert cli.main(words) == 0
-    assert capsys.readouterr().out.count("is there already") == 2
+    assert capsys.readouterr().out.count("exists already") == 2
 
 
 def test_one_rank_by_the_split_of_the_paper(source) -> None:

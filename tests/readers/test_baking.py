@@ -245,17 +245,17 @@ def test_a_plain_tag_is_the_file_itself(folder: Path, style: Lora, tmp_path: Pat
     [
         (["--prompt", "<lora:style:0.1@1,1@5>", "--lora-dir", "LORAS"], 2, "0.1@1,1@5"),
         (["--prompt", "[<lora:style:1>:5]", "--lora-dir", "LORAS"], 2, "[…:5]"),
-        (["--prompt", "no tags", "--lora-dir", "LORAS"], 2, "names no LoRA"),
+        (["--prompt", "no tags", "--lora-dir", "LORAS"], 2, "the prompt has no LoRA"),
         (["--prompt", "<lora:style:x>", "--lora-dir", "LORAS"], 2, "column 13"),
         (["--prompt", "<lora:nobody:1>", "--lora-dir", "LORAS"], 1, "nobody"),
         (["--prompt", "<lora:style:0>", "--lora-dir", "LORAS"], 1, "strength 0"),
         (["--prompt", "<lora:style:1>"], 2, "--lora-dir"),
         (["--prompt", "<lora:style:1:lbw=MINE>", "--lora-dir", "LORAS"], 2, "--lbw-presets"),
         (["--prompt", "<lora:style:1>", "--lora-dir", "LORAS", "--lbw-presets", "nowhere.txt"], 1, "nowhere.txt"),
-        (["style.safetensors", "--lbw-presets", "x.txt"], 2, "belongs to --prompt"),
-        (["--prompt", "<lora:style:1>", "a.safetensors"], 2, "one of the two"),
+        (["style.safetensors", "--lbw-presets", "x.txt"], 2, "is only for --prompt"),
+        (["--prompt", "<lora:style:1>", "a.safetensors"], 2, "merge needs either"),
         (["a.safetensors", "--lora-dir", "LORAS"], 2, "--lora-dir"),
-        ([], 2, "one of the two"),
+        ([], 2, "merge needs either"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(

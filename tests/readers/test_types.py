@@ -134,7 +134,7 @@ def test_loha_comes_out_in_the_better_form_and_the_note_says_why(files, tmp_path
         assert taken.bytes_after <= min(plan.bytes_after for plan in both) + 64  # the length of the recipe's record
     else:
         assert taken.retention == pytest.approx(max(plan.retention for plan in both))
-    assert any("better file here" in note for note in taken.notes)
+    assert any("which is better here" in note for note in taken.notes)
 
 
 # DoRA -------------------------------------------------------------------------------------------------------
