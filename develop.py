@@ -1,7 +1,7 @@
 """Commands for a machine that has only Python and pip:
 
     python develop.py demo         see Resize LoRA work, on files made for the purpose
-    python develop.py test         the whole check: formatting, lint, types, tests
+    python develop.py test         the whole check: formatting, lint, types, documentation, tests
     python develop.py hosts URL    the tests inside a WebUI that runs at URL; docs/hosts.md says how to start it
 
 Each makes its own environment in the folder `.venv` beside this file and installs there what it needs; nothing else
@@ -26,7 +26,7 @@ BOOTSTRAP = VENV / "pip-bootstrap"
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_PIP = (22, 3)  # the first with `pip --python`
-EXTRAS = {"demo": "", "test": "[test]", "hosts": "[test]"}
+EXTRAS = {"demo": "", "test": "[test,docs]", "hosts": "[test,docs]"}
 """Command -> what it needs installed."""
 PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui-gradio4]"}
 """Folders in `.venv` whose Python can serve the panel -> what is installed there."""
@@ -35,6 +35,7 @@ CHECKS = {
     "ruff format": ("ruff", "format", "--check", "."),
     "ruff check": ("ruff", "check", "."),
     "mypy": ("mypy",),
+    "mkdocs": ("mkdocs", "build", "--strict", "--quiet"),
     "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
 }
 HOSTS = ("pytest", "tests/hosts_real", "--url")
@@ -87,7 +88,8 @@ def _test(panels: list[str]) -> int:
     failed = []
     for name, command in CHECKS.items():
         print(f"\n$ {' '.join(command)}", flush=True)
-        status = _run([_python(VENV), "-m", *command], {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels)})
+        environment = {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels), "NO_MKDOCS_2_WARNING": "1"}
+        status = _run([_python(VENV), "-m", *command], environment)
         if status:
             failed.append(name if status > 0 else f"{name} (killed by signal {-status})")
     seconds = time.monotonic() - start
