@@ -1,7 +1,7 @@
 """Commands for a machine that has only Python and pip:
 
     python develop.py demo         see Resize LoRA work, on files made for the purpose
-    python develop.py test         the whole check: formatting, lint, types, documentation, tests
+    python develop.py test         the whole check: formatting, lint, types, tests
     python develop.py hosts URL    the tests inside a WebUI that runs at URL; docs/hosts.md says how to start it
 
 Each makes its own environment in the folder `.venv` beside this file and installs there what it needs; nothing else
@@ -88,8 +88,7 @@ def _test(panels: list[str]) -> int:
     failed = []
     for name, command in CHECKS.items():
         print(f"\n$ {' '.join(command)}", flush=True)
-        environment = {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels), "NO_MKDOCS_2_WARNING": "1"}
-        status = _run([_python(VENV), "-m", *command], environment)
+        status = _run([_python(VENV), "-m", *command], {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels)})
         if status:
             failed.append(name if status > 0 else f"{name} (killed by signal {-status})")
     seconds = time.monotonic() - start
