@@ -108,8 +108,3 @@ def test_a_translation() -> None:
     example = json.loads(block)
     assert example.keys() <= known.keys()
     assert all(re.findall(r"\{\w+\}", key) == re.findall(r"\{\w+\}", value) for key, value in example.items())
-
-
-def test_every_file_that_it_names_is_there() -> None:
-    for path in re.findall(r"`((?:lib_resize|tests|localizations|docs)/[\w./-]+)`", PAGE):
-        assert (ROOT / path).exists() or path == "localizations/de-DE.json", path
