@@ -1,20 +1,22 @@
 """Commands for a machine that has only Python and pip:
 
     python develop.py demo         see Resize LoRA work, on files made for the purpose
-    python develop.py test         the whole check: formatting, lint, types, tests
+    python develop.py test         the whole check: formatting, lint, types, tests, the scripts of the page
     python develop.py hosts URL    the tests inside a WebUI that runs at URL; docs/hosts.md says how to start it
 
 Each makes its own environment in the folder `.venv` beside this file and installs there what it needs; nothing else
 on the machine changes, and deleting `.venv` undoes it. The second call finds it ready. Standard library only.
 
 For the tests in a browser two more environments lie in `.venv`, one for each Gradio that a WebUI has. Where one cannot
-be made, or no Chromium is found, those tests are skipped with the reason; where CI=true they fail.
+be made, or no Chromium is found, those tests are skipped with the reason; where CI=true they fail. So are the checks of
+the scripts in `javascript/` where Node.js or npm lack, which install what they need in `node_modules`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -38,6 +40,15 @@ CHECKS = {
     "mkdocs": ("mkdocs", "build", "--strict", "--quiet"),
     "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
 }
+"""Name -> a module of Python and its arguments."""
+PAGE = ("javascript", "tests/javascript", "eslint.config.mjs")
+PAGE_CHECKS = {
+    "prettier": ("node_modules/prettier/bin/prettier.cjs", "--check", *PAGE),
+    "eslint": ("node_modules/eslint/bin/eslint.js", "--max-warnings", "0"),
+    "node --test": ("--test",),
+}
+"""Name -> arguments of Node.js, for the scripts of the page."""
+OLDEST_NODE = 18
 HOSTS = ("pytest", "tests/hosts_real", "--url")
 _VERSIONS = """
 import platform, importlib.metadata as installed
@@ -83,20 +94,74 @@ def _hosts(arguments: list[str]) -> int:
 
 def _test(panels: list[str]) -> int:
     """Runs all checks, whatever becomes of the first ones. `panels`: the Pythons that can serve the panel."""
-    _run([_python(VENV), "-c", _VERSIONS])
     start = time.monotonic()
-    failed = []
-    for name, command in CHECKS.items():
-        print(f"\n$ {' '.join(command)}", flush=True)
-        status = _run([_python(VENV), "-m", *command], {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels)})
+    lack = _provide_node()
+    _run([_python(VENV), "-c", _VERSIONS])
+    commands = {name: [_python(VENV), "-m", *command] for name, command in CHECKS.items()}
+    if not lack:
+        commands = {**_page_commands(), **commands}
+    failed = [f"the checks of the page: {lack}"] if lack and _is_ci() else []
+    for name, command in commands.items():
+        print("\n$", Path(command[0]).name, *command[1:], flush=True)
+        status = _run(command, {"RESIZE_LORA_PYTHONS": os.pathsep.join(panels)})
         if status:
             failed.append(name if status > 0 else f"{name} (killed by signal {-status})")
     seconds = time.monotonic() - start
     if failed:
         print(f"\nFailed: {', '.join(failed)} ({seconds:.0f} s).")
     else:
-        print(f"\nAll is well: {', '.join(CHECKS)} ({seconds:.0f} s).")
+        print(f"\nAll is well: {', '.join(commands)} ({seconds:.0f} s).")
     return int(bool(failed))
+
+
+# The scripts of the page ------------------------------------------------------------------------------------
+
+
+def _page_commands() -> dict[str, list[str]]:
+    tests = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "javascript").glob("*.test.mjs"))
+    more = {"node --test": tests}
+    return {name: [_found("node"), *command, *more.get(name, [])] for name, command in PAGE_CHECKS.items()}
+
+
+def _provide_node() -> str:
+    """Makes `node_modules` hold what the checks of the page need; does nothing where it does already.
+
+    Returns what lacks for that, or an empty text.
+    """
+    lack = _node_lack()
+    if not lack and not _is_node_ready():
+        print("Installing what the checks of the page need into node_modules ...", flush=True)
+        command = [_found("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--silent"]
+        lack = "npm ci failed; see its message above" if _run(command) else ""
+    if lack:
+        print(f"develop.py: the checks of the page are left out: {lack}", flush=True)
+    return lack
+
+
+def _node_lack() -> str:
+    """What lacks of Node.js and npm, or an empty text."""
+    if not _found("node") or not _found("npm"):
+        return f"no Node.js with npm here; install Node.js {OLDEST_NODE} or newer"
+    version = subprocess.run([_found("node"), "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    major = version.lstrip("v").partition(".")[0]
+    if not major.isdigit() or int(major) < OLDEST_NODE:
+        return f"this is Node.js {version}; {OLDEST_NODE} or newer is needed"
+    return ""
+
+
+def _is_node_ready() -> bool:
+    """Whether `npm ci` ran since the lock file was last changed."""
+    installed, lock = ROOT / "node_modules" / ".package-lock.json", ROOT / "package-lock.json"
+    return installed.is_file() and installed.stat().st_mtime_ns >= lock.stat().st_mtime_ns
+
+
+def _found(program: str) -> str:
+    """The path of a program; an empty text where it is not installed. On Windows npm is a script with an ending."""
+    return shutil.which(program) or ""
+
+
+def _is_ci() -> bool:
+    return os.environ.get("CI") == "true"
 
 
 # The environment --------------------------------------------------------------------------------------------
@@ -130,7 +195,7 @@ def _panel(name: str) -> bool:
     try:
         _provide(VENV / name, PANELS[name], "installed-for-ui", more=("--only-binary", NEVER_COMPILED))
     except SetupError as error:
-        if os.environ.get("CI") == "true":
+        if _is_ci():
             raise
         print(f"develop.py: the browser tests leave {name} out: {error}", flush=True)
         return False

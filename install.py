@@ -1,4 +1,4 @@
-"""Run by WebUIs before they start. There is nothing to install: numpy, safetensors and torch are the host's own."""
+"""Run by WebUIs before they start. Nothing is installed: numpy, safetensors and torch come with the host."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ NEEDED = ("numpy", "safetensors")
 missing = [name for name in NEEDED if find_spec(name) is None]
 if missing:
     sys.stderr.write(
-        f"Resize LoRA: {', '.join(missing)} comes with every WebUI and is not there; the tab cannot start.\n"
+        f"Resize LoRA: missing from the WebUI's environment: {', '.join(missing)}. The Resize LoRA tab will not load.\n"
     )

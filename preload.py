@@ -1,4 +1,4 @@
-"""Our arguments of a WebUI's command line. Runs before the host's modules are there, and imports none."""
+"""Command line options for WebUIs. Runs before the host's modules are loaded, and imports none."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import argparse
 
 
 def preload(parser: argparse.ArgumentParser) -> None:
-    """Called by the host with its own parser."""
+    """Add options to the host's parser; called by the host."""
     parser.add_argument(
         "--resize-lora-cpu",
         action="store_true",
-        help="Resize LoRA: measure the loaded model on the CPU, even where there is a GPU",
+        help="Resize LoRA: compute on the CPU, even if there is a GPU",
     )
     parser.add_argument(
         "--resize-lora-api",
         action="store_true",
-        help="Resize LoRA: serve the HTTP API /resize-lora/v1, behind --api-auth and --gradio-auth where they are set",
+        help="Resize LoRA: serve the HTTP API at /resize-lora/v1, protected by --api-auth and --gradio-auth if set",
     )

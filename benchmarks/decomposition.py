@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from lib_resize.demo.synthetic import LoraOptions, Model, lora_layers, write_lora
+from lib_resize.demo.models import Model
+from lib_resize.demo.synthetic import LoraOptions, lora_layers, write_lora
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Stored, decompose
 from lib_resize.linalg.truncate import truncated
@@ -38,7 +39,7 @@ MIDDLE = Model(UNetConfig(depths=(0, 1, 0), middle_depth=0), 1, 64, 1, 64)
 
 @dataclass(frozen=True)
 class Outcome:
-    """CPU seconds for the whole LoRA, medians; the largest error of ours, as a share of each largest sigma."""
+    """CPU seconds for the whole LoRA, medians; and our largest error relative to each largest sigma."""
 
     ours: float
     reference: float

@@ -72,7 +72,7 @@ def run(command: Command) -> Sample:
 
     The numbers of threads that this process was given are not handed on: a command has its defaults or its own.
     Nor is a ban on compiled modules, which every installation has.
-    Needs a POSIX system, which alone tells the CPU time and peak memory of one finished child.
+    Needs a POSIX system; no other reports the CPU time and peak memory of one finished child.
     """
     if not hasattr(os, "wait4"):
         raise CommandFailedError(

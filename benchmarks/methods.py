@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +21,19 @@ import numpy as np
 
 from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.adapters.layer import Layer
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
-from lib_resize.demo.synthetic import FULL, LoraOptions, write_lora
-from lib_resize.engine.analysis import Analysis, Runtime, _batches, analyse
-from lib_resize.engine.jobs import prepare
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import Style
+from lib_resize.demo.models import FULL
+from lib_resize.demo.synthetic import LoraOptions, write_lora
+from lib_resize.engine.analysing import _batches, analyse
+from lib_resize.engine.analysis import Analysis
+from lib_resize.engine.planning import prepare
 from lib_resize.engine.reduction import _WAYS
+from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Spectrum, decompose
-from lib_resize.linalg.random_projection import generator
-from lib_resize.linalg.threads import one_blas_thread
+from lib_resize.linalg.random_projection import layer_generator
 from lib_resize.linalg.truncate import truncated
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import METHODS, Recipe, parse_recipe
@@ -50,8 +51,8 @@ class Row:
 
 def measure(path: Path, recipes: Sequence[str], rounds: int) -> list[Row]:
     """All recipes of ``rank=`` on one file, in turns."""
-    with SafeFile(path) as file, ThreadPoolExecutor(1) as pool, one_blas_thread():
-        analysis = analyse(read_adapter(file), None, (), Runtime(NumpyArrays(), pool, Quiet()))
+    with SafeFile(path) as file, cpu_runtime(Quiet(), 1) as runtime:
+        analysis = analyse(read_adapter(file), None, (), runtime)
         parsed = [parse_recipe(text) for text in recipes]
         times: dict[str, list[float]] = {str(recipe): [] for recipe in parsed}
         for _ in range(rounds):
@@ -77,7 +78,7 @@ def _exact(analysis: Analysis, recipe: Recipe) -> None:
 def _drawn(analysis: Analysis, recipe: Recipe) -> None:
     for index, layer in enumerate(analysis.adapter.layers):
         rank = min(int(recipe.value), layer.rank)
-        made = _WAYS[recipe.method](_pair(layer), rank, recipe, generator(recipe.seed, layer.stem))
+        made = _WAYS[recipe.method](_pair(layer), rank, recipe, layer_generator(recipe.seed, layer.stem))
         _factors(analysis, index, made, recipe)
 
 

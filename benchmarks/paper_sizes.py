@@ -1,4 +1,4 @@
-"""Sizes of full-shape SDXL LoRAs before and after ``rank=1``, beside those that a paper reports.
+"""Sizes of full-shape SDXL LoRAs before and after ``rank=1``, next to those that a paper reports.
 
 ``python -m benchmarks.paper_sizes`` needs no weights: files are made with their true header and nothing but holes
 behind it, and the size of the new file is what a plan promises. ``--write 4`` makes that rank in full, resizes it and
@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 
 from lib_resize.adapters.layer import Layer
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
-from lib_resize.demo.synthetic import FULL, LoraOptions, Model, lora_metadata, lora_specs, write_lora
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import Style
+from lib_resize.demo.models import FULL, Model
+from lib_resize.demo.synthetic import LoraOptions, lora_metadata, lora_specs, write_lora
 from lib_resize.engine.analysis import Analysis
-from lib_resize.engine.batch import Settings, resize
-from lib_resize.engine.jobs import prepare
+from lib_resize.engine.batch import resize
+from lib_resize.engine.planning import prepare
+from lib_resize.engine.settings import Settings
 from lib_resize.files.header import encode
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.factor import Spectrum
@@ -83,7 +85,7 @@ def measure(chosen: Sequence[Kind]) -> Iterator[Row]:
 
 
 def _hollow(path: Path, options: LoraOptions) -> Path:
-    """A file of the right header and size, which takes no room on disks that know holes."""
+    """A sparse file with the right header and size."""
     specs = lora_specs(options)
     header = encode(specs, lora_metadata(options))
     with open(path, "wb") as file:
@@ -96,7 +98,9 @@ def _planned(path: Path) -> int:
     """Bytes of ``rank=1``. The singular values do not matter for the size, but for layers of zeros."""
     with SafeFile(path) as file:
         adapter = read_adapter(file)
-        facts = tuple(LayerFacts(layer.stem, _values(layer), layer.form.parameters) for layer in adapter.layers)
+        facts = tuple(
+            LayerFacts(layer.stem, _values(layer), layer.form.parameters_per_rank) for layer in adapter.layers
+        )
         nothing = np.zeros((0, 0), np.float32)
         spectra = tuple(Spectrum(one.s, nothing, nothing) for one in facts)
         recipe = parse_recipe("rank=1")
@@ -131,7 +135,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Sizes before and after rank=1, beside a paper's.")
+    parser = argparse.ArgumentParser(description="Sizes before and after rank=1, next to a paper's.")
     parser.add_argument("--write", type=int, metavar="RANK", help="write this rank in full and compare")
     chosen = parser.parse_args(arguments)
     sys.stdout.write(table(list(measure(kinds()))) + "\n")

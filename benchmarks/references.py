@@ -5,7 +5,7 @@ both factors, an SVD of the small core, log10 scores against norms of the base l
 power iteration, 64 rounds), everything kept in memory, one serialisation for the hashes and a second one to disk.
 
 ``full_matrix_seconds`` times the older way on sampled layers: build the whole delta and take its full SVD, as the
-common trainer's resize script does, or a randomised low-rank SVD of it. A whole SDXL file takes half an hour that way,
+common trainer's resize script does, or a randomised low-rank SVD of it. A whole SDXL file needs half an hour that way,
 so the total is extrapolated by shape.
 
 Run ``python benchmarks/references.py CKPT LORA... -o FOLDER -r RECIPE`` to time the first as a process, and
@@ -79,7 +79,7 @@ def opened(path: Path) -> Any:
 
 @dataclass(frozen=True)
 class BaseRows:
-    """Where a LoRA layer's weight lies: a whole tensor, or one third of its rows."""
+    """The stored weight of a LoRA layer: a whole tensor, or one third of its rows."""
 
     key: str
     third: int | None = None
@@ -214,7 +214,7 @@ def score(layer: Layer, recipe: Recipe, base: Base) -> Tensor:
 def threshold_for_size(layers: Sequence[Layer], scores: Sequence[Tensor], budget: float, item: int) -> float:
     """The lowest score kept when dimensions are taken best first while their tensor bytes fit ``budget``.
 
-    The published tool also takes the dimension that crosses the budget; this one stops before it.
+    The published tool also keeps the dimension that crosses the budget; this one stops before it.
     """
     ordered, order = torch.cat(list(scores)).sort(descending=True)
     costs = torch.cat([torch.full((len(s),), item * layer.parameters) for layer, s in zip(layers, scores, strict=True)])
@@ -262,7 +262,7 @@ def hashes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> dict[str,
 
 
 def output_path(folder: Path, lora: Path, recipe: Recipe, threshold: float) -> Path:
-    """A name that tells the scores, their weights and the threshold."""
+    """A name made of the scores, their weights and the threshold."""
     words = [f"{name.replace('_', '')}{weight:g}" for name, weight in sorted(recipe.weights.items())]
     return folder / f"{lora.stem}_{'_'.join(words)}_th{threshold:.2f}.safetensors"
 

@@ -40,7 +40,8 @@ from benchmarks.harness import (
     run,
     wait_for_quiet,
 )
-from lib_resize.demo.synthetic import FULL, SMALL, LoraOptions, Model, write_checkpoint, write_lora
+from lib_resize.demo.models import FULL, SMALL, Model
+from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_RECIPE = "fro_ckpt=1,thr=-3.5"
@@ -202,7 +203,7 @@ def read_through(path: Path) -> None:
 
 
 def say(text: str) -> None:
-    """Progress, beside the table."""
+    """Print progress to stderr, so that stdout has the table alone."""
     sys.stderr.write(f"[{text}]\n")
     sys.stderr.flush()
 
@@ -326,18 +327,18 @@ def g8(runtime: Runtime) -> Iterator[Row]:
 
 
 def g9(runtime: Runtime) -> Iterator[Row]:
-    """Slow-down beside busy neighbours, turn by turn with a quiet run."""
-    command = runtime.ours("beside neighbours", [runtime.material.r32])
+    """Slow-down with busy neighbours, in turns with a quiet run."""
+    command = runtime.ours("with busy neighbours", [runtime.material.r32])
     run(command)
     quiet, busy = [], []
-    say(f"r32 beside {NEIGHBOURS} busy neighbours x {runtime.options.pairs}")
+    say(f"r32 with {NEIGHBOURS} busy neighbours x {runtime.options.pairs}")
     for _ in range(runtime.options.pairs):
         wait_for_quiet(runtime.options.patience)
         quiet.append(run(command))
         with busy_neighbours(NEIGHBOURS):
             busy.append(run(command))
     runtime.measured.update({"neighbours: quiet": quiet, "neighbours: busy": busy})
-    yield Row("G9", f"slow-down beside {NEIGHBOURS} busy neighbours", ratio(busy, quiet).wall, 2, False)
+    yield Row("G9", f"slow-down with {NEIGHBOURS} busy neighbours", ratio(busy, quiet).wall, 2, False)
 
 
 def g10(runtime: Runtime) -> Iterator[Row]:
@@ -408,7 +409,7 @@ def installed(name: str) -> str:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name, if the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
@@ -418,7 +419,7 @@ def processor() -> str:
 
 
 def goal_table(rows: Sequence[Row]) -> str:
-    """Goals beside what was reached."""
+    """Goals and results."""
     lines = ["| goal | measure | reached | wanted | |", "|---|---|---|---|---|"]
     for row in rows:
         sign = "≥" if row.at_least else "≤"
@@ -500,7 +501,7 @@ def measure_goals(runtime: Runtime) -> Iterator[tuple[list[Row], dict[str, str]]
 
 
 def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Runtime, bool]:
-    """The bench whose temporary files lie in ``folder``; the second value tells whether its files are tiny."""
+    """Return the bench whose temporary files are in ``folder``, and whether its files are tiny."""
     goals = [goal.strip().upper() for goal in options.goals.split(",")]
     unknown = [goal for goal in goals if goal not in GOALS]
     if unknown:

@@ -1,6 +1,10 @@
-"""Resize LoRA: LoRA files made small without changing what they draw.
+"""Resize LoRA: shrink LoRA files with little visible change.
 
-The public names are loaded when first used, so that importing the package costs nothing.
+The public names are loaded on first use, so that importing the package is fast.
+
+>>> import lib_resize
+>>> lib_resize.parse_recipe("rank=16").selection
+'rank'
 """
 
 from __future__ import annotations
@@ -27,22 +31,27 @@ _HOMES: dict[str, str] = {
     "Cancelled": "errors",
     "Plan": "plans",
     "LayerPlan": "plans",
+    "Result": "plans",
     "Recipe": "recipe.grammar",
     "parse_recipe": "recipe.grammar",
     "parse_recipes": "recipe.grammar",
     "Analysis": "engine.analysis",
     "Checkpoint": "base.checkpoint",
-    "Settings": "engine.batch",
-    "Outcome": "engine.batch",
-    "Style": "adapters.write",
+    "Settings": "engine.settings",
+    "Outcome": "engine.settings",
+    "Style": "adapters.write.style",
     "Progress": "progress",
     "Finding": "studies.inspection",
-    "Result": "api",
+    "LayerAnalysis": "studies.lora_analysis",
+    "LoraAnalysis": "studies.lora_analysis",
+    "RecipeSize": "studies.lora_analysis",
     "resize": "api",
     "plan": "api",
+    "analyse": "api",
     "merge": "api",
     "extract": "api",
     "upsample": "api",
+    "expand": "api",
     "inspect": "api",
     "resize_all": "api",
 }
@@ -50,8 +59,9 @@ _HOMES: dict[str, str] = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
-    from .adapters.write import Style as Style
-    from .api import Result as Result
+    from .adapters.write.style import Style as Style
+    from .api import analyse as analyse
+    from .api import expand as expand
     from .api import extract as extract
     from .api import inspect as inspect
     from .api import merge as merge
@@ -61,8 +71,8 @@ if TYPE_CHECKING:
     from .api import upsample as upsample
     from .base.checkpoint import Checkpoint as Checkpoint
     from .engine.analysis import Analysis as Analysis
-    from .engine.batch import Outcome as Outcome
-    from .engine.batch import Settings as Settings
+    from .engine.settings import Outcome as Outcome
+    from .engine.settings import Settings as Settings
     from .errors import Cancelled as Cancelled
     from .errors import DamagedFileError as DamagedFileError
     from .errors import DeviceError as DeviceError
@@ -79,11 +89,15 @@ if TYPE_CHECKING:
     from .errors import UsageError as UsageError
     from .plans import LayerPlan as LayerPlan
     from .plans import Plan as Plan
+    from .plans import Result as Result
     from .progress import Progress as Progress
     from .recipe.grammar import Recipe as Recipe
     from .recipe.grammar import parse_recipe as parse_recipe
     from .recipe.grammar import parse_recipes as parse_recipes
     from .studies.inspection import Finding as Finding
+    from .studies.lora_analysis import LayerAnalysis as LayerAnalysis
+    from .studies.lora_analysis import LoraAnalysis as LoraAnalysis
+    from .studies.lora_analysis import RecipeSize as RecipeSize
 
 
 def __getattr__(name: str) -> Any:

@@ -1,45 +1,36 @@
-"""The Python API: one function for each thing to do, with paths and recipes as plain text.
+"""The Python API: one function for each task, with paths and recipes as plain text.
 
-Every function raises a `ResizeError` that says what was found, where, and what to do; none of them prints. To work on
-many files and see each outcome as it comes, use `resize_all`.
+No function prints. Errors are `ResizeError`s, whose text says what was found, where, and what to do.
+
+Paths are strings or `pathlib.Path`s. Recipes are texts such as ``"medium"``, ``"rank=16"`` or
+``"fro_ckpt=1,thr=-3.5"``; docs/recipes.md explains them.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .adapters.write import CONVERSIONS, DTYPES, Style
+from .adapters.write.style import CONVERSIONS, DTYPES, Style
 from .base.checkpoint import Checkpoint
-from .engine.batch import Outcome, Settings
 from .engine.batch import resize as resize_sources
+from .engine.settings import Outcome, Settings
 from .errors import UsageError
-from .extraction.difference import ExtractOptions
-from .extraction.difference import extract as extract_all
-from .plans import Plan
+from .extraction.extract import extract as extract_difference
+from .extraction.models import ExtractOptions
+from .plans import Plan, Result
 from .progress import Progress, Quiet
-from .prompts.sources import SUFFIX, Member, Source, expand
+from .prompts.sources import SUFFIX, Member, Source
+from .prompts.sources import expand as expand_sources
 from .recipe.grammar import ALL_RANKS, Recipe, parse_recipes
 from .studies.inspection import Finding, describe
+from .studies.lora_analysis import LoraAnalysis, analyse_file
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
 RecipeText: TypeAlias = "str | Recipe"
-
-
-@dataclass(frozen=True)
-class Result:
-    """A file that was written."""
-
-    path: Path
-    """The new file."""
-    plan: Plan
-    """What was done: sizes in bytes, weight retention, and the rank and error of each layer."""
-    sidecars: tuple[Path, ...] = ()
-    """Previews and descriptions that were copied to the new name."""
 
 
 def resize(
@@ -57,25 +48,48 @@ def resize(
     sidecars: bool = True,
     progress: Progress | None = None,
 ) -> Result:
-    """Write a smaller LoRA file, and return where it is and what was kept.
+    """Write a smaller LoRA file.
 
-    `recipe` is one recipe of docs/recipes.md, such as ``"medium"``, ``"rank=16"`` or ``"fro_ckpt=1,thr=-3.5"``. Without
-    one it is ``fro_ckpt=1,thr=-3.5`` with a base model and ``high`` without. `output` is a folder, or a file that
-    ends in ``.safetensors``; without it the file is written next to the source, under a name that says the recipe.
-    `base` is a checkpoint to compare with. `dtype` is ``16``, ``bf16``, ``32``, ``8`` (fp8 e4m3) or ``same``.
+    The source file is not changed. The new file gets its name only when it is complete and has been read back.
 
-    Raises UsageError for options that do not fit, RecipeError, FileError, UnsupportedError, PairingError, LayerError,
-    DeviceError and OutputError; Cancelled where `progress` asks for it. The source is never written to.
+    Args:
+        source: The LoRA file.
+        recipe: What to keep. The default is ``fro_ckpt=1,thr=-3.5`` with a base model and ``high`` without.
+        output: A folder, or a file name that ends in ``.safetensors``. By default the file is written next to the
+            source, with a name that contains the recipe.
+        base: A checkpoint, for recipes that compare with the base model. An open `Checkpoint` is not closed.
+        dtype: ``16`` (float16), ``bf16``, ``32``, ``8`` (float8 e4m3), or ``same`` as the source.
+        naming: Key format: ``keep``, or ``kohya``, which every host loads.
+        convert: ``lora`` converts every layer to LoRA where possible, ``none`` keeps the kind of each layer, and
+            ``auto`` keeps it except LoHa where LoRA is smaller at equal quality.
+        device: ``cpu``, or a torch device such as ``cuda``.
+        threads: Number of worker threads; by default one per core.
+        overwrite: Replace an earlier result. Other files are never replaced.
+        sidecars: Copy previews and descriptions to the new name.
+        progress: Called with each step; it can raise `Cancelled` to stop.
 
-    >>> result = resize("pastry.safetensors", "medium", output="small.safetensors")
-    >>> result.path.name
-    'small.safetensors'
-    >>> result.plan.bytes_after < result.plan.bytes_before
-    True
+    Returns:
+        The path of the new file, and the `Plan` with sizes, retention and layers.
+
+    Raises:
+        UsageError: The options do not fit together, or the recipe (RecipeError) cannot be parsed.
+        FileError: A file is missing or damaged, or its kind is not supported (UnsupportedError).
+        PairingError: The recipe needs base layers that the checkpoint does not have.
+        LayerError: A layer has NaN, Inf or inconsistent shapes.
+        DeviceError: The device is not available.
+        OutputError: The result exists already or cannot be written.
+        Cancelled: `progress` raised it.
+
+    Examples:
+        >>> result = resize("pastry.safetensors", "medium", output="small.safetensors")
+        >>> result.path.name
+        'small.safetensors'
+        >>> result.plan.bytes_after < result.plan.bytes_before
+        True
     """
-    style = Style(_dtype(dtype), kohya=_kohya(naming), convert=_conversion(convert))
     more = {"device": device, "threads": threads, "overwrite": overwrite, "sidecars": sidecars}
-    return _only(resize_sources([_file(source)], _settings(recipe, output, base, style, **more), progress))
+    settings = _settings(recipe, output, base, _style(dtype, naming, convert), **more)
+    return _result(resize_sources([_file(source)], settings, progress))
 
 
 def plan(
@@ -84,15 +98,93 @@ def plan(
     *,
     base: FilePath | Checkpoint | None = None,
     dtype: str = "16",
+    naming: str = "keep",
+    convert: str = "auto",
+    device: str = "cpu",
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
-    """Say what `resize` would do, with the exact size in bytes, and write nothing. Raises what `resize` raises.
+    """Compute what `resize` would do, with the exact size in bytes, and write nothing.
 
-    >>> plan("pastry.safetensors", "rank=4").layers[0].new_rank
-    4
+    The parameters and the errors are those of `resize`.
+
+    Examples:
+        >>> planned = plan("pastry.safetensors", "rank=4")
+        >>> planned.layers[0].new_rank
+        4
+        >>> 0 < planned.retention < 1
+        True
     """
-    settings = _settings(recipe, None, base, Style(_dtype(dtype)), threads=threads, dry_run=True)
-    return _planned(_first(resize_sources([_file(source)], settings)))
+    style = _style(dtype, naming, convert)
+    settings = _settings(recipe, None, base, style, device=device, threads=threads, dry_run=True)
+    return _planned(_first(resize_sources([_file(source)], settings, progress)))
+
+
+def analyse(
+    source: FilePath,
+    recipes: str = "high:medium:low",
+    *,
+    base: FilePath | Checkpoint | None = None,
+    dtype: str = "16",
+    threads: int | None = None,
+) -> LoraAnalysis:
+    """Compute the singular values of every layer, and what recipes would keep of them.
+
+    All recipes share one decomposition, so this is much faster than a `plan` for each.
+
+    Args:
+        source: The LoRA file.
+        recipes: One or more recipes, separated by colons.
+        base: A checkpoint, for recipes that compare with the base model; it also adds curves of its scores.
+        dtype: The dtype for which `RecipeSize.bytes` is computed, as in `resize`.
+        threads: Number of worker threads; by default one per core.
+
+    Returns:
+        The `LoraAnalysis`: for each layer its rank, singular values in descending order and effective rank; for each
+        recipe the exact size of the file in bytes and its retention; and curves of retention over size.
+
+    Raises:
+        UsageError: A recipe needs a base model and there is none, or it cannot be parsed (RecipeError).
+        FileError: The file is missing or damaged, or its kind is not supported (UnsupportedError).
+        LayerError: A layer has NaN, Inf or inconsistent shapes.
+
+    Examples:
+        >>> found = analyse("pastry.safetensors", "medium:rank=4")
+        >>> first = found.layers[0]
+        >>> (first.rank, len(first.singular_values), first.effective_rank < 8)
+        (8, 8, True)
+        >>> [size.recipe for size in found.recipes]
+        ['fro_lora=1,min_rank=1,retain=0.92', 'rank=4']
+        >>> all(size.bytes < found.bytes for size in found.recipes)
+        True
+    """
+    asked = parse_recipes(recipes)
+    for recipe in asked:
+        if recipe.needs_base and base is None:
+            raise UsageError(f"recipe {recipe} compares with the base model; pass a checkpoint as base.")
+    with _opened(base) as checkpoint:
+        return analyse_file(Path(source), asked, _style(dtype), checkpoint, threads)
+
+
+def inspect(path: FilePath, *, base: FilePath | Checkpoint | None = None, threads: int | None = None) -> Finding:
+    """Describe a LoRA file: family, kind, ranks, dtypes, effective rank, and its size at several retentions.
+
+    Args:
+        path: The LoRA file.
+        base: A checkpoint, for kinds whose delta depends on the base model (GLoRA).
+        threads: Number of worker threads; by default one per core.
+
+    Raises:
+        FileError: The file is missing or damaged, or its kind is not supported (UnsupportedError).
+        LayerError: A layer has NaN, Inf or inconsistent shapes.
+
+    Examples:
+        >>> found = inspect("pastry.safetensors")
+        >>> (found.family, found.kind)
+        ('SDXL', 'LoRA')
+    """
+    with _opened(base) as checkpoint:
+        return describe(Path(path), base=checkpoint, threads=threads)
 
 
 def merge(
@@ -102,25 +194,36 @@ def merge(
     *,
     base: FilePath | Checkpoint | None = None,
     dtype: str = "16",
+    naming: str = "keep",
+    convert: str = "auto",
+    device: str = "cpu",
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Result:
-    """Write one LoRA that does what several do together, each at its strength.
+    """Write one LoRA that is the sum of several, each with a strength.
 
-    The sum is exact; `recipe` then resizes it, and without one all of its rank is kept. `output` as for `resize`.
-    Raises what `resize` raises.
+    The sum is exact. A recipe then resizes it; without one, all of its rank is kept.
 
-    >>> merge({"pastry.safetensors": 0.6, "ink_locon.safetensors": 0.4}, "both.safetensors").path.name
-    'both.safetensors'
+    Args:
+        loras: Path -> strength, or pairs of both. A strength may be negative, but not 0.
+        output: A folder, or a file name that ends in ``.safetensors``.
+        recipe: What to keep of the sum.
+        base: A checkpoint, for recipes that compare with it, and for kinds whose delta depends on it.
+
+    The other parameters and the errors are those of `resize`.
+
+    Examples:
+        >>> merge({"pastry.safetensors": 0.6, "ink_locon.safetensors": 0.4}, "both.safetensors").path.name
+        'both.safetensors'
     """
     pairs = loras.items() if isinstance(loras, Mapping) else loras
     members = tuple(Member(Path(path), float(strength)) for path, strength in pairs)
     if not members or any(member.weight == 0 for member in members):
         raise UsageError("merge needs at least one LoRA, each with a strength other than 0.")
-    more = {"threads": threads, "overwrite": overwrite, "sidecars": False}
-    settings = _settings(recipe or ALL_RANKS, output, base, Style(_dtype(dtype)), **more)
-    return _only(resize_sources([Source(members)], settings, progress))
+    more = {"device": device, "threads": threads, "overwrite": overwrite, "sidecars": False}
+    settings = _settings(recipe or ALL_RANKS, output, base, _style(dtype, naming, convert), **more)
+    return _result(resize_sources([Source(members)], settings, progress))
 
 
 def extract(
@@ -130,28 +233,43 @@ def extract(
     *,
     rank: int = 64,
     recipe: RecipeText | None = None,
+    conv_rank: int | None = None,
     text_encoders: bool = True,
+    all_layers: bool = False,
+    biases: bool = False,
     dtype: str = "16",
+    device: str = "cpu",
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Write the difference ``tuned - base`` of two checkpoints as a LoRA.
 
-    It has `rank`, or what `recipe` keeps of that many dimensions. Raises what `resize` raises, and UnsupportedError
-    where the two are of different families or no layer differs.
+    Args:
+        tuned: The checkpoint that the LoRA should reproduce.
+        base: The checkpoint to which the LoRA is applied.
+        output: A folder, or a file name that ends in ``.safetensors``.
+        rank: Rank of each layer; with a recipe, the number of dimensions of each layer from which it chooses.
+        recipe: What to keep of these dimensions, in place of all.
+        conv_rank: Rank of convolutions larger than 1x1; 0 omits them. The default is `rank`.
+        text_encoders: Include the text encoders.
+        all_layers: Include the first and last convolution, time and label embedding, and the text projection.
+        biases: Include biases and the UNet's norms, which not all hosts load.
 
-    >>> extract("tuned.safetensors", "base.safetensors", "difference.safetensors", rank=4).plan.layers[0].new_rank
-    4
+    The other parameters are those of `resize`. Raises what `resize` raises, and UnsupportedError if the checkpoints are
+    of different families or equal.
+
+    Examples:
+        >>> result = extract("tuned.safetensors", "base.safetensors", "difference.safetensors", rank=4)
+        >>> result.plan.layers[0].new_rank
+        4
     """
-    settings = _settings(
-        recipe or f"rank={rank}", output, None, Style(_dtype(dtype)), threads=threads, overwrite=overwrite
-    )
-    wish = ExtractOptions(rank, text_encoders=text_encoders)
-    with _opened(Path(tuned)) as ours, _opened(Path(base)) as theirs:
-        assert ours is not None
-        assert theirs is not None
-        return _only(extract_all(ours, theirs, wish, settings, progress or Quiet()))
+    limit = f",max_conv_rank={conv_rank}" if conv_rank else ""
+    more = {"device": device, "threads": threads, "overwrite": overwrite}
+    settings = _settings(recipe or f"rank={rank}{limit}", output, None, _style(dtype), **more)
+    options = ExtractOptions(rank, conv_rank, text_encoders, all_layers, biases)
+    with closing(Checkpoint(Path(tuned))) as ours, closing(Checkpoint(Path(base))) as theirs:
+        return _result(extract_difference(ours, theirs, options, settings, progress or Quiet()))
 
 
 def upsample(
@@ -161,46 +279,59 @@ def upsample(
     output: FilePath | None = None,
     seed: int = 0,
     dtype: str = "same",
+    naming: str = "keep",
     threads: int | None = None,
     overwrite: bool = False,
+    sidecars: bool = True,
+    progress: Progress | None = None,
 ) -> Result:
-    """Write the same LoRA with a larger rank: its delta stays, and the new directions are zero until they are trained.
+    """Expand the rank of every layer without changing its delta.
 
-    `seed` chooses the new directions. Raises what `resize` raises, and LayerError where a layer has a larger rank.
+    The new directions of ``down`` are orthonormal to the old ones, and ``up`` is zero for them until it is trained.
+    `expand` is the same function.
 
-    >>> max(layer.new_rank for layer in upsample("pastry.safetensors", 12).plan.layers)
-    12
+    Args:
+        source: The LoRA file.
+        rank: The new rank of every layer.
+        seed: Random seed of the new directions.
+
+    The other parameters and the errors are those of `resize`. LayerError is raised if a layer has a larger rank.
+
+    Examples:
+        >>> max(layer.new_rank for layer in expand("pastry.safetensors", 12).plan.layers)
+        12
     """
-    recipe = f"rank={rank},extend,seed={seed}"
-    settings = _settings(recipe, output, None, Style(_dtype(dtype)), threads=threads, overwrite=overwrite)
-    return _only(resize_sources([_file(source)], settings))
+    more = {"threads": threads, "overwrite": overwrite, "sidecars": sidecars}
+    settings = _settings(f"rank={rank},extend,seed={seed}", output, None, _style(dtype, naming), **more)
+    return _result(resize_sources([_file(source)], settings, progress))
 
 
-def inspect(path: FilePath, *, base: FilePath | Checkpoint | None = None, threads: int | None = None) -> Finding:
-    """Say what a LoRA file is: family, kind, ranks, dtypes, effective rank, and its size at several retentions.
-
-    `base` is needed for kinds whose delta rests on the base model. Raises FileError, UnsupportedError and LayerError.
-
-    >>> inspect("pastry.safetensors").family
-    'SDXL'
-    """
-    with _opened(base) as checkpoint:
-        return describe(Path(path), base=checkpoint, threads=threads)
+expand = upsample
 
 
 def resize_all(
     sources: Iterable[FilePath], settings: Settings | None = None, progress: Progress | None = None
 ) -> Iterator[Outcome]:
-    """Resize files and folders by the settings' recipes, and yield an `Outcome` for each file and recipe.
+    """Resize files and folders with each of the settings' recipes, and yield an `Outcome` for each file and recipe.
 
-    A file that fails is an outcome with an `error`, and the work goes on. Raises UsageError, DeviceError and FileError
-    where nothing can begin.
+    A file that fails is an outcome with an `error`, and the work continues.
 
-    >>> for outcome in resize_all(["pastry.safetensors"], Settings(recipes=parse_recipes("low"), dry_run=True)):
-    ...     print(outcome.plan.recipe, outcome.error)
-    fro_lora=1,min_rank=1,retain=0.88 None
+    Args:
+        sources: Files, folders and patterns, as on the command line.
+        settings: Recipes, output folder, dtype and so on; see `Settings`.
+        progress: Called with each step; it can raise `Cancelled` to stop.
+
+    Raises:
+        UsageError: The settings do not fit together.
+        DeviceError: The device is not available.
+        FileError: The base model cannot be read.
+
+    Examples:
+        >>> for outcome in resize_all(["pastry.safetensors"], Settings(recipes=parse_recipes("low"), dry_run=True)):
+        ...     print(outcome.plan.recipe, outcome.error)
+        fro_lora=1,min_rank=1,retain=0.88 None
     """
-    return resize_sources(expand([os.fspath(one) for one in sources]), settings or Settings(), progress)
+    return resize_sources(expand_sources([os.fspath(one) for one in sources]), settings or Settings(), progress)
 
 
 # Options --------------------------------------------------------------------------------------------------------
@@ -209,32 +340,21 @@ def resize_all(
 def _settings(
     recipe: RecipeText | None, output: FilePath | None, base: FilePath | Checkpoint | None, style: Style, **more: Any
 ) -> Settings:
-    """Settings for one file and one recipe. Raises UsageError and RecipeError."""
+    """Return the settings for one file and one recipe. Raises UsageError."""
     recipes = (recipe,) if isinstance(recipe, Recipe) else parse_recipes(recipe) if recipe else ()
     if len(recipes) > 1:
         raise UsageError(f"recipe {recipe!r} is {len(recipes)} recipes; call once for each, or use resize_all.")
     opened = base if base is None or isinstance(base, Checkpoint) else Path(base)
-    folder, target = _place(output)
+    path = None if output is None else Path(output)
+    is_file = path is not None and path.suffix.lower() == SUFFIX and not path.is_dir()
+    folder, target = (None, path) if is_file else (path, None)
     return Settings(recipes=recipes, base=opened, style=style, output=folder, target=target, **more)
 
 
-def _place(output: FilePath | None) -> tuple[Path | None, Path | None]:
-    """Folder or file of the result, as far as one is given."""
-    path = None if output is None else Path(output)
-    is_file = path is not None and path.suffix.lower() == SUFFIX and not path.is_dir()
-    return (None, path) if is_file else (path, None)
-
-
-def _dtype(word: str) -> str | None:
-    return DTYPES[_one_of("dtype", word, DTYPES)]
-
-
-def _kohya(naming: str) -> bool:
-    return _one_of("naming", naming, ("keep", "kohya")) == "kohya"
-
-
-def _conversion(word: str) -> str:
-    return _one_of("convert", word, CONVERSIONS)
+def _style(dtype: str, naming: str = "keep", convert: str = "auto") -> Style:
+    kohya = _one_of("naming", naming, ("keep", "kohya")) == "kohya"
+    word = _one_of("dtype", dtype, DTYPES)
+    return Style(DTYPES[word], kohya=kohya, convert=_one_of("convert", convert, CONVERSIONS))
 
 
 def _one_of(name: str, word: str, known: Iterable[str]) -> str:
@@ -244,31 +364,24 @@ def _one_of(name: str, word: str, known: Iterable[str]) -> str:
 
 
 def _file(source: FilePath) -> Source:
-    """One file; a folder belongs to `resize_all`. Raises UsageError."""
-    path = Path(source)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; name one file, or use resize_all.")
-    return Source((Member(path),))
+    """Return one file as a source. Raises UsageError for a folder."""
+    if Path(source).is_dir():
+        raise UsageError(f"{source} is a folder; name one file, or use resize_all.")
+    return Source((Member(Path(source)),))
 
 
-@contextmanager
-def _opened(base: FilePath | Checkpoint | None) -> Iterator[Checkpoint | None]:
-    """A checkpoint for the block; one that was open before stays open."""
+def _opened(base: FilePath | Checkpoint | None) -> AbstractContextManager[Checkpoint | None]:
+    """Open a checkpoint for a block. One that is already open stays open."""
     if base is None or isinstance(base, Checkpoint):
-        yield base
-        return
-    checkpoint = Checkpoint(Path(base))
-    try:
-        yield checkpoint
-    finally:
-        checkpoint.close()
+        return nullcontext(base)
+    return closing(Checkpoint(Path(base)))
 
 
 # Outcomes -------------------------------------------------------------------------------------------------------
 
 
 def _first(outcomes: Iterator[Outcome]) -> Outcome:
-    """The one outcome. Raises its error."""
+    """Return the only outcome, or raise its error."""
     (outcome,) = outcomes
     if outcome.error is not None:
         raise outcome.error
@@ -276,11 +389,11 @@ def _first(outcomes: Iterator[Outcome]) -> Outcome:
 
 
 def _planned(outcome: Outcome) -> Plan:
-    assert outcome.plan is not None, "nothing is skipped without skip_existing, which this API does not offer"
+    assert outcome.plan is not None, "only skip_existing skips, and this API does not offer it"
     return outcome.plan
 
 
-def _only(outcomes: Iterator[Outcome]) -> Result:
+def _result(outcomes: Iterator[Outcome]) -> Result:
     outcome = _first(outcomes)
     done = _planned(outcome)
     return Result(Path(done.output), done, outcome.sidecars)

@@ -1,22 +1,22 @@
-"""Every error of the package, one tree.
+"""All errors of the package, as one tree.
 
-ResizeError                 anything that we refuse or that went wrong; its text is meant for the user
-├── UsageError              the command or call makes no sense (exit code 2)
-│   ├── RecipeError         a recipe that cannot be read; raised before any file is opened
-│   └── PromptError         a LoRA tag of a prompt that cannot be read, or cannot be baked
-├── FileError               a file that cannot be used; the message starts with its path
-│   ├── DamagedFileError    not a whole, well-formed safetensors file
-│   └── UnsupportedError    well-formed, but of a kind that we refuse by name
-├── LayerError              one layer of a LoRA cannot be computed (NaN, Inf, ranks that differ)
-├── PairingError            the recipe needs the base model and a layer has no partner there
-├── DeviceError             the asked device or its library is not there
-├── HostError               the WebUI around us could not do what it was asked
-├── OutputError             the result cannot be written (exists, no room, not allowed)
-└── InternalError           a fault of this program
+ResizeError                 base of all; the text is meant for the user
+├── UsageError              the command line or a call makes no sense (exit status 2)
+│   ├── RecipeError         a recipe that cannot be parsed; raised before any file is opened
+│   └── PromptError         a LoRA tag of a prompt that cannot be parsed or baked
+├── FileError               a file that cannot be used; the message begins with its path
+│   ├── DamagedFileError    not a complete, well-formed safetensors file
+│   └── UnsupportedError    well-formed, but of a kind that is not supported
+├── LayerError              a layer of a LoRA that cannot be computed (NaN, Inf, inconsistent ranks)
+├── PairingError            the recipe needs the base model, which lacks some layers
+├── DeviceError             the device or its library is not available
+├── HostError               the WebUI could not do what it was asked to
+├── OutputError             the result cannot be written (exists already, no space, no permission)
+└── InternalError           a bug in this program
 
-Cancelled                   the user stopped the job; not a ResizeError, so that no handler takes it for a failure
+Cancelled                   the user stopped the job; not a ResizeError, so that no handler treats it as a failure
 
-A caller who wants one handler writes ``except ResizeError as error: print(error)``.
+To handle all of them, write ``except ResizeError as error: print(error)``.
 A message says what was found, where, what was expected and what to do.
 """
 
@@ -24,6 +24,9 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+
+REPORT_AT = "https://github.com/resize-lora/resize-lora/issues"
+"""Where bugs are reported."""
 
 
 class ResizeError(Exception):
@@ -35,17 +38,17 @@ class UsageError(ResizeError):
 
 
 class RecipeError(UsageError):
-    """A recipe has an unknown word, a bad number or no single selection."""
+    """A recipe has an unknown word, an invalid number or no single selection."""
 
     column: int = 0
-    """Where in the text, counted from 1; 0 where no place is at fault."""
+    """Position in the text, from 1; 0 if the error has no position."""
 
 
 class PromptError(UsageError):
-    """A prompt has a LoRA tag that no host could read, or that cannot become a part of a file."""
+    """A prompt has a LoRA tag that no host can read, or that cannot be baked into a file."""
 
     column: int = 0
-    """Where in the prompt, counted from 1; 0 where no place is at fault."""
+    """Position in the prompt, from 1; 0 if the error has no position."""
 
 
 class FileError(ResizeError):
@@ -57,23 +60,23 @@ class DamagedFileError(FileError):
 
 
 class UnsupportedError(FileError):
-    """A file is well-formed, but we do not handle its kind."""
+    """A file is well-formed, but its kind is not supported."""
 
 
 class LayerError(ResizeError):
-    """A layer of a LoRA holds values or shapes that cannot be resized."""
+    """A layer of a LoRA has values or shapes that cannot be resized."""
 
 
 class PairingError(ResizeError):
-    """A recipe needs the base model's weights and a layer has no partner there."""
+    """A recipe needs the base model's weights, and the base model lacks some layers."""
 
 
 class DeviceError(ResizeError):
-    """The asked compute device is not available."""
+    """The compute device is not available."""
 
 
 class HostError(ResizeError):
-    """The program that the panel lives in could not do what it was asked."""
+    """The WebUI could not do what it was asked to."""
 
 
 class OutputError(ResizeError):
@@ -81,16 +84,18 @@ class OutputError(ResizeError):
 
 
 class InternalError(ResizeError):
-    """This program has a fault."""
+    """This program has a bug."""
 
 
 def internal(what: str, error: Exception) -> InternalError:
-    """The error for an exception that nobody expected while `what` was worked on, with the place that raised it."""
+    """Return the error for an unexpected exception while `what` was processed, with the line that raised it."""
     home = str(Path(__file__).parent)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(home)]
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return InternalError(f"{what}: a fault of Resize LoRA, please report it: {type(error).__name__}{place}: {error}")
+    return InternalError(
+        f"{what}: internal error ({type(error).__name__}{place}: {error}). Please report it: {REPORT_AT}"
+    )
 
 
-class Cancelled(Exception):  # noqa: N818 - the user wanted it, so it is no error to him
-    """The user stopped the job; nothing was left behind."""
+class Cancelled(Exception):  # noqa: N818 - the user asked for it, so it is not an error
+    """The user stopped the job; no partial file was left."""

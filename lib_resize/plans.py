@@ -1,9 +1,10 @@
-"""What a resize will do, or has done, as plain numbers: printable, testable, JSON."""
+"""The result of a resize, before or after it is written, as plain numbers."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 
@@ -12,59 +13,61 @@ class LayerPlan:
     """One layer of a plan."""
 
     name: str
-    """As the source file spells it."""
+    """Name of the layer in the source file."""
     old_rank: int
     new_rank: int
     error_lora: float
-    """Frobenius norm of what goes, over that of the layer's delta; 1 for a layer that is zero."""
+    """Frobenius norm of the removed part over that of the layer's delta, 0 to 1; 1 for a layer of zeros."""
     error_ckpt: float | None
-    """The same over the Frobenius norm of the base layer; None without base, or without partner in it."""
+    """The same over the Frobenius norm of the base layer; None without a base model, or if it lacks the layer."""
     fro_retained: float | None = None
-    """Share of the layer's Frobenius norm that stays, 0 to 1, as kohya's script has it; None for a layer of zeros."""
+    """Retained share of the layer's Frobenius norm, 0 to 1, as in kohya's script; None for a layer of zeros."""
     sum_retained: float | None = None
-    """Share of the sum of its singular values; None for a layer of zeros, and for methods that keep other ones."""
+    """The same of the sum of its singular values; None for a layer of zeros, and for methods other than svd."""
     max_ratio: float | None = None
-    """Largest singular value over the smallest that stays; None where none stays, and as above."""
+    """Largest singular value over the smallest retained one; None if none is retained, and as for `sum_retained`."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One file that a recipe makes of one LoRA."""
+    """The file that a recipe makes from a LoRA."""
 
     source: str
-    """Path of the source; of a merge, its paths with weights as on the command line."""
+    """Path of the source; for a merge, its paths with strengths as on the command line."""
     output: str
+    """Path of the new file."""
     recipe: str
-    """In full, as `recipe.grammar` writes it."""
+    """The recipe in full."""
     threshold: float | None
-    """log10 score of the weakest chosen dimension; None where the recipe goes layer by layer."""
+    """log10 score of the weakest retained dimension; None if the recipe selects layer by layer."""
     bytes_before: int
-    """Size of the source file; of a merge, of all of them."""
+    """Size of the source file in bytes; for a merge, of all of its files."""
     bytes_after: int
-    """Size of the new file, header and all."""
+    """Exact size of the new file in bytes, header included."""
     retention: float
-    """Weight retention: Frobenius norm of the kept dimensions over that of all, 0 to 1. It ranks files that one
-    recipe made of one LoRA, and says little between recipes."""
+    """Weight retention, 0 to 1: Frobenius norm of the retained dimensions over that of all. It compares files that one
+    recipe made from one LoRA; between recipes it means little."""
     layers: tuple[LayerPlan, ...]
+    """The layers of the source, in its order."""
     copied: tuple[tuple[str, str], ...]
-    """Tensors that go along byte for byte: new key, and why they cannot be resized."""
+    """Tensors that are copied unchanged: the new key, and why they cannot be resized."""
     dropped: tuple[str, ...]
-    """Layers of the source that the new file lacks."""
+    """Layers of the source that are not in the new file."""
     zero: tuple[str, ...] = ()
     """Layers of the source that are zero."""
     notes: tuple[str, ...] = ()
-    """What the user should know."""
+    """Notes for the user."""
 
     @property
     def saved(self) -> float:
-        """Share of the bytes that is saved; negative where the file grows."""
+        """Return the saved share of the bytes; negative if the file grows."""
         return 1.0 - self.bytes_after / self.bytes_before
 
     @property
     def layer_retention(self) -> tuple[float, float] | None:
-        """Mean and standard deviation over layers of `fro_retained`; None where all layers are zero.
+        """Return mean and standard deviation over layers of `fro_retained`; None if all layers are zero.
 
-        Every layer counts alike, so it differs from `retention`, in which strong layers count for more.
+        All layers have the same weight here; in `retention`, strong layers count for more.
         """
         shares = [layer.fro_retained for layer in self.layers if layer.fro_retained is not None]
         if not shares:
@@ -73,10 +76,22 @@ class Plan:
         return mean, math.sqrt(math.fsum((share - mean) ** 2 for share in shares) / len(shares))
 
     def as_json(self, *, layers: bool = True) -> dict[str, Any]:
-        """The plan as JSON values, as `--report` writes it; the list of layers only where asked."""
+        """Return the plan as JSON values, as in `--report`; without `layers`, the list of layers is omitted."""
         fields = asdict(self if layers else replace(self, layers=()))
         if not layers:
             del fields["layers"]
         fields["layer_retention_mean"], fields["layer_retention_std"] = self.layer_retention or (None, None)
         fields["copied"] = [{"name": key, "why": why} for key, why in self.copied]
         return fields
+
+
+@dataclass(frozen=True)
+class Result:
+    """A file that was written."""
+
+    path: Path
+    """The new file."""
+    plan: Plan
+    """Sizes in bytes, weight retention, and the rank and error of each layer."""
+    sidecars: tuple[Path, ...] = ()
+    """Previews and descriptions that were copied to the new name."""

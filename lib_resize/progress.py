@@ -1,4 +1,4 @@
-"""How a long job tells where it is, and how it is stopped."""
+"""Progress of long jobs, and how they are stopped."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Result = TypeVar("Result")
 
 
 class Progress(Protocol):
-    """Called from one thread. Either method may raise `errors.Cancelled` to stop the job."""
+    """Receives the progress of a job, in one thread. Either method may raise `errors.Cancelled` to stop the job."""
 
     def start(self, stage: str, total: int) -> None:
-        """A stage of `total` steps begins; stages are "read base", "analyse" and "write"."""
+        """Begin a stage of `total` steps; stages are "read base", "analyse" and "write"."""
         ...
 
     def step(self, count: int = 1) -> None:
-        """So many further steps are done."""
+        """Count finished steps."""
         ...
 
 
 class Quiet:
-    """Tells nothing and never stops."""
+    """Shows nothing and never stops."""
 
     def start(self, stage: str, total: int) -> None:
         pass
@@ -36,9 +36,9 @@ class Quiet:
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
 ) -> Iterator[Result]:
-    """``map`` over a pool with at most `ahead` results waiting, so that memory stays bounded.
+    """Map `work` over the items in a pool, with at most `ahead` results waiting, so that memory is bounded.
 
-    When the consumer stops, or a piece of work fails, what has not begun is taken back.
+    When the consumer stops or a call fails, calls that have not begun are cancelled.
     """
     waiting: deque[Future[Result]] = deque()
     try:

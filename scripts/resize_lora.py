@@ -1,8 +1,7 @@
-"""The door to a WebUI: run by the host at each start and at each reload of its page.
+"""The entry point of a WebUI: run by the host at each start and at each reload of its page.
 
-The extension's folder is on `sys.path` only while this file runs, so everything that is ever needed from it is a part
-of `lib_resize`, imported here. A reload runs this file again but leaves modules as they were: the old ones are put
-out first, so that an update takes effect.
+The extension's folder is on `sys.path` only while this file runs, so everything it needs later is imported here. A
+reload runs this file again but keeps loaded modules: they are removed first, so that an update takes effect.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ for _name in [name for name in sys.modules if name.partition(".")[0] == "lib_res
     del sys.modules[_name]
 
 from lib_resize.hosts.detect import detect  # noqa: E402
-from lib_resize.hosts.guard import asked, guarded, host_module  # noqa: E402
+from lib_resize.hosts.guard import attempt, guarded, host_module  # noqa: E402
 from lib_resize.hosts.host import CARDS  # noqa: E402
 from lib_resize.panel import layout, preferences, xyz  # noqa: E402
 from lib_resize.panel.service import Service  # noqa: E402
 
-_host = asked("the tab", detect, None)
+_host = attempt("the tab", detect, None)
 _services: list[Service] = []
 
 
 def _service() -> Service | None:
-    """The one of this load; made when it is first asked for, because without a page there is no tab that asks."""
+    """Return the service of this load, made on first use: without a page no tab needs it."""
     if _host is not None and not _services:
         _services.append(Service(_host))
     return _services[0] if _services else None
@@ -42,20 +41,20 @@ def _tabs() -> list[tuple[Any, str, str]]:
 def _settings() -> None:
     with guarded("settings"):
         if _host is not None:
-            offers = preferences.offers(cards=CARDS in _host.features, file_names=_host.names_files())
-            _host.add_settings(preferences.SECTION, offers)
+            rows = preferences.setting_rows(cards=CARDS in _host.features, file_names=_host.names_files())
+            _host.add_settings(preferences.SECTION, rows)
 
 
 def _axis() -> None:
-    """The plot's list is made anew with every load, and read when the page is made."""
+    """Add the axis. The plot's list is rebuilt with every load, and read when the page is built."""
     with guarded("the axis of the X/Y/Z plot"):
         script = _host.xyz_script() if _host is not None else None
         if script is not None:
-            xyz.register(script, lambda: _services[0].versions if _services else None)
+            xyz.register(script, lambda: _services[0].desk.versions if _services else None)
 
 
 def _started(_page: Any, app: Any) -> None:
-    """The cards' template and the app are made anew with every page."""
+    """Add the button and the API. The template of cards and the app are rebuilt with every page."""
     with guarded("the button on cards"):
         if _host is not None and preferences.read_preferences(_host.settings()).card_button:
             _host.add_card_button()
@@ -72,14 +71,14 @@ def _serve(app: Any) -> None:
 
 
 def _unloaded() -> None:
-    """Threads outlive a reload unless they are ended."""
+    """End the threads, which survive a reload otherwise."""
     while _services:
         with guarded("ending the service"):
             _services.pop().close()
 
 
 def _register(event: str, callback: Callable[..., Any]) -> None:
-    """Without an event its feature is missing, and nothing else."""
+    """Register a callback. On a host without the event only its feature is missing."""
     with guarded(f"what needs the event {event}"):
         getattr(host_module("modules.script_callbacks"), event)(callback)
 
@@ -89,4 +88,4 @@ _register("on_ui_settings", _settings)
 _register("on_app_started", _started)
 _register("on_script_unloaded", _unloaded)
 _register("on_before_ui", _axis)
-_axis()  # without a page, scripts are asked for their parts before anything else is
+_axis()  # without a page, on_before_ui comes after the scripts are set up

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from lib_resize.linalg.threads import ask_for_one_blas_thread
 
@@ -15,6 +16,10 @@ from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it starts in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+settings.register_profile("without deadline", deadline=None)  # no test depends on the time that a busy machine needs
+settings.load_profile("without deadline")
 
 
 @pytest.fixture(autouse=True)

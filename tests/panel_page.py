@@ -7,9 +7,9 @@ from typing import Any
 from urllib.parse import urljoin
 
 try:
-    from playwright.sync_api import expect
+    from playwright.sync_api import Error, expect
 except ImportError:
-    expect = None
+    Error = expect = None
 
 __all__ = ["ask", "expect", "open_tab", "row"]
 
@@ -25,10 +25,20 @@ def ask(page: Any, method: str, params: dict[str, Any] | None = None) -> Any:
     page.wait_for_function("window.gradio_config && window.gradio_config.components")
     question = json.dumps({"id": 0, "method": method, "params": params or {}})
     body = {"data": [question], "fn_index": page.evaluate(FIND_EVENT), "session_hash": "tests"}
-    got = page.request.post(urljoin(page.url, "run/predict"), data=body, timeout=60_000)
+    got = _post(page, urljoin(page.url, "run/predict"), body)
     answer = json.loads(got.json()["data"][0])
     assert "error" not in answer, answer["error"]
     return answer["result"]
+
+
+def _post(page: Any, url: str, body: dict[str, Any]) -> Any:
+    """Post again where the server had just closed the idle connection, so that nothing was received."""
+    try:
+        return page.request.post(url, data=body, timeout=60_000)
+    except Error as error:
+        if "ECONNRESET" not in str(error):
+            raise
+        return page.request.post(url, data=body, timeout=60_000)
 
 
 def row(page: Any, name: str) -> Any:

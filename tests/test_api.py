@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import doctest
 import hashlib
+import json
 import os
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import lib_resize
 from lib_resize import api
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 from lib_resize.errors import FileError, OutputError, RecipeError, UsageError
 from lib_resize.files.reader import SafeFile
+from lib_resize.prompts import tags
 
-FUNCTIONS = ("resize", "plan", "merge", "extract", "upsample", "inspect", "resize_all")
+FUNCTIONS = ("resize", "plan", "analyse", "inspect", "merge", "extract", "upsample", "expand", "resize_all")
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +52,17 @@ def test_the_example_of_a_function_runs(
     assert not failed, "".join(failed)
 
 
+@pytest.mark.parametrize("module", [lib_resize, tags], ids=lambda module: module.__name__)
+def test_the_examples_of_a_module_run(module: ModuleType) -> None:
+    found = doctest.testmod(module)
+    assert found.attempted
+    assert not found.failed
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_is_public_also_when_all_modules_are_imported(name: str) -> None:
-    import lib_resize.cli.commands
     import lib_resize.cli.main
+    import lib_resize.cli.work
 
     assert getattr(lib_resize, name) is getattr(api, name)
 
@@ -77,6 +89,36 @@ def test_a_plan_is_what_a_resize_then_does(pastry: Path, checkpoint: Path, tmp_p
 def test_a_merge_with_strengths_in_pairs_may_name_a_file_twice(pastry: Path, tmp_path: Path) -> None:
     result = lib_resize.merge([(pastry, 0.5), (pastry, 0.25)], tmp_path / "sum.safetensors")
     assert {layer.new_rank for layer in result.plan.layers} == {0, 8}
+
+
+def test_an_analysis_has_the_numbers_of_a_plan_and_of_the_tensors(pastry: Path, checkpoint: Path) -> None:
+    found = lib_resize.analyse(pastry, "low:fro_ckpt=1,thr=-3.5", base=checkpoint, dtype="32")
+    for size, recipe in zip(found.recipes, ("low", "fro_ckpt=1,thr=-3.5"), strict=True):
+        planned = lib_resize.plan(pastry, recipe, base=checkpoint, dtype="32")
+        assert (size.recipe, size.retention) == (planned.recipe, planned.retention)
+        assert size.bytes == pytest.approx(planned.bytes_after, abs=64)  # the length of the new name
+    layer = next(one for one in found.layers if one.effective_rank)
+    tensors = load_file(pastry)
+    up, down = (tensors[f"{layer.name}.lora_{part}.weight"].astype(np.float64) for part in ("up", "down"))
+    scale = float(tensors[f"{layer.name}.alpha"]) / layer.rank
+    assert layer.singular_values == pytest.approx(np.linalg.svd(scale * up @ down)[1][:8], rel=1e-4)
+    assert sum(one.bytes for one in found.layers) < found.bytes
+    assert {"fro_ckpt=1", "fro_lora=1", "rank"} <= found.curves.keys()
+    assert all(curve == tuple(sorted(curve)) for curve in found.curves.values())
+    assert json.loads(json.dumps(found.as_json()))["layers"][0]["rank"] == 8
+
+
+def test_an_analysis_without_a_base_model_refuses_recipes_that_need_one(pastry: Path) -> None:
+    with pytest.raises(UsageError, match="pass a checkpoint as base"):
+        lib_resize.analyse(pastry, "medium:fro_ckpt=1,thr=-3.5")
+
+
+def test_an_extracted_lora_has_a_rank_of_its_own_for_convolutions(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "difference.safetensors"
+    made = lib_resize.extract(
+        folder / "tuned.safetensors", folder / "base.safetensors", output, rank=4, conv_rank=2, text_encoders=False
+    )
+    assert {layer.new_rank for layer in made.plan.layers} == {2, 4}
 
 
 @pytest.mark.parametrize(

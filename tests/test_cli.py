@@ -59,12 +59,12 @@ def test_base_names_the_checkpoint_outright(checkpoint, lora, out) -> None:
 
 
 def test_many_recipes_share_one_decomposition(checkpoint, lora, out, monkeypatch) -> None:
-    from lib_resize.engine import analysis
+    from lib_resize.engine import analysing
 
     seen = []
-    original = analysis.decompose_together
+    original = analysing.decompose_together
     monkeypatch.setattr(
-        analysis, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
+        analysing, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
     )
     recipes = "fro_ckpt=1,thr=-3.5:spn_lora=1,thr=-0.7:spn_ckpt=1,size=0.3:rank=2,max_conv_rank=1:sv_fro=0.9"
     assert run("resize", checkpoint, lora, "-o", out, "-r", recipes) == 0
@@ -280,7 +280,7 @@ def test_metadata_is_carried_over_and_made_true(checkpoint, lora, out) -> None:
         (["resize", "nope.safetensors"], 1, "no such file"),
         (["resize", "nothing*.safetensors"], 2, "nothing matches"),
         (["resize", "LORA", "-r", "frob=1"], 2, "unknown word 'frob'"),
-        (["resize", "LORA", "-r", "fro_ckpt=1,thr=-2"], 2, "name a checkpoint first"),
+        (["resize", "LORA", "-r", "fro_ckpt=1,thr=-2"], 2, "Name a checkpoint first"),
         (["resize", "CHECKPOINT"], 2, "is a checkpoint; name the LoRA files after it"),
         (["resize", "LORA", "-d", "warp", "-r", "rank=1"], 1, "device 'warp' cannot be used"),
         (["resize", "LORA", "--base", "LORA", "-r", "rank=1"], 1, "no base model found"),
@@ -306,7 +306,7 @@ def test_bad_commands_end_with_a_sentence_and_their_status(
 
 
 def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) -> None:
-    from lib_resize.demo.synthetic import SMALL  # names of SD1.5 that SDXL has not
+    from lib_resize.demo.models import SMALL  # names of SD1.5 that SDXL has not
 
     foreign = write_lora(tmp_path / "foreign.safetensors", LoraOptions(model=SMALL, rank=2))
     data = foreign.read_bytes().replace(b"put_blocks_", b"put_bricks_")
@@ -318,13 +318,13 @@ def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) 
 
 
 def test_layers_that_the_checkpoint_lacks_are_scored_by_themselves(checkpoint, out, tmp_path, capsys) -> None:
-    from lib_resize.demo.synthetic import SMALL
+    from lib_resize.demo.models import SMALL
 
     lora = write_lora(tmp_path / "lora.safetensors", LoraOptions(model=SMALL, rank=2))
     lora.write_bytes(lora.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1"))
     assert run("resize", checkpoint, lora, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 0
     told = "".join(capsys.readouterr())
-    assert "scored without the base model: no partner in small_sdxl.safetensors" in told
+    assert "scored without the base model: small_sdxl.safetensors has no such layers" in told
     assert "22 layers (lora_unet_other_blocks_4_1" in told
 
 
@@ -511,7 +511,7 @@ def test_a_stopped_batch_leaves_whole_files_only(lora, out, tmp_path, number, st
         with SafeFile(path) as file:
             json.loads(file.header.metadata["resize_lora"])
     if number != signal.SIGKILL:
-        assert b"stopped; finished files stay" in error
+        assert b"stopped; finished files are complete" in error
         assert len(outputs(out)) == len(finished)
     assert all(path.read_bytes() == lora.read_bytes() for path in library.iterdir())
 
@@ -557,7 +557,7 @@ def test_no_name_ends_in_a_traceback(command, name, tmp_path, monkeypatch, capsy
     assert run(command, name, *more) in (1, 2)
     told = capsys.readouterr().err
     assert "Traceback" not in told
-    assert "a fault of Resize LoRA" not in told
+    assert "internal error" not in told
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems store no such name")
@@ -632,7 +632,7 @@ def test_a_destination_that_cannot_work_is_refused_before_the_work(lora, tmp_pat
     assert run("merge", f"{lora}:0.5", "-o", tmp_path / "x", "--overwrite") == 1
     assert run("resize", lora, "-o", tmp_path, "-r", "rank=1:rank=2", "--suffix", "/../x", "--dry-run") == 1
     error = capsys.readouterr().err
-    assert "a file stands where a folder should be" in error
+    assert "there is a file where a folder should be" in error
     assert "is not a result of Resize LoRA" in error
 
 
@@ -646,10 +646,15 @@ def test_a_demo_replaces_nothing(tmp_path, capsys) -> None:
 def test_a_file_that_appears_during_the_work_is_not_replaced(lora, out, monkeypatch, capsys) -> None:
     assert run("resize", lora, "-o", out, "-r", "rank=2") == 0
     (result,) = out.iterdir()
-    monkeypatch.setattr("lib_resize.engine.jobs._check_deltas", lambda *_: result.write_bytes(b"mine"))
+    monkeypatch.setattr("lib_resize.engine.writing.check_deltas", lambda *_: result.write_bytes(b"mine"))
     assert run("resize", lora, "-o", out, "-r", "rank=2", "--overwrite") == 1
     assert result.read_bytes() == b"mine"
     assert "is not a result of Resize LoRA" in capsys.readouterr().err
+
+
+def test_the_page_refuses_a_device_that_is_not_there_at_its_start(lora, capsys) -> None:
+    assert run("ui", "--lora-dir", lora.parent, "-d", "warp") == 1
+    assert "device 'warp' cannot be used" in capsys.readouterr().err
 
 
 def test_the_panel_without_a_webui_bakes_with_the_presets_of_the_command_line(lora, tmp_path, capsys) -> None:

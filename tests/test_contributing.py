@@ -64,10 +64,10 @@ def _add_rows(module: ModuleType, table: str, rows: str, monkeypatch: pytest.Mon
 
 
 def test_a_kind_of_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lib_resize.adapters.read import kinds_of
+    from lib_resize.adapters.read.adapter import layers_by_stem
 
     apply("A kind of adapter", monkeypatch)
-    ((kind, parts),) = kinds_of(["lora_unet_mid_block_x.toy_gate"]).values()
+    ((kind, parts),) = layers_by_stem(["lora_unet_mid_block_x.toy_gate"]).values()
     assert (kind.name, kind.verdict, list(parts)) == ("Toy gate", "copy", ["toy_gate"])
 
 

@@ -65,6 +65,7 @@ def machine(develop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(develop, "_must", made.must)
     monkeypatch.setattr(develop, "_works", lambda folder: True)
     monkeypatch.setattr(develop, "_pip_version", lambda python: (25, 0))
+    monkeypatch.setattr(develop, "_found", lambda program: "")
     return made
 
 
@@ -114,6 +115,63 @@ def test_all_checks_run_in_order_and_the_last_line_names_those_that_fail(
     assert [command[2:] for command in machine.ran[1:]] == [list(one) for one in develop.CHECKS.values()]
     assert [command[2] for command in machine.ran[1:]] == ["ruff", "ruff", "mypy", "mkdocs", "pytest"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("Failed: ruff format, mypy (")
+
+
+@pytest.fixture
+def node(develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node.js is there, and nothing of it is installed in the folder."""
+    (develop.ROOT / "package-lock.json").write_text("{}", "utf-8")
+    monkeypatch.setattr(develop, "_found", lambda program: f"/bin/{program}")
+    monkeypatch.setattr(develop, "_node_lack", lambda: "")
+
+
+@pytest.mark.usefixtures("node")
+def test_where_node_is_there_the_page_is_checked_first_and_npm_runs_once(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert develop.main(["test"]) == 0
+    npm = [command for command in machine.ran if command[0] == "/bin/npm"]
+    assert [command[1] for command in npm] == ["ci"]
+    checks = machine.ran[2:]
+    assert [command[0] for command in checks[:3]] == ["/bin/node"] * 3
+    assert [command[1].rpartition("/")[2] for command in checks[:3]] == ["prettier.cjs", "eslint.js", "--test"]
+    names = ", ".join([*develop.PAGE_CHECKS, *develop.CHECKS])
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"All is well: {names} (")
+    (develop.ROOT / "node_modules").mkdir()
+    (develop.ROOT / "node_modules" / ".package-lock.json").write_text("{}", "utf-8")
+    develop.main(["test"])
+    assert len([command for command in machine.ran if command[0] == "/bin/npm"]) == 1
+
+
+def test_without_node_the_page_is_not_checked_and_the_reason_is_shown(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert develop.main(["test"]) == 0
+    assert "the checks of the page are left out: no Node.js with npm here" in capsys.readouterr().out
+
+
+def test_in_ci_a_lack_of_node_is_a_failure(
+    develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CI", "true")
+    assert develop.main(["test"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Failed: the checks of the page: no Node.js with npm")
+    assert len(machine.ran) == 1 + len(develop.CHECKS)
+
+
+@pytest.mark.usefixtures("node")
+def test_packages_of_the_page_that_cannot_be_had_are_named(
+    develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine.failing = {"ci"}
+    assert develop.main(["test"]) == 0
+    assert "the checks of the page are left out: npm ci failed" in capsys.readouterr().out
+
+
+def test_an_old_node_is_refused_by_its_version(develop: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(develop, "_found", lambda program: develop.sys.executable)
+    monkeypatch.setattr(develop, "OLDEST_NODE", 9999)
+    assert "9999 or newer is needed" in develop._node_lack()
 
 
 def test_a_check_that_was_killed_is_told_apart(

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from lib_resize.adapters.forms.form import Work
-from lib_resize.adapters.read import read_adapter
-from lib_resize.engine import batch
+from lib_resize.adapters.forms.form import WriteSpec
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.engine import batch, runtime
+from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import DeviceError
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays, TorchArrays, open_arrays
@@ -35,8 +36,8 @@ DEVICES = [
 ]
 
 
-def resized(lora: Path, checkpoint: Path, out: Path, device: str) -> list[batch.Outcome]:
-    settings = batch.Settings(recipes=parse_recipes(RECIPES), output=out, base=checkpoint, device=device)
+def resized(lora: Path, checkpoint: Path, out: Path, device: str) -> list[Outcome]:
+    settings = Settings(recipes=parse_recipes(RECIPES), output=out, base=checkpoint, device=device)
     outcomes = list(batch.resize(expand([str(lora)]), settings))
     assert [outcome.error for outcome in outcomes] == [None] * 4
     return outcomes
@@ -46,7 +47,7 @@ def resized(lora: Path, checkpoint: Path, out: Path, device: str) -> list[batch.
 def test_a_device_writes_what_numpy_writes(checkpoint, lora, tmp_path, device, monkeypatch) -> None:
     expected = resized(lora, checkpoint, tmp_path / "numpy", "cpu")
     monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "fresh"))
-    monkeypatch.setattr(batch, "open_arrays", lambda name: TorchArrays(name))
+    monkeypatch.setattr(runtime, "open_arrays", lambda name: TorchArrays(name))
     for ours, theirs in zip(resized(lora, checkpoint, tmp_path / "torch", device), expected, strict=True):
         assert Path(ours.plan.output).name == Path(theirs.plan.output).name
         assert ours.plan.retention == pytest.approx(theirs.plan.retention, abs=1e-6)
@@ -63,7 +64,7 @@ def test_the_cpu_is_numpy() -> None:
 
 @pytest.mark.parametrize("device", ["warp", "cuda:99", "meta"])
 def test_a_device_that_cannot_work_is_refused(device: str) -> None:
-    with pytest.raises(DeviceError, match="Take `-d cpu`"):
+    with pytest.raises(DeviceError, match="Use `-d cpu`"):
         open_arrays(device)
 
 
@@ -90,5 +91,5 @@ def test_other_kinds_are_the_same_on_a_device(tmp_path, kind) -> None:
         with SafeFile(tmp_path / "x.safetensors") as file:
             (layer,) = read_adapter(file).layers
             solved = layer.form.decompose(arrays)
-            found[name] = layer.form.full(layer.form.values(Work(solved, np.arange(2), arrays)))
+            found[name] = layer.form.full(layer.form.values(WriteSpec(solved, np.arange(2), arrays)))
     np.testing.assert_allclose(found["torch"], found["cpu"], atol=1e-5 * np.abs(found["cpu"]).max())

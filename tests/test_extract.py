@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.base.pairing import read_base
+from lib_resize.base.model_index import read_base
 from lib_resize.cli import main as cli
 from lib_resize.files.header import read_header
 
@@ -261,7 +261,7 @@ def test_biases_and_norms_go_along_where_asked(pair: Any, tmp_path: Path, capsys
     for key, values in wanted.items():
         np.testing.assert_array_equal(found[key], values, err_msg=key)
     told = capsys.readouterr().out
-    assert "6 differences of biases and norms go along" in told
+    assert "6 differences of biases and norms included" in told
     assert "2 biases and norms (2 of norms" in told  # of a text encoder, and one without its other half
 
 

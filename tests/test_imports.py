@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lib_resize.cli.main import COMMANDS
+
 PACKAGE = "lib_resize"
 ROOT = Path(__file__).parents[1]
 
@@ -28,7 +30,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompts"}),
     "demo": frozenset({"errors", "files", "linalg", "names"}),
     "engine": frozenset(
-        {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe"}
+        {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe", "shown"}
     ),
     "extraction": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "recipe"}),
     "studies": frozenset(
@@ -62,12 +64,15 @@ EAGER = {
 """Modules of these rooms that import such a library when they are themselves imported; numpy may be by all."""
 
 NARROWER: dict[str, frozenset[str]] = {
-    "files.header": frozenset({"errors"}),
+    "files.damage": frozenset({"errors"}),
+    "files.header": frozenset({"errors", "files.damage", "files.header_json", "files.other_formats"}),
+    "files.header_json": frozenset({"files.damage"}),
+    "files.other_formats": frozenset({"errors", "files.damage"}),
     "recipe.grammar": frozenset({"errors"}),
     "linalg.threads": frozenset(),
     "linalg.casts": frozenset(),
-    "adapters.suffixes": frozenset(),
-    "adapters.registry": frozenset({"adapters.suffixes"}),
+    "adapters.keys.suffixes": frozenset(),
+    "adapters.keys.registry": frozenset({"adapters.keys.suffixes"}),
     "base.norm_cache": frozenset(),
 }
 """Single modules that may import less than their room, their neighbours included."""
@@ -90,7 +95,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
 
 LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "base.gguf_store": frozenset({"gguf"}),
-    "cli.commands": frozenset({"tqdm"}),
+    "cli.output": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"numpy"}),
@@ -232,7 +237,7 @@ def _inner_fault(name: str, one: Import) -> str | None:
 
 
 HOSTS_OWN = frozenset({"backend", "ldm_patched", "modules", "modules_forge"})
-WEBUIS = frozenset({"hosts.a1111", "hosts.forge", "hosts.reforge", "hosts.webui"})
+WEBUIS = frozenset({"hosts.a1111", "hosts.forge", "hosts.reforge", "hosts.webui_images"})
 
 
 @pytest.mark.parametrize("name", sorted(MODULES.keys() - WEBUIS))
@@ -309,8 +314,8 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("linalg.arrays", "import torch"),
         ("linalg.arrays", "try:\n    import torch\nexcept ImportError:\n    torch = None"),
         ("linalg.arrays", "class A:\n    from torch import nn"),
-        ("adapters.read", "from ..recipe import grammar"),
-        ("adapters.read", "from lib_resize.base.checkpoint import Checkpoint"),
+        ("adapters.read.adapter", "from ...recipe import grammar"),
+        ("adapters.read.adapter", "from lib_resize.base.checkpoint import Checkpoint"),
         ("base.checkpoint", "from .. import adapters"),
         ("recipe.grammar", "from .scores import score"),
         ("recipe.grammar", "import numpy as np"),
@@ -328,8 +333,8 @@ def test_every_entry_of_the_tables_is_used() -> None:
         ("panel.service", "def f():\n    from modules import shared"),
         ("panel.service", "from ..cli import main"),
         ("engine.batch", "def f():\n    from modules import shared"),
-        ("cli.commands", "from tqdm import tqdm"),
-        ("prompts.tags", "from ..engine.batch import Outcome"),
+        ("cli.output", "from tqdm import tqdm"),
+        ("prompts.tags", "from ..engine.settings import Outcome"),
         ("package", "from .plans import Plan"),
     ],
 )
@@ -342,11 +347,11 @@ def test_a_forbidden_import_is_found(name: str, code: str) -> None:
     [
         ("linalg.arrays", "def f():\n    try:\n        import torch\n    except ImportError:\n        pass"),
         ("files.writer", "from . import atomic"),
-        ("engine.jobs", "from .. import __version__"),
+        ("engine.stamping", "from .. import __version__"),
         ("hosts.webui", "def f():\n    from modules import shared"),
         ("panel.service", "from ..hosts.host import Host"),
         ("panel.layout", "import gradio as gr"),
-        ("cli.commands", "def f():\n    if x:\n        from tqdm import tqdm"),
+        ("cli.output", "def f():\n    if x:\n        from tqdm import tqdm"),
     ],
 )
 def test_an_allowed_import_is_let_through(name: str, code: str) -> None:
@@ -380,7 +385,7 @@ def test_importing_the_package_loads_no_library() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["resize", "--help"], ["inspection", "--help"], ["demo", "--help"]],
+    [["--help"], ["--version"], *([command.name, "--help"] for command in COMMANDS)],
     ids=" ".join,
 )
 def test_asking_for_help_loads_no_library(arguments: list[str]) -> None:

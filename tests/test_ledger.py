@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lib_resize.cli.ledger import Ledger
-from lib_resize.engine.batch import Outcome
+from lib_resize.engine.settings import Outcome
 from lib_resize.errors import FileError, OutputError, UsageError
 from lib_resize.files.target import Inputs
 from lib_resize.plans import LayerPlan, Plan

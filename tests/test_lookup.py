@@ -52,7 +52,7 @@ def test_two_files_of_one_name_are_named_both(folders: LoraFolders, name: str) -
 
 
 def test_a_name_that_is_missing_tells_what_is_near(folders: LoraFolders) -> None:
-    with pytest.raises(FileError, match="Near it: ink"):
+    with pytest.raises(FileError, match="Similar names: ink"):
         folders.find("inkk")
 
 

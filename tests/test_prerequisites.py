@@ -85,17 +85,17 @@ def test_nothing_is_said_where_all_is_there(stand: Stand) -> None:
 @pytest.mark.parametrize(
     ("route", "answer", "said"),
     [
-        ("/", 401, "asks for a login"),
+        ("/", 401, "requires a login"),
         ("/", None, "HTTP status 404"),
         ("/sdapi/v1/options", None, "Start the WebUI with --api."),
         (OURS + "hello", None, "--resize-lora-api"),
         (OURS + "hello", {"version": "0.0.1"}, "The WebUI runs Resize LoRA 0.0.1"),
         ("/sdapi/v1/sd-models", [], "has no checkpoint"),
-        ("/sdapi/v1/txt2img", 500, "cannot make a picture"),
+        ("/sdapi/v1/txt2img", 500, "cannot generate an image"),
         (
             OURS + "hello",
             {"version": lib_resize.__version__, "reference": {"kind": "none"}},
-            "sees no loaded checkpoint",
+            "finds no loaded checkpoint",
         ),
         (OURS + "list", {"files": [lora("one"), lora("two"), lora("three"), lora("odd", fits=False)]}, "family"),
         (OURS + "list", {"files": [lora("one"), lora("two", ours={}), lora("three", problem="x")]}, "need 3"),

@@ -9,16 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib_resize.errors import PromptError
-from lib_resize.prompts.tags import (
-    BLOCK_NAMES,
-    BLOCK_PRESETS,
-    Schedule,
-    Tag,
-    check_bakeable,
-    parse_prompt,
-    read_presets,
-    replaced,
-)
+from lib_resize.prompts.block_weights import BLOCK_NAMES, BLOCK_PRESETS, read_presets
+from lib_resize.prompts.tags import Schedule, Tag, check_bakeable, parse_prompt, replaced
 
 
 def one(text: str) -> Tag:
@@ -48,7 +40,7 @@ def one(text: str) -> Tag:
 def test_strengths_are_filled_in_as_a1111_does(text: str, te: float, unet: float, dyn: int | None) -> None:
     tag = one(text)
     assert (tag.name, tag.te, tag.unet, tag.dyn) == ("a", te, unet, dyn)
-    assert not tag.troubles
+    assert not tag.errors
 
 
 @pytest.mark.parametrize("name", ["it's odd", 'a "b" [c]', "画風", "a.b-c_d (2)", "x@0.5", "1"])
@@ -136,8 +128,8 @@ def test_old_spellings_of_block_weights_mean_the_same() -> None:
     ],
 )
 def test_what_changes_over_time_is_told_apart_with_the_part_and_the_reason(text: str, part: str) -> None:
-    (trouble,) = one(text).troubles
-    assert part in trouble
+    (error,) = one(text).errors
+    assert part in error
     with pytest.raises(PromptError, match="cannot be baked") as caught:
         check_bakeable(parse_prompt(text).tags)
     assert caught.value.column == text.index("<") + 1
@@ -148,20 +140,20 @@ def test_what_changes_over_time_is_told_apart_with_the_part_and_the_reason(text:
     ["(<lora:a:1>:1.2)", "[<lora:a:1>]", "[x:y:3] <lora:a:1>", r"\[<lora:a:1>:10\]", "<lora:a:1> [", "] <lora:a:1>:3]"],
 )
 def test_brackets_that_only_weigh_words_do_no_harm(text: str) -> None:
-    assert one(text).troubles == ()
+    assert one(text).errors == ()
 
 
 def test_a_schedule_that_never_changes_is_a_strength() -> None:
     tag = one("<lora:a:0.5@0,0.5@10>")
     assert isinstance(tag.te, Schedule)
-    assert tag.troubles == ()
+    assert tag.errors == ()
     assert tag.gain("MID") == tag.gain("TE") == 0.5
 
 
 def test_an_option_that_nobody_knows_is_remarked_on_and_left_out() -> None:
     tag = one("<lora:a:1:colour=red>")
-    assert tag.troubles == ()
-    assert "colour=red" in tag.remarks[0]
+    assert tag.errors == ()
+    assert "colour=red" in tag.warnings[0]
 
 
 # Errors -------------------------------------------------------------------------------------------------------
@@ -226,7 +218,7 @@ def _written(strength: float | Schedule) -> str:
 PROMPTS = st.lists(
     tags() | st.sampled_from(["a, ", " b ", "[", "]", "|", ":0.5]", "{", "}", "\\", "<", "(x:1.2)"]), max_size=6
 ).map("".join)
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+UNHURRIED = settings(suppress_health_check=[HealthCheck.too_slow])
 """For machines that do other things too."""
 
 
@@ -245,9 +237,9 @@ def test_no_text_raises_anything_but_our_error(text: str) -> None:
     for whole in (text, f"<lora:{text}>", f"<lora:a:{text}>", f"<lora:a:1:{text}"):
         try:
             for tag in parse_prompt(whole).tags:
-                if not tag.troubles:
+                if not tag.errors:
                     assert abs(tag.gain("MID")) <= 1e12
-                assert isinstance(tag.remarks, tuple)
+                assert isinstance(tag.warnings, tuple)
         except PromptError as error:
             assert error.column > 0
 
@@ -287,7 +279,7 @@ def test_presets_of_ones_own_are_read_as_the_extension_keeps_them() -> None:
     (face,) = parse_prompt("<lora:x:1:lbw=FACE>", presets).tags
     assert (face.gain("TE1"), face.gain("IN08"), face.gain("OUT00"), face.gain("TIME")) == (1.0, 0.5, 0.0, 1.0)
     (full,) = parse_prompt("<lora:x:1:lbw=XL FULL>", presets).tags
-    assert (full.gain("MID"), full.gain("OUT00"), full.troubles) == (1.0, 0.0, ())
+    assert (full.gain("MID"), full.gain("OUT00"), full.errors) == (1.0, 0.0, ())
     assert parse_prompt("<lora:x:1:FACE>", presets).tags[0].blocks == face.blocks  # the old place
     assert parse_prompt("<lora:x:1:lbw=OUTD>", presets).tags[0].gain("OUT05") == 0.0  # the person's goes before
     assert parse_prompt("<lora:x:1:lbw=OUTS>", presets).tags[0].gain("OUT08") == 1.0
@@ -298,12 +290,12 @@ def test_presets_of_ones_own_are_read_as_the_extension_keeps_them() -> None:
 )
 def test_a_preset_that_cannot_be_baked_is_told_with_the_reason(name: str, words: str) -> None:
     (tag,) = parse_prompt(f"<lora:x:1:lbw={name}>", read_presets(OWN)).tags
-    assert words in " ".join(tag.troubles)
+    assert words in " ".join(tag.errors)
 
 
 def test_weights_for_flux_are_read_and_told_apart() -> None:
     (tag,) = parse_prompt(f"<lora:x:1:lbw={','.join('1' * 61)}>").tags
-    assert "61 weights" in " ".join(tag.troubles)
+    assert "61 weights" in " ".join(tag.errors)
 
 
 @UNHURRIED
@@ -314,4 +306,4 @@ def test_no_text_of_presets_raises_anything(text: str) -> None:
     for name in presets:
         with contextlib.suppress(PromptError):
             for tag in parse_prompt(f"<lora:x:1:lbw={name}>", presets).tags:
-                assert tag.troubles or abs(tag.gain("MID")) <= 1e6
+                assert tag.errors or abs(tag.gain("MID")) <= 1e6

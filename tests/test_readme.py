@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import json
 import math
@@ -15,12 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib_resize.adapters.registry import EMBEDDING, KINDS, UNKNOWN
-from lib_resize.adapters.suffixes import _ROLES
-from lib_resize.cli import main as cli
+from lib_resize.adapters.keys.registry import EMBEDDING, KINDS, UNKNOWN
+from lib_resize.adapters.keys.suffixes import _ROLES
+from lib_resize.cli import reference
+from lib_resize.cli.command import Command
+from lib_resize.cli.main import COMMANDS, parser
 from lib_resize.cli.report import Totals
 from lib_resize.names.families import FAMILIES
-from lib_resize.names.spelling import PREFIXES
+from lib_resize.names.key_formats import PREFIXES
 from lib_resize.plans import LayerPlan, Plan
 from lib_resize.recipe.grammar import (
     FILLS,
@@ -34,7 +37,13 @@ from lib_resize.recipe.grammar import (
     parse_recipes,
 )
 from lib_resize.recipe.scores import BaseFacts, LayerFacts, score
-from tools import cli_reference
+
+
+def options_of(command: Command) -> list[str]:
+    made = argparse.ArgumentParser()
+    command.add_options(made)
+    return [option for action in made._actions for option in action.option_strings]
+
 
 ROOT = Path(__file__).parents[1]
 REPOSITORY = "https://github.com/resize-lora/resize-lora"
@@ -51,14 +60,16 @@ PLAIN_TEXTS = (
     "localizations/*.json",
 )
 """Texts in which the words of `AVOIDED` do not occur; of a translation, the English keys."""
-NOT_PLAIN_YET = ("docs/api.md", "docs/cli.md", "docs/panel-protocol.md", "docs/style.md", "localizations/*.json")
-"""Of these, the ones that are not checked; docs/style.md quotes the words."""
+QUOTING = ("docs/style.md",)
+"""Of these, the ones that quote the words."""
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
     for path in [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")]
 }
 README = PAGES["README.md"]
 WORDS = {**SCORES, **SELECTIONS, **LIMITS, **METHODS, **FILLS, **METHOD_NUMBERS, **PRESETS, "rescale": ""}
+OPTIONS = {command.name: options_of(command) for command in COMMANDS}
+"""Subcommand -> every form of every option, as the parser has it."""
 FOREIGN_OPTIONS = {
     "benchmarks/README.md",
     "docs/api.md",
@@ -96,7 +107,7 @@ def commands() -> list[tuple[str, str]]:
     """Return every example of our command in a code block, with its page."""
     lines = [(page, line) for page, text in PAGES.items() for block in code_blocks(text) for line in block.splitlines()]
     starts = ("resize-lora ", "python -m lib_resize ")
-    return [(page, line) for page, line in lines if line.startswith(starts) and "[options]" not in line]
+    return [(page, line) for page, line in lines if line.startswith(starts) and "[OPTIONS]" not in line]
 
 
 # README -----------------------------------------------------------------------------------------------------------
@@ -135,21 +146,14 @@ def test_a_wrong_word_for_develop_prints_both_commands_and_fails() -> None:
 
 
 def test_the_reference_is_the_one_that_the_parser_makes() -> None:
-    assert cli_reference.page() == PAGES["docs/cli.md"], "run python -m tools.cli_reference"
-
-
-def test_the_reference_has_every_option_of_every_command() -> None:
-    for name, (parser, _) in cli_reference.subcommands().items():
-        text = section(name, PAGES["docs/cli.md"])
-        for action in parser._actions:
-            assert all(f"`{option}" in text for option in action.option_strings if option not in ("-h", "--help"))
+    assert reference.markdown() == PAGES["docs/cli.md"], "run python -m lib_resize.cli.reference > docs/cli.md"
 
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_example_is_a_command_that_can_be_parsed(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)
     arguments = words[1:] if words[0] == "resize-lora" else words[3:]
-    assert cli._parser().parse_args(arguments).command in cli_reference.subcommands()
+    assert parser().parse_args(arguments).command in OPTIONS
 
 
 def test_there_are_examples() -> None:
@@ -159,8 +163,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - FOREIGN_OPTIONS))
 def test_no_page_names_an_option_that_is_not_there(page: str) -> None:
-    parsers = [parser for parser, _ in cli_reference.subcommands().values()]
-    known = {"--version", *(one for parser in parsers for action in parser._actions for one in action.option_strings)}
+    known = {"--version"}.union(*OPTIONS.values())
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", PAGES[page]))
     assert named - known == set()
 
@@ -335,7 +338,7 @@ AVOIDED = re.compile(rf"\b({'|'.join(avoided())})\b", re.IGNORECASE)
 
 def plain_texts() -> list[Path]:
     paths = {path for pattern in PLAIN_TEXTS for path in ROOT.glob(pattern)}
-    return sorted(paths - {path for pattern in NOT_PLAIN_YET for path in ROOT.glob(pattern)})
+    return sorted(paths - {path for pattern in QUOTING for path in ROOT.glob(pattern)})
 
 
 def words_of(path: Path) -> str:

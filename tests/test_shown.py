@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lib_resize.cli import main as cli
 from lib_resize.errors import FileError
-from lib_resize.panel.faults import told
+from lib_resize.panel.faults import error_json
 from lib_resize.shown import MOST, json_text, shown, shown_lines
 
 any_text = st.text(st.characters())
@@ -74,6 +74,6 @@ def test_no_command_prints_what_a_name_wants_of_the_terminal(lora: Path, tmp_pat
 
 
 def test_the_page_gets_no_such_message_either() -> None:
-    message = told(FileError("a\x1b[2J" + "x" * 10**5))["message"]
+    message = error_json(FileError("a\x1b[2J" + "x" * 10**5))["message"]
     assert message.startswith(r"a\x1b[2Jxxx")
     assert len(message) < MOST + 10

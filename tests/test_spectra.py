@@ -16,7 +16,8 @@ import pytest
 from lib_resize.cli import main as cli
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.errors import OutputError
-from lib_resize.names.families import SD15, SDXL, layers
+from lib_resize.names.families import SD15, SDXL
+from lib_resize.names.family import layers
 from lib_resize.studies.inspection import describe_closely
 from lib_resize.studies.spectra import TYPES, LayerSpectrum, Study, effective_rank, groups, study_of_many, type_of
 
@@ -58,7 +59,7 @@ def test_a_layer_is_what_its_name_says_in_every_spelling(stem: str, kind: str) -
 @pytest.mark.parametrize("family", [SDXL, SD15], ids=lambda family: family.name)
 def test_every_layer_of_known_families_has_a_type_and_all_spellings_agree(family) -> None:
     for row in layers(family).values():
-        kinds = {type_of(name, is_conv=len(row.shape) > 2 and row.shape[2] > 1) for name in (row.id, *row.spellings)}
+        kinds = {type_of(name, is_conv=len(row.shape) > 2 and row.shape[2] > 1) for name in (row.id, *row.dotted_names)}
         assert len(kinds) == 1, row
         assert kinds <= set(TYPES)
         assert kinds != {"other"} or row.id.endswith("text_projection"), row
@@ -260,7 +261,7 @@ def test_without_matplotlib_a_sentence_says_what_to_do_before_any_work(lora, tmp
     code = f"""
 import sys
 sys.modules["matplotlib"] = None
-from lib_resize import cli
+from lib_resize.cli import main as cli
 print("status", cli.main(["inspect", {str(lora)!r}, "--plot", {str(tmp_path / "p")!r}]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -273,7 +274,7 @@ def test_a_folder_that_cannot_be_made_is_told(lora, tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("x")
     assert cli.main(["inspect", str(lora), "--plot", str(tmp_path / "file")]) == 1
-    assert "a file stands where a folder should be" in capsys.readouterr().err
+    assert "there is a file where a folder should be" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "x"
 
 

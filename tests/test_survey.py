@@ -18,10 +18,11 @@ from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.errors import Cancelled, UsageError
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import PRESETS
-from lib_resize.studies import survey
-from lib_resize.studies.catalogue import load_cache
-from lib_resize.studies.survey import Figures, Survey, SurveyOptions, sampled
+from lib_resize.studies import catalogue, survey
+from lib_resize.studies.catalogue import Facts, load_cache
+from lib_resize.studies.survey import Survey, SurveyOptions, sampled
 from lib_resize.studies.survey import survey as look
+from lib_resize.studies.survey_store import Entry, Figures
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_estimates_are_marked_and_near(made, exact, tmp_path) -> None:
 
 
 def test_a_sample_is_spread_evenly_and_small_files_are_taken_whole(made) -> None:
-    from lib_resize.adapters.read import read_adapter
+    from lib_resize.adapters.read.adapter import read_adapter
     from lib_resize.files.reader import SafeFile
     from lib_resize.studies.spectra import type_of
 
@@ -126,7 +127,9 @@ def test_a_sample_is_spread_evenly_and_small_files_are_taken_whole(made) -> None
         chosen = sampled(layers, 50)
         assert len({layer.stem for layer in chosen}) == 50
         assert {type_of(layer.stem) for layer in chosen} == {type_of(layer.stem) for layer in layers}
-        share = sum(layer.form.parameters for layer in chosen) / sum(layer.form.parameters for layer in layers)
+        share = sum(layer.form.parameters_per_rank for layer in chosen) / sum(
+            layer.form.parameters_per_rank for layer in layers
+        )
         assert share == pytest.approx(50 / len(layers), rel=0.1)
         assert sampled(layers, 500) == tuple(layers)
         assert sampled(layers, 50) == chosen
@@ -194,11 +197,21 @@ def test_a_stopped_survey_goes_on_where_it_was(made, tmp_path, monkeypatch) -> N
     assert all(entry.figures or entry.problem for entry in found.entries)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"version": 1}', '{"version": 99, "paths": {}, "files": {}}', "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"version": 1}',
+        '{"version": 99, "files": {}, "contents": {}}',
+        "{}",
+        '{"version": 3, "files": {"a": 1}, "contents": {"b": 2}}',
+    ],
+)
 def test_a_damaged_cache_is_none(made, tmp_path, text) -> None:
     (tmp_path / "c.json").write_text(text)
     assert look(made, SurveyOptions(cache=tmp_path / "c.json")).freed("low") > 0
-    assert json.loads((tmp_path / "c.json").read_text())["version"] == survey.VERSION
+    assert json.loads((tmp_path / "c.json").read_text())["version"] == catalogue.VERSION
 
 
 def test_exact_figures_reach_the_panels_list(made, tmp_path, monkeypatch) -> None:
@@ -230,11 +243,11 @@ def test_the_report_says_it_in_words(made, capsys) -> None:
     for part in (
         "8 files",
         "1 files are exact copies of others",
-        "1 files float32, of which half is free",
-        "1 files resized already",
+        "1 files in float32, which float16 halves",
+        "1 files already resized",
         "broken.safetensors: ",
         "2 files that cannot be resized",
-        "of which High frees more than half",
+        "of which high frees more than half",
     ):
         assert part in text
     assert "~" in text
@@ -260,24 +273,42 @@ def test_no_folder_and_an_empty_one_are_told(tmp_path, capsys) -> None:
 
 
 def test_a_preset_that_makes_a_file_larger_frees_nothing() -> None:
-    entry = survey.Entry(
-        Path("/x/a"), (100, 0), survey.Facts(), figures=Figures(True, 1.0, 0, {"high": 150, "low": 40})
-    )
+    entry = Entry(Path("/x/a"), (100, 0), Facts(), figures=Figures(True, 1.0, 0, {"high": 150, "low": 40}))
     assert (entry.freed("high"), entry.freed("medium"), entry.freed("low")) == (0, 0, 60)
 
 
 # Cost --------------------------------------------------------------------------------------------------------
 
 
-def test_caches_are_written_a_few_times_and_not_per_file(made, tmp_path, monkeypatch) -> None:
-    whole, panel = [], []
-    monkeypatch.setattr(survey, "write_whole", lambda path, data, **more: whole.append(path))
-    monkeypatch.setattr(survey, "save_cache", lambda path, known: panel.append(len(known)))
+def test_the_store_is_written_a_few_times_and_not_per_file(made, tmp_path, monkeypatch) -> None:
+    written = []
+    monkeypatch.setattr(catalogue, "write_whole", lambda path, data, **more: written.append(path))
     found = look(made, SurveyOptions(exact=True, threads=1, cache=tmp_path / "cache.json"))
-    exact = {entry.content for entry in found.entries if entry.figures}
-    assert len(whole) == 1
-    assert panel == [len(exact)]
-    assert len(exact) > 1
+    assert written == [tmp_path / "cache.json"]
+    assert len({entry.content for entry in found.entries if entry.figures}) > 1
+
+
+def test_the_tab_and_a_survey_share_one_store(made, tmp_path, monkeypatch) -> None:
+    """Neither loses what the other has added since it read the store, and the former second file is removed."""
+    monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path))
+    store, former = catalogue.cache_file(), tmp_path / "survey.json"
+    former.write_text('{"version": 2, "paths": {}, "files": {}}')
+    path = made / "big.safetensors"
+    stamp = catalogue.stamp_of(path)
+    tab = catalogue.KnownFiles(store, every=60.0)
+
+    def add(found: Survey) -> None:
+        tab.add(path, (stamp, Facts(rank=32), {"high": 7}))
+        tab.save()
+
+    look(made, SurveyOptions(on_headers=add))
+    assert load_cache(store)[str(path)][2] == {"high": 7}
+    tab.add(made / "half.safetensors", (stamp, Facts(rank=4), None))
+    tab.save()
+    asked = counted(monkeypatch)
+    look(made)
+    assert "big.safetensors" not in {one.name for one in asked}
+    assert not former.exists()
 
 
 def test_files_that_are_gone_are_forgotten_and_others_are_not(tmp_path) -> None:
@@ -289,5 +320,5 @@ def test_files_that_are_gone_are_forgotten_and_others_are_not(tmp_path) -> None:
     (tmp_path / "a" / "1.safetensors").unlink()
     look(tmp_path / "a", SurveyOptions(threads=1, cache=tmp_path / "cache.json"))
     document = json.loads((tmp_path / "cache.json").read_text("utf-8"))
-    known = {Path(name).relative_to(tmp_path).as_posix() for name in document["paths"]}
+    known = {Path(name).relative_to(tmp_path).as_posix() for name in document["files"]}
     assert known == {"a/2.safetensors", "b/1.safetensors", "b/2.safetensors"}

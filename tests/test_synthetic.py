@@ -1,4 +1,4 @@
-"""The made-up models have SDXL's own names, sizes and kinds of spectrum, and known laws are known exactly."""
+"""Made-up models have SDXL's own names, sizes and kinds of spectrum, and known laws are known exactly."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from lib_resize.demo import synthetic
-from lib_resize.demo.synthetic import FULL, SMALL, LoraOptions, low_rank_factors, write_checkpoint, write_lora
+from lib_resize.demo.models import FULL, SMALL, UNET_PREFIX, Model, checkpoint_specs
+from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
+from lib_resize.demo.values import trained_spectrum
 from lib_resize.errors import UsageError
 from lib_resize.files.header import Header, TensorSpec, read_header
 from lib_resize.linalg.casts import STORAGE, doubles
+from tests.material import file_size, low_rank_factors
 
 MIB = 1 << 20
 
@@ -68,24 +71,24 @@ def test_full_locon_adds_the_66_layers_of_residual_blocks() -> None:
 @pytest.mark.parametrize(("rank", "mib"), [(8, 54.76), (32, 217.87)])
 def test_full_lora_has_the_size_of_published_files(rank: int, mib: float) -> None:
     options = LoraOptions(FULL, rank=rank)
-    size = synthetic.file_size(synthetic.lora_specs(options), synthetic.lora_metadata(options))
+    size = file_size(synthetic.lora_specs(options), synthetic.lora_metadata(options))
     assert round(size / MIB, 2) == mib
 
 
 def test_full_checkpoint_has_sdxl_parameter_count() -> None:
-    specs = synthetic.checkpoint_specs(FULL)
-    unet = [math.prod(spec.shape) for spec in specs if spec.name.startswith(synthetic.UNET_PREFIX)]
+    specs = checkpoint_specs(FULL)
+    unet = [math.prod(spec.shape) for spec in specs if spec.name.startswith(UNET_PREFIX)]
     assert sum(unet) == 2_567_463_684  # the published count of SDXL's UNet
 
 
 @pytest.mark.parametrize("model", [SMALL, FULL], ids=["small", "full"])
 @pytest.mark.parametrize("conv", [False, True])
-def test_every_lora_layer_has_its_weight_in_the_checkpoint(model: synthetic.Model, conv: bool) -> None:
-    shapes = {spec.name: spec.shape for spec in synthetic.checkpoint_specs(model)}
+def test_every_lora_layer_has_its_weight_in_the_checkpoint(model: Model, conv: bool) -> None:
+    shapes = {spec.name: spec.shape for spec in checkpoint_specs(model)}
     unet = {
-        "lora_unet_" + key[len(synthetic.UNET_PREFIX) :].removesuffix(".weight").replace(".", "_"): shape
+        "lora_unet_" + key[len(UNET_PREFIX) :].removesuffix(".weight").replace(".", "_"): shape
         for key, shape in shapes.items()
-        if key.startswith(synthetic.UNET_PREFIX)
+        if key.startswith(UNET_PREFIX)
     }
     for layer in synthetic.lora_layers(LoraOptions(model, conv=conv, text_encoders=False)):
         assert unet[layer.name] == layer.shape
@@ -102,7 +105,7 @@ def test_small_model_has_every_kind_of_layer() -> None:
     options = LoraOptions(conv=True, text_projection=True)
     kinds = {(len(layer.shape), layer.shape[2:]) for layer in synthetic.lora_layers(options)}
     assert kinds == {(2, ()), (4, (3, 3)), (4, (1, 1))}
-    keys = {spec.name for spec in synthetic.checkpoint_specs(SMALL)}
+    keys = {spec.name for spec in checkpoint_specs(SMALL)}
     assert "conditioner.embedders.1.model.transformer.resblocks.2.attn.in_proj_weight" in keys
     assert "conditioner.embedders.1.model.text_projection" in keys
 
@@ -118,7 +121,7 @@ def test_conv_rank_holds_for_3x3_kernels_only() -> None:
 def test_checkpoint_is_read_by_the_library_and_is_small(checkpoint: Path) -> None:
     assert checkpoint.stat().st_size < 15_000_000
     with safe_open(str(checkpoint), framework="numpy") as file:
-        assert set(file.keys()) == {spec.name for spec in synthetic.checkpoint_specs(SMALL)}
+        assert set(file.keys()) == {spec.name for spec in checkpoint_specs(SMALL)}
         fused = file.get_tensor("conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight")
         positions = file.get_tensor("conditioner.embedders.0.transformer.text_model.embeddings.position_ids")
     assert fused.shape == (96, 32)
@@ -275,7 +278,7 @@ def test_last_layer_of_the_first_text_encoder_is_zero_and_no_other(tmp_path: Pat
 
 
 def test_full_spectra_fall_and_start_near_the_measured_median() -> None:
-    spectra = [synthetic.trained_spectrum(32, np.random.default_rng(seed)) for seed in range(200)]
+    spectra = [trained_spectrum(32, np.random.default_rng(seed)) for seed in range(200)]
     assert all(np.all(np.diff(s) < 0) for s in spectra)
     assert 0.03 < np.median([s[0] for s in spectra]) < 0.05
 

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from lib_resize.cli import main as cli
-from lib_resize.cli.main import commands, priority
+from lib_resize.cli import output, priority, work
 from lib_resize.cli.report import layer_lines
 from lib_resize.demo.synthetic import LoraOptions, write_lora
-from lib_resize.engine import batch
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine import batch, runtime
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import InternalError
 from lib_resize.linalg.arrays import TorchArrays
 from lib_resize.plans import LayerPlan, Plan
@@ -86,7 +87,7 @@ def test_nice_lowers_the_priority_of_the_process(folder, words) -> None:
     niceness = max(os.nice(0), priority.NICENESS) if words else os.nice(0)
     code = f"""
 import os
-from lib_resize import cli
+from lib_resize.cli import main as cli
 assert cli.main(["resize", {str(folder)!r}, "-r", "rank=1", "--dry-run", *{words!r}]) == 0
 print("niceness", os.nice(0))
 """
@@ -98,7 +99,7 @@ print("niceness", os.nice(0))
 def test_a_process_that_stands_back_already_goes_no_further(monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(os, "nice", lambda by: asked.append(by) or 15)
-    assert priority.stand_back()
+    assert priority.lower_priority()
     assert asked == [0, 0]
 
 
@@ -108,23 +109,25 @@ def test_on_windows_the_class_of_this_very_process_is_set() -> None:
         GetCurrentProcess=lambda: 0xFFFFFFFFFFFFFFFF,
         SetPriorityClass=lambda handle, wanted: asked.append((handle, wanted)) or 1,
     )
-    assert priority.stand_back_on_windows(kernel32)
+    assert priority.lower_priority_on_windows(kernel32)
     assert asked == [(0xFFFFFFFFFFFFFFFF, 0x4000)]
     kernel32.SetPriorityClass = lambda handle, wanted: 0
-    assert not priority.stand_back_on_windows(kernel32)
+    assert not priority.lower_priority_on_windows(kernel32)
 
 
 @pytest.mark.skipif(sys.platform != "win32", reason="Windows alone")
 def test_windows_lowers_the_priority() -> None:
-    code = "from lib_resize import priority as p; p.stand_back(); k = p._kernel32(); print(hex(k.GetPriorityClass(-1)))"
+    code = (
+        "from lib_resize.cli import priority as p; p.lower_priority(); print(hex(p._kernel32().GetPriorityClass(-1)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == hex(priority.BELOW_NORMAL)
 
 
 def test_a_system_that_refuses_is_told_of_and_the_work_goes_on(folder, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(commands, "stand_back", lambda: False)
+    monkeypatch.setattr(output, "lower_priority", lambda: False)
     assert run("resize", folder, "-r", "rank=1", "--dry-run", "--nice") == 0
-    assert "--nice: this system does not let the priority be lowered" in capsys.readouterr().err
+    assert "--nice: this system does not allow the priority to be lowered" in capsys.readouterr().err
 
 
 # The device's memory -----------------------------------------------------------------------------------------
@@ -139,7 +142,7 @@ def on_torch(monkeypatch) -> list[TorchArrays]:
         opened.append(TorchArrays("cpu"))
         return opened[-1]
 
-    monkeypatch.setattr(batch, "open_arrays", open_arrays)
+    monkeypatch.setattr(runtime, "open_arrays", open_arrays)
     return opened
 
 
@@ -158,7 +161,7 @@ def test_pieces_fit_in_the_limit_and_the_result_is_the_same(folder, tmp_path, on
 
 
 def test_on_cuda_torch_itself_holds_the_line(on_torch) -> None:
-    arrays = batch.open_arrays("cuda")
+    arrays = runtime.open_arrays("cuda")
     drawn = []
     arrays._device = SimpleNamespace(type="cuda")
     arrays._torch = SimpleNamespace(
@@ -187,7 +190,7 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
     monkeypatch.setattr(batch, "analyse", analyse)
     first, second = resize(expand([str(folder)]), Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o"))
     assert re.search(r"two|one", str(first.error))
-    assert "has no memory left" in str(first.error)
+    assert "is out of memory" in str(first.error)
     assert second.error is None
 
 
@@ -204,7 +207,10 @@ def test_a_fault_of_ours_is_a_failed_line_and_the_batch_goes_on(folder, tmp_path
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o")
     first, second = resize(expand([str(folder)]), settings)
     assert isinstance(first.error, InternalError)
-    assert re.search(r"please report it: RuntimeError at batch.py:\d+: shapes do not fit", str(first.error))
+    assert re.search(
+        r"internal error \(RuntimeError at batch.py:\d+: shapes do not fit\). Please report it: https://",
+        str(first.error),
+    )
     assert second.error is None
 
 
@@ -217,7 +223,7 @@ def test_sizes_that_are_none_are_refused(folder, size, capsys) -> None:
 
 def test_a_limit_without_a_device_is_a_bad_command(folder, capsys) -> None:
     assert run("resize", folder, "-r", "rank=1", "--max-vram", "2", "--dry-run") == 2
-    assert "with -d cpu nothing lies in the memory of a GPU" in capsys.readouterr().err
+    assert "limits the memory of a GPU, but the device is cpu" in capsys.readouterr().err
 
 
 # Stopping and going on ---------------------------------------------------------------------------------------
@@ -228,7 +234,7 @@ PRESETS = "high:medium:low"
 def test_a_stopped_night_reports_what_it_did_and_the_next_one_does_the_rest(folder, tmp_path, monkeypatch) -> None:
     out, report = tmp_path / "out", tmp_path / "report.json"
     words = ("resize", folder, "-o", out, "-r", PRESETS, "--skip-existing", "--continue-on-error", "--report", report)
-    real = commands.resize_all
+    real = work.resize_all
 
     def stopped(*arguments):
         for count, outcome in enumerate(real(*arguments)):
@@ -236,14 +242,14 @@ def test_a_stopped_night_reports_what_it_did_and_the_next_one_does_the_rest(fold
                 raise KeyboardInterrupt
             yield outcome
 
-    monkeypatch.setattr(commands, "resize_all", stopped)
+    monkeypatch.setattr(work, "resize_all", stopped)
     assert run(*words) == 130
     *done, last = json.loads(report.read_text("utf-8"))
     assert len(done) == 4
     assert last["stopped"] is True
     assert all(Path(one["output"]).exists() for one in done)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    monkeypatch.setattr(commands, "resize_all", real)
+    monkeypatch.setattr(work, "resize_all", real)
     assert run(*words) == 0
     *second, last = json.loads(report.read_text("utf-8"))
     assert "stopped" not in last

@@ -1,1 +1,1 @@
-"""What a LoRA file holds: its keys told apart, its low-rank pairs read, and the same written smaller."""
+"""LoRA files: reading their layers, merging them, and laying out smaller files."""

@@ -1,4 +1,4 @@
-"""A LoRA file as data: the layers that can be resized, and the keys that go along unchanged."""
+"""A LoRA file as data: the layers that can be resized, and the tensors that are copied unchanged."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Protocol
 
 from ..files.reader import SafeFile
 from ..linalg.casts import Single
-from ..names.families import Family
+from ..names.family import Family
 from .forms.form import Form
-from .suffixes import Part, suffix_of
+from .keys.suffixes import ParsedKey, suffix_of
 
 
-class Named(Protocol):
-    """What has a layer's names."""
+class NamedLayer(Protocol):
+    """Anything that has the names of a layer."""
 
     @property
     def stem(self) -> str:
-        """As the file spells it."""
+        """The name in the file."""
         ...
 
     @property
     def canonical(self) -> str | None:
-        """In the family's own words."""
+        """The canonical id in the family; None if unknown."""
         ...
 
 
 @dataclass(frozen=True)
-class Name:
+class LayerNames:
     """The names of a layer without factors, such as a norm."""
 
     stem: str
@@ -38,22 +38,22 @@ class Name:
 
 @dataclass(frozen=True)
 class Layer:
-    """One delta and what belongs to it."""
+    """One delta and the tensors that belong to it."""
 
     stem: str
-    """The layer's name as the file spells it."""
+    """The layer's name in the file."""
     form: Form
-    """How its delta is stored; numbers are views of the file."""
-    parts: Mapping[str, Part]
+    """How its delta is stored. Its tensors are read from the file when they are needed."""
+    parts: Mapping[str, ParsedKey]
     """Role -> key of the tensors that make it, alpha included."""
-    magnitude: Part | None = None
-    """DoRA's magnitudes: kept as they are."""
+    magnitude: ParsedKey | None = None
+    """DoRA's magnitudes, which are copied unchanged."""
     canonical: str | None = None
-    """Its name in the family's own words; None where the family or the layer is unknown."""
+    """Its canonical id; None where the family or the layer is unknown."""
     cancels: Callable[[float], bool] | None = field(default=None, compare=False)
-    """In a merge, whether a sum of this Frobenius norm is no more than what rounding of its terms leaves."""
+    """In a merge: whether a sum of this Frobenius norm may be nothing but rounding errors of its terms."""
     lost: float = 0.0
-    """Frobenius norm of what the pair does not hold of the delta that it stands for, as an extraction leaves it."""
+    """Frobenius norm of the part of the delta that the pair does not hold, as after an extraction."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,17 +62,19 @@ class Layer:
 
     @property
     def rank(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
         return self.form.rank
 
     @property
     def carries_alpha(self) -> bool:
-        """Whether a scale may be moved into an alpha key beside up and down: readers of kohya's suffixes take it from
-        there, those of the other spellings partly ignore it."""
+        """Whether a scale may be moved into an alpha key.
+
+        Readers of kohya's suffixes use the alpha; readers of other key formats partly ignore it.
+        """
         return "bare_up" not in self.parts and self.suffix("up") == ".lora_up.weight"
 
     def suffix(self, role: str) -> str:
-        """How the file spells a role, or would spell it."""
+        """Return the suffix that the file uses, or would use, for a role."""
         if role in self.parts:
             return self.parts[role].suffix
         if self.stem.startswith("base_model.model."):
@@ -85,20 +87,24 @@ _PEFT = {"up": ".lora_B.weight", "down": ".lora_A.weight"}
 
 @dataclass(frozen=True)
 class Copied:
-    """One tensor that goes along byte for byte."""
+    """One tensor that is copied byte for byte."""
 
     key: str
     why: str
-    """The kind that the registry gave it."""
+    """Name of its kind in the registry."""
     stem: str
     source: int = 0
-    """Which of the adapter's files holds it."""
+    """Index of the adapter's file that holds it."""
     gain: float | None = None
-    """For differences of vectors, which act times the strength of the LoRA: what they are multiplied by, besides a
-    recipe's rescale. For the bias of an up it is its layer's scale, which is folded into the new factors, so that
-    readers no longer apply it. None for tensors that are copied as they are."""
+    """Factor of the difference of a vector, in addition to a recipe's rescale.
+
+    None for tensors that are copied unchanged.
+
+    Such a difference acts times the strength of the LoRA. For the bias of an up, the factor is the scale of its layer:
+    that scale is folded into the new factors, so readers no longer apply it.
+    """
     made: Single | None = field(default=None, compare=False)
-    """The numbers of a tensor that no file holds."""
+    """The values of a tensor that is in no file."""
     dtype: str | None = None
     """safetensors dtype of `made`; None for that of the style."""
 
@@ -113,24 +119,24 @@ class Adapter:
     """One LoRA, or several merged."""
 
     name: str
-    """The file's stem, or the names of a merge."""
+    """The stem of the file name, or the name of a merge."""
     files: Sequence[SafeFile]
     metadata: Mapping[str, str]
     layers: tuple[Layer, ...]
     copied: tuple[Copied, ...]
     family: Family | None
     notes: tuple[str, ...] = ()
-    """What the user should know of how it was read."""
+    """Notes for the user about how it was read."""
     weights: tuple[float | str, ...] = (1.0,)
-    """Strength of each file in a merge, in words where it differs between layers."""
+    """Strength of each file in a merge; as text if it differs between layers."""
     together: tuple[tuple[int, ...], ...] = field(default=())
-    """Groups of layers, by index, that a host applies only together."""
+    """Groups of layers, by index, that a host applies only if all are present."""
     converted: bool = False
-    """Whether some of its layers have another form here than in the file."""
+    """Whether some layers have another kind here than in the file."""
     extracted: bool = False
-    """It is the difference of its files, which are checkpoints, and no merge of LoRAs."""
+    """Whether it is the difference of its files, which are checkpoints."""
     models: tuple[Path, ...] = ()
-    """Where files are parts of models: the folder or file of the model that each belongs to."""
+    """For files that are parts of models: the folder or file of the model that each belongs to."""
 
     @property
     def paths(self) -> list[Path]:
@@ -138,7 +144,7 @@ class Adapter:
 
     @property
     def titles(self) -> list[str]:
-        """What its files are called in records: in a model of several, with the path inside of it."""
+        """The names of its files in records: the path inside of the model if it has several files."""
         models = self.models or self.paths
         return [
             path.name if path == model else f"{model.name}/{path.relative_to(model).as_posix()}"
@@ -147,10 +153,10 @@ class Adapter:
 
     @property
     def bytes(self) -> int:
-        """Size of all its files."""
+        """Size of all its files, in bytes."""
         return sum(file.header.file_bytes for file in self.files)
 
     def close(self) -> None:
-        """Gives the files back."""
+        """Close its files."""
         for file in self.files:
             file.close()

@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file, unpacked to float32 one at a time by the library ``gguf`` (an optional extra)."""
+"""Read the tensors of a GGUF file, unpacked to float32 one at a time by the library ``gguf`` (an optional extra)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from ..errors import DamagedFileError, UnsupportedError
 from ..files.steady import SteadyFile
 from ..linalg.casts import Single
 from ..linalg.factor import Stored
-from .gguf_header import Packed, read_gguf_header, torch_shape
+from .gguf_header import PackedTensor, read_gguf_header, torch_shape
 
 _SAMPLE = 512
 
 
 class GgufStore:
-    """A GGUF file of a diffusion model, as ComfyUI-GGUF and stable-diffusion.cpp write them."""
+    """A GGUF file of a diffusion model, as ComfyUI-GGUF and stable-diffusion.cpp write it; a `store.Store`.
+
+    Raises ``UnsupportedError`` where the library is not installed or does not know the packing, ``DamagedFileError``
+    and ``FileError``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,19 +45,21 @@ class GgufStore:
     files = ()
 
     def dtype(self, key: str) -> str:
-        """Numbers are unpacked to float32."""
+        """Return "F32": `read` unpacks to float32. "" for an unknown key."""
         return "F32" if key in self._tensors else ""
 
     def read(self, key: str, rows: tuple[int, int] | None = None) -> Stored:
+        """Read a tensor, or rows of it, as a float32 matrix (rows, columns)."""
         shape = self.shapes[key]
-        values = self._numbers(key).reshape(shape[0] if shape else 1, -1)
+        values = self._unpacked(key).reshape(shape[0] if shape else 1, -1)
         return Stored(np.ascontiguousarray(values if rows is None else values[rows[0] : rows[1]]), "F32")
 
     def position(self, key: str) -> int:
+        """Return the place of a tensor in the file's order."""
         return self._order[key]
 
     def fingerprint(self) -> str:
-        """Names, shapes, kinds and 512 bytes from the middle of every tensor."""
+        """Return the SHA-256, in hex, of names, shapes, packing types and 512 bytes from the middle of every tensor."""
         digest = hashlib.sha256()
         for name, tensor in self._tensors.items():
             size = self._bytes[name]
@@ -63,11 +69,11 @@ class GgufStore:
         return digest.hexdigest()
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
-    def _size_of(self, name: str, tensor: Packed) -> int:
-        """Bytes of a tensor. Raises where the file does not have them."""
+    def _size_of(self, name: str, tensor: PackedTensor) -> int:
+        """Return the size of a tensor, in bytes. Raises where the file is too small for it."""
         block, size = self._packing(name, tensor)
         row = tensor.dimensions[0] if tensor.dimensions else 1
         if row % block:
@@ -83,8 +89,8 @@ class GgufStore:
             )
         return int(nbytes)
 
-    def _packing(self, name: str, tensor: Packed) -> tuple[int, int]:
-        """Numbers and bytes of one block."""
+    def _packing(self, name: str, tensor: PackedTensor) -> tuple[int, int]:
+        """Return how many numbers, and how many bytes, one block of a tensor holds."""
         try:
             block, size = self._library.GGML_QUANT_SIZES[self._library.GGMLQuantizationType(tensor.kind)]
         except (ValueError, KeyError) as error:
@@ -94,7 +100,7 @@ class GgufStore:
             ) from error
         return int(block), int(size)
 
-    def _numbers(self, key: str) -> Single:
+    def _unpacked(self, key: str) -> Single:
         tensor = self._tensors[key]
         kind = self._library.GGMLQuantizationType(tensor.kind)
         data = np.empty(self._bytes[key], np.uint8)

@@ -1,8 +1,8 @@
-"""Norms of base layers, kept per user between runs.
+"""A cache of the norms of base weights, per user, on the disk.
 
-One small JSON file a checkpoint, named by the checkpoint's content, so that a renamed or moved file keeps its norms
-and a changed one never finds wrong ones. Losing the cache costs seconds, never correctness: a file that cannot be
-read counts as absent, one that cannot be written is left.
+There is one small JSON file for each checkpoint, named by a fingerprint of its contents: a renamed or moved checkpoint
+keeps its norms, and a changed one never gets wrong ones. Losing the cache costs seconds, never correctness: a cache
+file that cannot be read counts as missing, and a failed write is ignored.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 VERSION = 2
-"""Raised whenever norms are computed differently."""
+"""Increased whenever norms are computed differently."""
 
-Norms = dict[str, tuple[float, float | None]]
-"""Name of a weight (see `checkpoint`) -> Frobenius norm, and spectral norm or None where nobody asked for it."""
+NormPair = tuple[float, float | None]
+"""Frobenius norm, and spectral norm or None where it was not measured."""
+
+NormTable = dict[str, NormPair]
+"""Key of a weight (see `partner_norms.norm_key`) -> its norms."""
 
 
 def cache_folder() -> Path:
-    """Where norms lie: ``RESIZE_LORA_CACHE``, or the platform's own folder for caches."""
+    """Return the folder of the cache: ``RESIZE_LORA_CACHE``, or the platform's folder for caches."""
     chosen = os.environ.get("RESIZE_LORA_CACHE")
     if chosen:
         return Path(chosen)
@@ -34,8 +37,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "resize-lora"
 
 
-def load(fingerprint: str) -> Norms:
-    """The norms known of a checkpoint; empty where there are none or the file is damaged."""
+def load(fingerprint: str) -> NormTable:
+    """Read the known norms of a checkpoint; empty where there are none or the file is damaged."""
     try:
         document = json.loads(_file(fingerprint).read_text("utf-8"))
         if document["version"] != VERSION or document["fingerprint"] != fingerprint:
@@ -45,8 +48,11 @@ def load(fingerprint: str) -> Norms:
         return {}
 
 
-def save(fingerprint: str, norms: Mapping[str, tuple[float, float | None]]) -> None:
-    """Adds norms to those on disk. Another process that saves at the same moment may win; neither file is damaged."""
+def save(fingerprint: str, norms: Mapping[str, NormPair]) -> None:
+    """Add norms to those on the disk.
+
+    If two processes save at the same time, one may overwrite the other's norms, but the file stays whole.
+    """
     path = _file(fingerprint)
     merged = {**load(fingerprint), **norms}
     document = {"version": VERSION, "fingerprint": fingerprint, "norms": merged}
@@ -64,7 +70,7 @@ def _file(fingerprint: str) -> Path:
     return cache_folder() / f"norms-{fingerprint[:32]}.json"
 
 
-def _checked(fro: float, spn: float | None) -> tuple[float, float | None]:
+def _checked(fro: float, spn: float | None) -> NormPair:
     for value in (fro, spn):
         if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
             raise ValueError(f"not a norm: {value!r}")

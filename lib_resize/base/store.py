@@ -1,6 +1,6 @@
-"""Where a base model's tensors lie: one file, a folder of shards and components, or a GGUF file.
+"""The files of a base model: one file, several shards, a folder of components, or a GGUF file.
 
-A store tells shapes and dtypes from headers alone and hands out one tensor, or rows of one, at a time.
+A store knows shapes and dtypes from the headers alone, and reads one tensor, or rows of one, at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..files.reader import SafeFile, fingerprint
 from ..linalg.factor import Stored
 
 COMPONENTS = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3")
-"""Folders of a diffusers pipeline that hold what a LoRA may change."""
+"""Folders of a diffusers pipeline with weights that a LoRA can change."""
 _DENOISERS = ("unet", "transformer", "prior")
 _INDEX = ".safetensors.index.json"
 _SUFFIX = ".safetensors"
@@ -28,59 +28,64 @@ class Store(Protocol):
     """A base model's tensors by key."""
 
     @property
-    def path(self) -> Path: ...
+    def path(self) -> Path:
+        """The path that was opened."""
+        ...
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Key -> shape of every tensor."""
+        """Shapes of all tensors, by key."""
         ...
 
     @property
     def files(self) -> Sequence[SafeFile]:
-        """Its safetensors files."""
+        """Its safetensors files; empty for other formats."""
         ...
 
     def dtype(self, key: str) -> str:
-        """safetensors dtype of what `read` gives; another word where it cannot be read."""
+        """Return the safetensors dtype in which `read` returns a tensor; another word where it cannot be read."""
         ...
 
     def read(self, key: str, rows: tuple[int, int] | None = None) -> Stored:
-        """A tensor, or rows of it, as a matrix (rows, columns); its memory is given back when nobody holds it."""
+        """Read a tensor, or a half-open range of its rows, as a matrix (rows, columns).
+
+        The memory is freed when nobody refers to the matrix any more.
+        """
         ...
 
     def position(self, key: str) -> int:
-        """Where it lies, so that tensors can be read in order."""
+        """Return the place of a tensor in the order in which tensors are read fastest."""
         ...
 
     def fingerprint(self) -> str:
-        """A key for the contents, 64 hex digits."""
+        """Return a key for the contents: 64 hex digits."""
         ...
 
     def close(self) -> None:
-        """Gives all files back."""
+        """Close all files."""
         ...
 
 
 class SafeStore:
-    """Safetensors files, the keys of each behind a prefix."""
+    """Safetensors files as one store; the keys of each file get a prefix."""
 
     def __init__(self, path: Path, files: Mapping[SafeFile, str]) -> None:
         self.path = path
         self._files = files
-        self._homes = {prefix + key: (file, key) for file, prefix in files.items() for key in file.header.entries}
-        self.shapes = {key: file.header.entries[own].shape for key, (file, own) in self._homes.items()}
-        self._order = {key: place for place, key in enumerate(self._homes)}
+        self._sources = {prefix + key: (file, key) for file, prefix in files.items() for key in file.header.entries}
+        self.shapes = {key: file.header.entries[own].shape for key, (file, own) in self._sources.items()}
+        self._order = {key: place for place, key in enumerate(self._sources)}
 
     @property
     def files(self) -> Sequence[SafeFile]:
         return tuple(self._files)
 
     def dtype(self, key: str) -> str:
-        file, own = self._homes[key]
+        file, own = self._sources[key]
         return file.header.entries[own].dtype
 
     def read(self, key: str, rows: tuple[int, int] | None = None) -> Stored:
-        file, own = self._homes[key]
+        file, own = self._sources[key]
         bits = file.bits(own, rows)
         return Stored(bits.reshape(bits.shape[0] if bits.shape else 1, -1), self.dtype(key))
 
@@ -88,7 +93,7 @@ class SafeStore:
         return self._order[key]
 
     def fingerprint(self) -> str:
-        """That of a single file; of several a digest over all, so that one changed shard changes it."""
+        """Return the fingerprint of a single file, or a digest of those of all files."""
         each = [f"{prefix} {fingerprint(file)}" for file, prefix in self._files.items()]
         return _digest(each) if len(each) > 1 else each[0].split()[-1]
 
@@ -102,7 +107,7 @@ def _digest(each: list[str]) -> str:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a folder is a diffusers pipeline, or one component of it, rather than a folder of LoRAs."""
+    """Return whether a folder is a diffusers pipeline, or one component of it, and not a folder of LoRAs."""
     if not path.is_dir():
         return False
     inside = any((path / name).is_dir() and _weights_in(path / name) for name in _DENOISERS)
@@ -110,7 +115,11 @@ def is_model_folder(path: Path) -> bool:
 
 
 def open_store(path: Path | SafeFile) -> Store:
-    """The store of a file or a folder. Raises what `SafeFile` raises, and UnsupportedError for an empty folder."""
+    """Open a file or a folder.
+
+    Raises what ``SafeFile`` raises, ``UnsupportedError`` for a folder without weights, and ``DamagedFileError`` where
+    shards are missing.
+    """
     if isinstance(path, SafeFile):
         return SafeStore(path.path, {path: ""})
     if path.is_dir():
@@ -126,7 +135,7 @@ _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safete
 
 
 def _siblings(path: Path) -> list[str]:
-    """The names of all shards of a model of which a file is one; the file alone where it is none."""
+    """Return the names of all shards where a file is one of them; else its own name."""
     found = _SHARD.fullmatch(path.name)
     if found is None or int(found["count"]) > _MOST_SHARDS:
         return [path.name]
@@ -135,7 +144,9 @@ def _siblings(path: Path) -> list[str]:
     ]
     missing = next((name for name in names if not path.with_name(name).is_file()), None)
     if missing is not None:
-        raise DamagedFileError(f"{path}: is a shard, and {missing} is not in its folder. Download the missing files.")
+        raise DamagedFileError(
+            f"{path}: this file is a shard, and {missing} is missing next to it. Download the missing files."
+        )
     return names
 
 
@@ -143,7 +154,7 @@ _MOST_SHARDS = 1000
 
 
 def _opened(paths: Sequence[Path]) -> dict[SafeFile, str]:
-    """All or none."""
+    """Open all files, or none: after an error all are closed."""
     files: dict[SafeFile, str] = {}
     try:
         for path in paths:
@@ -174,8 +185,10 @@ def _open_folder(path: Path) -> SafeStore:
 
 
 def _weights_in(folder: Path) -> list[str]:
-    """Names of the files that make up one component: the shards of an index, or one file; of several variants
-    (half precision, without EMA) the plain one first."""
+    """Return the names of the files that make up one component: the shards of an index, or one file.
+
+    Of several variants (half precision, without EMA) the plain one is preferred.
+    """
     indices = {index.name.removesuffix(_INDEX): index for index in sorted(folder.glob(f"*{_INDEX}"))}
     if indices:
         return _shards(indices[min(indices, key=_variant)])
@@ -184,7 +197,7 @@ def _weights_in(folder: Path) -> list[str]:
 
 
 def _variant(stem: str) -> tuple[int, str]:
-    """Order of preference, the word behind the first dot being the variant's."""
+    """Return a sort key by preference; the variant is what follows the first dot."""
     word = stem.partition(".")[1] + stem.partition(".")[2]
     return (_VARIANTS.index(word) if word in _VARIANTS else len(_VARIANTS)), stem
 
@@ -200,7 +213,7 @@ def _shards(index: Path) -> list[str]:
     missing = wrong or sorted(name for name in names if not (index.parent / name).is_file())
     if missing:
         raise DamagedFileError(
-            f"{index}: names the shard {missing[0]}, which is not beside it. Download the missing files."
+            f"{index}: names the shard {missing[0]}, which is missing next to it. Download the missing files."
         )
     return sorted(names)
 

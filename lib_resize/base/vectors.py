@@ -1,8 +1,8 @@
-"""Biases and norms of a base model under the names that LoRA files have for them.
+"""Biases and norms of a base model, by the names that LoRA files have for them.
 
-A bias is known by its layer: ``<layer>.diff_b``. A norm is no layer of ours; it is named after the one that it stands
-before, as kohya's rule would name it: ``<norm>.w_norm`` and ``<norm>.b_norm``. Norms of text encoders have no name:
-ComfyUI and Forge look for none.
+A bias is named after its layer: ``<layer>.diff_b``. A norm gets the name that kohya's rule makes of its module:
+``<norm>.w_norm`` and ``<norm>.b_norm``; it is found from the layer that follows it. Norms of text encoders have no
+name, because ComfyUI and Forge look for none.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .pairing import BaseWeight
+from .weights import BaseWeight
 
 BIAS, NORM_WEIGHT, NORM_BIAS = ".diff_b", ".w_norm", ".b_norm"
 
@@ -26,16 +26,16 @@ _NORMS = (
     ("out.2", "out.0"),
     ("conv_out", "conv_norm_out"),
 )
-"""A layer of a UNet and the norm that is named after it, in Stability's words and in diffusers'."""
+"""A layer of a UNet and the norm before it, in the names of Stability's models and of diffusers."""
 
 
 @dataclass(frozen=True)
 class BaseVector:
-    """A bias or norm, or rows of a bias."""
+    """A bias or norm, or rows of a bias, in a checkpoint."""
 
     key: str
     stem: str
-    """What a LoRA file calls the layer or norm."""
+    """Name of the layer or norm in a LoRA file."""
     role: str
     """`BIAS`, `NORM_WEIGHT` or `NORM_BIAS`."""
     layer: str
@@ -51,8 +51,11 @@ class BaseVector:
 def named_vectors(
     weights: Mapping[str, BaseWeight], vectors: Mapping[str, tuple[int, ...]], *, norms: bool
 ) -> dict[str, BaseVector]:
-    """Key in a LoRA file -> the vector of a checkpoint, whose layers and vectors are given; norms on request, of
-    UNets alone."""
+    """Map keys in a LoRA file to the vectors of a checkpoint.
+
+    `weights` are its layers by name, `vectors` the shapes of its biases and norms by key. With `norms`, norms are
+    included; only those of UNets have names.
+    """
     found = [_bias(name, weight) for name, weight in weights.items()]
     if norms:
         found += [one for name, weight in weights.items() for one in _norm(name, weight)]
@@ -65,11 +68,11 @@ def _bias(name: str, weight: BaseWeight) -> BaseVector:
 
 def _norm(name: str, weight: BaseWeight) -> Iterator[BaseVector]:
     dotted = weight.key.removesuffix(".weight")
-    theirs = next((pair for pair in _NORMS if dotted.endswith(f".{pair[0]}") or dotted == pair[0]), None)
-    ours = next((pair for pair in _NORMS if name.endswith("_" + pair[0].replace(".", "_"))), None)
-    if theirs is None or ours is None or not name.startswith("lora_unet_"):
+    in_model = next((pair for pair in _NORMS if dotted.endswith(f".{pair[0]}") or dotted == pair[0]), None)
+    in_lora = next((pair for pair in _NORMS if name.endswith("_" + pair[0].replace(".", "_"))), None)
+    if in_model is None or in_lora is None or not name.startswith("lora_unet_"):
         return
-    key = dotted.removesuffix(theirs[0]) + theirs[1]
-    stem = name.removesuffix(ours[0].replace(".", "_")) + ours[1].replace(".", "_")
+    key = dotted.removesuffix(in_model[0]) + in_model[1]
+    stem = name.removesuffix(in_lora[0].replace(".", "_")) + in_lora[1].replace(".", "_")
     yield BaseVector(f"{key}.weight", stem, NORM_WEIGHT, name)
     yield BaseVector(f"{key}.bias", stem, NORM_BIAS, name)

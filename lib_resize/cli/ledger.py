@@ -1,7 +1,7 @@
-"""The report of a run on the disk: an object for each outcome as it comes, and the sums at the end.
+"""The report file of a run: an object for each outcome as it comes, and the sums at the end.
 
-``x.jsonl`` has an object in each line and grows while the run goes on. Any other name gets one JSON list, which
-appears whole at the end, also where the run was stopped. No outcome is kept in memory.
+``x.jsonl`` has one object a line and grows during the run. With any other name it is one JSON list, which is written
+at the end, also when the run is stopped. No outcome is kept in memory.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import OutputError, UsageError
 from ..files.atomic import AtomicFile, in_plain_words
-from ..files.outname import MODEL_SUFFIXES
-from ..files.target import Inputs, Kind, check_folder, check_target
+from ..files.file_names import MODEL_SUFFIXES
+from ..files.target import FileKind, Inputs, check_folder, check_target
 from ..shown import json_text
 from .report import Totals, as_json
 
 if TYPE_CHECKING:
-    from ..engine.batch import Outcome
+    from ..engine.settings import Outcome
 
 _BEGINNING = re.compile(rb'\s*(\[\s*)?\{"resize_lora": "')
-_SYNC_EVERY = 5.0  # seconds: what a power failure may cost
+_SYNC_EVERY = 5.0  # seconds: what a power failure may lose
 
 
 def _is_report(path: Path) -> bool:
@@ -35,11 +35,11 @@ def _is_report(path: Path) -> bool:
         return _BEGINNING.match(stream.read(64)) is not None
 
 
-REPORT = Kind("a report of Resize LoRA", _is_report)
+REPORT = FileKind("a report of Resize LoRA", _is_report)
 
 
 class Ledger:
-    """One report. Use it as a context manager: it is written when the block ends, whatever ends it."""
+    """A report, as a context manager: it is written when the block ends, also after an error."""
 
     def __init__(self, path: Path, inputs: Inputs | None = None, *, layers: bool = False) -> None:
         self._path = path
@@ -51,7 +51,7 @@ class Ledger:
         self._error: OutputError | None = None
 
     def __enter__(self) -> Ledger:
-        """Raises UsageError where the report could not be written, before any work is done."""
+        """Raise UsageError if the report cannot be written, before any work is done."""
         try:
             self._check_name()
             self._check()
@@ -63,7 +63,7 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raises OutputError where the report could not be written."""
+        """Raise OutputError if the report could not be written."""
         with self._draft:
             if self._error is None:
                 self._end(stopped=kind is not None)
@@ -72,11 +72,11 @@ class Ledger:
 
     @property
     def path(self) -> Path:
-        """Where the report is: under another name where a foreign file took the asked one during the run."""
+        """The path of the report. It has another name if another program's file took the name during the run."""
         return self._draft.final
 
     def add(self, outcome: Outcome) -> None:
-        """One more outcome. A report that cannot be written does not end the run; `__exit__` raises then."""
+        """Add an outcome. A report that cannot be written does not end the run; `__exit__` raises then."""
         self._totals.add(outcome)
         self._write(as_json(outcome, layers=self._layers))
 
@@ -97,18 +97,20 @@ class Ledger:
 
     def _check_name(self) -> None:
         if self._path.suffix.lower() in MODEL_SUFFIXES:
-            raise OutputError(f"{self._path}: this is the name of a model. Name a file that ends in .json or .jsonl.")
+            raise OutputError(
+                f"{self._path}: this is the name of a model file. Use a name that ends in .json or .jsonl."
+            )
         folder = self._path.absolute().parent
         check_folder(folder)
         if not folder.is_dir():
-            raise OutputError(f"{self._path}: the folder is not there. Name a file in a folder that is.")
+            raise OutputError(f"{self._path}: the folder does not exist. Name a file in an existing folder.")
 
     def _check(self) -> None:
         check_target(self._path, REPORT, overwrite=True, inputs=self._inputs)
 
 
 class _List:
-    """A JSON list, which gets its name when it is complete."""
+    """A JSON list, written to its final name when it is complete."""
 
     def __init__(self, draft: AtomicFile, check: Callable[[], None]) -> None:
         self._draft = draft
@@ -126,7 +128,7 @@ class _List:
 
 
 class _Lines:
-    """An object in each line. The file gets its name with the first line, and the others are appended."""
+    """One object a line. The first line is written to the final name, and the others are appended."""
 
     def __init__(self, draft: AtomicFile, check: Callable[[], None]) -> None:
         self._draft = draft
@@ -162,7 +164,7 @@ class _Lines:
 
 
 def _publish(draft: AtomicFile, check: Callable[[], None]) -> None:
-    """Gives the report its name, or a free one like it where a foreign file took that during the run."""
+    """Publish the report under its name, or a similar free one if another program's file took it during the run."""
     try:
         check()
         draft.overwrite = os.path.lexists(draft.final)

@@ -1,4 +1,4 @@
-"""Plans as text: the table at the end, the lines of -v and -vv, and the JSON report."""
+"""Plans and surveys as text: the table at the end, the lines of -v and -vv, and the objects of the JSON report."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from ..recipe.grammar import PRESETS
 from ..shown import MIB, mib, shown
 
 if TYPE_CHECKING:
-    from ..engine.batch import Outcome
-    from ..engine.jobs import ResizeJob
+    from ..engine.job import ResizeJob
+    from ..engine.settings import Outcome
     from ..studies.spectra import Group
-    from ..studies.survey import Entry, Survey
+    from ..studies.survey import Survey
+    from ..studies.survey_store import Entry
 
-_MOST_OF_NAME = 260  # characters: more than any disk allows
+_MOST_OF_NAME = 260  # characters: more than any file system allows
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 
 
 class Summary:
-    """The table at the end of a run: one row an output, and a sum where there are several of one recipe.
+    """The table at the end of a run: one row for each result, and a sum for several files with one recipe.
 
-    It keeps the few words of each row, so that nothing else of an outcome need be kept.
+    It keeps only the text of each row, so that outcomes can be freed.
     """
 
     def __init__(self) -> None:
@@ -43,14 +44,14 @@ class Summary:
         return self._totals.failed > 0
 
     def add(self, outcome: Outcome) -> None:
-        """One more row."""
+        """Add a row."""
         self._rows.append([shown(cell, _MOST_OF_NAME) for cell in _row(outcome)])
         self._totals.add(outcome)
         if outcome.plan and not outcome.skipped and not outcome.error:
             self._sources.add(outcome.plan.source)
 
     def table(self) -> str:
-        """The rows in columns."""
+        """Return the rows in columns."""
         rows, sums = list(self._rows), self._totals
         if 1 < sums.results == len(self._sources):
             before, after = sums.bytes_before, sums.bytes_after
@@ -60,17 +61,17 @@ class Summary:
 
 @dataclass
 class Totals:
-    """The sums of a run."""
+    """The sums of a run, in files and bytes."""
 
     results: int = 0
     failed: int = 0
     skipped: int = 0
     bytes_before: int = 0
-    """Of the sources of all results; a source counts once for each recipe."""
+    """Size of the sources of all results; a source counts once for each recipe."""
     bytes_after: int = 0
 
     def add(self, outcome: Outcome) -> None:
-        """One more outcome."""
+        """Add an outcome."""
         if outcome.error is not None:
             self.failed += 1
         elif outcome.skipped is not None or outcome.plan is None:
@@ -81,7 +82,7 @@ class Totals:
             self.bytes_after += outcome.plan.bytes_after
 
     def as_json(self) -> dict[str, int]:
-        """The sums as JSON values."""
+        """Return the sums as JSON values."""
         return asdict(self)
 
 
@@ -101,7 +102,7 @@ def _saved(before: int, after: int) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first to the left, numbers to the right."""
+    """Return rows as text: the first column aligned left, the others right."""
     widths = [max(columns(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -112,31 +113,31 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def columns(text: str) -> int:
-    """How many columns of a terminal a text takes: East Asian wide characters two, accents that combine none."""
+    """Return the width of a text in a terminal: wide East Asian characters count 2, combining accents 0."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
 def notes(plan: Plan) -> Iterator[str]:
-    """What the user should know of a plan, in lines."""
+    """Yield what the user should know of a plan, in lines."""
     if plan.bytes_after >= plan.bytes_before:
         yield "the new file is not smaller than the source"
     if plan.copied:
         kinds: dict[str, int] = {}
         for _, why in plan.copied:
             kinds[why] = kinds.get(why, 0) + 1
-        yield "also in the file, not resized: " + ", ".join(f"{count} {why}" for why, count in sorted(kinds.items()))
+        yield "copied unchanged: " + ", ".join(f"{count} {why}" for why, count in sorted(kinds.items()))
     gone = len(plan.dropped) - len(set(plan.dropped) & set(plan.zero))
     if plan.zero:
-        yield f"{len(plan.zero)} layers are zero" + ("" if set(plan.zero) - set(plan.dropped) else " and left out")
+        yield f"{len(plan.zero)} layers are zero" + ("" if set(plan.zero) - set(plan.dropped) else " and were removed")
     if gone:
-        yield f"{gone} of {len(plan.layers)} layers fall away"
+        yield f"{gone} of {len(plan.layers)} layers removed"
     yield from plan.notes
 
 
 def spectra_table(groups: Iterable[Group]) -> str:
-    """One row a group of layers: how many dimensions do the work."""
-    titles = ["layers of", "number", "effective rank", "first holds", "rank for 90 %", "for 99 % of energy"]
+    """Return one row for each group of layers: how many dimensions matter."""
+    titles = ["layers", "number", "effective rank", "energy of first", "rank for 90 %", "for 99 % of energy"]
     rows = [
         [
             group.name,
@@ -152,7 +153,7 @@ def spectra_table(groups: Iterable[Group]) -> str:
 
 
 def survey_headers(seen: Survey) -> str:
-    """What headers alone say of a folder, as soon as they are read."""
+    """Return the facts from the headers of a folder."""
     kinds = Counter(f"{e.facts.family or 'unknown family'} {e.facts.kind}" for e in seen.entries if e.facts.kind)
     ranks = Counter(e.facts.rank for e in seen.entries if e.facts.rank)
     lines = [f"{seen.folder}: {len(seen.entries)} files, {_large(seen.bytes)}"]
@@ -162,21 +163,21 @@ def survey_headers(seen: Survey) -> str:
 
 
 def survey_text(seen: Survey) -> str:
-    """What could be freed, and what should be looked at. Estimates are marked ``~``."""
+    """Return what could be freed, and which files to look at. Estimates are marked ``~``."""
     about = "~" if any(e.figures and not e.figures.exact for e in seen.entries) else ""
     rows = [[name, about + _large(seen.bytes - seen.freed(name)), about + _large(seen.freed(name))] for name in PRESETS]
-    parts = [aligned([["preset", "the folder would have", "freed"], *rows])]
+    parts = [aligned([["preset", "folder size", "freed"], *rows])]
     parts += [
-        told for told in (_duplicates(seen), *(_listed(seen, *row) for row in _KINDS), _most(seen, about)) if told
+        part for part in (_duplicates(seen), *(_listed(seen, *row) for row in _KINDS), _most(seen, about)) if part
     ]
     return "\n\n".join(parts)
 
 
-_Say = Callable[[Any], "str | None"]
+_Describe = Callable[[Any], "str | None"]
 
-_KINDS: tuple[tuple[str, _Say], ...] = (
-    ("float32, of which half is free", lambda e: _large(e.bytes) if e.is_fp32 else None),
-    ("resized already", lambda e: f"from {e.facts.source}" if e.facts.source else None),
+_KINDS: tuple[tuple[str, _Describe], ...] = (
+    ("in float32, which float16 halves", lambda e: _large(e.bytes) if e.is_fp32 else None),
+    ("already resized", lambda e: f"from {e.facts.source}" if e.facts.source else None),
     ("with layers that are zero", lambda e: _zeros(e)),
     ("that cannot be resized", lambda e: e.problem),
 )
@@ -189,8 +190,8 @@ def _zeros(entry: Entry) -> str | None:
     return f"{'' if entry.figures.exact else '~'}{entry.figures.zero} of {entry.facts.layers}"
 
 
-def _listed(seen: Survey, title: str, say: _Say) -> str:
-    found = [(entry, text) for entry in seen.entries if (text := say(entry))]
+def _listed(seen: Survey, title: str, describe: _Describe) -> str:
+    found = [(entry, text) for entry in seen.entries if (text := describe(entry))]
     if not found:
         return ""
     lines = [f"  {entry.path.relative_to(seen.folder).as_posix()}: {text}" for entry, text in found[:_SHOWN]]
@@ -209,7 +210,7 @@ def _duplicates(seen: Survey) -> str:
 
 
 def _most(seen: Survey, about: str) -> str:
-    """The files of which most would be freed."""
+    """Return the files of which the largest part would be freed."""
     entries = sorted((e for e in seen.entries if e.is_over_provisioned), key=lambda e: e.freed("medium"), reverse=True)
     if not entries:
         return ""
@@ -225,16 +226,16 @@ def _most(seen: Survey, about: str) -> str:
     ]
     head = ["LoRA", "rank", "effective", "MiB", *PRESETS]
     more = f"\nand {len(entries) - len(rows)} more" if len(entries) > len(rows) else ""
-    return f"{len(entries)} files of which High frees more than half:\n{aligned([head, *rows])}{more}"
+    return f"{len(entries)} files of which high frees more than half:\n{aligned([head, *rows])}{more}"
 
 
 def _large(size: int) -> str:
-    """A size in MiB, or in GiB from 1 GiB on."""
+    """Return a size in MiB, or in GiB from 1 GiB on."""
     return f"{size / (MIB << 10):.2f} GiB" if size >= MIB << 10 else f"{mib(size)} MiB"
 
 
 def thresholds(job: ResizeJob) -> Iterator[str]:
-    """The lines of -v: recipe, threshold, sizes, total rank and quantiles of all scores."""
+    """Yield the lines of -v: recipe, threshold, total rank and quantiles of all scores."""
     plan = job.plan
     ranks = [layer.new_rank for layer in plan.layers]
     yield (
@@ -252,7 +253,7 @@ def thresholds(job: ResizeJob) -> Iterator[str]:
 
 
 def layer_lines(plan: Plan) -> Iterator[str]:
-    """The lines of -vv, one a layer."""
+    """Yield the lines of -vv, one for each layer."""
     for layer in plan.layers:
         ckpt = "" if layer.error_ckpt is None else f" rle_ckpt: {layer.error_ckpt:.2%}"
         dims = f"dim: {layer.old_rank}->{layer.new_rank} rle_lora: {layer.error_lora:.2%}{ckpt} {layer.name}"
@@ -260,7 +261,7 @@ def layer_lines(plan: Plan) -> Iterator[str]:
 
 
 def _shares(layer: LayerPlan) -> str:
-    """What stays of a layer, in the words and digits of kohya's script; empty for a layer of zeros."""
+    """Return what is kept of a layer, in the format of kohya's script; empty for a layer of zeros."""
     shown = [
         ("sum(S) retained", layer.sum_retained, ".1%"),
         ("fro retained", layer.fro_retained, ".1%"),
@@ -270,7 +271,7 @@ def _shares(layer: LayerPlan) -> str:
 
 
 def as_json(outcome: Outcome, *, layers: bool = False) -> dict[str, Any]:
-    """An outcome as `--report` writes it."""
+    """Return an outcome as `--report` writes it."""
     if outcome.error is not None:
         return {"source": outcome.source, "error": str(outcome.error)}
     if outcome.plan is None:
@@ -279,7 +280,7 @@ def as_json(outcome: Outcome, *, layers: bool = False) -> dict[str, Any]:
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
-    """Linear interpolation between neighbours."""
+    """Return a quantile, with linear interpolation."""
     place = share * (len(ordered) - 1)
     low = int(place)
     high = min(low + 1, len(ordered) - 1)

@@ -1,14 +1,14 @@
-"""Made-up models with the real names: checkpoints and LoRAs of SDXL's form, whose spectra look trained.
+"""Made-up checkpoints and LoRAs with SDXL's real names and realistic spectra, for the demo, tests and benchmarks.
 
-The demo, the tests and the benchmarks share this material. `SMALL` has every kind of layer of SDXL at tiny widths,
-`FULL` has SDXL's own shapes. Both writers stream: no more than one tensor is ever in memory, and a tensor depends
-only on the seed and its name, so that a narrower choice of layers leaves the others as they were.
+`models.SMALL` has every kind of layer of SDXL at tiny widths, `models.FULL` has SDXL's own shapes. Both writers stream:
+at most one tensor is in memory. A tensor depends only on the seed and its name, so that a narrower choice of layers
+does not change the others.
 
-What trained LoRAs look like was measured on public files: down stays near its initial values and is well
-conditioned; the singular values of the delta fall by a power law with an exponential end, the largest near 0.04;
-nothing aligns them with the stored dimensions; the last layer of SDXL's first text encoder is never trained, so its
-up is zero. Weights of checkpoints are of three kinds, so that estimators of norms meet easy and hard cases: three in
-five are Gaussian with a few strong directions, one in five has a smooth heavy tail, one in five is plain Gaussian.
+Trained LoRAs were measured on public files: down remains near its initial values and is well conditioned; the singular
+values of the delta fall by a power law with an exponential end, the largest near 0.04; they are not aligned with the
+stored dimensions; the last layer of SDXL's first text encoder is never trained, so its up is zero. Weights of
+checkpoints are of three kinds, as easy and hard cases for estimators of norms: three in five are Gaussian with a few
+strong directions, one in five has a smooth heavy tail, one in five is plain Gaussian.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import hashlib
 import json
 import math
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,87 +26,30 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files.header import TensorSpec, encode, file_order
-from ..linalg.casts import Bits, Double, Single, round_to
-from ..names.architecture import (
-    SDXL_UNET,
-    TextWeight,
-    UNetConfig,
-    Weight,
-    clip_l_weights,
-    open_clip_weights,
-    unet_weights,
-)
-from ..names.families import SDXL, Family, LayerName, layers
+from ..linalg.casts import Bits, Single, round_to
+from ..names.architecture import unet_weights
+from ..names.families import SDXL
+from ..names.family import Family, LayerName, layers
+from .models import SMALL, Model, checkpoint_specs
+from .values import checkpoint_blocks, down_values, generator, up_values
 
 DTYPES = ("F16", "BF16", "F32", "F8_E4M3")
-"""The floating dtypes that can be written here."""
+"""The floating-point dtypes that can be written here."""
 
-UNET_PREFIX = "model.diffusion_model."
-CLIP_L_PREFIX = "conditioner.embedders.0.transformer."
-OPEN_CLIP_PREFIX = "conditioner.embedders.1.model."
-
-_BLOCK = 1 << 18  # numbers made at a time
-_LARGEST = 0.04  # median of the largest singular value of trained deltas
 _NO_HASH = "0" * 64
-
-
-@dataclass(frozen=True)
-class Model:
-    """The sizes of one SDXL-shaped model."""
-
-    unet: UNetConfig
-    clip_l_layers: int
-    clip_l_width: int
-    open_clip_layers: int
-    open_clip_width: int
-    vocabulary: int = 49408
-    positions: int = 77
-
-    @property
-    def clip_l(self) -> tuple[TextWeight, ...]:
-        """Matrices of the first text encoder."""
-        return clip_l_weights(self.clip_l_layers, self.clip_l_width)
-
-    @property
-    def open_clip(self) -> tuple[TextWeight, ...]:
-        """Matrices of the second text encoder, its projection included."""
-        return open_clip_weights(self.open_clip_layers, self.open_clip_width)
-
-
-FULL = Model(SDXL_UNET, clip_l_layers=12, clip_l_width=768, open_clip_layers=32, open_clip_width=1280)
-"""SDXL as it is: a float16 checkpoint takes 6.8 GB."""
-
-SMALL = Model(
-    UNetConfig(channels=32, depths=(0, 2, 1), middle_depth=1, context=48, label_channels=80),
-    clip_l_layers=3,
-    clip_l_width=16,
-    open_clip_layers=3,
-    open_clip_width=32,
-    vocabulary=1024,
-)
-"""Every kind of layer under its real name at tiny widths: a float16 checkpoint takes 13 MB."""
 
 
 # ---------------------------------------------------------------- files
 
 
-def file_size(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> int:
-    """Bytes of the whole file, header included."""
-    return len(encode(specs, metadata)) + sum(spec.nbytes for spec in specs)
-
-
 def _write(file: BinaryIO, blocks: Iterable[Bits]) -> str:
-    """Append arrays as they lie in memory; returns the sha256 of what was appended."""
+    """Append the bytes of arrays, and return their SHA-256."""
     digest = hashlib.sha256()
     for block in blocks:
         data = block.tobytes()
         digest.update(data)
         file.write(data)
     return digest.hexdigest()
-
-
-def _generator(seed: int, key: str) -> np.random.Generator:
-    return np.random.Generator(np.random.SFC64([seed, zlib.crc32(key.encode())]))
 
 
 def _check_dtype(dtype: str) -> None:
@@ -119,9 +61,9 @@ def _check_dtype(dtype: str) -> None:
 
 
 def write_checkpoint(path: str | os.PathLike[str], model: Model = SMALL, *, dtype: str = "F16", seed: int = 0) -> Path:
-    """Write a single-file SDXL checkpoint without its VAE, in the words and the layout of the original release.
+    """Write a single-file SDXL checkpoint without VAE, with the names and the layout of the original release.
 
-    Every number but the position indices has `dtype` (F16, BF16, F32, F8_E4M3). `FULL` takes about a minute and a
+    Every number except the position indices has `dtype` (F16, BF16, F32, F8_E4M3). `FULL` needs about a minute and a
     few MB of memory. Returns `path`; raises UsageError for another dtype.
     """
     _check_dtype(dtype)
@@ -131,120 +73,8 @@ def write_checkpoint(path: str | os.PathLike[str], model: Model = SMALL, *, dtyp
     with open(path, "wb") as file:
         file.write(encode(specs, {"modelspec.architecture": "stable-diffusion-xl-v1-base", "format": "pt"}))
         for spec in specs:
-            _write(file, _checkpoint_blocks(spec, kinds.get(spec.name, 2), seed))
+            _write(file, checkpoint_blocks(spec, kinds.get(spec.name, 2), seed))
     return Path(path)
-
-
-def checkpoint_specs(model: Model, dtype: str = "F16") -> list[TensorSpec]:
-    """Every tensor of a checkpoint, in the order of the file."""
-    shapes = {**_unet_shapes(model.unet), **_clip_l_shapes(model), **_open_clip_shapes(model)}
-    specs = [TensorSpec(key, dtype, shape) for key, shape in shapes.items()]
-    positions = f"{CLIP_L_PREFIX}text_model.embeddings.position_ids"
-    return file_order([*specs, TensorSpec(positions, "I64", (1, model.positions))])
-
-
-def _unet_shapes(config: UNetConfig) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {}
-    for weight in unet_weights(config):
-        shapes[f"{weight.sgm}.weight"] = weight.shape
-        if not weight.sgm.endswith((".to_q", ".to_k", ".to_v")):
-            shapes[f"{weight.sgm}.bias"] = weight.shape[:1]
-        for norm, width in _norms_beside(weight):
-            shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (width,)
-    return {UNET_PREFIX + key: shape for key, shape in shapes.items()}
-
-
-def _norms_beside(weight: Weight) -> Iterator[tuple[str, int]]:
-    """Name and width of the normalisations that stand before a weight or in its block."""
-    stem, _, last = weight.sgm.rpartition(".")
-    if weight.sgm.endswith(("in_layers.2", "out_layers.3", "out.2")):
-        yield f"{stem}.0", weight.shape[1]
-    elif last == "proj_in":
-        yield f"{stem}.norm", weight.shape[1]
-    elif weight.sgm.endswith("attn1.to_q"):
-        yield from ((f"{stem.removesuffix('.attn1')}.norm{index}", weight.shape[0]) for index in (1, 2, 3))
-
-
-def _clip_l_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    width, root = model.clip_l_width, f"{CLIP_L_PREFIX}text_model."
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{root}embeddings.token_embedding.weight": (model.vocabulary, width),
-        f"{root}embeddings.position_embedding.weight": (model.positions, width),
-    }
-    for weight in model.clip_l:
-        shapes[f"{CLIP_L_PREFIX}{weight.name}.weight"] = weight.shape
-        shapes[f"{CLIP_L_PREFIX}{weight.name}.bias"] = weight.shape[:1]
-    norms = [f"{root}encoder.layers.{i}.layer_norm{j}" for i in range(model.clip_l_layers) for j in (1, 2)]
-    return {**shapes, **_norm_shapes([*norms, f"{root}final_layer_norm"], width)}
-
-
-def _open_clip_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    width, root = model.open_clip_width, OPEN_CLIP_PREFIX
-    shapes: dict[str, tuple[int, ...]] = {
-        f"{root}token_embedding.weight": (model.vocabulary, width),
-        f"{root}positional_embedding": (model.positions, width),
-        f"{root}logit_scale": (),
-    }
-    for weight in model.open_clip:
-        rows = weight.shape[0] if weight.part is None else 3 * weight.shape[0]
-        shapes[root + weight.stored] = (rows, weight.shape[1])
-        if not weight.transposed:
-            shapes[root + weight.stored.removesuffix("weight") + "bias"] = (rows,)
-    norms = [f"{root}transformer.resblocks.{i}.ln_{j}" for i in range(model.open_clip_layers) for j in (1, 2)]
-    return {**shapes, **_norm_shapes([*norms, f"{root}ln_final"], width)}
-
-
-def _norm_shapes(names: Iterable[str], width: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.{word}": (width,) for name in names for word in ("weight", "bias")}
-
-
-def _checkpoint_blocks(spec: TensorSpec, kind: int, seed: int) -> Iterator[Bits]:
-    """The stored numbers of one tensor, piece by piece."""
-    if spec.dtype == "I64":
-        yield np.arange(math.prod(spec.shape), dtype="<i8")
-        return
-    chance = _generator(seed, spec.name)
-    values = _weight_blocks(spec, kind, chance) if len(spec.shape) >= 2 else iter([_vector(spec, chance)])
-    for block in values:
-        yield round_to(block, spec.dtype)
-
-
-def _vector(spec: TensorSpec, chance: np.random.Generator) -> Single:
-    """A bias near 0, a norm's gain near 1, or OpenCLIP's logit scale."""
-    if not spec.shape:
-        return np.full((), math.log(100.0), np.float32)
-    values = chance.standard_normal(spec.shape, dtype=np.float32) * np.float32(0.02)
-    return np.asarray(values + np.float32(spec.name.endswith(".weight")), np.float32)
-
-
-def _weight_blocks(spec: TensorSpec, kind: int, chance: np.random.Generator) -> Iterator[Single]:
-    """Rows of a matrix: noise of Frobenius norm 0.6 sqrt(rows), and `kind` 0 or 1 with some strong directions."""
-    rows, columns = spec.shape[0], math.prod(spec.shape[1:])
-    strengths = _strong_directions(kind, chance)[: min(rows, columns)]
-    along = chance.standard_normal((len(strengths), columns), dtype=np.float32) / np.float32(math.sqrt(columns))
-    along *= strengths[:, None] / np.float32(math.sqrt(rows))
-    gains = _row_gains(spec)
-    step = max(1, _BLOCK // columns)
-    for start in range(0, rows, step):
-        count = min(step, rows - start)
-        block = chance.standard_normal((count, columns), dtype=np.float32) * np.float32(0.6 / math.sqrt(columns))
-        block += chance.standard_normal((count, len(strengths)), dtype=np.float32) @ along
-        yield block * gains[start : start + count, None]
-
-
-def _strong_directions(kind: int, chance: np.random.Generator) -> Single:
-    index = np.arange(1, 25, dtype=np.float32)
-    if kind == 0:
-        return np.asarray(4.0 * (0.6 + 0.8 * chance.random()) * index**-0.6, np.float32)
-    return np.asarray(2.2 * index**-0.08 if kind == 1 else index[:0], np.float32)
-
-
-def _row_gains(spec: TensorSpec) -> Single:
-    """Rows of fused q, k and v differ in size, so that taking one for another shows in every norm."""
-    gains: Single = np.ones(spec.shape[0], np.float32)
-    if spec.name.endswith("in_proj_weight"):
-        gains = np.repeat(np.array([1.0, 0.8, 0.5], np.float32), spec.shape[0] // 3)
-    return gains
 
 
 # ---------------------------------------------------------------- LoRAs
@@ -252,22 +82,22 @@ def _row_gains(spec: TensorSpec) -> Single:
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a trainer writes the names of its layers and of their tensors."""
+    """How a trainer names its layers and their tensors."""
 
     words: str
     """Vocabulary of UNet names: "sgm" or "diffusers"."""
     separator: str
-    """What stands for the dots of a name."""
+    """What replaces the dots of a name."""
     unet: str
     texts: tuple[str, ...]
-    """Prefixes of the two text encoders; none where this trainer keeps them in files of their own."""
+    """Prefixes of the two text encoders; none if this trainer writes them to separate files."""
     down: str = ".lora_down.weight"
     up: str = ".lora_up.weight"
     text_down: str = ".lora_down.weight"
     text_up: str = ".lora_up.weight"
     magnitude: str = ".dora_scale"
     alpha: bool = True
-    """Whether alpha keys are usual."""
+    """Whether the trainer writes alpha keys."""
 
 
 SPELLINGS: Mapping[str, Spelling] = {
@@ -300,14 +130,14 @@ SPELLINGS: Mapping[str, Spelling] = {
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """What kind of LoRA to write; the default is what kohya's trainer makes of SDXL."""
+    """Options of a made-up LoRA; the default is a LoRA for SDXL as kohya's trainer writes it."""
 
     model: Model = SMALL
     family: Family | None = None
-    """A LoRA for the blocks of a family of transformers in its full size, in place of `model`: under its ids, or as
-    diffusers and PEFT write it; text encoders and convolutions are left out."""
+    """In place of `model`: a LoRA for the blocks of a family of transformers at full size, with its ids or as diffusers
+    and PEFT write it, without text encoders and convolutions."""
     pieces: bool = False
-    """Fused layers as trainers make them that train their pieces: rank is that of a piece, and up is block-diagonal."""
+    """Fused layers as of trainers that train their pieces: `rank` is that of a piece, and up is block-diagonal."""
     rank: int = 8
     alpha: float | None = None
     """None: half the rank."""
@@ -316,53 +146,53 @@ class LoraOptions:
     conv_rank: int | None = None
     """Rank of 3x3 convolutions; None: `rank`."""
     text_encoders: bool = True
-    """Both text encoders; PEFT has no place for them and leaves them out."""
+    """Include both text encoders; PEFT omits them."""
     text_projection: bool = False
-    """Also the projection of the second text encoder, which OneTrainer trains and kohya does not."""
+    """Include the projection of the second text encoder, which OneTrainer trains and kohya does not."""
     dtype: str = "F16"
     """F16, BF16, F32 or F8_E4M3; in F8_E4M3 alpha is F32 and carries the factor that keeps small numbers."""
     spelling: str = "kohya"
     alpha_keys: bool | None = None
-    """None: as the spelling has it."""
+    """None: as the trainer writes them."""
     dora: bool = False
     """Add the magnitudes of DoRA, one per output."""
     seed: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Added to what the trainer writes, or put in its place."""
+    """Added to the trainer's metadata; the same keys are replaced."""
 
     @property
     def nominal_alpha(self) -> float:
-        """Alpha as the trainer was told."""
+        """Return alpha as set in the trainer."""
         return self.rank / 2 if self.alpha is None else self.alpha
 
     @property
     def has_alpha(self) -> bool:
-        """Whether the file has alpha keys."""
+        """Return whether the file has alpha keys."""
         return SPELLINGS[self.spelling].alpha if self.alpha_keys is None else self.alpha_keys
 
 
 @dataclass(frozen=True)
 class LoraLayer:
-    """One layer of a LoRA: its name as the file spells it, the shape of its weight, and its rank."""
+    """One layer of a LoRA: its name in the file, the shape of its weight, and its rank."""
 
     name: str
     origin: str
-    """Its name in the checkpoint's words; the numbers follow from it, so that all spellings hold the same ones."""
+    """Its name in the checkpoint, which seeds its numbers, so that they are the same in all key formats."""
     shape: tuple[int, ...]
     rank: int
     text: bool
     trained: bool = True
     pieces: tuple[tuple[int, int], ...] = ()
-    """Ranges of rows that were trained by themselves."""
+    """Ranges of rows that were trained separately."""
 
     @property
     def columns(self) -> int:
-        """Columns of the delta as a matrix."""
+        """Return the number of columns of the delta as a matrix."""
         return math.prod(self.shape[1:])
 
 
 def lora_layers(options: LoraOptions) -> list[LoraLayer]:
-    """The layers of a LoRA, in the order of the model; raises UsageError for an unknown spelling."""
+    """Return the layers of a LoRA, in the order of the model. Raises UsageError for an unknown spelling."""
     if options.spelling not in SPELLINGS:
         raise UsageError(f"spelling {options.spelling!r} is not known; expected one of {', '.join(SPELLINGS)}")
     spelling = SPELLINGS[options.spelling]
@@ -387,7 +217,7 @@ _TRANSFORMER_PREFIXES = {"diffusers": "transformer.", "peft": "base_model.model.
 
 
 def _family_layers(options: LoraOptions, family: Family) -> Iterator[LoraLayer]:
-    """The blocks of a transformer: whole weights as kohya's trainers have them, or what diffusers has."""
+    """Yield the blocks of a transformer: whole weights as in kohya's trainers, or those of diffusers."""
     rows = [row for row in layers(family).values() if row.component == "unet" and row.block != "EDGE"]
     rows = [row for row in rows if not row.id.endswith("linear1_qkv")]  # one trainer's own way of cutting
     pieces: dict[str, list[LayerName]] = {}
@@ -406,8 +236,8 @@ def _family_layers(options: LoraOptions, family: Family) -> Iterator[LoraLayer]:
 
 
 def _own_name(row: LayerName) -> str:
-    """Diffusers' name: that of a piece, or the second of a whole weight."""
-    return row.spellings[0] if row.whole is not None or len(row.spellings) == 1 else row.spellings[1]
+    """Return diffusers' name: that of a piece, or the second of a whole weight."""
+    return row.dotted_names[0] if row.whole is not None or len(row.dotted_names) == 1 else row.dotted_names[1]
 
 
 def _text_layers(options: LoraOptions, spelling: Spelling) -> Iterator[LoraLayer]:
@@ -420,14 +250,14 @@ def _text_layers(options: LoraOptions, spelling: Spelling) -> Iterator[LoraLayer
 
 
 def _untrained(model: Model) -> str:
-    """How the names of the first text encoder's last layer begin: SDXL takes the output of the one before."""
+    """Return the prefix of the first text encoder's last layer: SDXL uses the output of the layer before it."""
     return f"text_model.encoder.layers.{model.clip_l_layers - 1}."
 
 
 def write_lora(path: str | os.PathLike[str], options: LoraOptions | None = None) -> Path:
-    """Write a LoRA, and for the PEFT spelling the ``adapter_config.json`` beside it. Returns `path`.
+    """Write a LoRA, and for the PEFT spelling an ``adapter_config.json`` next to it. Returns `path`.
 
-    The hash that kohya's trainer records is true. Raises UsageError for an unknown spelling or dtype.
+    The hash of kohya's metadata is correct. Raises UsageError for an unknown spelling or dtype.
     """
     options = options or LoraOptions()
     _check_dtype(options.dtype)
@@ -447,12 +277,12 @@ def write_lora(path: str | os.PathLike[str], options: LoraOptions | None = None)
 
 
 def lora_specs(options: LoraOptions) -> list[TensorSpec]:
-    """Every tensor of a LoRA, in the order of the file."""
+    """Return every tensor of a LoRA, in the order of the file."""
     return file_order(_lora_parts(options))
 
 
 def _lora_parts(options: LoraOptions) -> dict[TensorSpec, tuple[LoraLayer, str]]:
-    """The layer of every tensor, and what it is there: up, down, alpha or magnitude."""
+    """Return the layer of every tensor, and its role: up, down, alpha or magnitude."""
     return {spec: (layer, part) for layer in lora_layers(options) for part, spec in _layer_specs(layer, options)}
 
 
@@ -479,11 +309,11 @@ def _magnitude_shape(layer: LoraLayer, spelling: Spelling) -> tuple[int, ...]:
 
 
 def _lora_tensor(spec: TensorSpec, layer: LoraLayer, part: str, options: LoraOptions) -> Bits:
-    """The stored numbers of one tensor."""
-    chance = _generator(options.seed, f"{layer.origin} {part}")
+    """Return the stored numbers of one tensor."""
+    chance = generator(options.seed, f"{layer.origin} {part}")
     up_lift, down_lift = (256.0, 16.0) if options.dtype == "F8_E4M3" and options.has_alpha else (1.0, 1.0)
     if part == "down":
-        values = _down(layer, chance) * np.float32(down_lift)
+        values = down_values(layer.rank, layer.columns, chance) * np.float32(down_lift)
     elif part == "up":
         values = _up(layer, chance) * np.float32(up_lift)
     elif part == "alpha":
@@ -493,49 +323,14 @@ def _lora_tensor(spec: TensorSpec, layer: LoraLayer, part: str, options: LoraOpt
     return round_to(values, spec.dtype)
 
 
-def _down(layer: LoraLayer, chance: np.random.Generator) -> Single:
-    """(rank, columns): uniform as initialised (rows of length 1/sqrt(3)), and a direction that all rows share."""
-    bound = np.float32(1.0 / math.sqrt(layer.columns))
-    values = chance.random((layer.rank, layer.columns), dtype=np.float32)
-    values *= 2 * bound
-    values -= bound
-    shared = chance.standard_normal((1, layer.columns), dtype=np.float32) * (np.float32(0.15) * bound)
-    values += chance.standard_normal((layer.rank, 1), dtype=np.float32) * shared
-    return values
-
-
 def _up(layer: LoraLayer, chance: np.random.Generator) -> Single:
-    """(rows, rank): nearly orthonormal columns, the strengths, and a random rotation that hides both."""
     if not layer.trained:
         return np.zeros((layer.shape[0], layer.rank), np.float32)
-    if layer.pieces:
-        return _up_of_pieces(layer, chance)
-    strengths = trained_spectrum(layer.rank, chance) * math.sqrt(3.0 / layer.shape[0])
-    rotation = np.linalg.qr(chance.standard_normal((layer.rank, layer.rank)))[0]
-    mixing = (strengths[:, None] * rotation).astype(np.float32)
-    return np.asarray(chance.standard_normal((layer.shape[0], layer.rank), dtype=np.float32) @ mixing)
-
-
-def _up_of_pieces(layer: LoraLayer, chance: np.random.Generator) -> Single:
-    """Block-diagonal: each piece has its own columns."""
-    up, rank = np.zeros((layer.shape[0], layer.rank), np.float32), layer.rank // len(layer.pieces)
-    for i, (first, last) in enumerate(layer.pieces):
-        piece = replace(layer, shape=(last - first, *layer.shape[1:]), rank=rank, pieces=())
-        up[first:last, i * rank : (i + 1) * rank] = _up(piece, chance)
-    return up
-
-
-def trained_spectrum(rank: int, chance: np.random.Generator) -> Double:
-    """Singular values of a delta as training leaves them, (rank,), descending: i^-p exp(-i/tau), largest near 0.04."""
-    index = np.arange(rank, dtype=np.float64)
-    power = chance.uniform(0.35, 1.1)
-    tau = rank * chance.uniform(0.4, 2.0)
-    largest = _LARGEST * math.exp(0.9 * chance.standard_normal())
-    return np.asarray(largest * (index + 1) ** -power * np.exp(-index / tau))
+    return up_values(layer.shape[0], layer.rank, chance, layer.pieces)
 
 
 def lora_metadata(options: LoraOptions) -> dict[str, str]:
-    """The metadata of the file; where kohya's trainer has the hash of the tensors stand 64 zeros."""
+    """Return the metadata of the file, with 64 zeros for the hash of the tensors in kohya's metadata."""
     kohya = _kohya_metadata(options) if SPELLINGS[options.spelling].separator == "_" else {"format": "pt"}
     return {**kohya, **options.metadata}
 
@@ -578,7 +373,7 @@ def _version(options: LoraOptions) -> str:
 
 
 def _adapter_config(options: LoraOptions) -> dict[str, Any]:
-    """PEFT's own record; there alpha lives, and not in the tensors."""
+    """Return PEFT's own configuration, which has alpha in place of the tensors."""
     prefix = SPELLINGS[options.spelling].unet
     layers = lora_layers(options)
     others = {layer.name.removeprefix(prefix): layer.rank for layer in layers if layer.rank != options.rank}
@@ -593,41 +388,3 @@ def _adapter_config(options: LoraOptions) -> dict[str, Any]:
         "use_dora": options.dora,
         "bias": "none",
     }
-
-
-# ---------------------------------------------------------------- factors for tests of laws
-
-
-def low_rank_factors(
-    shape: tuple[int, int],
-    spectrum: Sequence[float] | Double,
-    *,
-    rank: int | None = None,
-    condition: float = 1.0,
-    seed: int = 0,
-) -> tuple[Double, Double]:
-    """Factors up (n, rank) and down (rank, m), float64, whose product has exactly the singular values `spectrum`.
-
-    `shape` is (n, m). A `rank` above the number of singular values (also above min(n, m)) makes the factors, not
-    the product, redundant. `condition` is that of the mixing matrix between them: it worsens both factors and
-    leaves the product alone. Raises UsageError where such factors cannot be.
-    """
-    values = np.asarray(spectrum, np.float64)
-    count, stored = len(values), len(values) if rank is None else rank
-    if count > min(shape) or stored < count:
-        raise UsageError(f"{count} singular values fit neither shape {shape} nor rank {stored}, or only one of them")
-    chance = np.random.default_rng(seed)
-    left, right, mixing, first = (_orthonormal(chance, n, k) for n, k in _bases(shape, count, stored))
-    scales = condition ** -np.linspace(0.0, 1.0, stored)
-    roots = np.sqrt(values)
-    up = (left * roots) @ ((first * scales) @ mixing.T)[:count]
-    down = ((mixing / scales) @ first.T)[:, :count] @ (roots[:, None] * right.T)
-    return up, down
-
-
-def _bases(shape: tuple[int, int], count: int, stored: int) -> tuple[tuple[int, int], ...]:
-    return (shape[0], count), (shape[1], count), (stored, stored), (stored, stored)
-
-
-def _orthonormal(chance: np.random.Generator, rows: int, columns: int) -> Double:
-    return np.asarray(np.linalg.qr(chance.standard_normal((rows, columns)))[0])

@@ -1,6 +1,6 @@
-"""Where results go: under names that no other file of the tree has, for hosts know a LoRA by that alone.
+"""The paths of results: names that are unique in their folder tree, because hosts identify a LoRA by its name.
 
-Each folder is looked at once in a run; what the run writes is added. A batch of any size costs linear time.
+Each folder is listed once in a run, and the files that the run writes are added: a batch takes linear time.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ResizeError
+from ..files.file_names import SUFFIX, clean_stem, fold, folded_stems, names_in_tree, numbered, unique_path
 from ..files.header import read_header
-from ..files.outname import SUFFIX, clean_stem, fold, folded_stems, names_in_tree, numbered, unique_path
-from ..files.stamp import RECORD
+from ..files.metadata import RECORD
 from ..files.walk import exists, names_in
 from ..prompts.sources import Source
 from ..recipe.grammar import Recipe
-from .jobs import stem_details, wished_stem
+from .output_names import output_stem, recipe_in_name
 
 
 @dataclass
@@ -26,30 +26,30 @@ class _Folder:
     """One folder of results."""
 
     names: list[str]
-    """The safetensors files, sorted."""
+    """Its safetensors files, sorted."""
     stems: set[str]
-    """The folded stems of these."""
+    """Their folded stems."""
 
 
 @dataclass
 class _Claims:
-    """The names that the results of this run have."""
+    """The names of this run's results."""
 
     stems: set[str] = field(default_factory=set)
-    numbers: dict[str, int] = field(default_factory=dict)
-    """Folded stem -> the first number that no result has, so that the search for one begins there."""
+    materialise: dict[str, int] = field(default_factory=dict)
+    """Folded stem -> the first number that is not used, where the search for a free one starts."""
 
     def add(self, stem: str, wished: str) -> None:
         self.stems.add(fold(stem))
         clean = clean_stem(wished)
-        number = self.numbers.get(fold(clean), 1)
-        while fold(numbered(clean, number)) in self.stems:
-            number += 1
-        self.numbers[fold(clean)] = number
+        format_number = self.materialise.get(fold(clean), 1)
+        while fold(numbered(clean, format_number)) in self.stems:
+            format_number += 1
+        self.materialise[fold(clean)] = format_number
 
 
-class Places:
-    """The names of all results of a run."""
+class OutputPaths:
+    """The paths of all results of a run."""
 
     def __init__(self, output: Path | None, suffix: str | None) -> None:
         self._output = output
@@ -59,28 +59,28 @@ class Places:
         self._claims = _Claims()
 
     def folder_of(self, source: Source) -> Path:
-        """Where the results of a source go."""
+        """Return the folder for the results of a source."""
         return self._output / source.below if self._output else source.members[0].path.parent
 
-    def placer(self, source: Source) -> Placer:
-        """For the results of a source."""
+    def of(self, source: Source) -> SourcePaths:
+        """Return the paths for the results of one source."""
         folder = self.folder_of(source)
-        return Placer(folder, self._tree(self._output or folder), self._folder(folder), self._claims)
+        return SourcePaths(folder, self._tree(self._output or folder), self._folder(folder), self._claims)
 
     def expected(self, source: Source, recipe: Recipe) -> Path | None:
-        """The path of a result, where it is known before the source is opened."""
+        """Return the path of a result; None where it is not known before the source is opened."""
         if recipe.selection != "thr" and recipe.weights and self._suffix is None:
             return None  # the threshold, which is part of the name, comes out of the file
         threshold = recipe.value if recipe.selection == "thr" else None
-        return self.placer(source)(wished_stem(source.name, recipe, threshold, self._suffix))
+        return self.of(source)(output_stem(source.name, recipe, threshold, self._suffix))
 
     def existing(self, source: Source, recipe: Recipe) -> Path | None:
-        """The result of an earlier run, where its name or its own record tells."""
+        """Return the result of an earlier run, found by its name or its record; None where there is none."""
         path = self.expected(source, recipe)
         if path is not None:
             return path if exists(path) else None
-        beginning = clean_stem(f"{source.name}_{stem_details(recipe)}_th")
-        place = self.placer(source)
+        beginning = clean_stem(f"{source.name}_{recipe_in_name(recipe)}_th")
+        place = self.of(source)
         return next((path for path in place.beginning(beginning) if _is_result(path, recipe)), None)
 
     def _tree(self, root: Path) -> set[str]:
@@ -96,29 +96,29 @@ class Places:
 
 
 @dataclass(frozen=True)
-class Placer:
-    """From a wished stem to a path. A file under that very path is not in the way: the writer asks about it."""
+class SourcePaths:
+    """Makes paths from stems. An existing file at that exact path is allowed: the writer decides about it."""
 
     folder: Path
     _tree: set[str]
-    """Folded stems of the whole tree."""
+    """Folded stems of the whole folder tree."""
     _here: _Folder
     _claims: _Claims
 
     def __call__(self, stem: str) -> Path:
-        start = self._claims.numbers.get(fold(clean_stem(stem)), 1)
+        start = self._claims.materialise.get(fold(clean_stem(stem)), 1)
         return unique_path(self.folder, stem, self._is_taken, start=start)
 
     def _is_taken(self, folded: str) -> bool:
-        """By a result of this run, or by a file in another folder of the tree."""
+        """Return whether a result of this run or a file in another folder has the name."""
         return folded in self._claims.stems or (folded in self._tree and folded not in self._here.stems)
 
     def claim(self, path: Path, wished: str) -> None:
-        """Keeps the name of a result from all others of the run."""
+        """Reserve the name of a result."""
         self._claims.add(path.stem, wished)
 
     def written(self, path: Path) -> None:
-        """A result is there now."""
+        """Add a file that was written."""
         place = bisect.bisect_left(self._here.names, path.name)
         if self._here.names[place : place + 1] != [path.name]:
             self._here.names.insert(place, path.name)
@@ -126,7 +126,7 @@ class Placer:
         self._tree.add(fold(path.stem))
 
     def beginning(self, text: str) -> list[Path]:
-        """The files of the folder whose names begin with a text."""
+        """Return the files of the folder whose names start with a text."""
         names = self._here.names
         end = begin = bisect.bisect_left(names, text)
         while end < len(names) and names[end].startswith(text):

@@ -1,4 +1,4 @@
-"""The factors of ``rank=`` recipes that are not the exact decomposition's, and what they lose."""
+"""The factors of ``rank=`` recipes that do not use the exact decomposition, and what they lose."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from ..errors import LayerError
 from ..linalg.arrays import NumpyArrays
 from ..linalg.casts import Double
 from ..linalg.factor import Pair, Spectrum
-from ..linalg.random_projection import dense_projection, generator, lost, projected, randomised, sparse_projection
-from ..linalg.truncate import KeptIndices, discarded
+from ..linalg.random_projection import (
+    approximation_error,
+    dense_projection,
+    layer_generator,
+    projected_spectrum,
+    randomised_svd,
+    sparse_projection,
+)
+from ..linalg.truncate import KeptIndices, discarded_norm
 from ..recipe.grammar import Recipe
 from ..recipe.select import Choice
 from .analysis import Analysis
@@ -22,27 +29,27 @@ from .analysis import Analysis
 
 @dataclass(frozen=True)
 class Reduction:
-    """One entry a layer."""
+    """Other factors than those of the exact decomposition; one entry a layer."""
 
     spectra: tuple[Decomposition, ...]
-    """What the new factors are made with, in place of the analysis' own."""
+    """What the new factors are made from."""
     lost: tuple[float, ...]
-    """Frobenius norm of the delta less the new one, before rounding and without `rescale`."""
+    """Frobenius norm of the delta minus the new one, before rounding and without `rescale`."""
 
 
 _Way = Callable[[Pair, int, Recipe, np.random.Generator], Spectrum]
 
 _WAYS: dict[str, _Way] = {
-    "rsvd": lambda pair, rank, recipe, chance: randomised(pair, rank, recipe.niter, recipe.oversample, chance),
-    "projection": lambda pair, rank, _, chance: projected(pair, dense_projection(rank, pair.rank, chance)),
-    "sparse": lambda pair, rank, _, chance: projected(pair, sparse_projection(rank, pair.rank, chance)),
+    "rsvd": lambda pair, rank, recipe, chance: randomised_svd(pair, rank, recipe.niter, recipe.oversample, chance),
+    "projection": lambda pair, rank, _, chance: projected_spectrum(pair, dense_projection(rank, pair.rank, chance)),
+    "sparse": lambda pair, rank, _, chance: projected_spectrum(pair, sparse_projection(rank, pair.rank, chance)),
 }
 
 
 def reduction(analysis: Analysis, recipe: Recipe, choice: Choice) -> Reduction | None:
-    """None where the exact decomposition is what the recipe asks for.
+    """Return the factors of a recipe's method; None for the exact decomposition.
 
-    Raises LayerError for layers of other kinds than LoRA, which have no such factors.
+    Raises LayerError for kinds other than LoRA, which have no such factors.
     """
     if recipe.method != "svd" or recipe.fill:
         _check_kinds(analysis, recipe)
@@ -56,8 +63,8 @@ def _check_kinds(analysis: Analysis, recipe: Recipe) -> None:
     other = next((layer for layer in analysis.adapter.layers if not isinstance(layer.form, LowRank)), None)
     if other is not None:
         raise LayerError(
-            f"layer {other.stem} is {other.form.kind}: {recipe.way[0]} is for LoRA layers alone. Add --convert lora, "
-            f"or take rank= without it."
+            f"layer {other.stem} is {other.form.kind}: {recipe.method_items[0]} works for LoRA layers only. "
+            f"Add --convert lora, or use rank= without it."
         )
 
 
@@ -68,13 +75,13 @@ def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: KeptIndices) ->
     if recipe.fill == "extend":
         return _as_stored(pair, s), 0.0
     if len(kept) >= np.count_nonzero(s) or not len(kept):  # all of it, or nothing: no way loses less
-        return analysis.spectra[index], discarded(s, kept)
-    chance = generator(recipe.seed, analysis.layers[index].name)
+        return analysis.spectra[index], discarded_norm(s, kept)
+    chance = layer_generator(recipe.seed, analysis.layers[index].name)
     made = _WAYS[recipe.method](pair, len(kept), recipe, chance)
-    return made, lost(pair, made, NumpyArrays())
+    return made, approximation_error(pair, made, NumpyArrays())
 
 
 def _as_stored(pair: Pair, s: Double) -> Spectrum:
-    """P and Q that leave the factors as they are, the scale shared between them."""
+    """Return P and Q that keep the factors unchanged, with the scale split between them."""
     one = np.eye(pair.rank, dtype=np.float32) * np.float32(np.sqrt(abs(pair.scale)))
     return Spectrum(s, one, np.copysign(one, pair.scale) if pair.scale < 0 else one)

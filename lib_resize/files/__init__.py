@@ -1,1 +1,1 @@
-"""Safetensors files: read lazily, written whole or not at all, and true in what they say of themselves."""
+"""Read and write safetensors files: lazy reads, atomic writes, correct metadata and sidecars, safe file names."""

@@ -1,7 +1,7 @@
-"""Whole files or no files: a draft under a temporary name, then one step to the final one. Stdlib only.
+"""Write files atomically: a temporary file first, then one step to the final name. Standard library only.
 
-The temporary is in the folder of the final file, so that the last step is a rename on one disk, and its name ends in
-``.part``, so that no host lists it as a model. It is locked while its run is alive (see ``drafts``).
+The temporary file is in the folder of the final file, so that the last step is a rename on one disk. Its name ends in
+``.part``, so that no host lists it as a model. It is locked as long as its process runs (see ``drafts``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from . import drafts
 from .drafts import sweep as sweep
 
 _GATHER_BYTES = 1 << 16
-# What file systems without hard links answer: FAT, some network and FUSE mounts, Android.
+# Errors of file systems without hard links: FAT, some network and FUSE mounts, Android.
 _NO_LINKS = frozenset(
     (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
 )
@@ -28,23 +28,23 @@ _WINDOWS_IN_USE = (32, 33, 1224)  # sharing violation, lock violation, user-mapp
 
 
 def mib(nbytes: int) -> str:
-    """Bytes as text in MiB (2**20 bytes), with two decimals."""
+    """Return a size in bytes as text in MiB (2**20 bytes), with two decimals."""
     return f"{nbytes / 2**20:.2f} MiB"
 
 
 class AtomicFile:
     """A new file that gets its final name only when it is complete.
 
-    ``with Draft(final) as draft:`` then ``open``, ``write``…, ``finish``, ``publish``. Whatever ends the
-    block early, Ctrl-C included, the temporary is removed and the final name is as it was. All its own
-    failures are ``OutputError``; errors raised by the code inside the block pass unchanged.
+    ``with AtomicFile(final) as file:``, then ``open``, ``write`` (repeatedly), ``finish``, ``publish``. If the block
+    ends early, by Ctrl-C too, the temporary file is removed and nothing changes under the final name. Its methods
+    raise ``OutputError``; errors raised by the code inside of the block pass unchanged.
     """
 
     def __init__(self, final: Path, *, overwrite: bool = False) -> None:
         self.final = final
         self.overwrite = overwrite
         self.path = drafts.new_path(final.parent)
-        """The temporary; it exists from ``open`` until ``publish``."""
+        """The temporary file; it exists from ``open`` until ``publish``."""
         self._fd = -1
         self._gathered = bytearray()
 
@@ -59,7 +59,7 @@ class AtomicFile:
             self.path.unlink()
 
     def open(self) -> None:
-        """Make the folder if need be, refuse what is already clear to fail, create the empty temporary."""
+        """Create the folder if it is missing, refuse names that cannot be used, create the empty temporary file."""
         with in_plain_words(self.final):
             self.final.parent.mkdir(parents=True, exist_ok=True)
             refuse_taken(self.final, overwrite=self.overwrite)
@@ -67,7 +67,7 @@ class AtomicFile:
             self.path, self._fd = drafts.create(self.final.parent)
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes; small pieces are gathered into larger writes."""
+        """Append bytes. Small pieces are collected into larger writes."""
         if self._gathered and len(self._gathered) + len(data) > _GATHER_BYTES:
             self._flush()
         if len(data) > _GATHER_BYTES // 4:
@@ -77,7 +77,7 @@ class AtomicFile:
             self._gathered += data
 
     def rewrite_start(self, data: bytes) -> None:
-        """Replace the first bytes of what was written."""
+        """Replace the first bytes of the file."""
         self._flush()
         with in_plain_words(self.final):
             os.lseek(self._fd, 0, os.SEEK_SET)
@@ -86,9 +86,10 @@ class AtomicFile:
             os.lseek(self._fd, 0, os.SEEK_END)
 
     def finish(self) -> None:
-        """Bring all bytes to the disk. Where the system can, they leave its cache, so that they are read from the disk.
+        """Flush all bytes to the disk, and drop them from the system's cache where it allows that.
 
-        The temporary stays open where an open file can be renamed: its lock shows that this run is alive.
+        Later reads then come from the disk. The temporary file stays open where an open file can be renamed: its lock
+        shows that this process is alive.
         """
         self._flush()
         with in_plain_words(self.final):
@@ -100,7 +101,7 @@ class AtomicFile:
             self._close()
 
     def publish(self) -> None:
-        """Give the finished file its final name, in one step."""
+        """Move the finished file to its final name, in one step."""
         with in_plain_words(self.final):
             if self.overwrite:
                 self.path.replace(self.final)
@@ -152,7 +153,7 @@ def check_room(folder: Path, needed: int) -> None:
         usage = shutil.disk_usage(folder)
     except OSError:
         return
-    # Some network mounts report a size of zero; they cannot tell, and the write itself will.
+    # Some network mounts report a size of zero. Then only the write itself can fail.
     if usage.total > 0 and usage.free < needed:
         raise OutputError(
             f"{folder}: the disk has {mib(usage.free)} free, the file needs {mib(needed)}. "
@@ -161,9 +162,12 @@ def check_room(folder: Path, needed: int) -> None:
 
 
 def move_if_free(temporary: Path, final: Path) -> None:
-    """Rename without ever replacing: of several processes that try at once, exactly one succeeds."""
+    """Rename without replacing: of several processes that try at the same time, exactly one succeeds.
+
+    Raises ``FileExistsError`` where the name is taken, and other ``OSError``.
+    """
     if sys.platform == "win32":
-        temporary.rename(final)  # fails by itself if the name is taken
+        temporary.rename(final)  # fails if the name is taken
         return
     try:
         os.link(temporary, final)
@@ -178,7 +182,7 @@ def move_if_free(temporary: Path, final: Path) -> None:
 
 
 def _move_under_lock(temporary: Path, final: Path) -> None:
-    """For file systems without hard links: look, then rename, while no other run of ours can."""
+    """Check, then rename, while no other process of this program can. For file systems without hard links."""
     with _locked_folder(final.parent):
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
@@ -187,7 +191,7 @@ def _move_under_lock(temporary: Path, final: Path) -> None:
 
 @contextlib.contextmanager
 def _locked_folder(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock on the folder itself: nothing to clean up, and a kill releases it."""
+    """Hold an advisory lock on the folder itself: it needs no cleanup, and the system releases it after a kill."""
     if sys.platform == "win32":
         yield
         return
@@ -203,7 +207,7 @@ def _locked_folder(folder: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where the system can (Windows cannot open folders)."""
+    """Flush the folder's entries to the disk, where the system can (Windows cannot open folders)."""
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -214,7 +218,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def in_plain_words(final: Path) -> Iterator[None]:
-    """Turn failures to look at or write ``final`` into ``OutputError``."""
+    """Turn errors while ``final`` is checked or written into ``OutputError`` with a message for the user."""
     try:
         yield
     except OSError as error:
@@ -228,19 +232,19 @@ def _exists(final: Path) -> str:
 
 
 def explain(error: OSError, final: Path) -> str:
-    """What a failed write to ``final`` means for the user, and what to do."""
+    """Return a message for a failed write to ``final``: what happened, and what to do."""
     if isinstance(error, FileExistsError):
-        return _exists(final) if os.path.lexists(final) else f"{final}: a file stands where its folder should be."
+        return _exists(final) if os.path.lexists(final) else f"{final}: there is a file where its folder should be."
     if getattr(error, "winerror", None) in _WINDOWS_IN_USE:
-        return f"{final}: another program has the file open, perhaps a WebUI that loaded it. Close it there."
+        return f"{final}: another program has the file open, perhaps a WebUI that loaded it. Close the file there."
     words = _WORDS.get(error.errno or 0)
     if words is None:
         return f"{final}: cannot be written: {error.strerror or error}."
     return f"{final}: {words.format(folder=final.parent, length=len(os.fsencode(final.name)))}"
 
 
-_DENIED = "we are not allowed to write in the folder {folder}. Check its permissions or choose another folder."
-_FULL = "no room is left on the disk of {folder}. Free some space or choose another folder."
+_DENIED = "no permission to write in the folder {folder}. Check its permissions or choose another folder."
+_FULL = "no space is left on the disk of {folder}. Free some space or choose another folder."
 _WORDS = {
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
@@ -249,7 +253,7 @@ _WORDS = {
     getattr(errno, "EDQUOT", errno.ENOSPC): _FULL,
     errno.EFBIG: "the file is larger than this disk or account allows in one file. Choose another folder.",
     errno.ENAMETOOLONG: "the name is too long ({length} bytes; most disks allow 255). Choose a shorter one.",
-    errno.ENOTDIR: "a file stands where its folder should be. Choose another folder.",
-    errno.ENOENT: "the folder {folder} is gone. Is the drive still there?",
-    errno.EIO: "the disk reported a fault while writing. Check the disk, and the room that is left on it.",
+    errno.ENOTDIR: "there is a file where its folder should be. Choose another folder.",
+    errno.ENOENT: "the folder {folder} does not exist any more. Check that the drive is connected.",
+    errno.EIO: "the disk reported an error while writing. Check the disk and its free space.",
 }

@@ -1,8 +1,9 @@
-"""Temporaries of unfinished files: their names, the lock that shows that their run is alive, and their removal.
+"""Temporary files: their names, the lock that shows that their process is alive, and their removal.
 
-A name is ``.resize-lora-``, 8 digits for the machine, 8 random ones, ``.part``. A temporary of this machine that nobody
-holds is what a killed run left, and is removed at the next start. On a network share the locks of another machine may
-be invisible, so its temporaries are removed a day after they were last written to. Standard library only.
+A name is ``.resize-lora-``, 8 digits for the machine, 8 random digits, ``.part``. A temporary file of this machine
+that is not locked was left by a killed process, and is removed at the next start. On a network share the locks of
+another machine may be invisible, so its temporary files are removed a day after the last write to them. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from pathlib import Path
 _NAME = re.compile(r"\.resize-lora-([0-9a-f]{8})[0-9a-f]{8}\.part")
 _STALE_SECONDS = 24 * 3600
 _UNLOCKED_SECONDS = 15 * 60
-"""On Windows, which cannot rename an open file, a finished temporary is unlocked while it is checked."""
+"""On Windows, which cannot rename an open file, a finished temporary file is unlocked while it is checked."""
 _TRIES = 100
 
 
 def new_path(folder: Path) -> Path:
-    """A name in a folder that nothing has."""
+    """Return a new random name in a folder."""
     return folder / f".resize-lora-{_machine()}{os.urandom(4).hex()}.part"
 
 
 def create(folder: Path) -> tuple[Path, int]:
-    """A new temporary, empty and locked: its path and descriptor. Raises OSError."""
+    """Create an empty, locked temporary file; return its path and descriptor. Raises ``OSError``."""
     for _ in range(_TRIES):
         path = new_path(folder)
         with contextlib.suppress(FileExistsError):
@@ -40,13 +41,13 @@ def create(folder: Path) -> tuple[Path, int]:
             if _is_at(fd, path):
                 return path, fd
             os.close(fd)  # swept before it was locked
-    raise FileExistsError(f"no free name for a temporary in {folder}")
+    raise FileExistsError(f"no free name for a temporary file in {folder}")
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
-    """Remove the temporaries in one folder whose runs are dead; anything else is left alone, and nothing is raised.
+    """Remove the temporary files of dead processes from one folder. Never raises; other files are not touched.
 
-    A host calls this once at its start for each folder of LoRAs.
+    A host calls this once at its start, for each folder of LoRAs.
     """
     with contextlib.suppress(OSError, ValueError), os.scandir(folder) as found:
         for item in found:
@@ -60,7 +61,7 @@ def _remove_if_dead(item: os.DirEntry[str], *, is_own: bool) -> None:
     if not item.is_file(follow_symlinks=False):
         return
     age = time.time() - item.stat(follow_symlinks=False).st_mtime
-    if sys.platform == "win32":  # a file that is open anywhere cannot be removed there
+    if sys.platform == "win32":  # Windows refuses to remove an open file
         if age > (_UNLOCKED_SECONDS if is_own else _STALE_SECONDS):
             Path(item.path).unlink()
         return
@@ -74,7 +75,10 @@ def _remove_if_dead(item: os.DirEntry[str], *, is_own: bool) -> None:
 
 
 def _lock(fd: int, *, wait: bool) -> bool:
-    """Lock an open file until it is closed, by a kill as well. False where somebody holds it, or locks are unknown."""
+    """Lock an open file until it is closed (a kill closes it too).
+
+    Return False where another process holds the lock, or where the system has no locks.
+    """
     if sys.platform == "win32":
         return False
     import fcntl
@@ -87,7 +91,7 @@ def _lock(fd: int, *, wait: bool) -> bool:
 
 
 def _is_at(fd: int, path: Path) -> bool:
-    """Whether a path still is the open file."""
+    """Return whether a path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))
     except OSError:
@@ -96,5 +100,5 @@ def _is_at(fd: int, path: Path) -> bool:
 
 @cache
 def _machine() -> str:
-    """8 hex digits for this machine; others each time where it has no address, which only delays removal."""
+    """Return 8 hex digits for this machine. Without a network address they are random, which only delays removal."""
     return hashlib.sha256(f"{platform.node()} {uuid.getnode()}".encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Read tensors of a safetensors file, each when it is asked for."""
+"""Read single tensors of a safetensors file, on demand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedFileError
-from .header import Entry, parse_header
+from .header import TensorEntry, parse_header
 from .steady import SteadyFile
 
 STORAGE: dict[str, np.dtype[Any]] = {
@@ -32,7 +32,8 @@ STORAGE: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "C64": np.dtype("<c8"),
 }
-"""How each dtype comes back from ``SafeFile.bits``: as numbers where NumPy is quick at them, else as bits."""
+"""dtype name -> the NumPy dtype that ``SafeFile.bits`` returns: that of the numbers where NumPy is fast with it,
+else an unsigned integer of the same bits."""
 
 _SAMPLE = 512
 
@@ -43,8 +44,8 @@ Raw = bytes
 class SafeFile:
     """A safetensors file, opened read-only: ``with SafeFile(path) as file: file.bits(name)``.
 
-    Opening reads the header; a tensor is read, into memory of its own, each time it is asked for. Raises what
-    ``read_header`` raises, and ``FileError`` where the file changed since it was opened. Threads may share it.
+    Opening reads the header. Each call that reads a tensor reads it from the disk, into new memory. Raises what
+    ``read_header`` raises, and ``FileError`` where the file changed since it was opened. Threads can share an instance.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -66,13 +67,14 @@ class SafeFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file. Arrays that were read stay valid."""
+        """Close the file. Arrays already read stay valid."""
         self._disk.close()
 
     def renamed(self, names: Mapping[str, str], metadata: Mapping[str, str]) -> SafeFile:
-        """The same open file with its tensors under other names (old -> new, all of them) and other metadata.
+        """Return the same open file with other tensor names and other metadata.
 
-        It can be used as long as this one is open.
+        `names` maps the name of every tensor to its new name. The returned object can be used as long as this one is
+        open.
         """
         other = copy.copy(self)
         entries = {names[key]: entry for key, entry in self.header.entries.items()}
@@ -80,9 +82,11 @@ class SafeFile:
         return other
 
     def bits(self, key: str, rows: tuple[int, int] | None = None) -> Bits:
-        """The tensor, or its rows ``rows[0]`` to ``rows[1]`` (excluded), as a read-only array.
+        """Read a tensor, or its rows ``rows[0]`` to ``rows[1]`` (excluded), as a read-only array.
 
-        It has the tensor's shape, and a dtype as in ``STORAGE``.
+        The array has the tensor's shape, with the number of rows in its first dimension, and the dtype that
+        ``STORAGE`` has for it. Raises ``KeyError`` for an unknown name, ``ValueError`` for rows outside of the tensor,
+        and ``FileError``.
         """
         entry = self.header.entries[key]
         shape, skipped = entry.shape, 0
@@ -97,12 +101,15 @@ class SafeFile:
         return bits
 
     def bytes(self, key: str) -> Raw:
-        """The tensor's data as stored."""
+        """Read the data of a tensor as it is stored. Raises ``KeyError`` and ``FileError``."""
         entry = self.header.entries[key]
         return self._disk.read(self.header.data_start + entry.start, entry.stop - entry.start)
 
     def scalar(self, key: str) -> float:
-        """The value of a tensor of one element, of any ordinary dtype. Raises ``DamagedFileError``."""
+        """Read a tensor of one element, of any dtype in which trainers store single numbers.
+
+        Raises ``DamagedFileError`` for other tensors, ``KeyError`` and ``FileError``.
+        """
         entry = self.header.entries[key]
         decode = _DECODE.get(entry.dtype)
         if math.prod(entry.shape) != 1 or decode is None:
@@ -113,19 +120,19 @@ class SafeFile:
         return float(decode(self.bits(key).reshape(-1))[0])
 
     def sha256(self) -> str:
-        """SHA-256 of the whole file, hex. Streams, and lets other threads run."""
+        """Return the SHA-256 of the whole file, in hex. Reads it in pieces and releases the GIL."""
         return self._disk.sha256()
 
     def sample(self, start: int, count: int) -> Raw:
-        """``count`` bytes from the file position ``start``."""
+        """Read `count` bytes from the file position `start`."""
         return self._disk.read(start, count)
 
 
 def fingerprint(file: SafeFile) -> str:
-    """A key for what a checkpoint contains, not for where it lies: 64 hex digits.
+    """Return a key for the contents of a checkpoint, independent of its path: 64 hex digits.
 
-    SHA-256 over the header and 512 bytes from the middle of every tensor of two or more dimensions, so that
-    two fine-tunes of one layout differ and a renamed copy does not. Reads about 1 MB of a 7 GB file.
+    It is the SHA-256 of the header and of 512 bytes from the middle of every tensor of two or more dimensions. Two
+    fine-tunes of one architecture get two keys, a renamed copy gets the same. Reads about 1 MB of a 7 GB file.
     """
     data_start = file.header.data_start
     digest = hashlib.sha256(file.sample(0, data_start))
@@ -137,15 +144,15 @@ def fingerprint(file: SafeFile) -> str:
     return digest.hexdigest()
 
 
-def _rows_shape(key: str, entry: Entry, rows: tuple[int, int]) -> tuple[int, ...]:
+def _rows_shape(key: str, entry: TensorEntry, rows: tuple[int, int]) -> tuple[int, ...]:
     first, last = rows
     if not entry.shape or not 0 <= first <= last <= entry.shape[0]:
-        raise ValueError(f"rows {first} to {last} were asked of tensor {key!r}, which has the shape {entry.shape}")
+        raise ValueError(f"rows {first} to {last} were requested of tensor {key!r}, which has the shape {entry.shape}")
     return (last - first, *entry.shape[1:])
 
 
 def _e4m3(bits: Bits) -> Bits:
-    """fp8 e4m3fn to float64: sign, 4 exponent bits (bias 7), 3 mantissa bits, no infinity, 0x7f is NaN."""
+    """Decode fp8 e4m3fn to float64: sign, 4 exponent bits (bias 7), 3 mantissa bits, no infinity, 0x7f is NaN."""
     magnitude = (bits & 0x7F).astype(np.int64)
     exponent, mantissa = magnitude >> 3, magnitude & 7
     value = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10.0))
@@ -161,4 +168,4 @@ _DECODE: dict[str, Callable[[Bits], Bits]] = {
     "F8_E5M2": lambda bits: (bits.astype("<u2") << 8).view("<f2"),
     "F8_E4M3": _e4m3,
 }
-"""From storage to numbers, for the dtypes in which trainers store single numbers."""
+"""From stored bits to numbers, for the dtypes in which trainers store single numbers."""

@@ -1,8 +1,8 @@
-"""The files that lie beside a LoRA and share its name: copied along, and made true. Standard library only.
+"""Copy the files next to a LoRA that share its name, and update what they contain. Standard library only.
 
-Previews, descriptions and examples are copied as they are. JSON ones (WebUI user metadata, Civitai Helper,
-LoRA Manager, StabilityMatrix) are copied with what they say of the file itself made true (name, path, size,
-SHA-256, preview, time) or taken out (other hashes, precision); all they say of the work stays as it is.
+Previews, descriptions and examples are copied unchanged. In JSON sidecars (WebUI user metadata, Civitai Helper, LoRA
+Manager, StabilityMatrix) the fields that describe the file itself are updated (name, path, size, SHA-256, preview,
+time) or removed (other hashes, dtype). The fields that describe the work stay unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..errors import OutputError
 from .atomic import write_whole
-from .target import Inputs, Kind, check_target
+from .target import FileKind, Inputs, check_target
 
 PREVIEW_TYPES = ("png", "jpg", "jpeg", "webp", "gif", "mp4", "webm")
 _PREVIEWS = tuple(f"{lead}.{kind}" for kind in PREVIEW_TYPES for lead in ("", ".preview"))
@@ -28,32 +28,32 @@ _INDENT = re.compile(r"\{\r?\n([ \t]+)\"")
 
 @dataclass(frozen=True)
 class SidecarFacts:
-    """What is true of the new LoRA file."""
+    """The facts of the new LoRA file that its sidecars contain."""
 
     bytes: int
-    """Its size."""
+    """Its size, in bytes."""
     sha256: str
     """SHA-256 of the whole file, hex."""
     source_sha256: str | None = None
-    """The same of the source; helps to find it in lists of several files."""
+    """SHA-256 of the source file, hex; finds its entry in a list of several files."""
     modified: float | None = None
-    """Its time of change; None: that of the file that is there."""
+    """Its modification time, in seconds since the epoch; None reads it from the disk."""
 
 
 def copy_sidecars(
     source: Path, target: Path, *, facts: SidecarFacts, replaced: SidecarFacts | None = None
 ) -> list[Path]:
-    """Copy every sidecar of the LoRA ``source`` to the name of ``target``; returns what was written.
+    """Copy every sidecar of the LoRA `source` to the name of `target`; return the paths written.
 
-    Files that exist already stay. The exception are copies that we made for an earlier ``target`` and nobody changed
-    since, where ``replaced`` has the facts of it. Each file is written whole or not at all. Raises ``OutputError``
-    naming all that failed, after all were tried; the rest has then been copied.
+    Existing files are kept. The exception are copies that this function made for an earlier `target`, whose facts are
+    `replaced`, and that nobody changed since. Each file is written atomically. Raises ``OutputError`` that names all
+    failed copies, after all sidecars were tried.
     """
-    about = _About(source, target, facts)
-    before = None if replaced is None else _About(source, target, replaced)
+    about = _SidecarUpdate(source, target, facts)
+    before = None if replaced is None else _SidecarUpdate(source, target, replaced)
     written, failed = [], []
     for suffix in _sidecar_suffixes(source):
-        old, new = _beside(source, suffix), _beside(target, suffix)
+        old, new = _next_to(source, suffix), _next_to(target, suffix)
         try:
             data = about.copy_of(old)
             if os.path.lexists(new) and not _is_outdated(new, old, data, before):
@@ -68,17 +68,20 @@ def copy_sidecars(
 
 
 def foreign_sidecars(source: Path, target: Path, *, facts: SidecarFacts) -> list[Path]:
-    """Files that have the names of copies, and are not what `copy_sidecars` writes: somebody else's, which stay."""
-    about = _About(source, target, facts)
-    pairs = [(_beside(source, suffix), _beside(target, suffix)) for suffix in _sidecar_suffixes(source)]
+    """Return existing files under the names of copies whose contents are not those that `copy_sidecars` writes.
+
+    These belong to somebody else, and are kept.
+    """
+    about = _SidecarUpdate(source, target, facts)
+    pairs = [(_next_to(source, suffix), _next_to(target, suffix)) for suffix in _sidecar_suffixes(source)]
     return [new for old, new in pairs if os.path.lexists(new) and not _holds(new, about.copy_of(old))]
 
 
-def _is_outdated(new: Path, old: Path, data: bytes, before: _About | None) -> bool:
-    """Whether the file at ``new`` is a copy of ours that says something else than ``data``."""
+def _is_outdated(new: Path, old: Path, data: bytes, before: _SidecarUpdate | None) -> bool:
+    """Return whether the file at `new` is an unchanged copy of an earlier run, and differs from `data`."""
     if before is None or _holds(new, data):
         return False
-    kind = Kind("a copy that we made", lambda path: _holds(path, before.copy_of(old)))
+    kind = FileKind("a copy of Resize LoRA", lambda path: _holds(path, before.copy_of(old)))
     try:
         check_target(new, kind, overwrite=True, inputs=Inputs([old]))
     except OutputError:
@@ -94,46 +97,48 @@ def _holds(path: Path, data: bytes) -> bool:
 
 
 def has_sidecars(source: Path) -> bool:
-    """Whether `copy_sidecars` would find anything."""
+    """Return whether a LoRA has sidecars that `copy_sidecars` copies."""
     return bool(_sidecar_suffixes(source))
 
 
-def _beside(lora: Path, suffix: str) -> Path:
+def _next_to(lora: Path, suffix: str) -> Path:
     return lora.with_name(lora.stem + suffix)
 
 
 def _sidecar_suffixes(source: Path) -> list[str]:
-    """What follows the stem in the sidecars' names; previews first, since the others name them."""
+    """Return what follows the stem in the sidecars' names. Previews come first, because the others refer to them."""
     try:
-        beside = [item for item in source.parent.iterdir() if item.name.startswith(f"{source.stem}.")]
+        neighbours = [item for item in source.parent.iterdir() if item.name.startswith(f"{source.stem}.")]
     except OSError:
         return []
-    endings = [item.name[len(source.stem) :] for item in beside if item.is_file()]
+    suffixes = [item.name[len(source.stem) :] for item in neighbours if item.is_file()]
     known = (*_PREVIEWS, *_TEXTS, *_JSONS)
-    found = [ending for ending in endings if ending.lower() in known or _EXAMPLE.fullmatch(ending.lower())]
-    return sorted(found, key=lambda ending: (ending.lower() not in _PREVIEWS, ending))
+    found = [suffix for suffix in suffixes if suffix.lower() in known or _EXAMPLE.fullmatch(suffix.lower())]
+    return sorted(found, key=lambda suffix: (suffix.lower() not in _PREVIEWS, suffix))
 
 
-class _Gone:
-    """Stands for a field that is taken out."""
+class _Removed:
+    """The type of `_REMOVED`, the value of a field that is removed."""
 
 
-_GONE = _Gone()
+_REMOVED = _Removed()
 
 
 @dataclass(frozen=True)
-class _About:
+class _SidecarUpdate:
+    """Makes the copies of a LoRA's sidecars. The short methods are the rules for single JSON fields."""
+
     source: Path
     target: Path
     facts: SidecarFacts
 
     def copy_of(self, sidecar: Path) -> bytes:
-        """What a sidecar of the source becomes."""
+        """Return the contents of the copy of a sidecar. Raises ``OSError``."""
         data = sidecar.read_bytes()
-        return self.retell(data) if sidecar.name.lower().endswith(_JSONS) else data
+        return self.updated(data) if sidecar.name.lower().endswith(_JSONS) else data
 
-    def retell(self, data: bytes) -> bytes:
-        """A JSON sidecar with the fields of the file made true; as it is if it has none or is damaged."""
+    def updated(self, data: bytes) -> bytes:
+        """Return a JSON sidecar with updated fields; unchanged if it has no such fields or is damaged."""
         try:
             text = data.decode("utf-8-sig")
             old = json.loads(text)
@@ -141,26 +146,26 @@ class _About:
             return data
         if not isinstance(old, dict):
             return data
-        new = self._told(old)
+        new = self._updated_fields(old)
         return data if new == old else _like(text, new)
 
-    def _told(self, fields: Mapping[str, object]) -> dict[str, object]:
-        """One level of a sidecar, and below it only where other levels tell of the same file."""
-        told = {key: self._value(key.lower(), old) for key, old in fields.items()}
-        return {key: new for key, new in told.items() if new is not _GONE}
+    def _updated_fields(self, fields: Mapping[str, object]) -> dict[str, object]:
+        """Update one level of a sidecar, and the nested levels that describe the same file."""
+        updated = {key: self._value(key.lower(), old) for key, old in fields.items()}
+        return {key: new for key, new in updated.items() if new is not _REMOVED}
 
     def _value(self, key: str, old: object) -> object:
         if key == "files" and isinstance(old, list):
-            return [self._file(entry) if self._is_ours(entry, old) else entry for entry in old]
+            return [self._file(entry) if self._is_source(entry, old) else entry for entry in old]
         if key == "civitai" and isinstance(old, dict):
-            return self._told(old)
+            return self._updated_fields(old)
         if key == "filemetadata" and isinstance(old, dict):
-            return _without_precision(old)
+            return _without_dtype(old)
         rule = _RULES.get(key)
         return old if rule is None else rule(self, old)
 
-    def _is_ours(self, entry: object, entries: list[object]) -> bool:
-        """Whether an entry of Civitai's list of files is the one that this LoRA was downloaded as."""
+    def _is_source(self, entry: object, entries: list[object]) -> bool:
+        """Return whether an entry of Civitai's list of files is the source LoRA."""
         if not isinstance(entry, dict):
             return False
         hashes = entry.get("hashes")
@@ -170,13 +175,13 @@ class _About:
         return len(entries) == 1 or entry.get("primary") is True or entry.get("name") == self.source.name
 
     def _file(self, entry: Mapping[str, object]) -> dict[str, object]:
-        told = self._told(entry)
-        if "name" in told:
-            told["name"] = self.target.name
-        metadata = told.get("metadata")
+        updated = self._updated_fields(entry)
+        if "name" in updated:
+            updated["name"] = self.target.name
+        metadata = updated.get("metadata")
         if isinstance(metadata, dict):
-            told["metadata"] = _without_precision(metadata)
-        return told
+            updated["metadata"] = _without_dtype(metadata)
+        return updated
 
     def name(self, old: object) -> object:
         return self.target.name if str(old).lower().endswith(self.source.suffix.lower()) else self.target.stem
@@ -185,7 +190,7 @@ class _About:
         return self.target.absolute().as_posix()
 
     def size(self, old: object) -> object:
-        return self.facts.bytes if isinstance(old, (int, float)) else _GONE
+        return self.facts.bytes if isinstance(old, (int, float)) else _REMOVED
 
     def size_kb(self, _old: object) -> object:
         return self.facts.bytes / 1024
@@ -194,57 +199,57 @@ class _About:
         return self.facts.sha256.upper() if str(old).isupper() else self.facts.sha256
 
     def hashes(self, old: object) -> object:
-        return {"SHA256": self.facts.sha256.upper()} if isinstance(old, dict) else _GONE
+        return {"SHA256": self.facts.sha256.upper()} if isinstance(old, dict) else _REMOVED
 
     def preview(self, old: object) -> object:
-        """The copied preview; empty, as managers write it, if there is none; a web address stays."""
+        """Return the path of the copied preview, or "" (as managers write it) if there is none. A URL is kept."""
         name = re.split(r"[/\\]", str(old))[-1]
         if "://" in str(old) or not name.startswith(f"{self.source.stem}."):
             return old if "://" in str(old) else ""
-        preview = _beside(self.target, name[len(self.source.stem) :])
+        preview = _next_to(self.target, name[len(self.source.stem) :])
         return preview.absolute().as_posix() if preview.is_file() else ""
 
     def time(self, old: object) -> object:
         if not isinstance(old, (int, float)):
-            return _GONE
+            return _REMOVED
         try:
             return self.target.stat().st_mtime if self.facts.modified is None else self.facts.modified
         except OSError:
-            return _GONE
+            return _REMOVED
 
-    def gone(self, _old: object) -> object:
-        return _GONE
+    def removed(self, _old: object) -> object:
+        return _REMOVED
 
 
-_RULES: dict[str, Callable[[_About, object], object]] = {
-    "file_name": _About.name,
-    "filename": _About.name,
-    "file_path": _About.path,
-    "filepath": _About.path,
-    "size": _About.size,
-    "file_size": _About.size,
-    "filesize": _About.size,
-    "sizekb": _About.size_kb,
-    "sha256": _About.digest,
-    "hashes": _About.hashes,
-    "preview_url": _About.preview,
-    "preview_path": _About.preview,
-    "modified": _About.time,
-    **dict.fromkeys(("hash", "autov1", "autov2", "autov3", "blake3", "crc32", "md5"), _About.gone),
+_RULES: dict[str, Callable[[_SidecarUpdate, object], object]] = {
+    "file_name": _SidecarUpdate.name,
+    "filename": _SidecarUpdate.name,
+    "file_path": _SidecarUpdate.path,
+    "filepath": _SidecarUpdate.path,
+    "size": _SidecarUpdate.size,
+    "file_size": _SidecarUpdate.size,
+    "filesize": _SidecarUpdate.size,
+    "sizekb": _SidecarUpdate.size_kb,
+    "sha256": _SidecarUpdate.digest,
+    "hashes": _SidecarUpdate.hashes,
+    "preview_url": _SidecarUpdate.preview,
+    "preview_path": _SidecarUpdate.preview,
+    "modified": _SidecarUpdate.time,
+    **dict.fromkeys(("hash", "autov1", "autov2", "autov3", "blake3", "crc32", "md5"), _SidecarUpdate.removed),
 }
-"""Fields that tell of the file itself, by lower-case name."""
+"""Rules for the fields that describe the file itself, by lower-case name."""
 
 
-def _without_precision(fields: Mapping[str, object]) -> dict[str, object]:
+def _without_dtype(fields: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in fields.items() if key.lower() != "fp"}
 
 
 def _like(text: str, document: Mapping[str, object]) -> bytes:
-    """JSON in the layout of the text that it replaces."""
+    """Return JSON with the indentation of the text that it replaces."""
     indent = _INDENT.match(text)
     layout = indent.group(1) if indent else None
     end = "\n" if text.endswith("\n") else ""
     try:
         return (json.dumps(document, ensure_ascii=text.isascii(), indent=layout) + end).encode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can carry
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can represent
         return (json.dumps(document, indent=layout) + end).encode("utf-8")

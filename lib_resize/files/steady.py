@@ -1,8 +1,8 @@
 """Read parts of a file that must not change while it is open. Standard library only.
 
-No file of the user is mapped into memory. Where a mapped file shrinks, or its drive goes away, the system ends the
-whole process (SIGBUS on Linux and macOS, an access violation on Windows): inside a WebUI that is the host. A read
-reports the same event as an error.
+No file of the user is mapped into memory. If a mapped file shrinks or its drive is removed, the system ends the whole
+process (SIGBUS on Linux and macOS, an access violation on Windows), which in a WebUI is the host. A read reports the
+same event as an error.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 from ..errors import FileError
 from .header import open_file
 
-_PIECE = 1 << 22  # of what is hashed. Not small: between two pieces a thread may wait for one that runs Python
+_PIECE = 1 << 22  # bytes hashed at a time; not small, because between two pieces the thread may wait for the GIL
 
 
 class SteadyFile:
-    """A file opened for reading. Each read checks that size and modification time are those of the opening.
+    """A file opened for reading. Each read checks that size and modification time are unchanged since it was opened.
 
-    Raises ``FileError`` where the file cannot be opened or read, and where it changed. Threads may share it.
+    Raises ``FileError`` where the file cannot be opened or read, and where it changed. Threads can share an instance.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.stream = open_file(path)
-        """The open file, at its start; for those who read the header. Reads here leave its position alone on POSIX."""
-        self._turn = threading.Lock()
+        """The open file, at its start, for reading the header. On POSIX the methods here do not move its position."""
+        self._lock = threading.Lock()
         try:
             self._stamp = self._stamp_now()
         except BaseException:
@@ -37,20 +37,21 @@ class SteadyFile:
 
     @property
     def size(self) -> int:
-        """Size in bytes at the opening."""
+        """Size in bytes when the file was opened."""
         return self._stamp[0]
 
     def close(self) -> None:
+        """Close the file."""
         self.stream.close()
 
     def read(self, start: int, count: int) -> bytes:
-        """``count`` bytes from position ``start``."""
+        """Read `count` bytes from position `start`."""
         data = bytearray(count)
         self.read_into(memoryview(data), start)
         return bytes(data)
 
     def read_into(self, buffer: memoryview, start: int) -> None:
-        """Fill a writable buffer of bytes from position ``start``."""
+        """Fill a writable buffer of bytes from position `start`."""
         if self.stream.closed:
             raise ValueError(f"{self.path}: this file is closed")
         left = buffer
@@ -70,7 +71,10 @@ class SteadyFile:
             raise self._changed(f"it ends at byte {start}")
 
     def sha256(self, start: int = 0) -> str:
-        """SHA-256 of the bytes from position ``start`` to the end, hex. Streams, and lets other threads run."""
+        """Return the SHA-256 of the bytes from position `start` to the end, in hex.
+
+        Reads the file in pieces and releases the GIL.
+        """
         digest = hashlib.sha256()
         buffer = memoryview(bytearray(min(_PIECE, self.size - start)))
         while start < self.size:
@@ -81,22 +85,22 @@ class SteadyFile:
         return digest.hexdigest()
 
     def check(self) -> None:
-        """Raise ``FileError`` where the file is not as it was at the opening."""
+        """Raise ``FileError`` where the file changed since it was opened."""
         size, modified = self._stamp_now()
         if size != self._stamp[0]:
             raise self._changed(f"it had {self._stamp[0]} bytes and has {size} now")
         if modified != self._stamp[1]:
-            raise self._changed("it was written to")
+            raise self._changed("it was modified")
 
     def _read_some(self, buffer: memoryview, start: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self.stream.fileno(), [buffer], start)
-        with self._turn:
+        with self._lock:
             self.stream.seek(start)
             return self.stream.readinto(buffer) or 0
 
     def _stamp_now(self) -> tuple[int, int]:
-        """Size and modification time of what is open; a new file under the same name is not meant."""
+        """Return size and modification time of the open file, not of a new file under the same name."""
         try:
             found = os.fstat(self.stream.fileno())
         except OSError as error:

@@ -1,8 +1,8 @@
-"""Whether a path may be written: the one place that decides it, for results, reports, plots and what a demo makes.
+"""Decide whether a path may be written, for results, reports, plots and demo files alike.
 
-A path is free, or it holds a plain file that we wrote ourselves, known by its content, and the caller may replace
-those. Everything else is refused: files of other programs, inputs of the run under any name, links, devices, pipes,
-folders and write-protected files.
+A path may be written if nothing is there, or if it is a plain file that this program wrote (recognised by its content)
+and the caller allows to replace such files. Everything else is refused: files of other programs, inputs of the run
+under any name, links, devices, pipes, folders and write-protected files.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from pathlib import Path
 from ..errors import OutputError, ResizeError
 from .atomic import in_plain_words
 from .header import read_header
-from .stamp import made_by_us
+from .metadata import has_resize_record
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A kind of file that we write."""
+class FileKind:
+    """A kind of file that this program writes."""
 
     name: str
-    """With its article, as in "a report of Resize LoRA"."""
+    """Name with its article, for messages: "a report of Resize LoRA"."""
     is_ours: Callable[[Path], bool]
-    """Whether the content of a plain file shows that we wrote it. May raise OSError."""
+    """Returns whether the content of a plain file shows that this program wrote it. May raise ``OSError``."""
 
 
 def _is_result(path: Path) -> bool:
     try:
-        return made_by_us(read_header(path).metadata)
+        return has_resize_record(read_header(path).metadata)
     except ResizeError:
         return False
 
 
-RESULT = Kind("a result of Resize LoRA", _is_result)
+RESULT = FileKind("a result of Resize LoRA", _is_result)
 
 
 class Inputs:
-    """The files that a run reads. Symbolic links, hard links and other spellings of a name are the same file."""
+    """The files that a run reads. Symbolic links, hard links and other forms of a path are the same file."""
 
     def __init__(self, paths: Iterable[Path] = ()) -> None:
         self._known: set[object] = set()
         self.add(*paths)
 
     def add(self, *paths: Path) -> None:
-        """More files; one that is not there changes nothing."""
+        """Add files; missing ones are ignored."""
         self._known.update(found for path in paths if (found := _identity(path)) is not None)
 
     def __contains__(self, path: Path) -> bool:
@@ -57,16 +57,16 @@ class Inputs:
 
 
 def _identity(path: Path) -> object | None:
-    """What all names of one file share; None where there is no file."""
+    """Return a value that all paths of one file have in common; None where there is no file."""
     with contextlib.suppress(OSError, ValueError):
         found = path.stat()
-        # Some network drives number no files.
+        # Some network drives have no inode numbers.
         return (found.st_dev, found.st_ino) if found.st_ino else os.path.normcase(os.path.realpath(path))
     return None
 
 
-def check_target(path: Path, kind: Kind, *, overwrite: bool, inputs: Inputs | None = None) -> None:
-    """Raise `OutputError` unless a file of this kind may be written at ``path``."""
+def check_target(path: Path, kind: FileKind, *, overwrite: bool, inputs: Inputs | None = None) -> None:
+    """Raise ``OutputError`` unless a file of this kind may be written at `path`."""
     with in_plain_words(path):
         try:
             found = os.lstat(path)
@@ -77,13 +77,13 @@ def check_target(path: Path, kind: Kind, *, overwrite: bool, inputs: Inputs | No
         raise OutputError(f"{path}: {reason}")
 
 
-def _reason(path: Path, found: os.stat_result, kind: Kind, overwrite: bool, inputs: Inputs | None) -> str | None:
+def _reason(path: Path, found: os.stat_result, kind: FileKind, overwrite: bool, inputs: Inputs | None) -> str | None:
     if inputs is not None and path in inputs:
-        return "this is an input of this run, a source file that is never replaced. Choose another name."
+        return "this is an input of this run, and inputs are never replaced. Choose another name."
     if stat.S_ISDIR(found.st_mode):
         return "there is a folder of this name. Choose another name."
     if not stat.S_ISREG(found.st_mode):
-        return f"{_special(found)} is here, which is never replaced. Choose another name."
+        return f"there is {_special(found)} here, which is never replaced. Choose another name."
     if not overwrite:
         return "this file exists already. Choose another name, or allow overwriting (--overwrite)."
     if not _is_ours(path, kind):
@@ -99,7 +99,7 @@ def _special(found: os.stat_result) -> str:
     return "a pipe" if stat.S_ISFIFO(found.st_mode) else "a device or a socket"
 
 
-def _is_ours(path: Path, kind: Kind) -> bool:
+def _is_ours(path: Path, kind: FileKind) -> bool:
     try:
         return kind.is_ours(path)
     except (OSError, ValueError):
@@ -107,21 +107,21 @@ def _is_ours(path: Path, kind: Kind) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `OutputError` where no file can be made in a folder, which need not be there yet."""
+    """Raise ``OutputError`` where no file can be created in a folder, which need not exist yet."""
     place = folder.absolute()
     with in_plain_words(folder):
-        while not _there(place) and place != place.parent:
+        while not _exists(place) and place != place.parent:
             place = place.parent
     if not place.is_dir():
-        raise OutputError(f"{folder}: a file stands where a folder should be ({place}). Choose another folder.")
+        raise OutputError(f"{folder}: there is a file where a folder should be ({place}). Choose another folder.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise OutputError(
-            f"{folder}: we are not allowed to write in {place}. Check its permissions or choose another folder."
+            f"{folder}: no permission to write in {place}. Check its permissions or choose another folder."
         )
 
 
-def _there(place: Path) -> bool:
-    """Raises OSError for a name that can never be there."""
+def _exists(place: Path) -> bool:
+    """Return whether something exists at a path. Raises ``OSError`` for a name that no disk can hold."""
     try:
         os.lstat(place)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,7 +1,7 @@
-"""What lies below folders, and which files a pattern means. Standard library only.
+"""Walk folders and expand patterns. Standard library only.
 
-Everything that walks folders walks here. Links are followed, but no folder is entered twice, so that a link that leads
-back up, or two links to one folder, change nothing. A folder that cannot be read is passed over, and `on_skip` is
+All of the package walks folders with this module. Links are followed, but no folder is entered twice: a link to a
+parent folder, or two links to one folder, change nothing. A folder that cannot be read is skipped, and `on_skip` is
 called.
 """
 
@@ -15,59 +15,60 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Skip = Callable[[OSError], None]
-"""Called with the error of a folder that cannot be read; ``error.filename`` is its path."""
+"""A function that gets the error of a folder that cannot be read; ``error.filename`` is its path."""
 
 
 def ignore(_error: OSError) -> None:
-    """Passes over folders in silence."""
+    """Do nothing about a folder that cannot be read."""
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder; False for a name that no disk can hold."""
+    """Return whether a folder exists; False for a name that no disk can hold."""
     return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for long names
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a plain file, perhaps behind a link; False for a name that no disk can hold."""
+    """Return whether a plain file exists, links followed; False for a name that no disk can hold."""
     return os.path.isfile(path)  # noqa: PTH113 - see is_folder
 
 
 def exists(path: Path) -> bool:
-    """Whether there is anything, a link that leads nowhere excepted; False for a name that no disk can hold."""
+    """Return whether something exists, links followed; False for a name that no disk can hold."""
     return os.path.exists(path)  # noqa: PTH110 - see is_folder
 
 
 @dataclass(frozen=True)
-class Found:
-    """A folder that was looked at."""
+class FolderContents:
+    """A folder and the files in it."""
 
     path: Path
     real: str
-    """Its path without links."""
+    """Its path with all links resolved."""
     names: tuple[str, ...]
-    """What is in it and is no folder."""
+    """The names of everything in it that is not a folder."""
 
 
-def walk(root: Path, *, leave_out: Collection[str] = (), on_skip: Skip = ignore) -> list[Found]:
-    """Every folder from ``root`` down, each once, in the order of names; none if ``root`` is missing.
+def walk(root: Path, *, leave_out: Collection[str] = (), on_skip: Skip = ignore) -> list[FolderContents]:
+    """List `root` and all folders below it, each once, sorted by name; empty if `root` is missing.
 
-    A folder that can be reached without a link has that path. ``leave_out`` has the names of folders to pass over.
+    A folder that can be reached with and without a link is listed by its path without one. `leave_out` has the names of
+    folders to skip.
     """
     seen: set[str] = set()
-    found: list[Found] = []
+    found: list[FolderContents] = []
     waiting = [root]
     while waiting:
         links: list[Path] = []
         for start in waiting:
             found += _below(start, seen, links, leave_out, on_skip)
-        waiting = sorted(links)  # after all that needs no link
+        waiting = sorted(links)  # only after all folders that need no link
     return sorted(found, key=_order)
 
 
 def _below(
     start: Path, seen: set[str], links: list[Path], leave_out: Collection[str], on_skip: Skip
-) -> Iterator[Found]:
-    """Folders below ``start``, links to folders put aside."""
+) -> Iterator[FolderContents]:
+    """Yield the folders from `start` down; collect links to folders in `links` instead of following them."""
     stack = [start]
     while stack:
         folder = stack.pop()
@@ -87,7 +88,7 @@ def _below(
             if not isinstance(error, FileNotFoundError):
                 on_skip(error)
             continue
-        yield Found(folder, real, tuple(sorted(names, key=str.casefold)))
+        yield FolderContents(folder, real, tuple(sorted(names, key=str.casefold)))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -97,14 +98,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _order(found: Found) -> tuple[str, ...]:
+def _order(found: FolderContents) -> tuple[str, ...]:
     return tuple(part.casefold() for part in found.path.parts)
 
 
 def matching(pattern: str, on_skip: Skip = ignore) -> list[Path]:
-    """The files and folders that a pattern means, each once, in the order of names, as `glob.glob` finds them.
+    """List the files and folders that match a pattern, each once, sorted by name, with the rules of `glob.glob`.
 
-    Unlike there, ``**`` enters no folder twice.
+    Unlike `glob.glob`, ``**`` enters no folder twice.
     """
     first, *parts = Path(pattern).parts or ("",)
     start = Path(first)
@@ -142,7 +143,7 @@ def _is_hidden(path: Path, below: Path) -> bool:
 
 
 def names_in(folder: Path, on_skip: Skip = ignore) -> list[str]:
-    """All names in a folder; none where it is not there or cannot be read."""
+    """List all names in a folder; empty where it does not exist or cannot be read."""
     try:
         return [item.name for item in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Write safetensors files as a stream: hashed on the way, checked at the end, whole or not at all."""
+"""Write safetensors files as a stream: hash while writing, verify at the end, publish atomically."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DamagedFileError, FileError, OutputError
+from ..errors import REPORT_AT, DamagedFileError, FileError, OutputError
 from .atomic import AtomicFile, check_room
 from .header import (
     LEGACY_HASH,
@@ -28,13 +28,14 @@ from .header import (
 from .steady import SteadyFile
 
 _LEGACY_START, _LEGACY_STOP = 0x100000, 0x110000
+_PLEASE_REPORT = f"Please report it: {REPORT_AT}"
 
 Chunk: TypeAlias = "bytes | bytearray | memoryview | NDArray[Any]"
 
 
 @dataclass(frozen=True)
-class Written:
-    """A finished file: where it is, its size, and ``sshs_model_hash`` (SHA-256 of the tensor region, hex)."""
+class WrittenFile:
+    """A finished file: its path, its size in bytes, and ``sshs_model_hash`` (SHA-256 of the tensor region, hex)."""
 
     path: Path
     bytes: int
@@ -42,7 +43,7 @@ class Written:
 
 
 def file_bytes(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> int:
-    """Exact size in bytes of the file that ``write_safetensors`` makes of this, hashes included."""
+    """Return the exact size in bytes of the file that ``write_safetensors`` writes, hashes included."""
     return len(encode(specs, {**metadata, **PLACEHOLDERS})) + sum(spec.nbytes for spec in specs)
 
 
@@ -55,52 +56,56 @@ def write_safetensors(
     overwrite: bool = False,
     check: Callable[[Path], None] | None = None,
     sources: Sequence[str | os.PathLike[str]] = (),
-) -> Written:
-    """Write a safetensors file, one tensor at a time; the final name appears only when all is done.
+) -> WrittenFile:
+    """Write a safetensors file, one tensor at a time. The final name appears only when the file is complete.
 
-    ``specs`` are in ``file_order``; ``chunks`` yields the data of each, in the same order, little endian and
-    C-contiguous, and may compute them on the way. The two ``sshs_*`` fields are filled in here. All bytes are read
-    back from the disk and compared; then ``check`` gets the finished temporary and refuses it by raising.
-    ``sources`` are the files being read: none of them is ever replaced, not even with ``overwrite``.
+    `specs` are in ``file_order``. `chunks` yields the data of each tensor in the same order, little endian and
+    C-contiguous; it can be a generator that computes them. The two ``sshs_*`` metadata fields are filled in here. All
+    bytes are read back from the disk and compared. Then `check` gets the path of the finished temporary file, and
+    refuses it by raising. `sources` are the files being read: they are never replaced, not even with `overwrite`.
 
-    Raises ``OutputError`` if the file cannot be written or a chunk does not fit its spec; what ``chunks`` or
-    ``check`` raise passes unchanged. After any exception the folder is as it was.
+    Raises ``OutputError`` if the file cannot be written or a chunk does not fit its spec, and ``ValueError`` if the
+    specs are not in order; what `chunks` or `check` raise passes unchanged. After any exception the folder is
+    unchanged.
     """
     final = Path(path)
     _refuse_sources(final, sources)
     if list(specs) != file_order(specs):
         raise ValueError("the tensors to write are not in file order; sort them with file_order first")
-    job = _WritePlan(specs, describe(specs), metadata)
+    plan = _WritePlan(specs, describe(specs), metadata)
     with AtomicFile(final, overwrite=overwrite) as draft:
         draft.open()
-        check_room(final.parent, job.size)
-        hashes = _write_tensors(draft, job, chunks)
-        header = job.header(hashes)
+        check_room(final.parent, plan.size)
+        hashes = _write_tensors(draft, plan, chunks)
+        header = plan.header(hashes)
         draft.rewrite_start(header)
         draft.finish()
         _compare_with_disk(draft, header, hashes[MODEL_HASH])
         if check is not None:
             check(draft.path)
         draft.publish()
-    return Written(final, job.size, hashes[MODEL_HASH])
+    return WrittenFile(final, plan.size, hashes[MODEL_HASH])
 
 
 @dataclass(frozen=True)
 class _WritePlan:
-    """What is to be written, with the tensors' part of the header made once: it is needed four times."""
+    """The contents of a file to write. The tensors' part of the header is encoded once and used four times."""
 
     specs: Sequence[TensorSpec]
     members: str
     metadata: Mapping[str, str]
 
     def header(self, hashes: Mapping[str, str]) -> bytes:
+        """Return the bytes before the tensor region, with these values of the hash fields."""
         return frame(self.members, {**self.metadata, **hashes})
 
     def legacy_header(self) -> bytes:
+        """Return the bytes before the tensor region for ``sshs_legacy_hash``; see `_Hashes`."""
         return frame(self.members, {key: text for key, text in self.metadata.items() if key.startswith("ss_")})
 
     @property
     def size(self) -> int:
+        """Size of the file, in bytes."""
         return len(self.header(PLACEHOLDERS)) + sum(spec.nbytes for spec in self.specs)
 
 
@@ -111,31 +116,31 @@ def _refuse_sources(final: Path, sources: Sequence[str | os.PathLike[str]]) -> N
         except OSError:  # one of the two does not exist
             continue
         if same:
-            raise OutputError(f"{final}: this is the source file itself, which is never replaced. Choose another name.")
+            raise OutputError(f"{final}: this is the source file, which is never replaced. Choose another name.")
 
 
-def _write_tensors(draft: AtomicFile, job: _WritePlan, chunks: Iterable[Chunk]) -> dict[str, str]:
-    """Write everything with placeholders for the hashes, and return the hashes."""
-    hashes = _Hashes(job.legacy_header())
-    draft.write(job.header(PLACEHOLDERS))
+def _write_tensors(draft: AtomicFile, plan: _WritePlan, chunks: Iterable[Chunk]) -> dict[str, str]:
+    """Write the file with placeholders for the hashes; return the hashes as metadata fields."""
+    hashes = _Hashes(plan.legacy_header())
+    draft.write(plan.header(PLACEHOLDERS))
     stream = iter(chunks)
-    for spec in job.specs:
+    for spec in plan.specs:
         data = _bytes_of(spec, next(stream, None))
         hashes.update(data)
         draft.write(data)
     if next(stream, None) is not None:
-        raise OutputError(f"{draft.final}: more data came than the {len(job.specs)} tensors have. Please report this.")
+        raise OutputError(f"{draft.final}: got more data than its {len(plan.specs)} tensors hold. {_PLEASE_REPORT}")
     return hashes.fields()
 
 
 def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:
-    """The chunk as flat bytes. Raises ``OutputError`` if it is missing or does not fit the tensor."""
+    """Return a chunk as flat bytes. Raises ``OutputError`` if it is missing or does not fit the tensor."""
     if chunk is None:
-        raise OutputError(f"tensor {spec.name!r}: the data ended before it. Please report this.")
+        raise OutputError(f"tensor {spec.name!r}: no data for it. {_PLEASE_REPORT}")
     if isinstance(chunk, np.ndarray):
         if not chunk.flags.c_contiguous:
-            raise OutputError(f"tensor {spec.name!r}: its array is not C-contiguous. Please report this.")
-        # memoryview itself cannot cast complex or empty arrays
+            raise OutputError(f"tensor {spec.name!r}: its array is not C-contiguous. {_PLEASE_REPORT}")
+        # memoryview cannot cast complex or empty arrays
         view = chunk.reshape(-1).view(np.uint8).data
     else:
         view = memoryview(chunk)
@@ -143,13 +148,13 @@ def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:
         shape = "x".join(map(str, spec.shape)) or "scalar"
         raise OutputError(
             f"tensor {spec.name!r}: got {view.nbytes} bytes, but {spec.dtype} {shape} has {spec.nbytes}. "
-            "Please report this."
+            f"{_PLEASE_REPORT}"
         )
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def _compare_with_disk(draft: AtomicFile, header: bytes, data_hash: str) -> None:
-    """Raise ``OutputError`` where any byte of the finished temporary is not the one that was meant."""
+    """Raise ``OutputError`` unless the finished temporary file holds exactly the bytes that were written."""
     try:
         disk = SteadyFile(draft.path)
         try:
@@ -157,20 +162,20 @@ def _compare_with_disk(draft: AtomicFile, header: bytes, data_hash: str) -> None
         finally:
             disk.close()
     except FileError as error:
-        raise OutputError(f"{draft.final}: the written file cannot be read back; nothing was kept. {error}") from error
+        raise OutputError(f"{draft.final}: the written file cannot be read back, so it was removed. {error}") from error
     if not is_same:
         raise OutputError(
-            f"{draft.final}: the bytes on the disk are not the ones that were written; nothing was kept. "
+            f"{draft.final}: the bytes on the disk are not the ones that were written, so the file was removed. "
             "Check the disk and the memory of this machine."
         )
 
 
 class _Hashes:
-    """Both hashes that WebUIs know a LoRA by, from one pass over the tensor region.
+    """Both hashes by which WebUIs identify a LoRA, from one pass over the tensor region.
 
-    ``sshs_model_hash`` is SHA-256 of the tensor region. ``sshs_legacy_hash`` begins the SHA-256 of the 64 KiB
-    at 1 MiB of a file whose metadata are the ``ss_*`` fields alone (kohya-ss/sd-scripts); that file is never
-    made, its header ``legacy_header`` and the tensor region simply pass by a window.
+    ``sshs_model_hash`` is the SHA-256 of the tensor region. ``sshs_legacy_hash`` is the first 8 digits of the SHA-256
+    of the 64 KiB at 1 MiB of a file whose metadata are the ``ss_*`` fields alone (kohya-ss/sd-scripts). That file is
+    never written: `legacy_header` and the tensor region pass through a window instead.
     """
 
     def __init__(self, legacy_header: bytes) -> None:
@@ -180,6 +185,7 @@ class _Hashes:
         self._pass_window(memoryview(legacy_header))
 
     def update(self, data: memoryview) -> None:
+        """Add the next bytes of the tensor region."""
         self._model.update(data)
         self._pass_window(data)
 
@@ -191,14 +197,15 @@ class _Hashes:
         self._position += len(data)
 
     def fields(self) -> dict[str, str]:
+        """Return both hashes as metadata fields."""
         return {MODEL_HASH: self._model.hexdigest(), LEGACY_HASH: self._legacy.hexdigest()[:8]}
 
 
 def verify(path: str | os.PathLike[str], specs: Sequence[TensorSpec]) -> None:
-    """Reopen a written file with the safetensors library: every tensor there, with its shape, and no other.
+    """Reopen a written file with the safetensors library, and compare the names and shapes of its tensors with `specs`.
 
-    Old versions of the library do not know all dtypes; such files are compared by our own reader. Raises
-    ``OutputError`` naming the first difference.
+    Old versions of the library do not know all dtypes; such files are read with ``read_header``. Raises
+    ``OutputError`` that names the first difference.
     """
     path = Path(path)
     found = _shapes_by_library(path) or _shapes_by_header(path)

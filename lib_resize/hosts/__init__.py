@@ -1,1 +1,1 @@
-"""The programs that the panel lives in, behind one protocol. Nothing of a host is imported before it is asked for."""
+"""The programs that the tab runs in, behind one protocol. Nothing of a host is imported before it is needed."""

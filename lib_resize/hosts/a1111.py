@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's WebUI, and forks that keep its model as it does."""
+"""AUTOMATIC1111's WebUI, and forks that keep their model in the same way."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .host import Loaded
+from .host import LoadedModel
 from .keys import DENOISER
-from .parts import family_of, loaded_model
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
 from .webui import WebUI
+from .webui_modules import family_of, loaded_model
 
 
 @dataclass(frozen=True)
 class A1111Model:
-    """A model of `sgm` or `ldm` classes with LoRAs merged into it. Names only: the model is looked up at each question,
-    because the same object may hold another checkpoint a moment later."""
+    """A model of `sgm` or `ldm` classes with LoRAs merged into it. See `host.LoadedModel`.
+
+    It holds names only. The model is looked up at each call, because the same object may hold another checkpoint by
+    then.
+    """
 
     title: str
     path: Path | None
     family: str | None
     identity: tuple[str, str]
-    """File name and hash as the host knows them."""
+    """File name and hash, as the host knows them."""
     device: Callable[[], str]
 
     def weight(self, key: str, rows: tuple[int, int] | None = None, device: str | None = None) -> Any | None:
         model = self._model()
-        tensor: Any = None if model is None else _pristine(model, key)
+        tensor: Any = None if model is None else _without_any_lora(model, key)
         if not readable(tensor):
             return None
         return copied(tensor if rows is None else tensor[rows[0] : rows[1]], device or self.device())
 
     def dtype(self, key: str) -> str:
         model = self._model()
-        tensor = None if model is None else _pristine(model, key)
+        tensor = None if model is None else _without_any_lora(model, key)
         return dtype_name(tensor) if readable(tensor) else ""
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -69,7 +72,7 @@ class A1111Host(WebUI):
     name = "AUTOMATIC1111"
     lora_options = (*WebUI.lora_options, "lyco_dir_backcompat")
 
-    def _loaded(self) -> Loaded | None:
+    def _loaded(self) -> LoadedModel | None:
         model = loaded_model()
         info = getattr(model, "sd_checkpoint_info", None)
         if info is None or not _is_torch(model):
@@ -78,7 +81,7 @@ class A1111Host(WebUI):
 
 
 def _is_torch(model: Any) -> bool:
-    """Forks that run ONNX have a model without torch weights."""
+    """Return whether the model has torch weights; in forks that run ONNX it has none."""
     return attribute(model, "model.diffusion_model.named_parameters") is not None
 
 
@@ -88,7 +91,7 @@ def _identity(model: Any) -> tuple[str, str]:
 
 
 def _roots(model: Any) -> Iterator[tuple[str, Any]]:
-    """Prefixes of the file, and the modules whose names follow them."""
+    """Yield prefixes of the file's keys, and the modules whose names follow them."""
     denoiser = attribute(model, "model.diffusion_model")
     if denoiser is not None:
         yield DENOISER, denoiser
@@ -100,18 +103,21 @@ def _roots(model: Any) -> Iterator[tuple[str, Any]]:
         yield "cond_stage_model.", model.cond_stage_model.wrapped
 
 
-def _pristine(model: Any, key: str) -> Any | None:
-    """The tensor of a key as it was before any LoRA."""
+def _without_any_lora(model: Any, key: str) -> Any | None:
+    """Return the tensor of a key without any LoRA; None where there is none."""
     for prefix, root in _roots(model):
         if key.startswith(prefix):
             parent, _, own = key.removeprefix(prefix).rpartition(".")
             module = attribute(root, parent) if parent else root
-            return None if module is None else _without_lora(root, module, parent, own)
+            return None if module is None else _from_backup(root, module, parent, own)
     return None
 
 
-def _without_lora(root: Any, module: Any, name: str, own: str) -> Any | None:
-    """Fused attention keeps one backup for both of its matrices; a 16-bit twin of an 8-bit weight is exact."""
+def _from_backup(root: Any, module: Any, name: str, own: str) -> Any | None:
+    """Return a module's tensor from the host's backup, if there is one.
+
+    Fused attention has one backup for both of its matrices. A 16-bit copy of an 8-bit weight is exact.
+    """
     exact = getattr(module, "fp16_weight", None)
     if own == "weight" and exact is not None:
         return exact

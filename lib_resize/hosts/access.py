@@ -1,4 +1,4 @@
-"""Who may use the HTTP API, as the command line of a host says. Standard library only."""
+"""Who may use the HTTP API, from the command line of a host. Standard library only."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ _TUNNELS = ("share", "listen", "ngrok")
 
 @dataclass(frozen=True)
 class Access:
-    """What a host was started with."""
+    """The access rules that a host was started with."""
 
     users: Users | None = None
-    """Names and passwords of HTTP Basic; None where none was asked for."""
+    """Names and passwords for HTTP Basic authentication; None where it is not required."""
     login: bool = False
-    """Whether the page has a login of its own, whose cookie then opens the API too, unless there are `users`."""
+    """Whether the page has a login. Its cookie then authenticates to the API too, unless there are `users`."""
     exposed: bool = False
-    """Whether other machines can reach it."""
+    """Whether other machines can reach the server."""
 
     @property
     def locked(self) -> bool:
-        """Whether one has to say who one is."""
+        """Whether authentication is required."""
         return self.users is not None or self.login
 
 
 def access_of(options: Any, environment: Mapping[str, str]) -> Access:
-    """From a WebUI's command line, and the variables that Gradio reads where the command line is silent."""
+    """Read the rules from a WebUI's command line, and from Gradio's environment variables for missing options."""
     text = getattr(options, "api_auth", None)
     return Access(
         users=read_users(text) if text else None,
@@ -40,13 +40,13 @@ def access_of(options: Any, environment: Mapping[str, str]) -> Access:
 
 
 def read_users(text: str) -> Users:
-    """``name:password``, several with commas between. A piece without a colon is nobody, so that it opens nothing."""
+    """Parse ``name:password``, several separated by commas. A part without a colon is ignored: it grants no access."""
     pairs = (piece.partition(":") for piece in text.split(","))
     return tuple((name, password) for name, colon, password in pairs if colon)
 
 
 def is_loopback(name: str | None) -> bool:
-    """Whether a name or address means this very machine."""
+    """Return whether a host name or address is this machine."""
     if name is None:
         return False
     try:

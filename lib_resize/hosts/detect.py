@@ -1,34 +1,34 @@
-"""Which host is around us. Features are looked for, not names or versions, and nothing is imported to look."""
+"""Detect the host by its modules, not by names or versions. Nothing is imported for it."""
 
 from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
 
-from .guard import asked
+from .guard import attempt
 from .webui import WebUI
 
-_MARKS = ("modules.shared", "modules.call_queue", "modules.script_callbacks")
-"""Modules of the whole family; one of them may be missing in a fork."""
+_FAMILY_MODULES = ("modules.shared", "modules.call_queue", "modules.script_callbacks")
+"""Modules of the whole family; a fork may lack some of them."""
 
 
 def detect() -> WebUI | None:
-    """The WebUI whose process this is; None where there is none.
+    """Return the WebUI that this process is; None where it is none.
 
-    Each kind is known by where it keeps its model: ``backend`` (Forge, Forge Neo), ``ldm_patched`` (reForge, older
-    Forges), or neither (A1111 and its near forks).
+    The modules that manage the model show the kind: ``backend`` (Forge, Forge Neo), ``ldm_patched`` (reForge, older
+    versions of Forge), or neither (A1111 and its close forks).
     """
-    if not any(map(_is_there, _MARKS)):
+    if not any(map(_exists, _FAMILY_MODULES)):
         return None
-    return asked("the loaded model", _own_kind, None) or WebUI()
+    return attempt("the loaded model", _own_kind, None) or WebUI()
 
 
 def _own_kind() -> WebUI | None:
-    if _is_there("backend.memory_management"):
+    if _exists("backend.memory_management"):
         from .forge import ForgeHost
 
         return ForgeHost()
-    if _is_there("ldm_patched.modules"):
+    if _exists("ldm_patched.modules"):
         from .reforge import ReforgeHost
 
         return ReforgeHost()
@@ -37,7 +37,7 @@ def _own_kind() -> WebUI | None:
     return A1111Host()
 
 
-def _is_there(name: str) -> bool:
+def _exists(name: str) -> bool:
     if name in sys.modules:
         return True
     try:

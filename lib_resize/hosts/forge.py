@@ -1,4 +1,4 @@
-"""Forge and Forge Neo: a model that is loaded at the first picture, and text encoders in Hugging Face's layout."""
+"""Forge and Forge Neo: the model is loaded for the first image; text encoders have Hugging Face's layout."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from typing import Any
 
 from ..errors import HostError
 from .guard import guarded, host_module, read
-from .host import Loaded
-from .keys import DENOISER, Piece, hf_pieces
-from .parts import family_of, loaded_model
+from .host import LoadedModel
+from .keys import DENOISER, HostTensor, host_tensors
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below, torch_name
 from .webui import WebUI
+from .webui_modules import family_of, loaded_model
 
 
 @dataclass(frozen=True)
 class PatchedModel:
-    """A model behind patchers, with LoRAs merged into it or put beside it. Names only; looked up at each question."""
+    """A model behind patchers, with LoRAs merged into it or applied separately. See `host.LoadedModel`.
+
+    It holds names only; the model is looked up at each call.
+    """
 
     title: str
     path: Path | None
@@ -32,7 +35,7 @@ class PatchedModel:
         parts = self._parts(key)
         if not parts:
             return None
-        return _joined(parts, rows, device or self.device())
+        return _concatenated(parts, rows, device or self.device())
 
     def dtype(self, key: str) -> str:
         parts = self._parts(key)
@@ -43,7 +46,7 @@ class PatchedModel:
         if model is None:
             return {}
         found: dict[str, tuple[int, ...]] = {}
-        for module, _ in _homes(model):
+        for module, _ in _modules(model):
             own = getattr(module, "diffusion_model", None)
             if own is not None:
                 found.update(shapes_below(own.named_parameters(), DENOISER))
@@ -51,7 +54,7 @@ class PatchedModel:
 
     def quantised(self) -> str | None:
         model = self._model()
-        for module, _ in _homes(model) if model is not None else ():
+        for module, _ in _modules(model) if model is not None else ():
             for layer in module.modules():
                 for own in ("weight", "qweight"):
                     weight = getattr(layer, own, None)
@@ -64,9 +67,13 @@ class PatchedModel:
         return model if _objects(model) is not None and identity_of(model) == self.identity else None
 
     def _parts(self, key: str) -> list[tuple[Any, bool]]:
-        """The host's tensors that make up a key, without LoRA, and whether each is transposed; empty if one lacks."""
+        """Return the host's tensors of a key without LoRAs, and whether each is transposed; empty if one is missing."""
         model = self._model()
-        found = [] if model is None else [(_pristine(model, piece), piece.transposed) for piece in hf_pieces(key)]
+        found = (
+            []
+            if model is None
+            else [(_without_any_lora(model, piece), piece.transposed) for piece in host_tensors(key)]
+        )
         whole = all(readable(tensor) and torch_name(tensor).startswith(("float", "bfloat")) for tensor, _ in found)
         return found if whole else []
 
@@ -80,8 +87,8 @@ class ForgeHost(WebUI):
         super().__init__()
         self.name = _own_name()
 
-    def _loaded(self) -> Loaded | None:
-        """Before the first picture the host holds a stand-in without weights."""
+    def _loaded(self) -> LoadedModel | None:
+        """Return None before the first image, when the host has a placeholder without weights."""
         model = loaded_model()
         if _objects(model) is None:
             return None
@@ -117,32 +124,32 @@ class ForgeHost(WebUI):
             manager.soft_empty_cache()
 
     def _memory(self) -> Any | None:
-        """The module that moves models between memories."""
+        """Return the module that manages the device's memory."""
         return host_module("backend.memory_management")
 
-    def _draw(self, settings: dict[str, Any], loras: tuple[str, ...]) -> Any:
-        """In the host's main thread, which swallows exceptions and, asked from itself, would wait for ever."""
+    def _run_in_image_thread(self, work: Callable[[], Any]) -> Any:
+        """Call a function in the host's main thread. That swallows exceptions, and would wait for itself for ever."""
         try:
             from modules_forge import main_thread
         except ImportError:
-            return self._picture(settings, loras)
+            return work()
         if threading.current_thread() is threading.main_thread():
-            return self._picture(settings, loras)
-        answer: list[Any] = []
+            return work()
+        results: list[Any] = []
         errors: list[Exception] = []
 
-        def work() -> None:
+        def work_and_keep() -> None:
             try:
-                answer.append(self._picture(settings, loras))
+                results.append(work())
             except Exception as error:
                 errors.append(error)
 
-        main_thread.run_and_wait_result(work)
+        main_thread.run_and_wait_result(work_and_keep)
         if errors:
             raise errors[0]
-        if not answer:
-            raise HostError("Forge's main thread gave no picture back.")
-        return answer[0]
+        if not results:
+            raise HostError("Forge's main thread returned no image.")
+        return results[0]
 
 
 def _own_name() -> str:
@@ -151,7 +158,7 @@ def _own_name() -> str:
 
 
 def identity_of(model: Any) -> tuple[str, str]:
-    """File and title that the host notes at a model."""
+    """Return the file and title that the host has stored in a model."""
     info = getattr(model, "sd_checkpoint_info", None)
     path = getattr(info, "filename", None) or getattr(model, "filename", None) or ""
     return str(path), str(getattr(info, "title", None) or Path(str(path)).name)
@@ -161,8 +168,8 @@ def _objects(model: Any) -> Any:
     return getattr(model, "forge_objects_original", None) or getattr(model, "forge_objects", None)
 
 
-def _homes(model: Any) -> Iterator[tuple[Any, Any]]:
-    """Modules that hold the denoiser and the text encoders, each with its patcher."""
+def _modules(model: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the modules that contain the denoiser and the text encoders, each with its patcher."""
     objects = _objects(model)
     denoiser = attribute(objects, "unet.model") if objects is not None else None
     if denoiser is not None:
@@ -172,22 +179,22 @@ def _homes(model: Any) -> Iterator[tuple[Any, Any]]:
         yield encoders, getattr(objects.clip, "patcher", None)
 
 
-def _pristine(model: Any, piece: Piece) -> Any | None:
-    """A tensor as it was before any LoRA: from Forge's backup, from the patcher's, or the parameter itself."""
-    for module, patcher in _homes(model):
+def _without_any_lora(model: Any, piece: HostTensor) -> Any | None:
+    """Return a tensor without any LoRA: from Forge's backup, from the patcher's backup, or the parameter itself."""
+    for module, patcher in _modules(model):
         parameter = attribute(module, piece.key)
         if parameter is None:
             continue
-        held = getattr(attribute(module, "lora_loader"), "backup", None) or {}
-        if piece.key in held:
-            return held[piece.key]
+        backup = getattr(attribute(module, "lora_loader"), "backup", None) or {}
+        if piece.key in backup:
+            return backup[piece.key]
         saved = (getattr(patcher, "backup", None) or {}).get(piece.key)
         return parameter if saved is None else getattr(saved, "weight", saved)
     return None
 
 
-def _joined(parts: list[tuple[Any, bool]], rows: tuple[int, int] | None, device: str) -> Any:
-    """Copies of the rows asked for, of tensors that follow one another; only those that hold some are copied."""
+def _concatenated(parts: list[tuple[Any, bool]], rows: tuple[int, int] | None, device: str) -> Any:
+    """Copy the requested rows of stacked tensors to a device; tensors without any of them are not copied."""
     first, last = rows if rows is not None else (0, sum(_rows(*part) for part in parts))
     chosen, start = [], 0
     for tensor, transposed in parts:

@@ -1,7 +1,7 @@
-"""Questions to a host that may be odd: what fails costs the feature that asked, and one line in the log.
+"""Safe access to a host: a failure disables one feature and writes one line to the log, and never stops the tab.
 
-WebUIs, their forks and their other extensions replace modules, attributes and classes as they like. Whatever any of
-them raises, the tab must come up. Standard library only.
+WebUIs, their forks and other extensions replace modules, attributes and classes, and any access to them may raise
+anything. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _log = logging.getLogger("resize-lora")
-_said: set[str] = set()
+_logged: set[str] = set()
 
 
 def warn_once(message: str) -> None:
-    """One line in the log, however often the same happens."""
-    if message not in _said:
-        _said.add(message)
+    """Log a message, once per process."""
+    if message not in _logged:
+        _logged.add(message)
         _log.warning("Resize LoRA: %s", message)
 
 
-def asked(feature: str, question: Callable[[], T], default: T) -> T:
-    """The answer, or the default where the question fails; `feature` is what is lost then."""
+def attempt(feature: str, function: Callable[[], T], default: T) -> T:
+    """Return the result of a function, or the default if it raises; the log then reports `feature` as unavailable."""
     try:
-        return question()
+        return function()
     except Exception as error:
-        warn_once(f"{feature}: not available in this host ({_in_words(error)}).")
+        warn_once(f"{feature}: not available in this host ({_described(error)}).")
         return default
 
 
-def listed(feature: str, values: Any) -> list[Any]:
-    """What a collection of the host holds; nothing where it is missing or is none."""
-    return [] if values is None else asked(feature, lambda: list(values), [])
+def attempt_list(feature: str, values: Any) -> list[Any]:
+    """Return the items of one of the host's collections; empty where it is None or cannot be iterated."""
+    return [] if values is None else attempt(feature, lambda: list(values), [])
 
 
 @contextmanager
 def guarded(feature: str) -> Iterator[None]:
-    """The same for a block of statements."""
+    """Run a block; log an error in it and continue after the block. See `attempt`."""
     try:
         yield
     except Exception as error:
-        warn_once(f"{feature}: not available in this host ({_in_words(error)}).")
+        warn_once(f"{feature}: not available in this host ({_described(error)}).")
 
 
 def read(owner: Any, name: str, default: Any = None) -> Any:
-    """An attribute that may be missing, or may fail when it is read."""
+    """Return an attribute, or the default if it is missing or raises when it is read."""
     try:
         return getattr(owner, name, default)
     except Exception:
@@ -58,7 +58,7 @@ def read(owner: Any, name: str, default: Any = None) -> Any:
 
 
 def host_module(name: str) -> Any | None:
-    """A module of the host, such as ``modules.shared``; None where it is missing or cannot be imported."""
+    """Return a module of the host, such as ``modules.shared``; None where it is missing or cannot be imported."""
     try:
         return import_module(name)
     except Exception:
@@ -66,6 +66,6 @@ def host_module(name: str) -> Any | None:
         return read(sys.modules.get(package), own)
 
 
-def _in_words(error: Exception) -> str:
+def _described(error: Exception) -> str:
     text = " ".join(str(error).split())[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,10 +1,10 @@
-"""What the panel asks of the program that it lives in. Standard library only.
+"""The protocol between the tab and the program that it runs in. Standard library only.
 
-A host is a guest's view of its house: it says which LoRAs and checkpoints there are, lends the loaded model for
-reading, and guards it by a lock. Features are asked for, never names of hosts:
+A host lists LoRAs and checkpoints, gives access to the loaded model, and protects it with a lock. The code checks for
+features, never for names of hosts:
 
-``loaded_model``  a model is in memory and may be read
-``generate``      the host makes pictures from our code
+``loaded_model``  a model can be in memory, and can be read
+``generate``      the host can generate images for this program
 ``prompt``        the page has prompts into which a LoRA can be written
 ``cards``         the page has cards of LoRAs
 ``xyz``           the host has an X/Y/Z plot
@@ -29,22 +29,22 @@ XYZ = "xyz"
 
 @dataclass(frozen=True)
 class LoraFile:
-    """A LoRA in the host's list."""
+    """A LoRA that the host lists."""
 
     name: str
-    """What ``<lora:NAME:1>`` takes; no other entry of the list has it."""
+    """The name in ``<lora:NAME:1>``; unique in the list."""
     path: Path
     alias: str | None = None
-    """Another name that the host knows it by."""
+    """Another name that the host accepts for it."""
     preview: Path | None = None
-    """A picture beside it."""
+    """An image next to it."""
 
 
 class LoraList(Sequence[LoraFile]):
-    """One whole look at a host's list, sorted by name. Answer every question of one call from the same list.
+    """A snapshot of a host's LoRAs, sorted by name. Use one snapshot for the whole of one call.
 
-    A file's own name wins over any alias, as in the hosts: an alias that is another file's name, or that several
-    files share, names nobody.
+    A file's own name takes precedence over any alias, as in the hosts: an alias that is the name of another file, or
+    that several files share, finds nothing.
     """
 
     def __init__(self, loras: Iterable[LoraFile] = ()) -> None:
@@ -76,17 +76,17 @@ class LoraList(Sequence[LoraFile]):
     __hash__ = None  # type: ignore[assignment]
 
     def get(self, name: str) -> LoraFile | None:
-        """The LoRA that a prompt means by a name; None where the host finds none."""
+        """Return the LoRA that a name means in a prompt; None where the host finds none."""
         found = self.candidates(name)
         return found[0] if len(found) == 1 else None
 
     def candidates(self, name: str) -> Sequence[LoraFile]:
-        """The file of that name, or else all files of that alias."""
+        """Return the file of that name, or else all files of that alias."""
         own = self._named.get(name)
         return (own,) if own is not None else tuple(self._aliased.get(name, ()))
 
     def at(self, path: Path) -> LoraFile | None:
-        """The entry of a file, also where the host reaches it by another path."""
+        """Return the LoRA at a path, also where the host has another path to the same file; None if not listed."""
         found = self._by_path.get(path)
         if found is not None:
             return found
@@ -95,7 +95,7 @@ class LoraList(Sequence[LoraFile]):
 
     @cached_property
     def folders(self) -> frozenset[Path]:
-        """The folders that hold the files."""
+        """The folders that contain the files."""
         return frozenset(lora.path.parent for lora in self._loras)
 
     @cached_property
@@ -104,7 +104,7 @@ class LoraList(Sequence[LoraFile]):
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file that exists."""
+    """Return whether two paths lead to the same, existing file."""
     try:
         return one.samefile(other)
     except (OSError, ValueError):
@@ -113,16 +113,16 @@ def same_file(one: Path, other: Path) -> bool:
 
 @dataclass(frozen=True)
 class CheckpointFile:
-    """A checkpoint in the host's list."""
+    """A checkpoint that the host lists."""
 
     title: str
-    """As the host shows it; no other entry of the list has it."""
+    """As the host shows it; unique in the list."""
     path: Path
 
 
 def find_checkpoint(listed: Iterable[CheckpointFile], title: str) -> CheckpointFile | None:
-    """The checkpoint of a title, also of one that the host has given another hash since: ``name`` becomes
-    ``name [hash]`` as soon as the host knows it. None where there is none, or several files have the name."""
+    """Find a checkpoint by its title, with or without the hash: the host changes ``name`` to ``name [hash]`` as soon as
+    it knows the hash. None where there is none, or several files have the name."""
     checkpoints = list(listed)
     exact = next((one for one in checkpoints if one.title == title), None)
     if exact is not None:
@@ -132,7 +132,7 @@ def find_checkpoint(listed: Iterable[CheckpointFile], title: str) -> CheckpointF
 
 
 def plain_title(title: str) -> str:
-    """A title without the hash that hosts put behind it."""
+    """Return a title without the hash that hosts append to it."""
     name, bracket, rest = title.rpartition(" [")
     return name if bracket and rest.endswith("]") and set(rest[:-1]) <= _HEX else title
 
@@ -140,176 +140,187 @@ def plain_title(title: str) -> str:
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
-class Loaded(Protocol):
-    """The model that the host has in memory. An object of this kind holds names only, never a tensor or a module.
+class LoadedModel(Protocol):
+    """The model that the host has in memory. Such an object holds names only, never a tensor or a module.
 
     Keys are those of a single-file checkpoint (``model.diffusion_model.….weight``,
-    ``conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight``), however the host itself keeps
-    the tensor: fused q, k, v or three apart.
+    ``conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight``), even where the host stores q, k and
+    v as three tensors.
     """
 
     @property
     def title(self) -> str:
-        """What the host calls it."""
+        """The host's name for it."""
         ...
 
     @property
     def path(self) -> Path | None:
-        """The file that it came from, as far as the host knows."""
+        """The file that it was loaded from, if the host knows."""
         ...
 
     @property
     def family(self) -> str | None:
-        """SDXL, SD1.5 or SD2, as far as the host knows."""
+        """SDXL, SD1.5 or SD2, if the host knows."""
         ...
 
     def weight(self, key: str, rows: tuple[int, int] | None = None, device: str | None = None) -> Any | None:
-        """A float32 copy of the tensor, LoRA patches set aside, as a torch tensor on a device (None: the host's).
+        """Return a float32 copy of a tensor without LoRA patches, as a torch tensor on a device (None: the host's).
 
-        `rows` is a half-open range of its first dimension. None where the model has no such tensor, or where another
-        model has taken its place since. Call it under the host's lock and in torch's inference mode.
+        `rows` is a half-open range of its first dimension. None where the model has no such tensor, or where the host
+        has another model by now. Call it under the host's lock and in torch's inference mode.
         """
         ...
 
     def dtype(self, key: str) -> str:
-        """How the tensor is kept in memory, in words of safetensors (F16, F32, F8_E4M3, ...); "" for no such tensor."""
+        """Return safetensors' name of a tensor's dtype in memory (F16, F8_E4M3, ...); "" for no such tensor."""
         ...
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """All keys and shapes that `weight` can give, for a model whose file cannot be read."""
+        """Return the keys and shapes of all tensors that `weight` can return, for a model whose file cannot be read."""
         ...
 
     def quantised(self) -> str | None:
-        """Why the numbers in memory are not those of the file, in words; None where they are."""
+        """Return the reason why the numbers in memory are not those of the file; None where they are."""
         ...
 
 
-class Host(Protocol):
-    """The program that the panel lives in."""
-
-    @property
-    def name(self) -> str:
-        """What the person calls it."""
-        ...
-
-    @property
-    def features(self) -> frozenset[str]:
-        """What it can do; see the words above."""
-        ...
+class HostFiles(Protocol):
+    """The files that a host knows."""
 
     def lora_roots(self) -> list[Path]:
-        """Folders that hold LoRAs, the one for new files first; real paths, each once."""
+        """Return the folders with LoRAs as real paths, each once; the one for new files comes first."""
         ...
 
     def loras(self) -> LoraList:
-        """All LoRAs of the host's list, whole at any moment: a name is gone only when its file is gone."""
+        """Return all LoRAs. The list is complete at any moment: a name disappears only when its file does."""
         ...
 
     def resolve(self, name: str) -> LoraFile:
-        """One LoRA of the list by its name, or else by its alias. Raises FileError where there is none.
+        """Return a LoRA by its name, or else by its alias. Raises ``FileError`` where there is none.
 
-        For many names, look them up in one `loras`.
+        To look up many names, call `loras` once.
         """
         ...
 
     def checkpoints(self) -> list[CheckpointFile]:
-        """All checkpoints of the host's list, by title."""
+        """Return all checkpoints, sorted by title."""
         ...
 
-    def loaded(self) -> Loaded | None:
-        """The model in memory; None where there is none yet. Never loads one."""
+    def refresh(self) -> None:
+        """Make the host read its list of LoRAs again, so that it contains new files. Never raises."""
+        ...
+
+    def trash_root(self, path: Path | None = None) -> Path:
+        """Return the trash folder for the result at a path; None: for new files. It may not exist yet."""
+        ...
+
+    def trash_roots(self) -> list[Path]:
+        """Return all folders that may contain results in the trash, those of earlier versions included."""
+        ...
+
+    def block_presets(self) -> Path | None:
+        """Return the user's file of named block weights, in the format of the extension LoRA Block Weight."""
+        ...
+
+
+class HostModel(Protocol):
+    """The model that a host has loaded, and the device that it computes on."""
+
+    def loaded(self) -> LoadedModel | None:
+        """Return the model in memory; None where there is none yet. Never loads one."""
         ...
 
     def pending(self) -> str | None:
-        """Title of the checkpoint that is selected and not loaded; None where that is the loaded one."""
+        """Return the title of the checkpoint that is selected but not loaded; None where the loaded one is selected."""
         ...
 
     def lock(self) -> AbstractContextManager[None]:
-        """While it is held the host neither makes pictures nor changes its model.
+        """Return a lock: while it is held, the host neither generates images nor changes its model.
 
-        Any thread of ours may take it while another thread of ours holds it, so it does not keep our own threads
-        apart. Hold it for moments: a person's picture waits for it. Never call `generate` while holding it.
+        Threads of this program share it: it does not exclude them from each other. Hold it briefly, because the user's
+        images wait for it. Never call `generate` while holding it.
         """
         ...
 
     def busy(self) -> str | None:
-        """What the host is doing at the moment, in words, where a job of ours would have to wait."""
+        """Return what the host is doing, if a job of this program would have to wait for it; else None."""
         ...
 
     def device(self) -> str:
-        """Where the host computes, as torch names it: "cpu", "cuda:0", "mps"."""
+        """Return the device that the host computes on, as torch names it: "cpu", "cuda:0", "mps"."""
         ...
 
     def make_room(self, bytes: int) -> None:
-        """Asks the host to free so much memory of its device. Hold the lock. Never fails."""
+        """Ask the host to free so much memory of its device. Call it under the lock. Never raises."""
         ...
 
     def tidy(self) -> None:
-        """Gives cached memory of the device back. Never fails."""
+        """Free the cached memory of the device. Never raises."""
         ...
 
-    def refresh(self) -> None:
-        """The host's list of LoRAs is read again, so that it has our new files. Never fails."""
+
+class Host(HostFiles, HostModel, Protocol):
+    """The program that the tab runs in."""
+
+    @property
+    def name(self) -> str:
+        """The host's name, as users know it."""
+        ...
+
+    @property
+    def features(self) -> frozenset[str]:
+        """The features that the host has; see the constants above."""
         ...
 
     def is_remote(self) -> bool:
-        """Whether people at other machines may sit in front: then no path is shown or taken."""
+        """Return whether users may sit at other machines. Then no path is shown or accepted."""
         ...
 
     def settings(self) -> Mapping[str, Any]:
-        """What the person set on the host's settings page, by the host's keys (``resize_lora_…``); what is left out
-        is as it comes."""
-        ...
-
-    def trash_root(self, path: Path | None = None) -> Path:
-        """Folder for the undone result at a path; None: for new files. It may not exist yet."""
-        ...
-
-    def trash_roots(self) -> list[Path]:
-        """All folders that may hold undone results, those of earlier versions included."""
-        ...
-
-    def block_presets(self) -> Path | None:
-        """The person's file of block weights by name, as the extension LoRA Block Weight keeps it."""
+        """Return the user's settings by the host's keys (``resize_lora_…``); missing ones have their defaults."""
         ...
 
     def begin_job(self, title: str) -> None:
-        """A job of ours begins; shown in the host's own progress, where nothing else is shown there."""
+        """Show a job of this program in the host's own progress, if nothing else is shown there."""
         ...
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """So many steps of the job are done."""
+        """Show how many steps of the job are done."""
         ...
 
     def end_job(self) -> None:
-        """The job is over, however it ended."""
+        """Remove the job from the host's progress, after success and failure alike."""
         ...
 
     def generate(self, request: Mapping[str, Any]) -> Any:
-        """One picture (PIL image); takes the lock, saves nothing, sets everything back.
+        """Generate one image (a PIL image) under the host's lock. Nothing is saved, and no state of the host changes.
 
         `request` has ``prompt`` and may have ``negative_prompt``, ``seed``, ``steps``, ``cfg_scale``, ``width``,
-        ``height``, ``sampler_name``, ``scheduler``, and ``loras``: names that must have been applied. Raises
-        UsageError for other words, Cancelled where `stop_generating` came, FileError where a LoRA was not applied,
-        and HostError where the host cannot do it.
+        ``height``, ``sampler_name``, ``scheduler``, and ``loras``: names that must be applied. Raises ``UsageError``
+        for other keys, ``Cancelled`` after `stop_generating`, ``FileError`` where a LoRA was not applied, and
+        ``HostError`` where the host cannot do it.
         """
         ...
 
     def stop_generating(self) -> None:
-        """Stops the picture of our own `generate`; nobody else's."""
+        """Stop the image that `generate` is making, and no other."""
         ...
 
 
 class HostLock(Protocol):
-    """What a host's lock has."""
+    """The methods of a host's lock that this program uses."""
 
-    def acquire(self, blocking: bool = ..., /) -> object: ...
+    def acquire(self, blocking: bool = ..., /) -> object:
+        """Acquire the lock; with `blocking` False, return something false where it is held."""
+        ...
 
-    def release(self) -> object: ...
+    def release(self) -> object:
+        """Release the lock."""
+        ...
 
 
-class Turn:
-    """A host's lock that is not re-entrant, taken once for all of our threads that read."""
+class SharedLock:
+    """A host's lock that is not re-entrant, held once for all threads of this program that read."""
 
     def __init__(self, lock: HostLock) -> None:
         self._lock = lock
@@ -318,13 +329,13 @@ class Turn:
 
     @property
     def held(self) -> bool:
-        """Whether a thread of ours holds the lock."""
+        """Whether a thread of this program holds the lock in `shared`."""
         return self._holders > 0
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Waits for its turn, or joins those of ours that have it."""
-        with self._mutex:  # whoever comes while the first one waits, waits here
+        """Hold the lock, together with other threads in `shared`."""
+        with self._mutex:  # others wait here while the first one waits for the lock
             if self._holders == 0:
                 self._lock.acquire()
             self._holders += 1
@@ -338,7 +349,7 @@ class Turn:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Waits for its turn behind everyone, our own readers too."""
+        """Hold the lock without any other thread, those in `shared` included."""
         self._lock.acquire()
         try:
             yield

@@ -1,7 +1,7 @@
-"""Where a host keeps what a single-file checkpoint calls by its key. Names only.
+"""Map the keys of single-file checkpoints to the names of the same tensors in a host.
 
-A1111 keeps the modules under the file's own names; Forge and its kin keep every text encoder in Hugging Face's
-layout, where OpenCLIP's fused q, k, v are three tensors and the text projection is the other way round.
+A1111 has the names of the file. Forge and its relatives have every text encoder in Hugging Face's layout, in which
+OpenCLIP's fused q, k, v are three tensors and the text projection is transposed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from ..base.pairing import name_in_denoiser
+from ..base.checkpoint_keys import name_in_denoiser
 from ..names.architecture import open_clip_weights
 
 DENOISER = "model.diffusion_model."
@@ -25,39 +25,42 @@ _OPEN_CLIP_ENCODERS = {
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One tensor of the host, a part of what the file keeps under one key; parts follow one another by rows."""
+class HostTensor:
+    """One tensor of the host. Several of them, stacked by rows, make the tensor of one key of the file."""
 
     key: str
-    """Below the module that holds all text encoders, or below the one that holds the denoiser."""
+    """Name below the module of all text encoders, or below that of the denoiser."""
     transposed: bool = False
 
 
-def usual_key(key: str, prefix: str) -> str:
-    """A key of a file as hosts know it: files of a transformer alone name its weights without a prefix or with another
-    one, which is `prefix` where only this file has it."""
+def host_key(key: str, prefix: str) -> str:
+    """Return a key of a file as hosts know it, which is with the usual prefix of denoisers.
+
+    Files with only a transformer have no prefix or another one; `prefix` is one that only this file has.
+    """
     name = name_in_denoiser(key, prefix)
     return key if name is None else DENOISER + name
 
 
-def hf_pieces(key: str) -> tuple[Piece, ...]:
-    """The host's tensors that make up a key of the file, for hosts with text encoders in Hugging Face's layout."""
+def host_tensors(key: str) -> tuple[HostTensor, ...]:
+    """Return the host's tensors of a key of the file, for hosts with text encoders in Hugging Face's layout."""
     if key.startswith(DENOISER):
-        return (Piece(key.removeprefix("model.")),)
+        return (HostTensor(key.removeprefix("model.")),)
     for prefix, home in _HF_ENCODERS.items():
         if key.startswith(prefix):
-            return (Piece(home + key.removeprefix(prefix)),)
+            return (HostTensor(home + key.removeprefix(prefix)),)
     for prefix, home in _OPEN_CLIP_ENCODERS.items():
         if key.startswith(prefix):
             return tuple(
-                Piece(home + name, transposed) for name, transposed in _open_clip().get(key.removeprefix(prefix), ())
+                HostTensor(home + name, transposed)
+                for name, transposed in _open_clip().get(key.removeprefix(prefix), ())
             )
     return ()
 
 
 @cache
 def _open_clip() -> Mapping[str, tuple[tuple[str, bool], ...]]:
-    """OpenCLIP's key -> Hugging Face's, in the order of the rows, and whether it is transposed."""
+    """Map OpenCLIP's keys to those of Hugging Face, in the order of the rows, and whether each is transposed."""
     found: dict[str, tuple[tuple[str, bool], ...]] = {}
     for weight in open_clip_weights():
         found[weight.stored] = (*found.get(weight.stored, ()), (f"{weight.name}.weight", weight.transposed))

@@ -1,7 +1,7 @@
-"""reForge and older Forges: A1111's page, with patchers of the library ``ldm_patched`` around the model.
+"""reForge and older versions of Forge: A1111's page, with patchers of the library ``ldm_patched`` around the model.
 
-Written after its code as published; what differs from Forge is where the memory is managed and that what is selected
-is loaded at once.
+Written from its published code. It differs from Forge in the module that manages memory, and in that a selected
+checkpoint is loaded immediately.
 """
 
 from __future__ import annotations

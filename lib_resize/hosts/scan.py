@@ -1,4 +1,4 @@
-"""LoRA files in folders, and the pictures beside them. Standard library only."""
+"""Find LoRA files in folders, and the previews next to them. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..files.walk import names_in, walk
 
 LORA_TYPES = (".safetensors", ".pt", ".ckpt")
 TRASH = "Resize LoRA trash"
-"""Folder of undone results, outside of the LoRA roots."""
+"""Name of the trash folder outside of the LoRA folders."""
 INNER_TRASH = ".resize_lora_trash"
-"""The same inside of a LoRA root, where no place outside can be used, and where earlier versions had it."""
+"""Name of the trash folder inside of a LoRA folder: where no folder outside can be used, and of earlier versions."""
 
 
 def lora_paths(root: Path) -> Iterator[Path]:
-    """LoRA files below a folder, links followed, each folder once, in order; nothing of our trash."""
+    """Yield LoRA files below a folder, sorted, links followed, each folder once; the trash is skipped."""
     for found in walk(root, leave_out=(TRASH, INNER_TRASH)):
         for name in found.names:
             if name.lower().endswith(LORA_TYPES):
@@ -26,21 +26,21 @@ def lora_paths(root: Path) -> Iterator[Path]:
 
 
 def checkpoint_paths(root: Path) -> Iterator[Path]:
-    """Safetensors files below a folder of base models, in order."""
+    """Yield safetensors files below a folder of base models, sorted."""
     for found in walk(root):
         yield from (found.path / name for name in found.names if name.endswith(".safetensors"))
 
 
 class Folders:
-    """The names in folders, each read again only when it changed. Every method may be called from any thread."""
+    """The names in folders. A folder is read again only after it changed. All methods are thread-safe."""
 
-    _SETTLED = 2 * 10**9  # nanoseconds: a folder that changed so shortly before it was read is read again
+    _SETTLED = 2 * 10**9  # nanoseconds; a folder that changed less than this before it was read is read again
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[int, frozenset[str]]] = {}
 
     def names(self, folder: Path) -> frozenset[str]:
-        """The same object as long as nothing changed; empty for a folder that cannot be read."""
+        """Return the names in a folder, the same object while nothing changed; empty where it cannot be read."""
         try:
             changed = folder.stat().st_mtime_ns
         except (OSError, ValueError):
@@ -56,19 +56,19 @@ class Folders:
         return found
 
     @staticmethod
-    def picture(path: Path, names: Container[str]) -> Path | None:
-        """The picture of a LoRA, given the names in its folder."""
-        found = next((name for name in _picture_names(path.stem) if name in names), None)
+    def preview(path: Path, names: Container[str]) -> Path | None:
+        """Return the preview of a LoRA, given the names in its folder; None where there is none."""
+        found = next((name for name in _preview_names(path.stem) if name in names), None)
         return None if found is None else path.parent / found
 
 
 def real_folders(paths: Iterable[str | os.PathLike[str] | None]) -> list[Path]:
-    """The folders that exist, by their real paths, each once; one inside of another stays."""
+    """Return the real paths of the folders that exist, each once. A folder inside of another is kept."""
     real = dict.fromkeys(Path(os.path.realpath(path)) for path in paths if path)
     return [folder for folder in real if folder.is_dir()]
 
 
-def _picture_names(stem: str) -> Iterator[str]:
+def _preview_names(stem: str) -> Iterator[str]:
     for kind in PREVIEW_TYPES:
         yield f"{stem}.{kind}"
         yield f"{stem}.preview.{kind}"

@@ -1,6 +1,6 @@
-"""What a tensor of a host's model is, asked without computing: dtypes, and copies that never touch the original.
+"""Inspect and copy the tensors of a host's model, without computing on them or changing them.
 
-torch is imported inside of functions; weights are any objects that behave as torch tensors do.
+torch is imported inside of functions. Weights can be any objects that behave like torch tensors.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 PLAIN = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
-"""torch's dtypes that hold the file's own numbers, at most rounded, and what safetensors calls them."""
+"""torch's dtypes that hold the numbers of the file, at most rounded -> safetensors' names for them."""
 _EIGHT_BITS = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2"}
 _PACKED = {"bnb_quantized": "bitsandbytes", "quant_state": "bitsandbytes", "gguf_cls": "GGUF", "_layout_cls": "mixed"}
 
 
 def torch_name(tensor: Any) -> str:
-    """``float16`` for torch.float16."""
+    """Return torch's name of a tensor's dtype, such as ``float16``."""
     return str(tensor.dtype).rpartition(".")[2]
 
 
 def dtype_name(tensor: Any) -> str:
-    """The dtype in words of safetensors; torch's own word where that has none."""
+    """Return safetensors' name of a tensor's dtype; torch's name where it has none."""
     name = torch_name(tensor)
     return PLAIN.get(name) or _EIGHT_BITS.get(name) or name
 
 
 def packing(tensor: Any, module: Any = None) -> str | None:
-    """In which way the numbers of a weight are not simply the file's, in words; None where they are."""
+    """Return how a weight is quantised, as words for a message; None where its numbers are those of the file."""
     for attribute, word in _PACKED.items():
         if getattr(tensor, attribute, None) is not None:
             return f"{word} quantisation"
@@ -39,19 +39,19 @@ def packing(tensor: Any, module: Any = None) -> str | None:
 
 
 def readable(tensor: Any) -> bool:
-    """Whether it holds data: a model that was thrown away lies on torch's device ``meta``."""
+    """Return whether a tensor has data: an unloaded model is on torch's device ``meta``."""
     return tensor is not None and not getattr(tensor, "is_meta", False)
 
 
 def copied(tensor: Any, device: str) -> Any:
-    """A float32 copy on a device, contiguous, that shares nothing with the original."""
+    """Return a contiguous float32 copy on a device, which shares no memory with the original."""
     import torch
 
     return tensor.detach().to(device=torch.device(device), dtype=torch.float32, copy=True).contiguous()
 
 
 def attribute(root: Any, dotted: str) -> Any:
-    """The module or tensor under a dotted name; None where there is none."""
+    """Return the module or tensor of a dotted name; None where there is none."""
     for name in dotted.split("."):
         root = getattr(root, name, None)
         if root is None:
@@ -60,5 +60,5 @@ def attribute(root: Any, dotted: str) -> Any:
 
 
 def shapes_below(parameters: Iterable[tuple[str, Any]], prefix: str) -> Mapping[str, tuple[int, ...]]:
-    """Names and shapes of matrices, with a prefix put before each name."""
+    """Return the shapes of all tensors of two or more dimensions, by name with a prefix before it."""
     return {prefix + name: tuple(tensor.shape) for name, tensor in parameters if len(tensor.shape) >= 2}

@@ -1,6 +1,6 @@
-"""Where undone results wait: on the disk of their folder of LoRAs, outside of all folders that the host scans.
+"""Choose the trash folder: on the disk of the LoRA folder, outside of all folders that the host scans.
 
-Hosts show a button for each sub-folder of a scanned folder, hidden ones included. Standard library only.
+Hosts show a button for each subfolder of a scanned folder, hidden ones included. Standard library only.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from .scan import INNER_TRASH, TRASH
 
 @dataclass(frozen=True)
 class TrashPlaces:
-    """The trash folders of some folders of LoRAs. All paths are real paths."""
+    """The trash folders for a set of LoRA folders. All paths are real paths."""
 
     roots: Sequence[Path]
-    """Folders of LoRAs, the one for new files first."""
+    """Folders of LoRAs; the one for new files comes first."""
     scanned: Sequence[Path]
     """All other folders that the host scans."""
     data: Path | None = None
-    """Where the host keeps its own files."""
+    """The host's folder for its users' data."""
 
     def all(self) -> list[Path]:
-        """Every folder that may hold undone results, those of earlier versions included."""
+        """Return every folder that may contain results in the trash, those of earlier versions included."""
         if not self.roots:
             return [self.of(None)]
         return list(dict.fromkeys(place for root in self.roots for place in self._of(root)))
 
     def of(self, path: Path | None) -> Path:
-        """The folder for a file that is undone; it need not exist yet."""
+        """Return the trash folder for a file (None: for new files). It may not exist yet."""
         if not self.roots:
             return (self.data or Path(os.path.realpath("."))) / TRASH
         root = self._root_of(path)
@@ -48,7 +48,7 @@ class TrashPlaces:
         return self.roots[0]
 
     def _of(self, root: Path) -> Iterator[Path]:
-        """Candidates, the best one first."""
+        """Yield the candidates for a LoRA folder, the best one first."""
         above = next((folder for folder in root.parents if not self._is_scanned(folder)), None)
         for folder in (above, self.data):
             if folder is not None and _on_one_disk(folder, root) and not self._is_scanned(folder / TRASH):
@@ -69,8 +69,11 @@ def _on_one_disk(one: Path, other: Path) -> bool:
 
 @lru_cache(maxsize=256)
 def _usable(folder: Path) -> bool:
-    """Whether files can be moved into a folder. One that is missing is made and removed again, for permissions of the
-    folder above do not always say it. Looked at once, so that the place stays the same while the program runs."""
+    """Return whether files can be moved into a folder.
+
+    A missing folder is created and removed again, because the permissions of its parent are not always right. The
+    result is cached, so that the trash folder does not change while the program runs.
+    """
     try:
         if not folder.is_dir():
             folder.mkdir()

@@ -1,8 +1,7 @@
-"""The array namespace that the mathematics is written against: numpy on the CPU, torch on a device.
+"""The array library that `lib_resize.linalg` is written against: numpy on the CPU, torch on a device.
 
-Everything that both libraries spell alike (``@``, ``.T``, slices, arithmetic) is used directly. What differs
-is in `Arrays`: bringing stored bits in, and taking results out. Small r by r problems are always solved by
-numpy on the CPU, in double precision.
+What both libraries write alike (``@``, ``.T``, slices, arithmetic) is used directly. `Arrays` has the rest: loading
+stored bits, and copying results back. The small (r, r) problems are always solved by numpy on the CPU, in float64.
 """
 
 from __future__ import annotations
@@ -20,53 +19,53 @@ Array = Any
 
 
 class Arrays(Protocol):
-    """What numpy and torch spell differently."""
+    """The operations that numpy and torch write differently."""
 
     device: str
-    """Where the work is done: "cpu", or torch's name of a device."""
+    """Where arrays are: "cpu", or torch's name of a device."""
     block_elements: int
-    """How many numbers to bring in at once: what stays in cache on a CPU, what is small beside a model on a device."""
+    """How many numbers to load at once: few enough for the cache of a CPU, or for the memory of a device."""
 
-    def wide(self, bits: Bits, kind: str) -> Array:
-        """The stored numbers as float64, same shape; valid until the next call of this thread."""
+    def load_float64(self, bits: Bits, kind: str) -> Array:
+        """Return the stored numbers as float64, in the same shape. Valid until the next call in this thread."""
         ...
 
-    def single(self, bits: Bits, kind: str) -> Array:
-        """The stored numbers as float32, same shape; valid until the next call of this thread."""
+    def load_float32(self, bits: Bits, kind: str) -> Array:
+        """Return the stored numbers as float32, in the same shape. Valid until the next call in this thread."""
         ...
 
-    def bring(self, values: NDArray[np.float32]) -> Array:
-        """A numpy float32 array on the device."""
+    def to_device(self, values: NDArray[np.float32]) -> Array:
+        """Copy a numpy float32 array to the device."""
         ...
 
     def empty(self, *shape: int) -> Array:
-        """An uninitialised float32 array on the device."""
+        """Return an uninitialised float32 array on the device."""
         ...
 
-    def host(self, values: Array) -> NDArray[Any]:
-        """The array as numpy, same dtype and shape."""
+    def to_numpy(self, values: Array) -> NDArray[Any]:
+        """Return the array as a numpy array of the same dtype and shape."""
         ...
 
 
 class NumpyArrays:
-    """The CPU: numpy alone, so that no torch need be imported."""
+    """The CPU. It uses numpy alone, so torch is not imported."""
 
     device = "cpu"
     block_elements = 81920  # of float64: 640 KiB of a 1 MiB cache
 
-    def wide(self, bits: Bits, kind: str) -> Array:
+    def load_float64(self, bits: Bits, kind: str) -> Array:
         return widen(bits, kind, scratch("wide", bits.size, np.float64).reshape(bits.shape))
 
-    def single(self, bits: Bits, kind: str) -> Array:
+    def load_float32(self, bits: Bits, kind: str) -> Array:
         return widen(bits, kind, scratch("single", bits.size, np.float32).reshape(bits.shape))
 
-    def bring(self, values: NDArray[np.float32]) -> Array:
+    def to_device(self, values: NDArray[np.float32]) -> Array:
         return values
 
     def empty(self, *shape: int) -> Array:
         return np.empty(shape, np.float32)
 
-    def host(self, values: Array) -> NDArray[Any]:
+    def to_numpy(self, values: Array) -> NDArray[Any]:
         return np.asarray(values)
 
 
@@ -75,7 +74,7 @@ _BYTES_PER_ELEMENT = 32  # a piece as stored, as float32, as float64 and a produ
 
 
 class TorchArrays:
-    """A device of torch. Where it has no float64 (MPS), sums that need it are made on the CPU."""
+    """A device of torch. If it has no float64 (MPS), sums that need float64 are computed on the CPU."""
 
     def __init__(self, device: str) -> None:
         self._torch = _import_torch(device)
@@ -85,14 +84,14 @@ class TorchArrays:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise DeviceError(
                 f"device {device!r} cannot be used: {str(error).splitlines()[0]}. "
-                f"Take `-d cpu`, or install a torch that supports this device."
+                f"Use `-d cpu`, or install a torch that supports this device."
             ) from error
         self.device = str(self._device)
         self.block_elements = _BLOCK
         self._wide_device = "cpu" if self._device.type == "mps" else self._device
 
     def limit_memory(self, most_bytes: int) -> None:
-        """Takes no more than so many bytes of the device: smaller pieces, and on CUDA a line that torch does not cross.
+        """Use at most this many bytes of the device: smaller blocks, and on CUDA a limit that torch enforces.
 
         Work that needs more ends with torch's out-of-memory error, see `is_out_of_memory`.
         """
@@ -101,23 +100,26 @@ class TorchArrays:
             total = self._torch.cuda.get_device_properties(self._device).total_memory
             self._torch.cuda.set_per_process_memory_fraction(min(1.0, most_bytes / total), self._device)
 
-    def wide(self, bits: Bits, kind: str) -> Array:
+    def load_float64(self, bits: Bits, kind: str) -> Array:
         return self._tensor(bits, kind, self._wide_device).double()
 
-    def single(self, bits: Bits, kind: str) -> Array:
+    def load_float32(self, bits: Bits, kind: str) -> Array:
         return self._tensor(bits, kind, self._device).float()
 
-    def bring(self, values: NDArray[np.float32]) -> Array:
+    def to_device(self, values: NDArray[np.float32]) -> Array:
         return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
     def empty(self, *shape: int) -> Array:
         return self._torch.empty(shape, dtype=self._torch.float32, device=self._device)
 
-    def host(self, values: Array) -> NDArray[Any]:
+    def to_numpy(self, values: Array) -> NDArray[Any]:
         return np.asarray(values.cpu().numpy())
 
     def _tensor(self, bits: Bits, kind: str, device: Any) -> Array:
-        """Bits cross to the device as they are stored, and are converted there; F8 is not known everywhere."""
+        """Copy the bits to the device as stored and convert them there.
+
+        Float8, which not every device has, on the CPU.
+        """
         torch = self._torch
         if kind.startswith("F8"):
             return torch.from_numpy(singles(bits, kind)).to(device)
@@ -129,15 +131,15 @@ class TorchArrays:
 
 
 def open_arrays(device: str = "cpu") -> Arrays:
-    """The namespace of a device: "cpu" is numpy, any other name is torch's ("cuda", "cuda:1", "mps").
+    """Return the arrays of a device: "cpu" is numpy, any other name is torch's ("cuda", "cuda:1", "mps").
 
-    Raises DeviceError where torch or the device is missing.
+    Raises DeviceError if torch or the device is missing.
     """
     return NumpyArrays() if device == "cpu" else TorchArrays(device)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that a device has no memory left; torch need not be there."""
+    """Return whether this is torch's error for a device without free memory. Does not import torch."""
     return type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error)
 
 
@@ -146,6 +148,6 @@ def _import_torch(device: str) -> Any:
         import torch
     except ImportError as error:
         raise DeviceError(
-            f"device {device!r} needs torch, which is not installed. Take `-d cpu`, or install torch."
+            f"device {device!r} needs torch, which is not installed. Use `-d cpu`, or install torch."
         ) from error
     return torch

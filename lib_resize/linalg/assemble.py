@@ -1,4 +1,4 @@
-"""One matrix out of several stored ones: stacked, scaled, cut or widened, its halves swapped."""
+"""One matrix made of several stored ones: stacked, scaled, cropped or padded, its halves swapped."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from numpy.typing import NDArray
 from .casts import Bits, Single, singles
 from .factor import Factor
 
-Gain = float | NDArray[np.float32]
-"""What a stored matrix is multiplied by: one number, or one for each of its rows, (rows,)."""
+RowGain = float | NDArray[np.float32]
+"""The factor of a stored matrix: one number, or one for each of its rows, (rows,)."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A stored matrix (rows, columns) and its gain."""
+class ScaledRows:
+    """A stored matrix (rows, columns) and its factor."""
 
     factor: Factor
     gain: Any = 1.0
-    """See `Gain`."""
+    """A `RowGain`."""
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """Parts one below the other as one float32 matrix (n, width), made when looked at.
+    """Stored matrices stacked into one float32 matrix (n, width), computed at each access.
 
-    Columns beyond `width` are left out; where a part has fewer, zeros are added. `swapped` puts the lower half of the
-    rows first.
+    Columns beyond `width` are dropped; a part with fewer columns is padded with zeros. `swapped` puts the lower half of
+    the rows first.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[ScaledRows, ...]
     width: int
     swapped: bool = False
     kind: str = "F32"
@@ -43,7 +43,7 @@ class Assembled:
         return self.rows(0, self.shape[0])
 
     def rows(self, start: int, stop: int) -> Single:
-        """The rows from `start` to before `stop`, made without the others."""
+        """Return the rows from `start` up to `stop`, (stop - start, width), float32, without computing the others."""
         n = self.shape[0]
         if not self.swapped:
             return np.concatenate(list(self._straight(start, stop)))
@@ -57,7 +57,7 @@ class Assembled:
         return sum(part.factor.shape[0] for part in self.parts), self.width
 
     def _straight(self, start: int, stop: int) -> Iterator[Single]:
-        """The same of the parts as they lie."""
+        """Yield the same rows of the parts in their stored order."""
         top = 0
         for part in self.parts:
             first, last = max(start - top, 0), min(stop - top, part.factor.shape[0])
@@ -65,7 +65,7 @@ class Assembled:
                 yield self._cut(part, first, last)
             top += part.factor.shape[0]
 
-    def _cut(self, part: Part, first: int, last: int) -> Single:
+    def _cut(self, part: ScaledRows, first: int, last: int) -> Single:
         values = singles(part.factor.bits[first:last], part.factor.kind)[:, : self.width]
         if np.ndim(part.gain):
             values = values * np.asarray(part.gain, np.float32)[first:last, None]

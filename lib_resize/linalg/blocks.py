@@ -1,9 +1,9 @@
-"""Fused layers that were trained in pieces: an up whose columns each reach the rows of one piece alone.
+"""Fused layers that were trained in pieces: each column of up reaches the rows of one piece only.
 
 Such a delta is a stack of independent ones, ``[B_1 A_1; B_2 A_2; …]``, stored as one pair of rank r_1 + r_2 + …. It is
-decomposed piece by piece: each dimension then belongs to one piece, so that what is kept is block-diagonal again, and
-a program that takes the pieces apart finds them as they were. Squares still add up, because dimensions of different
-pieces have no row in common; they may share columns, so the spectrum is that of the pieces, not that of the whole.
+decomposed piece by piece. Each dimension then belongs to one piece, so the result is block-diagonal again, and a
+program that splits it finds the pieces unchanged. Squared norms still add up, because dimensions of different pieces
+share no row. They may share columns, so the spectrum is that of the pieces and not that of the whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .factor import Factor, Pair, Spectrum, Stored, decompose
 from .truncate import KeptIndices
 
 _MAGNITUDE = {2: 0x7FFF, 1: 0x7F}
-"""Bytes of a number that is stored as bits -> all of them but the sign."""
+"""Bytes of a number that is stored as bits -> all bits but the sign."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Block:
 
 
 def blocks_of(up: Factor, cuts: Sequence[int]) -> tuple[Block, ...]:
-    """The pieces of an up (n, r) whose rows are cut at `cuts` (ascending, within 0 and n); empty where it is not
-    block-diagonal. Stored zeros decide, of either sign: nothing is taken for a zero that is none.
+    """Return the pieces of an up (n, r) whose rows are cut at `cuts` (ascending, between 0 and n).
+
+    Empty if the matrix is not block-diagonal. Only stored zeros, of either sign, count as zeros.
     """
     bits = up.bits
     edges = [0, *cuts, bits.shape[0]]
@@ -51,14 +52,17 @@ def blocks_of(up: Factor, cuts: Sequence[int]) -> tuple[Block, ...]:
 
 
 def _is_used(bits: Bits, kind: str) -> NDArray[np.bool_]:
-    """Which columns hold anything but zeros."""
+    """Return which columns hold anything but zeros, (columns,)."""
     if kind in ("F32", "F64"):
         return np.asarray(np.any(bits != 0, axis=0))
     return np.asarray(np.any(bits & _MAGNITUDE[bits.itemsize] != 0, axis=0))
 
 
 def decompose_blocks(pair: Pair, blocks: Sequence[Block], arrays: Arrays) -> Spectrum:
-    """The spectra of all pieces as one, strongest dimensions first, each in the factor space of the whole pair."""
+    """Decompose each piece, and return all dimensions as one spectrum, strongest first.
+
+    P and Q are in the factor space of the whole pair. Raises LayerError where a factor holds NaN or an infinity.
+    """
     up, down = pair.up.bits, pair.down.bits
     parts = [
         Pair(
@@ -85,8 +89,8 @@ def _joined(spectra: Sequence[Spectrum], blocks: Sequence[Block], rank: int) -> 
     return Spectrum(s[order], p[:, order], q[order], owner[order])
 
 
-def by_block(spectrum: Spectrum, kept: KeptIndices) -> NDArray[np.integer[Any]]:
-    """The dimensions that stay in the order in which they are stored: piece after piece, each strongest first."""
+def in_block_order(spectrum: Spectrum, kept: KeptIndices) -> NDArray[np.integer[Any]]:
+    """Return the kept dimensions in the order in which they are stored: by piece, and the strongest first in each."""
     if spectrum.owner is None:
         return kept
     return np.asarray(kept)[np.argsort(spectrum.owner[kept], kind="stable")]

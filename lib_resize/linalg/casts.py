@@ -1,9 +1,9 @@
 """Exact conversions between stored bits and floating point numbers, for numpy.
 
-A *storage array* holds a tensor as it lies in a safetensors file: uint16 for F16 and BF16, uint8 for the
-two F8 kinds, float32 and float64 for themselves. numpy has no bfloat16 and no float8, and converts float16
-one element at a time, subnormal ones ten times slower still. All numbers of 16 bits fit a table that stays in
-the second-level cache: looking them up is faster, and one call that lets other threads run.
+A *storage array* holds a tensor as in a safetensors file: uint16 for F16 and BF16, uint8 for the two F8 dtypes,
+float32 and float64 for themselves. numpy has no bfloat16 and no float8, and converts float16 one element at a time,
+subnormal numbers ten times slower still. All numbers of 16 bits fit into a table that stays in the second-level cache.
+A lookup is faster, and it is one call during which other threads run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STORAGE: dict[str, type[np.generic]] = {
     "F8_E4M3": np.uint8,
     "F8_E5M2": np.uint8,
 }
-"""Floating dtypes of safetensors that we compute with, and the numpy type that carries their bits."""
+"""The floating dtypes of safetensors that are supported, and the numpy type that holds their bits."""
 
 LARGEST: dict[str, float] = {
     "F64": float(np.finfo(np.float64).max),
@@ -36,7 +36,7 @@ LARGEST: dict[str, float] = {
     "BF16": 3.3895313892515355e38,
     "F8_E4M3": 448.0,
 }
-"""The largest finite value of every dtype that we write."""
+"""The largest finite value of each dtype that is written."""
 
 UNIT_ROUNDOFF: dict[str, float] = {
     "F64": 2.0**-20,
@@ -46,8 +46,7 @@ UNIT_ROUNDOFF: dict[str, float] = {
     "F8_E4M3": 2.0**-4,
     "F8_E5M2": 2.0**-3,
 }
-"""By which share of itself a stored number may differ from the number that was meant. For F64 and F32 it is what our
-own arithmetic, in float32, may add to a sum that cancels."""
+"""The relative error of a stored number. For F64 and F32: what float32 arithmetic may add to a sum that cancels."""
 
 _PIECE = 1 << 16  # elements: numpy makes an index of 8 bytes for each that it looks up
 
@@ -56,7 +55,7 @@ _scratch = threading.local()
 
 
 def scratch(slot: str, elements: int, dtype: type[np.generic]) -> NDArray[Any]:
-    """A 1-D buffer of this thread, reused by the next call with the same slot.
+    """Return a 1-D buffer of this thread, (elements,). The next call with the same slot reuses it.
 
     Fresh large buffers cost more in page faults than the arithmetic done in them.
     """
@@ -68,9 +67,10 @@ def scratch(slot: str, elements: int, dtype: type[np.generic]) -> NDArray[Any]:
 
 
 def widen(bits: Bits, kind: str, out: NDArray[Any]) -> NDArray[Any]:
-    """Writes the numbers stored in `bits` (any shape, dtype `kind`) into `out` (same shape, float32 or float64).
+    """Write the numbers stored in `bits` (any shape, dtype `kind`) into `out` (same shape), and return it.
 
-    Exact, infinities and NaN included.
+    `out` is float32 or float64. Exact, infinities and NaN included. Raises ValueError if the bits are not those of the
+    dtype.
     """
     if bits.dtype != STORAGE[kind]:
         raise ValueError(f"{kind} is carried by {STORAGE[kind].__name__}, not by {bits.dtype}")
@@ -88,20 +88,20 @@ def widen(bits: Bits, kind: str, out: NDArray[Any]) -> NDArray[Any]:
 
 
 def singles(bits: Bits, kind: str) -> Single:
-    """A new float32 array of the numbers stored in `bits`; see `widen`."""
+    """Return a new float32 array of the numbers stored in `bits`, same shape; see `widen`."""
     return widen(bits, kind, np.empty(bits.shape, np.float32))
 
 
 def doubles(bits: Bits, kind: str) -> Double:
-    """A new float64 array of the numbers stored in `bits`; see `widen`."""
+    """Return a new float64 array of the numbers stored in `bits`, same shape; see `widen`."""
     return widen(bits, kind, np.empty(bits.shape, np.float64))
 
 
 def round_to(values: Single, kind: str) -> Bits:
-    """The storage array of `values` (float32, any shape), rounded to nearest, ties to even.
+    """Return the storage array of `values` (float32, any shape), rounded to nearest, ties to even (IEEE 754).
 
-    Values beyond the largest of F16 become infinite there, as IEEE 754 has it; F8_E4M3 has no infinity
-    and gets NaN. `largest_magnitude` tells beforehand.
+    Values above the largest of F16 become infinite. F8_E4M3 has no infinity: they become NaN. Call `largest_magnitude`
+    first to find them.
     """
     values = np.ascontiguousarray(values, np.float32)
     if kind == "F16":
@@ -114,7 +114,7 @@ def round_to(values: Single, kind: str) -> Bits:
 
 
 def largest_magnitude(values: Single) -> float:
-    """max |x|; NaN where any element is NaN. 0 for no elements."""
+    """Return max |x|; NaN if any element is NaN, 0 if there are no elements."""
     if values.size == 0:
         return 0.0
     return float(max(values.max(), -values.min()))
@@ -129,11 +129,11 @@ def _to_f16(values: Single) -> Bits:
 
 
 def _to_f16_piece(bits: NDArray[np.int32], out: NDArray[np.uint16]) -> None:
-    """Two roundings, of which each number takes the one that fits it.
+    """Round twice, and use for each number the rounding that fits it.
 
-    As a normal float16: the bits move right by 13 after half a unit is added, ties to even. As a multiple of 2^-24,
-    the unit of subnormals: the float adder rounds it when 0.5 is added. The second is right up to 2^-14, which is
-    1024 units; below that it is never the smaller of the two.
+    As a normal float16: half a unit is added, ties to even, and the bits move right by 13. As a multiple of 2^-24, the
+    unit of subnormals: the float adder rounds it when 0.5 is added. The second is right up to 2^-14, which is 1024
+    units; below that it is never the smaller of the two.
     """
     magnitude = np.bitwise_and(bits, 0x7FFFFFFF, out=scratch("f16a", bits.size, np.int32))
     if int(magnitude.max(initial=0)) >= 0x477FF000:  # rounds to infinity, or is not finite
@@ -163,7 +163,7 @@ def _to_bf16(values: Single) -> Bits:
 
 
 def _to_f8_e4m3(values: Single) -> Bits:
-    """Nearest of the 127 non-negative values, ties to the even code, sign kept (OCP 8-bit floating point, E4M3)."""
+    """Return the nearest of the 127 non-negative values, sign kept, ties to the even code (OCP 8-bit floats, E4M3)."""
     table = _values("F8_E4M3", "f")[:127]
     middles = (table[1:] + table[:-1]) / 2
     magnitude = np.abs(values)
@@ -176,7 +176,7 @@ def _to_f8_e4m3(values: Single) -> Bits:
 
 @functools.cache
 def _values(kind: str, dtype: str) -> NDArray[Any]:
-    """The numbers that all codes of a kind stand for, by code, as `dtype`: numpy's letter, as its names are slow."""
+    """Return the value of each code of a dtype. `dtype` is numpy's type letter, because its type names are slow."""
     if kind == "BF16":
         values: NDArray[Any] = (np.arange(65536, dtype=np.uint32) << 16).view(np.float32)
     elif kind == "F16":
@@ -189,7 +189,7 @@ def _values(kind: str, dtype: str) -> NDArray[Any]:
 
 @functools.cache
 def _f8_values(kind: str) -> Single:
-    """All 256 values of an F8 kind, by code (OCP 8-bit floating point specification, revision 1.0)."""
+    """Return all 256 values of an F8 dtype by code, (256,) (OCP 8-bit floating point specification, revision 1.0)."""
     mantissa_bits, bias = (3, 7) if kind == "F8_E4M3" else (2, 15)
     code = np.arange(256)
     mantissa = (code & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits)

@@ -1,7 +1,7 @@
 """Singular value decomposition of a matrix that is stored in full, from the Gram matrix of its shorter side.
 
 ``X X^T = U diag(s^2) U^T`` in float64. Squaring loses singular values below about 1e-8 of the largest; they count as
-zero. The singular vectors would be as large as the matrix, so they are not kept: what is chosen is computed again.
+zero. The singular vectors would be as large as the matrix, so they are not kept: those needed are computed again.
 """
 
 from __future__ import annotations
@@ -16,25 +16,28 @@ from .truncate import KeptIndices
 
 
 def singular_values(matrix: Factor, arrays: Arrays) -> Double:
-    """All min(n, m) of them, descending. Raises LayerError where the matrix holds NaN or an infinity."""
+    """Return all singular values of a matrix (n, m), descending, (min(n, m),), float64.
+
+    Raises LayerError where the matrix holds NaN or an infinity.
+    """
     return _roots(np.asarray(np.linalg.eigvalsh(_gram(matrix, arrays)), np.float64)[::-1])
 
 
-def dimensions(matrix: Factor, kept: KeptIndices, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
-    """The part of the matrix that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
+def truncated_dense(matrix: Factor, kept: KeptIndices, arrays: Arrays, gain: float = 1.0) -> tuple[Single, Single]:
+    """Return the part of a matrix (n, m) in the dimensions `kept`, as up (n, k) and down (k, m), float32.
 
-    Both come times `gain`, with sqrt(s) in each.
+    Each is multiplied by `gain` and contains sqrt(s). Raises LayerError where the matrix holds NaN or an infinity.
     """
     square, vectors = np.linalg.eigh(_gram(matrix, arrays))
     root = np.sqrt(_roots(square[::-1])[kept])
     inverse = np.divide(1.0, root, out=np.zeros_like(root), where=root > 0)
     basis = vectors[:, ::-1][:, kept]
-    whole = arrays.single(matrix.bits, matrix.kind)
+    whole = arrays.load_float32(matrix.bits, matrix.kind)
     own = (basis * root * gain).astype(np.float32)
-    onto = arrays.bring((basis * inverse * gain).astype(np.float32))
+    onto = arrays.to_device((basis * inverse * gain).astype(np.float32))
     if _is_wide(matrix):
-        return own, arrays.host(onto.T @ whole)
-    return arrays.host(whole @ onto), np.ascontiguousarray(own.T)
+        return own, arrays.to_numpy(onto.T @ whole)
+    return arrays.to_numpy(whole @ onto), np.ascontiguousarray(own.T)
 
 
 def _is_wide(matrix: Factor) -> bool:

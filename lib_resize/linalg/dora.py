@@ -1,5 +1,8 @@
-"""DoRA: the weight that hosts apply is ``m V / ||V||`` with ``V = W + delta``, one length and one magnitude for each
-output (rows of the matrix) or each input (columns; Liu and others 2024)."""
+"""DoRA: hosts apply the weight ``m V / ||V||`` with ``V = W + delta``.
+
+One length and one magnitude belong to each output (a row of the matrix) or each input (a column). Liu and others 2024,
+"DoRA: Weight-Decomposed Low-Rank Adaptation".
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from .finite import check_finite
 
 
 @dataclass(frozen=True)
-class Normalised:
-    """A base weight and its magnitudes."""
+class DoraWeight:
+    """A base weight and the magnitudes that a DoRA layer gives it."""
 
     weight: Single
-    """(n, in * taps)."""
+    """W, (n, in * taps)."""
     magnitude: Single
-    """(n), (n, 1, ...) for outputs, (1, in, ...) for inputs."""
+    """m: (n) or (n, 1, ...) for outputs, (1, in, ...) for inputs."""
 
     @property
-    def by_input(self) -> bool:
+    def is_by_input(self) -> bool:
         return self.magnitude.ndim > 1 and self.magnitude.shape[0] == 1 and self.magnitude.size > 1
 
     def _check(self) -> None:
         n, m = self.weight.shape
-        fits = m % self.magnitude.size == 0 if self.by_input else self.magnitude.size == n
+        fits = m % self.magnitude.size == 0 if self.is_by_input else self.magnitude.size == n
         if not fits:
             raise LayerError(
                 f"it has DoRA magnitudes {self.magnitude.shape} for a weight of {n} outputs; the file is damaged"
@@ -35,13 +38,16 @@ class Normalised:
         check_finite("its magnitudes have", self.magnitude)
         check_finite("its base weight has", self.weight)
 
-    def applied(self, delta: Single) -> Double:
-        """``m V / ||V||``, (n, in * taps). Raises LayerError where there are not as many magnitudes as lengths."""
+    def effective_weight(self, delta: Single) -> Double:
+        """Return ``m V / ||V||`` for a delta (n, in * taps), in the same shape, float64.
+
+        Raises LayerError where the number of magnitudes does not fit the weight, or numbers are not finite.
+        """
         self._check()
         v = self.weight.astype(np.float64) + delta
-        inputs = self.magnitude.size if self.by_input else v.shape[1]
+        inputs = self.magnitude.size if self.is_by_input else v.shape[1]
         cube = v.reshape(len(v), inputs, -1)
-        axes = (0, 2) if self.by_input else (1, 2)
+        axes = (0, 2) if self.is_by_input else (1, 2)
         length = np.sqrt((cube * cube).sum(axis=axes, keepdims=True))
         magnitude = self.magnitude.astype(np.float64).reshape(length.shape)
         return np.asarray(np.divide(cube * magnitude, length, out=np.zeros_like(cube), where=length > 0)).reshape(
@@ -49,8 +55,12 @@ class Normalised:
         )
 
     def errors(self, whole: Single, kept: Single) -> tuple[float, float]:
-        """How much of the change of the weight is lost with part of the delta: relative to the change, and to W."""
-        applied = self.applied(whole)
-        lost, weight = float(np.linalg.norm(self.applied(kept) - applied)), self.weight.astype(np.float64)
+        """Return how much of the change of the weight is lost if only the part `kept` of the delta `whole` remains.
+
+        Both deltas are (n, in * taps). The first number is relative to the change, the second to W, in the Frobenius
+        norm.
+        """
+        applied = self.effective_weight(whole)
+        lost, weight = float(np.linalg.norm(self.effective_weight(kept) - applied)), self.weight.astype(np.float64)
         change, base = float(np.linalg.norm(applied - weight)), float(np.linalg.norm(weight))
         return (lost / change if change > 0 else 1.0), (lost / base if base > 0 else 0.0)

@@ -1,4 +1,4 @@
-"""From a rank to a larger one: more rows for down, columns of zeros for up, and the same delta."""
+"""Raise the rank of a pair: more rows for down, columns of zeros for up, and the same delta."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .casts import Single
 
 
 def orthonormal_rows(down: Single, count: int, chance: np.random.Generator) -> Single:
-    """`count` random rows of length 1, orthogonal to one another and to all rows of `down` (r, m); (count, m) float32.
+    """Return `count` random orthonormal rows, (count, m), float32, that are orthogonal to all rows of `down` (r, m).
 
-    Raises LayerError where m has no room for that many directions.
+    Raises LayerError if r + count is more than m.
     """
     rank, columns = down.shape
     if rank + count > columns:
         raise LayerError(
-            f"{rank + count} directions were asked for, and its inputs have only {columns}; ask for a lower rank"
+            f"{rank + count} directions were requested, but its inputs have only {columns}; request a lower rank"
         )
     old = np.linalg.qr(down.astype(np.float64).T)[0]
     new = chance.standard_normal((columns, count))

@@ -1,19 +1,19 @@
 """Exact singular value decomposition of ``scale * B @ A`` from the thin factors, never from the full matrix.
 
-Method, for a pair B (n, r), A (r, m), all r by r work in float64:
+Method, for a pair B (n, r), A (r, m), all (r, r) work in float64:
 
 1. Gram matrices ``G_B = B^T B`` and ``G_A = A A^T``.
 2. ``G_A = C C^T`` by Cholesky, whose error does not depend on the lengths of the rows of A (Higham, Accuracy and
-   Stability of Numerical Algorithms, 10.1). Where A is rank-deficient, by eigenvectors, with all rows scaled to unit
-   length first; thresholds, too, are those of factors scaled so, which leaves ``B @ A`` as it is.
+   Stability of Numerical Algorithms, 10.1). If A is rank-deficient, by eigenvectors, with all rows scaled to unit
+   length first. Thresholds are relative to factors scaled in the same way, which leaves ``B @ A`` unchanged.
 3. ``H = C^T G_B C = W diag(s^2) W^T``: one symmetric eigenproblem gives the singular values.
 4. ``B @ P`` is ``U sqrt(s)`` with ``P = C W s^-1/2`` and ``Q @ A`` is ``sqrt(s) V^T`` with
-   ``Q = s^-3/2 W^T C^T G_B``: no factor is inverted, so rank deficiency does no harm.
+   ``Q = s^-3/2 W^T C^T G_B``. No factor is inverted, so rank deficiency does no harm.
 
 The relative error of s_i is about 1e-16 (t / s_i)^2, with ``t = sqrt(||G_A|| ||G_B||)``, which is near s_1 unless
-the two factors cancel one another. Where that is not enough, because a singular value that is not zero lies below
-1e-6 t or t is far above s_1, the layer is decomposed again by QR of both factors and an SVD of the r by r core
-(Golub and Van Loan, Matrix Computations, 5.4 and 8.6).
+the two factors cancel each other. If that is not enough, because a singular value that is not zero is below 1e-6 t or
+t is far above s_1, the layer is decomposed again by QR of both factors and an SVD of the (r, r) core (Golub and Van
+Loan, Matrix Computations, 5.4 and 8.6).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from .arrays import Array, Arrays
 from .casts import Bits, Double, Single, doubles, singles
 
 ZERO_TOLERANCE = 1e-7
-"""A singular value below this share of the largest is rounding and counts as zero."""
+"""A singular value below this share of the largest is a rounding error and counts as zero."""
 _DOUBTFUL = 1e-6  # of t: the error of s_i is 1e-4 there
 _CANCELLING = 100.0  # t over s_1
 
 
 class Factor(Protocol):
-    """One stored matrix. Its bits may be made anew at every look, so look once."""
+    """One stored matrix. Its bits may be computed at each access, so read them once."""
 
     @property
     def bits(self) -> Bits:
@@ -56,7 +56,7 @@ class Factor(Protocol):
 
 @dataclass(frozen=True)
 class Stored:
-    """A matrix whose bits lie somewhere, such as in a mapped file."""
+    """A matrix whose bits are in memory."""
 
     bits: Bits
     kind: str
@@ -69,7 +69,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Joined:
-    """Matrices side by side (axis 1) or one below the other (axis 0), each times its gain; made when looked at."""
+    """Matrices side by side (axis 1) or stacked (axis 0), each times its gain; computed at each access."""
 
     parts: tuple[Factor, ...]
     gains: tuple[float, ...]
@@ -92,7 +92,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class LeadingSlice:
-    """The first rows (axis 0) or columns (axis 1) of a matrix; cut out when looked at."""
+    """The first rows (axis 0) or columns (axis 1) of a matrix; cut at each access."""
 
     part: Factor
     count: int
@@ -135,17 +135,16 @@ class Pair:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """The singular value decomposition of a pair, in factor space."""
+    """The singular value decomposition of a pair of rank r, in factor space."""
 
     s: Double
-    """Singular values of the delta, scale included, (r,), descending, exact zeros for dimensions that carry nothing."""
+    """Singular values of the delta, scale included, (r,), descending. Dimensions that carry nothing are exactly 0."""
     p: Single
     """(r, r): ``up @ p[:, :k]`` is ``U sqrt(s)`` of the first k dimensions, (n, k)."""
     q: Single
     """(r, r): ``q[:k] @ down`` is ``sqrt(s) V^T`` of the first k dimensions, (k, m)."""
     owner: NDArray[np.integer[Any]] | None = None
-    """(r,): which piece of a fused layer each dimension belongs to, where they were decomposed by piece; see
-    `blocks`."""
+    """(r,): the piece of a fused layer that each dimension belongs to, if it was decomposed by piece; see `blocks`."""
 
     @property
     def nbytes(self) -> int:
@@ -153,14 +152,15 @@ class Spectrum:
 
     @property
     def effective_rank(self) -> int:
-        """How many dimensions are not zero."""
+        """Number of dimensions that are not zero."""
         return int(np.count_nonzero(self.s))
 
 
 def decompose(pairs: Sequence[Pair], arrays: Arrays) -> list[Spectrum]:
-    """Decomposes pairs of one common rank r; many small ones together are cheaper than one by one.
+    """Decompose pairs of one common rank r. Many small ones together are cheaper than one by one.
 
-    Raises LayerError where a factor holds NaN or an infinity, or ranks differ.
+    The module docstring gives the method. Raises LayerError where a factor holds NaN or an infinity, or the ranks of up
+    and down differ; ValueError for pairs of different ranks.
     """
     _check_ranks(pairs)
     if pairs[0].rank == 0:
@@ -176,12 +176,12 @@ def decompose(pairs: Sequence[Pair], arrays: Arrays) -> list[Spectrum]:
 
 
 def gram_of_columns(factor: Factor, arrays: Arrays) -> Double:
-    """``X^T X`` of X (rows, r) in float64, (r, r)."""
+    """Return ``X^T X`` of X (rows, r) in float64, (r, r)."""
     return _sum(block.T @ block for block in _wide_blocks(factor, arrays, axis=0))
 
 
 def gram_of_rows(factor: Factor, arrays: Arrays) -> Double:
-    """``X X^T`` of X (r, columns) in float64, (r, r)."""
+    """Return ``X X^T`` of X (r, columns) in float64, (r, r)."""
     return _sum(block @ block.T for block in _wide_blocks(factor, arrays, axis=1))
 
 
@@ -190,7 +190,7 @@ def _wide_blocks(factor: Factor, arrays: Arrays, axis: int) -> Iterator[Array]:
     step = max(64, arrays.block_elements // max(bits.shape[1 - axis], 1))
     for start in range(0, bits.shape[axis], step):
         part = bits[start : start + step] if axis == 0 else bits[:, start : start + step]
-        yield arrays.wide(part, factor.kind)
+        yield arrays.load_float64(part, factor.kind)
 
 
 def _sum(terms: Iterator[Array]) -> Double:
@@ -201,8 +201,10 @@ def _sum(terms: Iterator[Array]) -> Double:
 
 
 def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, NDArray[np.bool_]]:
-    """Stacks of Gram matrices (layers, r, r) -> s (layers, r), P and Q (layers, r, r) of the unscaled deltas, and
-    whether each is exact enough."""
+    """Decompose a stack of unscaled deltas from their Gram matrices (layers, r, r).
+
+    Returns s (layers, r), P and Q (layers, r, r), and whether each is exact enough (layers,).
+    """
     square_length = np.diagonal(gram_down, axis1=1, axis2=2)
     d2 = np.where(square_length > 0, square_length, 1.0)
     c = _root(gram_down, d2)
@@ -221,14 +223,15 @@ def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, 
 
 
 def _scaled_norm(gram: Double, d2: Double) -> Double:
-    """Frobenius norms of ``D G D``, (layers,), from the stack of G and the squares of D's diagonals (layers, r)."""
+    """Return the Frobenius norms of ``D G D``, (layers,), for G (layers, r, r) and D's squared diagonals `d2`."""
     return np.asarray(np.sqrt(np.sum(((gram * gram) @ d2[:, :, None])[:, :, 0] * d2, axis=1)))
 
 
 def _root(gram: Double, d2: Double) -> Double:
-    """C with ``C C^T = gram``: Cholesky for the whole stack, by eigenvectors for those that have no safe one.
+    """Return C with ``C C^T = gram``: by Cholesky, or by eigenvectors where Cholesky is not safe.
 
-    Cholesky is indifferent to the scaling of rows; for what is weak and for eigenvectors it is taken away.
+    Cholesky does not depend on the scaling of rows. The test for weak rows and the eigenvectors do, so they use rows of
+    unit length.
     """
     try:
         c = np.asarray(np.linalg.cholesky(gram), np.float64)
@@ -255,12 +258,12 @@ def _spectrum(s: Double, p: Double, q: Double, scale: float) -> Spectrum:
 
 
 def _single_product(values: Double, gain: float) -> Single:
-    """Rounded once, in a new array of its own."""
+    """Return ``values * gain`` in float32, rounded once, in a new array."""
     return np.multiply(values, gain, out=np.empty(values.shape, np.float32), casting="same_kind")
 
 
 def _solve_by_qr(pair: Pair) -> tuple[Double, Double, Double]:
-    """The same three, from QR of both factors in float64: slower, good to 1e-12 of the largest singular value."""
+    """Return s, P and Q from QR of both factors in float64: slower, good to 1e-12 of the largest singular value."""
     r_up = np.asarray(np.linalg.qr(doubles(pair.up.bits, pair.up.kind), mode="r"))
     r_down = np.asarray(np.linalg.qr(doubles(pair.down.bits, pair.down.kind).T, mode="r"))
     u, s, vt = np.linalg.svd(r_up @ r_down.T)
@@ -273,7 +276,7 @@ def _solve_by_qr(pair: Pair) -> tuple[Double, Double, Double]:
 
 
 def _padded(s: Double, p: Double, q: Double, rank: int) -> tuple[Double, Double, Double]:
-    """Factors of a rank above min(n, m) have fewer singular values than dimensions: the rest is zero."""
+    """Pad with zeros: factors of a rank above min(n, m) have fewer singular values than dimensions."""
     missing = rank - len(s)
     if missing <= 0:
         return s, p, q

@@ -1,4 +1,4 @@
-"""Infinities and NaN are told of by layer and reason, not by numpy's warnings."""
+"""Checks for NaN and infinities that name the layer, in place of numpy's warnings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from ..errors import LayerError
 
 
-def unwarned() -> AbstractContextManager[Any]:
-    """numpy is silent where numbers leave the range of floats; whoever uses this looks at what comes out."""
+def without_float_warnings() -> AbstractContextManager[Any]:
+    """Return a context in which numpy does not warn about overflow. Its user checks the results."""
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
 
@@ -19,9 +19,9 @@ _FLOAT32 = np.finfo(np.float32)
 
 
 def in_range(what: str, values: Any) -> Any:
-    """The values (float64) as a host sees them: zero where they are below every normal number of float32.
+    """Return `values` (float64, any shape) with 0 for numbers below the normal range of float32, as hosts see them.
 
-    Raises LayerError where they are not finite, or larger than float32 can hold; `what` begins its sentence.
+    `what` is the subject of the error message. Raises LayerError for numbers that are not finite or above float32.
     """
     check_finite(f"{what} has", values)
     sizes = np.abs(values)
@@ -32,6 +32,6 @@ def in_range(what: str, values: Any) -> Any:
 
 
 def check_finite(what: str, values: Any) -> None:
-    """Raises LayerError; `what` begins its sentence."""
+    """Raise LayerError if a number is NaN or infinite. `what` begins the message, such as "its magnitudes have"."""
     if not np.isfinite(values).all():
         raise LayerError(f"{what} NaN or infinite values: the file is damaged or its training diverged")

@@ -1,7 +1,7 @@
-"""Elementwise products of two low-rank matrices, both truncated to one rank: how much of the product is left.
+"""Elementwise products of two low-rank matrices that are both truncated to one rank.
 
-The two truncations are each the best of their rank, the product of both is not: there is no formula for its error in
-the singular values of the factors. It is measured, over stripes of rows that stay in cache, at every rank.
+Each truncation is the best of its rank, but the product of both is not. Its error is no formula of the singular values
+of the factors, so it is measured at every rank, over stripes of rows that fit into the cache.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _STRIPE = 1 << 17  # numbers of a stripe
 
 
 @dataclass(frozen=True)
-class Nested:
-    """A matrix (n, m) with its truncations: ``up[:, :k] @ down(k)`` is the one of rank k."""
+class NestedTruncations:
+    """A matrix (n, m) and its truncations: ``up[:, :k] @ down(k)`` is the truncation to rank k."""
 
     up: Single
     """(n, r)."""
@@ -26,8 +26,8 @@ class Nested:
     """k -> (k, m)."""
 
 
-def losses(first: Nested, second: Nested, rank: int) -> Double:
-    """``||P o Q - P_k o Q_k||_F`` for k = 0 to `rank`, (rank + 1,); the last is 0."""
+def product_errors(first: NestedTruncations, second: NestedTruncations, rank: int) -> Double:
+    """Return ``||P o Q - P_k o Q_k||_F`` for k = 0 to `rank`, (rank + 1,), float64; the last is 0."""
     n, m = len(first.up), first.down(1).shape[1]
     step = max(1, _STRIPE // m)
     square = np.zeros(rank + 1)
@@ -40,10 +40,12 @@ def losses(first: Nested, second: Nested, rank: int) -> Double:
     return np.sqrt(square)
 
 
-def steps_along(first: Nested, second: Nested, ranks: Sequence[int], rows_of: Callable[[slice], Single]) -> Double:
-    """``|<S_j, W>| / ||S_j||_F`` of what each of the rising `ranks` adds to the product at the one before it, (ranks,).
+def step_alignment(
+    first: NestedTruncations, second: NestedTruncations, ranks: Sequence[int], rows_of: Callable[[slice], Single]
+) -> Double:
+    """Return ``|<S_j, W>| / ||S_j||_F`` for what each of the ascending `ranks` adds to the product, (ranks,), float64.
 
-    `rows_of` gives rows of W, (rows, m). A step that adds nothing gives 0.
+    `rows_of` returns rows of W, (rows, m). A step that adds nothing gives 0.
     """
     n, m = len(first.up), first.down(1).shape[1]
     step = max(1, _STRIPE // m)
@@ -59,11 +61,14 @@ def steps_along(first: Nested, second: Nested, ranks: Sequence[int], rows_of: Ca
     return np.abs(np.divide(met, np.sqrt(square), out=np.zeros(len(ranks)), where=square > 0))
 
 
-def _stripe(first: Nested, second: Nested, rows: slice, k: int) -> Single:
+def _stripe(first: NestedTruncations, second: NestedTruncations, rows: slice, k: int) -> Single:
     return np.asarray((first.up[rows, :k] @ first.down(k)) * (second.up[rows, :k] @ second.down(k)))
 
 
 def _energy(values: Single) -> float:
-    """In float32 within a stripe, good to about 1e-6; stripes are summed in float64."""
+    """Return the squared Frobenius norm, in float32 within a stripe: good to about 1e-6.
+
+    Stripes are added in float64.
+    """
     flat = values.reshape(-1)
     return float(flat @ flat)

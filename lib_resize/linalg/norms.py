@@ -1,6 +1,6 @@
-"""Norms of base weights, and how a base weight acts along the dimensions of a delta.
+"""Norms of base weights, and how strongly a base weight acts along the dimensions of a delta.
 
-A weight is a stored matrix (rows, columns); a convolution is taken as (out, in * height * width).
+A weight is a stored matrix (rows, columns); a convolution is the matrix (out, in * height * width).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from .arrays import Array, Arrays
 from .casts import Double
 from .factor import Factor, Pair, Spectrum
-from .stripes import rows_in_cache, stripes, whole
+from .row_stripes import load_whole, rows_in_cache, stripes
 from .truncate import truncated
 
 _STEPS = 160
@@ -23,7 +23,7 @@ _LOOK_EVERY = 2
 
 
 def frobenius_norm(weight: Factor, arrays: Arrays) -> float:
-    """``||W||_F``, blocks summed in float32 and their sums in float64."""
+    """Return ``||W||_F`` of a weight (n, m). Blocks are summed in float32, their sums in float64."""
     return _root(_energy(stripe, arrays) for _, stripe in stripes(weight, arrays))
 
 
@@ -32,45 +32,42 @@ def _root(energies: Iterable[float]) -> float:
 
 
 def _energy(w: Array, arrays: Arrays) -> float:
-    with np.errstate(over="ignore", invalid="ignore"):  # an infinite sum is told of by name
+    with np.errstate(
+        over="ignore", invalid="ignore"
+    ):  # infinite sums are reported by the caller, with the name of the layer
         return sum(float(block @ block) for block in _pieces(w.reshape(-1), arrays.block_elements))
 
 
-def both_norms(weight: Factor, arrays: Arrays) -> tuple[float, float]:
-    """``||W||_F`` and the largest singular value (to about 1e-5; see `largest_singular_value`), from one conversion.
+def frobenius_and_spectral_norm(weight: Factor, arrays: Arrays) -> tuple[float, float]:
+    """Return ``||W||_F`` and the largest singular value of a weight (n, m), converted once.
 
-    The second is NaN where the first is not finite.
+    The second is good to about 1e-5, see `largest_singular_value`; NaN if the first is not finite.
     """
-    w = whole(weight, arrays)
+    w = load_whole(weight, arrays)
     fro = _root(_energy(stripe, arrays) for stripe in _pieces(w, rows_in_cache(w.shape[1], arrays)))
     return fro, largest_singular_value(w, arrays) if fro < math.inf else math.nan
 
 
 def _pieces(x: Array, size: int) -> Iterator[Array]:
-    """x cut along its first axis."""
+    """Yield x in pieces along its first axis."""
     for start in range(0, x.shape[0], size):
         yield x[start : start + size]
 
 
-def spectral_norm(weight: Factor, arrays: Arrays) -> float:
-    """The largest singular value of a weight, to about 1e-5; see `largest_singular_value`."""
-    return largest_singular_value(whole(weight, arrays), arrays)
-
-
 def largest_singular_value(w: Array, arrays: Arrays) -> float:
-    """Largest singular value of w (n, m), float32, to about 1e-5: the root of the largest eigenvalue of ``w^T w``, by
-    Lanczos.
+    """Return the largest singular value of w (n, m), float32, to about 1e-5.
 
-    Lanczos 1950: three terms, then all of the basis once more (without that float32 breaks down), from a fixed
-    random start. It stops when the residual of the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical
-    Methods for Large Eigenvalue Problems, 6.3). A zero matrix gives 0.
+    It is the root of the largest eigenvalue of ``w^T w`` by Lanczos (1950): three terms, then orthogonalised against
+    the whole basis once more (without that float32 breaks down), from a fixed random start. It stops if the residual of
+    the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical Methods for Large Eigenvalue Problems, 6.3). A
+    zero matrix gives 0.
     """
     n, m = w.shape
     stripes = list(_pieces(w, rows_in_cache(m, arrays)))
     steps = min(_STEPS, n + 1, m)
     basis = arrays.empty(steps + 1, m)
     start = np.random.default_rng(0).standard_normal(m, dtype=np.float32)
-    basis[0] = arrays.bring(start / np.float32(np.linalg.norm(start)))
+    basis[0] = arrays.to_device(start / np.float32(np.linalg.norm(start)))
     # The scale of the weight, so that no square leaves the range of float32.
     scale = math.hypot(*(_length(stripe @ basis[0]) for stripe in stripes))
     if scale == 0.0:
@@ -96,7 +93,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
 
 
 def _applied(stripes: Iterable[Array], x: Array, gain: float) -> Array:
-    """``gain^2 W^T W x``, stripe by stripe: each is in cache yet when its transpose is due."""
+    """Return ``gain^2 W^T W x``, stripe by stripe, so that each is still in the cache when its transpose is needed."""
     y: Array = 0.0
     for stripe in stripes:
         y = y + stripe.T @ ((stripe @ x) * gain)
@@ -112,7 +109,7 @@ def _orthogonal(x: Array, basis: Array) -> Array:
 
 
 def _leading_ritz(diagonal: list[float], couplings: list[float]) -> tuple[float, float]:
-    """Leading eigenvalue of the tridiagonal matrix, and the residual of its Ritz pair."""
+    """Return the leading eigenvalue of the tridiagonal matrix, and the residual of its Ritz pair."""
     inner = couplings[: len(diagonal) - 1]
     values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(inner, 1) + np.diag(inner, -1))
     return float(values[-1]), couplings[len(diagonal) - 1] * abs(float(vectors[-1, -1]))
@@ -121,16 +118,16 @@ def _leading_ritz(diagonal: list[float], couplings: list[float]) -> tuple[float,
 def subspace_norms(
     pair: Pair, spectrum: Spectrum, weight: Factor, arrays: Arrays, *, transposed: bool = False
 ) -> Double:
-    """``|u_i^T W v_i|`` for every dimension i of a delta, (r,), float64.
+    """Return ``|u_i^T W v_i|`` for every dimension i of a delta (n, m) of rank r, (r,), float64.
 
-    The weight is (n, m), or (m, n) where `transposed`. Dimensions that are zero give 0.
+    The weight is (n, m), or (m, n) if `transposed`. Dimensions that are zero give 0.
     """
     rank = spectrum.effective_rank
     up, down = truncated(pair, spectrum, np.arange(rank), arrays)
     left, right = (np.ascontiguousarray(down.T), up) if transposed else (up, np.ascontiguousarray(down.T))
-    met, through = np.zeros(rank), arrays.bring(right)
+    met, through = np.zeros(rank), arrays.to_device(right)
     for start, stripe in stripes(weight, arrays):
-        seen = arrays.host(stripe @ through)
+        seen = arrays.to_numpy(stripe @ through)
         met += np.einsum("ij,ij->j", left[start : start + len(seen)], seen, dtype=np.float64)
     out = np.zeros(len(spectrum.s))
     out[:rank] = np.abs(met) / spectrum.s[:rank]

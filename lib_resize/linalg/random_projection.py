@@ -1,17 +1,17 @@
-"""Coarser ways to a lower rank than the exact decomposition, and what each of them loses.
+"""Ways to a lower rank that are coarser than the exact decomposition, and the error of each.
 
-A delta ``W = scale * B @ A`` of rank r becomes one of rank k < r. Each way ends in two small matrices P (r, k) and
-Q (k, r), so that the new factors are ``B @ P`` and ``Q @ A``, scale included; they come as a `Spectrum`, whose P and
-Q the exact decomposition fills too.
+A delta ``W = scale * B @ A`` of rank r becomes one of rank k < r. Each way returns two small matrices P (r, k) and
+Q (k, r), so that the new factors are ``B @ P`` and ``Q @ A``, scale included. They are returned as a `Spectrum`, whose
+P and Q the exact decomposition fills too.
 
 * Random projection: ``P = R^T``, ``Q = R`` with a random R (k, r) whose entries have mean 0 and variance 1/k, so that
   ``E[R^T R] = 1``: right on average. One draw is far off: ``E ||B (R^T R - 1) A||_F^2`` is
   ``(||B||_F^2 ||A||_F^2 + ||B A||_F^2) / k``, for small k more than the whole delta. Dense: normal entries (Johnson and
-  Lindenstrauss 1984). Sparse: sqrt(3/k) times +1, 0, -1 with the chances 1/6, 2/3, 1/6 (Achlioptas 2003), whose first
+  Lindenstrauss 1984). Sparse: sqrt(3/k) times +1, 0, -1 with probabilities 1/6, 2/3, 1/6 (Achlioptas 2003), whose first
   four moments are those of the dense ones.
-* Randomised decomposition: the strongest directions are found by sending a few random ones through W and W^T
-  (Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1), with one half step more: having found U_k, the result
-  is ``U_k U_k^T W``, the best that these directions allow. W is never formed.
+* Randomised decomposition: the strongest directions are found by multiplying a few random ones by W and W^T (Halko,
+  Martinsson and Tropp 2011, algorithms 4.4 and 5.1), with one more half step: with U_k found, the result is
+  ``U_k U_k^T W``, the best that these directions allow. W is never formed.
 """
 
 from __future__ import annotations
@@ -27,33 +27,37 @@ from .factor import Pair, Spectrum, gram_of_columns, gram_of_rows
 _ROUNDING = 1e-6  # of the largest singular value: float32 knows nothing below
 
 
-def generator(seed: int, name: str) -> np.random.Generator:
-    """Chance of its own for each layer, so that one layer's numbers do not depend on which others there are."""
+def layer_generator(seed: int, name: str) -> np.random.Generator:
+    """Return a random generator for one layer, so that its numbers do not depend on the other layers."""
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 def dense_projection(rank: int, old_rank: int, chance: np.random.Generator) -> Single:
-    """R (rank, old_rank), float32: normal entries of variance 1 / rank."""
+    """Return R (rank, old_rank), float32, with normal entries of variance 1 / rank (Johnson and Lindenstrauss 1984)."""
     values = chance.standard_normal((rank, old_rank), dtype=np.float32)
     return np.asarray(values / np.sqrt(np.float32(rank)))
 
 
 def sparse_projection(rank: int, old_rank: int, chance: np.random.Generator) -> Single:
-    """R (rank, old_rank), float32: two thirds of its entries are zero, the others +-sqrt(3 / rank)."""
+    """Return R (rank, old_rank), float32: two thirds zeros, the others +-sqrt(3 / rank) (Achlioptas 2003)."""
     signs = chance.choice(np.array([-1, 0, 0, 0, 0, 1], np.float32), (rank, old_rank))
     return np.asarray(signs * np.sqrt(np.float32(3.0 / rank)))
 
 
-def projected(pair: Pair, r: Single) -> Spectrum:
-    """The delta ``scale * B @ R^T @ R @ A`` for a projection R (k, r). Its `s` are those of no decomposition: ones."""
+def projected_spectrum(pair: Pair, r: Single) -> Spectrum:
+    """Return ``scale * B @ R^T @ R @ A`` for a projection R (k, r) as a spectrum.
+
+    Its `s` is all ones: nothing was decomposed.
+    """
     root = np.float32(np.sqrt(abs(pair.scale)))
     return Spectrum(s=np.ones(len(r)), p=np.ascontiguousarray(r.T) * root, q=r * np.copysign(root, pair.scale))
 
 
-def randomised(pair: Pair, rank: int, niter: int, oversample: int, chance: np.random.Generator) -> Spectrum:
-    """Nearly the best approximation of rank `rank`, by `niter` power iterations on ``rank + oversample`` directions.
+def randomised_svd(pair: Pair, rank: int, niter: int, oversample: int, chance: np.random.Generator) -> Spectrum:
+    """Return nearly the best approximation of rank k, by `niter` power iterations on ``rank + oversample`` directions.
 
-    Runs in float32 on the CPU. Exact to rounding where ``rank + oversample`` reaches the rank of the delta.
+    P is (r, k) and Q (k, r), float32, computed on the CPU. Exact to rounding if ``rank + oversample`` reaches the rank
+    of the delta. Halko, Martinsson and Tropp 2011, algorithms 4.4 and 5.1.
     """
     b, a = singles(pair.up.bits, pair.up.kind), singles(pair.down.bits, pair.down.kind)
     width = min(rank + oversample, *a.shape, *b.shape)
@@ -78,12 +82,15 @@ def _basis(columns: Single) -> Single:
     return np.asarray(np.linalg.qr(columns)[0])
 
 
-def lost(pair: Pair, made: Spectrum, arrays: Arrays) -> float:
-    """``||W - B P Q A||_F`` for the P and Q of `made`, from Gram matrices in float64; good to 1e-7 of ||B|| ||A||."""
+def approximation_error(pair: Pair, made: Spectrum, arrays: Arrays) -> float:
+    """Return ``||W - B P Q A||_F`` for the P and Q of `made`, from Gram matrices in float64.
+
+    Good to 1e-7 of ||B|| ||A||.
+    """
     return _norm(pair, pair.scale * np.eye(pair.rank) - made.p.astype(np.float64) @ made.q, arrays)
 
 
 def _norm(pair: Pair, x: Double, arrays: Arrays) -> float:
-    """``||B X A||_F``."""
+    """Return ``||B X A||_F`` for X (r, r)."""
     square = np.sum((gram_of_columns(pair.up, arrays) @ x) * (x @ gram_of_rows(pair.down, arrays)))
     return float(np.sqrt(max(square, 0.0)))

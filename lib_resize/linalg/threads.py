@@ -1,4 +1,7 @@
-"""Threads of the BLAS library: one for each worker, for many small matrices go faster in parallel than one does."""
+"""Threads of the BLAS library.
+
+One for each worker, because many small matrices are faster in parallel than one by one.
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,26 @@ from pathlib import Path
 
 _VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _NAMES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
-"""What OpenBLAS calls its functions: in wheels of numpy 2, of numpy 1, and in builds of distributions."""
+"""The names of OpenBLAS' functions: in wheels of numpy 2, of numpy 1, and in builds of distributions."""
 
 
 def ask_for_one_blas_thread(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Must run before numpy is imported; what the user has set stays."""
+    """Set the environment variables for one BLAS thread.
+
+    Call it before numpy is imported; values of the user are kept.
+    """
     for name in _VARIABLES:
         environment.setdefault(name, "1")
 
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """The same for a process that holds numpy already, such as a WebUI; the number is put back at the end.
+    """Limit BLAS to one thread in a process that has already imported numpy, such as a WebUI.
 
-    It may be nested, and used by several threads at once: the last one to leave puts the number back. numpy with
-    another library than OpenBLAS (MKL, Accelerate) is left as it is.
+    The old number is restored.
+
+    Calls may be nested, and run in several threads at once: the last one to leave restores the number. numpy with
+    another library than OpenBLAS (MKL, Accelerate) is left unchanged.
     """
     _limit.enter(_numpys_blas())
     try:
@@ -38,13 +46,13 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
 
 
-# numpy's OpenBLAS ----------------------------------------------------------------------------------------------
+# numpy's OpenBLAS
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class _Blas:
 
 
 class _Limit:
-    """How many have asked for one thread, and how many threads there were before."""
+    """The number of callers that asked for one thread, and the number of threads before."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +81,7 @@ class _Limit:
     def leave(self, blas: _Blas | None) -> None:
         with self._lock:
             self._holders -= 1
-            if self._holders == 0 and blas is not None and blas.threads() == 1:  # else another has set it meanwhile
+            if self._holders == 0 and blas is not None and blas.threads() == 1:  # else another caller has set it
                 blas.set_threads(self._before)
 
 
@@ -82,9 +90,9 @@ _limit = _Limit()
 
 @lru_cache(maxsize=1)
 def _numpys_blas() -> _Blas | None:
-    """The OpenBLAS that numpy has loaded; None where it uses another library."""
+    """Return the OpenBLAS that numpy has loaded; None if it uses another library."""
     for path in _libraries():
-        with contextlib.suppress(OSError):  # not a library of this machine
+        with contextlib.suppress(OSError):  # a library for another machine
             found = _functions(ctypes.CDLL(str(path)))
             if found is not None:
                 return found
@@ -103,8 +111,10 @@ def _functions(library: ctypes.CDLL) -> _Blas | None:
 
 
 def _libraries() -> Iterator[Path]:
-    """Files that are loaded already: numpy's own module, by which most systems find the functions of the libraries
-    that it needs, and the libraries that its wheels bring."""
+    """Yield the files of libraries that are loaded already: numpy's own module, and the libraries of its wheels.
+
+    Through numpy's module most systems find the functions of the libraries that it needs.
+    """
     import numpy as np
 
     for name in ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath"):

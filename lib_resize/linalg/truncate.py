@@ -1,4 +1,4 @@
-"""From a spectrum and a number of dimensions to the factors of a smaller rank."""
+"""The factors of a smaller rank, from a spectrum and the dimensions to keep."""
 
 from __future__ import annotations
 
@@ -12,41 +12,42 @@ from .casts import Double, Single
 from .factor import Pair, Spectrum
 
 KeptIndices = NDArray[np.integer[Any]]
-"""Indices of the dimensions that stay, ascending."""
+"""Indices of the kept dimensions, ascending, (k,)."""
 
 
 def truncated(
     pair: Pair, spectrum: Spectrum, kept: KeptIndices, arrays: Arrays, gain: float = 1.0
 ) -> tuple[Single, Single]:
-    """The part of the delta that lies in the dimensions `kept`, as up (n, k) and down (k, m), float32.
+    """Return the part of the delta in the dimensions `kept`, as up (n, k) and down (k, m), float32.
 
-    For the first k dimensions it is the best approximation of rank k (Eckart and Young 1936). Both factors come
-    times `gain`, so that ``up @ down`` is gain^2 times that part; sqrt(s) is in each. The arrays own their memory.
+    The first k dimensions give the best approximation of rank k (Eckart and Young 1936). Both factors are multiplied by
+    `gain`, so that ``up @ down`` is gain^2 times that part; each contains sqrt(s). The arrays own their memory.
     """
-    p = arrays.bring(spectrum.p[:, kept] * np.float32(gain))
-    q = arrays.bring(spectrum.q[kept] * np.float32(gain))
-    up = arrays.host(arrays.single(pair.up.bits, pair.up.kind) @ p)
-    down = arrays.host(q @ arrays.single(pair.down.bits, pair.down.kind))
+    p = arrays.to_device(spectrum.p[:, kept] * np.float32(gain))
+    q = arrays.to_device(spectrum.q[kept] * np.float32(gain))
+    up = arrays.to_numpy(arrays.load_float32(pair.up.bits, pair.up.kind) @ p)
+    down = arrays.to_numpy(q @ arrays.load_float32(pair.down.bits, pair.down.kind))
     return up, down
 
 
-def frobenius(s: Double) -> float:
-    """Frobenius norm of a matrix with singular values `s`."""
+def norm_of_strengths(s: Double) -> float:
+    """Return the Frobenius norm of a matrix with singular values `s`, (r,)."""
     return float(np.sqrt(s @ s))
 
 
-def discarded(s: Double, kept: KeptIndices) -> float:
-    """Frobenius norm of what is lost when only the dimensions `kept` remain."""
+def discarded_norm(s: Double, kept: KeptIndices) -> float:
+    """Return the Frobenius norm of what is lost if only the dimensions `kept` of `s`, (r,), remain."""
     gone = np.ones(len(s), np.bool_)
     gone[kept] = False
-    return frobenius(s[gone])
+    return norm_of_strengths(s[gone])
 
 
-def descending(s: Double) -> Double:
-    """The strengths nearest to `s` from which one may choose from the strongest down: those of the least concave
-    curve above the running sum of s^2 (pooling of adjacent violators; Ayer and others 1955).
+def non_increasing(s: Double) -> Double:
+    """Return the non-increasing strengths nearest to `s`, (r,), float64.
 
-    Equal to `s` where it falls already. Each pool shares its energy, so the first k hold at least what they held.
+    They follow the least concave curve above the running sum of s^2 (pooling of adjacent violators; Ayer and others
+    1955), and equal `s` where it never increases. Each pool shares its energy, so the first k hold at least what they
+    held.
     """
     pools: list[tuple[float, int]] = []
     for square in (s * s).tolist():

@@ -1,10 +1,10 @@
 """Three-way factorisations: ``delta[x, y, t] = scale * sum_ab up[x, a] mid[a, b, t] down[b, y]``.
 
 x and y run over outputs and inputs, t over the taps of a kernel. The higher-order singular value decomposition (De
-Lathauwer, De Moor and Vandewalle 2000) of the small core, after both factors were made orthonormal, orders the
-dimensions of the two outer modes by the energy that they hold; keeping the first k of both is the truncated HOSVD.
-Truncations are nested orthogonal projections, so the energy that the k-th dimension adds is exactly that of the core's
-k-th shell, ``sum of core[a, b, t]^2 over max(a, b) = k``; it need not fall with k.
+Lathauwer, De Moor and Vandewalle 2000) of the small core, with both factors made orthonormal first, orders the
+dimensions of the two outer modes by their energy. Keeping the first k of both is the truncated HOSVD. Truncations are
+nested orthogonal projections, so the energy that the k-th dimension adds is exactly that of the core's k-th shell,
+``sum of core[a, b, t]^2 over max(a, b) = k``. It may increase with k.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from ..errors import LayerError
 from .arrays import Arrays
 from .casts import Double, Single, doubles
 from .factor import Factor, Pair, gram_of_columns, gram_of_rows
-from .made import Made, numbers
+from .lazy import LazyMatrix, materialise
 
 _EMPTY = 1e-14  # of the largest eigenvalue of a Gram matrix of unit columns: nothing but rounding
 
 
 @dataclass(frozen=True)
-class Core:
-    """A delta in three factors."""
+class TuckerFactors:
+    """A delta (n, m * taps) in three factors."""
 
     up: Factor
     """(n, a)."""
     mid: Factor
-    """(a, b * taps), b running slower."""
+    """(a, b * taps), with b as the slower index."""
     down: Factor
     """(b, m)."""
     scale: float = 1.0
 
     @property
     def rank(self) -> int:
-        """The greater of both outer ranks."""
+        """The larger of the two outer ranks."""
         return max(self.up.shape[1], self.down.shape[0])
 
     @property
@@ -51,8 +51,8 @@ class Core:
 
 
 @dataclass(frozen=True)
-class CoreSpectrum:
-    """The truncated HOSVD of a `Core`, in factor space."""
+class TuckerSpectrum:
+    """The truncated HOSVD of `TuckerFactors` of rank r, in factor space."""
 
     s: Double
     """(r,): root of the energy that each dimension adds to those before it, scale included."""
@@ -68,8 +68,11 @@ class CoreSpectrum:
         return self.s.nbytes + self.left.nbytes + self.core.nbytes + self.right.nbytes
 
 
-def decompose_core(core: Core, arrays: Arrays) -> CoreSpectrum:
-    """Raises LayerError where a factor holds NaN or an infinity."""
+def decompose_tucker(core: TuckerFactors, arrays: Arrays) -> TuckerSpectrum:
+    """Decompose a delta by HOSVD (see the module docstring).
+
+    Raises LayerError where a factor holds NaN or an infinity.
+    """
     up, root_up = _orthonormal(gram_of_columns(core.up, arrays), "up")
     down, root_down = _orthonormal(gram_of_rows(core.down, arrays), "down")
     middle = doubles(core.mid.bits, core.mid.kind).reshape(core.up.shape[1], core.down.shape[0], core.taps)
@@ -85,45 +88,48 @@ def decompose_core(core: Core, arrays: Arrays) -> CoreSpectrum:
     whole[: turned.shape[0], : turned.shape[1]] = turned
     shell = np.maximum.outer(np.arange(r), np.arange(r)).reshape(-1)
     energy = np.bincount(shell, (whole * whole).sum(axis=2).reshape(-1), minlength=r)
-    return CoreSpectrum(np.sqrt(energy), _wide(up @ u, r), whole, _wide(down @ v, r).T.copy())
+    return TuckerSpectrum(np.sqrt(energy), _wide(up @ u, r), whole, _wide(down @ v, r).T.copy())
 
 
-def truncated_core(
-    core: Core, spectrum: CoreSpectrum, rank: int, arrays: Arrays, gain: float = 1.0
+def truncated_tucker(
+    core: TuckerFactors, spectrum: TuckerSpectrum, rank: int, arrays: Arrays, gain: float = 1.0
 ) -> tuple[Single, Single, Single]:
-    """The first `rank` dimensions of both modes: up (n, k), mid (k, k, taps), down (k, m), float32.
+    """Return the first k = `rank` dimensions of both modes: up (n, k), mid (k, k, taps), down (k, m), float32.
 
     Their product is ``gain`` times that part of the delta; each of the three holds a third of its strength.
     """
     middle = gain * spectrum.core[:rank, :rank]
     strength = float(np.linalg.norm(middle))
     third = strength ** (1 / 3) if strength > 0 else 1.0
-    left = arrays.bring((spectrum.left[:, :rank] * third).astype(np.float32))
-    right = arrays.bring((spectrum.right[:rank] * third).astype(np.float32))
-    up = arrays.host(arrays.single(core.up.bits, core.up.kind) @ left)
-    down = arrays.host(right @ arrays.single(core.down.bits, core.down.kind))
+    left = arrays.to_device((spectrum.left[:, :rank] * third).astype(np.float32))
+    right = arrays.to_device((spectrum.right[:rank] * third).astype(np.float32))
+    up = arrays.to_numpy(arrays.load_float32(core.up.bits, core.up.kind) @ left)
+    down = arrays.to_numpy(right @ arrays.load_float32(core.down.bits, core.down.kind))
     return up, (middle / third**2).astype(np.float32), down
 
 
-def as_pair(core: Core) -> Pair:
-    """The same delta as up and down of rank a, the core multiplied into down: nothing is lost."""
+def tucker_as_pair(core: TuckerFactors) -> Pair:
+    """Return the same delta as up (n, a) and down (a, m * taps): the core multiplied into down, without loss."""
     rank, inner = core.up.shape[1], core.down.shape[0]
 
     def make() -> Single:
-        middle = numbers(core.mid).reshape(rank, inner, core.taps)
-        return np.asarray(np.einsum("abt,by->ayt", middle, numbers(core.down), optimize=True)).reshape(rank, -1)
+        middle = materialise(core.mid).reshape(rank, inner, core.taps)
+        return np.asarray(np.einsum("abt,by->ayt", middle, materialise(core.down), optimize=True)).reshape(rank, -1)
 
-    return Pair(core.up, Made((rank, core.size[1]), make), core.scale)
+    return Pair(core.up, LazyMatrix((rank, core.size[1]), make), core.scale)
 
 
-def whole_core(up: Single, mid: Single, down: Single) -> Single:
-    """The delta (n, m * taps) of up (n, a), mid (a, b, taps) and down (b, m)."""
+def tucker_product(up: Single, mid: Single, down: Single) -> Single:
+    """Return the delta (n, m * taps) of up (n, a), mid (a, b, taps) and down (b, m), float32."""
     inner = np.einsum("abt,by->ayt", mid, down, optimize=True)
     return np.asarray(up @ inner.reshape(len(inner), -1))
 
 
-def along_core(core: Core, spectrum: CoreSpectrum, weight: Single) -> Double:
-    """``|<step_k, W>| / |step_k|`` for the part of the delta that each dimension k adds; W is (n, m * taps)."""
+def tucker_alignment(core: TuckerFactors, spectrum: TuckerSpectrum, weight: Single | Double) -> Double:
+    """Return ``|<step_k, W>| / ||step_k||_F`` for the part of the delta that each dimension k adds, (r,), float64.
+
+    The weight W is (n, m * taps).
+    """
     up, down = doubles(core.up.bits, core.up.kind), doubles(core.down.bits, core.down.kind)
     inner = ((up @ spectrum.left).T @ weight).reshape(core.rank, -1, core.taps)
     seen = np.einsum("ayt,by->abt", inner, spectrum.right @ down, optimize=True)
@@ -133,7 +139,7 @@ def along_core(core: Core, spectrum: CoreSpectrum, weight: Single) -> Double:
 
 
 def _orthonormal(gram: Double, name: str) -> tuple[Double, Double]:
-    """T (r, k) and R (k, r) with ``X = (X T) R``, X T orthonormal, from ``gram = X^T X``."""
+    """Return T (r, k) and R (k, r) with ``X = (X T) R``, X T orthonormal, from ``gram = X^T X``."""
     length = np.sqrt(np.diagonal(gram))
     if not np.isfinite(length).all():
         raise LayerError(f"{name} holds NaN or infinite values: the file is damaged or its training diverged")
@@ -145,7 +151,7 @@ def _orthonormal(gram: Double, name: str) -> tuple[Double, Double]:
 
 
 def _leading(tensor: Double) -> Double:
-    """Left singular vectors of the first mode's unfolding, strongest first."""
+    """Return the left singular vectors of the first mode's unfolding, strongest first."""
     flat = tensor.reshape(len(tensor), math.prod(tensor.shape[1:]))
     return np.asarray(np.linalg.eigh(flat @ flat.T)[1][:, ::-1])
 

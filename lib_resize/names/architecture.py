@@ -1,9 +1,9 @@
-"""What the layers of a Stable Diffusion UNet and of its text encoders are called, and their shapes.
+"""The names and shapes of the layers of a Stable Diffusion UNet and of its text encoders.
 
-Everything is made forward from a handful of numbers (`UNetConfig`), so a model that is narrow or
-shallow gets its names from the same rules as the real ones. Two vocabularies are given for each UNet
-weight: ``sgm`` (the words of single-file checkpoints, below ``model.diffusion_model.``) and
-``diffusers``. Shapes are those of the stored weight: ``(out, in)`` or ``(out, in, height, width)``.
+All names are generated from a few numbers (`UNetConfig`), so a narrow or shallow model gets its names from the same
+rules as the real ones. Each UNet weight has two names: ``sgm`` (as in single-file checkpoints, below
+``model.diffusion_model.``) and ``diffusers``. Shapes are those of the stored weight: ``(out, in)`` or
+``(out, in, height, width)``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from dataclasses import dataclass
 class UNetConfig:
     """The numbers that define one UNet; the defaults are SDXL's.
 
-    `channels` is the width of the first level and `multipliers` gives each level's width as a multiple
-    of it. `depths` is the number of transformer blocks at each level (0: no attention there) and
-    `middle_depth` that of the middle. `context` is the width of the text conditioning, `label_channels`
-    that of the added conditioning (None: the model has none). `linear_projection` tells whether
-    ``proj_in`` and ``proj_out`` are Linear or 1x1 convolutions.
+    `channels` is the width of the first level and `multipliers` gives each level's width as a multiple of it. `depths`
+    is the number of transformer blocks at each level (0: no attention there) and `middle_depth` that of the middle.
+    `context` is the width of the text conditioning, `label_channels` that of the added conditioning (None: the model
+    has none). With `linear_projection`, ``proj_in`` and ``proj_out`` are Linear, else 1x1 convolutions.
     """
 
     channels: int = 320
@@ -75,11 +74,11 @@ KOLORS_UNET = UNetConfig(label_channels=5632)
 
 @dataclass(frozen=True)
 class Weight:
-    """One matrix or convolution of a UNet; names are dotted and end before ``.weight``.
+    """One matrix or convolution of a UNet; names are dotted and without ``.weight``.
 
-    `role` is ``attention`` (inside a Transformer2DModel: what kohya trains by default), ``conv``
-    (residual blocks, down- and upsamplers: what kohya adds with ``conv_dim``) or ``edge`` (time and
-    label embeddings, first and last convolution: never trained by kohya).
+    `role` is ``attention`` (inside a Transformer2DModel: trained by kohya's scripts by default), ``conv`` (residual
+    blocks, down- and upsamplers: added by kohya's ``conv_dim``) or ``edge`` (time and label embeddings, first and last
+    convolution: never trained by kohya's scripts).
     """
 
     sgm: str
@@ -92,10 +91,9 @@ class Weight:
 class TextWeight:
     """One matrix of a CLIP text encoder, and the stored tensor that holds it.
 
-    `name` is the dotted name in the words of Hugging Face's CLIP, which all LoRA files use. `shape` is
-    its ``(out, in)``. `stored` is the key below the encoder's prefix, complete with ``.weight`` where the
-    file has it. `part` is None, or the third (0, 1, 2) of the stored rows that is this matrix.
-    `transposed` tells that the stored tensor is ``(in, out)``.
+    `name` is the dotted name in Hugging Face's CLIP, which all LoRA files use. `shape` is its ``(out, in)``. `stored`
+    is the key below the encoder's prefix, with ``.weight`` if the file has it. `part` is None, or the third (0, 1, 2)
+    of the stored rows that is this matrix. If `transposed`, the stored tensor is ``(in, out)``.
     """
 
     name: str
@@ -106,12 +104,12 @@ class TextWeight:
 
 
 def unet_weights(config: UNetConfig) -> tuple[Weight, ...]:
-    """All matrices and convolutions of a UNet, in the order of a single-file checkpoint (no norms)."""
+    """Return all matrices and convolutions of a UNet, in the order of a single-file checkpoint, without norms."""
     return (*_head(config), *_down(config), *_middle(config), *_up(config), *_tail(config))
 
 
 def clip_l_weights(layers: int = 12, width: int = 768) -> tuple[TextWeight, ...]:
-    """The matrices of a text encoder that is stored in Hugging Face's own layout (CLIP-L)."""
+    """Return the matrices of a text encoder in Hugging Face's own layout (CLIP-L)."""
     return tuple(
         TextWeight(name, shape, f"{name}.weight")
         for index in range(layers)
@@ -120,10 +118,10 @@ def clip_l_weights(layers: int = 12, width: int = 768) -> tuple[TextWeight, ...]
 
 
 def open_clip_weights(layers: int = 32, width: int = 1280, projection: bool = True) -> tuple[TextWeight, ...]:
-    """The matrices of a text encoder in OpenCLIP's layout (CLIP-G of SDXL, CLIP-H of SD2).
+    """Return the matrices of a text encoder in OpenCLIP's layout (CLIP-G of SDXL, CLIP-H of SD2).
 
-    One tensor ``in_proj_weight`` of ``3 * width`` rows holds q, then k, then v. `projection` adds the
-    square ``text_projection``, which is stored transposed and has no ``.weight``.
+    One tensor ``in_proj_weight`` of ``3 * width`` rows holds q, then k, then v. `projection` adds the square
+    ``text_projection``, which is stored transposed and has no ``.weight``.
     """
     found = [weight for index in range(layers) for weight in _open_clip_layer(index, width)]
     if projection:
@@ -132,7 +130,7 @@ def open_clip_weights(layers: int = 32, width: int = 1280, projection: bool = Tr
 
 
 def t5_weights(layers: int = 24, width: int = 4096, hidden: int = 10240) -> tuple[TextWeight, ...]:
-    """The matrices of a T5 1.1 encoder (XXL by default), in Hugging Face's layout."""
+    """Return the matrices of a T5 1.1 encoder (XXL by default), in Hugging Face's layout."""
     return tuple(
         TextWeight(name, shape, f"{name}.weight")
         for index in range(layers)
@@ -201,7 +199,7 @@ def _up(config: UNetConfig) -> Iterator[Weight]:
 
 
 def _skip_widths(config: UNetConfig) -> list[int]:
-    """Channels of the outputs of all input blocks, which the output blocks take from the end."""
+    """Return the channels of the outputs of all input blocks. The output blocks use them from the end."""
     found = [config.channels]
     for level, width in enumerate(config.widths):
         found += [width] * config.res_blocks

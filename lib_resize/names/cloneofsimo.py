@@ -1,9 +1,9 @@
-"""The layers of cloneofsimo's files, which have numbers for names, in the order in which that trainer found them.
+"""The layers of cloneofsimo's files, which are numbered in the order in which that trainer found them.
 
-A file lists classes of modules; its layers are the Linear (and, with residual blocks, Conv2d) modules inside of the
-modules of these classes, as torch walks through them: a UNet of diffusers registers its down blocks, then its up
-blocks, then the one in the middle, and Hugging Face's CLIP registers k, v, q, out. In late 2022 diffusers had the
-feed-forward network of a transformer block between its two attentions, today it follows them; shapes tell which.
+A file lists classes of modules. Its layers are the Linear (and, with residual blocks, Conv2d) modules inside of the
+modules of these classes, in torch's order: a UNet of diffusers registers its down blocks, then its up blocks, then the
+middle one, and Hugging Face's CLIP registers k, v, q, out. In late 2022 diffusers had the feed-forward network of a
+transformer block between its two attentions; today it follows them. Shapes show which order a file has.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from .architecture import SD2_UNET, SD15_UNET, UNetConfig, Weight, clip_l_weights, unet_weights
-from .families import flatten
+from .family import flatten
 
 Order = list[tuple[str, tuple[int, int]]]
 """kohya's name and ``(out, in)`` of each layer, by its number."""
@@ -20,7 +20,7 @@ Order = list[tuple[str, tuple[int, int]]]
 UNET, TEXT = "unet", "text_encoder"
 _ATTENTION, _GATE, _RESNET = ("CrossAttention", "Attention"), ("GEGLU",), ("ResnetBlock2D",)
 CLASSES = {UNET: frozenset((*_ATTENTION, *_GATE, *_RESNET)), TEXT: frozenset({"CLIPAttention"})}
-"""Classes of modules that are known, by component."""
+"""Known classes of modules, by component."""
 
 _BLOCKS = ("down_blocks", "up_blocks", "mid_block")
 _IN_BLOCK = (("attn1.", "ff.", "attn2."), ("attn1.", "attn2.", "ff."))
@@ -28,8 +28,8 @@ _IN_RESNET = ("conv1", "time_emb_proj", "conv2", "conv_shortcut")
 _IN_CLIP = ("k_proj", "v_proj", "q_proj", "out_proj")
 
 
-def orders(component: str, classes: Sequence[str]) -> Iterator[Order]:
-    """All orders that a file of these classes can have, SD1.5's first."""
+def layer_orders(component: str, classes: Sequence[str]) -> Iterator[Order]:
+    """Yield all orders that a file of these classes can have, SD1.5's first."""
     if component == TEXT:
         yield from (_text(12, 768), _text(23, 1024))
         return
@@ -59,7 +59,7 @@ def _is_inside(name: str, classes: frozenset[str]) -> bool:
 
 
 def _place(name: str, words: Sequence[str]) -> tuple[int, tuple[int, ...], int, int]:
-    """Block and its number, attentions before residual blocks; rows of one module keep their order."""
+    """Return the block and its number, attentions before residual blocks; rows of one module keep their order."""
     block = next(i for i, start in enumerate(_BLOCKS) if name.startswith(start))
     numbers = _numbers(name)
     is_resnet = ".resnets." in name

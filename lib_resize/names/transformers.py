@@ -1,15 +1,15 @@
-"""The layers of diffusion transformers (and of Stable Cascade), as tables; see `lib_resize.names.notation`.
+"""The layers of diffusion transformers (and of Stable Cascade), as tables; see `lib_resize.names.table_reader`.
 
 Names and shapes were compared with diffusers' own classes and converters, and with the single-file layouts that
-ComfyUI and the trainers read; tests do so again. Each family has the numbers of its known sizes, the largest first,
-because that one knows every name.
+ComfyUI and the trainers read; tests repeat this. Each family has the numbers of its known sizes, the largest first,
+because that one has every name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .notation import Numbers
+from .table_reader import Numbers
 
 Sizes = Mapping[str, Numbers]
 """Name of a size -> its numbers."""
@@ -356,8 +356,10 @@ PIXART_SIZES: Sizes = {
 
 
 def _cascade_level(blocks: str, count: str, joined: int = 0) -> str:
-    """One level of Stable Cascade's stage C: convolution, time step and attention in turn. The first `joined`
-    members read their own level and the one before it."""
+    """Return one level of Stable Cascade's stage C: convolution, time step and attention in turn.
+
+    The first `joined` members read their own level and the one before it.
+    """
     return f"""
 [{blocks}.{{0:{joined}}} | {blocks}.{{0:{joined}}}] B
 channelwise.0 | = | 4w 2w
@@ -422,7 +424,7 @@ LTX_SIZES: Sizes = {"13B": {"w": 4096, "depth": 48}, "2B": {"w": 2048, "depth": 
 
 
 def _experts(name: str) -> str:
-    """A mixture of experts: one that always answers, four that are asked by turns, and their gate."""
+    """Return a mixture of experts: one that is always used, four that are used in turns, and their gate."""
     wide = [f"{name}.experts.{index}" for index in range(4)]
     lines = [f"{name}.gate | = | 4 w"]
     for expert, width in ((f"{name}.shared_experts", "half"), *((expert, "f") for expert in wide)):

@@ -1,10 +1,11 @@
-"""Errors as the page is told of them: a kind for the program, a sentence for the person."""
+"""Errors as the page gets them: a kind for the program, a sentence for the user."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ..errors import (
+    REPORT_AT,
     Cancelled,
     DeviceError,
     FileError,
@@ -20,8 +21,8 @@ from ..errors import (
 from ..shown import shown
 
 
-class Fault(ResizeError):  # noqa: N818 - the page's word, whatever kind it is
-    """A call that cannot be answered; `kind` is one of those in docs/panel-protocol.md."""
+class Fault(ResizeError):  # noqa: N818 - `Error` would read as one kind of it
+    """A call that cannot be answered; `kind` is a key of `protocol.errors.ERRORS`."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -43,18 +44,22 @@ _KINDS: tuple[tuple[type[Exception], str], ...] = (
 )
 
 
-def told(error: BaseException) -> dict[str, Any]:
-    """The error as the protocol has it: `kind`, `message`, and `column` for recipes and prompts."""
+def error_json(error: BaseException) -> dict[str, Any]:
+    """Return the `Error` of the protocol: `kind`, `message`, and `column` for recipes and prompts."""
     if isinstance(error, Fault):
         return {"kind": error.kind, "message": shown(str(error))}
     if isinstance(error, MemoryError):
-        return {"kind": "refused", "message": "Out of memory. Close other programs, or take a smaller file first."}
+        return {"kind": "refused", "message": "Out of memory. Close other programs, or try a smaller file first."}
     if isinstance(error, OSError):
-        return {"kind": "file", "message": shown(f"{error.filename or 'The disk'}: {error.strerror or error}.")}
+        return {"kind": "file", "message": shown(f"{error.filename or 'Disk error'}: {error.strerror or error}.")}
     kind = next((kind for tree, kind in _KINDS if isinstance(error, tree)), None)
     if kind is None:
-        return {"kind": "internal", "message": shown(f"A fault of ours, tell us: {type(error).__name__}: {error}")}
+        return {"kind": "internal", "message": shown(_internal(error))}
     found: dict[str, Any] = {"kind": kind, "message": shown(str(error))}
     if isinstance(error, (RecipeError, PromptError)):
         found["column"] = error.column
     return found
+
+
+def _internal(error: BaseException) -> str:
+    return f"Internal error ({type(error).__name__}: {error}). Please report it: {REPORT_AT}"

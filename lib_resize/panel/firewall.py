@@ -1,7 +1,7 @@
-"""Which requests reach the panel that ``resize-lora ui`` serves: its page, its assets, its one event, and no more.
+"""Filter requests to ``resize-lora ui``: its page, its assets and its one event pass, nothing else does.
 
-Gradio's own routes fetch addresses for the browser, serve files of the current folder and accept uploads. A panel needs
-none of that, so a list says what may pass, and everything else is answered with 404. Standard library only.
+Gradio's own routes fetch URLs for the browser, serve files of the current folder and accept uploads. This page needs
+none of that: what is not on the list is answered with 404. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 EVENT = "/run/predict"
 MOST_BYTES = 5 << 20
-"""Largest body of a call, in bytes: the protocol's own limit, and what JSON adds to it."""
+"""Largest body of a call, in bytes: the limit of the protocol, plus the escapes of JSON."""
 
 _PAGES = frozenset(("/", "/info", "/theme.css", "/favicon.ico"))
 # Files of Gradio's own bundle. A segment cannot begin with a dot, so no path leads out of that folder.
@@ -32,8 +32,8 @@ _SESSION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 class Firewall:
     """An ASGI application in front of another one.
 
-    In this order: requests of other sites' pages and under foreign host names get 403; without one of the `users`,
-    where there are any, 401; what is not on the list 404.
+    In this order: cross-origin requests and foreign host names get 403; requests without one of the `users`, where
+    there are any, 401; what is not on the list 404.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Firewall:
         users: tuple[tuple[str, str], ...] | None = None,
         own: Iterable[str] = (),
     ) -> None:
-        """`remote`: other machines may ask. `own`: paths of ours, exact, or prefixes that end in ``/``."""
+        """`remote`: other machines have access. `own`: further paths, exact, or prefixes that end in ``/``."""
         self._inner = inner
         self._remote = remote
         self._users = users
@@ -61,9 +61,9 @@ class Firewall:
     async def _http(self, scope: Message, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         if not self._is_own_page(headers):
-            await _answer(send, 403, "This panel answers only its own page.")
+            await _answer(send, 403, "Cross-origin requests are not allowed.")
         elif not self._is_logged_in(headers):
-            await _answer(send, 401, "Name and password of --auth are needed.", CHALLENGE)
+            await _answer(send, 401, "Missing or invalid credentials. Use HTTP Basic with a user of --auth.", CHALLENGE)
         elif scope["method"] in ("GET", "HEAD") and self._may_read(scope["path"]):
             await self._inner(scope, receive, send)
         elif scope["method"] == "POST" and scope["path"] == EVENT:
@@ -71,10 +71,10 @@ class Firewall:
         elif _is_one_of(scope["path"], self._own):
             await self._inner(scope, receive, send)
         else:
-            await _answer(send, 404, "This panel serves nothing here.")
+            await _answer(send, 404, "Not found.")
 
     def _is_own_page(self, headers: dict[bytes, bytes]) -> bool:
-        """Whether the request is for this server by a name of its own, and no page of another site sent it."""
+        """Return whether a request is to a name of this server, and not from a page of another site."""
         host = headers.get(b"host", b"").decode("latin-1")
         if not self._remote and not is_loopback(hostname(host)):
             return False
@@ -90,14 +90,14 @@ class Firewall:
         return path in _PAGES or _ASSET.fullmatch(path) is not None or _is_one_of(path, self._own)
 
     async def _event(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Passes a call on with nothing in it but the text that the panel's event expects.
+        """Forward a call with only the text that the event expects.
 
-        Gradio looks for addresses and paths in whatever else it gets, and fetches them.
+        Gradio fetches URLs and paths that it finds in other fields.
         """
         body = await _whole(receive)
         text = None if body is None else _question(body)
         if text is None:
-            await _answer(send, 400, "This is no call of the panel.")
+            await _answer(send, 400, "Not a call of this page.")
             return
         headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"content-length"]
         headers.append((b"content-length", str(len(text)).encode()))
@@ -109,7 +109,7 @@ def _is_one_of(path: str, allowed: tuple[str, ...]) -> bool:
 
 
 async def _whole(receive: Receive) -> bytes | None:
-    """The request's body; None where it is too long or the client is gone."""
+    """Return the body of a request; None where it is too long or the client is gone."""
     body = bytearray()
     while True:
         message = await receive()
@@ -123,7 +123,7 @@ async def _whole(receive: Receive) -> bytes | None:
 
 
 def _question(body: bytes) -> bytes | None:
-    """A call's body, made again of the three values that are needed; None where it is not one."""
+    """Return the body of a call, rebuilt from its three values; None where it is not one."""
     try:
         found = json.loads(body)
         data, event, session = found["data"], found["fn_index"], found.get("session_hash")
@@ -141,7 +141,7 @@ def _is_session(value: object) -> bool:
 
 
 def _once(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives this body, then what the client sends next, such as its going away."""
+    """Return a `receive` that gives this body, then what the client sends next, such as a disconnect."""
     given = False
 
     async def next_message() -> Message:

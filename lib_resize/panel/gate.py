@@ -1,7 +1,7 @@
-"""Who may come in by the HTTP API. Extensions' routes have no login in any host, so that the host's own is asked here.
+"""Access control of the HTTP API. No host puts a login before the routes of extensions, so the check is here.
 
-In this order: no other site's page; whoever ``--api-auth`` or the page's login knows; and where there is neither, this
-machine alone.
+In this order: refuse pages of other sites; require a user of ``--api-auth`` or of the page's login; where there is
+neither, require this machine.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Resize LoRA", charset="UTF-8"'}
 
 
-class Refusal(Exception):  # noqa: N818 - an answer like others
-    """A request that goes no further; it becomes the answer."""
+class Refusal(Exception):  # noqa: N818 - an answer, not an error
+    """A request that is refused; its fields are the answer."""
 
     def __init__(self, status: int, kind: str, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class Refusal(Exception):  # noqa: N818 - an answer like others
         self.kind = kind
         self.headers = headers or {}
 
-    def as_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, str]:
         return {"kind": self.kind, "message": str(self)}
 
 
@@ -40,9 +40,9 @@ class Gate:
         self._access = access
 
     def check(self, request: Any) -> None:
-        """Raises Refusal."""
+        """Raise Refusal where a request is not allowed."""
         if _is_foreign(request.headers):
-            raise Refusal(403, "origin", "This API answers no other site's page.")
+            raise Refusal(403, "origin", "Cross-origin requests are not allowed.")
         if self._access.users is not None:
             self._check_user(request)
         elif self._has_login():
@@ -51,21 +51,27 @@ class Gate:
             self._check_place(request)
 
     def _check_user(self, request: Any) -> None:
-        """With ``--api-auth`` that is the only way in, as it is for the host's own API."""
+        """Require a user of ``--api-auth``, the only credentials then, as for the host's own API."""
         if not is_known(request.headers.get("authorization", ""), self._access.users or ()):
-            raise Refusal(401, "login", "Name and password of --api-auth are needed (HTTP Basic).", CHALLENGE)
+            raise Refusal(
+                401, "login", "Missing or invalid credentials. Use HTTP Basic with a user of --api-auth.", CHALLENGE
+            )
 
     def _has_login(self) -> bool:
-        """As the page has one by now, whoever set it. Asked for and not there, as without a page: nobody comes in."""
+        """Return whether the page has a login, whoever set it. One that is configured but missing lets nobody in."""
         found = (getattr(self._app, word, None) for word in ("auth", "auth_dependency"))
         return self._access.login or any(one is not None for one in found)
 
     def _check_cookie(self, request: Any) -> None:
         if not self._is_logged_in(request):
-            raise Refusal(401, "login", "Log in at the page first, or start it with --api-auth and use HTTP Basic.")
+            raise Refusal(
+                401,
+                "login",
+                "Not logged in. Log in on the page first, or start the server with --api-auth and use HTTP Basic.",
+            )
 
     def _is_logged_in(self, request: Any) -> bool:
-        """By the cookies of Gradio 3 (``access-token``) and 4 (``access-token-…``)."""
+        """Check the cookies of Gradio 3 (``access-token``) and 4 (``access-token-…``)."""
         dependency = getattr(self._app, "auth_dependency", None)
         if dependency is not None:
             return dependency(request) is not None
@@ -76,20 +82,20 @@ class Gate:
         return any(token is not None and tokens.get(token) is not None for token in given)
 
     def _check_place(self, request: Any) -> None:
-        """Without a login: a server that others can reach tells, and does nothing; another one is this machine's."""
+        """Without a login, a publicly reachable server is read-only; any other is for this machine alone."""
         if self._access.exposed and request.method == "GET":
             return
         if self._access.exposed or not _is_from_here(request):
             raise Refusal(
                 403,
                 "remote",
-                "This server has no login, so that only programs on its own machine may ask, and none where "
-                "other machines can reach it. Start it with --api-auth USER:PASSWORD.",
+                "This server has no login. Without one, only programs on its own machine have access, and a server "
+                "that other machines can reach is read-only. Start it with --api-auth USER:PASSWORD.",
             )
 
 
 def is_known(authorization: str, users: tuple[tuple[str, str], ...]) -> bool:
-    """Whether an ``Authorization`` header names one of the users, in a time that tells nothing of them."""
+    """Return whether an ``Authorization`` header is that of a user, in constant time."""
     scheme, _, code = authorization.partition(" ")
     if scheme.lower() != "basic":
         return False
@@ -104,12 +110,12 @@ def is_known(authorization: str, users: tuple[tuple[str, str], ...]) -> bool:
 
 
 def _digest(secret: bytes) -> bytes:
-    """Of one length, whatever the secret's."""
+    """Return a digest, whose length does not depend on the secret."""
     return hashlib.sha256(secret).digest()
 
 
 def _is_foreign(headers: Any) -> bool:
-    """Whether a browser says that another site's page asks."""
+    """Return whether a browser reports that the request is from a page of another site."""
     if headers.get("sec-fetch-site", "") in ("cross-site", "same-site"):
         return True
     origin, host = headers.get("origin"), headers.get("host", "").lower()
@@ -124,8 +130,10 @@ def _netloc(origin: str) -> str:
 
 
 def _is_from_here(request: Any) -> bool:
-    """Asked by this machine, by a name of this machine, and through no proxy. The name stops a page whose own name
-    was made to lead here."""
+    """Return whether a request is from this machine, to a name of this machine, and through no proxy.
+
+    The name is checked because of DNS rebinding.
+    """
     if any(name in request.headers for name in _FORWARDED):
         return False
     client = request.client.host if request.client else None
@@ -133,7 +141,7 @@ def _is_from_here(request: Any) -> bool:
 
 
 def hostname(host: str) -> str | None:
-    """The name in a ``Host`` header, without its port; None where it has none or cannot be read."""
+    """Return the name in a ``Host`` header, without its port; None where it has none or is malformed."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""Undone results of earlier versions are inside of the folders of LoRAs; they are moved to where the trash is now."""
+"""Move undone results of earlier versions, which are inside of LoRA folders, to the trash of today."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import trash
 
 
 def gather(host: Host) -> None:
-    """Moves whole items, each at once. What cannot be moved stays, and is listed where it is."""
+    """Move all items, each at once. What cannot be moved stays, and is listed where it is."""
     roots = host.lora_roots()
     for old in host.trash_roots():
         new = host.trash_root(old / "x")
@@ -23,7 +23,7 @@ def gather(host: Host) -> None:
 
 
 def remove_if_empty(folder: Path, roots: Sequence[Path]) -> None:
-    """Of trash folders inside of folders of LoRAs."""
+    """Remove a trash folder inside of a LoRA folder, if it is empty."""
     if _is_inner(folder, roots):
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -34,7 +34,7 @@ def _is_inner(folder: Path, roots: Sequence[Path]) -> bool:
 
 
 def _move(old: Path, new: Path) -> None:
-    """On one disk only: a folder on another one would be half copied for a while."""
+    """Move a folder on one disk only: another disk would have half a copy for a while."""
     with contextlib.suppress(OSError):
         new.parent.mkdir(parents=True, exist_ok=True)
         if not new.exists():

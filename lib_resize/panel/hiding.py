@@ -1,4 +1,4 @@
-"""Messages without folders: the page shows files by their names alone."""
+"""Remove folders from messages: the page shows files by their names alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class KnownFolders:
         self._listed: float | None = None
 
     def without(self, text: str) -> str:
-        """The text with every file of the host's folders by its name alone."""
+        """Return a text with every file of the host's folders by its name alone."""
         if "/" not in text and "\\" not in text:
             return text
         with self._lock:

@@ -1,8 +1,8 @@
-"""The panel as Gradio sees it: a place for the script, and three hidden components that carry its calls.
+"""The tab as Gradio sees it: a place for the script, and three hidden components that carry its calls.
 
-The panel itself is drawn in the browser by ``javascript/resize_lora.js``. A call is one text each way, in the form of
-``docs/panel-protocol.md``: the script fills the request, presses the button and reads the reply. So every call goes
-through Gradio's own login. Runs on Gradio 3.41 and 4.
+The tab itself is drawn in the browser by ``javascript/resize_lora.js``. A call is one text each way, in the form of
+``docs/panel-protocol.md``: the script fills the request, presses the button and reads the reply. So Gradio's own login
+protects every call. Runs on Gradio 3.41 and 4.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ TAB_TITLE = "Resize LoRA"
 TAB_ID = "resize_lora"
 """Hosts show the tab as ``#tab_resize_lora``."""
 
-_PLACE = "<p>The panel is drawn by a script. If this line stays, the script did not load; reload the page.</p>"
+_PLACE = "<p>This tab is drawn by a script. If this line stays, the script did not load: reload the page.</p>"
 
 
 def build(call: Callable[[str], str]) -> gr.Blocks:
-    """The tab's Blocks. `call` answers one request text with one reply text and never raises."""
+    """Return the Blocks of the tab. `call` answers one request text with one reply text and never raises."""
     with gr.Blocks(title=TAB_TITLE, analytics_enabled=False) as blocks:
         place = gr.HTML(_PLACE, elem_id="resize_lora_app")
         with gr.Row(elem_id="resize_lora_wire"):

@@ -1,25 +1,24 @@
-"""Every LoRA of the host's list with what its header says, read in the background and only where a file changed."""
+"""Every LoRA of the host's list with the facts of its header, which is read in the background when a file changed."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..hosts.host import Host, LoraFile
 from ..studies.catalogue import Alike, Facts, KnownFiles, Stamp, cache_file, read_facts, stamp_of
+from .protocol.types import Json
+from .snapshot import HostLists
 
 _PATIENCE = 0.12  # seconds that one answer may wait for the first files
-
-Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Known:
-    """One file of the list, as told to pages."""
+    """A file of the list."""
 
     lora: LoraFile
     stamp: Stamp
@@ -28,10 +27,32 @@ class _Known:
     revision: int
     predicted: dict[str, int | None] | None = None
     read: bool = True
-    """False until its header was looked at."""
+    """False until its header was read."""
 
-
-# The list ------------------------------------------------------------------------------------------------------
+    def to_json(self, family: str | None, listed: Collection[str]) -> Json:
+        """Return the `File` of the protocol; `family` is that of the reference, `listed` the names of the list."""
+        facts = self.facts
+        fits = None if facts.family is None or family is None else facts.family == family
+        ours = None
+        if facts.source is not None:
+            ours = {"source": facts.source, "recipe": facts.recipe or "", "there": facts.source in listed}
+        return {
+            "name": self.lora.name,
+            "folder": self.folder,
+            "family": facts.family,
+            "kind": facts.kind,
+            "rank": facts.rank,
+            "dtype": facts.dtype,
+            "layers": facts.layers,
+            "bytes": self.stamp[0],
+            "modified": self.stamp[1] / 1e9,
+            "preview": self.lora.preview is not None,
+            "fits": fits,
+            "ours": ours,
+            "problem": facts.problem,
+            "predicted": self.predicted,
+            "read": self.read,
+        }
 
 
 class Library:
@@ -56,14 +77,14 @@ class Library:
         return self._revision
 
     def touch(self) -> None:
-        """The folders changed by our doing: the next question looks again."""
+        """Note that files were added or moved: the next question compares the list again."""
         with self._lock:
             self._dirty = True
             self._revision += 1
 
-    def answer(self, since: int, refresh: bool, family: str | None) -> Answer:
-        """Files that changed since a revision; `family` is that of the reference."""
-        thread = self._scan_if_needed(whole=since <= 0, refresh=refresh)
+    def answer(self, since: int, refresh: bool, family: str | None, lists: HostLists) -> Json:
+        """Return the files that changed since a revision; `family` is that of the reference."""
+        thread = self._scan_if_needed(lists, whole=since <= 0, refresh=refresh)
         if thread is not None:
             thread.join(_PATIENCE)
         with self._lock:
@@ -73,9 +94,9 @@ class Library:
             complete = not (self._thread and self._thread.is_alive()) and not self._dirty
             files = [known for known in self._files.values() if known.revision > since]
             return {
-                "files": [self._told(known) for known in files],
+                "files": [known.to_json(family, self._files) for known in files],
                 "gone": [name for name, revision in self._gone.items() if revision > since > 0],
-                "roots": root_names(self._host.lora_roots()),
+                "roots": root_names(lists.lora_roots()),
                 "complete": complete,
                 "known": sum(known.read for known in self._files.values()),
                 "total": max(self._total, len(self._files)),
@@ -83,7 +104,7 @@ class Library:
             }
 
     def facts(self, lora: LoraFile) -> Facts:
-        """Of one file, true as of now."""
+        """Return the facts of a file as it is now."""
         stamp = stamp_of(lora.path)
         with self._lock:
             known = self._files.get(lora.name)
@@ -92,7 +113,7 @@ class Library:
         return read_facts(lora.path)
 
     def predict(self, lora: LoraFile, stamp: Stamp, sizes: dict[str, int | None]) -> None:
-        """Remembers what the presets would make of a file, here and on the disk."""
+        """Keep the size that each preset would write, in memory and on the disk."""
         with self._lock:
             known = self._files.get(lora.name)
             if known is None or known.stamp != stamp or known.predicted == sizes:
@@ -102,17 +123,17 @@ class Library:
         self._cache.add(lora.path, (stamp, known.facts, sizes))
 
     def save(self) -> None:
-        """Writes what is known to the disk, at the end of a service."""
+        """Write the cache to the disk, at the end of a service."""
         self._cache.save()
 
     def versions(self, source: str) -> list[str]:
-        """Names of our files that were made of this one."""
+        """Return the names of files that were made of this one."""
         with self._lock:
             return [known.lora.name for known in self._files.values() if known.facts.source == source]
 
     def families(self) -> dict[str, list[str]]:
-        """Stem of an original -> names of our files that go back to it, by any number of steps. Waits for the scan."""
-        self._scan_if_needed(whole=False, refresh=False)
+        """Return stem of an original -> names of the files made of it, in any number of steps. Waits for the scan."""
+        self._scan_if_needed(self._host, whole=False, refresh=False)
         self.join()
         with self._lock:
             ours = {known.lora.name: known for known in self._files.values() if known.facts.source is not None}
@@ -123,19 +144,19 @@ class Library:
         return found
 
     def join(self, seconds: float = 60.0) -> None:
-        """Waits for the scan that goes on."""
+        """Wait for the scan that is running."""
         thread = self._thread
         if thread is not None:
             thread.join(seconds)
 
     # Scanning --------------------------------------------------------------------------------------------------
 
-    def _scan_if_needed(self, *, whole: bool, refresh: bool) -> threading.Thread | None:
+    def _scan_if_needed(self, lists: HostLists, *, whole: bool, refresh: bool) -> threading.Thread | None:
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 self._refresh = self._refresh or refresh
                 return self._thread
-            if not (whole or refresh or self._dirty or self._refresh or self._list_changed()):
+            if not (whole or refresh or self._dirty or self._refresh or self._list_changed(lists)):
                 return None
             self._dirty = False
             again, self._refresh = refresh or self._refresh, False
@@ -143,8 +164,8 @@ class Library:
             self._thread.start()
             return self._thread
 
-    def _list_changed(self) -> bool:
-        return {lora.name: lora.path for lora in self._host.loras()} != {
+    def _list_changed(self, lists: HostLists) -> bool:
+        return {lora.name: lora.path for lora in lists.loras()} != {
             name: known.lora.path for name, known in self._files.items()
         }
 
@@ -159,7 +180,7 @@ class Library:
         self._read(unread)
 
     def _read(self, loras: Sequence[LoraFile]) -> None:
-        """Headers, a few thousand of which take longer than a person waits; what was found is kept on the way."""
+        """Read headers and keep the facts of each at once: a few thousand take longer than a user waits."""
         alike: Alike = {}
         for lora in loras:
             self._look(lora, alike)
@@ -173,7 +194,7 @@ class Library:
                 self._gone[name] = self._revision
 
     def _list(self, lora: LoraFile) -> bool:
-        """Puts a file in the list with what is known without its header; whether that is all."""
+        """Put a file in the list with what is known without its header; return whether that is everything."""
         stamp = self._stamp(lora)
         if stamp is None:
             return True
@@ -196,7 +217,7 @@ class Library:
         self._put(lora, stamp, facts)
 
     def _stamp(self, lora: LoraFile) -> Stamp | None:
-        """None for a file that cannot be reached, which then stands in the list with the reason."""
+        """Return the stamp of a file; None where it cannot be read, after listing it with the reason."""
         try:
             return stamp_of(lora.path)
         except OSError as error:
@@ -227,33 +248,9 @@ class Library:
             self._revision += 1
             self._files = {name: replace(known, revision=self._revision) for name, known in self._files.items()}
 
-    def _told(self, known: _Known) -> Answer:
-        facts = known.facts
-        fits = None if facts.family is None or self._family is None else facts.family == self._family
-        ours = None
-        if facts.source is not None:
-            ours = {"source": facts.source, "recipe": facts.recipe or "", "there": facts.source in self._files}
-        return {
-            "name": known.lora.name,
-            "folder": known.folder,
-            "family": facts.family,
-            "kind": facts.kind,
-            "rank": facts.rank,
-            "dtype": facts.dtype,
-            "layers": facts.layers,
-            "bytes": known.stamp[0],
-            "modified": known.stamp[1] / 1e9,
-            "preview": known.lora.preview is not None,
-            "fits": fits,
-            "ours": ours,
-            "problem": facts.problem,
-            "predicted": known.predicted,
-            "read": known.read,
-        }
-
 
 def _first_source(stem: str, sources: Mapping[str, str]) -> str:
-    """Where a file of ours goes back to; files that name each other in a circle end it."""
+    """Return the original that a file goes back to; files that name each other in a circle end the search."""
     seen = set()
     while stem in sources and stem not in seen:
         seen.add(stem)
@@ -262,7 +259,7 @@ def _first_source(stem: str, sources: Mapping[str, str]) -> str:
 
 
 def root_names(roots: Sequence[Path]) -> list[str]:
-    """Names of folders, told apart by what is above them where they are alike."""
+    """Return the names of folders; with the parent's name where two are the same."""
     names = [root.name or str(root.anchor) for root in roots]
     return [
         name if names.count(name) == 1 else f"{root.parent.name}/{name}"
@@ -271,7 +268,7 @@ def root_names(roots: Sequence[Path]) -> list[str]:
 
 
 def folder_of(path: Path, roots: Sequence[Path]) -> str:
-    """The folder of a file below its root, with ``/``; where there are several roots, the root's name leads."""
+    """Return the folder of a file below its root, with ``/``; with several roots, the root's name comes first."""
     for find in (_as_it_is, _real):
         parent = find(path.parent)
         for root, name in zip(roots, root_names(roots), strict=True):

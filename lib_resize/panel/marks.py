@@ -1,4 +1,4 @@
-"""Files that we wrote, recognised by their content: a file that was replaced under the same name is another file.
+"""Recognise written files by their content: a file that was replaced under the same name is another file.
 
 Standard library only.
 """
@@ -18,7 +18,7 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Mark:
-    """What a file was when we wrote it."""
+    """Size, time and content of a file when it was written."""
 
     path: Path
     bytes: int
@@ -26,15 +26,15 @@ class Mark:
     """Nanoseconds since 1970."""
     sha256: str
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"path": str(self.path), "bytes": self.bytes, "modified": self.modified, "sha256": self.sha256}
 
     def looks_unchanged(self) -> bool:
-        """Whether size and time are those of then. Does not read the file."""
+        """Return whether size and time are the same. Does not read the file."""
         return _stamp(self.path) == (self.bytes, self.modified)
 
     def is_unchanged(self) -> bool:
-        """Whether the content is that of then. Reads the file; its time may differ, as after a copy."""
+        """Return whether the content is the same. Reads the file; its time may differ, as after a copy."""
         found = _stamp(self.path)
         if found is None or found[0] != self.bytes:
             return False
@@ -45,7 +45,7 @@ class Mark:
 
 
 def mark_of(path: Path) -> Mark:
-    """The mark of a file as it is now. Raises OSError."""
+    """Return the mark of a file as it is now. Raises OSError."""
     found = _stamp(path)
     if found is None:
         raise FileNotFoundError(f"{path}: not a regular file")
@@ -53,7 +53,7 @@ def mark_of(path: Path) -> Mark:
 
 
 def read_mark(document: Mapping[str, Any]) -> Mark:
-    """From its JSON form. Raises ValueError, KeyError and TypeError."""
+    """Return a mark from its JSON form. Raises ValueError, KeyError and TypeError."""
     path, sha256 = Path(document["path"]), document["sha256"]
     if not path.is_absolute() or not isinstance(sha256, str):
         raise ValueError("not a mark")
@@ -61,7 +61,7 @@ def read_mark(document: Mapping[str, Any]) -> Mark:
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
-    """Size and time of a regular file; None for anything else, links included."""
+    """Return size and time of a regular file; None for anything else, links included."""
     try:
         found = os.lstat(path)
     except (OSError, ValueError):
@@ -78,7 +78,7 @@ def _sha256(path: Path) -> str:
 
 
 def model_hash(path: Path) -> str:
-    """SHA-256 of a safetensors file without its header, which files of ours note in it. Raises OSError."""
+    """Return the SHA-256 of a safetensors file without its header, as written files record it. Raises OSError."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         file.seek(8 + int.from_bytes(file.read(8), "little"))

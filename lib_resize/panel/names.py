@@ -1,4 +1,4 @@
-"""Names and folders of new files, and names in prompts. Nothing leaves the host's own LoRA folders."""
+"""Names and folders of new files, and names in prompts. No path leads out of the host's LoRA folders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files.outname import clean_stem, fold, unique_path
+from ..files.file_names import clean_stem, fold, unique_path
 from .faults import Fault
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
@@ -17,22 +17,22 @@ MIB = 1 << 20
 
 
 def size_word(bytes: int) -> str:
-    """``46mb``; below one MB ``412kb``."""
+    """Return a size such as ``46mb``; below one MB ``412kb``."""
     return f"{round(bytes / MIB)}mb" if bytes >= MIB else f"{max(1, round(bytes / 1024))}kb"
 
 
 def check_suffix(suffix: str) -> str:
-    """The pattern of a name's end, if it is one. Raises Fault."""
+    """Return a file name suffix. Raises Fault where it has unknown fields."""
     unknown = [field for field in _FIELD.findall(suffix) if field not in _FIELDS]
     bare = _FIELD.sub("", suffix)
     if unknown or "{" in bare or "}" in bare or len(suffix) > 100:
-        raise Fault("request", f"suffix {suffix!r}: known in braces are {', '.join(_FIELDS)}, as in _{{size}}.")
+        raise Fault("request", f"suffix {suffix!r}: the fields in braces are {', '.join(_FIELDS)}, as in _{{size}}.")
     return suffix
 
 
 @dataclass(frozen=True)
 class NameFacts:
-    """What a new name may tell of the file."""
+    """The facts that a file name suffix may contain."""
 
     bytes: int
     retention: float
@@ -40,7 +40,7 @@ class NameFacts:
 
 
 def filled(suffix: str, facts: NameFacts) -> str:
-    """The end of a name."""
+    """Return a suffix with its fields replaced."""
     words = {
         "size": size_word(facts.bytes),
         "retention": f"{100 * facts.retention:.0f}",
@@ -50,12 +50,12 @@ def filled(suffix: str, facts: NameFacts) -> str:
 
 
 def new_path(folder: Path, stem: str, taken: Collection[str]) -> Path:
-    """The file of a new name; `taken` are the folded names that the host knows."""
+    """Return the path of a new name that is free; `taken` are the folded names that the host knows."""
     return unique_path(folder, stem, taken)
 
 
 def folded(names: Collection[str]) -> set[str]:
-    """In the form in which names are compared."""
+    """Return names in the form in which they are compared."""
     return {fold(name) for name in names}
 
 
@@ -63,7 +63,7 @@ def folded(names: Collection[str]) -> set[str]:
 
 
 def inside(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether a path lies in one of the folders, by where it really is."""
+    """Return whether a path is in one of the folders, with links resolved."""
     try:
         real = path.resolve()
         reals = [root.resolve() for root in roots]
@@ -73,10 +73,10 @@ def inside(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def output_folder(lora: Path, roots: Sequence[Path], below: str | None) -> Path:
-    """Where results of a LoRA go: beside it, or in a sub-folder of its root.
+    """Return the folder for results of a LoRA: its own, or the sub-folder `below` of its root.
 
-    A LoRA that is reached by a link out of the roots has its results in its root. Raises Fault for a sub-folder
-    that is none.
+    The results of a LoRA that a link outside of the roots leads to go to its root. Raises Fault where `below` is no
+    sub-folder.
     """
     home = next((root for root in roots if _holds(root, lora)), roots[0] if roots else lora.parent)
     if below is None:
@@ -84,7 +84,7 @@ def output_folder(lora: Path, roots: Sequence[Path], below: str | None) -> Path:
     folder = home.joinpath(*_parts(below))
     if not inside(folder, roots):
         raise Fault(
-            "request", f"folder {below!r}: leads out of the LoRA folders. Name one inside, such as small/style."
+            "request", f"folder {below!r}: is outside of the LoRA folders. Use a sub-folder, such as small/style."
         )
     return folder
 
@@ -99,10 +99,12 @@ def _parts(below: str) -> list[str]:
         if part in (".", "..") or clean_stem(part) != part:
             raise Fault(
                 "request",
-                f"folder {below!r}: {part!r} cannot be the name of a folder. Use letters, digits, spaces, - and _.",
+                f"folder {below!r}: {part!r} is no folder name. Use letters, digits, spaces, - and _.",
             )
     if below.startswith(("/", "\\")) or len(parts) > 16:
-        raise Fault("request", f"folder {below!r}: name a folder inside of the LoRA folder, such as small/style.")
+        raise Fault(
+            "request", f"folder {below!r}: is no sub-folder. Use a sub-folder of the LoRA folder, such as small/style."
+        )
     return parts
 
 
@@ -111,7 +113,7 @@ def _parts(below: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Notes:
-    """What a person wrote of a LoRA in the WebUI."""
+    """The notes about a LoRA that a user entered in the WebUI."""
 
     activation: str = ""
     negative: str = ""
@@ -119,7 +121,7 @@ class Notes:
 
 
 def notes_of(lora: Path) -> Notes:
-    """From the JSON beside the LoRA; nothing where there is none or it is damaged."""
+    """Return the notes from the JSON file next to a LoRA; empty where there is none or it is damaged."""
     try:
         document = json.loads(lora.with_suffix(".json").read_text("utf-8-sig"))
     except (OSError, ValueError, RecursionError):
@@ -142,7 +144,7 @@ def _weight(document: dict[str, object]) -> float:
 
 
 def tag(name: str, weight: float) -> str:
-    """``<lora:name:0.8>``."""
+    """Return a tag such as ``<lora:name:0.8>``."""
     return f"<lora:{name}:{weight:g}>"
 
 
@@ -152,20 +154,20 @@ def _tags_of(names: Collection[str]) -> re.Pattern[str]:
 
 
 def names_in(prompt: str) -> list[str]:
-    """The LoRAs that a prompt names, each once. WebUIs still take ``<lyco:…>`` for the same."""
+    """Return the names of the LoRAs in a prompt, each once. WebUIs still accept ``<lyco:…>`` for the same."""
     return list(dict.fromkeys(re.findall(r"<(?:lora|lyco):([^:>]+)[^>]*>", prompt)))
 
 
 def has_tag(prompt: str, names: Collection[str]) -> bool:
-    """Whether a prompt uses one of these LoRAs."""
+    """Return whether a prompt uses one of these LoRAs."""
     return bool(names) and _tags_of(names).search(prompt) is not None
 
 
 def replace_tags(prompt: str, names: Collection[str], new: str) -> str:
-    """The prompt with one LoRA in place of others, all multipliers as they were."""
+    """Return a prompt with one LoRA in place of others, with the same multipliers."""
     return _tags_of(names).sub(lambda match: f"<{match[1]}:{new}{match[3]}>", prompt) if names else prompt
 
 
 def without_tags(prompt: str, names: Collection[str]) -> str:
-    """The prompt without these LoRAs."""
+    """Return a prompt without these LoRAs."""
     return _tags_of(names).sub("", prompt).strip() if names else prompt

@@ -1,49 +1,49 @@
-"""What a call of `resize` asks for, file by file and recipe by recipe; the same order is not made twice."""
+"""The orders of a call of `resize`, one for each file and recipe; the same order is not made twice."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from ..hosts.host import LoraFile
 from ..recipe.grammar import Recipe
 from ..studies.catalogue import stamp_of
 from .options import Options
+from .protocol.types import Json
 from .records import Ordered
 from .results import Results
 
-Answer = dict[str, Any]
-
 
 @dataclass(frozen=True)
-class Wanted:
-    """One file that is to be made."""
+class FileOrder:
+    """A file that is to be made of one LoRA with one recipe."""
 
     lora: LoraFile
     recipe: Recipe
     order: Ordered
 
 
-def wanted(
+def file_orders(
     loras: Sequence[LoraFile], recipes: Sequence[Recipe], options: Options, reference: str | None
-) -> list[Wanted]:
-    """All files of a call, each once; `reference` is the title of the checkpoint that recipes may compare with."""
-    found: dict[str, Wanted] = {}
+) -> list[FileOrder]:
+    """Return the orders of a call, each once; `reference` is the title of the checkpoint that recipes may use."""
+    found: dict[str, FileOrder] = {}
     chosen = asdict(options)
     for lora in loras:
         stamp = _stamp(lora)
         for recipe in recipes:
             key = json.dumps([str(lora.path), str(recipe), chosen], sort_keys=True)
-            found.setdefault(key, Wanted(lora, recipe, Ordered(key, stamp, reference)))
+            found.setdefault(key, FileOrder(lora, recipe, Ordered(key, stamp, reference)))
     return list(found.values())
 
 
-def parted(all: Sequence[Wanted], queued: Mapping[str, str], results: Results) -> tuple[list[Wanted], list[Answer]]:
-    """Those that are new, and an answer for each that is in the queue or made already; `queued` is key -> job."""
+def new_and_same(
+    orders: Sequence[FileOrder], queued: Mapping[str, str], results: Results
+) -> tuple[list[FileOrder], list[Json]]:
+    """Return the orders that are new, and the `Same order` of the protocol for the others; `queued` is key -> job."""
     new, same = [], []
-    for one in all:
+    for one in orders:
         job = queued.get(one.order.key)
         made = None if job is not None else results.made_by(one.order)
         if job is None and made is None:
@@ -57,5 +57,5 @@ def parted(all: Sequence[Wanted], queued: Mapping[str, str], results: Results) -
 def _stamp(lora: LoraFile) -> tuple[int, int]:
     try:
         return stamp_of(lora.path)
-    except OSError:  # the job says what is wrong with it
+    except OSError:  # the job reports what is wrong
         return (0, 0)

@@ -1,7 +1,7 @@
-"""What a person sets on the WebUI's settings page, and what the page then starts from.
+"""The settings of Resize LoRA on the WebUI's settings page: the defaults of the page.
 
-A setting is a row of `SETTINGS`; hosts keep the values. Whatever they hold, `read_preferences` makes something of it
-that works: a value that cannot be used is left, and said.
+A setting is a row of `SETTINGS`; hosts keep the values. `read_preferences` accepts anything: a value that cannot be
+used is replaced by the default, with a note.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .analyses import FLOOR
 from .faults import Fault
+from .lora_warnings import FLOOR
 from .names import check_suffix
-from .options import LOADED, NONE, Options
+from .options import Options
+from .protocol.objects import LOADED, NONE
 
 SECTION = ("resize_lora", "Resize LoRA")
-"""Id and title of our part of the settings page."""
+"""Id and title of the section of the settings page."""
 
 PRESET_WORDS = {"High": "high", "Medium": "medium", "Low": "low"}
-DTYPE_WORDS = {"float16": "16", "bfloat16": "bf16", "float32": "32", "float8": "8", "As they were": "same"}
+DTYPE_WORDS = {"float16": "16", "bfloat16": "bf16", "float32": "32", "float8": "8", "Same as input": "same"}
 REFERENCE_WORDS = {"Loaded checkpoint": LOADED, "No reference": NONE}
+
+_OLD_CHOICES = {"As they were": "Same as input"}
+"""Choices that earlier versions stored in the host's settings."""
 
 ALWAYS, CARDS, FILE_NAMES = "always", "cards", "file names"
 
@@ -34,15 +38,15 @@ class Setting:
     label: str
     default: str | bool | float
     choices: Mapping[str, str] = field(default_factory=dict)
-    """What is shown -> what is meant; empty where it is no choice."""
+    """Shown text -> value; empty where the setting is not a choice."""
     span: tuple[float, float, float] | None = None
-    """Of a slider: least, most, step."""
+    """Of a slider: minimum, maximum, step."""
     info: str = ""
     needs: str = ALWAYS
-    """``cards``: only where the host has cards of LoRAs. ``file names``: only where the command line lets people
-    say how files are called."""
+    """``cards``: only where the host has cards of LoRAs. ``file names``: only where the host's command line lets users
+    name files."""
     reload: bool = False
-    """Whether the page has to be made anew."""
+    """Whether a change needs a reload of the page."""
 
     @property
     def key(self) -> str:
@@ -50,19 +54,19 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("preset", "Preset that the tab starts with", "Medium", PRESET_WORDS),
+    Setting("preset", "Default preset", "Medium", PRESET_WORDS),
     Setting(
         "suffix",
-        "End of a new file's name",
+        "File name suffix",
         Options.suffix,
-        info="{size}, {retention} and {rank} are filled in",
+        info="{size}, {retention} and {rank} are replaced by their values",
         needs=FILE_NAMES,
     ),
-    Setting("dtype", "Numbers of a new file", "float16", DTYPE_WORDS),
-    Setting("reference", "Reference that the tab starts with", "Loaded checkpoint", REFERENCE_WORDS),
+    Setting("dtype", "Dtype", "float16", DTYPE_WORDS),
+    Setting("reference", "Default reference", "Loaded checkpoint", REFERENCE_WORDS),
     Setting(
         "floor",
-        "Weight retention under which the tab warns",
+        "Weight retention below which the tab warns",
         FLOOR,
         span=(0.5, 1.0, 0.01),
     ),
@@ -74,7 +78,7 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Preferences:
-    """The values, in the words of docs/panel-protocol.md."""
+    """The values of the settings, as the protocol has them."""
 
     preset: str = "medium"
     suffix: str = Options.suffix
@@ -85,10 +89,10 @@ class Preferences:
     card_menu: bool = True
     card_button: bool = True
     notes: tuple[str, ...] = ()
-    """What could not be used, and why."""
+    """Which settings cannot be used, and why."""
 
-    def as_json(self) -> dict[str, Any]:
-        """`defaults` of `hello`."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the `Defaults` of the protocol."""
         names = ("suffix", "dtype", "reference", "sidecars")
         return {
             "preset": self.preset,
@@ -99,7 +103,7 @@ class Preferences:
 
 
 def read_preferences(values: Mapping[str, Any]) -> Preferences:
-    """From what a host keeps, by the host's keys; what is not there is the default."""
+    """Return the preferences from a host's settings, by the host's keys; what is missing is the default."""
     found: dict[str, Any] = {}
     notes = []
     for setting in SETTINGS:
@@ -113,28 +117,29 @@ def read_preferences(values: Mapping[str, Any]) -> Preferences:
 
 
 def _read(setting: Setting, value: Any) -> str | bool | float:
-    """Raises Fault."""
+    """Return the value of a setting. Raises Fault where it cannot be used."""
     if setting.choices:
+        value = _OLD_CHOICES.get(value, value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in setting.choices:
-            raise Fault("request", f"one of {', '.join(setting.choices)} was expected, found {str(value)[:60]!r}.")
+            raise Fault("request", f"expected one of {', '.join(setting.choices)}, found {str(value)[:60]!r}.")
         return setting.choices[value]
     if setting.span is not None:
         return _number(value, setting.span)
     if not isinstance(value, type(setting.default)):
-        raise Fault("request", f"{type(setting.default).__name__} was expected, found {str(value)[:60]!r}.")
+        raise Fault("request", f"expected {type(setting.default).__name__}, found {str(value)[:60]!r}.")
     return check_suffix(value) if isinstance(value, str) else value
 
 
 def _number(value: Any, span: tuple[float, float, float]) -> float:
     least, most, _ = span
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise Fault("request", f"a number from {least:g} to {most:g} was expected, found {str(value)[:60]!r}.")
+        raise Fault("request", f"expected a number from {least:g} to {most:g}, found {str(value)[:60]!r}.")
     return float(value)
 
 
 @dataclass(frozen=True)
-class Offer:
-    """A row as a host's settings page takes it."""
+class SettingRow:
+    """A setting as a host adds it to its settings page."""
 
     key: str
     default: str | bool | float
@@ -146,9 +151,9 @@ class Offer:
     reload: bool
 
 
-def offers(*, cards: bool, file_names: bool) -> Sequence[Offer]:
-    """The rows that a host offers. Where the command line takes the naming of files from people, as it does for
-    pictures, that row is there and not shown, so that its value still holds."""
+def setting_rows(*, cards: bool, file_names: bool) -> Sequence[SettingRow]:
+    """Return the rows that a host shows. Where its command line does not let users name files, as for images, that row
+    is hidden, not missing, so that its value still holds."""
     import gradio as gr
 
     found = []
@@ -159,7 +164,7 @@ def offers(*, cards: bool, file_names: bool) -> Sequence[Offer]:
         if setting.needs == FILE_NAMES and not file_names:
             arguments["visible"] = False
         found.append(
-            Offer(setting.key, setting.default, setting.label, component, arguments, setting.info, setting.reload)
+            SettingRow(setting.key, setting.default, setting.label, component, arguments, setting.info, setting.reload)
         )
     return found
 

@@ -1,8 +1,8 @@
-"""What was made, recorded on the disk: one small file per result, so that undo outlives the server.
+"""Records of results on the disk, one small file each, so that undo works after a restart.
 
-A record is written twice. Before the new file appears it says which file is about to appear ("begun"); afterwards it
-says exactly which file that was ("made"). A kill between the two leaves a begun record: where the announced file is
-there, whole and with our own note inside, the record is completed at the next start; else it is void and not shown.
+A record is written twice: before the new file appears, with its path ("begun"), and afterwards, with its exact content
+("made"). A crash between the two leaves a begun record. Where its file exists, complete and with the metadata of this
+program, the next start completes the record; else the record is void and not listed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import Any
 from ..errors import ResizeError
 from ..files.atomic import write_whole
 from ..files.header import MODEL_HASH, read_header
-from ..files.stamp import RECORD
+from ..files.metadata import RECORD
 from .marks import Mark, mark_of, model_hash, read_mark
 
 VERSION = 1
 MOST = 5000
-"""Records that are kept; the oldest go first. Their files stay."""
+"""Records that are kept; the oldest are dropped first. Their files stay."""
 
 _NAME = re.compile(r"([0-9a-f]{16})\.json")
 _VOID_SECONDS = 24 * 3600
@@ -38,7 +38,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Ordered:
-    """What was asked for, so that the same order is recognised when it comes again."""
+    """An order, so that the same one is recognised when it comes again."""
 
     key: str
     """Source, recipe and options."""
@@ -50,7 +50,7 @@ class Ordered:
 
 @dataclass(frozen=True)
 class Record:
-    """One file that was made, or is about to be."""
+    """A file that was made, or is about to be."""
 
     id: str
     session: str
@@ -58,27 +58,27 @@ class Record:
     name: str
     """The source's name in the host's list."""
     output: str
-    """The new file's."""
+    """The new file's name."""
     path: Path
     bytes: int
     recipe: str
     facts: Facts
-    """What pages are told of it; see docs/panel-protocol.md."""
+    """Fields of the `Result` of the protocol."""
     source: Path | None = None
     order: Ordered | None = None
     file: Mark | None = None
-    """The new file once it is there; None before."""
+    """The new file once it exists; None before."""
     sidecars: tuple[Mark, ...] = ()
 
-    def as_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {
             "version": VERSION,
             **{name: getattr(self, name) for name in _PLAIN},
             "path": str(self.path),
             "source": None if self.source is None else str(self.source),
             "order": None if self.order is None else asdict(self.order),
-            "file": None if self.file is None else self.file.as_json(),
-            "sidecars": [one.as_json() for one in self.sidecars],
+            "file": None if self.file is None else self.file.to_json(),
+            "sidecars": [one.to_json() for one in self.sidecars],
         }
 
 
@@ -86,7 +86,7 @@ _PLAIN = ("id", "session", "began", "name", "output", "bytes", "recipe", "facts"
 
 
 def new_id() -> str:
-    """An id that no server, earlier or later, gives again."""
+    """Return an id that is never used again, by any server."""
     return secrets.token_hex(8)
 
 
@@ -97,7 +97,7 @@ class Records:
     folder: Path
     """Where records are written."""
     others: Sequence[Path] = ()
-    """Where there may be records of earlier versions and settings."""
+    """Where earlier versions and settings may have left records."""
     most: int = MOST
     _known: dict[str, Record] = field(default_factory=dict)
     _ordered: dict[str, str] = field(default_factory=dict)
@@ -106,14 +106,14 @@ class Records:
     _lock: Any = field(default_factory=threading.RLock)
 
     def write(self, record: Record) -> None:
-        """Puts a record on the disk, in place of the one of this id. Raises OutputError; it is known all the same."""
+        """Write a record, in place of the one of this id. Raises OutputError; it is known nevertheless."""
         with self._lock:
             self._keep(record)
-        text = json.dumps(record.as_json(), ensure_ascii=True, indent=1)
+        text = json.dumps(record.to_json(), ensure_ascii=True, indent=1)
         write_whole(self._file(record.id), text.encode(), overwrite=True)
 
     def remove(self, id: str) -> None:
-        """Forgets a record. The file that it is about stays."""
+        """Remove a record. The result's file stays."""
         with self._lock:
             record = self._known.pop(id, None)
             if record is not None and record.order is not None and self._ordered.get(record.order.key) == id:
@@ -123,7 +123,7 @@ class Records:
                 file.unlink()
 
     def get(self, id: str) -> Record | None:
-        """A record of a file that was made; None for others."""
+        """Return the record of a file that was made; None for others."""
         if _NAME.fullmatch(f"{id}.json") is None:
             return None
         with self._lock:
@@ -133,7 +133,7 @@ class Records:
         return record if record is not None and record.file is not None else None
 
     def all(self) -> list[Record]:
-        """Records of files that were made, oldest first."""
+        """Return the records of files that were made, oldest first."""
         with self._lock:
             for id in self._listed():
                 if id not in self._known or self._known[id].file is None:  # another server may have finished it
@@ -143,7 +143,7 @@ class Records:
         return sorted(made, key=lambda record: (record.began, record.id))
 
     def ordered(self, key: str) -> Record | None:
-        """The latest record of an order."""
+        """Return the latest record of an order."""
         if not self._listed_once:
             self.all()
         with self._lock:
@@ -151,7 +151,7 @@ class Records:
         return None if id is None else self.get(id)
 
     def prune(self, session: str, trashed: set[str]) -> None:
-        """Drops what earlier sessions left of files that are gone (`trashed` are not), and the oldest beyond `most`."""
+        """Drop records of earlier sessions whose files are deleted, not `trashed`, and the oldest beyond `most`."""
         records = self.all()
         for record in records[: max(0, len(records) - self.most)]:
             self.remove(record.id)
@@ -202,11 +202,11 @@ class Records:
 def _parsed(document: Mapping[str, Any], id: str) -> Record:
     path, source, order, file = (document[name] for name in ("path", "source", "order", "file"))
     if document["version"] != VERSION or document["id"] != id or not Path(path).is_absolute():
-        raise ValueError("not a record of ours")
+        raise ValueError("not a record of this program")
     if not all(isinstance(document[name], str) for name in ("session", "name", "output", "recipe")):
-        raise ValueError("not a record of ours")
+        raise ValueError("not a record of this program")
     if not isinstance(document["facts"], dict):
-        raise ValueError("not a record of ours")
+        raise ValueError("not a record of this program")
     return Record(
         **{name: document[name] for name in _PLAIN if name not in ("began", "bytes")},
         began=float(document["began"]),
@@ -226,7 +226,7 @@ def _parsed_order(document: Mapping[str, Any]) -> Ordered:
 
 
 def _completed(record: Record) -> Record | None:
-    """A begun record whose file did appear: whole, ours, and the one that was announced. None for any other."""
+    """Return a begun record completed, if its file exists, complete, by this program and with its recipe; else None."""
     try:
         if record.path.is_symlink() or record.path.stat().st_size != record.bytes:
             return None
@@ -244,5 +244,5 @@ def _completed(record: Record) -> Record | None:
 
 
 def _is_gone(path: Path) -> bool:
-    """Whether a file was deleted; False where its whole folder is out of reach, as a drive may come back."""
+    """Return whether a file was deleted; False where its folder cannot be reached, as a drive may come back."""
     return path.parent.is_dir() and not os.path.lexists(path)

@@ -1,4 +1,4 @@
-"""What a killed server left: half-written files are removed, half-done moves are finished. Run once, at the start."""
+"""Clean up after a killed server, once at the start: remove half-written files and finish half-done moves."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .results import Results
 
 
 def start(host: Host, results: Results) -> threading.Thread:
-    """Does it in the background."""
+    """Recover in the background; return the thread."""
     thread = threading.Thread(target=_recover, args=(host, results), name="resize-lora-recovery", daemon=True)
     thread.start()
     return thread
 
 
 def _recover(host: Host, results: Results) -> None:
-    with contextlib.suppress(Exception):  # the trash still has what could not be brought back
+    with contextlib.suppress(Exception):  # what could not be restored is still in the trash
         results.recover()
-    with contextlib.suppress(Exception):  # a folder that cannot be read keeps what is in it
+    with contextlib.suppress(Exception):  # a folder that cannot be read is left alone
         for root in [*host.lora_roots(), *host.trash_roots()]:
             for folder in walk(root):
                 sweep(folder.path)

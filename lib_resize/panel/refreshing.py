@@ -1,4 +1,4 @@
-"""When the host is asked to read its list of LoRAs again. It reads all of them, so not after every new file."""
+"""Let the host read its list of LoRAs again; it reads all of them, so not after every new file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..hosts.host import Host
 
 
 class Refresher:
-    """Asks at the last file of a batch, and meanwhile every ten seconds at most. Call it from any thread."""
+    """Refreshes at the last file of a batch, and before that every ten seconds at most. Call it from any thread."""
 
     def __init__(self, host: Host, every: float = 10.0) -> None:
         self._host = host
@@ -20,7 +20,7 @@ class Refresher:
         self._timer: threading.Timer | None = None
 
     def changed(self, *, more: bool) -> None:
-        """A file came or went; `more` will follow at once. What is put off is made up for by a timer at the latest."""
+        """Note that a file was added or moved; with `more` to follow, the refresh may come later, by a timer."""
         with self._lock:
             due = self._last is None or time.monotonic() - self._last >= self._every
             if more and not due:
@@ -29,15 +29,15 @@ class Refresher:
         self.now()
 
     def now(self) -> None:
-        """Asks at once."""
+        """Refresh at once."""
         with self._lock:
             self._forget_timer()
             self._last = time.monotonic()
-        with contextlib.suppress(Exception):  # the files are there; the host lists them sooner or later
+        with contextlib.suppress(Exception):  # the files exist; the host lists them at its next refresh
             self._host.refresh()
 
     def close(self) -> None:
-        """Asks no more."""
+        """Stop the timer."""
         with self._lock:
             self._forget_timer()
 

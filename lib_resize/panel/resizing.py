@@ -1,4 +1,4 @@
-"""One LoRA resized for the panel: planned under the name that it will have, then written beside its source."""
+"""Resize one LoRA: plan it under the name that it will have, then write it next to its source."""
 
 from __future__ import annotations
 
@@ -6,74 +6,74 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ..adapters.layer import Adapter
-from ..engine.analysis import Analysis, reattached
-from ..engine.jobs import ResizeJob, execute, prepare
+from ..engine.analysing import reattached
+from ..engine.analysis import Analysis
+from ..engine.job import ResizeJob
+from ..engine.measuring import with_float8_errors
+from ..engine.planning import prepare
+from ..engine.runtime import cpu_runtime
+from ..engine.writing import execute
 from ..errors import OutputError
-from ..files.outname import names_in_tree
+from ..files.file_names import names_in_tree
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile
 from ..plans import Plan
 from ..recipe.grammar import Recipe
-from .analyses import (
-    Analyses,
-    CachedAnalysis,
-    analysis_for,
-    grounded,
-    old_ranks,
-    plan_blocks,
-    plan_warnings,
-    ranks_of,
-    reopened,
-    runtime,
-    warnings_of,
-)
+from .analyses import Analyses, reopened
+from .bases import analysis_for, open_required_base
+from .cached import CachedAnalysis
+from .curve import ranks_of
+from .figures import old_ranks, plan_blocks
+from .lora_warnings import plan_warnings, warnings_of
 from .names import MIB, NameFacts, filled, folded, new_path, output_folder
 from .options import Options
 from .preferences import read_preferences
+from .protocol.types import Json
 from .queue import Handle
-from .references import NO_REFERENCE, ReferenceInfo, described
+from .references import NO_REFERENCE, ReferenceInfo, reference_info
+from .snapshot import HostLists, Snapshot
 
-_TRIES = 4  # until a name tells the size of the file that bears it
+_TRIES = 4  # until the size in a name is the size of the file that has this name
 
 
 @dataclass(frozen=True)
-class Written:
-    """One result, as it came out."""
+class NewFile:
+    """A file that was written, or is about to be."""
 
     plan: Plan
     path: Path
     sidecars: tuple[Path, ...]
     notes: tuple[str, ...]
-    """What did not go as wished, beside the plan's."""
+    """Notes besides those of the plan."""
     reference: ReferenceInfo = NO_REFERENCE
-    """Which base model its numbers rest on."""
+    """The base model that it depends on."""
 
 
-Announce = Callable[[Plan, Path], None]
-"""Called with what is about to be written, and where."""
+BeforeWriting = Callable[[Plan, Path], None]
+"""Called with the plan and the path right before the file appears."""
 
 Namer = Callable[[str], Path]
-"""From the wished stem to a path that nobody has."""
+"""From a stem to a path with this stem, or a similar one, that is free."""
 
 
-def namer(host: Host, lora: LoraFile, options: Options, taken: set[str]) -> Namer:
-    """Raises Fault for a folder that is none."""
+def namer(host: HostLists, lora: LoraFile, options: Options, taken: set[str]) -> Namer:
+    """Return the namer for the results of a LoRA. Raises Fault where `options.folder` is no folder name."""
     folder = output_folder(lora.path, host.lora_roots(), options.folder)
     return lambda stem: new_path(folder, stem, taken)
 
 
-def listed_names(host: Host) -> set[str]:
-    """Folded names of the host's list: enough for a plan."""
+def listed_names(host: HostLists) -> set[str]:
+    """Return the names of the host's list, folded: enough for a plan."""
     loras = host.loras()
     return folded({lora.name for lora in loras} | {lora.path.stem for lora in loras} | _aliases(loras))
 
 
-def all_names(host: Host) -> set[str]:
-    """Folded names of the host's list and of all files below its roots, for hosts know a LoRA by that alone."""
+def all_names(host: HostLists) -> set[str]:
+    """Return the names of the host's list and of all files below its roots, folded. Hosts know a LoRA by its name,
+    in whatever folder it is."""
     names = listed_names(host)
     for root in host.lora_roots():
         names |= names_in_tree(root)
@@ -85,7 +85,7 @@ def _aliases(loras: Sequence[LoraFile]) -> set[str]:
 
 
 def planned(analysis: Analysis, recipe: Recipe, options: Options, name: Namer) -> ResizeJob:
-    """The job under the name that tells its own size. Raises what `jobs.prepare` raises."""
+    """Plan a file under the name that contains its own size. Raises what `prepare` raises."""
     source = analysis.adapter.paths[0]
     ending = filled(options.suffix, _guess(analysis, recipe))
     for _ in range(_TRIES):
@@ -106,7 +106,7 @@ def _always(path: Path, _: str) -> Path:
 
 
 def _guess(analysis: Analysis, recipe: Recipe) -> NameFacts:
-    """Right in its number of digits, mostly, so that one look is enough."""
+    """Guess with the right number of digits, mostly, so that one plan is enough."""
     bytes = (
         min(recipe.value * MIB, analysis.adapter.bytes) if recipe.selection == "size" else analysis.adapter.bytes / 4
     )
@@ -117,13 +117,16 @@ def _name_facts(job: ResizeJob) -> NameFacts:
     return NameFacts(job.plan.bytes_after, job.plan.retention, max(job.choice.ranks, default=0))
 
 
-def plan_answer(
-    kept: CachedAnalysis, recipe: Recipe, options: Options, host: Host, taken: Collection[str] = ()
-) -> dict[str, Any]:
-    """What `plan` answers; `taken` are names that a restore will need again. Raises Fault, and what planning raises."""
+def plan_json(
+    kept: CachedAnalysis, recipe: Recipe, options: Options, host: HostLists, taken: Collection[str] = ()
+) -> Json:
+    """Return the `Plan` of the protocol; `taken` are names that a restore will need again.
+
+    Raises Fault, and what planning raises.
+    """
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     job = planned(analysis, recipe, options, namer(host, kept.lora, options, listed_names(host) | folded(taken)))
-    plan, reference = job.plan, described(host, options.reference)
+    plan, reference = job.plan, reference_info(host, options.reference)
     return {
         "name": kept.lora.name,
         "output": job.path.stem,
@@ -140,30 +143,30 @@ def plan_answer(
         "warnings": [*warnings_of(kept, reference), *plan_warnings(plan, read_preferences(host.settings()).floor)],
         "recipe": plan.recipe,
         "blocks": plan_blocks(kept, plan),
-        "reference": used_by(kept, recipe).as_json(),
+        "reference": used_by(kept, recipe).to_json(),
     }
 
 
 def used_by(kept: CachedAnalysis, recipe: Recipe) -> ReferenceInfo:
-    """The reference that a result rests on; none for a recipe that compares with no base model."""
-    return kept.reference if recipe.needs_base or kept.ground is not None else NO_REFERENCE
+    """Return the reference that a result depends on; none where it depends on no base model."""
+    return kept.reference if recipe.needs_base or kept.delta_base is not None else NO_REFERENCE
 
 
 @dataclass(frozen=True)
-class Order:
-    """One file that is to be made."""
+class ResizeOrder:
+    """One file that is to be written."""
 
     lora: LoraFile
     recipe: Recipe
     options: Options
     taken: frozenset[str] = frozenset()
-    """Stems that must stay free, beside those of all files."""
+    """Stems that must stay free, besides those of all files."""
 
 
-def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce: Announce) -> Written:
-    """Makes the file; `announce` is called right before it appears.
+def write(analyses: Analyses, host: Host, order: ResizeOrder, handle: Handle, before_writing: BeforeWriting) -> NewFile:
+    """Write the file.
 
-    Raises Cancelled and whatever goes wrong; then nothing was left behind.
+    Raises Cancelled, and what reading, planning and writing raise; no file is left behind then.
     """
     lora, recipe, options = order.lora, order.recipe, order.options
     handle.portion(0.0, 0.6)
@@ -171,20 +174,26 @@ def write(analyses: Analyses, host: Host, order: Order, handle: Handle, announce
     analyses.with_base(kept, [recipe], options.reference, handle)
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     handle.portion(0.6, 0.4)
-    with reopened(kept) as adapter, grounded(adapter, host, options.reference) as ground, runtime(handle) as tools:
+    with (
+        reopened(kept) as adapter,
+        open_required_base(adapter, host, options.reference) as base,
+        cpu_runtime(handle) as tools,
+    ):
         digest = tools.pool.submit(adapter.files[0].sha256)
-        name = namer(host, lora, options, all_names(host) | folded(order.taken))
-        job = planned(reattached(analysis, adapter, ground), recipe, options, name)
+        lists = Snapshot(host)
+        name = namer(lists, lora, options, all_names(lists) | folded(order.taken))
+        job = planned(reattached(analysis, adapter, base), recipe, options, name)
+        job = with_float8_errors(job, tools)
         handle.check()
-        announce(job.plan, job.path)
+        before_writing(job.plan, job.path)
         plan = execute(job, tools, [digest.result()])
         source_sha256 = digest.result()
     copies, notes = _sidecars(adapter, job.path, source_sha256) if options.sidecars else ((), ())
-    return Written(plan, job.path, copies, notes, used_by(kept, recipe))
+    return NewFile(plan, job.path, copies, notes, used_by(kept, recipe))
 
 
 def _sidecars(adapter: Adapter, target: Path, digest: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The copies, and what to say where some could not be made: the LoRA itself is whole by now."""
+    """Copy the sidecars; return the copies, and a note where some could not be made: the LoRA itself is written."""
     lora = adapter.paths[0]
     if not has_sidecars(lora):
         return (), ()

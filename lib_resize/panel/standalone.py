@@ -1,6 +1,6 @@
 """The panel as a program of its own, for people without a WebUI and for the browser tests.
 
-A FastAPI application that holds the same Gradio Blocks as a host's tab, with the script and the style put into the
+A FastAPI application that holds the same Gradio Blocks as a host's tab, with the scripts and the style put into the
 page's head, as a host does for its extensions.
 """
 
@@ -25,7 +25,9 @@ from .layout import build
 
 NOBODY_ELSE = Access()
 """Programs of this machine alone."""
-_ASSETS = ("javascript/resize_lora.js", "style.css")
+_STYLE = "style.css"
+_SCRIPTS = "javascript/resize_lora_*.js"
+"""All scripts, loaded in the order of their names, as hosts do."""
 
 
 @dataclass(frozen=True)
@@ -63,29 +65,39 @@ def serve(
 def application(
     call: Callable[[str], str], address: Address, access: Access = NOBODY_ELSE, *, with_api: bool = False
 ) -> Application:
-    """The panel's web application, guarded and with its script."""
+    """The panel's web application, guarded and with its scripts."""
     app = FastAPI(openapi_url=f"{api.PREFIX}/openapi.json" if with_api else None, docs_url=None, redoc_url=None)
-    own = [f"/resize-lora/{Path(name).name}" for name in _ASSETS]
+    root = _asset_root()
+    assets = {f"/resize-lora/{path.name}": path for path in (*scripts_of(root), root / _STYLE)}
+    own = [*assets]
     if with_api:
         api.mount(app, call, access)
         own.append(f"{api.PREFIX}/")
-    assets = Path(_asset_root())
-    for name in _ASSETS:
-        app.get(f"/resize-lora/{Path(name).name}")(_file(assets / name))
+    for address_of, path in assets.items():
+        app.get(address_of)(_file(path))
     mounted = gr.mount_gradio_app(app, build(call), path="/")
-    return Firewall(_Head(mounted, head_tags(assets)), remote=address.remote, users=access.users, own=own)
+    return Firewall(_Head(mounted, head_tags(root)), remote=address.remote, users=access.users, own=own)
 
 
 def head_tags(assets: Path) -> str:
-    """What a host would put into the page's head for us: style, translations and script."""
-    stamps = [f"/resize-lora/{(assets / name).name}?{(assets / name).stat().st_mtime_ns}" for name in _ASSETS]
+    """Return what a host would put into the page's head for us: style, translations and scripts."""
     languages = json.dumps(languages_of(assets / "localizations"), ensure_ascii=False).replace("</", "<\\/")
+    scripts = (f'<script src="{_stamped(path)}" defer></script>' for path in scripts_of(assets))
     return (
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<link rel="stylesheet" href="{html.escape(stamps[1])}">'
-        f"<script>window.resizeLoraLanguages = {languages};</script>"
-        f'<script src="{html.escape(stamps[0])}" defer></script>'
+        f'<link rel="stylesheet" href="{_stamped(assets / _STYLE)}">'
+        f"<script>window.resizeLoraLanguages = {languages};</script>{''.join(scripts)}"
     )
+
+
+def _stamped(path: Path) -> str:
+    """Return the address of an asset, with its time of change so that browsers notice an update."""
+    return html.escape(f"/resize-lora/{path.name}?{path.stat().st_mtime_ns}")
+
+
+def scripts_of(assets: Path) -> list[Path]:
+    """Return the scripts of the page in the order in which they are loaded."""
+    return sorted(assets.glob(_SCRIPTS))
 
 
 def languages_of(folder: Path) -> dict[str, dict[str, str]]:
@@ -94,13 +106,13 @@ def languages_of(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def _asset_root() -> Path:
-    """The checkout, or where an installation has laid the script. Raises FileError where it is in none of them."""
+    """The checkout, or where an installation has put the scripts. Raises FileError where it is in none of them."""
     places = list(_places())
     for place in places:
-        if all((place / name).is_file() for name in _ASSETS):
+        if scripts_of(place) and (place / _STYLE).is_file():
             return place
     raise FileError(
-        f"{_ASSETS[0]} is in none of {', '.join(map(str, places))}; run from a checkout, or install the package again."
+        f"{_SCRIPTS} is in none of {', '.join(map(str, places))}; run from a checkout, or install the package again."
     )
 
 

@@ -1,9 +1,9 @@
-"""Undone results: moved aside, never deleted, and brought back on request. Standard library only.
+"""Move undone results to a trash folder, and back on request. Standard library only.
 
 Each undo is a folder of its own in the trash root: a manifest, and the moved files under numbers that end in
 ``.trashed``, so that no host lists them. The manifest is on the disk before the first file moves and says where each
-one belongs. At any moment of a crash every file is in one of the two places that it names; `recover` then finishes
-what was half done: an undo is taken back, a restore is completed.
+one belongs. After a crash every file is in one of the two places that it names; `recover` then finishes what was half
+done: an undo is reverted, a restore is completed.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class Moved:
-    """One file of an item."""
+    """A file of an item."""
 
     home: Path
-    """Where it was, and goes back to."""
+    """The path that it was moved from."""
     kept: str
     """Its name in the item's folder."""
     bytes: int
@@ -48,7 +48,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class Item:
-    """One undone result."""
+    """An undone result."""
 
     id: str
     name: str
@@ -67,7 +67,7 @@ class Item:
 
 
 def trash(root: Path, name: str, files: Sequence[Path], result: str | None = None) -> Item:
-    """Moves files to the trash, the LoRA being the first of `files`. Raises OutputError; then all are back."""
+    """Move files to the trash; the first of `files` is the LoRA. Raises OutputError, after moving all files back."""
     _in_words(lambda: root.mkdir(parents=True, exist_ok=True), root)
     with _turn(root), _words(root):
         item = _new_item(root, name, [*files[1:], files[0]], result)
@@ -77,14 +77,14 @@ def trash(root: Path, name: str, files: Sequence[Path], result: str | None = Non
         except (OutputError, OSError):
             with contextlib.suppress(
                 OutputError, OSError
-            ):  # where the disk fails again, the next start brings them back
+            ):  # where the disk fails again, the next start moves them back
                 _bring_back(item)
             raise
         return item
 
 
 def restore(item: Item) -> None:
-    """Moves an item's files back. Raises OutputError where a name is taken; then nothing was moved."""
+    """Move the files of an item back. Raises OutputError where a name is taken; nothing is moved then."""
     with _turn(item.folder.parent), _words(item.folder):
         _bring_back(item)
 
@@ -93,12 +93,12 @@ def _bring_back(item: Item) -> None:
     for file in item.files:
         kept = item.folder / file.kept
         if kept.exists() and os.path.lexists(file.home) and not _same(kept, file.home):
-            raise OutputError(f"{file.home}: there is another file of this name now. Rename or move that one first.")
+            raise OutputError(f"{file.home}: another file has this name now. Rename or move it first.")
     for file in item.files:
         kept = item.folder / file.kept
-        if not kept.exists():  # it never moved, or is back already
+        if not kept.exists():  # never moved, or already moved back
             continue
-        if os.path.lexists(file.home):  # a move that was cut off between its two steps
+        if os.path.lexists(file.home):  # a move that was interrupted between its two steps
             _in_words(kept.unlink, kept)
         else:
             _in_words(lambda home=file.home: home.parent.mkdir(parents=True, exist_ok=True), file.home)
@@ -107,7 +107,7 @@ def _bring_back(item: Item) -> None:
 
 
 def ids(root: Path) -> list[str]:
-    """Of the folders that look like items, oldest first."""
+    """Return the ids of the folders that look like items, oldest first."""
     try:
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
     except OSError:
@@ -116,12 +116,12 @@ def ids(root: Path) -> list[str]:
 
 
 def items(root: Path) -> list[Item]:
-    """What is in the trash, oldest first; folders that are not ours are left alone."""
+    """Return the items of a trash folder, oldest first; other folders are left alone."""
     return [item for name in ids(root) if (item := read(root, name)) is not None]
 
 
 def empty(root: Path) -> tuple[int, int]:
-    """Deletes all items for good; how many files and bytes that were. Raises OutputError where one stays."""
+    """Delete all items for good; return the number of files and bytes. Raises OutputError where that is impossible."""
     count = size = 0
     with _turn(root), _words(root):
         for item in items(root):
@@ -135,8 +135,10 @@ def empty(root: Path) -> tuple[int, int]:
 
 
 def recover(root: Path, check: Callable[[Item], None]) -> None:
-    """Finishes what a killed process left half done. `check` raises OutputError for an item that must stay as it is;
-    so does an item that cannot be finished."""
+    """Finish what a killed process left half done, where that is possible.
+
+    `check` raises OutputError for an item that must not be moved.
+    """
     with _turn(root):
         for id in ids(root):
             _clear_drafts(root / id)
@@ -151,13 +153,13 @@ def recover(root: Path, check: Callable[[Item], None]) -> None:
 
 
 def _is_half(item: Item) -> bool:
-    """Whether an undo or a restore of it was cut off. In both, the LoRA is the last file to move."""
+    """Return whether an undo or a restore was interrupted. In both, the LoRA is the last file to move."""
     *sidecars, lora = item.files
     kept = item.folder / lora.kept
     if not kept.exists():
-        return _is_home(lora)  # an undo that did not come to it, or a restore that is complete but for its manifest
+        return _is_home(lora)  # an interrupted undo, or a restore that is complete except for its manifest
     if os.path.lexists(lora.home):
-        return _same(kept, lora.home)  # a move that was cut off between its two steps
+        return _same(kept, lora.home)  # a move that was interrupted between its two steps
     return any(_is_home(file) for file in sidecars)  # a restore: an undo would have moved all of them by now
 
 
@@ -170,7 +172,7 @@ def _is_home(file: Moved) -> bool:
 
 
 def _clear_drafts(folder: Path) -> None:
-    """Copies that were cut off; what they were made of is still there."""
+    """Remove incomplete copies; their sources still exist."""
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(folder)):
             if _LEFT.fullmatch(entry.name):
@@ -179,7 +181,7 @@ def _clear_drafts(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _turn(root: Path) -> Iterator[None]:
-    """One process at a time moves files in a trash; a kill releases it. Windows refuses to move what is in use."""
+    """Let one process at a time move files of a trash; a kill releases the lock. Windows refuses to move open files."""
     fd = -1
     if sys.platform != "win32":
         import fcntl
@@ -243,7 +245,7 @@ def _parsed(document: Mapping[str, Any], folder: Path) -> Item:
         raise ValueError("another version")
     files = tuple(map(_parsed_file, document["files"]))
     if not files or not all(_MOVED.fullmatch(file.kept) and file.home.is_absolute() for file in files):
-        raise ValueError("not names that we gave")
+        raise ValueError("not names of this program")
     result = document.get("result")
     result = result if isinstance(result, str) else None
     return Item(folder.name, str(document["name"]), float(document["trashed"]), files, folder, result)
@@ -257,7 +259,7 @@ def _parsed_file(document: Mapping[str, Any]) -> Moved:
 
 
 def _remove_folder(item: Item) -> None:
-    """The folder goes only when nothing but the manifest is left in it."""
+    """Remove the folder of an item, if only the manifest is left in it."""
     with contextlib.suppress(OSError):
         if any((item.folder / file.kept).exists() for file in item.files):
             return
@@ -269,7 +271,7 @@ def _remove_folder(item: Item) -> None:
 
 
 def _move(old: Path, new: Path) -> None:
-    """Moves a file without ever replacing one; onto another disk by a whole copy first."""
+    """Move a file without ever replacing one; to another disk by a complete copy first."""
     with _words(new):
         try:
             on_one_disk = old.stat().st_dev == new.parent.stat().st_dev
@@ -279,14 +281,14 @@ def _move(old: Path, new: Path) -> None:
             _copy(old, new)
             if not _same(old, new):
                 new.unlink()
-                raise OutputError(f"{new}: the copy differs from {old}, which stays. Check the disk.")
+                raise OutputError(f"{new}: the copy differs from {old}, which was not moved. Check the disk.")
             old.unlink()
         sync_folder(new.parent)
         sync_folder(old.parent)
 
 
 def _moved_at_once(old: Path, new: Path) -> bool:
-    """False where the two are not on one disk after all, as with some mounts."""
+    """Move a file by renaming it; return False where the two paths are on different disks after all, as with mounts."""
     try:
         move_if_free(old, new)
     except OSError as error:
@@ -307,7 +309,7 @@ def _copy(old: Path, new: Path) -> None:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes."""
+    """Return whether two files have the same content."""
     try:
         if one.stat().st_size != other.stat().st_size:
             return False

@@ -1,4 +1,4 @@
-"""Which LoRAs of the list are one and the same at different sizes, and what each goes by in prompts."""
+"""Which LoRAs of the list are versions of one original, and the names of each in prompts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .library import Library
 
 
 def original(loras: LoraList, source: str | None) -> LoraFile | None:
-    """The original of a file of ours, by its stem, where the host still lists it."""
+    """Return the original of a resized file, by its stem; None where the host does not list it."""
     return None if source is None else next((lora for lora in loras if lora.path.stem == source), None)
 
 
 def names_of(loras: LoraList, members: Collection[str], source: str | None = None) -> frozenset[str]:
-    """What these LoRAs of the list go by in prompts, and the name of their original, which may be gone.
+    """Return the names of these LoRAs in prompts, and the name of their original, which may not exist any more.
 
-    A name that the host takes for another LoRA is left out: a file's own name wins over any alias, and an alias that
-    is shared with another file is nobody's.
+    A name that means another LoRA to the host is left out: a file's own name has precedence over any alias, and an
+    alias that several files share means none.
     """
     own = [lora for lora in loras if lora.name in members]
     wished = {lora.name for lora in own} | {lora.alias for lora in own if lora.alias} | ({source} if source else set())
@@ -26,14 +26,14 @@ def names_of(loras: LoraList, members: Collection[str], source: str | None = Non
 
 
 class Versions:
-    """Originals of the host's list and the files that we made of them. Every method may be called from any thread."""
+    """Originals of the host's list and the files made of them. Every method may be called from any thread."""
 
     def __init__(self, host: Host, library: Library) -> None:
         self._host = host
         self._library = library
 
     def families(self) -> list[list[str]]:
-        """Each original's name, if it is in the list, and then its versions; only those that have any."""
+        """Return, for each original that has versions, its name if it is in the list, then the versions."""
         by_stem = {lora.path.stem: lora.name for lora in self._host.loras()}
         found = []
         for stem, versions in sorted(self._library.families().items()):
@@ -42,7 +42,7 @@ class Versions:
         return found
 
     def family_names(self, name: str) -> frozenset[str]:
-        """Names and aliases of a LoRA, its original and all other versions. Raises FileError for an unknown one."""
+        """Return names and aliases of a LoRA, its original and all versions. Raises FileError for an unknown name."""
         loras = self._host.loras()
         lora = find(loras, name)
         families = self._library.families()
@@ -51,7 +51,7 @@ class Versions:
         return names_of(loras, members, stem)
 
     def unknown(self, names: Sequence[str]) -> list[str]:
-        """Those that the host would not find, though it looked once more."""
+        """Return the names that the host does not find, even after a refresh."""
         missing = self._missing(names)
         if missing:
             self._host.refresh()

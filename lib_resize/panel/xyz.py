@@ -1,8 +1,8 @@
-"""The axis "LoRA resize" of a WebUI's X/Y/Z plot: one LoRA as it was, and every version of it that we made.
+"""The axis "LoRA resize" of a WebUI's X/Y/Z plot: a LoRA and all resized versions of it.
 
 In each cell the prompt's ``<lora:NAME:…>`` becomes the cell's version, with its multipliers. The plot works on a copy
-of the request for each cell, before prompts are laid out for batches and before their tags are read, so that changing
-``prompt`` and ``hr_prompt`` is all there is to do.
+of the request for each cell, before prompts are distributed to batches and before their tags are parsed, so that
+changing ``prompt`` and ``hr_prompt`` is enough.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from ..errors import ResizeError, UsageError
 from .names import has_tag, names_in, replace_tags
 
 LABEL = "LoRA resize"
-_COST = 0.5  # a change of LoRAs takes longer than one of numbers, and less than one of checkpoints
+_COST = 0.5  # a change of LoRAs takes longer than one of numbers, and shorter than one of checkpoints
 
 
-class Versions(Protocol):
-    """What the axis asks of the service."""
+class LoraVersions(Protocol):
+    """What the axis needs of the service; see `versions.Versions`."""
 
     def families(self) -> list[list[str]]:
-        """Each original's name, followed by the names of our files made of it; those alone of which there are some."""
+        """Return, for each original that has versions, its name if it is in the list, then the versions."""
         ...
 
     def family_names(self, name: str) -> frozenset[str]:
-        """All that stands for a LoRA in prompts: names and aliases of its original and of all versions."""
+        """Return names and aliases of a LoRA, its original and all versions."""
         ...
 
     def unknown(self, names: Sequence[str]) -> list[str]:
-        """Those that the host would not find."""
+        """Return the names that the host does not find."""
         ...
 
 
-def register(module: Any, versions: Callable[[], Versions | None]) -> bool:
-    """Adds the axis to the script's list, once. False where the script has no such list."""
+def register(module: Any, versions: Callable[[], LoraVersions | None]) -> bool:
+    """Add the axis to the script's list, once. Return False where the script has no such list."""
     options, kind = getattr(module, "axis_options", None), getattr(module, "AxisOption", None)
     if not isinstance(options, list) or kind is None:
         return False
@@ -53,23 +53,23 @@ def register(module: Any, versions: Callable[[], Versions | None]) -> bool:
 
 
 def _bare(_request: Any, _option: Any, value: str) -> str:
-    """What is written beside the pictures."""
+    """Return the label of a cell."""
     return value
 
 
 class _Axis:
-    """The three questions that the plot asks of an axis."""
+    """The three methods that the plot calls of an axis."""
 
-    def __init__(self, versions: Callable[[], Versions | None]) -> None:
+    def __init__(self, versions: Callable[[], LoraVersions | None]) -> None:
         self._versions = versions
 
     def choices(self) -> list[str]:
-        """For the list, and for the button that fills it in."""
+        """Return the values to choose from."""
         versions = self._versions()
         return [] if versions is None else [name for family in versions.families() for name in family]
 
     def confirm(self, request: Any, values: Sequence[str]) -> None:
-        """Before the first picture. Raises UsageError."""
+        """Check the values before the first image. Raises UsageError."""
         versions = self._needed()
         if not values:
             raise UsageError(f"{LABEL}: no LoRA is chosen. Choose the original and the versions to compare.")
@@ -81,37 +81,37 @@ class _Axis:
         for value in values:
             if not has_tag(first, versions.family_names(value)):
                 raise UsageError(
-                    f"{LABEL}: the prompt has no <lora:…> of {value} or its other versions, so there is nothing to "
-                    "put it in place of. Write one into the prompt itself; those in styles are not exchanged."
+                    f"{LABEL}: the prompt has no <lora:…> of {value} or its other versions to replace. "
+                    "Write one into the prompt itself; tags in styles are not replaced."
                 )
 
     def apply(self, request: Any, value: str, _values: Sequence[str]) -> None:
-        """One cell. The plot asks this of a copy of the request."""
+        """Change the request of one cell, which is a copy."""
         names = self._needed().family_names(value)
         request.prompt = _swapped(request.prompt, names, value)
         hires = getattr(request, "hr_prompt", None)
         if hires:
             request.hr_prompt = _swapped(hires, names, value)
 
-    def _needed(self) -> Versions:
+    def _needed(self) -> LoraVersions:
         versions = self._versions()
         if versions is None:
-            raise UsageError(f"{LABEL}: the panel is not running. Reload the page.")
+            raise UsageError(f"{LABEL}: the Resize LoRA tab is not running. Reload the page.")
         return versions
 
 
-def _check_known(versions: Versions, names: Sequence[str], where: str) -> None:
-    """One name that it does not know makes Forge leave all LoRAs out, in silence, and every cell would be the same."""
+def _check_known(versions: LoraVersions, names: Sequence[str], where: str) -> None:
+    """Raise UsageError for unknown names: Forge then ignores all LoRAs, silently, and all cells are the same."""
     try:
         unknown = versions.unknown(names)
     except ResizeError as error:
         raise UsageError(f"{LABEL}: {error}") from error
     if unknown:
-        raise UsageError(f"{LABEL}: {', '.join(unknown)} is {where}, and no LoRA of this name is in the list.")
+        raise UsageError(f"{LABEL}: {', '.join(unknown)} is {where}, but no installed LoRA has this name.")
 
 
 def _first(prompt: Any) -> str:
-    """Of several prompts in a batch only the first one decides on networks."""
+    """Return the first prompt of a batch, which alone decides on LoRAs."""
     found = prompt[0] if isinstance(prompt, list) and prompt else prompt
     return found if isinstance(found, str) else ""
 

@@ -1,1 +1,1 @@
-"""What a prompt or a command line names: the tags of LoRAs, block weights, and the files they mean."""
+"""LoRA tags of prompts, block weights, and the files that names and patterns stand for."""

@@ -1,7 +1,7 @@
-"""Which file a name in a prompt means, by the hosts' rules: the bare file name, or the alias that a file gives itself.
+"""The file that a name in a prompt means, by the hosts' rules: a file name without suffix, or an alias in its metadata.
 
-Folders are looked through with all that lies below them. A name with a folder (``styles/ink``) is taken from there, as
-ComfyUI writes it. Hosts pick silently where two files have one name; here that is an error.
+Folders are searched recursively. A name with a folder (``styles/ink``) is looked up there, as ComfyUI writes it. Where
+two files have the same name, hosts pick one silently; here that is an error.
 """
 
 from __future__ import annotations
@@ -14,37 +14,46 @@ from pathlib import Path
 
 from ..errors import FileError, ResizeError, UsageError
 from ..files.header import read_header
+from .block_weights import BLOCK_PRESETS, Presets, read_presets
 from .sources import files_below
-from .tags import Presets, read_presets
 
 _ALIAS = "ss_output_name"
 _MOMENT = re.compile(r"@[0-9.]+$")
 
 
 PRESET_FILE = "lbwpresets.txt"
-"""Where the extension LoRA Block Weight keeps a person's presets, in its folder ``scripts``."""
+"""The file in which the extension LoRA Block Weight keeps a person's presets, in its folder ``scripts``."""
 
 
 def preset_file(path: Path) -> Presets:
-    """The presets of block weights in a file, and those that the extension brings. Raises FileError."""
+    """Return the presets of block weights in a file, and the extension's own. Raises FileError."""
     try:
         return read_presets(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise FileError(f"{path}: cannot be read as presets of block weights: {reason}.") from error
 
 
+def presets_of(name: str | None) -> Presets:
+    """Return the presets in a file, or the built-in ones without a name. Raises FileError."""
+    return preset_file(Path(name)) if name else BLOCK_PRESETS
+
+
 class LoraFolders:
-    """The LoRAs of some folders, by name. Raises UsageError where a folder is not there."""
+    """The LoRAs of some folders, by name. Raises UsageError for a folder that does not exist."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         missing = [str(root) for root in roots if not root.is_dir()]
         if missing or not roots:
-            raise UsageError(f"--lora-dir {', '.join(missing) or 'is missing'}: a folder of LoRAs was expected.")
+            raise UsageError(
+                f"--lora-dir {', '.join(missing)} does not exist; expected a folder of LoRAs."
+                if missing
+                else "--lora-dir is missing."
+            )
         self._roots = tuple(dict.fromkeys(root.resolve() for root in roots))
 
     def find(self, name: str) -> Path:
-        """The file that a prompt's name means. Raises FileError where there is none, or more than one."""
+        """Return the file of a name. Raises FileError where there is none, or more than one."""
         plain = name.strip()
         found = self._named.get(plain) or self._aliased(plain)
         if not found:
@@ -52,13 +61,13 @@ class LoraFolders:
         if len(found) > 1:
             raise FileError(
                 f"<lora:{name}>: {len(found)} files have this name: {', '.join(map(str, found))}. "
-                f"Rename one, or name the folder too, as in <lora:styles/ink:1>."
+                f"Rename one, or add the folder to the name, as in <lora:styles/ink:1>."
             )
         return found[0]
 
     @cached_property
     def _files(self) -> list[tuple[Path, Path]]:
-        """Every file, once, and the folder that it was found below."""
+        """Every file, once, with the folder in which it was found."""
         found = {path.resolve(): (path, root) for root in reversed(self._roots) for path in files_below(root)}
         return sorted(found.values())
 
@@ -77,14 +86,14 @@ class LoraFolders:
         roots = ", ".join(map(str, self._roots))
         moment = _MOMENT.search(name)
         if moment and name[: moment.start()] in self._named:
-            return f"{moment[0]} after a name is a step, and a file is on for all of them. Leave it away."
+            return f"{moment[0]} after a name is a step, but a file applies to all steps. Remove it."
         close = difflib.get_close_matches(name, self._named, n=3)
-        hint = f" Near it: {', '.join(close)}." if close else ""
-        return f"no LoRA of this name or alias is below {roots}.{hint}"
+        hint = f" Similar names: {', '.join(close)}." if close else ""
+        return f"no LoRA in {roots} has this name or alias.{hint}"
 
 
 def _alias_of(path: Path) -> str | None:
-    """What a file calls itself; None for one that cannot be read, which is told when it is used."""
+    """Return the alias in a file's metadata; None if it cannot be read, which is an error once the file is used."""
     try:
         return read_header(path).metadata.get(_ALIAS)
     except ResizeError:

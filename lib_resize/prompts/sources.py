@@ -1,4 +1,4 @@
-"""What the user names on the command line: files, folders, patterns and merges."""
+"""The arguments of the command line that name LoRAs: files, folders, patterns and merges."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _STRONGEST = 1e6
 
 @dataclass(frozen=True)
 class Member:
-    """One file and the strength that it gets."""
+    """One file and its strength."""
 
     path: Path
     weight: float = 1.0
     tags: tuple[Tag, ...] = ()
-    """The tags of a prompt that name it, all with one `dyn`, in place of the weight."""
+    """The tags of a prompt that name it, all with one `dyn`; they replace the weight."""
 
     @property
     def strength(self) -> str:
-        """The strength in words."""
+        """Return the strength as text."""
         return " + ".join(tag.strengths for tag in self.tags) or f"{self.weight:g}"
 
 
@@ -38,35 +38,35 @@ class Source:
 
     members: tuple[Member, ...]
     below: Path = Path()
-    """Folder of the file below the folder that the user named; results keep it."""
+    """Folder of the file, relative to the folder that the user named; results keep it."""
     found: bool = False
-    """Found in a folder, rather than named: results of earlier runs are left out then."""
+    """Found in a folder, not named by the user: results of earlier runs are then skipped."""
 
     @property
     def label(self) -> str:
-        """As it stands in tables and messages."""
+        """Return its name for tables and messages."""
         if self.is_plain:
             return str(self.members[0].path)
         return ",".join(f"{member.path}:{member.strength}" for member in self.members)
 
     @property
     def is_plain(self) -> bool:
-        """A single file at its own strength."""
+        """Return whether it is a single file at strength 1."""
         return len(self.members) == 1 and self.members[0].weight == 1.0 and not self.members[0].tags
 
     @property
     def name(self) -> str:
-        """Stem of its results: the file's own, or all names with their weights."""
+        """Return the stem of its results: the file's own, or all names with their weights."""
         if self.is_plain:
             return self.members[0].path.stem
         return "+".join(f"{member.path.stem}_{member.strength}" for member in self.members)
 
 
 def expand(arguments: Sequence[str], on_skip: Skip = ignore) -> list[Source]:
-    """The LoRAs that the arguments name, each once, in order. Folders that cannot be read go to `on_skip`.
+    """Return the LoRAs that the arguments name, each once, in order. Folders that cannot be read go to `on_skip`.
 
-    A file that is not there is found out when it is opened. Raises UsageError for patterns and folders that hold
-    nothing, and for merges that cannot be read.
+    A missing file is not an error before it is opened. Raises UsageError for patterns and folders without LoRAs, and
+    for merges that cannot be parsed.
     """
     folders: dict[Path, str] = {}
     sources: dict[object, Source] = {}
@@ -77,7 +77,7 @@ def expand(arguments: Sequence[str], on_skip: Skip = ignore) -> list[Source]:
 
 
 def _spelled(path: Path, folders: dict[Path, str]) -> tuple[str, str]:
-    """One spelling for each name: the real path of its folder, looked up once, and the name."""
+    """Return one key for all spellings of a path: the real path of its folder, looked up once, and the file name."""
     if path.parent not in folders:
         folders[path.parent] = _real(path.parent)
     return folders[path.parent], path.name
@@ -92,7 +92,7 @@ def _real(path: Path) -> str:
 
 def _expand(argument: str, on_skip: Skip) -> list[Source]:
     if not argument.strip():
-        raise UsageError("an argument is empty; name a LoRA file, a folder of them or a pattern.")
+        raise UsageError("an argument is empty; name a LoRA file, a folder or a pattern.")
     path = Path(argument)
     if is_folder(path):
         return _required(list(_in_folder(path, on_skip)), f"folder {argument} holds no {SUFFIX} file")
@@ -109,22 +109,22 @@ def _expand(argument: str, on_skip: Skip) -> list[Source]:
 
 
 def _matched(path: Path, on_skip: Skip) -> list[Source]:
-    """What a pattern found; a folder without LoRAs is no fault then."""
+    """Return the LoRAs of one match of a pattern. A folder without LoRAs is not an error here."""
     return list(_in_folder(path, on_skip)) if is_folder(path) else [Source((Member(path),))]
 
 
 def of_members(arguments: Sequence[str]) -> Source:
-    """The merge of files with their strengths, ``a.safetensors:0.6``. Raises UsageError."""
+    """Return the merge of files with their strengths, ``a.safetensors:0.6``. Raises UsageError."""
     return Source(tuple(_member(argument, argument) for argument in arguments))
 
 
 def of_prompt(tags: Sequence[Tag], find: Callable[[str], Path]) -> Source:
-    """The merge that the tags of a prompt are, a file with several tags once for each `dyn`.
+    """Return the merge of a prompt's tags. A file with several tags is one member for each `dyn`.
 
-    `find` tells the file of a name. Raises what `find` raises, and UsageError where there is no tag.
+    `find` returns the file of a name. Raises what `find` raises, and UsageError where there is no tag.
     """
     if not tags:
-        raise UsageError("the prompt names no LoRA; tags such as <lora:name:0.8> were expected.")
+        raise UsageError("the prompt has no LoRA; expected tags such as <lora:name:0.8>.")
     groups: dict[tuple[Path, int | None], list[Tag]] = {}
     for tag in tags:
         groups.setdefault((find(tag.name), tag.dyn), []).append(tag)
@@ -137,7 +137,7 @@ def of_prompt(tags: Sequence[Tag], find: Callable[[str], Path]) -> Source:
 
 def _required(found: list[Source], otherwise: str) -> list[Source]:
     if not found:
-        raise UsageError(f"{otherwise}; name a LoRA file, a folder of them or a pattern such as loras/*{SUFFIX}.")
+        raise UsageError(f"{otherwise}; name a LoRA file, a folder or a pattern such as loras/*{SUFFIX}.")
     return found
 
 
@@ -147,9 +147,9 @@ def _in_folder(folder: Path, on_skip: Skip) -> Iterator[Source]:
 
 
 def files_below(folder: Path, on_skip: Skip = ignore, *, once: bool = False) -> Iterator[Path]:
-    """All safetensors files below a folder, links followed, in the order of their names.
+    """Yield all safetensors files in a folder, recursively and through links, in the order of their names.
 
-    With `once` a link to a file that is found anyway is left out.
+    With `once`, a link to a file that is found anyway is omitted.
     """
     found = [(place, name) for place in walk(folder, on_skip=on_skip) for name in place.names]
     loras = [(place.real, place.path / name) for place, name in found if name.lower().endswith(SUFFIX)]
@@ -168,16 +168,16 @@ def _member(piece: str, argument: str) -> Member:
     weight = _weight(text)
     name = text if weight is None else text.rpartition(":")[0].strip()
     if not name:
-        raise UsageError(f"{argument!r}: a name is missing; a merge is written as 'style.safetensors:0.6,char:0.4'.")
+        raise UsageError(f"{argument!r}: a name is missing; write a merge as 'style.safetensors:0.6,char:0.4'.")
     if weight is not None and not abs(weight) <= _STRONGEST:
         raise UsageError(f"{argument!r}: the strength of {name} is {weight:g}; expected a number up to {_STRONGEST:g}.")
     if weight == 0.0:
-        raise UsageError(f"{argument!r}: weight 0 leaves nothing of {name}; leave it away.")
+        raise UsageError(f"{argument!r}: weight 0 removes {name} from the merge; omit it.")
     return Member(_completed(Path(name)), 1.0 if weight is None else weight)
 
 
 def _weight(text: str) -> float | None:
-    """The number behind the last colon; a Windows drive letter's colon is followed by none."""
+    """Return the number after the last colon; None where there is none, as after a Windows drive letter."""
     _, colon, tail = text.rpartition(":")
     if not colon or exists(Path(text)):
         return None
@@ -189,7 +189,7 @@ def _weight(text: str) -> float | None:
 
 
 def _completed(path: Path) -> Path:
-    """The suffix may be left away, as in a prompt."""
+    """Return the path with the suffix, which is optional, as in a prompt."""
     if not path.name or exists(path):
         return path
     completed = path.with_name(path.name + SUFFIX)

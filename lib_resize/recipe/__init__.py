@@ -1,1 +1,1 @@
-"""What to keep: the language of recipes, the scores of dimensions, and the choice among them."""
+"""Recipes: their grammar, the scores of dimensions, and the selection of dimensions."""

@@ -1,7 +1,7 @@
 """The score of a dimension: ``log10 s_i - sum_j w_j log10 reference_j``.
 
-A weighted geometric mean of the ratios between a dimension's strength and its references, as the tool defines
-it that coined these recipes.
+It is a weighted geometric mean of the ratios between a dimension's strength and its references, as defined by the tool
+that introduced these recipes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from ..errors import PairingError
 from ..linalg.casts import Double
-from ..linalg.truncate import descending
+from ..linalg.truncate import non_increasing
 from .grammar import BASE_SCORES, SELF_SCORES, Recipe
 
 
 @dataclass(frozen=True)
 class BaseFacts:
-    """What is known of the base layer; None where no recipe asked for it."""
+    """The norms of the base layer; None for those that no recipe uses."""
 
     fro: float | None = None
     """Frobenius norm."""
@@ -35,38 +35,42 @@ class BaseFacts:
 
 @dataclass(frozen=True)
 class LayerFacts:
-    """What the choice knows of a layer."""
+    """The facts about a layer that the selection uses."""
 
     name: str
     s: Double
-    """What each dimension holds, (r,): the first k hold the squared norm ``sum of s_j^2 over j < k``. Singular values,
-    descending, for layers that are low-rank pairs; of others see `nested`."""
-    parameters: int
+    """Strengths, (r,), float64: the first k hold the squared norm ``sum of s_j^2 over j < k``.
+
+    Singular values, descending, for low-rank pairs; for other layers see `nested`.
+    """
+    parameters_per_rank: int
     """Numbers stored per rank, n + m for a low-rank pair."""
     is_conv: bool = False
-    """A convolution larger than 1x1."""
+    """Whether it is a convolution larger than 1x1."""
     base: BaseFacts | None = None
-    """None where the layer has no partner in the base model."""
+    """None if the layer has no partner in the base model."""
     min_kept: int = 0
-    """Dimensions that must stay whatever the recipe says, even of a layer that is zero: 1 where other tensors of the
-    layer stay, which would be orphans without it."""
+    """Dimensions that are kept with any recipe, even of a layer of zeros.
+
+    1 if other tensors of the layer are kept that would be useless without it.
+    """
     residual_norm: float = 0.0
-    """Frobenius norm of what lies in none of the dimensions, as of a weight difference that was cut to some ranks."""
-    square: int = 0
+    """Frobenius norm of the part outside of all dimensions, as of a weight difference that was truncated."""
+    parameters_per_squared_rank: int = 0
     """Numbers stored per square of the rank: the core of a Tucker layer."""
     nested: bool = False
-    """Whether dimensions can only stay together with all before them; `s` need not fall, then."""
+    """Whether a dimension can only be kept together with all before it. `s` may increase then."""
     stored_ranks: NDArray[np.intp] | None = None
-    """Where not every rank is written: the rank that is written in its place, (r + 1,), not falling."""
+    """The rank that is written for each rank, (r + 1,), non-decreasing; None if every rank is written."""
 
     @cached_property
     def strengths(self) -> Double:
-        """`s` as scores see it: falling, (r,)."""
-        return descending(self.s) if self.nested else self.s
+        """`s` for scores: non-increasing, (r,), float64."""
+        return non_increasing(self.s) if self.nested else self.s
 
     @cached_property
     def alive(self) -> int:
-        """How many dimensions there are up to the last that holds anything."""
+        """Number of dimensions up to the last one that is not zero."""
         if not self.nested:
             return int(np.count_nonzero(self.s))
         found = np.flatnonzero(self.s)
@@ -74,17 +78,17 @@ class LayerFacts:
 
     @property
     def energy(self) -> float:
-        """Square of the Frobenius norm of the layer as a whole."""
+        """Squared Frobenius norm of the whole layer."""
         return float(self.s @ self.s) + self.residual_norm**2
 
     @property
     def fro(self) -> float:
-        """Frobenius norm of the layer as a whole."""
+        """Frobenius norm of the whole layer."""
         return math.sqrt(self.energy)
 
     def marginal(self, rank: int) -> int:
-        """Numbers that the dimension after the first `rank` costs."""
-        return self.parameters + (2 * rank + 1) * self.square
+        """Return how many numbers the dimension after the first `rank` adds."""
+        return self.parameters_per_rank + (2 * rank + 1) * self.parameters_per_squared_rank
 
 
 _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
@@ -93,16 +97,16 @@ _REFERENCES: dict[str, Callable[[LayerFacts], Double | float | None]] = {
     "subspace": lambda layer: None if layer.base is None else layer.base.subspace,
     "spn_lora": lambda layer: float(layer.strengths[0]),
     "fro_lora": lambda layer: layer.fro,
-    "params": lambda layer: float(layer.parameters),
+    "params": lambda layer: float(layer.parameters_per_rank),
 }
 
 
 def score(recipe: Recipe, layer: LayerFacts) -> Double:
-    """Scores of a layer's dimensions, (r,), log10; minus infinity for dimensions that are zero. Where a dimension can
-    only stay with those before it, no score is above the one before.
+    """Return the scores of a layer's dimensions, (r,), log10, float64; minus infinity for dimensions that are zero.
 
-    A layer without partner is scored by the recipe's other references, their weights normalised anew, where one
-    of them compares the layer with itself; else PairingError (see `with_estimates`).
+    If a dimension can only be kept with those before it, no score is above the one before. A layer without partner is
+    scored by the recipe's other references, with their weights normalised again, if one of them compares the layer with
+    itself. Else it raises PairingError (see `with_estimates`).
     """
     weights = recipe.weights if layer.base is not None else _without_base(recipe)
     if weights is None:
@@ -119,7 +123,7 @@ def score(recipe: Recipe, layer: LayerFacts) -> Double:
 
 
 def _rescaled(name: str, reference: Double | float, recipe: Recipe) -> Double | float:
-    """A LoRA's own norms grow with it; the base model's do not."""
+    """Return the reference after a rescale: a LoRA's own norms grow with it, the base model's do not."""
     return reference * recipe.rescale if name in SELF_SCORES else reference
 
 
@@ -134,9 +138,9 @@ def _without_base(recipe: Recipe) -> dict[str, float] | None:
 
 
 def check_partners(recipe: Recipe, layers: Sequence[LayerFacts], base_name: str) -> list[str]:
-    """Names of the layers that have no partner although the recipe asks for the base model.
+    """Return the names of the layers without a partner, if the recipe needs the base model.
 
-    Raises PairingError where most layers have none and the recipe has no reference to score them by.
+    Raises PairingError if most layers have none and the recipe has no other reference to score them by.
     """
     if not recipe.needs_base:
         return []
@@ -145,26 +149,24 @@ def check_partners(recipe: Recipe, layers: Sequence[LayerFacts], base_name: str)
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise PairingError(
             f"{len(missing)} of {len(layers)} layers have no partner in {base_name}: {shown}. The LoRA was made for "
-            f"another model family than this checkpoint, or the checkpoint names its layers in a way we do not know. "
-            f"Give the right checkpoint, or take a recipe that needs none, such as -r medium."
+            f"another model family than this checkpoint, or the checkpoint has an unknown key format. Give the right "
+            f"checkpoint, or use a recipe that needs none, such as -r medium."
         )
     return missing
 
 
 def with_estimates(recipe: Recipe, layers: Sequence[LayerFacts]) -> Sequence[LayerFacts]:
-    """The layers, those without a partner scored by their own norms where the recipe compares with the base alone.
+    """Return the layers with estimated base norms where the recipe needs them and a layer has no partner.
 
-    Their base norms are estimated: own norm times the median ratio of both in the layers that have a partner. So
+    The estimate is the layer's own norm times the median ratio of both norms in the layers that have a partner, so that
     dimensions of all layers compete on one scale.
     """
     if not recipe.needs_base or _without_base(recipe) is not None:
         return layers
-    paired = [layer for layer in layers if layer.base is not None and layer.alive]
-    fro = _median_ratio((layer.base.fro, layer.fro) for layer in paired if layer.base)
-    spn = _median_ratio((layer.base.spn, float(layer.strengths[0])) for layer in paired if layer.base)
-    subspace = _median_ratio(
-        (_strongest(layer.base.subspace), float(layer.strengths[0])) for layer in paired if layer.base
-    )
+    paired = [(layer.base, layer) for layer in layers if layer.base is not None and layer.alive]
+    fro = _median_ratio((base.fro, layer.fro) for base, layer in paired)
+    spn = _median_ratio((base.spn, float(layer.strengths[0])) for base, layer in paired)
+    subspace = _median_ratio((_strongest(base.subspace), float(layer.strengths[0])) for base, layer in paired)
 
     def estimate(layer: LayerFacts) -> BaseFacts:
         own = float(layer.strengths[0])
@@ -174,7 +176,7 @@ def with_estimates(recipe: Recipe, layers: Sequence[LayerFacts]) -> Sequence[Lay
 
 
 def _median_ratio(pairs: Iterable[tuple[float | None, float]]) -> float:
-    """Median of base over own; 1 where no pair has both."""
+    """Return the median of base over own; 1 if no pair has both."""
     known = [base / own for base, own in pairs if base]
     return statistics.median(known) if known else 1.0
 

@@ -1,4 +1,4 @@
-"""The choice: which dimensions of all layers stay."""
+"""The selection of the dimensions to keep, over all layers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ResizeError
 from ..linalg.casts import Double
 from ..linalg.truncate import KeptIndices
-from .grammar import SCORED_SELECTIONS, Recipe, number
+from .grammar import SCORED_SELECTIONS, Recipe, format_number
 from .scores import LayerFacts, score
 
 MIB = 1 << 20
@@ -18,122 +18,124 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Choice:
-    """Which dimensions stay, for every layer of the question."""
+    """The dimensions to keep of every layer."""
 
     kept: tuple[KeptIndices, ...]
-    """Indices of the kept dimensions, one array a layer, ascending; empty where the layer goes."""
+    """Indices of the kept dimensions, one array a layer, ascending; empty if the layer is removed."""
     threshold: float | None
-    """The score that the weakest freely chosen dimension has, log10; None for selections layer by layer."""
+    """The log10 score of the weakest freely chosen dimension; None for selections layer by layer."""
     scores: tuple[Double, ...]
-    """The scores that it rests on; empty for selections layer by layer."""
+    """The scores that decided; empty for selections layer by layer."""
     filled: tuple[int, ...] = ()
-    """Rank of every layer where the recipe fills it up; else empty."""
+    """Rank of every layer if the recipe fills it up; else empty."""
 
     @property
     def ranks(self) -> list[int]:
-        """Rank of every layer in the file; 0 for layers that go."""
+        """Rank of every layer in the file; 0 for removed layers."""
         return list(self.filled) or [len(kept) for kept in self.kept]
 
 
 SizeOf = Callable[[Choice], int]
-"""The exact bytes of the file that a choice would give."""
+"""Returns the exact file size in bytes for a choice."""
 
 
 @dataclass(frozen=True)
 class SelectionInput:
-    """All that a choice depends on beside the recipe."""
+    """The input of a selection besides the recipe."""
 
     layers: Sequence[LayerFacts]
     together: Sequence[tuple[int, ...]] = ()
-    """Groups of layers, by index, of which a host applies all or none: where one stays, each keeps a rank."""
+    """Groups of layers, by index, that a host applies only if all are present: if one is kept, all keep a rank."""
     size_of: SizeOf | None = None
-    """Needed for `size=`."""
+    """Required for `size=`."""
 
 
-def choose(recipe: Recipe, question: SelectionInput) -> Choice:
-    """The dimensions that a recipe keeps.
+def choose(recipe: Recipe, inputs: SelectionInput) -> Choice:
+    """Return the dimensions that a recipe keeps.
 
-    Raises ResizeError where nothing would stay or `size=` cannot be met, PairingError where a score needs a base
-    layer that is missing.
+    Raises ResizeError if nothing would be kept or `size=` is too small, PairingError if a score needs a base layer that
+    is missing.
     """
     if recipe.selection in SCORED_SELECTIONS:
-        choice = Ranking(recipe, question).choose()
+        choice = Ranking(recipe, inputs).choose()
     else:
-        choice = _layer_by_layer(recipe, question)
+        choice = _layer_by_layer(recipe, inputs)
     if not any(choice.ranks):
         raise ResizeError(
-            f"recipe {recipe}: no dimension would stay. The strongest scores are below what it asks for; "
-            f"lower thr=, or take a preset such as medium."
+            f"recipe {recipe}: no dimension would be kept. Even the strongest scores are below the limit; "
+            f"lower thr=, or use a preset such as medium."
         )
     return choice
 
 
-def share_kept(layers: Sequence[LayerFacts], kept: Sequence[KeptIndices]) -> float:
-    """Weight retention: the Frobenius norm of what stays over that of all, 0 to 1; 1 for a LoRA of zeros."""
+def weight_retention(layers: Sequence[LayerFacts], kept: Sequence[KeptIndices]) -> float:
+    """Return the Frobenius norm of what is kept over that of all, 0 to 1; 1 for a LoRA of zeros."""
     whole = sum(layer.energy for layer in layers)
     part = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, kept, strict=True))
     return float(np.sqrt(min(part / whole, 1.0))) if whole > 0 else 1.0
 
 
 def _limits(recipe: Recipe, layer: LayerFacts) -> tuple[int, int]:
-    """Fewest and most dimensions that a layer may keep."""
-    cap = recipe.cap(layer.is_conv)
+    """Return the smallest and largest number of dimensions that a layer may keep."""
+    cap = recipe.rank_limit(layer.is_conv)
     most = max(layer.alive if cap is None else min(layer.alive, cap), layer.min_kept)
     return max(min(recipe.min_rank, most), layer.min_kept), most
 
 
 def _completed(
-    question: SelectionInput, kept: list[KeptIndices], order: Sequence[KeptIndices]
+    inputs: SelectionInput, kept: list[KeptIndices], order: Sequence[KeptIndices]
 ) -> tuple[KeptIndices, ...]:
-    """Gives the best dimension back to layers that a host would otherwise drop their whole group for."""
-    for group in question.together:
+    """Return the choice with one dimension for each layer that is needed by a group of layers."""
+    for group in inputs.together:
         if any(len(kept[i]) for i in group):
             for i in group:
                 if not len(kept[i]):
                     kept[i] = order[i][:1]
-    return tuple(_written(layer, part) for layer, part in zip(question.layers, kept, strict=True))
+    return tuple(_written(layer, part) for layer, part in zip(inputs.layers, kept, strict=True))
 
 
 def _written(layer: LayerFacts, kept: KeptIndices) -> KeptIndices:
-    """What a file holds where this is asked for: some ranks would be no better or no smaller than another."""
+    """Return what is written for a choice: some ranks are no better or no smaller than another."""
     if layer.stored_ranks is None or layer.stored_ranks[len(kept)] == len(kept):
         return kept
     return np.arange(layer.stored_ranks[len(kept)])
 
 
-# Selections layer by layer ----------------------------------------------------------------------------------
+# Selections layer by layer
 
 
-def _layer_by_layer(recipe: Recipe, question: SelectionInput) -> Choice:
+def _layer_by_layer(recipe: Recipe, inputs: SelectionInput) -> Choice:
     kept: list[KeptIndices] = []
-    for layer in question.layers:
+    for layer in inputs.layers:
         fewest, most = _limits(recipe, layer)
         wanted = _RANKS[recipe.selection](layer, recipe)
         kept.append(np.arange(min(max(wanted, fewest), most)))
-    order = [np.arange(len(layer.s)) for layer in question.layers]
+    order = [np.arange(len(layer.s)) for layer in inputs.layers]
     if recipe.fill == "extend":
-        kept = [_whole(layer, recipe) for layer in question.layers]
-    filled = tuple(_uniform(layer, recipe) for layer in question.layers) if recipe.fill else ()
-    return Choice(kept=_completed(question, kept, order), threshold=None, scores=(), filled=filled)
+        kept = [_whole(layer, recipe) for layer in inputs.layers]
+    filled = tuple(_uniform(layer, recipe) for layer in inputs.layers) if recipe.fill else ()
+    return Choice(kept=_completed(inputs, kept, order), threshold=None, scores=(), filled=filled)
 
 
 def _whole(layer: LayerFacts, recipe: Recipe) -> KeptIndices:
-    """All dimensions as stored, those that are zero too."""
+    """Return all stored dimensions, also those that are zero."""
     wanted = _uniform(layer, recipe)
     if len(layer.s) > wanted:
-        raise ResizeError(f"layer {layer.name} has rank {len(layer.s)} already, above {wanted}: ask for that or more.")
+        raise ResizeError(
+            f"layer {layer.name} has rank {len(layer.s)} already, above {wanted}: request that rank or more."
+        )
     return np.arange(len(layer.s))
 
 
 def _uniform(layer: LayerFacts, recipe: Recipe) -> int:
-    cap = recipe.cap(layer.is_conv)
+    cap = recipe.rank_limit(layer.is_conv)
     if layer.is_conv and recipe.max_conv_rank:
         return recipe.max_conv_rank
     return int(recipe.value) if cap is None else min(int(recipe.value), cap)
 
 
 def _by_ratio(layer: LayerFacts, recipe: Recipe) -> int:
-    """How many singular values are greater than the largest divided by the ratio; at least one."""
+    """Return how many singular values are larger than the largest divided by the ratio; at least one."""
     strengths = layer.strengths
     return max(1, int(np.count_nonzero(strengths > strengths[0] / recipe.value)))
 
@@ -147,7 +149,7 @@ def _by_sum(layer: LayerFacts, recipe: Recipe) -> int:
 
 
 def _fewest(amounts: Double, share: float, whole: float) -> int:
-    """The fewest leading amounts whose sum is at least this share of the whole, or all."""
+    """Return the smallest number of leading amounts whose sum is at least this share of the whole, or all."""
     running = np.cumsum(amounts)
     wanted = min(share * whole * (1 - 1e-14), float(running[-1]))
     return int(np.searchsorted(running, wanted, side="left")) + 1
@@ -161,18 +163,18 @@ _RANKS: dict[str, Callable[[LayerFacts, Recipe], int]] = {
 }
 
 
-# Selections over all layers ---------------------------------------------------------------------------------
+# Selections over all layers
 
 
 class Ranking:
     """All dimensions of all layers in one order, best score first; ties by layer, then by strength."""
 
-    def __init__(self, recipe: Recipe, question: SelectionInput) -> None:
+    def __init__(self, recipe: Recipe, inputs: SelectionInput) -> None:
         self.recipe = recipe
-        self.question = question
-        self.scores = tuple(score(recipe, layer) for layer in question.layers)
+        self.inputs = inputs
+        self.scores = tuple(score(recipe, layer) for layer in inputs.layers)
         self.best_first = [np.argsort(-scores, kind="stable") for scores in self.scores]
-        limits = [_limits(recipe, layer) for layer in question.layers]
+        limits = [_limits(recipe, layer) for layer in inputs.layers]
         self.forced: list[KeptIndices] = [
             order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)
         ]
@@ -188,7 +190,7 @@ class Ranking:
         return self.first(count[self.recipe.selection]())
 
     def first(self, count: int) -> Choice:
-        """The forced dimensions and the first `count` of the others."""
+        """Return the forced dimensions and the first `count` of the others."""
         kept = list(self.forced)
         layer, index = self.layer[:count], self.index[:count]
         by_layer = np.argsort(layer, kind="stable")
@@ -197,7 +199,7 @@ class Ranking:
         for i, forced in enumerate(self.forced):
             kept[i] = np.sort(np.concatenate([forced, index[bounds[i] : bounds[i + 1]]]))
         return Choice(
-            kept=_completed(self.question, kept, self.best_first),
+            kept=_completed(self.inputs, kept, self.best_first),
             threshold=self._threshold(count),
             scores=self.scores,
         )
@@ -211,7 +213,7 @@ class Ranking:
         return int(np.count_nonzero(self.flat >= self.recipe.value))
 
     def _by_retention(self) -> int:
-        layers = self.question.layers
+        layers = self.inputs.layers
         whole = sum(layer.energy for layer in layers)
         held = sum(float(layer.s[k] @ layer.s[k]) for layer, k in zip(layers, self.forced, strict=True))
         squares = np.concatenate([layer.s * layer.s for layer in layers])
@@ -223,25 +225,25 @@ class Ranking:
         return min(int(np.searchsorted(running, wanted, side="left")) + 1, len(running))
 
     def _by_size(self) -> int:
-        if self.question.size_of is None:
-            raise ValueError("size= needs a question that knows the size of its files")
+        if self.inputs.size_of is None:
+            raise ValueError("size= needs `size_of`")
         budget = self.recipe.value * MIB
         fewest = 0 if any(len(forced) for forced in self.forced) else min(1, len(self.flat))
-        smallest = self.question.size_of(self.first(fewest))
+        smallest = self.inputs.size_of(self.first(fewest))
         if smallest > budget:
             raise ResizeError(
-                f"size={number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
-                f"{smallest / MIB:.3f} MiB. Ask for that or more"
-                + (", or leave min_rank= away." if self.recipe.min_rank else ".")
+                f"size={format_number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
+                f"{smallest / MIB:.3f} MiB. Give that size or more"
+                + (", or remove min_rank=." if self.recipe.min_rank else ".")
             )
         return self._largest_within(budget, fewest, smallest)
 
     def _largest_within(self, budget: float, fewest: int, smallest: int) -> int:
-        """The largest count whose file fits; the file grows with the count. Secant steps inside a bracket."""
-        size_of = self.question.size_of
+        """Return the largest count whose file fits; the size grows with the count. Secant steps inside of a bracket."""
+        size_of = self.inputs.size_of
         assert size_of is not None
         pairs = zip(self.layer.tolist(), self.index.tolist(), strict=True)
-        marginal = [self.question.layers[layer].marginal(index) for layer, index in pairs]
+        marginal = [self.inputs.layers[layer].marginal(index) for layer, index in pairs]
         cost = np.concatenate([[0], np.cumsum(marginal)])
         low, high = fewest, len(self.flat)
         low_size, high_size = smallest, size_of(self.first(high))

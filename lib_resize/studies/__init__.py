@@ -1,1 +1,1 @@
-"""What LoRA files are and hold: headers, spectra, plots, and whole folders. Nothing here writes a LoRA."""
+"""Studies of files: facts from headers, spectra, plots, and surveys of whole folders. Nothing here writes a LoRA."""

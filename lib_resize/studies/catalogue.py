@@ -1,4 +1,4 @@
-"""What the headers of LoRA files say, and a cache of it that the panel and the command line share."""
+"""Facts from the headers of LoRA files, and the store on disk that the tab and the command line share."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import contextlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from hashlib import sha256
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..adapters.outline import Outline, outline
-from ..adapters.read import kinds_of
+from ..adapters.read.adapter import layers_by_stem
+from ..adapters.read.outline import Outline, outline
+from ..base.checkpoint_keys import looks_like_checkpoint
 from ..base.norm_cache import cache_folder
-from ..base.pairing import looks_like_checkpoint
 from ..errors import ResizeError
 from ..files.atomic import write_whole
-from ..files.header import Entry, Header, HeaderText, open_file, parse_text, read_text, split_metadata
-from ..files.stamp import RECORD
-from ..names.claims import told_of_base
-from ..names.spelling import identify
+from ..files.header import Header, HeaderText, TensorEntry, open_file, parse_text, read_text, split_metadata
+from ..files.metadata import RECORD
+from ..names.evidence import base_model_hints
+from ..names.identify import identify
 
-VERSION = 2
-"""Raised whenever facts are found differently."""
+VERSION = 3
+"""Raised whenever facts or figures are computed differently; a store of another version is ignored."""
 
-_SAMPLE = 160  # layers by which a family is known in the list; the analysis looks at all
+_SAMPLE = 160  # layers from which the family is identified here; the analysis uses all
 
 Stamp = tuple[int, int]
-"""Size in bytes and time of change in nanoseconds: a file with the same two was not changed."""
+"""Size in bytes and modification time in nanoseconds: a file with the same two is unchanged."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the header of one file says; None and 0 where it cannot be read."""
+    """Facts from the header of one file; None and 0 where it cannot be read."""
 
     family: str | None = None
     kind: str | None = None
@@ -44,32 +44,33 @@ class Facts:
     layers: int = 0
     problem: str | None = None
     source: str | None = None
-    """Of a file of ours: stem of the original."""
+    """Of a resized file: stem of the original."""
     recipe: str | None = None
+    """Of a resized file."""
 
 
 def stamp_of(path: Path) -> Stamp:
-    """Raises OSError where there is no file."""
+    """Return size and modification time of a file. Raises OSError where there is none."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
 
 Alike = dict[bytes, Facts]
-"""Facts by what a header says of its tensors: trainers write the same again and again."""
+"""Facts by the tensors of a header: trainers write the same ones again and again."""
 _MOST_ALIKE = 1000
 
 
 def read_facts(path: Path, alike: Alike | None = None) -> Facts:
-    """Looks at the header alone. Never raises for a bad file: that is one of the facts.
+    """Return the facts of a file from its header. A file that cannot be read has a `problem`, and raises nothing.
 
-    Who reads many files gives the same `alike`, which is filled, and has the facts of each kind found once.
+    For many files, pass the same `alike`: it is filled, and files with the same tensors are examined once.
     """
     try:
         with open_file(path) as stream:
             text = read_text(stream, path)
         return _facts_of_text(text, path, {} if alike is None else alike)
     except ResizeError as error:
-        return Facts(problem=_without_path(str(error), path))
+        return Facts(problem=without_path(str(error), path))
     except (OSError, ValueError, MemoryError, RecursionError) as error:
         return Facts(problem=f"cannot be read: {error}")
 
@@ -78,8 +79,8 @@ def _facts_of_text(text: HeaderText, path: Path, alike: Alike) -> Facts:
     split = split_metadata(text)
     if split is None:
         return facts_of(parse_text(text, path))
-    told = told_of_base(split[1])
-    key = sha256(f"{text.file_bytes - text.data_start} {told} {split[0]}".encode()).digest()
+    hints = base_model_hints(split[1])
+    key = sha256(f"{text.file_bytes - text.data_start} {hints} {split[0]}".encode()).digest()
     known = alike.get(key)
     if known is not None:
         source, recipe = _record(split[1])
@@ -91,13 +92,14 @@ def _facts_of_text(text: HeaderText, path: Path, alike: Alike) -> Facts:
     return facts
 
 
-def _without_path(message: str, path: Path) -> str:
+def without_path(message: str, path: Path) -> str:
+    """Return a message about a file without the path in front, and with its name in place of the path elsewhere."""
     return message.replace(f"{path}: ", "", 1).replace(str(path), path.name)
 
 
 def facts_of(header: Header) -> Facts:
-    """The same of a header that was read already."""
-    stems = kinds_of(header.entries)
+    """Return the facts from a header."""
+    stems = layers_by_stem(header.entries)
     refused = Counter(kind.name for kind, _ in stems.values() if kind.verdict == "refuse")
     found = {stem: outline(kind, parts, header.entries) for stem, (kind, parts) in stems.items()}
     layers = {stem: one for stem, one in found.items() if one is not None and not _is_vector(one)}
@@ -117,11 +119,11 @@ def facts_of(header: Header) -> Facts:
 
 
 def _is_vector(layer: Outline) -> bool:
-    """A norm's difference, which is copied."""
+    """Return whether it is the difference of a norm, which is copied."""
     return layer.kind == "weight difference" and layer.missing is not None
 
 
-def _problem(entries: Mapping[str, Entry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
+def _problem(entries: Mapping[str, TensorEntry], refused: Counter[str], layers: Mapping[str, Outline]) -> str | None:
     if looks_like_checkpoint(entries):
         return "this is a base model, not a LoRA"
     if refused:
@@ -148,22 +150,22 @@ def _kind(refused: Counter[str], layers: Sequence[Outline], magnitudes: bool) ->
     return "LoCon" if kind == "LoRA" and any(prod(layer.kernel) > 1 for layer in layers) else kind
 
 
-def _dtype(entries: Mapping[str, Entry], whole: Mapping[str, Outline]) -> str | None:
+def _dtype(entries: Mapping[str, TensorEntry], whole: Mapping[str, Outline]) -> str | None:
     counted = Counter(dtype for layer in whole.values() for dtype in layer.dtypes)
     counted = counted or Counter(entry.dtype for entry in entries.values())
     return counted.most_common(1)[0][0] if counted else None
 
 
 def _family(whole: Mapping[str, Outline], metadata: Mapping[str, str]) -> str | None:
-    """By a sample of the layers, evenly spread; a file in order has all its blocks there."""
+    """Identify the family by an evenly spread sample of the layers, which has all blocks of a complete file."""
     stems = sorted(whole)
     chosen = stems[:: max(1, len(stems) // _SAMPLE)]
-    family = identify({stem: whole[stem].size for stem in chosen}, told_of_base(metadata)) if chosen else None
+    family = identify({stem: whole[stem].size for stem in chosen}, base_model_hints(metadata)) if chosen else None
     return None if family is None else family.name
 
 
 def _record(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Of our own record: stem of the source, and the recipe."""
+    """Return the stem of the source and the recipe from the metadata of a resized file."""
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(metadata.get(RECORD, ""))
         if isinstance(record, dict) and record.get("version"):
@@ -172,50 +174,92 @@ def _record(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
     return None, None
 
 
-# The cache on disk ---------------------------------------------------------------------------------------------
+# The store on disk ---------------------------------------------------------------------------------------------
 
 Row = tuple[Stamp, Facts, dict[str, int | None] | None]
 """Stamp, facts and predicted sizes of a file."""
 Cached = dict[str, Row]
 """Path -> what is known of the file."""
+Json = dict[str, Any]
+_MOST_UNUSED = 1000  # contents that no known path has: of files that were moved, or are on another drive
 
 
 def cache_file() -> Path:
+    """Return the path of the store that the tab and ``resize-lora library`` share."""
     return cache_folder() / "library.json"
 
 
-def load_cache(path: Path) -> Cached:
-    """What is known of files; empty where there is no cache, and without entries that are damaged."""
+@dataclass
+class Store:
+    """The document on disk. Its rows are not checked before they are used."""
+
+    files: dict[str, Json]
+    """Path -> stamp, facts, predicted sizes, and the key of its content where a survey has read it."""
+    contents: dict[str, Json]
+    """Key of a content -> its figures, as `survey_store` writes them. They survive when a file is moved."""
+
+    def put(self, name: str, fields: Json) -> None:
+        """Set fields of a file. Others are kept, unless the file has changed since they were found."""
+        before = self.files.get(name)
+        same = isinstance(before, dict) and before.get("stamp") == fields["stamp"]
+        self.files[name] = {**before, **fields} if same and before is not None else fields
+
+
+def read_store(path: Path) -> Store:
+    """Read the document; empty where there is none, and where it is damaged or of another version."""
     try:
         document = json.loads(path.read_text("utf-8"))
-        if document["version"] != VERSION:
-            return {}
-        rows = document["files"].items()
+        if document["version"] == VERSION:
+            return Store(dict(document["files"]), dict(document["contents"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+        pass
+    return Store({}, {})
+
+
+def update_store(path: Path, change: Callable[[Store], None]) -> None:
+    """Change the document, and remove files that no longer exist from it.
+
+    A store that cannot be written is left as it is: it saves time, and nothing depends on it.
+    """
+    store = read_store(path)
+    change(store)
+    store.files = {name: row for name, row in store.files.items() if not _is_gone(Path(name))}
+    used = {row.get("content") for row in store.files.values() if isinstance(row, dict)}
+    unused = [content for content in store.contents if content not in used]
+    for content in unused[: max(0, len(unused) - _MOST_UNUSED)]:
+        del store.contents[content]
+    text = json.dumps({"version": VERSION, "files": store.files, "contents": store.contents})
+    with contextlib.suppress(ResizeError, OSError, ValueError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode(), overwrite=True)
+        path.with_name(_FORMER).unlink(missing_ok=True)
+
+
+_FORMER = "survey.json"  # what versions before 0.2 wrote in addition
+
+
+def load_cache(path: Path) -> Cached:
+    """Return what is known of files, without damaged rows."""
+    store = read_store(path)
     found: Cached = {}
-    for name, row in rows:
+    for name, row in store.files.items():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            found[name] = _checked(row)
+            found[name] = checked_row(row, store)
     return found
 
 
 def save_cache(path: Path, known: Cached) -> None:
-    """Adds to what is on disk, and drops files that are gone.
+    """Add files to the store."""
 
-    A cache that cannot be written is left: it costs seconds, never correctness.
-    """
-    merged = {name: row for name, row in {**load_cache(path), **known}.items() if not _is_gone(Path(name))}
-    rows = {
-        name: {"stamp": stamp, "facts": asdict(facts), "predicted": predicted}
-        for name, (stamp, facts, predicted) in merged.items()
-    }
-    with contextlib.suppress(ResizeError, OSError, ValueError):
-        write_whole(path, json.dumps({"version": VERSION, "files": rows}).encode(), overwrite=True)
+    def change(store: Store) -> None:
+        for name, (stamp, facts, predicted) in known.items():
+            store.put(name, {"stamp": list(stamp), "facts": asdict(facts), "predicted": predicted})
+
+    update_store(path, change)
 
 
 def _is_gone(path: Path) -> bool:
-    """Whether a file was deleted or moved; on a drive that is not connected, nothing is."""
+    """Return whether a file was deleted or moved. On a drive that is not connected, nothing is."""
     try:
         return not path.exists() and path.parent.is_dir()
     except (OSError, ValueError):
@@ -223,9 +267,9 @@ def _is_gone(path: Path) -> bool:
 
 
 class KnownFiles:
-    """The cache while a program runs: read once, and written every few seconds at most.
+    """The store while a program runs: read once, and written every few seconds at most.
 
-    Call it from any thread. What was added is written by a timer, or by `save` at the end.
+    Its methods may be called from any thread. What was added is written by a timer, or by `save` at the end.
     """
 
     def __init__(self, path: Path, every: float = 5.0) -> None:
@@ -238,10 +282,12 @@ class KnownFiles:
         self._timer: threading.Timer | None = None
 
     def get(self, path: Path) -> Row | None:
+        """Return what is known of a file."""
         with self._lock:
             return self._loaded().get(str(path))
 
     def add(self, path: Path, row: Row) -> None:
+        """Add a file, or replace what is known of it."""
         with self._lock:
             self._loaded()[str(path)] = self._new[str(path)] = row
             if self._timer is None:
@@ -250,7 +296,7 @@ class KnownFiles:
                 self._timer.start()
 
     def save(self) -> None:
-        """Writes what was added since the last time."""
+        """Write what was added since the last time."""
         with self._saving:
             with self._lock:
                 new, self._new = self._new, {}
@@ -273,10 +319,11 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def _checked(row: Mapping[str, Any]) -> tuple[Stamp, Facts, dict[str, int | None] | None]:
+def checked_row(row: Mapping[str, Any], store: Store) -> Row:
+    """Return a row of the store. Raises ValueError, KeyError, TypeError or AttributeError for a damaged one."""
     size, changed = row["stamp"]
     facts = Facts(**row["facts"])
-    predicted = row["predicted"]
+    predicted = row.get("predicted") or _exact_sizes(store.contents.get(str(row.get("content"))))
     values = [
         (size, "int"),
         (changed, "int"),
@@ -286,3 +333,9 @@ def _checked(row: Mapping[str, Any]) -> tuple[Stamp, Facts, dict[str, int | None
     if not all(isinstance(value, _TYPES[kind]) and not isinstance(value, bool) for value, kind in values):
         raise ValueError("not facts of a file")
     return (size, changed), facts, predicted
+
+
+def _exact_sizes(content: Json | None) -> dict[str, int | None] | None:
+    """Return the sizes by preset, where a survey has computed them from all layers."""
+    figures = (content or {}).get("figures") or {}
+    return dict(figures["presets"]) if figures.get("exact") else None

@@ -1,31 +1,30 @@
-"""What a LoRA file is, and what could become of it."""
+"""The findings of ``resize-lora inspect``: what a LoRA file contains, and how small it could be."""
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..adapters.float8 import float8_source
+from ..adapters.keys.registry import LONE_ALPHA, MOST_UNKNOWN_TO_FORGE, UNKNOWN_TO_FORGE
 from ..adapters.layer import Adapter, Layer
-from ..adapters.registry import MOST_UNREAD_BY_FORGE, ORPHAN, UNREAD_BY_FORGE
-from ..adapters.write import Style
+from ..adapters.write.float8 import float8_source
+from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
-from ..engine.analysis import Analysis, Runtime, analyse, needs_base
-from ..engine.batch import read_lora
-from ..engine.jobs import prepare
+from ..engine.analysing import analyse
+from ..engine.analysis import Analysis
+from ..engine.base_weights import needs_base
+from ..engine.planning import prepare
+from ..engine.reading import read_lora
+from ..engine.runtime import cpu_runtime
 from ..errors import ResizeError
 from ..files.reader import SafeFile
-from ..linalg.arrays import NumpyArrays
-from ..linalg.casts import Double
-from ..linalg.threads import one_blas_thread, usable_cores
-from ..names.spelling import file_spelling
+from ..names.key_formats import file_key_format
 from ..progress import Quiet
 from ..recipe.grammar import Recipe, parse_recipe
 from ..shown import mib
@@ -36,39 +35,41 @@ RETENTIONS = (0.99, 0.95, 0.92, 0.88)
 
 @dataclass(frozen=True)
 class Finding:
-    """What `inspect` tells of a file."""
+    """The findings on one file."""
 
     source: str
     bytes: int
     family: str
-    """Of the base model; "unknown" where the names are of none that we know."""
+    """Family of the base model; "unknown" if its layers are of no known family."""
     kind: str
-    """LoRA, LoCon or DoRA, and what else is in the file."""
+    """LoRA, LoCon, DoRA and so on, and what else is in the file."""
     spelling: str
+    """Key format of the layers."""
     layers: int
     zero: int
-    """Layers that are zero."""
+    """Number of layers that are zero."""
     ranks: dict[int, int]
     """Rank -> number of layers."""
     dtypes: dict[str, int]
     """safetensors dtype -> number of tensors."""
     effective_rank: float
-    """Mean over layers that are not zero of exp(entropy of s / sum s) (Roy and Vetterli 2007)."""
+    """Mean over layers that are not zero of exp(entropy of s / sum(s)) (Roy and Vetterli 2007)."""
     predicted: dict[str, int | None]
-    """Weight retention -> bytes of the float16 file; None where it cannot be had."""
+    """Weight retention -> bytes of the float16 file; None if it cannot be resized so."""
     warnings: tuple[str, ...]
-    """What a host would refuse or get wrong."""
+    """Parts of the file that hosts refuse or apply wrongly."""
 
     def as_json(self) -> dict[str, Any]:
-        """The finding as JSON values."""
+        """Return the finding as JSON values."""
         return asdict(self)
 
     def as_text(self) -> str:
-        """The finding for a reader."""
+        """Return the finding as text."""
         ranks = ", ".join(f"{rank} ({count} layers)" for rank, count in sorted(self.ranks.items(), reverse=True)[:6])
         lines = [
             self.source,
-            f"  {self.family} {self.kind}, {mib(self.bytes)} MiB, {', '.join(self.dtypes)}, names: {self.spelling}",
+            f"  {self.family} {self.kind}, {mib(self.bytes)} MiB, {', '.join(self.dtypes)}",
+            f"  key format: {self.spelling}",
             f"  {self.layers} layers, {self.zero} of them zero; rank {ranks}; effective rank {self.effective_rank:.1f}",
             "  predicted: " + ", ".join(self._prediction(name, size) for name, size in self.predicted.items()),
             *(f"  ! {warning}" for warning in self.warnings),
@@ -82,28 +83,29 @@ class Finding:
 
 
 def describe(path: Path, *, base: Checkpoint | None = None, threads: int | None = None) -> Finding:
-    """Looks at one file; `base` is for kinds whose delta is not known without (GLoRA). Raises FileError and LayerError
-    as a resize of it would."""
-    with _analysed(path, base, [], threads) as analysis:
+    """Return the finding on one file. `base` is needed for kinds whose delta depends on it (GLoRA).
+
+    Raises FileError and LayerError, as a resize of the file would.
+    """
+    with analysed(path, base, [], threads) as analysis:
         return _finding(path, analysis)
 
 
 def describe_closely(
     path: Path, *, base: Checkpoint | None = None, threads: int | None = None
 ) -> tuple[Finding, Study, list[LayerSpectrum]]:
-    """The same, with what its singular values look like; against a base model where there is one."""
-    with _analysed(path, base, [parse_recipe(ALL_BASE_SCORES)] if base else [], threads) as analysis:
+    """Return the finding with the study of its singular values; with base model scores where there is a base model."""
+    with analysed(path, base, [parse_recipe(ALL_BASE_SCORES)] if base else [], threads) as analysis:
         return _finding(path, analysis), study(analysis), layer_spectra(analysis)
 
 
 @contextlib.contextmanager
-def _analysed(
-    path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], threads: int | None
-) -> Iterator[Analysis]:
-    with SafeFile(path) as file, ThreadPoolExecutor(threads or usable_cores()) as pool, one_blas_thread():
+def analysed(path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], threads: int | None) -> Iterator[Analysis]:
+    """Open and analyse a file for the block. The base model is used if a recipe is given, or the file needs it."""
+    with SafeFile(path) as file, cpu_runtime(Quiet(), threads) as runtime:
         adapter = read_lora(file)
         asked = base if recipes or needs_base(adapter) else None
-        yield analyse(adapter, asked, recipes, Runtime(NumpyArrays(), pool, Quiet()))
+        yield analyse(adapter, asked, recipes, runtime)
 
 
 def _finding(path: Path, analysis: Analysis) -> Finding:
@@ -113,19 +115,20 @@ def _finding(path: Path, analysis: Analysis) -> Finding:
         bytes=adapter.bytes,
         family=adapter.family.name if adapter.family else "unknown",
         kind=_kind(adapter),
-        spelling=file_spelling([layer.stem for layer in adapter.layers]),
+        spelling=file_key_format([layer.stem for layer in adapter.layers]),
         layers=len(adapter.layers),
         zero=len(analysis.zero),
         ranks=dict(Counter(layer.rank for layer in adapter.layers).most_common()),
         dtypes=dict(Counter(entry.dtype for entry in adapter.files[0].header.entries.values()).most_common()),
-        effective_rank=_mean_effective_rank([facts.strengths for facts in analysis.layers]),
+        effective_rank=mean_effective_rank(analysis),
         predicted={f"{share:g}": _predicted(analysis, share) for share in RETENTIONS},
         warnings=tuple(_warnings(adapter)),
     )
 
 
-def _mean_effective_rank(spectra: Sequence[Double]) -> float:
-    ranks = [effective_rank(s) for s in spectra if s[0] > 0]
+def mean_effective_rank(analysis: Analysis) -> float:
+    """Return the mean effective rank of the layers that are not zero; 0 if all are."""
+    ranks = [effective_rank(facts.strengths) for facts in analysis.layers if facts.alive]
     return float(np.mean(ranks)) if ranks else 0.0
 
 
@@ -147,7 +150,7 @@ def _kind(adapter: Adapter) -> str:
 
 
 def _kinds(adapter: Adapter) -> list[str]:
-    """The kinds of layers, the commonest first; a LoRA with convolutions is called LoCon."""
+    """Return the kinds of layers, the most common first. A LoRA with convolutions is called LoCon."""
     kinds = Counter(_called(layer) for layer in adapter.layers)
     if any(layer.form.is_conv for layer in adapter.layers) and "LoRA" in kinds:
         kinds["LoCon"] = kinds.pop("LoRA")
@@ -160,27 +163,27 @@ def _called(layer: Layer) -> str:
 
 def _warnings(adapter: Adapter) -> Iterator[str]:
     yield from adapter.notes
-    orphans = [copied.key for copied in adapter.copied if copied.why == ORPHAN.name]
+    orphans = [copied.key for copied in adapter.copied if copied.why == LONE_ALPHA.name]
     if orphans:
         yield f"A1111 and diffusers refuse the whole file: {orphans[0]} has no factors ({len(orphans)} such keys)"
-    unknown = [c.key for c in adapter.copied if c.why in UNREAD_BY_FORGE]
-    if len(unknown) > MOST_UNREAD_BY_FORGE:
-        most = MOST_UNREAD_BY_FORGE
-        yield f"Forge does not apply a LoRA with more than {most} keys that it does not know: {len(unknown)} here"
+    unknown = [c.key for c in adapter.copied if c.why in UNKNOWN_TO_FORGE]
+    if len(unknown) > MOST_UNKNOWN_TO_FORGE:
+        most = MOST_UNKNOWN_TO_FORGE
+        yield f"Forge ignores LoRAs with more than {most} unknown keys; this file has {len(unknown)}"
     if adapter.family is not None and adapter.family.name == "SDXL":
         yield from _sdxl_warnings(adapter)
     programs = float8_source(adapter.layers, adapter.family)
     if programs:
         which = adapter.family.name if adapter.family else "a transformer"
-        told = f"cannot load a float8 LoRA of {which} in this spelling; -t 16 writes one that loads"
-        yield f"{' and '.join(programs)} {told}"
+        reason = f"cannot load a float8 LoRA of {which} in this key format; -t 16 writes one that loads"
+        yield f"{' and '.join(programs)} {reason}"
     kohya = [layer for layer in adapter.layers if "up" in layer.parts and layer.carries_alpha]
     alphas = {layer.form.scale * layer.rank for layer in kohya}
     if len(alphas) > 1:
-        yield "diffusers applies attention layers at a wrong strength, because alpha differs between layers"
+        yield "diffusers applies attention layers at the wrong strength, because alpha differs between layers"
     is_other = adapter.family is not None and adapter.family.name != "SD1.5"
     if is_other and adapter.metadata and "ss_base_model_version" not in adapter.metadata:
-        yield "A1111 takes it for an SD1 LoRA, because ss_base_model_version is missing; a resized file has it"
+        yield "A1111 treats it as an SD1 LoRA, because ss_base_model_version is missing; a resized file has it"
 
 
 _UNREAD = {
@@ -193,8 +196,8 @@ _UNREAD = {
 
 
 def _sdxl_warnings(adapter: Adapter) -> Iterator[str]:
-    spelling = file_spelling([layer.stem for layer in adapter.layers])
+    spelling = file_key_format([layer.stem for layer in adapter.layers])
     if spelling in _UNREAD:
-        yield f"{_UNREAD[spelling]}, because of its spelling ({spelling}); --naming kohya makes it load everywhere"
+        yield f"{_UNREAD[spelling]}, because of its key format ({spelling}); --naming kohya makes it load everywhere"
     if any(layer.stem.startswith("lora_te_") for layer in adapter.layers):
-        yield "A1111 ignores lora_te_ layers beside SDXL; --naming kohya renames them"
+        yield "A1111 ignores lora_te_ layers of SDXL LoRAs; --naming kohya renames them"

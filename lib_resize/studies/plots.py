@@ -1,7 +1,7 @@
-"""A study drawn to files: PNG and SVG for people, CSV and JSON for other programs. matplotlib is needed to draw.
+"""Plots of a study: PNG and SVG for people, CSV and JSON for other programs. Drawing needs matplotlib.
 
-Colours are those of Okabe and Ito, which people of every colour vision tell apart, and lines differ in their dashes
-too; the heat map has one hue whose lightness rises with the value (cividis).
+The colors are those of Okabe and Ito, which are distinct for every kind of color vision, and lines also differ in
+their dashes. The heat map uses cividis, in which lightness rises with the value.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ import numpy as np
 
 from ..errors import UsageError
 from ..files.atomic import write_whole
-from ..files.target import Inputs, Kind, check_folder, check_target
-from ..shown import json_text, shown
+from ..files.target import FileKind, Inputs, check_folder, check_target
+from ..shown import MIB, json_text, shown
 from .spectra import TYPES, Group, Study
-
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours that a plot is drawn in."""
+    """The colors of a plot."""
 
     back: str
     ink: str
@@ -46,15 +44,15 @@ THEMES = {
     ),
 }  # fmt: skip
 _DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
-_MARKERS = "os^vDPX*<>"  # more than there are curves, for colours and dashes come again
+_MARKERS = "os^vDPX*<>"  # more than there are curves, because colors and dashes repeat
 FORMATS = ("png", "svg")
 
 
 def save(study: Study, folder: Path, stem: str, theme: str = "light", *, inputs: Inputs | None = None) -> list[Path]:
-    """Writes all plots of a study, and its numbers, as ``stem_*``; returns the paths. It replaces earlier plots of
-    ours, and no other file.
+    """Write all plots of a study and their numbers as ``stem_*``, and return the paths.
 
-    Raises UsageError where matplotlib is missing, OutputError where a file cannot be written.
+    Earlier plots are replaced, but no other file. Raises UsageError if matplotlib is missing, and OutputError if a file
+    cannot be written.
     """
     pyplot = _pyplot()
     check_can_save(folder, stem, inputs)
@@ -73,7 +71,7 @@ def save(study: Study, folder: Path, stem: str, theme: str = "light", *, inputs:
 
 
 def tables(study: Study) -> dict[str, list[list[Any]]]:
-    """Name of each plot -> its numbers, a row of titles first."""
+    """Return the numbers of each plot by its name, after a row of titles."""
     cells = [(row, column) for row in study.blocks for column in study.types if (row, column) in study.bytes]
     return {
         "spectra": [
@@ -108,7 +106,7 @@ _TITLES = {
 
 
 def check_can_save(folder: Path, stem: str, inputs: Inputs | None = None) -> None:
-    """Raise OutputError where `save` could not write all of its files, before the work."""
+    """Raise OutputError if `save` cannot write all of its files. Call it before the work."""
     check_folder(folder)
     names = [f"{stem}.json"]
     names += [f"{stem}_{plot}.{kind}" for plot in _TITLES for kind in ("csv", *FORMATS)]
@@ -117,7 +115,7 @@ def check_can_save(folder: Path, stem: str, inputs: Inputs | None = None) -> Non
 
 
 def _is_plot(path: Path) -> bool:
-    if path.suffix == ".json":  # somebody's sidecar may have this name, or a host may have added to our file
+    if path.suffix == ".json":  # a sidecar may have this name, or a host may have added to the file
         document = json.loads(path.read_text("utf-8"))
         return isinstance(document, dict) and document.keys() == Study("", 0, (), {}, {}).as_json().keys()
     with open(path, "rb") as stream:
@@ -127,11 +125,11 @@ def _is_plot(path: Path) -> bool:
     return _MARK.encode() in beginning
 
 
-PLOT = Kind("a plot of Resize LoRA", _is_plot)
+PLOT = FileKind("a plot of Resize LoRA", _is_plot)
 
 
 def check_can_draw() -> None:
-    """Said before hours of work, not after. Raises UsageError where matplotlib is missing."""
+    """Raise UsageError if matplotlib is missing. Call it before the work."""
     _pyplot()
 
 
@@ -199,7 +197,7 @@ def _draw_spectra(pyplot: Any, study: Study, theme: Theme) -> Any:
     columns = min(3, len(study.groups))
     rows = -(-len(study.groups) // columns)
     figure, axes = pyplot.subplots(rows, columns, figsize=(10, 2.4 * rows + 0.5), sharey=True, squeeze=False)
-    figure.suptitle(_title(study, "mean singular values, each layer's largest = 1; dashed: effective rank"))
+    figure.suptitle(_title(study, "mean singular values, largest of each layer = 1; dashed: effective rank"))
     figure.supxlabel("dimension", fontsize=9)
     for axis, group in zip(axes.flat, study.groups, strict=False):
         _draw_group(axis, group, theme)
@@ -215,7 +213,7 @@ def _draw_group(axis: Any, group: Group, theme: Theme) -> None:
     axis.axvline(group.effective_rank, ymax=0.7, color=theme.lines[1], linestyle="--", linewidth=1.2)
     axis.set_title(f"{group.name} ({group.layers} layers)", fontsize=9)
     axis.xaxis.get_major_locator().set_params(integer=True)
-    note = f"effective rank {group.effective_rank:.1f}\nfirst holds {group.top_energy:.0%} of energy"
+    note = f"effective rank {group.effective_rank:.1f}\nfirst dimension: {group.top_energy:.0%} of energy"
     axis.text(0.97, 0.93, note, transform=axis.transAxes, ha="right", va="top", fontsize=8)
     axis.set_ylim(0, 1.05)
 
@@ -247,7 +245,7 @@ def _draw_retention(pyplot: Any, study: Study, theme: Theme) -> Any:
     for place, curve in enumerate(study.curves):
         sizes, shares = zip(*curve.points, strict=True) if curve.points else ((), ())
         axis.plot(
-            [size / _MIB for size in sizes],
+            [size / MIB for size in sizes],
             [100 * share for share in shares],
             color=theme.lines[place % len(theme.lines)],
             linestyle=_DASHES[place % len(_DASHES)],
@@ -261,8 +259,8 @@ def _draw_retention(pyplot: Any, study: Study, theme: Theme) -> Any:
     axis.xaxis.set_minor_formatter(lambda *_: "")
     axis.set_xlabel("MiB of the float16 file")
     axis.set_ylabel("weight retention, %")
-    axis.set_title(_title(study, "weight retention over size (of weights: it does not rank the pictures)"), fontsize=9)
-    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the curves, which may go anywhere
+    axis.set_title(_title(study, "weight retention over size (a measure of weights, not of image quality)"), fontsize=9)
+    axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))  # outside, because curves may go anywhere
     return figure
 
 
@@ -278,7 +276,7 @@ def _draw_bytes(pyplot: Any, study: Study, theme: Theme) -> Any:
     figure, axis = pyplot.subplots(figsize=(9, 1.6 + 0.26 * len(blocks)))
     left = np.zeros(len(blocks))
     for place, (name, kinds) in enumerate(_KINDS.items()):
-        sizes = np.array([sum(study.bytes.get((row, kind), 0) for kind in kinds) / _MIB for row in blocks])
+        sizes = np.array([sum(study.bytes.get((row, kind), 0) for kind in kinds) / MIB for row in blocks])
         if not sizes.any():
             continue
         hatch, colour = ("", "//", "", "..", "", "xx", "")[place], theme.lines[place]
@@ -289,7 +287,7 @@ def _draw_bytes(pyplot: Any, study: Study, theme: Theme) -> Any:
     axis.set_axisbelow(True)
     axis.grid(axis="y", visible=False)
     axis.set_xlabel("MiB of factors, as stored")
-    axis.set_title(_title(study, "where the bytes are"))
+    axis.set_title(_title(study, "file size by block"))
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

@@ -1,8 +1,8 @@
-"""What the singular values of a LoRA look like: by group of layers, by block and type, and what choices make of them.
+"""The singular values of a LoRA: by group of layers, by block and type, and retention over size for ways of selecting.
 
-Everything here is numbers; `plots` draws them, `report` and the panel show them. The groups are those of the spectral
-analysis in "Post-hoc compression of LoRA adapters via singular value decomposition": every spectrum is divided by its
-largest value, filled up with zeros to the longest, and averaged over the layers of its group.
+Everything here is numbers; `plots` draws them, `cli.report` and the tab show them. The groups are those of the spectral
+analysis in "Post-hoc compression of LoRA adapters via singular value decomposition": each spectrum is divided by its
+largest value, padded with zeros to the longest, and averaged over the layers of its group.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from typing import Any
 import numpy as np
 
 from ..adapters.layer import Layer
-from ..adapters.write import Style
+from ..adapters.write.style import Style
 from ..engine.analysis import Analysis
-from ..engine.jobs import prepare
+from ..engine.planning import prepare
 from ..errors import ResizeError
 from ..files.header import DTYPE_BYTES, describe
 from ..linalg.casts import Double
 from ..names.families import block
 from ..recipe.grammar import parse_recipe
-from ..recipe.select import SelectionInput, choose, share_kept
+from ..recipe.select import SelectionInput, choose, weight_retention
 
 TYPES = (
     *(f"{kind} {part}" for kind in ("self", "cross") for part in ("Q", "K", "V", "out")),
     *("feed forward", "projection", "convolution", "time embedding", "other"),
 )
-"""What a layer does, in the order of plots. Attention of text encoders and joint attention count as self."""
+"""Types of layers, in the order of plots. Attention of text encoders and joint attention count as self."""
 
 
 @dataclass(frozen=True)
 class LayerSpectrum:
-    """One layer."""
+    """The spectrum of one layer."""
 
     name: str
     block: str
-    """As `names.families.block` has it; OTHER where no family knows the layer."""
+    """Block as in `names.families.block`; OTHER for a layer of no known family."""
     type: str
     """One of `TYPES`."""
     s: Double
     """Singular values, (r,), descending."""
     bytes: int
-    """Of its factors, as stored."""
+    """Size of its factors, as stored."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Layers seen together; those that are zero are left out."""
+    """A group of layers, without those that are zero."""
 
     name: str
     layers: int
@@ -60,24 +60,25 @@ class Group:
     effective_rank: float
     """Mean over layers; see `effective_rank`."""
     top_energy: float
-    """Mean over layers of s_1^2 over the sum of all squares, 0 to 1."""
+    """Mean over layers of s_1^2 / sum(s^2), 0 to 1."""
     rank_90: float
-    """Mean over layers of the fewest dimensions that hold 90 % of the sum of squares."""
+    """Mean over layers of the fewest dimensions with 90 % of the sum of squares."""
     rank_99: float
+    """The same for 99 %."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Weight retention over size, for one way of choosing."""
+    """Weight retention over size, for one way of selecting dimensions."""
 
     name: str
     points: tuple[tuple[int, float], ...]
-    """(bytes of the float16 file, weight retention), rising."""
+    """(bytes of the float16 file, weight retention), ascending."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """All that is shown of one LoRA, or of several together."""
+    """The spectra of one LoRA, or of several together."""
 
     name: str
     files: int
@@ -85,22 +86,22 @@ class Study:
     heat: Mapping[tuple[str, str], tuple[float, int]]
     """(block, type) -> mean effective rank, and number of layers."""
     bytes: Mapping[tuple[str, str], int]
-    """(block, type) -> bytes of factors as stored."""
+    """(block, type) -> bytes of the factors, as stored."""
     curves: tuple[Curve, ...] = ()
 
     @property
     def blocks(self) -> list[str]:
-        """In the order of the model."""
+        """Return the blocks, in the order of the model."""
         return sorted({block for block, _ in self.bytes}, key=block_order)
 
     @property
     def types(self) -> list[str]:
-        """Those that are there, in the order of `TYPES`."""
+        """Return the types that occur, in the order of `TYPES`."""
         there = {kind for _, kind in self.bytes}
         return [kind for kind in TYPES if kind in there]
 
     def as_json(self) -> dict[str, Any]:
-        """JSON values; tables with blocks as rows and types as columns, null where there is no layer."""
+        """Return JSON values; tables have blocks as rows and types as columns, with null where there is no layer."""
         heat = [[self.heat.get((row, column)) for column in self.types] for row in self.blocks]
         return {
             "name": self.name,
@@ -116,12 +117,12 @@ class Study:
 
 
 def study(analysis: Analysis) -> Study:
-    """Of one LoRA. Curves of scores against the base model are there where the analysis knows one."""
+    """Return the study of one LoRA. It has curves of base model scores if the analysis has a base model."""
     return _study(analysis.adapter.name, [layer_spectra(analysis)], curves(analysis))
 
 
 def study_of_many(name: str, files: Sequence[Sequence[LayerSpectrum]]) -> Study:
-    """Of several LoRAs, every layer of every file counting alike."""
+    """Return the study of several LoRAs, in which every layer of every file has the same weight."""
     return _study(name, files, ())
 
 
@@ -149,7 +150,7 @@ def _study(name: str, files: Sequence[Sequence[LayerSpectrum]], drawn: tuple[Cur
 
 
 def layer_spectra(analysis: Analysis) -> list[LayerSpectrum]:
-    """The layers of a LoRA, in the order of the file."""
+    """Return the spectra of a LoRA's layers, in the order of the file."""
     return [
         LayerSpectrum(
             name=layer.stem,
@@ -175,7 +176,7 @@ _WORDS = (
 
 
 def type_of(stem: str, *, is_conv: bool = False) -> str:
-    """What a layer does, by the words of its name in any spelling; ``other`` where they tell nothing."""
+    """Return the type of a layer from its name in any key format; ``other`` if the name has no known word."""
     name = stem.replace(".", "_").replace("_processor_", "_").lower()
     found = _ATTENTION.search(name)
     if found:
@@ -188,7 +189,7 @@ def type_of(stem: str, *, is_conv: bool = False) -> str:
 
 
 def block_order(label: str) -> tuple[int, str]:
-    """Text encoders first, then the denoiser from its input to its output."""
+    """Return a sort key: text encoders first, then the denoiser from input to output."""
     order = ("TE", "TIME", "LABEL", "IN", "MID", "OUT")
     return next((place for place, start in enumerate(order) if label.startswith(start)), len(order)), label
 
@@ -197,7 +198,10 @@ def block_order(label: str) -> tuple[int, str]:
 
 
 def effective_rank(s: Double) -> float:
-    """exp of the Shannon entropy of the singular values' shares of their sum (Roy and Vetterli 2007); 0 for zeros."""
+    """Return the effective rank of singular values `s`, shape (r,): exp of the Shannon entropy of s / sum(s).
+
+    It is 0 if all are zero. From Roy and Vetterli, "The effective rank", 2007.
+    """
     alive = s[s > 0]
     if not len(alive):
         return 0.0
@@ -213,7 +217,7 @@ def _where(belongs: Callable[[LayerSpectrum], bool]) -> Callable[[_Layers], list
 
 
 def _last_stage(layers: _Layers) -> list[LayerSpectrum]:
-    """The last stage (three blocks) on the output side in which a LoRA has layers."""
+    """Return the layers of the last stage (three blocks) on the output side in which a LoRA has any."""
     numbered = [(int(layer.block[3:]), layer) for layer in layers if re.fullmatch(r"OUT\d+", layer.block)]
     last = max((number // 3 for number, _ in numbered), default=-1)
     return [layer for number, layer in numbered if number // 3 == last]
@@ -234,7 +238,7 @@ _MEMBERS: dict[str, Callable[[_Layers], list[LayerSpectrum]]] = {
 
 
 def groups(files: Sequence[_Layers]) -> tuple[Group, ...]:
-    """The groups that have layers, each as long as the largest rank of all."""
+    """Return the groups that have layers. Their spectra are as long as the largest rank."""
     alive = [[layer for layer in layers if layer.s[0] > 0] for layers in files]
     length = max((len(layer.s) for layers in alive for layer in layers), default=0)
     found = {name: [one for layers in alive for one in members(layers)] for name, members in _MEMBERS.items()}
@@ -272,13 +276,13 @@ _SWEEPS: dict[str, Iterable[float]] = {
 _SCORINGS = ("fro_lora=1", "spn_lora=1", "fro_lora=0.9,params=0.1")
 _BASE_SCORINGS = ("fro_ckpt=1", "spn_ckpt=1", "subspace=1")
 ALL_BASE_SCORES = "fro_ckpt=1,spn_ckpt=1,subspace=1,retain=1"
-"""A recipe that makes an analysis measure all that the curves can use."""
+"""A recipe for which an analysis measures everything that the curves can use."""
 
 
 def curves(analysis: Analysis) -> tuple[Curve, ...]:
-    """One for each way of scoring, and for each selection that goes layer by layer.
+    """Return a curve for each score, and for each selection that works layer by layer.
 
-    Sizes are of float16 files and nearly exact: of the header, layers that go take their mean share along.
+    Sizes are of float16 files and nearly exact: a removed layer counts as the mean share of the header.
     """
     if not any(facts.s[0] > 0 for facts in analysis.layers):
         return ()
@@ -300,12 +304,12 @@ class _Sizes:
         self._question = SelectionInput(analysis.layers, analysis.adapter.together)
         recipe, style = parse_recipe("fro_lora=1,retain=1"), Style(convert="none")
         whole = prepare(analysis, recipe, style, lambda stem: Path(f"{stem}.safetensors"))
-        self._head = whole.plan.bytes_after - self._numbers(whole.choice.ranks)
+        self._head = whole.plan.bytes_after - self._factor_bytes(whole.choice.ranks)
         self._staying = np.count_nonzero(whole.choice.ranks)
-        self._entry = len(describe(whole.draft.specs)) / self._staying
+        self._entry = len(describe(whole.layout.specs)) / self._staying
 
-    def _numbers(self, ranks: Sequence[int]) -> int:
-        """Bytes of the factors as float16."""
+    def _factor_bytes(self, ranks: Sequence[int]) -> int:
+        """Return the bytes of the factors as float16."""
         forms = [layer.form for layer in self._analysis.adapter.layers]
         return 2 * sum(
             math.prod(slot.shape) for form, rank in zip(forms, ranks, strict=True) if rank for slot in form.slots(rank)
@@ -319,6 +323,6 @@ class _Sizes:
             except ResizeError:
                 continue
             gone = self._staying - np.count_nonzero(choice.ranks)
-            size = self._head + round(self._numbers(choice.ranks) - gone * self._entry)
-            found.add((size, round(share_kept(self._analysis.layers, choice.kept), 6)))
+            size = self._head + round(self._factor_bytes(choice.ranks) - gone * self._entry)
+            found.add((size, round(weight_retention(self._analysis.layers, choice.kept), 6)))
         return tuple(sorted(found))

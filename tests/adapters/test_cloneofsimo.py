@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lib_resize.adapters.cloneofsimo import named
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.read.cloneofsimo import with_kohya_names
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.casts import singles
-from lib_resize.names.cloneofsimo import orders
+from lib_resize.names.cloneofsimo import layer_orders
 from lib_resize.names.families import SD2, SD15
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
@@ -31,9 +32,9 @@ def made(path: Path, classes: tuple[str, ...] = DEFAULT, choice: int = 0, texts:
     """A file of this order of the UNet and of the text encoder, rank 2, every number its own."""
     rng = np.random.default_rng(0)
     tensors = {"<s1>": rng.standard_normal(8).astype(np.float32)}
-    parts = {"unet": list(orders("unet", classes))[choice]}
+    parts = {"unet": list(layer_orders("unet", classes))[choice]}
     if texts is not None:
-        parts["text_encoder"] = list(orders("text_encoder", ["CLIPAttention"]))[texts]
+        parts["text_encoder"] = list(layer_orders("text_encoder", ["CLIPAttention"]))[texts]
     metadata = {"<s1>": "<embed>", "unet": json.dumps(classes), "text_encoder": '["CLIPAttention"]'}
     for component, order in parts.items():
         for number, (_, (rows, columns)) in enumerate(order):
@@ -49,7 +50,7 @@ def numbers(file: SafeFile, key: str) -> np.ndarray:
 
 
 def test_the_default_classes_of_sd15_have_144_layers_in_their_order() -> None:
-    order = next(orders("unet", DEFAULT))
+    order = next(layer_orders("unet", DEFAULT))
     names = [name.removeprefix("lora_unet_") for name, _ in order]
     block = "down_blocks_0_attentions_0_transformer_blocks_0_"
     assert len(names) == 144
@@ -66,14 +67,14 @@ def test_the_default_classes_of_sd15_have_144_layers_in_their_order() -> None:
 
 
 def test_the_order_of_today_has_the_feed_forward_last() -> None:
-    today = list(orders("unet", DEFAULT))[1]
+    today = list(layer_orders("unet", DEFAULT))[1]
     assert [name.rpartition("transformer_blocks_0_")[2] for name, _ in today[4:9]] == [
         "attn2_to_q", "attn2_to_k", "attn2_to_v", "attn2_to_out_0", "ff_net_0_proj",
     ]  # fmt: skip
 
 
 def test_the_text_encoder_has_k_v_q_out() -> None:
-    order = next(orders("text_encoder", ["CLIPAttention"]))
+    order = next(layer_orders("text_encoder", ["CLIPAttention"]))
     assert [name for name, _ in order[4:8]] == [
         f"lora_te_text_model_encoder_layers_1_self_attn_{part}_proj" for part in ("k", "v", "q", "out")
     ]
@@ -85,8 +86,8 @@ def test_shapes_tell_the_order_and_the_family(choice: int, family, tmp_path: Pat
     with SafeFile(made(tmp_path / "x.safetensors", choice=choice, texts=texts)) as file:
         adapter = read_adapter(file)
         assert adapter.family == family
-        wanted = [name for name, _ in list(orders("unet", DEFAULT))[choice]]
-        wanted += [name for name, _ in list(orders("text_encoder", ["CLIPAttention"]))[texts]]
+        wanted = [name for name, _ in list(layer_orders("unet", DEFAULT))[choice]]
+        wanted += [name for name, _ in list(layer_orders("text_encoder", ["CLIPAttention"]))[texts]]
         found = {layer.stem: layer.form.pair for layer in adapter.layers}
         assert found.keys() == set(wanted)
         for number, name in enumerate(wanted[:144]):
@@ -96,7 +97,7 @@ def test_shapes_tell_the_order_and_the_family(choice: int, family, tmp_path: Pat
 
 def test_residual_blocks_follow_the_attentions_of_their_block(tmp_path: Path) -> None:
     classes = (*DEFAULT, "ResnetBlock2D")
-    order = next(orders("unet", classes))
+    order = next(layer_orders("unet", classes))
     names = [name for name, _ in order]
     assert len(names) == 144 + 22 * 3 + 14
     first = names.index("lora_unet_down_blocks_0_resnets_0_conv1")
@@ -111,12 +112,12 @@ def test_what_is_written_loads_everywhere_and_keeps_the_tokens(tmp_path: Path) -
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", style=Style(dtype=None))
     (outcome,) = resize(expand([str(path)]), settings)
     assert outcome.error is None
-    assert any("numbers for names" in note for note in outcome.plan.notes)
+    assert any("numbers in place of names" in note for note in outcome.plan.notes)
     with SafeFile(Path(outcome.plan.output)) as new, SafeFile(path) as old:
         assert new.bytes("<s1>") == old.bytes("<s1>")
         keys = set(new.header.entries) - {"<s1>"}
         assert all(key.startswith(("lora_unet_down", "lora_unet_up", "lora_unet_mid", "lora_te_")) for key in keys)
-        name = next(orders("unet", DEFAULT))[7][0]
+        name = next(layer_orders("unet", DEFAULT))[7][0]
         assert new.scalar(f"{name}.alpha") == 2
         written = numbers(new, f"{name}.lora_up.weight") @ numbers(new, f"{name}.lora_down.weight")
         trained = numbers(old, "unet:7:up") @ numbers(old, "unet:7:down")
@@ -131,9 +132,9 @@ def test_what_is_written_loads_everywhere_and_keeps_the_tokens(tmp_path: Path) -
     [
         ({"metadata": {"unet": '["MyAttention"]'}}, UnsupportedError, "MyAttention"),
         ({"metadata": {"unet": "3"}}, UnsupportedError, "a list of classes was expected"),
-        ({"metadata": {"unet": '["GEGLU"]'}}, UnsupportedError, "in no order that we know"),
+        ({"metadata": {"unet": '["GEGLU"]'}}, UnsupportedError, "in no known order"),
         ({"tensors": {"unet:144:up": np.ones((4, 2), np.float16)}}, DamagedFileError, "unet:144 has no down"),
-        ({"tensors": {"unet:3:up": np.ones((4, 2), np.float16)}}, UnsupportedError, "in no order that we know"),
+        ({"tensors": {"unet:3:up": np.ones((4, 2), np.float16)}}, UnsupportedError, "in no known order"),
     ],
 )
 def test_what_has_no_known_order_is_refused(changes, error, told: str, tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_without_metadata_the_default_is_tried(tmp_path: Path) -> None:
 def test_other_files_are_left_alone(tmp_path: Path) -> None:
     save_file({"unet:x:up": np.ones(1, np.float32)}, tmp_path / "x.safetensors")
     with SafeFile(tmp_path / "x.safetensors") as file:
-        assert named(file) is file
+        assert with_kohya_names(file) is file
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the trained files are not there")

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Outcome, Settings, resize
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import ResizeError
 from lib_resize.files.header import TensorSpec, file_order
 from lib_resize.files.reader import SafeFile
@@ -140,7 +141,7 @@ def test_a_layer_that_is_nothing_beside_the_others_is_written_and_its_error_told
 @pytest.mark.parametrize("place", range(0, 24, 5))
 def test_every_layer_is_compared_with_what_was_meant(tmp_path, monkeypatch, place):
     """Not a sample: a fault in any one layer is found, although the bytes are those that were written."""
-    from lib_resize.engine import jobs
+    from lib_resize.engine import layer_values, writing
 
     rng = np.random.default_rng(1)
     stems = [f"lora_unet_layer{i:02}" for i in range(24)]
@@ -151,7 +152,7 @@ def test_every_layer_is_compared_with_what_was_meant(tmp_path, monkeypatch, plac
     specs = file_order(TensorSpec(name, "F16", values.shape) for name, values in data.items())
     path = tmp_path / "a.safetensors"
     write_safetensors(path, specs, {}, (data[spec.name] for spec in specs))
-    true_factors = jobs._factors
+    true_factors = layer_values.storage_arrays
 
     def spoiled(job, group, runtime):
         out = true_factors(job, group, runtime)
@@ -162,7 +163,7 @@ def test_every_layer_is_compared_with_what_was_meant(tmp_path, monkeypatch, plac
         return out
 
     assert run(path, "rank=4", tmp_path / "right", "F16").error is None
-    monkeypatch.setattr(jobs, "_factors", spoiled)
+    monkeypatch.setattr(writing, "storage_arrays", spoiled)
     error = run(path, "rank=4", tmp_path / "out", "F16").error
     assert f"layer {stems[place]} read back differs by" in str(error)
     assert list((tmp_path / "out").iterdir()) == []
@@ -171,7 +172,7 @@ def test_every_layer_is_compared_with_what_was_meant(tmp_path, monkeypatch, plac
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F8_E4M3"])
 def test_no_bound_grows_with_how_badly_numbers_fit(tmp_path, monkeypatch, dtype):
     """Factors that are moved out of their dtype's range are refused, however the rounding explains the error."""
-    from lib_resize.adapters import write
+    from lib_resize.adapters.write import layout as write
 
     source = save(tmp_path / "a.safetensors", 8.0, 0.3)
     assert run(source, "rank=4", tmp_path / "right", dtype).error is None

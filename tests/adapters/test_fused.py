@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lib_resize.adapters.fused import row_cuts
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Outcome, Settings, resize
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.read.fused import row_cuts
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import UnsupportedError
 from lib_resize.files.reader import SafeFile
-from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE, layers
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE
+from lib_resize.names.family import layers
+from lib_resize.names.identify import canonical_id
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 
@@ -149,16 +151,16 @@ def test_rows_are_cut_where_the_table_says(tmp_path: Path) -> None:
     ],
 )
 def test_trap_20_underscores_are_never_taken_apart(stem: str, name: str) -> None:
-    assert canonical(stem, Z_IMAGE[0]) == name
+    assert canonical_id(stem, Z_IMAGE[0]) == name
 
 
 @pytest.mark.parametrize("number", ["1", "3"])
 def test_trap_20_text_encoders_with_and_without_a_number_are_told_apart(number: str) -> None:
     flat = "text_model_encoder_layers_0_mlp_fc1" if number == "1" else "encoder_block_0_layer_0_SelfAttention_q"
-    found = canonical(f"lora_te{number}_{flat}", FLUX[0])
+    found = canonical_id(f"lora_te{number}_{flat}", FLUX[0])
     assert found == f"lora_te{number}_{flat}"
     assert layers(FLUX[0])[found].component == f"te{number}"
-    assert canonical("lora_te2_text_model_encoder_layers_0_mlp_fc1", FLUX[0]) is None
+    assert canonical_id("lora_te2_text_model_encoder_layers_0_mlp_fc1", FLUX[0]) is None
 
 
 # Trap 22 ----------------------------------------------------------------------------------------------------

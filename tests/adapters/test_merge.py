@@ -16,8 +16,8 @@ import pytest
 from lorafiles import delta, factors, kohya, relative, tensors_of, write
 from test_resize_file import resized, run
 
-from lib_resize.adapters import merge as module
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.merge import merge as module
+from lib_resize.adapters.write.style import Style
 
 WAN, WAN_OWN = "blocks.0.self_attn.q", "blocks.0.attn1.to_q"
 Tensors = dict[str, np.ndarray]
@@ -149,7 +149,7 @@ def test_a_file_with_a_weight_twice_is_refused_in_a_merge_by_both_names(tmp_path
     assert "x1.safetensors: " in error
     assert "diffusion_model.tower.0.q" in error
     assert "lora_unet_tower_0_q" in error
-    assert "one weight in two spellings" in error
+    assert "one weight in two key formats" in error
 
 
 def test_a_file_with_the_same_numbers_in_two_spellings_counts_once(tmp_path) -> None:
@@ -182,12 +182,12 @@ def test_pieces_become_rows_of_the_whole(tmp_path, turned) -> None:
     q, v = (true(seed, size=(WIDTH, WIDTH), rank=1) for seed in (2, 3))
     wanted = true(1, size=(3 * WIDTH, WIDTH), rank=1) + np.vstack([q, np.zeros_like(q), v])
     assert relative(added, wanted) < 1e-5
-    assert any("became rows of 1 whole" in note for note in outcome.plan.notes)
+    assert any("merged as rows of 1 whole" in note for note in outcome.plan.notes)
 
 
 def test_a_piece_and_its_whole_in_one_file_are_refused_in_a_merge(tmp_path) -> None:
     error = refusal(tmp_path, whole(1) | pieces(2, "q"), whole(3))
-    assert "one weight in two spellings" in error
+    assert "one weight in two key formats" in error
 
 
 # Vectors --------------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def test_nothing_is_left_of_a_file_less_itself(tmp_path, other) -> None:
     first = spelled("tower.0.q", "kohya", 1)
     second = first if other == "itself" else spelled("tower.0.q", "ComfyUI", 1)
     error = refusal(tmp_path, first, second, strengths=(0.7, -0.7))
-    assert "nothing is left" in error
+    assert "there is nothing to write" in error
     assert "cancel one another" in error
 
 

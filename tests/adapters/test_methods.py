@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from lorafiles import best, delta, kohya, relative, tensors_of, write
 
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.write.style import Style
 from lib_resize.cli import main as cli
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.files.header import read_header
 from lib_resize.plans import Plan
 from lib_resize.prompts.sources import expand
@@ -170,7 +171,7 @@ def test_a_layer_above_the_rank_is_refused_by_name(source, capsys) -> None:
 
 def test_a_layer_without_room_for_the_directions_is_refused(source, capsys) -> None:
     assert cli.main(["upsample", str(source), "--rank", "20"]) == 1
-    assert "lora_unet_a: 20 directions were asked for, and its inputs have only 16" in capsys.readouterr().err
+    assert "lora_unet_a: 20 directions were requested, but its inputs have only 16" in capsys.readouterr().err
     assert [path.name for path in source.parent.iterdir()] == ["x.safetensors"]
 
 
@@ -192,7 +193,7 @@ def test_options_say_the_same_as_words_of_the_recipe(source, tmp_path) -> None:
 
 def test_an_option_of_methods_without_a_recipe_for_it_is_a_bad_command(source, capsys) -> None:
     assert cli.main(["resize", str(source), "-r", "medium", "--method", "rsvd"]) == 2
-    assert "goes with a recipe of rank= alone" in capsys.readouterr().err
+    assert "works only with a recipe of rank=" in capsys.readouterr().err
 
 
 def test_finished_results_of_a_method_are_found_again(source, tmp_path, capsys) -> None:

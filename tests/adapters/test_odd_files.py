@@ -10,7 +10,7 @@ import pytest
 from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 from test_resize_file import refused, resized
 
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 
@@ -168,7 +168,7 @@ def test_two_adapters_in_one_file_are_refused(tmp_path) -> None:
     up, down = factors(24, 16, 6)
     source = {f"a.lora_A.{name}.weight": down for name in ("one", "two")}
     source |= {f"a.lora_B.{name}.weight": up for name in ("one", "two")}
-    assert "two tensors for one place" in str(refused(write(tmp_path / "x.safetensors", source)))
+    assert "two tensors with one role" in str(refused(write(tmp_path / "x.safetensors", source)))
 
 
 # Zero -------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from lorafiles import delta, kohya, relative, tensors_of, write
 
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from lorafiles import factors, write
 
-from lib_resize.adapters import patterns as module
-from lib_resize.adapters.patterns import Patterns
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read import patterns as module
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.read.patterns import NamePatterns
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 
@@ -45,10 +45,10 @@ NAMES = [
 def test_the_first_key_that_peft_matches_wins(name: str) -> None:
     get_pattern_key = pytest.importorskip("peft.utils.other").get_pattern_key
     for keys in ([key] for key in KEYS):
-        assert Patterns(dict.fromkeys(keys, 7)).get(name, 1) == (7 if get_pattern_key(keys, name) in keys else 1)
+        assert NamePatterns(dict.fromkeys(keys, 7)).get(name, 1) == (7 if get_pattern_key(keys, name) in keys else 1)
     for keys in (KEYS, KEYS[::-1]):
         values = {key: place for place, key in enumerate(keys)}
-        assert Patterns(values).get(name, -1) == values.get(get_pattern_key(keys, name), -1)
+        assert NamePatterns(values).get(name, -1) == values.get(get_pattern_key(keys, name), -1)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_the_first_key_that_peft_matches_wins(name: str) -> None:
 )
 def test_a_regular_expression_is_named_and_not_run(key: str) -> None:
     with pytest.raises(ValueError, match=re.escape("the regular expression")):
-        Patterns({key: 2})
+        NamePatterns({key: 2})
 
 
 def adapter(path: Path, fields: dict[str, object], stem: str = "unet.mid.to_q") -> Path:
@@ -95,7 +95,7 @@ def test_metadata_too_deep_for_json_is_ignored_as_by_other_tools(tmp_path: Path)
 
 def test_a_look_up_compares_no_more_than_the_lengths_of_keys() -> None:
     """A look-up of a name with many dots, among keys of one length: one piece of the name is looked at."""
-    found = Patterns({f"key{i:06}": i for i in range(1000)})
+    found = NamePatterns({f"key{i:06}": i for i in range(1000)})
     assert found._endings("a." * 50_000 + "key000999") == ["key000999"]
     assert found.get("a." * 50_000 + "key000999", None) == 999
 
@@ -109,5 +109,5 @@ def test_no_key_of_a_file_becomes_a_pattern(monkeypatch: pytest.MonkeyPatch) -> 
             return getattr(re, name)
 
     monkeypatch.setattr(module, "re", Spy())
-    Patterns({"to_q": 2}).get("blocks.0.to_q", 1)
+    NamePatterns({"to_q": 2}).get("blocks.0.to_q", 1)
     assert seen == []

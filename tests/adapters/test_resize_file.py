@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Outcome, Settings, resize
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import DamagedFileError, LayerError, UnsupportedError
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
@@ -211,7 +212,7 @@ def test_kinds_that_are_not_handled_are_refused_by_name(tmp_path, extra, kind, b
         (lambda t: t.update({"a.alpha": np.array(np.nan, np.float32)}), LayerError, "layer a: a.alpha is nan"),
         (lambda t: t.update({"a.lora_up.weight": np.ones((24, 6), np.int8)}), LayerError, "dtype I8"),
         (lambda t: t.update({"a.lora_up.weight": np.ones(24, np.float32)}), LayerError, "expected (out, rank)"),
-        (lambda t: t.update({"a.lora_A.weight": np.ones((6, 16), np.float32)}), DamagedFileError, "two tensors for"),
+        (lambda t: t.update({"a.lora_A.weight": np.ones((6, 16), np.float32)}), DamagedFileError, "two tensors"),
     ],
 )  # fmt: skip
 def test_damaged_layers_are_refused_by_name(tmp_path, change, error, text) -> None:
@@ -235,7 +236,7 @@ def test_damaged_layers_are_refused_by_name(tmp_path, change, error, text) -> No
         ({"l.diff_b": (4,)}, "bias difference", "is a vector"),
         ({"l.bias_indices": (4,), "l.bias_values": (4,), "l.bias_size": (1,)}, "sparse bias", "single numbers"),
         ({"l.set_weight": (4, 4)}, "weight replacement", "replaces"),
-        ({"<s1>": (4,)}, "embedding", "word of its own"),
+        ({"<s1>": (4,)}, "embedding", "learned token"),
         ({"l.alpha": ()}, "alpha without factors", "left over"),
         ({"who.knows": (4, 4)}, "no layer of a LoRA", "nothing to resize"),
     ],
@@ -261,7 +262,7 @@ def test_a_checkpoint_is_not_taken_for_a_lora(tmp_path) -> None:
 def test_float16_overflow_is_refused_with_the_way_out(tmp_path) -> None:
     source = {"a.lora_A.weight": np.full((2, 4), 1e6, np.float32), "a.lora_B.weight": np.full((4, 2), 1e6, np.float32)}
     error = refused(write(tmp_path / "x.safetensors", source))
-    assert "Take -t 32" in str(error)
+    assert "Use -t 32" in str(error)
 
 
 # Merges -----------------------------------------------------------------------------------------------------

@@ -7,8 +7,8 @@ import timeit
 
 import pytest
 
-from lib_resize.adapters.registry import kind_of
-from lib_resize.adapters.suffixes import part
+from lib_resize.adapters.keys.registry import kind_of
+from lib_resize.adapters.keys.suffixes import parse_key
 
 STEM = "unet.down_blocks.1.attentions.0.to_out.0"
 
@@ -46,7 +46,7 @@ STEM = "unet.down_blocks.1.attentions.0.to_out.0"
     ],
 )
 def test_a_key_parts_into_stem_and_role(key: str, stem: str, role: str) -> None:
-    found = part(key)
+    found = parse_key(key)
     assert (found.stem, found.role) == (stem, role)
     assert found.role == "" or found.stem + found.suffix == key
 
@@ -82,7 +82,7 @@ def test_a_key_parts_into_stem_and_role(key: str, stem: str, role: str) -> None:
     ],
 )
 def test_a_kind_is_known_by_its_keys(keys: list[str], kind: str) -> None:
-    parts = [part(key) for key in keys]
+    parts = [parse_key(key) for key in keys]
     by_stem = {p.stem: {} for p in parts}
     for found in parts:
         by_stem[found.stem][found.role] = found
@@ -97,6 +97,6 @@ def test_parting_a_long_key_is_linear(word: str, end: str) -> None:
 
     def cost(count: int) -> float:
         key = "a" + word * count + end
-        return min(timeit.repeat(lambda: part(key), timer=time.thread_time, number=1, repeat=3))
+        return min(timeit.repeat(lambda: parse_key(key), timer=time.thread_time, number=1, repeat=3))
 
     assert cost(80_000) < 30 * cost(10_000)

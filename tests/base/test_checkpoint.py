@@ -1,4 +1,4 @@
-"""A checkpoint's norms, whatever its dtype and layout, against LAPACK."""
+"""The norms of checkpoints of all dtypes and layouts, compared with LAPACK."""
 
 from __future__ import annotations
 

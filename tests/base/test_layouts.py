@@ -1,4 +1,4 @@
-"""One model in the layouts in which it is stored: whatever the layout, a layer finds the same numbers."""
+"""One model in all layouts of checkpoints: a layer finds the same numbers in each."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.gguf_store import GgufStore
-from lib_resize.base.pairing import BaseWeight, Partner, partner, read_base
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.base.model_index import read_base
+from lib_resize.base.pairing import partner
+from lib_resize.base.weights import BaseWeight, Partner
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import DamagedFileError
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.casts import doubles
-from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3, Family, LayerName, layers
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import CHROMA, FAMILIES, FLUX, LUMINA2, PIXART, SD3
+from lib_resize.names.family import Family, LayerName, layers
+from lib_resize.names.identify import canonical_id
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
@@ -32,7 +36,7 @@ COLUMNS = 3
 
 
 def rows_of(family: Family) -> list[LayerName]:
-    """The first blocks of every kind, and all that stands outside of blocks."""
+    """The first blocks of every kind, and everything outside of blocks."""
     found = [row for row in layers(family).values() if row.component == "unet"]
     return [row for row in found if not row.block[-2:].isdigit() or int(row.block[-2:]) < 2]
 
@@ -44,14 +48,14 @@ def native(family: Family) -> dict[str, np.ndarray]:
     for row in rows_of(family):
         if row.whole is None:
             rows = max(1, row.shape[0] // 16) if row.shape[0] % 16 == 0 else row.shape[0]
-            key = f"{row.spellings[0]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
+            key = f"{row.dotted_names[0]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
             found[key] = rng.standard_normal((rows, COLUMNS)).astype(np.float32)
     return found
 
 
 def wanted(family: Family) -> dict[str, np.ndarray]:
     """What each layer changes, by id, by cutting the single file with numpy alone."""
-    file = {canonical(f"diffusion_model.{k[:-7]}", family): values for k, values in native(family).items()}
+    file = {canonical_id(f"diffusion_model.{k[:-7]}", family): values for k, values in native(family).items()}
     found = {}
     for row in rows_of(family):
         whole = file[row.whole or row.id]
@@ -65,7 +69,7 @@ def cut(family: Family) -> dict[str, np.ndarray]:
     """The same model as diffusers stores it."""
     values, wholes = wanted(family), {row.whole for row in rows_of(family)}
     rows = [row for row in rows_of(family) if row.id not in wholes and not row.id.endswith("linear1_qkv")]
-    names = {row.id: row.spellings[0 if row.whole or len(row.spellings) == 1 else 1] for row in rows}
+    names = {row.id: row.dotted_names[0 if row.whole or len(row.dotted_names) == 1 else 1] for row in rows}
     return {f"{names[row.id]}.weight": values[row.id] for row in rows}
 
 
@@ -152,7 +156,9 @@ def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
 
 def shapes_of(family: Family, key: str) -> dict[str, tuple[int, ...]]:
     rows = [row for row in layers(family).values() if row.component == "unet" and row.whole is None]
-    return {f"model.diffusion_model.{row.spellings[0]}.weight": row.shape for row in rows if key in row.spellings[0]}
+    return {
+        f"model.diffusion_model.{row.dotted_names[0]}.weight": row.shape for row in rows if key in row.dotted_names[0]
+    }
 
 
 def test_trap_10_linear1_is_q_k_v_and_mlp() -> None:
@@ -507,7 +513,7 @@ NESTED = text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 6 + struc
         (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1, 9999, 0) + bytes(99)), "type 9999"),
     ],
 )
-def test_a_gguf_header_that_lies_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
+def test_a_false_gguf_header_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
     from lib_resize.errors import ResizeError
 
     pytest.importorskip("gguf", reason="the optional library gguf is not installed")

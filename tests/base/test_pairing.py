@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_resize.base.pairing import BaseModel, BaseWeight, Partner, looks_like_checkpoint, partner, read_base
+from lib_resize.base.checkpoint_keys import looks_like_checkpoint
+from lib_resize.base.model_index import read_base
+from lib_resize.base.pairing import partner
+from lib_resize.base.weights import BaseModel, BaseWeight, Partner
 from lib_resize.names.architecture import (
     SD2_UNET,
     SD15_UNET,
@@ -20,8 +23,9 @@ from lib_resize.names.architecture import (
     open_clip_weights,
     unet_weights,
 )
-from lib_resize.names.families import SD2, SD15, SDXL, Family, layers
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import SD2, SD15, SDXL
+from lib_resize.names.family import Family, layers
+from lib_resize.names.identify import canonical_id
 
 Shapes = dict[str, tuple[int, ...]]
 TINY = UNetConfig(channels=32, depths=(0, 1, 2), middle_depth=2, context=64, label_channels=96)
@@ -225,7 +229,7 @@ def test_both_layouts_of_one_model_pair_the_same_layers() -> None:
 )
 @pytest.mark.parametrize("name", ["SDXL tiny", "SDXL tiny diffusers"])
 def test_any_spelling_meets_any_layout(name: str, stem: str) -> None:
-    found = partner(read_base(BASES[name][1]), canonical(stem, SDXL), stem)
+    found = partner(read_base(BASES[name][1]), canonical_id(stem, SDXL), stem)
     assert found is not None
     assert found.matrix == (128, 64)
     assert found.key.endswith("transformer_blocks.1.attn2.to_k.weight")
@@ -234,8 +238,8 @@ def test_any_spelling_meets_any_layout(name: str, stem: str) -> None:
 def test_a_lora_of_another_family_finds_no_partner_by_like_words() -> None:
     stem = "diffusion_model.input_blocks.4.1.proj_in"
     base = read_base(FULL)
-    assert partner(base, canonical(stem, SDXL), stem) is not None
-    assert partner(base, canonical(stem, SD15), stem) is None
+    assert partner(base, canonical_id(stem, SDXL), stem) is not None
+    assert partner(base, canonical_id(stem, SD15), stem) is None
     assert all(partner(base, name, name) is None for name in layers(SD15))
 
 

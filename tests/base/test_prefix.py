@@ -1,4 +1,4 @@
-"""A checkpoint's own prefix is no part of a layer's name, whatever it is called."""
+"""A prefix that only one checkpoint has is no part of a layer's name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.base.pairing import looks_like_checkpoint, name_in_denoiser, partner, read_base
+from lib_resize.base.checkpoint_keys import looks_like_checkpoint, name_in_denoiser
+from lib_resize.base.model_index import read_base
+from lib_resize.base.pairing import partner
 from lib_resize.base.prefix import own_prefix
-from lib_resize.names.families import WAN, flatten, layers
+from lib_resize.names.families import WAN
+from lib_resize.names.family import flatten, layers
 
 BODIES = [
     f"blocks.{n}.{name}" for n in range(3) for name in ("self_attn.q_proj", "cross_attn.output_proj", "mlp.layer1")
@@ -47,7 +50,7 @@ def test_it_looks_like_a_checkpoint(prefix: str) -> None:
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_family_is_known_behind_it(prefix: str) -> None:
     rows = [row for row in layers(WAN[2]).values() if row.block != "EDGE"]
-    base = read_base({f"{prefix}{row.spellings[0]}.weight": row.shape for row in rows})
+    base = read_base({f"{prefix}{row.dotted_names[0]}.weight": row.shape for row in rows})
     assert base.family == WAN[2]
     assert base.weights.keys() == {row.id for row in rows}
 

@@ -1,11 +1,11 @@
-"""Biases and norms have the names that LoRA files give them, whatever words the checkpoint has."""
+"""Biases and norms have the names of LoRA files, for all names in checkpoints."""
 
 from __future__ import annotations
 
 import pytest
 
-from lib_resize.base.pairing import BaseWeight
 from lib_resize.base.vectors import named_vectors
+from lib_resize.base.weights import BaseWeight
 
 CASES = {
     "SDXL, Stability's words": (

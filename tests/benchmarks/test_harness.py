@@ -28,7 +28,8 @@ from benchmarks.harness import (
     run,
     wait_for_quiet,
 )
-from lib_resize.demo.synthetic import FULL, LoraOptions, lora_specs, write_lora
+from lib_resize.demo.models import FULL
+from lib_resize.demo.synthetic import LoraOptions, lora_specs, write_lora
 
 MIB = 1 << 20
 posix = pytest.mark.skipif(sys.platform == "win32", reason="one child's CPU time is not told on Windows")

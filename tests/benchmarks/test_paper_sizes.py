@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.paper_sizes import MIB, kinds, measure, table, written
-from lib_resize.demo.synthetic import SMALL
+from lib_resize.demo.models import SMALL
 
 MATCHING = [kind for kind in kinds() if kind.rank in (8, 16, 32) or "convolutions" in kind.what]
 

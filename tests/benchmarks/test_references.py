@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lib_resize.demo.synthetic import LoraOptions, low_rank_factors, write_checkpoint, write_lora
+from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
+from tests.material import low_rank_factors
 
 references = pytest.importorskip("benchmarks.references", reason="the reference paths are written with torch")
 

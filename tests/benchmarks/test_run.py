@@ -9,8 +9,10 @@ import pytest
 
 from benchmarks import accuracy, run
 from benchmarks.harness import Part, Sample
-from lib_resize.demo.synthetic import SMALL, LoraOptions, low_rank_factors, write_lora
+from lib_resize.demo.models import SMALL
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.files.header import read_header
+from tests.material import low_rank_factors
 
 OPTIONS = run.Options(goals=["G1"], pairs=3, slow_pairs=1, samples=4, per_shape=1, cores=2)
 

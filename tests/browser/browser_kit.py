@@ -28,9 +28,11 @@ __all__ = [
 
 
 def setup(page: Any, **settings: Any) -> None:
-    """Sets the stub up, and loads the page anew."""
-    change(page.url, **settings)
-    page.reload(wait_until="commit")
+    """Sets the stub up, and loads the page anew. The old page is left first, so that the stub hears no more of it."""
+    address = page.url
+    page.goto("about:blank")
+    change(address, **settings)
+    page.goto(address, wait_until="commit")
     drawn(page)
 
 

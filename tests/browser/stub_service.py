@@ -1,6 +1,7 @@
-"""A service that answers the panel's protocol with made-up figures, so that the page can be tested by itself.
+"""A service that answers the protocol with made-up figures, so that the page can be tested by itself.
 
-Every answer has the form of docs/panel-protocol.md. Jobs take a few polls, names are as awkward as people's are.
+Questions are checked with the declaration of the protocol; test_stub.py checks the answers with it. Jobs take a few
+polls, and names are as awkward as those of users.
 """
 
 # ruff: noqa: E501 (lines of script, and figures in rows)
@@ -18,6 +19,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lib_resize.errors import PromptError
+from lib_resize.panel.faults import Fault
+from lib_resize.panel.lora_warnings import TEMPLATES
+from lib_resize.panel.protocol.methods import METHODS
 from lib_resize.prompts.tags import parse_prompt, replaced
 
 MIB = 1 << 20
@@ -94,6 +98,12 @@ def curve(source: dict[str, Any]) -> list[dict[str, Any]]:
     return points
 
 
+def warning(kind: str, **values: str) -> dict[str, Any]:
+    """A Warning, with the words of the service."""
+    template = TEMPLATES[kind]
+    return {"kind": kind, "text": template.format(**values), "template": template, "values": values}
+
+
 def picture(seed: int) -> str:
     """A small picture as a data URI."""
     hue = seed % 360
@@ -116,7 +126,7 @@ def png(seed: int) -> str:
 
 ACTIVE = ("queued", "running", "waits")
 PICTURES = {"original": 20, "resized": 60, "without": 200, "difference": 5}
-CHANGES = ("resize", "bake", "extract", "compare", "cancel", "undo", "restore", "empty_trash")
+CHANGES = {name for name, method in METHODS.items() if method.changes}
 
 
 class StubService:
@@ -170,7 +180,18 @@ class StubService:
         with self._one_at_a_time:
             if resets != self.resets:
                 raise StubError("stale", "The stub was reset.")
-            return getattr(self, "do_" + question["method"])(**(question.get("params") or {}))
+            return getattr(self, "do_" + question["method"])(**self._params(question))
+
+    def _params(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Those that are given, after the check that the service makes."""
+        given, declared = question.get("params") or {}, METHODS.get(question["method"])
+        if declared is not None:
+            try:
+                declared.read(given)
+            except Fault as fault:
+                raise StubError(fault.kind, str(fault)) from fault
+            given = {name: value for name, value in given.items() if value is not None}
+        return dict(given)
 
     def _stumble(self, question: dict[str, Any]) -> None:
         """Delays and faults that a test set, and pages that are older than the server.
@@ -186,7 +207,7 @@ class StubService:
             faults[method] -= 1
             raise StubError("internal", "the server stumbled.")
         if method in CHANGES and question.get("session", self.session) != self.session:
-            raise StubError("stale", "The server was restarted; the page reloads what it shows. Then try again.")
+            raise StubError("stale", "The server was restarted. Try again once the page has reloaded its lists.")
 
     # For the tests themselves
 
@@ -281,7 +302,7 @@ class StubService:
         self.revision += 1
         job["revision"] = self.revision
         if self.settings.get("busy"):
-            job["state"], job["stage"] = "waits", "waits for the picture"
+            job["state"], job["stage"] = "waits", "waiting for the current image"
             return
         total = 3 if job["kind"] == "compare" else 986
         job["state"], job["stage"], job["total"] = "running", "image" if job["kind"] == "compare" else "analyse", total
@@ -321,7 +342,9 @@ class StubService:
             raise StubError("file", f"no LoRA is named {name!r} here. Refresh the list.")
         return self.files[name]
 
-    def do_analyse(self, names: list[str], reference: str = "loaded", recipe: str = "") -> dict[str, Any]:
+    def do_analyse(
+        self, names: list[str], reference: str = "loaded", recipe: str = "", convert: str = "auto"
+    ) -> dict[str, Any]:
         for name in names:
             self._file(name)
 
@@ -338,11 +361,10 @@ class StubService:
         presets = {preset: self._preset(source, table, preset) for preset in PRESETS}
         source["predicted"] = {preset: found["bytes"] for preset, found in presets.items()}
         flat = name.startswith("flat")
-        told = "Extracted from a checkpoint: its spectrum is flat, High would save 3 %."
         return {
             "name": name, "bytes": source["bytes"], "layers": 986, "zero": 0, "ranks": [source["rank"]] * 3,
             "table": table, "blocks": self._blocks(source, presets), "flat": flat,
-            "warnings": [{"kind": "flat", "text": told}] if flat else [], "presets": presets,
+            "warnings": [warning("flat", saved="3 %")] if flat else [], "presets": presets,
             "reference": self._reference(), "device": "cpu",
         }  # fmt: skip
 
@@ -414,11 +436,7 @@ class StubService:
         text = recipe or self._recipe(target)
         warnings = []
         if point["retention"] < 0.88 - 1e-9:
-            warnings.append({
-                "kind": "low_retention", "text": "Weight retention 80.0 % is under 88 %: expect visible change.",
-                "template": "Weight retention {retention} is under {floor}: expect visible change.",
-                "values": {"retention": "80.0 %", "floor": "88 %"},
-            })  # fmt: skip
+            warnings.append(warning("low_retention", retention="80.0 %", floor="88 %"))
         size = point["bytes"] * {"32": 2, "8": 0.5}.get((options or {}).get("dtype", "16"), 1)
         return {
             "name": name, "output": f"{name}_{size / MIB:.0f}mb", "bytes_before": source["bytes"],
@@ -453,8 +471,8 @@ class StubService:
         for item in text.split(","):
             if item.split("=")[0] not in ("fro_lora", "fro_ckpt", "min_rank", "retain", "size", "rank", *PRESETS):
                 column = text.index(item) + 1
-                told = f"recipe {text!r}, column {column}: unknown word {item.split('=')[0]!r}."
-                return {"ok": False, "message": told, "column": column, "full": None, "needs_base": False}
+                message = f"recipe {text!r}, column {column}: unknown word {item.split('=')[0]!r}."
+                return {"ok": False, "message": message, "column": column, "full": None, "needs_base": False}
         return {"ok": True, "message": "", "column": 0, "full": text, "needs_base": "ckpt" in text}
 
     def do_resize(
@@ -553,7 +571,7 @@ class StubService:
 
     def do_empty_trash(self, confirm: bool = False) -> dict[str, Any]:
         if not confirm:
-            raise StubError("confirm", "This deletes for good.")
+            raise StubError("confirm", "This deletes the contents of the trash for good. Confirm it.")
         for one in self.made.values():
             one["state"] = "gone" if one["state"] == "trashed" else one["state"]
         return {"files": 2, "bytes": 1}
@@ -573,29 +591,29 @@ class StubService:
             tags = parse_prompt(prompt).tags
         except PromptError as error:
             return {"ok": False, "message": str(error), "column": error.column, "tags": [], "warnings": [], "name": ""}
-        told: list[dict[str, Any]] = [
+        listed: list[dict[str, Any]] = [
             {
                 "text": str(tag), "name": tag.name, "lora": tag.name if tag.name in self.files else None,
-                "column": tag.column, "troubles": self._troubles(tag), "remarks": list(tag.remarks),
+                "column": tag.column, "troubles": self._troubles(tag), "remarks": list(tag.warnings),
             }
             for tag in tags
         ]  # fmt: skip
-        good = [one for one in told if not one["troubles"]]
+        good = [one for one in listed if not one["troubles"]]
         families = {self.files[one["name"]]["family"] for one in good}
         other = {"kind": "other_family", "text": "These LoRAs are made for different models."}
         return {
             "ok": bool(good), "message": "" if good else "The prompt names no LoRA that can be baked.", "column": 0,
-            "tags": told, "warnings": [other] if len(families) > 1 else [], "name": "+".join(one["name"] for one in good),
+            "tags": listed, "warnings": [other] if len(families) > 1 else [], "name": "+".join(one["name"] for one in good),
         }  # fmt: skip
 
     def _troubles(self, tag: Any) -> list[str]:
         missing = [] if tag.name in self.files else [f"{tag.name}: no LoRA of this name is in the list."]
-        return [*missing, *tag.troubles]
+        return [*missing, *tag.errors]
 
     def do_bake(self, prompt: str, name: str = "", recipe: str = "", target: Any = None, options: Any = None) -> Any:
         tags = [tag for tag in parse_prompt(prompt).tags if not self._troubles(tag)]
         if "/" in name:
-            raise StubError("request", f"name {name!r}: letters, digits, spaces, - and _ make a name, as in my_mix.")
+            raise StubError("request", f"name {name!r}: use letters, digits, spaces, - and _, as in my_mix.")
 
         def work() -> dict[str, Any]:
             made = self._resizing({**self._file(tags[0].name), "name": name}, recipe, target or {"retention": 1.0})()

@@ -118,7 +118,7 @@ def test_a_refusal_is_shown_where_the_person_looks(page: Any) -> None:
     expect(page.locator("#resize_lora_bake_run")).to_be_enabled()
     page.fill("#resize_lora_bake_name", "a/b")
     page.click("#resize_lora_bake_run")
-    expect(page.locator("#resize_lora_bake_tags")).to_contain_text("make a name")
+    expect(page.locator("#resize_lora_bake_tags")).to_contain_text("use letters")
     expect(box).to_be_visible()
     expect(page.locator("#resize_lora_bake_run")).to_be_enabled()
 

@@ -77,7 +77,7 @@ def test_sizes_stand_in_the_menu_once_a_file_is_analysed(host: Any, shot: Any) -
 def test_compare_is_grey_with_its_reason_where_the_file_is_not_ours(host: Any) -> None:
     card(host).locator(".name").click(button="right")
     entry = host.get_by_role("menuitem", name="Compare with original")
-    expect(entry).to_have_attribute("title", "This file was not made by Resize LoRA.")
+    expect(entry).to_have_attribute("title", "This file was not created by Resize LoRA.")
     entry.click(force=True)
     host.keyboard.press("Escape")
     assert "compare" not in {one["method"] for one in heard(host)}
@@ -141,7 +141,7 @@ def test_a_refresh_that_the_host_dropped_is_asked_for_again_after_a_while(host: 
     assert host.evaluate("window.refreshed.length") == 4
 
 
-def tried(page: Any, prompt: str, words: str = "Try in txt2img") -> str:
+def tried(page: Any, prompt: str, words: str = "Send to txt2img") -> str:
     page.evaluate("text => { document.querySelector('#txt2img_prompt textarea').value = text; }", prompt)
     ask(page, "resize", {"names": ["pastry-sdxl"], "target": {"preset": "medium"}})
     for _ in range(5):
@@ -179,11 +179,11 @@ def test_a_card_of_a_lora_that_is_nowhere_says_so(host: Any) -> None:
     ask(host, "drop", {"name": "pastry-sdxl"})
     card(host).locator(".name").click(button="right")
     host.get_by_role("menuitem", name="Resize…").click()
-    expect(host.locator("#resize_lora_toasts")).to_contain_text("pastry-sdxl is not in the list of LoRAs.")
+    expect(host.locator("#resize_lora_toasts")).to_contain_text("pastry-sdxl is not in the library.")
 
 
 def test_try_and_generate_starts(host: Any) -> None:
-    tried(host, "a cake <lora:Pastry:0.6>", "Try and generate")
+    tried(host, "a cake <lora:Pastry:0.6>", "Send and generate")
     assert host.evaluate("window.generated") == "txt2img"
 
 

@@ -75,9 +75,9 @@ def test_a_batch_that_is_stopped_says_what_was_stopped_and_goes_on_when_asked(pa
     ask(page, "set", {"paused": 1})
     page.focus("#resize_lora_list")
     page.keyboard.press("Escape")
-    stopped = page.locator(".resize-lora-toast").filter(has_text="stopped")
+    stopped = page.locator(".resize-lora-toast").filter(has_text="cancelled")
     expect(stopped).to_be_visible()
-    done, left, names = re.search(r"(\d) done, (\d) stopped: (.+?)\s*Continue", stopped.inner_text(), re.S).groups()
+    done, left, names = re.search(r"(\d) done, (\d) cancelled: (.+?)\s*Continue", stopped.inner_text(), re.S).groups()
     assert int(done) >= 1
     assert int(done) + int(left) == 6
     shot(page, "batch-stopped")
@@ -96,7 +96,9 @@ def test_the_same_order_is_recognised_and_given_again_only_where_one_says_so(pag
     page.click("#resize_lora_generate")
     expect(page.locator(".resize-lora-result")).to_have_count(1)
     page.click("#resize_lora_generate")
-    note = page.locator(".resize-lora-toast").filter(has_text="was resized like this before: pastry-sdxl_47mb")
+    note = page.locator(".resize-lora-toast").filter(
+        has_text="was already resized with these settings: pastry-sdxl_47mb"
+    )
     expect(note).to_be_visible()
     expect(page.locator(".resize-lora-result")).to_have_count(1)
     note.get_by_role("button", name="Resize again").click()
@@ -109,9 +111,9 @@ def test_a_status_that_fails_is_asked_again_until_the_job_has_ended(page: Any) -
     ask(page, "set", {"faults": {"status": 3}})
     row(page, "hogs").click()
     page.click("#resize_lora_generate")
-    expect(page.locator(TOASTS)).to_contain_text("Asking again")
+    expect(page.locator(TOASTS)).to_contain_text("Retrying")
     expect(page.locator(".resize-lora-result")).to_have_count(1)
-    expect(page.locator(TOASTS)).not_to_contain_text("Asking again")
+    expect(page.locator(TOASTS)).not_to_contain_text("Retrying")
 
 
 def test_a_page_that_is_older_than_its_server_says_so_and_reads_all_anew(page: Any) -> None:
@@ -175,7 +177,7 @@ def test_a_comparison_counts_pictures_and_can_be_stopped(page: Any) -> None:
     ask(page, "set", {"paused": 0})
     ask(page, "status")
     ask(page, "set", {"paused": 1})
-    expect(compared).to_contain_text(re.compile(r"picture [23] of 3"))
+    expect(compared).to_contain_text(re.compile(r"image [23] of 3"))
     expect(compared).not_to_contain_text("layer")
     compared.get_by_role("button").click()
     expect(compared).to_have_count(0)

@@ -209,7 +209,7 @@ def test_a_page_that_a_host_puts_away_ends_the_call_without_a_fault(page: Any) -
         """() => { document.querySelector('#resize_lora_refresh').click();
             setTimeout(() => document.querySelector('#resize_lora_wire').remove(), 0); }"""
     )
-    expect(page.locator("#resize_lora_toasts")).to_contain_text("The panel is not there yet.")
+    expect(page.locator("#resize_lora_toasts")).to_contain_text("The Resize LoRA tab is still loading.")
 
 
 def test_a_file_that_fails_does_not_stop_the_rest(page: Any) -> None:
@@ -227,8 +227,10 @@ def test_a_job_waits_for_the_picture_and_says_so(page: Any) -> None:
     setup(page, busy="generating")
     row(page, "hogs").click()
     page.click("#resize_lora_generate")
-    expect(page.locator(".resize-lora-job").last).to_contain_text(re.compile("waits for the picture|before it|queued"))
-    expect(page.locator("#resize_lora_generate")).to_contain_text("waits for the picture")
+    expect(page.locator(".resize-lora-job").last).to_contain_text(
+        re.compile("waiting for the current image|ahead|queued")
+    )
+    expect(page.locator("#resize_lora_generate")).to_contain_text("waiting for image")
     page.keyboard.press("Escape")
 
 
@@ -240,7 +242,7 @@ def test_the_list_works_by_keyboard(page: Any) -> None:
     expect(page.locator('.resize-lora-row[aria-selected="true"]')).to_have_count(2)
     page.keyboard.press("Control+a")
     expect(page.locator("#resize_lora_totals")).to_contain_text("6 selected")
-    expect(page.locator("#resize_lora_left_out")).to_have_text("; 1 resized files left out")
+    expect(page.locator("#resize_lora_left_out")).to_have_text("; 1 resized file left out")
 
 
 def test_ticks_and_cursor_follow_their_loras_and_a_name_goes_only_when_the_server_says_so(page: Any) -> None:
@@ -288,7 +290,7 @@ def test_the_longest_text_of_the_button_fits_into_it(page: Any) -> None:
     button = page.locator("#resize_lora_generate")
     ask(page, "resize", {"names": ["style 0001"], "target": {"preset": "low"}})
     button.click()
-    expect(button).to_have_text("Resize 2,000 LoRAs · waits for the picture")
+    expect(button).to_have_text("Resize 2,000 LoRAs · waiting for image")
     assert button.evaluate("one => one.scrollWidth <= one.clientWidth")
     boxes = [one.bounding_box() for one in page.locator(".resize-lora-actions button").all()]
     for i, box in enumerate(boxes):
@@ -344,10 +346,10 @@ def test_a_comparison_leaves_the_third_picture_out_where_it_is_not_wanted(page: 
 
 def test_each_lack_has_its_own_sentence(page: Any, shot: Any) -> None:
     setup(page, files="none", remote=True, reference={"kind": "none", "title": None, "family": None, "note": ""})
-    expect(page.locator("#resize_lora_list")).to_contain_text("There are no LoRAs in Lora.")
+    expect(page.locator("#resize_lora_list")).to_contain_text("No LoRAs found in Lora.")
     expect(page.locator("#resize_lora_reference")).to_contain_text("No checkpoint is loaded.")
     page.click("#resize_lora_advanced summary")
-    expect(page.locator("#resize_lora_advanced")).to_contain_text("no folder is offered")
+    expect(page.locator("#resize_lora_advanced")).to_contain_text("output folder is disabled")
     expect(page.locator("#resize_lora_folder")).to_have_count(0)
     shot(page, "nothing-there")
 
@@ -361,11 +363,16 @@ def test_every_control_has_a_name(page: Any) -> None:
     assert nameless == []
 
 
-def test_a_second_run_of_the_script_changes_nothing(page: Any, address: str) -> None:
-    page.evaluate(
-        "async () => { const s = document.createElement('script'); s.textContent = await (await fetch([...document.scripts].find(x => /resize_lora\\.js/.test(x.src)).src)).text(); document.head.append(s); }"
+def test_a_second_run_of_the_scripts_changes_nothing(page: Any, address: str) -> None:
+    ran = page.evaluate(
+        """async () => { const files = [...document.scripts].map(one => one.src).filter(src => /resize_lora_\\d/.test(src));
+            for (const file of files) { const s = document.createElement('script'); s.textContent = await (await fetch(file)).text(); document.head.append(s); }
+            return files.length; }"""
     )
+    assert ran > 20
     expect(page.locator("#resize_lora_root")).to_have_count(1)
+    row(page, "hogs").click(button="right")
+    expect(page.locator("#resize_lora_menu")).to_have_count(1)
 
 
 def test_a_phone_shows_all_of_it_and_keeps_the_button_in_reach(phone: Any, shot: Any) -> None:

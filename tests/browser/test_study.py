@@ -37,7 +37,7 @@ def test_pictures_are_told_in_words(page: Any) -> None:
         "all => all.map(one => one.getAttribute('aria-label'))"
     )
     assert all(labels)
-    assert labels[0] == "all layers: effective rank 5.5, first holds 40 %"
+    assert labels[0] == "all layers: effective rank 5.5, first value 40 %"
     numbers = page.locator("#resize_lora_study .resize-lora-cell + text")
     expect(numbers.nth(6)).to_have_text("14")  # the second block, 1 + 31 sin(1) / 2
 

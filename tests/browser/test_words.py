@@ -1,4 +1,4 @@
-"""Every text of the script has its translations, with the same places for values. Needs no browser."""
+"""Every text of the scripts have its translations, with the same places for values. Needs no browser."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from lib_resize.panel.lora_warnings import TEMPLATES
+
 ROOT = Path(__file__).parents[2]
-SCRIPT = (ROOT / "javascript" / "resize_lora.js").read_text("utf-8")
-PANEL = (ROOT / "lib_resize" / "panel" / "analyses.py").read_text("utf-8")
-WARNINGS = set(re.findall(r'_warning\("\w+", "([^"]+)"', PANEL)) | set(re.findall(r'template = "([^"]+)"', PANEL))
-TEXTS = WARNINGS | set(re.findall(r"\bt\('([^'\\]+)'", SCRIPT)) | set(re.findall(r'\bt\("([^"\\]+)"', SCRIPT))
+SCRIPT = "".join(path.read_text("utf-8") for path in sorted((ROOT / "javascript").glob("*.js")))
+WARNINGS = set(TEMPLATES.values())
+QUOTED = r"""(?:'([^'\\]+)'|"([^"\\]+)")"""
+CALLED = [*re.findall(rf"\bt\(\s*{QUOTED}", SCRIPT), *re.findall(rf"\b(?:one|many) = {QUOTED}", SCRIPT)]
+PLURALS = re.findall(r"\bplural\(\s*[\w.]+,\s*'([^'\\]+)',\s*'([^'\\]+)'", SCRIPT)
+COLUMNS = re.findall(r"^        \['\w+', '([A-Z]\w+)'\]", SCRIPT, re.MULTILINE)
+TEXTS = WARNINGS | {text for found in (*CALLED, *PLURALS) for text in found if text} | set(COLUMNS)
 
 
 @pytest.fixture(params=["zh-Hans", "ja"])
@@ -21,7 +26,9 @@ def words(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def test_every_text_is_translated(words: dict[str, str]) -> None:
-    assert len(TEXTS) > 80
+    assert len(TEXTS) > 180
+    assert len(PLURALS) == 6
+    assert len(COLUMNS) >= 6
     assert len(WARNINGS) == 8
     assert sorted(TEXTS - words.keys()) == []
 
@@ -33,7 +40,7 @@ def test_translations_keep_the_places_of_values(words: dict[str, str]) -> None:
     assert {text: told for text, told in words.items() if places(text) != places(told)} == {}
 
 
-def test_the_script_writes_text_and_never_html() -> None:
+def test_the_scripts_write_text_and_never_html() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", SCRIPT)
 
 

@@ -20,9 +20,9 @@ posix = pytest.mark.skipif(os.name == "nt", reason="open files cannot be removed
 HOLD = """
     import sys, time
     from pathlib import Path
-    from lib_resize.files.atomic import Draft
+    from lib_resize.files.atomic import AtomicFile
 
-    draft = Draft(Path(sys.argv[1]) / "x.safetensors")
+    draft = AtomicFile(Path(sys.argv[1]) / "x.safetensors")
     draft.open()
     draft.write(bytes(100))
     if sys.argv[2] == "finished":

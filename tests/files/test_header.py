@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from lib_resize.errors import OutputError
-from lib_resize.files.header import DTYPE_BYTES, Entry, TensorSpec, encode, file_order, read_header
+from lib_resize.files.header import DTYPE_BYTES, TensorEntry, TensorSpec, encode, file_order, read_header
 
 NUMPY_NAMES = {
     "BOOL": "?",
@@ -46,7 +46,7 @@ def arrays_of(described: dict[str, tuple[str, tuple[int, ...]]]) -> dict[str, np
 
 
 @given(tensors, one_field)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_encoded_header_has_the_bytes_of_the_library(described, metadata):
     assume(described or metadata is None)  # of metadata alone, the library makes a broken header
     written = save(arrays_of(described), metadata)
@@ -54,7 +54,7 @@ def test_encoded_header_has_the_bytes_of_the_library(described, metadata):
 
 
 @given(tensors, st.dictionaries(texts, texts, max_size=4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_reading_gives_back_what_the_library_wrote(tmp_path_factory, described, metadata):
     assume(described)
     path = tmp_path_factory.mktemp("read") / "x.safetensors"
@@ -113,8 +113,8 @@ def test_offsets_are_within_the_tensor_region(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"half": np.zeros((2, 3), np.float16), "wide": np.zeros(4, np.float64)}, path)
     header = read_header(path)
-    assert header.entries["wide"] == Entry("F64", (4,), 0, 32)
-    assert header.entries["half"] == Entry("F16", (2, 3), 32, 44)
+    assert header.entries["wide"] == TensorEntry("F64", (4,), 0, 32)
+    assert header.entries["half"] == TensorEntry("F16", (2, 3), 32, 44)
     assert header.data_start + 44 == header.file_bytes
 
 

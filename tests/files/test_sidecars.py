@@ -218,7 +218,7 @@ CIVITAI = {
 
 
 def true_civitai() -> dict[str, Any]:
-    """The version's page as it is, with the one file that the LoRA came as told anew."""
+    """The version's page unchanged, except for the entry of the LoRA's file."""
     expected = copy.deepcopy(CIVITAI)
     expected["files"][1].update(
         name="new_名.safetensors", sizeKB=2.0, metadata={"format": "SafeTensor"}, hashes={"SHA256": NEW.upper()}

@@ -1,4 +1,4 @@
-"""Laws of what may be written: a free name, or a file of ours; never anything else."""
+"""Laws of what may be written: a free name, or a file of this program; never anything else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from lib_resize.errors import OutputError
-from lib_resize.files.target import RESULT, Inputs, Kind, check_folder, check_target
+from lib_resize.files.target import RESULT, FileKind, Inputs, check_folder, check_target
 
-OURS = Kind("a file of ours", lambda path: path.read_bytes().startswith(b"ours"))
+OURS = FileKind("a file of ours", lambda path: path.read_bytes().startswith(b"ours"))
 
 
 def link_to_ours(path: Path) -> None:
@@ -30,10 +30,10 @@ FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
     "foreign": (lambda path: path.write_bytes(b"theirs"), "is not a file of ours"),
     "empty": (lambda path: path.write_bytes(b""), "is not a file of ours"),
     "folder": (lambda path: path.mkdir(), "a folder of this name"),
-    "link": (link_to_ours, "a link is here"),
-    "dangling": (lambda path: path.symlink_to(path.with_name("gone")), "a link is here"),
+    "link": (link_to_ours, "there is a link here"),
+    "dangling": (lambda path: path.symlink_to(path.with_name("gone")), "there is a link here"),
     "protected": (protected, "write-protected"),
-    "pipe": (lambda path: os.mkfifo(path), "a pipe is here"),
+    "pipe": (lambda path: os.mkfifo(path), "there is a pipe here"),
 }
 
 
@@ -111,11 +111,11 @@ def test_a_folder_that_is_not_there_yet_is_fine_and_is_not_made(tmp_path: Path) 
 def test_a_file_in_place_of_a_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OutputError, match="a file stands where a folder should be"):
+        with pytest.raises(OutputError, match="there is a file where a folder should be"):
             check_folder(folder)
 
 
 def test_a_folder_that_may_not_be_written_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(OutputError, match="not allowed to write"):
+    with pytest.raises(OutputError, match="no permission to write"):
         check_folder(tmp_path / "new")

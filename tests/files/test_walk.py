@@ -1,4 +1,4 @@
-"""Laws of walking: every folder once, whatever links there are, and a pattern finds what glob finds."""
+"""Laws of walking: each folder once, in spite of links, and a pattern finds what glob finds."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ import faults
 import numpy as np
 import pytest
 
-from lib_resize import extract
 from lib_resize.cli import main as cli
-from lib_resize.cli.main import commands
+from lib_resize.cli import work
+from lib_resize.extraction import extract
 from lib_resize.files.atomic import sweep
 from lib_resize.files.header import TensorSpec, file_order
 from lib_resize.files.writer import write_safetensors
 
-PRELOADED = (commands, extract)
+PRELOADED = (work, extract)
 """Imported here, and not in each child anew."""
 
 

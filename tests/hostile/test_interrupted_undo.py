@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import ResizeError
 from lib_resize.files.atomic import write_whole
 from lib_resize.panel.results import Results
@@ -110,7 +111,7 @@ def fresh(root: Path, bin_: Path) -> tuple[Results, str]:
 
 def made(results: Results, root: Path) -> str:
     with results.making("ink") as making:
-        making.announce(root / NAMES[0], 7, FACTS)
+        making.begin(root / NAMES[0], 7, FACTS)
         for name in NAMES:
             (root / name).write_bytes(content(name))
     return making.made("ink_2", [root / name for name in NAMES[1:]], FACTS).id
@@ -152,7 +153,7 @@ def test_whatever_call_fails_nothing_is_lost_and_the_next_start_recovers(
         later = Results(Host(root, bin_), "later")
         later.recover()
         (told,) = later.answer()["results"]
-        home, items = at_home(root), later.trashed()
+        home, items = at_home(root), later.trash.to_json()
         if told["state"] == "there":
             assert (home, items) == (sorted(NAMES), []), at
         else:
@@ -190,7 +191,7 @@ def test_whatever_call_fails_while_a_file_is_made_it_can_be_undone_if_it_is_ther
         results = Results(Host(root, bin_), "now")
         with Faults(at, kind) as faults, contextlib.suppress(Killed, ResizeError, OSError):
             with results.making("ink") as making:
-                making.announce(root / NAMES[0], len(ours), FACTS)
+                making.begin(root / NAMES[0], len(ours), FACTS)
                 write_whole(root / NAMES[0], ours)
             making.made("ink_2", [], FACTS)
         there = (root / NAMES[0]).exists()

@@ -190,7 +190,7 @@ def test_a_really_full_disk_is_refused_before_and_survived_during_the_write(tiny
         two_mib(path)
     monkeypatch.setattr("lib_resize.files.writer.check_room", lambda *_: None)
     path.write_bytes(b"precious")
-    with pytest.raises(OutputError, match="no room is left"):
+    with pytest.raises(OutputError, match="no space is left"):
         two_mib(path, overwrite=True)
     assert [item.name for item in tiny_disk.iterdir()] == ["x.safetensors"]
     assert path.read_bytes() == b"precious"
@@ -210,9 +210,9 @@ def test_a_read_only_folder_is_told(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o500)
-    with pytest.raises(OutputError, match="not allowed to write in the folder"):
+    with pytest.raises(OutputError, match="no permission to write in the folder"):
         two_mib(folder / "x.safetensors")
-    with pytest.raises(OutputError, match="not allowed to write in the folder"):
+    with pytest.raises(OutputError, match="no permission to write in the folder"):
         two_mib(folder / "new" / "x.safetensors")
     assert list(folder.iterdir()) == []
 
@@ -254,6 +254,6 @@ def test_a_disk_that_fills_at_any_byte_leaves_nothing(tmp_path, monkeypatch, roo
         return count
 
     monkeypatch.setattr(atomic.os, "write", write)
-    with pytest.raises(OutputError, match="no room is left"):
+    with pytest.raises(OutputError, match="no space is left"):
         two_mib(tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []

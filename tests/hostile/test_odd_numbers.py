@@ -38,7 +38,7 @@ def refused(capsys: pytest.CaptureFixture[str], folder: Path, *words: object) ->
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"alpha": np.array(1e300)}, f"{LAYER}.alpha is 1e+300; a finite number of float32 was expected"),
+        ({"alpha": np.array(1e300)}, f"{LAYER}.alpha is 1e+300; a finite float32 number was expected"),
         ({"lora_up__weight": np.full((8, 4), 1e80)}, "its delta is larger than any number of float32"),
         ({"alpha": np.array(3e38, np.float32)}, "its delta is larger than any number of float32"),
         ({"lora_up__weight": np.full((8, 4), 1e-44, np.float32)}, "all 1 layers are zero"),

@@ -1,4 +1,4 @@
-"""A host of the tests' own: folders of LoRAs, a model that may be put in, and a memory of what was asked."""
+"""A host for tests: folders of LoRAs, an optional model, and a record of the calls."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from lib_resize.hosts.host import (
     PROMPT,
     XYZ,
     CheckpointFile,
-    Loaded,
+    LoadedModel,
     LoraFile,
     LoraList,
-    Turn,
+    SharedLock,
 )
 
 ALL_FEATURES = frozenset({LOADED_MODEL, GENERATE, PROMPT, CARDS, XYZ})
@@ -29,11 +29,11 @@ ENDINGS = (".safetensors", ".pt", ".ckpt")
 
 @dataclass
 class FakeHost:
-    """Set the fields to what the test wants the host to be; read `events` for what the code asked of it."""
+    """Set the fields to describe the host; read the calls that it got from `events`."""
 
     roots: list[Path]
     checkpoint_files: list[Path] = field(default_factory=list)
-    model: Loaded | None = None
+    model: LoadedModel | None = None
     selected: str | None = None
     name: str = "Fake WebUI"
     features: frozenset[str] = ALL_FEATURES
@@ -42,25 +42,25 @@ class FakeHost:
     """Set it to be busy."""
     where: str = "cpu"
     listed: Sequence[LoraFile] | None = None
-    """The host's list; None: read from the folders at each question. `refresh` reads it again."""
+    """The host's list; None: read from the folders at each call. `refresh` reads it again."""
     set: dict[str, Any] = field(default_factory=dict)
     """The host's settings page."""
     picture: Callable[[Mapping[str, Any]], Any] | None = None
     events: list[tuple[Any, ...]] = field(default_factory=list)
     queue_lock: Any = field(default_factory=threading.Lock)
-    """Hold it to play a generation under way."""
+    """Hold it to act as if an image is being generated."""
 
     presets: Path | None = None
     looks: int = 0
     """How often the list was asked for."""
 
     def __post_init__(self) -> None:
-        self._turn = Turn(self.queue_lock)
+        self._lock = SharedLock(self.queue_lock)
         self._stopped = threading.Event()
 
     @property
     def holds_lock(self) -> bool:
-        return self._turn.held
+        return self._lock.held
 
     def lora_roots(self) -> list[Path]:
         return list(self.roots)
@@ -87,7 +87,7 @@ class FakeHost:
     def checkpoints(self) -> list[CheckpointFile]:
         return [CheckpointFile(path.name, path) for path in self.checkpoint_files]
 
-    def loaded(self) -> Loaded | None:
+    def loaded(self) -> LoadedModel | None:
         return self.model
 
     def pending(self) -> str | None:
@@ -95,7 +95,7 @@ class FakeHost:
 
     def lock(self) -> AbstractContextManager[None]:
         self.events.append(("lock",))
-        return self._turn.shared()
+        return self._lock.shared()
 
     def busy(self) -> str | None:
         return self.working_on
@@ -142,10 +142,10 @@ class FakeHost:
     def generate(self, request: Mapping[str, Any]) -> Any:
         self.events.append(("generate", dict(request)))
         self._stopped.clear()
-        with self._turn.alone():
+        with self._lock.alone():
             image = (self.picture or plain_picture)(request)
         if self._stopped.is_set():
-            raise Cancelled("The picture was stopped.")
+            raise Cancelled("The image was stopped.")
         return image
 
     def stop_generating(self) -> None:

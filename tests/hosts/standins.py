@@ -101,7 +101,7 @@ def fix_out_proj(model: Any) -> None:
 
 
 def a1111_fp8(model: Any, keep_exact: bool) -> None:
-    """All but fused attention and norms as 8 bits, and the 16-bit twins beside them where the host is told to."""
+    """Convert all but fused attention and norms to 8 bits; keep 16-bit copies if the host is set to."""
     for root in a1111_roots(model):
         for module in _modules(root):
             weight = module._parameters.get("weight")
@@ -115,7 +115,7 @@ def a1111_fp8(model: Any, keep_exact: bool) -> None:
 
 
 class FakeInitialModel:
-    """What Forge holds before the first picture."""
+    """The placeholder that Forge has before the first image."""
 
     cond_stage_model = None
     chunk_length = 75
@@ -339,7 +339,7 @@ class WebUI:
                 self.closed = True
 
         def process_images(made: Any) -> SimpleNamespace:
-            assert webui.lock._lock.locked(), "a picture without the lock"
+            assert webui.lock._lock.locked(), "an image without the lock"
             if webui.on_draw is not None:
                 webui.on_draw(made)
             return SimpleNamespace(images=[webui.picture], comments="Lora not found: style")

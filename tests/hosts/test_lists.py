@@ -19,7 +19,7 @@ from lib_resize.hosts import listing, scan
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import LoraFile, LoraList
-from lib_resize.hosts.listing import WholeList
+from lib_resize.hosts.listing import CompleteList
 from lib_resize.hosts.reforge import ReforgeHost
 from lib_resize.hosts.standalone import StandaloneHost
 
@@ -98,7 +98,7 @@ def test_the_first_look_is_whole_too(webui: WebUI) -> None:
 def test_the_first_look_waits_no_longer_than_it_has_to_where_the_host_hides_files(
     webui: WebUI, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(WholeList, "QUIET", 0.05)
+    monkeypatch.setattr(CompleteList, "QUIET", 0.05)
     webui.add_lora("a", put(webui.lora_dir / "a.safetensors"))
     put(webui.lora_dir / ".hidden" / "b.safetensors")
     assert [lora.name for lora in A1111Host().loras()] == ["a"]
@@ -278,7 +278,7 @@ def old(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["A1111", "standalone"])
-def test_folders_are_read_for_pictures_only_when_they_changed(kind: str, webui: WebUI, monkeypatch: Any) -> None:
+def test_folders_are_read_for_previews_only_when_they_changed(kind: str, webui: WebUI, monkeypatch: Any) -> None:
     webui.modules["networks"].available_networks.update(fill(webui, 30))
     old(webui.lora_dir)
     host: Any = A1111Host() if kind == "A1111" else StandaloneHost([webui.lora_dir])

@@ -6,7 +6,6 @@ import re
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,16 +28,17 @@ from standins import (
     tensors_of,
 )
 
-from lib_resize.adapters.read import read_adapter
+from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.base import norm_cache
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.engine.analysis import Runtime, analyse
+from lib_resize.engine.analysing import analyse
+from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.live import FILE, MEMORY, LiveCheckpoint, UnfiledCheckpoint, open_reference
-from lib_resize.linalg.arrays import NumpyArrays
+from lib_resize.hosts.live import FILE, MEMORY, open_reference
+from lib_resize.hosts.live_checkpoint import LiveCheckpoint, MemoryOnlyCheckpoint
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
 
@@ -59,14 +59,13 @@ def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any) -> ForgeH
 
 
 def facts(checkpoint: Checkpoint, lora: Path, recipe: str = "spn_ckpt=1,thr=-1", progress: Any = None) -> list[Any]:
-    with ThreadPoolExecutor(2) as pool, SafeFile(lora) as file:
-        runtime = Runtime(NumpyArrays(), pool, progress or Quiet())
+    with cpu_runtime(progress or Quiet(), 2) as runtime, SafeFile(lora) as file:
         found = analyse(read_adapter(file), checkpoint, [parse_recipe(recipe)], runtime)
     return [layer.base for layer in found.layers]
 
 
 @pytest.fixture(scope="module")
-def told(checkpoint: Path, lora: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def norms(checkpoint: Path, lora: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What the command line finds, remembered elsewhere."""
     base = Checkpoint(checkpoint)
     with pytest.MonkeyPatch.context() as patch:
@@ -126,14 +125,14 @@ GOOD = [
 
 @pytest.mark.parametrize(("start", "play"), GOOD, ids=lambda one: one.__name__)
 def test_norms_from_memory_are_the_command_lines(
-    start: Any, play: Play, checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    start: Any, play: Play, checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = start(tmp_path, monkeypatch, play(checkpoint))
     live = LiveCheckpoint(host, host.loaded())
     found = facts(live, lora)
     assert (live.source, live.notes) == (MEMORY, [])
-    assert sum(one is not None for one in told) > 250
-    for ours, theirs in zip(found, told, strict=True):
+    assert sum(one is not None for one in norms) > 250
+    for ours, theirs in zip(found, norms, strict=True):
         assert (ours is None) == (theirs is None)
         if theirs is not None:
             assert ours.fro == pytest.approx(theirs.fro, rel=1e-5)
@@ -177,7 +176,7 @@ def test_the_command_line_finds_the_norms_of_the_panel(
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     live, file = LiveCheckpoint(host, host.loaded()), Checkpoint(checkpoint)
     found = facts(live, lora)
-    monkeypatch.setattr(Checkpoint, "_compute", lambda *a: pytest.fail("computed again"))
+    monkeypatch.setattr(Checkpoint, "_measure", lambda *a: pytest.fail("computed again"))
     assert facts(file, lora) == found
     live.close()
     file.close()
@@ -245,7 +244,7 @@ def a1111_rounded_fp8(path: Path) -> Any:
 
 
 def a1111_unnoticed(path: Path) -> Any:
-    """8 bits that say they are 16, as a cast back and forth makes them."""
+    """8-bit values in a 16-bit dtype, as a cast in both directions makes them."""
     model = a1111_model(path)
     a1111_fp8(model, keep_exact=False)
     for root in (model.model.diffusion_model, *(one.wrapped for one in model.conditioner.embedders)):
@@ -333,11 +332,18 @@ BAD = [
 
 @pytest.mark.parametrize(("start", "play", "reason"), BAD, ids=lambda one: getattr(one, "__name__", "-"))
 def test_what_cannot_be_trusted_is_read_from_the_file_and_that_is_said(
-    start: Any, play: Play, reason: str, checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    start: Any,
+    play: Play,
+    reason: str,
+    checkpoint: Path,
+    lora: Path,
+    norms: list[Any],
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     host = start(tmp_path, monkeypatch, play(checkpoint))
     live = LiveCheckpoint(host, host.loaded())
-    assert _fro(facts(live, lora, FRO)) == _fro(told)
+    assert _fro(facts(live, lora, FRO)) == _fro(norms)
     assert live.source == FILE
     assert len(live.notes) == 1
     assert re.search(reason, live.notes[0])
@@ -346,7 +352,7 @@ def test_what_cannot_be_trusted_is_read_from_the_file_and_that_is_said(
 
 
 def test_a_model_that_is_swapped_meanwhile_is_noticed(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """A1111 reuses the same object for another checkpoint: the next weight read would be of another model."""
     model = a1111_model(checkpoint)
@@ -357,13 +363,13 @@ def test_a_model_that_is_swapped_meanwhile_is_noticed(
             model.sd_checkpoint_info.filename = "/other.safetensors"
 
     live = LiveCheckpoint(host, host.loaded())
-    assert _fro(facts(live, lora, FRO, Swap())) == _fro(told)
+    assert _fro(facts(live, lora, FRO, Swap())) == _fro(norms)
     assert live.source == FILE
     live.close()
 
 
 def test_a_lora_that_is_merged_meanwhile_changes_nothing(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     model = forge_model(checkpoint)
     host = forge(tmp_path, monkeypatch, model)
@@ -379,7 +385,7 @@ def test_a_lora_that_is_merged_meanwhile_changes_nothing(
     live = LiveCheckpoint(host, host.loaded())
     found = facts(live, lora, FRO, Generation())
     assert live.source == MEMORY
-    assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
+    assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
     live.close()
 
 
@@ -478,7 +484,7 @@ def test_reading_waits_for_a_generation_and_then_goes_on(
 
 
 def test_whoever_holds_the_lock_may_analyse(checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Weights are read by other threads of ours then; a lock that is not re-entrant would wait for itself."""
+    """Other threads of the extension read weights then; a lock that is not re-entrant would wait for itself."""
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     live = LiveCheckpoint(host, host.loaded())
     with host.lock():
@@ -508,7 +514,7 @@ def on_a_device(host: Any, monkeypatch: Any, failure: Exception | None) -> list[
 
 
 def test_norms_are_computed_on_the_hosts_device(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = forge(tmp_path, monkeypatch, forge_merged(checkpoint))
     asked = on_a_device(host, monkeypatch, None)
@@ -516,7 +522,7 @@ def test_norms_are_computed_on_the_hosts_device(
     found = facts(live, lora)
     assert set(asked) == {"cpu:0"}
     assert (live.source, live.device, live.notes) == (MEMORY, "cpu:0", [])
-    for ours, theirs in zip(found, told, strict=True):
+    for ours, theirs in zip(found, norms, strict=True):
         if theirs is not None:
             assert ours.fro == pytest.approx(theirs.fro, rel=1e-5)
             assert ours.spn == pytest.approx(theirs.spn, rel=1e-4)
@@ -532,7 +538,7 @@ def test_norms_are_computed_on_the_hosts_device(
     ],
 )
 def test_where_the_device_fails_the_cpu_finishes_and_says_so(
-    failure: Exception, said: str, checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    failure: Exception, said: str, checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     asked = on_a_device(host, monkeypatch, failure)
@@ -544,7 +550,7 @@ def test_where_the_device_fails_the_cpu_finishes_and_says_so(
     assert said in live.notes[0]
     assert asked[:11] == ["cpu:0"] * 11
     assert set(asked[11:]) == {"cpu"}, "the device was tried again"
-    assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
+    assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
     assert host.busy() is None
     live.close()
 
@@ -554,7 +560,7 @@ def test_a_weight_too_large_for_the_room_is_left_to_the_cpu(
 ) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     asked = on_a_device(host, monkeypatch, None)
-    monkeypatch.setattr("lib_resize.hosts.live._LARGEST_COPY", 8000)
+    monkeypatch.setattr("lib_resize.hosts.memory_norms._LARGEST_COPY", 8000)
     live = LiveCheckpoint(host, host.loaded())
     facts(live, lora, FRO)
     assert set(asked) == {"cpu", "cpu:0"}
@@ -573,7 +579,7 @@ def test_room_is_asked_for_before_and_given_back_after(
     host = ForgeHost()
     assert host.device() == "cuda:0"
     monkeypatch.setattr(type(host.loaded()), "weight", _on_cpu(type(host.loaded()).weight))
-    monkeypatch.setattr("lib_resize.hosts.live._spectral", lambda tensor, device: 1.0)
+    monkeypatch.setattr("lib_resize.hosts.memory_norms._spectral", lambda tensor, device: 1.0)
     live = LiveCheckpoint(host, host.loaded())
     facts(live, lora)
     assert webui.calls == [(256 << 20, True), "empty cache"]
@@ -587,7 +593,7 @@ def _on_cpu(read: Any) -> Any:
 # What to take as reference ----------------------------------------------------------------------------------
 
 
-def test_before_the_first_picture_the_selected_file_is_read(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_before_the_first_image_the_selected_file_is_read(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
     host = forge(tmp_path, monkeypatch, FakeInitialModel())
     info = SimpleNamespace(title="small [abc]", filename=str(checkpoint))
     models = sys.modules["modules.sd_models"]
@@ -623,15 +629,15 @@ def test_a_listed_checkpoint_none_and_an_unknown_one(checkpoint: Path, tmp_path:
 
 
 def test_a_model_from_a_pickle_is_believed_and_that_is_said(
-    checkpoint: Path, lora: Path, told: list[Any], tmp_path: Path, monkeypatch: Any
+    checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     model = a1111_merged(checkpoint)
     model.sd_checkpoint_info.filename = str(tmp_path / "old.ckpt")
     host = a1111(tmp_path, monkeypatch, model)
     reference = open_reference(host)
-    assert isinstance(reference.checkpoint, UnfiledCheckpoint)
+    assert isinstance(reference.checkpoint, MemoryOnlyCheckpoint)
     found = facts(reference.checkpoint, lora)
-    assert _fro(found) == pytest.approx(_fro(told), rel=1e-5)
+    assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
     assert "what is in memory is believed" in reference.note
     assert not norm_cache.cache_folder().exists(), "what nobody checked must not be remembered"
     reference.close()

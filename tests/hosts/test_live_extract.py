@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 from standins import WebUI, a1111_fp8, a1111_merge, a1111_model, add_backend, forge_merge, forge_model, tensors_of
 
-from lib_resize.base.pairing import read_base
+from lib_resize.base.model_index import read_base
 from lib_resize.files.header import read_header
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
@@ -69,8 +69,8 @@ def served() -> Iterator[list[Service]]:
     yield services
     for service in services:
         service.close()
-        service.queue.join()
-        service.library.join()
+        service.desk.queue.join()
+        service.desk.library.join()
 
 
 def ask(service: Service, method: str, **params: Any) -> Any:

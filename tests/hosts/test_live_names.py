@@ -15,12 +15,14 @@ from safetensors.numpy import load_file, save_file
 from standins import WebUI, add_backend, tree
 
 from lib_resize.base.checkpoint import Checkpoint
-from lib_resize.base.pairing import Partner
+from lib_resize.base.weights import Partner
 from lib_resize.errors import UnsupportedError
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import CheckpointFile, find_checkpoint, plain_title
-from lib_resize.hosts.keys import usual_key
-from lib_resize.hosts.live import CACHE, FILE, MEMORY, LiveCheckpoint, LiveWeights, OpenReference, open_reference
+from lib_resize.hosts.keys import host_key
+from lib_resize.hosts.live import CACHE, FILE, MEMORY, OpenReference, open_reference
+from lib_resize.hosts.live_checkpoint import LiveCheckpoint
+from lib_resize.hosts.live_difference import LiveWeights
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
 
@@ -42,7 +44,7 @@ def transformer_file(path: Path, prefix: str) -> Path:
 
 
 def loaded(tmp_path: Path, monkeypatch: Any, path: Path, prefix: str, edit: str | None = None) -> ForgeHost:
-    """A host that has read the file, whatever its prefix, and keeps the model under ``diffusion_model``."""
+    """A host that loaded the file, with any prefix, and keeps the model under ``diffusion_model``."""
     held = {key.removeprefix(prefix): torch.from_numpy(values) for key, values in load_file(path).items()}
     if edit is not None:
         held[edit] = held[edit] + 0.05 * torch.outer(torch.arange(len(held[edit])), torch.ones(WIDTH)) / WIDTH
@@ -96,7 +98,7 @@ def test_an_edit_in_memory_is_found_whatever_prefix_the_file_has(prefix: str, tm
 
 @pytest.mark.parametrize("kept", [0, 3, 4])
 def test_a_memory_of_other_names_is_not_compared(kept: int, tmp_path: Path, monkeypatch: Any) -> None:
-    """Up to half of the layers are found: too few to say that a model does not differ."""
+    """Up to half of the layers are found: too few to decide that a model does not differ."""
     path = transformer_file(tmp_path / "flux.safetensors", "")
     values = list(load_file(path).items())
     unet = torch.nn.Module()
@@ -128,10 +130,10 @@ def test_norms_from_the_cache_are_not_told_as_the_memorys(tmp_path: Path, monkey
 def test_the_device_is_the_one_that_computed(tmp_path: Path, monkeypatch: Any) -> None:
     path = transformer_file(tmp_path / "flux.safetensors", "")
     host = loaded(tmp_path, monkeypatch, path, "")
+    monkeypatch.setattr(host, "device", lambda: "cuda:0")
     reference = open_reference(host)
     live = reference.checkpoint
     assert isinstance(live, LiveCheckpoint)
-    live.device = "cuda:0"
     assert reference.device == "cuda:0"
     live._leave_memory("a test wants it")
     assert (reference.kind, reference.device) == (FILE, "cpu")
@@ -174,7 +176,7 @@ def test_a_loaded_gguf_is_read_from_its_file(tmp_path: Path, monkeypatch: Any) -
     ],
 )
 def test_hosts_are_asked_by_usual_keys(key: str, prefix: str, usual: str) -> None:
-    assert usual_key(key, prefix) == usual
+    assert host_key(key, prefix) == usual
 
 
 LISTED = [

@@ -1,4 +1,4 @@
-"""Whatever a host lacks, or whatever raises in it, costs a feature and a line in the log, never the tab."""
+"""Anything that a host lacks, or that raises in it, disables a feature and is logged; the tab always opens."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def a_host(folder: Path, *, forge: bool = False) -> WebUI:
 
 
 class Broken(types.ModuleType):
-    """A module of which one attribute is gone, or raises."""
+    """A module with one attribute that is missing or raises."""
 
     def __init__(self, like: types.ModuleType, gone: str, error: type[Exception]) -> None:
         super().__init__(like.__name__)
@@ -130,7 +130,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[WebUI], Any]]:
 def hello(loaded: Any) -> dict[str, Any]:
     """What the tab is answered first."""
     tabs = loaded.asked["on_ui_tabs"]()
-    assert len(tabs) == 1, "the tab is gone"
+    assert len(tabs) == 1, "the tab is missing"
     answer = json.loads(loaded.door._services[0].call('{"id": 1, "method": "hello"}'))
     assert "result" in answer, answer
     for name in ("on_ui_settings", "on_before_ui"):
@@ -167,7 +167,7 @@ def test_the_stand_ins_have_all_that_is_taken_away(tmp_path: Path) -> None:
 
 
 class Options:
-    """A command line of which one option is gone, or raises."""
+    """A command line with one option that is missing or raises."""
 
     def __init__(self, gone: str, error: type[Exception], values: dict[str, Any]) -> None:
         self.__dict__.update(values, gone=gone, error=error)

@@ -191,7 +191,7 @@ def test_a_model_without_torch_weights_is_none(webui: WebUI) -> None:
     assert A1111Host().loaded() is None
 
 
-def test_forge_before_the_first_picture_and_after_a_failure_has_none(webui: WebUI, forge: ForgeHost) -> None:
+def test_forge_before_the_first_image_and_after_a_failure_has_none(webui: WebUI, forge: ForgeHost) -> None:
     for nothing in (FakeInitialModel(), None):
         webui.load(nothing)
         assert forge.loaded() is None
@@ -242,7 +242,7 @@ def test_a_generation_waits_for_us_and_we_for_it(webui: WebUI) -> None:
         assert host.busy() is None, "it is ours"
     assert not webui.lock._lock.locked()
     with webui.lock:
-        assert host.busy() == "the WebUI is making a picture or loading a model"
+        assert host.busy() == "the WebUI is generating an image or loading a model"
 
 
 def test_the_hosts_progress_is_left_alone_while_it_works(webui: WebUI) -> None:
@@ -278,7 +278,7 @@ def with_style(webui: WebUI) -> None:
 
 
 @pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
-def test_a_picture_is_made_under_the_lock_saved_nowhere_and_all_is_set_back(
+def test_an_image_is_generated_under_the_lock_and_leaves_nothing_behind(
     kind: Any, webui: WebUI, monkeypatch: Any
 ) -> None:
     add_backend(webui)
@@ -297,7 +297,7 @@ def test_a_picture_is_made_under_the_lock_saved_nowhere_and_all_is_set_back(
 
 @pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
 def test_a_lora_that_was_not_applied_is_said(kind: Any, webui: WebUI, monkeypatch: Any) -> None:
-    """The host makes the picture without it and says so in comments only, or nowhere."""
+    """The host generates the image without it, and reports that in comments only, or nowhere."""
     add_backend(webui)
     webui.install(monkeypatch)
     with pytest.raises(FileError, match="style: the WebUI did not apply this LoRA"):
@@ -326,7 +326,7 @@ def test_forge_asked_from_its_main_thread_does_not_wait_for_itself(webui: WebUI,
     assert forge.generate(REQUEST) == "picture"
 
 
-def test_stopping_ends_our_picture(webui: WebUI) -> None:
+def test_stopping_ends_the_image(webui: WebUI) -> None:
     host = A1111Host()
     webui.on_draw = lambda made: host.stop_generating()
     with pytest.raises(Cancelled):
@@ -334,7 +334,7 @@ def test_stopping_ends_our_picture(webui: WebUI) -> None:
     assert webui.state.interrupted
 
 
-def test_stopping_while_we_wait_does_not_stop_the_persons_picture(webui: WebUI) -> None:
+def test_stopping_while_waiting_does_not_stop_the_users_image(webui: WebUI) -> None:
     host = A1111Host()
     caught: list[BaseException] = []
     webui.lock.acquire()
@@ -360,7 +360,7 @@ def test_stopping_while_we_wait_does_not_stop_the_persons_picture(webui: WebUI) 
 @pytest.mark.parametrize(
     "request_", [{"prompt": "x", "outpath_samples": "/"}, {"prompt": 1}, {}, {"prompt": "x", "sd_model": 1}]
 )
-def test_only_settings_of_a_picture_are_taken(webui: WebUI, request_: Any) -> None:
+def test_only_settings_of_an_image_are_accepted(webui: WebUI, request_: Any) -> None:
     with pytest.raises(UsageError):
         A1111Host().generate(request_)
     assert webui.draws == []

@@ -1,6 +1,6 @@
-"""A suite of its own, for a WebUI that runs with Resize LoRA in it: ``python develop.py hosts URL``.
+"""A separate suite for a running WebUI with Resize LoRA: ``python develop.py hosts URL``.
 
-See "The suite for real WebUIs" in docs/hosts.md. What the tests make is undone at the end; the originals are only read.
+See "The suite for real WebUIs" in docs/hosts.md. Results of the tests are undone at the end; originals are only read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.hosts_real.rest import Api, Rest
 
 WITHOUT = {
     "cards": "has no cards of LoRAs",
-    "generate": "makes no pictures from our code",
+    "generate": "cannot generate images for the extension",
     "loaded_model": "has no model in memory",
     "prompt": "has no prompts in its page",
 }
-"""A feature -> what a host lacks without it."""
+"""A feature -> the reason for skipping in a host without it."""
 _failed = pytest.StashKey[bool]()
 
 
@@ -42,7 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Says all that is missing before the first test, and then runs none."""
+    """Report everything that is missing before the first test, and then run none."""
     url = session.config.getoption("--url")
     if session.config.option.collectonly:
         return
@@ -67,12 +67,12 @@ def host(request: pytest.FixtureRequest) -> Rest:
 
 @pytest.fixture(scope="session")
 def api(host: Rest) -> Iterator[Api]:
-    """Our API there; what was made through it or the page is undone at the end."""
-    ours = Api(host.url)
-    before = set(ours.results())
-    yield ours
-    ours.stop()
-    ours.undo_all_but(before)
+    """The API of Resize LoRA. Results made through it or the page are undone at the end."""
+    api = Api(host.url)
+    before = set(api.results())
+    yield api
+    api.stop()
+    api.undo_all_but(before)
 
 
 @pytest.fixture(scope="session")
@@ -98,8 +98,8 @@ def pages(host: Rest, api: Api) -> Iterator[Pages]:
 
 @pytest.fixture
 def webui(request: pytest.FixtureRequest, pages: Pages, host: Rest, api: Api) -> Iterator[Any]:
-    """The WebUI's page, open and drawn. One page serves all tests, since it takes long to draw; a test that fails
-    costs it, and what the test left running is stopped."""
+    """The WebUI's page, open and drawn. All tests share one page, because drawing takes long. After a failed test the
+    page is closed, and what the test left running is stopped."""
     page = pages.page()
     yield page
     if request.node.stash.get(_failed, False):

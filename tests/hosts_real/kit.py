@@ -1,4 +1,4 @@
-"""What the tests inside a real WebUI share: its pages, cards, prompts and pictures, used as a person would."""
+"""Tools of the tests inside a real WebUI: its pages, cards, prompts and images, used as a user would."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def take(page: Any, name: str) -> None:
 
 
 def long_wait() -> float:
-    """Milliseconds for what takes a picture or a resize."""
+    """Milliseconds for an image or a resize."""
     return 1000 * limits.long
 
 
 def inner_page(page: Any, tab: str, id: str) -> None:
-    """Opens one of the pages below a prompt; "" is the one with the settings."""
+    """Open one of the pages below a prompt; "" is the one with the settings."""
     open_tab(page, tab)
     page.evaluate(
         """([tab, id]) => { const tabs = document.querySelector(`#${tab}_extra_tabs`),
@@ -53,16 +53,24 @@ def inner_page(page: Any, tab: str, id: str) -> None:
 
 
 def cards_page(page: Any, tab: str = "txt2img") -> None:
-    """Opens the LoRA cards of a tab; they are filled some time after the page was drawn."""
+    """Open the LoRA cards of a tab; they are filled some time after the page was drawn."""
     inner_page(page, tab, "lora")
     page.wait_for_selector(f"#{tab}_lora_cards .card", state="visible")
 
 
 def refresh_cards(page: Any, tab: str = "txt2img") -> None:
-    """The host's own Refresh: until then a host may show cards of files that a program undid through the API."""
+    """Press the host's Refresh: before that, a host may show cards of files that were undone through the API.
+
+    A host drops a refresh while another one is running, so it is pressed again.
+    """
     listed = set(names(page))
-    page.locator(f"#{tab}_lora_extra_refresh").first.dispatch_event("click")
-    until(lambda: card_names(page, tab) <= listed, "cards of LoRAs that are there")
+
+    def refreshed() -> bool:
+        page.locator(f"#{tab}_lora_extra_refresh").first.dispatch_event("click")
+        page.wait_for_timeout(5000)
+        return card_names(page, tab) <= listed
+
+    until(refreshed, "cards of LoRAs that are there")
 
 
 def card_names(page: Any, tab: str = "txt2img") -> set[str]:
@@ -75,7 +83,7 @@ def card(page: Any, name: str, tab: str = "txt2img") -> Any:
 
 
 def names(page: Any) -> list[str]:
-    """All LoRAs of the library, as the page can know them."""
+    """All LoRAs of the library, by the names that the page has."""
     return [one["name"] for one in files(page)]
 
 
@@ -88,7 +96,7 @@ def files(page: Any) -> list[dict[str, Any]]:
 
 
 def resizable(page: Any) -> dict[str, Any]:
-    """A LoRA that can be resized and is none of ours, the smallest with a plain name."""
+    """A LoRA that can be resized and is not a result: the smallest with a plain name."""
     sound = [one for one in files(page) if not one["problem"] and not one["ours"] and one["fits"] is not False]
     plain = [one for one in sound if one["name"].replace("_", "").replace("-", "").isalnum() and one["name"].isascii()]
     return dict(min(plain or sound, key=lambda one: one["bytes"]))
@@ -103,7 +111,7 @@ def awkward(page: Any) -> str:
 
 
 def wait_for(page: Any, jobs: list[str]) -> None:
-    """Waits until jobs are done. A failed one fails the test."""
+    """Wait until jobs are done. A failed one fails the test."""
 
     def all_ended() -> Any:
         known = {one["id"]: one for one in ask(page, "status")["queue"]}
@@ -115,7 +123,7 @@ def wait_for(page: Any, jobs: list[str]) -> None:
 
 
 def small(page: Any, tab: str = "txt2img", steps: int = 2) -> None:
-    """Settings of a picture that a CPU makes in a moment."""
+    """Set an image so small that a CPU generates it quickly."""
     inner_page(page, tab, "")
     for what, value in (("width", 64), ("height", 64), ("steps", steps), ("seed", 7)):
         box = page.locator(f"#{tab}_{what} input[type=number]").first
@@ -134,9 +142,9 @@ def prompt(page: Any, text: str | None = None, tab: str = "txt2img") -> str:
 
 
 def resized(page: Any, name: str, **what: Any) -> dict[str, Any]:
-    """A version of a LoRA, made through the panel's protocol, to Low if nothing else is said; the page knows of it.
+    """Resize a LoRA through the tab's protocol, to Low by default; return the result. The page shows it.
 
-    It is made again where a result of the same order is there already.
+    It is resized again where the same result exists already.
     """
     order = {"names": [name], "again": True, **(what or {"target": {"preset": "low"}})}
     (job,) = ask(page, "resize", order)["jobs"]
@@ -145,21 +153,21 @@ def resized(page: Any, name: str, **what: Any) -> dict[str, Any]:
 
 
 def choose(page: Any, name: str) -> None:
-    """By the library's search, for a long list has only some of its rows in the page."""
+    """Choose a LoRA with the library's search: of a long list, the page has only some rows."""
     page.locator("#resize_lora_search").fill(name)
     row(page, name).click()
     expect(page.locator("#resize_lora_subject")).to_have_text(name)
 
 
 def choose_anew(page: Any, name: str) -> None:
-    """Chooses a LoRA and a recipe that nobody gave before: an order whose result is there already makes no job."""
+    """Choose a LoRA and a new recipe: where a result exists already, no job is made."""
     choose(page, name)
     page.locator("#resize_lora_recipe").fill(f"fro_lora=1,thr=-1.{random.randrange(10**6):06d}")
     expect(page.locator("#resize_lora_generate")).to_be_enabled()
 
 
 def made_before(page: Any) -> str:
-    """A result that is there, made anew where there is none."""
+    """The name of an existing result; one is made where there is none."""
     there = [one for one in ask(page, "results")["results"] if one["state"] == "there"]
     return str((there[-1] if there else resized(page, resizable(page)["name"]))["output"])
 
@@ -173,24 +181,24 @@ def menu_on(page: Any, spot: Any) -> Any:
 
 
 def until_busy(page: Any, busy: bool) -> None:
-    until(lambda: (ask(page, "status")["busy"] is not None) == busy, "a picture" if busy else "the end of the picture")
+    until(lambda: (ask(page, "status")["busy"] is not None) == busy, "an image" if busy else "the end of the image")
 
 
-def long_picture(page: Any) -> None:
-    """A picture that is not done before it is stopped."""
+def long_image(page: Any) -> None:
+    """Start an image that takes until it is stopped."""
     small(page, steps=150)
     prompt(page, "a cake")
     page.locator("#txt2img_generate").click()
     until_busy(page, True)
 
 
-def stop_picture(page: Any) -> None:
+def stop_image(page: Any) -> None:
     page.evaluate("document.querySelector('#txt2img_interrupt').click()")
     until_busy(page, False)
 
 
 def resized_in_the_tab(page: Any, name: str) -> str:
-    """Chooses a LoRA and presses the button; the new name, once it is in the table of results."""
+    """Choose a LoRA and press the button; return the new name, once it is in the table of results."""
     open_tab(page, "resize_lora")
     choose_anew(page, name)
     before = made_names(page)
@@ -201,22 +209,40 @@ def resized_in_the_tab(page: Any, name: str) -> str:
 
 
 def made_names(page: Any) -> set[str]:
-    """Names of the results that are there."""
+    """Names of the existing results."""
     return {one["output"] for one in ask(page, "results")["results"] if one["state"] == "there"}
 
 
 def result_of(page: Any, made: str) -> Any:
-    """A result's row in the table of our tab."""
+    """A result's row in the table of the tab."""
     return page.locator(".resize-lora-result").filter(has_text=made).first
 
 
+BUTTONS = {"send": 0, "generate": 1, "compare": -2, "undo": -1, "restore": 0, "replace": 0}
+"""A button of a result -> its position in the row. Texts are not used, because they change and are translated."""
+
+
+def result_button(result: Any, action: str) -> Any:
+    """A button in a result's row. The row has other buttons while the result is in the trash."""
+    return result.locator(".resize-lora-result-tools button").nth(BUTTONS[action])
+
+
+def menu_item(page: Any, key: str) -> Any:
+    """An item of the open menu of a card: a preset or "compare"."""
+    return page.locator(f'{MENU} [role="menuitem"][data-key="{key}"]')
+
+
+DIFFERENCE = re.compile(r"\d[\d.]*\D+255\b")
+"""The mean difference of two images in a text of any language: a number "of 255"."""
+
+
 def options(page: Any) -> dict[str, Any]:
-    """The host's settings."""
+    """The settings of the host."""
     return dict(page.request.get(_route(page, "sdapi/v1/options"), timeout=long_wait()).json())
 
 
 def reload_ui(page: Any, **settings: Any) -> None:
-    """Reload UI, with other settings."""
+    """Change settings, then reload the UI."""
     page.request.post(_route(page, "sdapi/v1/options"), data=settings, timeout=long_wait())
     with page.expect_navigation(wait_until="commit", timeout=long_wait()):
         page.evaluate("document.querySelector('#settings_restart_gradio').click()")

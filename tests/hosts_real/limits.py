@@ -1,4 +1,4 @@
-"""How long the suite waits: one number, for machines of any speed."""
+"""How long the suite waits, as one number, for machines of any speed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Limits:
 
     @property
     def long(self) -> float:
-        """Seconds for a picture, a resize, or the first drawing of the page."""
+        """Seconds for an image, a resize, or the first drawing of the page."""
         return 3 * self.patience
 
 

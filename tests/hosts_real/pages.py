@@ -1,4 +1,4 @@
-"""The WebUI's page in a browser: opened once, closed whatever happens."""
+"""The WebUI's page in a browser: opened once, and always closed at the end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ OURS = "resize_lora"
 
 
 class Pages:
-    """Keeps one page open for many tests."""
+    """One page that stays open for many tests."""
 
     def __init__(self, browser: Any, url: str) -> None:
         self._browser, self._url = browser, url
@@ -21,7 +21,7 @@ class Pages:
         self._faults: list[str] = []
 
     def page(self) -> Any:
-        """The page with our tab in front, opened anew where it was closed."""
+        """Return the page with the tab open; a closed page is opened again."""
         if self._page is None:
             try:
                 self._open()
@@ -36,7 +36,7 @@ class Pages:
             context.close()
 
     def tidy(self) -> None:
-        """Makes the page as the next test expects it: wide, no dialog is open, and nothing is searched for."""
+        """Reset the page for the next test: wide, without open dialogs, with an empty search."""
         self._page.set_viewport_size(SIZE)
         self._page.evaluate("document.querySelectorAll('dialog[open]').forEach(one => one.close())")
         self._page.locator("#resize_lora_search").evaluate(
@@ -44,9 +44,9 @@ class Pages:
         )
 
     def faults(self) -> list[str]:
-        """Errors of our script since the last call. The hosts' own are not ours to judge."""
-        told, self._faults = self._faults, []
-        return [fault for fault in told if OURS in fault]
+        """Return errors of the extension's script since the last call, without those of the host."""
+        faults, self._faults = self._faults, []
+        return [fault for fault in faults if OURS in fault]
 
     def _open(self) -> None:
         self._context = self._browser.new_context(viewport=SIZE, locale="en-US")
@@ -54,12 +54,12 @@ class Pages:
         page.set_default_timeout(1000 * limits.patience)
         expect.set_options(timeout=1000 * limits.patience)
         page.on("pageerror", lambda error: self._faults.append(f"{error} {error.stack}"))
-        page.on("console", self._heard)
+        page.on("console", self._add_console_error)
         page.goto(self._url, wait_until="commit", timeout=1000 * limits.long)
         page.wait_for_selector("#resize_lora_root", state="attached", timeout=1000 * limits.long)
         open_tab(page, OURS)
         page.wait_for_selector(".resize-lora-row", state="visible", timeout=1000 * limits.long)
 
-    def _heard(self, said: Any) -> None:
-        if said.type == "error":
-            self._faults.append(f"{said.text} ({said.location.get('url')})")
+    def _add_console_error(self, message: Any) -> None:
+        if message.type == "error":
+            self._faults.append(f"{message.text} ({message.location.get('url')})")

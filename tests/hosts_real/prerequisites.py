@@ -1,4 +1,4 @@
-"""What must be there before the first test, each with a sentence for the person who started the suite."""
+"""What the suite needs before the first test, with a message for each missing thing."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.chromium import LackingError, found
 from tests.hosts_real.rest import OURS, Rest, UnreachableError
 
 ENOUGH = 3
-"""LoRAs of one family that the list has at least."""
+"""Minimum number of LoRAs of one family."""
 
 
 def lacking(rest: Rest) -> list[str]:
-    """What is missing. What depends on a missing thing is not looked at."""
+    """Return messages for everything that is missing. What depends on a missing thing is not checked."""
     return [*_browser(), *_first(rest, _server, _api, _extension, _checkpoint, _loras)]
 
 
 def _first(rest: Rest, *checks: Callable[[Rest], Iterator[str]]) -> list[str]:
-    """The faults of the first check that has some."""
+    """Return the messages of the first check that has any."""
     for check in checks:
         try:
             if faults := list(check(rest)):
@@ -42,7 +42,7 @@ def _browser() -> Iterator[str]:
 def _server(rest: Rest) -> Iterator[str]:
     status, _ = rest.ask("")
     if status == 401:
-        yield f"{rest.url} asks for a login. Start the WebUI without --gradio-auth and --api-auth."
+        yield f"{rest.url} requires a login. Start the WebUI without --gradio-auth and --api-auth."
     elif status != 200:
         yield f"{rest.url} answers with HTTP status {status} instead of a page. Is this the WebUI's address?"
 
@@ -68,15 +68,15 @@ def _extension(rest: Rest) -> Iterator[str]:
 
 
 def _checkpoint(rest: Rest) -> Iterator[str]:
-    """Makes a picture: a host may load its model with the first one only."""
+    """Generate an image: a host may load its model only for the first one."""
     if not rest.get("sdapi/v1/sd-models"):
         yield "The WebUI has no checkpoint. Put one into its folder `models/Stable-diffusion`."
         return
     status, answer = rest.ask("sdapi/v1/txt2img", {"prompt": "a cake", "steps": 1, "width": 64, "height": 64})
     if status != 200:
-        yield f"The WebUI cannot make a picture of 64 x 64 pixels (HTTP status {status}): {str(answer)[:300]}"
+        yield f"The WebUI cannot generate an image of 64 x 64 pixels (HTTP status {status}): {str(answer)[:300]}"
     elif rest.get(f"{OURS}hello")["reference"]["kind"] == "none":
-        yield "Resize LoRA sees no loaded checkpoint, although the WebUI just made a picture. Choose one in its page."
+        yield "Resize LoRA finds no loaded checkpoint after the WebUI generated an image. Choose one in its page."
 
 
 def _loras(rest: Rest) -> Iterator[str]:
@@ -89,4 +89,4 @@ def _loras(rest: Rest) -> Iterator[str]:
             " Start the WebUI with a folder where all fit (--lora-dir)."
         )
     if len(sound) < ENOUGH:
-        yield f"The list has {len(sound)} LoRAs that can be resized; the tests need {ENOUGH}. Make some, or copy them."
+        yield f"{len(sound)} LoRAs can be resized; the tests need {ENOUGH}. Add some to the LoRA folder."

@@ -1,4 +1,4 @@
-"""A running WebUI by HTTP: the host's own API and that of Resize LoRA. Standard library only."""
+"""A client for a running WebUI: the host's own API and that of Resize LoRA. Standard library only."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ENDED = ("done", "failed", "cancelled")
 
 
 class UnreachableError(Exception):
-    """No answer came; the text says why."""
+    """No answer came; the text gives the reason."""
 
 
 class Rest:
-    """What a program can ask of the WebUI at an address."""
+    """A client for the WebUI at an address."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/") + "/"
@@ -33,7 +33,7 @@ class Rest:
         return str(urlsplit(self.url).hostname)
 
     def ask(self, route: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
-        """Status and content of an answer: JSON where it is that, else text. POST where there is a body."""
+        """Return status and content of an answer, as JSON or else text. Sends POST where there is a body."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + route, data, {"Content-Type": "application/json"})
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -53,16 +53,16 @@ class Rest:
         return _checked(status, *self.ask(route, body))
 
     def settings(self, **values: Any) -> None:
-        """Changes settings of the host's page."""
+        """Change settings of the host's page."""
         self.post("sdapi/v1/options", **values)
 
     def interrupt(self) -> None:
-        """Stops the picture that is being made."""
+        """Stop the current image."""
         self.post("sdapi/v1/interrupt")
 
 
 class Api(Rest):
-    """The routes of Resize LoRA there."""
+    """A client for the routes of Resize LoRA."""
 
     def get(self, route: str, status: int = 200) -> Any:
         return super().get(OURS + route, status)
@@ -71,35 +71,35 @@ class Api(Rest):
         return super().post(OURS + route, status, **body)
 
     def done(self, job: str) -> Any:
-        """The job at its end."""
+        """Wait for the end of a job; return it."""
         return until(lambda: _at_its_end(self.get(f"job/{job}")), f"the end of job {job}")
 
     def resized(self, name: str, **what: Any) -> Any:
-        """The result of a resize, to Low if nothing else is said; made again where one is there already."""
+        """Resize a LoRA, to Low by default; return the result. It is made again where it exists already."""
         (job,) = self.post("resize", 202, names=[name], again=True, **(what or {"target": {"preset": "low"}}))["jobs"]
         one = self.done(job)
         assert one["state"] == "done", one["error"]
         return one["result"]
 
     def names(self) -> set[str]:
-        """All LoRAs of the list."""
+        """Names of all installed LoRAs."""
         return {one["name"] for one in self.files()}
 
     def files(self) -> list[dict[str, Any]]:
-        return list(until(self._complete, "the whole list of LoRAs")["files"])
+        return list(until(self._complete, "the complete library")["files"])
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """What was made, by its id."""
+        """All results, by id."""
         return {one["result"]: one for one in self.get("results")["results"]}
 
     def stop(self) -> None:
-        """Stops all jobs."""
+        """Cancel all jobs."""
         jobs = [one["id"] for one in self.get("jobs")["queue"] if one["state"] not in ENDED]
         if jobs:
             self.post("cancel", jobs=jobs)
 
     def undo_all_but(self, kept: Collection[str]) -> None:
-        """Moves to the trash what was made since."""
+        """Move all results to the trash except `kept`."""
         for id, made in self.results().items():
             if made["state"] == "there" and id not in kept:
                 self.post("undo", result=id)
@@ -110,13 +110,13 @@ class Api(Rest):
 
 
 @contextmanager
-def picture(host: Rest, api: Api) -> Iterator[None]:
-    """Meanwhile the host makes a picture that is not done before it is stopped."""
+def image_in_progress(host: Rest, api: Api) -> Iterator[None]:
+    """Make the host generate an image during a block; it takes until it is stopped."""
     settings = {"prompt": "a cake", "steps": 150, "width": 64, "height": 64}
     maker = threading.Thread(target=host.ask, args=("sdapi/v1/txt2img", settings), daemon=True)
     maker.start()
     try:
-        until(lambda: api.get("jobs")["busy"] is not None, "a picture")
+        until(lambda: api.get("jobs")["busy"] is not None, "an image")
         yield
     finally:
         host.interrupt()
@@ -125,7 +125,7 @@ def picture(host: Rest, api: Api) -> Iterator[None]:
 
 @contextmanager
 def refreshing(host: Rest) -> Iterator[None]:
-    """Meanwhile the host reads its folder of LoRAs again and again."""
+    """Make the host read its folder of LoRAs again and again during a block."""
     stop = threading.Event()
 
     def refresh() -> None:
@@ -144,7 +144,7 @@ def refreshing(host: Rest) -> Iterator[None]:
 
 
 def until(found: Callable[[], Any], what: str, pause: float = 0.2) -> Any:
-    """What `found` gives, once it is something. Raises TimeoutError where that takes too long."""
+    """Wait until `found` returns something true; return it. Raises ``TimeoutError``."""
     end = time.monotonic() + limits.long
     while time.monotonic() < end:
         if answer := found():

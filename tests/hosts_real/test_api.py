@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hosts_real.rest import Api, Rest, picture
+from tests.hosts_real.rest import Api, Rest, image_in_progress
 
 
 @pytest.fixture
 def name(api: Api) -> str:
-    """The smallest LoRA that can be resized and is none of ours."""
+    """The smallest LoRA that can be resized and is not a result."""
     sound = [one for one in api.files() if not one["problem"] and not one["ours"] and one["fits"] is not False]
     return str(min(sound, key=lambda one: one["bytes"])["name"])
 
@@ -28,7 +28,7 @@ def test_a_file_is_made_undone_and_restored(api: Api, name: str) -> None:
     assert made["output"] in api.names()
 
 
-def test_since_tells_what_changed(api: Api, name: str) -> None:
+def test_since_returns_what_changed(api: Api, name: str) -> None:
     before = api.get("list")
     assert api.get(f"list?since={before['revision']}")["files"] == []
     made = api.resized(name)
@@ -40,9 +40,9 @@ def test_since_tells_what_changed(api: Api, name: str) -> None:
 
 
 @pytest.mark.needs("generate")
-def test_cancel_stops_a_job_that_waits_for_the_picture(host: Rest, api: Api, name: str) -> None:
+def test_cancel_stops_a_job_that_waits_for_the_image(host: Rest, api: Api, name: str) -> None:
     before = api.names()
-    with picture(host, api):
+    with image_in_progress(host, api):
         jobs = api.post("resize", 202, names=[name], recipe="rank=1:rank=2", again=True)["jobs"]
         cancelled = api.post("cancel", jobs=jobs)["cancelled"]
         assert [one["job"] for one in cancelled] == jobs
@@ -52,7 +52,7 @@ def test_cancel_stops_a_job_that_waits_for_the_picture(host: Rest, api: Api, nam
     assert api.names() == before
 
 
-def test_what_is_not_there_is_told(api: Api, name: str) -> None:
+def test_what_does_not_exist_is_reported(api: Api, name: str) -> None:
     assert api.post("resize", 404, names=["no LoRA is called so"], target={"preset": "low"})["error"]["kind"] == "file"
     assert api.post("undo", 404, result="r999999")["error"]["kind"] == "gone"
     assert api.get("job/j999999", 404)["error"]["kind"] == "gone"

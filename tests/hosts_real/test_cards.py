@@ -1,6 +1,6 @@
-"""The host's cards of LoRAs, its prompts and pictures, its lock, and Reload UI.
+"""The host's cards of LoRAs, its prompts and images, its lock, and Reload UI.
 
-Pictures are of 64 pixels, so that a CPU makes them.
+Images have 64 pixels a side, so that a CPU can generate them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.hosts_real.kit import (
+    DIFFERENCE,
     MENU,
     TABS,
     awkward,
@@ -19,10 +20,11 @@ from tests.hosts_real.kit import (
     choose,
     choose_anew,
     files,
-    long_picture,
+    long_image,
     long_wait,
     made_before,
     made_names,
+    menu_item,
     menu_on,
     names,
     options,
@@ -32,9 +34,10 @@ from tests.hosts_real.kit import (
     resizable,
     resized,
     resized_in_the_tab,
+    result_button,
     result_of,
     small,
-    stop_picture,
+    stop_image,
     take,
     wait_for,
 )
@@ -44,11 +47,11 @@ from tests.panel_page import ask, expect, open_tab
 pytestmark = pytest.mark.needs("cards", "prompt")
 
 SETTINGS_READ = "typeof opts !== 'undefined' && 'resize_lora_card_menu' in opts"
-"""The host's page has its settings, some time after the cards. In some hosts `opts` is no property of `window`."""
+"""The host's page gets its settings some time after the cards. In some hosts `opts` is no property of `window`."""
 
 
 @pytest.mark.parametrize("tab", TABS)
-def test_every_card_has_the_menu_whatever_its_name(webui: Any, tab: str) -> None:
+def test_every_card_has_the_menu(webui: Any, tab: str) -> None:
     cards_page(webui, tab)
     refresh_cards(webui, tab)
     shown = webui.locator(f"#{tab}_lora_cards .card:visible")
@@ -63,7 +66,7 @@ def test_every_card_has_the_menu_whatever_its_name(webui: Any, tab: str) -> None
     expect(webui.locator(MENU)).to_have_count(0)
 
 
-def test_the_menu_stands_on_each_part_of_a_card(webui: Any) -> None:
+def test_each_part_of_a_card_opens_the_menu(webui: Any) -> None:
     cards_page(webui)
     pictured = webui.locator("#txt2img_lora_cards .card:visible:has(img.preview)").first
     for part in ("img.preview", ".name", ".actions", ".button-row"):
@@ -117,11 +120,11 @@ def test_the_button_of_a_card_opens_the_menu_and_leaves_the_prompt(webui: Any) -
     webui.keyboard.press("Escape")
 
 
-def test_a_card_runs_at_once_and_the_new_one_stands_in_both_tabs(webui: Any) -> None:
+def test_a_card_runs_at_once_and_the_new_one_is_in_both_tabs(webui: Any) -> None:
     cards_page(webui)
     name = resizable(webui)["name"]
     menu_on(webui, card(webui, name).locator(".name"))
-    webui.get_by_role("menuitem", name="Resize to Medium").click()
+    menu_item(webui, "medium").click()
     note = webui.locator(".resize-lora-toast").last
     expect(note).to_contain_text(name)
     expect(note).to_contain_text(" → ", timeout=long_wait())
@@ -135,8 +138,7 @@ def test_a_card_runs_at_once_and_the_new_one_stands_in_both_tabs(webui: Any) -> 
 def test_resize_opens_the_tab_with_that_lora(webui: Any) -> None:
     cards_page(webui)
     name = awkward(webui)
-    menu_on(webui, card(webui, name).locator(".name"))
-    webui.get_by_role("menuitem", name="Resize…").click()
+    menu_on(webui, card(webui, name).locator(".name")).get_by_role("menuitem").first.click()
     expect(webui.locator("#resize_lora_subject")).to_have_text(name)
     expect(webui.locator("#resize_lora_generate")).to_be_visible()
     expect(webui.locator("#resize_lora_plot svg")).to_be_visible(timeout=long_wait())
@@ -145,17 +147,16 @@ def test_resize_opens_the_tab_with_that_lora(webui: Any) -> None:
 def test_an_awkward_name_is_resized_and_listed_as_it_is(webui: Any) -> None:
     name = awkward(webui)
     made = resized(webui, name)["output"]
-    assert made.startswith(re.sub(r'[",]', "_", name))  # what some disk or command line takes ill
+    assert made.startswith(re.sub(r'[",]', "_", name))  # characters that some disks or command lines forbid
     assert made in names(webui)
 
 
-def test_try_replaces_the_tag_and_keeps_its_multipliers(webui: Any) -> None:
+def test_sending_to_txt2img_replaces_the_tag_and_keeps_its_multipliers(webui: Any) -> None:
     name = resizable(webui)["name"]
     made = resized(webui, name)["output"]
     prompt(webui, f"a cake, <lora:{name}:0.8:0.5> on a plate")
     open_tab(webui, "resize_lora")
-    result = result_of(webui, made)
-    result.get_by_text("Try in txt2img", exact=True).click()
+    result_button(result_of(webui, made), "send").click()
     expect(webui.locator("#txt2img_prompt textarea").first).to_have_value(f"a cake, <lora:{made}:0.8:0.5> on a plate")
     expect(webui.locator("#txt2img_prompt textarea").first).to_be_focused()
     at = webui.evaluate("document.querySelector('#txt2img_prompt textarea').selectionStart")
@@ -163,13 +164,12 @@ def test_try_replaces_the_tag_and_keeps_its_multipliers(webui: Any) -> None:
 
 
 @pytest.mark.needs("generate")
-def test_try_and_generate_makes_a_picture_with_the_new_file(webui: Any) -> None:
+def test_send_and_generate_makes_an_image_with_the_new_file(webui: Any) -> None:
     small(webui)
     prompt(webui, "a cake")
     made = made_before(webui)
     open_tab(webui, "resize_lora")
-    result = result_of(webui, made)
-    result.get_by_text("Try and generate", exact=True).click()
+    result_button(result_of(webui, made), "generate").click()
     expect(webui.locator("#html_info_txt2img, #html_info_x_txt2img").first).to_contain_text(made, timeout=long_wait())
     expect(webui.locator("#html_log_txt2img").first).not_to_contain_text("not found")
 
@@ -180,10 +180,10 @@ def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
     prompt(webui, "a cake")
     made = made_before(webui)
     open_tab(webui, "resize_lora")
-    result_of(webui, made).get_by_text("Compare", exact=True).click()
-    expect(webui.locator("dialog[open]")).to_contain_text(re.compile(r"difference [\d.]+ of 255"), timeout=long_wait())
-    told = webui.locator("dialog[open]").inner_text()
-    number, effect = map(float, re.search(r"difference ([\d.]+) of 255; without the LoRA (\d+\.?\d*)", told).groups())
+    result_button(result_of(webui, made), "compare").click()
+    expect(webui.locator("dialog[open]")).to_contain_text(DIFFERENCE, timeout=long_wait())
+    text = webui.locator("dialog[open]").inner_text()
+    number, effect = map(float, re.search(r"(\d[\d.]*)\D+255\D+(\d+\.?\d*)", text).groups())
     assert 0 < number < effect
     take(webui, "compare")
     webui.keyboard.press("Escape")
@@ -192,8 +192,8 @@ def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
 
 @pytest.mark.needs("loaded_model")
 def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -> None:
-    """The pictures before this one left a LoRA merged, or patched, into the model. The recipe reads every weight, so no
-    cache of norms can stand in for the memory, and the LoRA is a new file, which nobody has measured before."""
+    """Earlier images left a LoRA merged or patched into the model. The recipe reads every weight, so no cache of norms
+    can replace the memory, and the LoRA is a new file, which nobody has measured before."""
     sound = [one for one in files(webui) if not one["problem"] and not one["ours"] and one["fits"]]
     name = max(sound, key=lambda one: one["bytes"])["name"]
     new = resized(webui, name, target={"preset": "high"})["output"]
@@ -203,23 +203,24 @@ def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -
 
 
 @pytest.mark.needs("generate")
-def test_a_resize_waits_for_a_picture_and_says_so(webui: Any) -> None:
-    long_picture(webui)
+def test_a_resize_waits_for_an_image_and_shows_it(webui: Any) -> None:
+    long_image(webui)
     open_tab(webui, "resize_lora")
     choose_anew(webui, resizable(webui)["name"])
     webui.locator("#resize_lora_generate").click()
-    expect(webui.locator("#resize_lora_generate")).to_contain_text("waits for the picture")
-    expect(webui.locator("#resize_lora_queue")).to_contain_text(re.compile("waits for the picture|before it"))
+    expect(webui.locator("#resize_lora_generate")).to_contain_text(" · ")  # the reason is behind the dot
+    expect(webui.locator("#resize_lora_queue [data-job]")).not_to_have_count(0)
     take(webui, "waits")
     job = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"][-1]
     assert job["state"] in ("queued", "waits")
-    stop_picture(webui)
+    expect(webui.locator(f'#resize_lora_queue [data-job="{job["id"]}"]')).to_be_visible()
+    stop_image(webui)
     wait_for(webui, [job["id"]])
     expect(webui.locator("#resize_lora_queue")).to_be_hidden()
 
 
 @pytest.mark.needs("generate")
-def test_escape_in_another_tab_leaves_our_jobs_and_ours_leaves_the_picture(webui: Any) -> None:
+def test_escape_in_another_tab_keeps_the_jobs_and_in_this_tab_the_image(webui: Any) -> None:
     open_tab(webui, "resize_lora")
     webui.locator("#resize_lora_search").fill("")
     webui.locator("#resize_lora_all").check()
@@ -232,34 +233,34 @@ def test_escape_in_another_tab_leaves_our_jobs_and_ours_leaves_the_picture(webui
     webui.wait_for_timeout(500)
     jobs = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"]
     assert {one["state"] for one in jobs} & {"queued", "waits", "running"}
-    long_picture(webui)  # while a resize is going on
+    long_image(webui)  # while a resize runs
     open_tab(webui, "resize_lora")
     webui.locator("#resize_lora_list").focus()
     webui.keyboard.press("Escape")
     expect(webui.locator("#resize_lora_interrupt")).to_be_disabled()
     assert not [one for one in ask(webui, "status")["queue"] if one["state"] in ("queued", "waits", "running")]
     assert ask(webui, "status")["busy"] is not None
-    stop_picture(webui)
+    stop_image(webui)
     webui.locator("#resize_lora_none").click()
 
 
-def test_undo_takes_the_card_away_and_restore_brings_it_back(webui: Any) -> None:
+def test_undo_removes_the_card_and_restore_adds_it_again(webui: Any) -> None:
     made = resized_in_the_tab(webui, resizable(webui)["name"])
     cards_page(webui)
     expect(card(webui, made)).to_have_count(1)
     open_tab(webui, "resize_lora")
     result = result_of(webui, made)
-    result.get_by_text("Undo", exact=True).click()
+    result_button(result, "undo").click()
     expect(result).to_have_attribute("data-state", "trashed")
     take(webui, "undone")
     expect(card(webui, made)).to_have_count(0)
-    result.get_by_text("Restore", exact=True).click()
+    result_button(result, "restore").click()
     expect(result).to_have_attribute("data-state", "there")
     expect(card(webui, made)).to_have_count(1)
     assert made in names(webui)
 
 
-def test_ctrl_enter_runs_in_our_tab(webui: Any) -> None:
+def test_ctrl_enter_runs_in_the_tab(webui: Any) -> None:
     open_tab(webui, "resize_lora")
     choose_anew(webui, resizable(webui)["name"])
     before = made_names(webui)
@@ -269,7 +270,7 @@ def test_ctrl_enter_runs_in_our_tab(webui: Any) -> None:
 
 
 def test_trees_have_the_menu_too_and_a_reload_of_the_ui_keeps_all(webui: Any) -> None:
-    """Reload UI runs our script anew and draws the cards as a tree; the jobs after it must work."""
+    """Reload UI runs the extension's script again and draws the cards as a tree; later jobs must work."""
     style = options(webui).get("extra_networks_tree_view_style")
     if style is None:
         pytest.skip("this host has no setting for cards as a tree")

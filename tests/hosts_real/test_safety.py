@@ -1,4 +1,4 @@
-"""What a person must not lose: names in the list, jobs, results and the way back, whatever the host does."""
+"""What users must not lose while the host works: names in the library, jobs, results, and undo."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from tests.hosts_real.kit import (
     card,
     cards_page,
     choose_anew,
-    long_picture,
+    long_image,
     names,
+    refresh_cards,
     reload_ui,
     resizable,
     resized,
+    result_button,
     result_of,
-    stop_picture,
+    stop_image,
     wait_for,
 )
 from tests.hosts_real.rest import ENDED, Api, Rest, refreshing, until
@@ -46,7 +48,7 @@ def test_a_job_finds_its_lora_while_the_host_reads_its_folders(host: Rest, api: 
 
 @pytest.mark.needs("cards")
 def test_a_batch_refreshes_the_cards_seldom(webui: Any) -> None:
-    """A host draws all its cards anew each time: once for a batch, or every ten seconds while it goes on."""
+    """A refresh redraws all cards of a host: it happens once for a batch, or every ten seconds while that runs."""
     name = resizable(webui)["name"]
     open_tab(webui, "resize_lora")
     choose_anew(webui, name)
@@ -54,7 +56,7 @@ def test_a_batch_refreshes_the_cards_seldom(webui: Any) -> None:
     began = webui.evaluate("performance.now() / 1000")
     jobs = ask(webui, "resize", {"names": [name], "recipe": "rank=1:rank=2:rank=3:rank=4", "again": True})["jobs"]
     assert len(jobs) == 4
-    webui.locator("#resize_lora_generate").click()  # a page without jobs of its own does not ask how others get on
+    webui.locator("#resize_lora_generate").click()  # a page without jobs of its own does not follow others
     wait_for(webui, jobs)
     until(lambda: webui.evaluate("window.cardRefreshes.length"), "a refresh of the cards")
     webui.wait_for_timeout(3000)
@@ -64,7 +66,7 @@ def test_a_batch_refreshes_the_cards_seldom(webui: Any) -> None:
 
 @pytest.mark.needs("generate", "prompt")
 def test_escape_in_a_text_field_stops_no_job(webui: Any) -> None:
-    long_picture(webui)
+    long_image(webui)
     try:
         open_tab(webui, "resize_lora")
         choose_anew(webui, resizable(webui)["name"])
@@ -76,7 +78,7 @@ def test_escape_in_a_text_field_stops_no_job(webui: Any) -> None:
         webui.wait_for_timeout(1000)
         (job,) = _active(webui)
     finally:
-        stop_picture(webui)
+        stop_image(webui)
     wait_for(webui, [job])
 
 
@@ -86,16 +88,16 @@ def test_undo_and_restore_outlive_reload_ui(webui: Any) -> None:
     again = _results(webui)[made["result"]]
     assert (again["output"], again["state"]) == (made["output"], "there")
     row = result_of(webui, made["output"])
-    row.get_by_text("Undo", exact=True).click()
+    result_button(row, "undo").click()
     expect(row).to_have_attribute("data-state", "trashed")
     assert made["output"] not in names(webui)
-    row.get_by_text("Restore", exact=True).click()
+    result_button(row, "restore").click()
     expect(row).to_have_attribute("data-state", "there")
     assert made["output"] in names(webui)
 
 
 def test_ids_are_never_given_twice(webui: Any) -> None:
-    """An undo asked for by an older page cannot reach another file."""
+    """An undo from an older page cannot affect another file."""
     name = resizable(webui)["name"]
     before = set(_results(webui)) | {resized(webui, name, recipe="rank=1")["result"]}
     jobs = {one["id"] for one in ask(webui, "status")["queue"]}
@@ -114,7 +116,7 @@ def test_the_trash_makes_no_folder_above_the_cards(webui: Any) -> None:
     cards_page(webui)
     folders = _folders(webui)
     ask(webui, "undo", {"result": made["result"]})
-    webui.locator("#txt2img_lora_extra_refresh").first.dispatch_event("click")
+    refresh_cards(webui)
     expect(card(webui, made["output"])).to_have_count(0)
     expect(card(webui, name)).to_have_count(1)
     assert _folders(webui) == folders
@@ -130,5 +132,5 @@ def _results(page: Any) -> dict[str, Any]:
 
 
 def _folders(page: Any) -> list[str]:
-    """Buttons for the folders of LoRAs, of hosts that have them."""
+    """Texts of the buttons for folders of LoRAs, in hosts that have them."""
     return list(page.locator("#txt2img_lora_dirs button").all_inner_texts())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_resize.linalg.arrays import NumpyArrays
-from lib_resize.linalg.blocks import Block, blocks_of, by_block, decompose_blocks
+from lib_resize.linalg.blocks import Block, blocks_of, decompose_blocks, in_block_order
 from lib_resize.linalg.casts import doubles, round_to
 from lib_resize.linalg.factor import Pair, Stored, decompose
 from lib_resize.linalg.truncate import truncated
@@ -96,7 +96,7 @@ def test_the_spectrum_is_that_of_all_pieces(order: list[int] | None) -> None:
 def test_what_is_kept_is_the_best_of_each_piece_and_leaves_the_others_zero(kept: set[int]) -> None:
     pair, deltas = fused()
     spectrum = decompose_blocks(pair, blocks_of(pair.up, CUTS), ARRAYS)
-    chosen = by_block(spectrum, np.array(sorted(kept)))
+    chosen = in_block_order(spectrum, np.array(sorted(kept)))
     up, down = truncated(pair, spectrum, chosen, ARRAYS)
     owners = spectrum.owner[chosen]
     assert list(owners) == sorted(owners)
@@ -112,4 +112,4 @@ def test_what_is_kept_is_the_best_of_each_piece_and_leaves_the_others_zero(kept:
 def test_without_pieces_nothing_is_put_in_another_order() -> None:
     pair, _ = fused()
     kept = np.array([0, 2, 5])
-    assert by_block(decompose([pair], ARRAYS)[0], kept) is kept
+    assert in_block_order(decompose([pair], ARRAYS)[0], kept) is kept

@@ -9,7 +9,7 @@ import pytest
 
 from lib_resize.errors import LayerError
 from lib_resize.linalg.arrays import NumpyArrays
-from lib_resize.linalg.leading import SMALL, leading
+from lib_resize.linalg.truncated_svd import SMALL, truncated_svd
 
 ARRAYS = NumpyArrays()
 
@@ -41,7 +41,7 @@ def test_what_is_lost_is_known_and_hardly_more_than_the_best_loses(
     shape: tuple[int, int], name: str, count: int
 ) -> None:
     x = matrix(*shape, SPECTRA[name](min(shape)))
-    found = leading(x, count, ARRAYS)
+    found = truncated_svd(x, count, ARRAYS)
     true = np.linalg.svd(x.astype(np.float64), compute_uv=False)
     norm, best = float(np.linalg.norm(true)), float(np.linalg.norm(true[count:]))
     rest = x.astype(np.float64) - found.up.astype(np.float64) @ found.down.astype(np.float64)
@@ -55,7 +55,7 @@ def test_what_is_lost_is_known_and_hardly_more_than_the_best_loses(
 @pytest.mark.parametrize("name", ["power", "steep", "low rank", "low rank and noise"])
 def test_singular_values_are_those_of_the_matrix_where_they_stand_apart(shape: tuple[int, int], name: str) -> None:
     x = matrix(*shape, SPECTRA[name](min(shape)))
-    found = leading(x, 16, ARRAYS)
+    found = truncated_svd(x, 16, ARRAYS)
     true = np.linalg.svd(x.astype(np.float64), compute_uv=False)
     assert found.s == pytest.approx(true[: len(found.s)], rel=1e-3)
     assert np.all(found.s <= true[: len(found.s)] * (1 + 1e-5))
@@ -63,7 +63,7 @@ def test_singular_values_are_those_of_the_matrix_where_they_stand_apart(shape: t
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_factors_are_balanced_and_orthogonal(shape: tuple[int, int]) -> None:
-    found = leading(matrix(*shape, SPECTRA["slow"](min(shape))), 12, ARRAYS)
+    found = truncated_svd(matrix(*shape, SPECTRA["slow"](min(shape))), 12, ARRAYS)
     for gram in (found.up.T @ found.up, found.down @ found.down.T):
         assert gram == pytest.approx(np.diag(found.s), abs=2e-5 * found.s[0])
 
@@ -71,21 +71,21 @@ def test_factors_are_balanced_and_orthogonal(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_low_rank_comes_back_whole(shape: tuple[int, int]) -> None:
     x = matrix(*shape, np.geomspace(1, 0.01, 10))
-    found = leading(x, 32, ARRAYS)
+    found = truncated_svd(x, 32, ARRAYS)
     assert np.linalg.norm(x - found.up @ found.down) <= 3e-6 * np.linalg.norm(x)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (1, 400), (300, 300)])
 def test_no_more_dimensions_than_there_are(shape: tuple[int, int]) -> None:
     x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
-    found = leading(x, 10_000, ARRAYS)
+    found = truncated_svd(x, 10_000, ARRAYS)
     assert len(found.s) == min(shape)
     assert np.linalg.norm(x - found.up @ found.down) <= 1e-5 * np.linalg.norm(x)
 
 
 def test_a_matrix_of_zeros_has_no_dimensions() -> None:
     for shape in ((40, 30), (500, 600)):
-        found = leading(np.zeros(shape, np.float32), 4, ARRAYS)
+        found = truncated_svd(np.zeros(shape, np.float32), 4, ARRAYS)
         assert (len(found.s), found.lost) == (0, 0.0)
 
 
@@ -94,12 +94,12 @@ def test_damaged_numbers_are_refused(value: float) -> None:
     x = np.ones((300, 400), np.float32)
     x[3, 4] = value
     with pytest.raises(LayerError, match="NaN"):
-        leading(x, 4, ARRAYS)
+        truncated_svd(x, 4, ARRAYS)
 
 
 def test_the_same_matrix_gives_the_same_bytes() -> None:
     x = matrix(500, 400, SPECTRA["slow"](400))
-    assert leading(x, 8, ARRAYS).up.tobytes() == leading(x, 8, ARRAYS).up.tobytes()
+    assert truncated_svd(x, 8, ARRAYS).up.tobytes() == truncated_svd(x, 8, ARRAYS).up.tobytes()
 
 
 def test_torch_gives_the_same() -> None:
@@ -107,5 +107,5 @@ def test_torch_gives_the_same() -> None:
     from lib_resize.linalg.arrays import TorchArrays
 
     x = matrix(500, 400, SPECTRA["power"](400))
-    ours, theirs = leading(x, 8, ARRAYS), leading(x, 8, TorchArrays("cpu"))
+    ours, theirs = truncated_svd(x, 8, ARRAYS), truncated_svd(x, 8, TorchArrays("cpu"))
     assert ours.s == pytest.approx(theirs.s, rel=1e-4)

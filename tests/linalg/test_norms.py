@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from spectra import exact, known, orthonormal, pair_of
 
-from lib_resize.linalg.arrays import NumpyArrays, TorchArrays
-from lib_resize.linalg.assemble import Assembled, Part
+from lib_resize.linalg.arrays import Arrays, NumpyArrays, TorchArrays
+from lib_resize.linalg.assemble import Assembled, ScaledRows
 from lib_resize.linalg.casts import round_to, singles
-from lib_resize.linalg.factor import Stored, decompose
-from lib_resize.linalg.norms import both_norms, frobenius_norm, spectral_norm, subspace_norms
+from lib_resize.linalg.factor import Factor, Stored, decompose
+from lib_resize.linalg.norms import frobenius_and_spectral_norm, frobenius_norm, largest_singular_value, subspace_norms
+from lib_resize.linalg.row_stripes import load_whole
 
 CPU = NumpyArrays()
+
+
+def spectral_norm(weight: Factor, arrays: Arrays) -> float:
+    return largest_singular_value(load_whole(weight, arrays), arrays)
 
 
 def no_gap(n: int, m: int, rng: np.random.Generator) -> np.ndarray:
@@ -74,11 +79,11 @@ def test_torch_on_the_cpu_gives_the_same_norms() -> None:
 
 def test_both_norms_are_those_taken_one_by_one() -> None:
     weight = Stored(round_to(np.random.default_rng(5).standard_normal((700, 300)).astype(np.float32), "F16"), "F16")
-    assert both_norms(weight, CPU) == (frobenius_norm(weight, CPU), spectral_norm(weight, CPU))
+    assert frobenius_and_spectral_norm(weight, CPU) == (frobenius_norm(weight, CPU), spectral_norm(weight, CPU))
 
 
 def test_a_weight_that_is_not_finite_has_no_norms() -> None:
-    fro, spn = both_norms(Stored(np.array([[1.0, np.inf]], np.float32), "F32"), CPU)
+    fro, spn = frobenius_and_spectral_norm(Stored(np.array([[1.0, np.inf]], np.float32), "F32"), CPU)
     assert fro == np.inf
     assert np.isnan(spn)
 
@@ -89,7 +94,7 @@ def assembled(rng: np.random.Generator, heights: tuple[int, ...], columns: int, 
     for i, height in enumerate(heights):
         bits = round_to(rng.standard_normal((height, columns)).astype(np.float32), "BF16")
         gain = (1.0, -3.0, rng.uniform(0.5, 2.0, height).astype(np.float32))[i % 3]
-        parts.append(Part(Stored(bits, "BF16"), gain))
+        parts.append(ScaledRows(Stored(bits, "BF16"), gain))
         values.append(singles(bits, "BF16") * np.reshape(np.float32(gain), (-1, 1)))
     whole = np.concatenate(values)[:, :width]
     whole = np.pad(whole, ((0, 0), (0, width - whole.shape[1])))
@@ -104,7 +109,9 @@ def test_what_is_put_together_has_the_rows_and_norms_of_the_whole(swapped: bool,
     np.testing.assert_array_equal(weight.bits, whole)
     for start, stop in ((0, 1), (699, 703), (999, 1001), (1999, 2000), (0, 2000)):
         np.testing.assert_array_equal(weight.rows(start, stop), whole[start:stop])
-    assert both_norms(weight, CPU) == pytest.approx((np.linalg.norm(whole), np.linalg.norm(whole, 2)), rel=1e-4)
+    assert frobenius_and_spectral_norm(weight, CPU) == pytest.approx(
+        (np.linalg.norm(whole), np.linalg.norm(whole, 2)), rel=1e-4
+    )
     assert frobenius_norm(weight, CPU) == pytest.approx(np.linalg.norm(whole), rel=1e-5)
     pair = pair_of(*known(2000, width, np.geomspace(1, 0.05, 6)))
     found = subspace_norms(pair, decompose([pair], CPU)[0], weight, CPU)
@@ -116,7 +123,7 @@ def test_what_is_put_together_has_the_rows_and_norms_of_the_whole(swapped: bool,
 def test_a_large_weight_is_in_memory_once_as_float32(gain: float) -> None:
     """However it is stored or put together; norms that need no more than one look keep nothing of it."""
     bits = round_to(np.random.default_rng(3).standard_normal((2900, 3000)).astype(np.float32), "BF16")
-    weight = Assembled((Part(Stored(bits, "BF16"), gain), Part(Stored(bits, "BF16"), 1.0)), 3000)
+    weight = Assembled((ScaledRows(Stored(bits, "BF16"), gain), ScaledRows(Stored(bits, "BF16"), 1.0)), 3000)
     single = 4 * 5800 * 3000
     assert _peak(lambda: spectral_norm(weight, CPU)) < 1.1 * single
     assert _peak(lambda: frobenius_norm(weight, CPU)) < 0.1 * single

@@ -9,11 +9,11 @@ from spectra import exact, exact_truncation, known, pair_of
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Spectrum, decompose
 from lib_resize.linalg.random_projection import (
+    approximation_error,
     dense_projection,
-    generator,
-    lost,
-    projected,
-    randomised,
+    layer_generator,
+    projected_spectrum,
+    randomised_svd,
     sparse_projection,
 )
 
@@ -54,7 +54,7 @@ def test_a_projection_is_right_on_average_and_off_by_what_theory_says(kind, scal
     source, rank, draws = pair((20, 16, 8), scale), 4, 4000
     b, a, w = source.up.bits, source.down.bits, exact(source)
     chance = np.random.default_rng(3)
-    deltas = [made(source, projected(source, PROJECTIONS[kind](rank, 8, chance))) for _ in range(draws)]
+    deltas = [made(source, projected_spectrum(source, PROJECTIONS[kind](rank, 8, chance))) for _ in range(draws)]
     squared = np.mean([np.linalg.norm(one - w) ** 2 for one in deltas])
     expected = scale**2 * (np.linalg.norm(b) ** 2 * np.linalg.norm(a) ** 2 + np.linalg.norm(b @ a) ** 2) / rank
     assert squared == pytest.approx(expected, rel=0.1)
@@ -67,11 +67,11 @@ def test_what_is_lost_is_the_distance_of_the_deltas(kind, shape) -> None:
     source, chance = pair(shape, scale=-0.7), np.random.default_rng(5)
     rank = shape[2] // 2
     one = (
-        randomised(source, rank, 1, 2, chance)
+        randomised_svd(source, rank, 1, 2, chance)
         if kind == "rsvd"
-        else projected(source, PROJECTIONS[kind](rank, shape[2], chance))
+        else projected_spectrum(source, PROJECTIONS[kind](rank, shape[2], chance))
     )
-    assert lost(source, one, NumpyArrays()) == pytest.approx(
+    assert approximation_error(source, one, NumpyArrays()) == pytest.approx(
         np.linalg.norm(made(source, one) - exact(source)), rel=1e-5
     )
 
@@ -80,7 +80,7 @@ def test_the_exact_decomposition_loses_its_tail_by_the_same_measure() -> None:
     source = pair((40, 30, 12))
     whole = decompose([source], NumpyArrays())[0]
     cut = Spectrum(whole.s, whole.p[:, :5], whole.q[:5])
-    assert lost(source, cut, NumpyArrays()) == pytest.approx(np.linalg.norm(whole.s[5:]), rel=1e-5)
+    assert approximation_error(source, cut, NumpyArrays()) == pytest.approx(np.linalg.norm(whole.s[5:]), rel=1e-5)
 
 
 @pytest.mark.parametrize("shape", CASES)
@@ -88,7 +88,7 @@ def test_the_exact_decomposition_loses_its_tail_by_the_same_measure() -> None:
 def test_the_randomised_decomposition_is_exact_where_its_directions_reach_the_rank(shape, scale) -> None:
     source = pair(shape, scale=scale)
     for rank in range(1, shape[2] + 1):
-        found = made(source, randomised(source, rank, 2, shape[2] - rank, np.random.default_rng(rank)))
+        found = made(source, randomised_svd(source, rank, 2, shape[2] - rank, np.random.default_rng(rank)))
         best = exact_truncation(source, rank)
         np.testing.assert_allclose(found, best, atol=2e-5 * np.linalg.norm(best))
 
@@ -101,7 +101,9 @@ def test_the_randomised_decomposition_keeps_its_bound_and_never_beats_the_best(n
     source = pair_of(*known(120, 90, s, seed=2), "F32")
     rank, tail = 10, float(np.linalg.norm(s[10:]))
     errors = [
-        lost(source, randomised(source, rank, niter, oversample, np.random.default_rng(draw)), NumpyArrays())
+        approximation_error(
+            source, randomised_svd(source, rank, niter, oversample, np.random.default_rng(draw)), NumpyArrays()
+        )
         for draw in range(60)
     ]
     assert min(errors) > tail * (1 - 1e-5)
@@ -113,8 +115,8 @@ def test_power_iterations_and_more_directions_come_nearer_to_the_best() -> None:
     source = pair_of(*known(120, 90, 1.0 / np.arange(1, 41), seed=2), "F32")
 
     def mean_error(niter: int, oversample: int) -> float:
-        draws = [randomised(source, 10, niter, oversample, np.random.default_rng(draw)) for draw in range(20)]
-        return float(np.mean([lost(source, one, NumpyArrays()) for one in draws]))
+        draws = [randomised_svd(source, 10, niter, oversample, np.random.default_rng(draw)) for draw in range(20)]
+        return float(np.mean([approximation_error(source, one, NumpyArrays()) for one in draws]))
 
     assert mean_error(0, 0) > mean_error(1, 0) > mean_error(4, 0)
     assert mean_error(0, 0) > mean_error(0, 5) > mean_error(0, 20)
@@ -123,16 +125,16 @@ def test_power_iterations_and_more_directions_come_nearer_to_the_best() -> None:
 def test_the_randomised_decomposition_survives_deltas_of_a_lower_rank_and_of_zeros() -> None:
     up, down = known(20, 16, np.array([2.0, 1.0, 0.0, 0.0, 0.0, 0.0]))
     source = pair_of(up, down, "F32")
-    found = randomised(source, 4, 2, 0, np.random.default_rng(0))
+    found = randomised_svd(source, 4, 2, 0, np.random.default_rng(0))
     np.testing.assert_allclose(made(source, found), exact(source), atol=1e-5)
-    nothing = randomised(pair_of(np.zeros((9, 4)), down[:4], "F32"), 2, 1, 1, np.random.default_rng(0))
+    nothing = randomised_svd(pair_of(np.zeros((9, 4)), down[:4], "F32"), 2, 1, 1, np.random.default_rng(0))
     assert not nothing.s.any()
     assert not nothing.p.any()
 
 
 def test_chance_belongs_to_the_seed_and_the_layer() -> None:
     def draw(seed: int, name: str) -> bytes:
-        return dense_projection(3, 5, generator(seed, name)).tobytes()
+        return dense_projection(3, 5, layer_generator(seed, name)).tobytes()
 
     assert draw(0, "a") == draw(0, "a")
     assert len({draw(0, "a"), draw(0, "b"), draw(1, "a"), draw(1, "b")}) == 4

@@ -9,19 +9,9 @@ from collections import Counter
 
 import pytest
 
-from lib_resize.names.families import (
-    FAMILIES,
-    SD2,
-    SD15,
-    SDXL,
-    Family,
-    attention_group,
-    block,
-    component,
-    flatten,
-    layers,
-)
-from lib_resize.names.spelling import canonical
+from lib_resize.names.families import FAMILIES, SD2, SD15, SDXL, attention_group, block, component
+from lib_resize.names.family import Family, flatten, layers
+from lib_resize.names.identify import canonical_id
 
 family_cases = pytest.mark.parametrize("family", FAMILIES, ids=[f"{one.name} {one.size}".strip() for one in FAMILIES])
 
@@ -38,22 +28,24 @@ def test_an_id_is_a_spelling_of_its_layer(family: Family) -> None:
     for name, row in layers(family).items():
         assert name == row.id
         assert name in {
-            f"{start}{flatten(spelling)}" for spelling in row.spellings for start in (f"lora_{row.component}_", *starts)
+            f"{start}{flatten(spelling)}"
+            for spelling in row.dotted_names
+            for start in (f"lora_{row.component}_", *starts)
         }
 
 
 @family_cases
 def test_an_id_is_found_again_by_itself(family: Family) -> None:
-    assert all(canonical(name, family) == name for name in layers(family))
+    assert all(canonical_id(name, family) == name for name in layers(family))
 
 
 @family_cases
 def test_every_spelling_leads_to_its_layer(family: Family) -> None:
     rows = [row for row in layers(family).values() if row.component == "unet"]
     for row in rows:
-        for spelling in row.spellings:
-            assert canonical(f"diffusion_model.{spelling}", family) == row.id
-            assert canonical(f"lycoris_{flatten(spelling)}", family) == row.id
+        for spelling in row.dotted_names:
+            assert canonical_id(f"diffusion_model.{spelling}", family) == row.id
+            assert canonical_id(f"lycoris_{flatten(spelling)}", family) == row.id
 
 
 @family_cases
@@ -75,15 +67,15 @@ def test_the_pieces_of_a_weight_cover_it_once_and_in_order(family: Family) -> No
 
 @family_cases
 def test_the_entrance_is_a_layer(family: Family) -> None:
-    assert family.entrance in layers(family)
+    assert family.input_layer in layers(family)
 
 
 @family_cases
 def test_no_two_layers_of_a_component_share_a_spelling(family: Family) -> None:
     for owner in family.components:
         rows = [row for row in layers(family).values() if row.component == owner]
-        dotted = Counter(spelling for row in rows for spelling in row.spellings)
-        flat = Counter(spelling for row in rows for spelling in set(map(flatten, row.spellings)))
+        dotted = Counter(spelling for row in rows for spelling in row.dotted_names)
+        flat = Counter(spelling for row in rows for spelling in set(map(flatten, row.dotted_names)))
         assert max(dotted.values()) == max(flat.values()) == 1
 
 
@@ -167,7 +159,7 @@ def test_layers_of_the_other_encoders_stand_alone() -> None:
 
 def test_names_need_nothing_but_the_standard_library() -> None:
     code = (
-        "import sys, lib_resize.names.spelling\nprint(sorted({'numpy', 'torch', 'safetensors'} & sys.modules.keys()))"
+        "import sys, lib_resize.names.identify\nprint(sorted({'numpy', 'torch', 'safetensors'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

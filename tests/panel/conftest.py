@@ -41,5 +41,5 @@ def browser(host, tmp_path: Path) -> Iterator[Browser]:
     service = Service(host, tmp_path / "cache" / "library.json")
     yield Browser(service)
     service.close()
-    service.queue.join()
-    service.library.join()
+    service.desk.queue.join()
+    service.desk.library.join()

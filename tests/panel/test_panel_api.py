@@ -23,6 +23,8 @@ fastapi = pytest.importorskip("fastapi", reason="FastAPI, which every host has, 
 
 from lib_resize.panel import api  # noqa: E402
 from lib_resize.panel.gate import is_known  # noqa: E402
+from lib_resize.panel.methods import ANSWERS  # noqa: E402
+from lib_resize.panel.protocol.errors import ERRORS  # noqa: E402
 
 HERE = Path(__file__).parent
 DOCUMENT = (HERE.parents[1] / "docs" / "api.md").read_text("utf-8")
@@ -124,12 +126,6 @@ def test_of_several_names_those_that_are_known_are_made(client: Client) -> None:
     assert answer.status == 202
     assert len(answer.json["jobs"]) == 1
     assert [one["name"] for one in answer.json["refused"]] == ["nobody"]
-
-
-def test_every_kind_of_error_of_the_protocol_has_a_status() -> None:
-    protocol = (HERE.parents[1] / "docs" / "panel-protocol.md").read_text("utf-8")
-    kinds = set(re.findall(r"^\| `([a-z_]+)` \|", protocol[: protocol.index("## Things")], re.MULTILINE))
-    assert kinds - {"kind"} == api.STATUSES.keys()
 
 
 def test_no_path_is_told(client: Client, browser: Browser, root: Path) -> None:
@@ -448,13 +444,33 @@ def test_openapi_describes_every_route_without_models(client: Client) -> None:
 def test_the_document_shows_every_route_and_every_status() -> None:
     for route in api.ROUTES:
         assert f"{V1}{route.path.replace('{id}', '')}" in DOCUMENT
-        assert f"`{'POST' if route.changes else 'GET'} {route.path}`" in DOCUMENT
-    for status in {*api.STATUSES.values(), 401, 413, 415}:
+        assert f"`{'POST' if route.post else 'GET'} {route.path}`" in DOCUMENT
+    for status in {*(kind.status for kind in ERRORS.values()), 401, 413, 415}:
         assert f"{status}" in DOCUMENT
 
 
-def test_every_route_is_a_method_of_the_service(browser: Browser) -> None:
-    assert {route.method for route in api.ROUTES} <= set(browser.service._methods)
+def test_every_route_is_a_method_of_the_service() -> None:
+    assert {route.name for route in api.ROUTES} <= ANSWERS.keys()
+
+
+def test_the_document_has_the_status_of_every_kind_of_error() -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \| ([^|]*) \|", DOCUMENT, re.MULTILINE)
+    shown = {(kind, statuses.strip()) for statuses, kinds in rows for kind in re.findall(r"`([a-z_]+)`", kinds)}
+    assert {(kind, str(error.status)) for kind, error in ERRORS.items()} <= shown
+
+
+def test_openapi_has_the_parameters_and_fields_of_the_protocol(client: Client) -> None:
+    paths = client.app.openapi()["paths"]
+    for route in api.ROUTES:
+        described = paths[V1 + route.path]["post" if route.post else "get"]
+        declared = {field.name for field in route.method.parameters} - set(route.left_out)
+        if route.post:
+            (content,) = described["requestBody"]["content"].values()
+            assert content["schema"]["properties"].keys() == declared
+        else:
+            assert {one["name"] for one in described.get("parameters", []) if one["in"] == "query"} == declared
+        (answer,) = described["responses"][str(route.status)]["content"].values()
+        assert answer["schema"]["properties"].keys() == {field.name for field in route.result.fields}
 
 
 # In Gradio's own application -------------------------------------------------------------------------------------

@@ -86,10 +86,10 @@ def test_without_a_reference_it_is_refused_and_the_way_out_is_told(browser: Brow
     assert job["state"] == "failed"
     assert job["error"]["kind"] == "reference"
     assert "GLoRA" in job["error"]["message"]
-    assert "Pick it as the reference" in job["error"]["message"]
+    assert "Choose it as the reference" in job["error"]["message"]
     browser.analysed("gl", reference="one.safetensors")
     error = browser.error("plan", name="gl", target={"rank": 3}, options={"reference": "none"})
-    assert (error["kind"], "Pick it" in error["message"]) == ("reference", True)
+    assert (error["kind"], "Choose it" in error["message"]) == ("reference", True)
 
 
 def test_recipes_that_ask_of_the_base_and_conversions_go_together_with_it(browser: Browser, bases, root: Path) -> None:

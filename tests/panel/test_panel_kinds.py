@@ -42,7 +42,7 @@ def kinds(root: Path) -> Path:
 def test_a_plan_made_of_kept_facts_is_what_is_written(browser: Browser, kinds: Path, name: str, target) -> None:
     shown = browser.analysed(name)["files"][0]
     assert shown["layers"] == 3
-    kept = browser.service.analyses.get(browser.service.host.resolve(name))
+    kept = browser.service.desk.analyses.get(browser.service.desk.host.resolve(name))
     assert Absent.__name__ in repr(kept.analysis.adapter.layers[0].form)
     assert "Stored" not in repr(kept.analysis)
     plan = browser.ask("plan", name=name, target=target)
@@ -72,7 +72,7 @@ def test_conversion_is_analysed_when_it_is_asked_for(browser: Browser, kinds: Pa
     assert browser.error("plan", name="tucker", target={"rank": 2}, options=options)["kind"] == "not_analysed"
     browser.analysed("tucker", convert="lora")
     plan = browser.ask("plan", name="tucker", target={"rank": 2}, options=options)
-    assert any("as asked" in note for note in plan["notes"])
+    assert any("as requested" in note for note in plan["notes"])
     result = browser.resized("tucker", target={"rank": 2}, options=options)
     found = load_file(str(next(path for path in kinds.rglob("*.safetensors") if path.stem == result["output"])))
     assert {key.partition(".")[2] for key in found} == {"lora_up.weight", "lora_down.weight", "alpha"}

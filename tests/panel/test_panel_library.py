@@ -174,7 +174,7 @@ def test_many_predictions_are_written_together(browser: Browser, monkeypatch: py
         real(path, data, **more)
 
     monkeypatch.setattr(catalogue, "write_whole", write)
-    library, lora = browser.service.library, host.resolve("ink")
+    library, lora = browser.service.desk.library, host.resolve("ink")
     for size in range(50):
         library.predict(lora, stamp_of(lora.path), {"high": size})
     assert written == []

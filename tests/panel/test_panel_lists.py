@@ -41,7 +41,7 @@ def many(tmp_path: Path) -> Iterator[tuple[Folder, Browser]]:
     service.recovering.join()
     yield folder, Browser(service)
     service.close()
-    service.queue.join()
+    service.desk.queue.join()
 
 
 # Work ----------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ EPOCHS = ("style", "style-000004")
 def test_the_plot_takes_a_lora_by_its_own_name_though_another_has_it_as_alias(
     browser: Browser, epochs: tuple[str, str]
 ) -> None:
-    versions = browser.service.versions
+    versions = browser.service.desk.versions
     assert versions.family_names("style") == {"style", epochs[0]}
     assert versions.family_names("style-000004") == {"style-000004", epochs[1]}
 
@@ -202,7 +202,7 @@ class Axis:
 
 def test_the_plot_makes_a_cell_for_each_version_of_that_lora(browser: Browser, epochs: tuple[str, str]) -> None:
     script = SimpleNamespace(axis_options=[], AxisOption=Axis)
-    register(script, lambda: browser.service.versions)
+    register(script, lambda: browser.service.desk.versions)
     axis, prompt = script.axis_options[0], "a cake <lora:style:0.9> <lora:style-000004:0.4>"
     axis.confirm(SimpleNamespace(prompt=prompt), ["style", epochs[0]])
     for value, wanted in ((epochs[0], f"<lora:{epochs[0]}:0.9> <lora:style-000004:0.4>"), ("style", prompt[7:])):

@@ -24,7 +24,7 @@ def test_a_size_is_told_in_one_word(size: int, word: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["{", "}", "{size", "{name}", "{size!r}", "{0}", "{{size}}", "x" * 101])
 def test_a_suffix_with_unknown_braces_is_refused(suffix: str) -> None:
-    with pytest.raises(Fault, match="known in braces"):
+    with pytest.raises(Fault, match="the fields in braces"):
         names.check_suffix(suffix)
 
 
@@ -70,7 +70,7 @@ def test_a_folder_that_is_a_link_out_of_the_root_is_refused(tmp_path: Path) -> N
     root.mkdir()
     other.mkdir()
     (root / "link").symlink_to(other)
-    with pytest.raises(Fault, match="leads out"):
+    with pytest.raises(Fault, match="outside of the LoRA folders"):
         names.output_folder(root / "x.safetensors", [root], "link/sub")
 
 

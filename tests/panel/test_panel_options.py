@@ -6,19 +6,19 @@ import pytest
 from panelhost import Browser
 
 from lib_resize.errors import RecipeError
-from lib_resize.panel.options import Options, Params, read_recipes
+from lib_resize.panel.options import Options, read_recipes
 from lib_resize.recipe.grammar import parse_recipes
 
 
 @pytest.mark.parametrize("recipe", ["rank=8", "rank=8,pad", "medium:size=3"])
 def test_exact_recipes_are_taken(recipe: str) -> None:
-    assert read_recipes(Params({"recipe": recipe}), Options())
+    assert read_recipes({"recipe": recipe}, Options())
 
 
 @pytest.mark.parametrize(("recipe", "word"), [("rank=8,rsvd", "rsvd"), ("medium:rank=16,extend", "extend")])
 def test_recipes_that_need_the_factors_to_be_planned_are_refused_with_the_way_out(recipe: str, word: str) -> None:
     with pytest.raises(RecipeError, match=f"{word} is for the command line"):
-        read_recipes(Params({"recipe": recipe}), Options())
+        read_recipes({"recipe": recipe}, Options())
 
 
 @pytest.mark.parametrize("recipe", ["rank=8,rsvd", "rank=4,projection", "rank=4,sparse", "rank=16,extend"])

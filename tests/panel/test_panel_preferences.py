@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from panelhost import Browser
 
-from lib_resize.panel.preferences import SETTINGS, Preferences, offers, read_preferences
+from lib_resize.panel.preferences import SETTINGS, Preferences, read_preferences, setting_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ def test_every_value_is_taken() -> None:
     values = {
         "resize_lora_preset": "Low",
         "resize_lora_suffix": "_r{rank}",
-        "resize_lora_dtype": "As they were",
+        "resize_lora_dtype": "Same as input",
         "resize_lora_reference": "No reference",
         "resize_lora_floor": 0.9,
         "resize_lora_sidecars": False,
@@ -70,7 +70,7 @@ def test_a_value_that_cannot_be_used_is_the_default_and_is_said(name: str, value
 
 
 def test_each_row_has_the_component_of_its_kind(gradio: Any) -> None:
-    kinds = {offer.key: offer.component for offer in offers(cards=True, file_names=True)}
+    kinds = {offer.key: offer.component for offer in setting_rows(cards=True, file_names=True)}
     assert kinds == {
         "resize_lora_preset": "Radio",
         "resize_lora_suffix": "Textbox",
@@ -84,10 +84,10 @@ def test_each_row_has_the_component_of_its_kind(gradio: Any) -> None:
 
 
 def test_what_the_host_lacks_or_the_command_line_takes_is_not_offered(gradio: Any) -> None:
-    rows = {offer.key: offer for offer in offers(cards=False, file_names=False)}
+    rows = {offer.key: offer for offer in setting_rows(cards=False, file_names=False)}
     assert not {key for key in rows if "card" in key}
     assert rows["resize_lora_suffix"].arguments == {"visible": False}
-    assert all(offer.arguments.get("visible", True) for offer in offers(cards=True, file_names=True))
+    assert all(offer.arguments.get("visible", True) for offer in setting_rows(cards=True, file_names=True))
 
 
 @pytest.mark.parametrize("language", ["ja", "zh-Hans"])

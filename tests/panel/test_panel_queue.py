@@ -11,7 +11,8 @@ from panelhost import fake_host
 
 from lib_resize.errors import FileError
 from lib_resize.panel.faults import Fault
-from lib_resize.panel.queue import Queue, Work
+from lib_resize.panel.jobs import JobSpec
+from lib_resize.panel.queue import Queue
 
 
 @pytest.fixture
@@ -22,8 +23,8 @@ def queue(host):
     made.join()
 
 
-def work(run, title: str = "job", **more) -> Work:
-    return Work("resize", title, run, **more)
+def work(run, title: str = "job", **more) -> JobSpec:
+    return JobSpec("resize", title, run, **more)
 
 
 def job(queue: Queue, id: str) -> dict:
@@ -91,7 +92,7 @@ def test_cancel_takes_back_what_waits_and_stops_what_runs(queue: Queue) -> None:
 def test_a_job_waits_while_the_host_makes_a_picture_and_says_so(host, queue: Queue) -> None:
     host.working_on = "txt2img"
     id = queue.add(work(lambda handle: "ran"))
-    assert wait(queue, id, "waits")["stage"] == "waits for the picture"
+    assert wait(queue, id, "waits")["stage"] == "waiting for the current image"
     assert not any(event[0] == "begin_job" for event in host.events)
     host.working_on = None
     assert wait(queue, id)["result"] == "ran"
@@ -188,7 +189,7 @@ def test_places_are_those_of_now_also_for_jobs_that_did_not_change(queue: Queue)
 
 
 def test_a_page_that_missed_jobs_is_told_to_look_again(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib_resize.panel.queue._KEPT_JOBS", 2)
+    monkeypatch.setattr("lib_resize.panel.job_list._KEPT_JOBS", 2)
     wait(queue, queue.add(work(lambda handle: 0)))
     since = queue.status()["revision"]
     ids = [queue.add(work(lambda handle: 1)) for _ in range(6)]

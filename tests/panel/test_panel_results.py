@@ -44,7 +44,7 @@ def later(root: Path) -> Results:
 def made(results: Results, path: Path, *sidecars: Path, order: Ordered | None = None) -> Record:
     """A result whose LoRA and sidecars are texts."""
     with results.making("ink", order=order) as making:
-        making.announce(path, 7, FACTS)
+        making.begin(path, 7, FACTS)
         for one in (path, *sidecars):
             one.write_text(f"content of {one.name}")
     return making.made(path.stem, sidecars, FACTS)
@@ -87,7 +87,7 @@ def test_ids_are_never_given_again(results: Results, root: Path) -> None:
 
 def test_the_record_is_on_the_disk_before_the_file(results: Results, root: Path) -> None:
     with results.making("ink") as making:
-        making.announce(root / "ink_2.safetensors", 7, FACTS)
+        making.begin(root / "ink_2.safetensors", 7, FACTS)
         (record,) = (root / ".resize_lora_trash" / "results").iterdir()
         assert json.loads(record.read_text())["path"] == str(root / "ink_2.safetensors")
         (root / "ink_2.safetensors").write_text("whole")
@@ -96,7 +96,7 @@ def test_the_record_is_on_the_disk_before_the_file(results: Results, root: Path)
 
 def test_a_file_that_did_not_come_leaves_no_record(results: Results, root: Path) -> None:
     with contextlib.suppress(OutputError), results.making("ink") as making:
-        making.announce(root / "ink_2.safetensors", 7, FACTS)
+        making.begin(root / "ink_2.safetensors", 7, FACTS)
         raise OutputError("no room")
     assert list((root / ".resize_lora_trash" / "results").iterdir()) == []
 
@@ -142,7 +142,7 @@ def browser_of(root: Path, pantry: Path, tmp_path: Path) -> Any:
     service = Service(fake_host(root), tmp_path / "cache.json")
     yield Browser(service), root
     service.close()
-    service.queue.join()
+    service.desk.queue.join()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_two_servers_see_each_others_results(results: Results, root: Path) -> No
     other = Results(fake_host(root), "other")
     first = made(results, root / "a.safetensors")
     with other.making("ink") as making:
-        making.announce(root / "b.safetensors", 7, FACTS)
+        making.begin(root / "b.safetensors", 7, FACTS)
         assert ids(results) == [first.id]
         (root / "b.safetensors").write_text("b")
         second = making.made("b", (), FACTS)
@@ -308,7 +308,7 @@ def test_restore_brings_nothing_to_a_place_outside(
 ) -> None:
     record = made(results, root / "ink_2.safetensors", root / "ink_2.png")
     results.undo(record.id)
-    (item,) = results.trashed()
+    (item,) = results.trash.to_json()
     outside = make_folder(tmp_path / "elsewhere")
     (root / "link").symlink_to(outside)
     home = {"plain": outside / "x", "dots": root / "no" / ".." / ".." / "elsewhere" / "x", "link": root / "link" / "x"}
@@ -347,7 +347,7 @@ def test_an_order_is_known_by_what_is_there_unchanged(results: Results, root: Pa
 
 def test_an_order_that_depends_on_the_reference_is_another_with_another(results: Results, root: Path) -> None:
     with results.making("ink", order=Ordered("ink", (5, 6), "juggernaut")) as making:
-        making.announce(root / "a.safetensors", 7, FACTS)
+        making.begin(root / "a.safetensors", 7, FACTS)
         (root / "a.safetensors").write_text("a")
     making.depends_on("juggernaut")
     making.made("a", (), FACTS)

@@ -119,7 +119,7 @@ def test_a_file_that_changed_since_its_analysis_is_not_written_from(browser: Bro
     from lib_resize.panel.analyses import reopened
 
     browser.analysed("ink")
-    kept = browser.service.analyses.get(browser.service.host.resolve("ink"))
+    kept = browser.service.desk.analyses.get(browser.service.desk.host.resolve("ink"))
     assert kept is not None
     shutil.copy(root / "ink.safetensors", root / "copy.tmp")
     os.utime(root / "copy.tmp", (1, 1))

@@ -124,7 +124,7 @@ def test_on_another_disk_files_are_copied_whole(files: list[Path], bin_: Path, m
 def test_restore_never_writes_over_a_newer_file(files: list[Path], bin_: Path) -> None:
     item = trash.trash(bin_, "ink", files)
     files[1].write_text("a newer picture")
-    with pytest.raises(OutputError, match="another file of this name"):
+    with pytest.raises(OutputError, match="another file has this name"):
         trash.restore(item)
     assert files[1].read_text() == "a newer picture"
     assert not files[0].exists()
@@ -186,7 +186,7 @@ def test_a_file_of_the_same_size_is_not_the_same_file(files: list[Path], bin_: P
     item = trash.trash(bin_, "ink", files)
     files[0].write_text("CONTENT of ink_46mb.safetensors")
     assert files[0].stat().st_size == item.files[-1].bytes
-    with pytest.raises(OutputError, match="another file of this name"):
+    with pytest.raises(OutputError, match="another file has this name"):
         trash.restore(item)
     assert (item.folder / item.files[-1].kept).exists()
 

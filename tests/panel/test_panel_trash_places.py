@@ -31,7 +31,7 @@ def browser(roots: tuple[Path, Path], tmp_path: Path) -> Iterator[Browser]:
     service = started(roots, tmp_path)
     yield Browser(service)
     service.close()
-    service.queue.join()
+    service.desk.queue.join()
 
 
 def started(roots: tuple[Path, Path], tmp_path: Path) -> Service:

@@ -56,7 +56,7 @@ def plot(axis: AxisOption, asked: Any, values: Sequence[str]) -> list[Any]:
 @pytest.fixture
 def axis(browser: Browser) -> AxisOption:
     made = script()
-    assert register(made, lambda: browser.service.versions)
+    assert register(made, lambda: browser.service.desk.versions)
     return made.axis_options[-1]
 
 
@@ -138,7 +138,7 @@ def test_all_prompts_of_a_batch_are_exchanged(axis: AxisOption, versions: list[s
 def test_a_tag_that_only_a_later_prompt_of_the_batch_has_would_do_nothing(
     axis: AxisOption, versions: list[str]
 ) -> None:
-    with pytest.raises(UsageError, match="nothing to put it in place of"):
+    with pytest.raises(UsageError, match="or its other versions to replace"):
         plot(axis, request(["one", "two <lora:pastry:1>"]), versions)
 
 
@@ -159,7 +159,7 @@ def test_two_axes_for_two_loras_do_not_meet(axis: AxisOption, versions: list[str
 def test_an_unknown_version_is_refused_before_the_first_picture(
     axis: AxisOption, versions: list[str], name: str
 ) -> None:
-    with pytest.raises(UsageError, match="no LoRA of this name is in the list"):
+    with pytest.raises(UsageError, match="no installed LoRA has this name"):
         plot(axis, request("<lora:pastry:1>"), [*versions, name])
 
 

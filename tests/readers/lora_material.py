@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lib_resize import Outcome, Settings, parse_recipes
-from lib_resize.adapters.write import DTYPES, Style
+from lib_resize.adapters.write.style import DTYPES, Style
 from lib_resize.engine.batch import resize
 from lib_resize.prompts.sources import Member, Source
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,16 +30,16 @@ from dense_definition import (
 from lora_material import How, difference, load, metadata_of, output, resized, save, sgm_words
 
 from lib_resize import Analysis, Checkpoint, Outcome, PairingError, Settings, parse_recipes
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import Style
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import Style
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 from lib_resize.demo.synthetic import lora_layers as synthetic_layers
-from lib_resize.engine.analysis import Runtime as AnalysisBench
-from lib_resize.engine.analysis import analyse
+from lib_resize.engine.analysing import analyse
 from lib_resize.engine.batch import resize
-from lib_resize.engine.jobs import ResizeJob, prepare
+from lib_resize.engine.job import ResizeJob
+from lib_resize.engine.planning import prepare
+from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.files.reader import SafeFile
-from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import Member, Source
 
@@ -79,9 +78,9 @@ def runtime(folder: Path) -> Iterator[Runtime]:
 def analysed(lora: Path, base: Path) -> Iterator[Analysis]:
     """With all that any recipe could ask for."""
     recipes = parse_recipes("spn_ckpt=1,fro_ckpt=1,subspace=1,thr=0")
-    with SafeFile(lora) as file, ThreadPoolExecutor(2) as pool:
+    with SafeFile(lora) as file, cpu_runtime(Quiet(), 2) as workers:
         checkpoint = Checkpoint(base)
-        yield analyse(read_adapter(file), checkpoint, recipes, AnalysisBench(NumpyArrays(), pool, Quiet()))
+        yield analyse(read_adapter(file), checkpoint, recipes, workers)
         checkpoint.close()
 
 
@@ -226,7 +225,7 @@ def check_plan(job: ResizeJob, ranking: Ranking) -> None:
     """Ranks, both errors of every layer, and retention. What rounding to float8 adds is estimated in a plan; at most
     0.06 of the delta is."""
     plan, kept = job.plan, kept_of(job)
-    rounding = 0.06 if job.style.dtype == "F8_E4M3" else 0.0
+    rounding = 0.06 if job.selection.style.dtype == "F8_E4M3" else 0.0
     for line in plan.layers:
         layer = ranking.layers[line.name]
         lost = float(np.linalg.norm(np.delete(layer.s, kept[line.name])))

@@ -27,11 +27,9 @@ from lib_resize.names.families import (
     SD3,
     WAN,
     Z_IMAGE,
-    Family,
-    LayerName,
-    layers,
 )
-from lib_resize.names.spelling import canonical
+from lib_resize.names.family import Family, LayerName, layers
+from lib_resize.names.identify import canonical_id
 
 _SD3 = {"sample_size": 128, "in_channels": 16, "attention_head_dim": 64, "joint_attention_dim": 4096,
         "pooled_projection_dim": 2048, "pos_embed_max_size": 192, "qk_norm": "rms_norm"}  # fmt: skip
@@ -108,7 +106,7 @@ def test_every_weight_of_the_class_is_in_the_table_with_its_shape(
     family: Family, name: str, config: dict[str, Any]
 ) -> None:
     for weight, shape in weights_of(name, config).items():
-        found = canonical(f"transformer.{weight}", family)
+        found = canonical_id(f"transformer.{weight}", family)
         assert found is not None, weight
         row = layers(family)[found]
         assert (row.shape[0], prod(row.shape[1:])) == (shape[0], prod(shape[1:])), weight
@@ -118,7 +116,7 @@ def test_every_weight_of_the_class_is_in_the_table_with_its_shape(
 def test_the_table_has_nothing_that_the_class_has_not(family: Family, name: str, config: dict[str, Any]) -> None:
     known = weights_of(name, config)
     wholes = {row.whole for row in denoiser(family)}
-    others = [row for row in denoiser(family) if not known.keys() & set(row.spellings) and row.id not in wholes]
+    others = [row for row in denoiser(family) if not known.keys() & set(row.dotted_names) and row.id not in wholes]
     assert all(row.id.endswith("linear1_qkv") for row in others), [row.id for row in others]
 
 
@@ -161,7 +159,7 @@ def numbered(family: Family, spelling: int) -> tuple[dict[str, Any], dict[str, i
     for row in denoiser(family):
         if row.whole is not None:
             continue
-        key = f"{row.spellings[spelling]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
+        key = f"{row.dotted_names[spelling]}.weight".replace("attn.in_proj.weight", "attn.in_proj_weight")
         tensors[key] = torch.arange(count, count + row.shape[0], dtype=torch.float64)[:, None]
         firsts[row.id] = count
         count += row.shape[0]
@@ -179,7 +177,7 @@ def test_trap_10_pieces_are_the_rows_that_the_converter_cuts(family: Family, con
     tensors, firsts = numbered(family, spelling)
     seen = set()
     for key, tensor in convert(tensors).items():
-        found = canonical(f"transformer.{key.removesuffix('.weight')}", family)
+        found = canonical_id(f"transformer.{key.removesuffix('.weight')}", family)
         if found is None or tensor.dim() != 2:
             assert not key.endswith(".weight") or tensor.dim() != 2, key
             continue

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from test_flux import tiny
 
-from lib_resize.adapters.float8 import not_read_by
+from lib_resize.adapters.write.float8 import programs_without_float8
 from lib_resize.cli import main as cli
 from lib_resize.names.families import FAMILIES
 
@@ -49,7 +49,7 @@ def test_diffusers_loads_what_is_not_called_unreadable(tmp_path: Path, spelling:
     if suffixes is UPDOWN:
         tensors[f"{stem}.alpha"] = torch.tensor(2.0)
     save_file(tensors, tmp_path / "x.safetensors")
-    told = "diffusers" in not_read_by(FLUX, kohya=suffixes is UPDOWN)
+    told = "diffusers" in programs_without_float8(FLUX, kohya=suffixes is UPDOWN)
     try:
         tiny().load_lora_adapter(
             diffusers.FluxPipeline.lora_state_dict(tmp_path / "x.safetensors"), prefix="transformer"

@@ -25,8 +25,9 @@ from lora_material import Matrix, Tensors, difference, load, output, save
 from lycoris_material import PREFIX, Case, Net, base_weights, shapes, write_lycoris
 
 from lib_resize import Outcome
-from lib_resize.adapters.write import Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.write.style import Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
@@ -112,17 +113,14 @@ def test_alone_in_a_merge_it_is_what_lycoris_makes_of_the_base(files, checkpoint
     assert found.keys() == wanted.keys()
     assert max(difference(found[layer], 0.5 * wanted[layer]) for layer in wanted) < EXACT
     kind = "IA3" if "ia3" in name else "OFT"
-    assert (
-        f"{name}: 3 layers ({kind}) were worked out with base.safetensors, and fit that model alone"
-        in outcome.plan.notes
-    )
+    assert f"{name}: 3 layers ({kind}) were merged with base.safetensors and fit only that model" in outcome.plan.notes
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_it_is_added_to_another_lora(files, checkpoint, tmp_path, name) -> None:
     outcome = merged(tmp_path, (files[name], 0.6), (files["lora"], -1.5), base=checkpoint)
     assert any(
-        note.startswith("3 layers rest on the base model and are changed by other") for note in outcome.plan.notes
+        note.startswith("3 layers (such as IA3, OFT or DoRA) depend on the base weights") for note in outcome.plan.notes
     )
     found = added(outcome)
     other = a1111_layers(load(files["lora"]), PREFIX, base_weights())
@@ -194,7 +192,7 @@ def test_a_file_may_mix_them_with_layers_that_have_ranks(files, checkpoint, tmp_
         if key.startswith(f"{PREFIX}{layer}.")
     }
     outcome = merged(tmp_path / "out", (save(tmp_path / "x.safetensors", tensors, "F32"), 2.0), base=checkpoint)
-    assert not any("changed by other" in note for note in outcome.plan.notes)
+    assert not any("depend on the base weights" in note for note in outcome.plan.notes)
     found = added(outcome)
     wanted = {name: by_lycoris(files[name]) for name in ("oft", "ia3")}
     wanted["lora"] = a1111_layers(load(files["lora"]), PREFIX, base_weights())
@@ -430,4 +428,4 @@ def test_pefts_ia3_of_a_square_convolution_does_not_tell_its_side(tmp_path) -> N
     path = save(tmp_path / "x.safetensors", {"lora_unet_blk_conv.ia3_l": np.ones((1, 16, 1, 1))}, "F32")
     error = merged(tmp_path / "out", (path, 0.5), base=base).error
     assert isinstance(error, UnsupportedError)
-    assert "lora_unet_blk_conv does not tell whether PEFT's IA3 multiplies its 16 inputs or its outputs" in str(error)
+    assert "lora_unet_blk_conv does not show whether PEFT's IA3 multiplies its 16 inputs or its outputs" in str(error)

@@ -19,9 +19,10 @@ from safetensors.numpy import save_file
 from lib_resize import Outcome
 from lib_resize.adapters.forms.form import WriteSpec
 from lib_resize.adapters.forms.loha import LohaSpectrum
-from lib_resize.adapters.read import read_adapter
-from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.read.adapter import read_adapter
+from lib_resize.adapters.write.style import DTYPES, Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
@@ -469,7 +470,7 @@ def test_bare_factors_without_the_marker_are_refused(tmp_path) -> None:
 def test_a_control_lora_has_no_name_in_kohyas_spelling(tmp_path) -> None:
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", style=Style(kohya=True), threads=1)
     (outcome,) = resize([Source((Member(saved(tmp_path / "x.safetensors", control())),))], settings)
-    assert "names of its own" in str(outcome.error)
+    assert "its own key format" in str(outcome.error)
 
 
 def test_a_flux_control_lora_keeps_its_norms_and_biases(tmp_path) -> None:
@@ -618,7 +619,7 @@ def test_what_peft_alone_reads_is_refused_by_its_name(tmp_path, config) -> None:
     assert isinstance(outcome.error, UnsupportedError)
     assert f"holds {name} (" in str(outcome.error)
     assert "base_model" in str(outcome.error)
-    assert "have PEFT merge it" in str(outcome.error)
+    assert "merge it into the model with PEFT" in str(outcome.error)
     assert not (tmp_path / "out").exists()
 
 
@@ -677,8 +678,10 @@ def test_the_subspace_of_a_dimension_is_its_inner_product_with_the_base(tmp_path
         (layer,) = read_adapter(file).layers
         solved = layer.form.decompose(NumpyArrays())
         found, mirrored = (
-            layer.form.along(solved, Stored(np.ascontiguousarray(w), "F32"), NumpyArrays(), turned=turned)
-            for w, turned in ((weight, False), (weight.T, True))
+            layer.form.base_alignment(
+                solved, Stored(np.ascontiguousarray(w), "F32"), NumpyArrays(), transposed=transposed
+            )
+            for w, transposed in ((weight, False), (weight.T, True))
         )
         parts = [np.zeros_like(weight), *(_truncation(layer.form, solved, k) for k in range(1, 4))]
     for j in range(3):
@@ -706,9 +709,9 @@ def test_the_subspace_of_glora_is_that_of_what_its_two_parts_add_together(tmp_pa
     with SafeFile(saved(tmp_path / "x.safetensors", glora("lora_unet_x", old))) as file:
         (layer,) = read_adapter(file).layers
         solved = layer.form.decompose(NumpyArrays(), weight)
-        found = layer.form.along(solved, weight, NumpyArrays(), turned=False)
+        found = layer.form.base_alignment(solved, weight, NumpyArrays(), transposed=False)
         mirror = Stored(np.ascontiguousarray(weight.bits.T), "F32")
-        mirrored = layer.form.along(solved, mirror, NumpyArrays(), turned=True)
+        mirrored = layer.form.base_alignment(solved, mirror, NumpyArrays(), transposed=True)
         values = layer.form.values(WriteSpec(solved, np.arange(R), NumpyArrays(), base=weight))
     names = ("a2", "a1", "b2", "b1") if old else ("a1", "a2", "b1", "b2")
     a_up, a_down, b_up, b_down = (values[name].astype(np.float64) for name in names)
@@ -731,8 +734,10 @@ def test_a_rank_of_loha_that_another_stands_for_has_no_subspace(tmp_path) -> Non
         (layer,) = read_adapter(file).layers
         solved = layer.form.decompose(NumpyArrays())
         assert isinstance(solved, LohaSpectrum)
-        solved = replace(solved, standing=np.array([0, 1, 1]))
-        found = layer.form.along(solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), turned=False)
+        solved = replace(solved, written_ranks=np.array([0, 1, 1]))
+        found = layer.form.base_alignment(
+            solved, Stored(wide.astype(np.float32), "F32"), NumpyArrays(), transposed=False
+        )
     assert found[0] > 0
     assert found[1] == 0
 

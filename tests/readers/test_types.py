@@ -18,8 +18,9 @@ from lycoris_material import CARRIED, CASES, PREFIX, base_weights, forward_delta
 from safetensors.torch import load_file, save_file
 
 from lib_resize import Outcome
-from lib_resize.adapters.write import DTYPES, Style
-from lib_resize.engine.batch import Settings, resize
+from lib_resize.adapters.write.style import DTYPES, Style
+from lib_resize.engine.batch import resize
+from lib_resize.engine.settings import Settings
 from lib_resize.errors import UnsupportedError
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
@@ -121,7 +122,7 @@ def test_converted_to_lora_the_delta_is_the_same(files, tmp_path, name) -> None:
     for deltas in by_hosts(output(outcome)):
         for layer, delta in before.items():
             assert difference(deltas[layer], delta) < 2e-6
-    assert any("as asked" in note for note in outcome.plan.notes)
+    assert any("as requested" in note for note in outcome.plan.notes)
 
 
 @pytest.mark.parametrize("name", ["loha", "loha_tucker"])
@@ -251,7 +252,7 @@ def test_tlora_is_refused_by_name(tmp_path) -> None:
     from lycoris_material import Case
 
     path = write_lycoris(tmp_path / "x.safetensors", Case({"algo": "tlora"}))
-    with pytest.raises(UnsupportedError, match=r"T-LoRA .* LyCORIS merge it"):
+    with pytest.raises(UnsupportedError, match=r"T-LoRA .* with LyCORIS"):
         run(path, "rank=2", tmp_path / "out")
 
 
@@ -315,7 +316,7 @@ def test_what_rests_on_the_base_is_merged_where_that_is_known(files, checkpoint,
     settings = Settings(recipes=parse_recipes("retain=1"), output=tmp_path, base=checkpoint, style=style, threads=1)
     (outcome,) = resize([Source(members)], settings)
     assert outcome.error is None, outcome.error
-    assert any("fit that model alone" in note for note in outcome.plan.notes)
+    assert any("fit only that model" in note for note in outcome.plan.notes)
     before = [true_deltas(name, files[name]) for name in others]
     for deltas in by_hosts(output(outcome)):
         assert set(deltas) == {"lin", "conv", "one"}

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_resize.errors import PairingError, ResizeError
 from lib_resize.recipe.grammar import parse_recipe
 from lib_resize.recipe.scores import BaseFacts, LayerFacts, check_partners, score, with_estimates
-from lib_resize.recipe.select import MIB, Choice, SelectionInput, choose, share_kept
+from lib_resize.recipe.select import MIB, Choice, SelectionInput, choose, weight_retention
 
 
 def layer(s: list[float], name: str = "a", **facts) -> LayerFacts:
-    return LayerFacts(name=name, s=np.array(s, float), parameters=facts.pop("parameters", 100), **facts)
+    return LayerFacts(
+        name=name, s=np.array(s, float), parameters_per_rank=facts.pop("parameters_per_rank", 100), **facts
+    )
 
 
 def ranks(recipe: str, *layers: LayerFacts, **question) -> list[int]:
@@ -54,7 +56,9 @@ def test_thr_keeps_exactly_the_dimensions_at_or_above_it() -> None:
 
 
 def test_scores_are_the_weighted_logarithms_of_ratios() -> None:
-    facts = layer([3.0, 0.5], parameters=640, base=BaseFacts(fro=20.0, spn=7.0, subspace=np.array([0.3, 0.01])))
+    facts = layer(
+        [3.0, 0.5], parameters_per_rank=640, base=BaseFacts(fro=20.0, spn=7.0, subspace=np.array([0.3, 0.01]))
+    )
     recipe = parse_recipe("fro_ckpt=2,spn_ckpt=1,fro_lora=1,spn_lora=1,subspace=3,params=2,rescale=0.5,thr=-1")
     logs = [2 * np.log10(20), np.log10(7), np.log10(np.hypot(1.5, 0.25)), np.log10(1.5), 2 * np.log10(640)]
     expected = np.log10([1.5, 0.25]) - (sum(logs) + 3 * np.log10([0.3, 0.01])) / 10
@@ -92,7 +96,7 @@ def test_min_rank_keeps_dimensions_in_every_layer() -> None:
 
 
 def with_base(facts: LayerFacts, norm: float) -> LayerFacts:
-    return LayerFacts(facts.name, facts.s, facts.parameters, facts.is_conv, BaseFacts(fro=norm, spn=norm))
+    return LayerFacts(facts.name, facts.s, facts.parameters_per_rank, facts.is_conv, BaseFacts(fro=norm, spn=norm))
 
 
 def test_layers_that_must_stay_do_even_when_they_are_zero() -> None:
@@ -119,13 +123,13 @@ def test_retain_keeps_the_smallest_set_that_holds_the_share() -> None:
     layers = [layer([4, 2, 1]), layer([3, 1])]
     for share in (0.3, 0.7, 0.9, 0.97, 1.0):
         choice = choose(parse_recipe(f"fro_lora,retain={share}"), SelectionInput(layers))
-        assert share_kept(layers, choice.kept) >= share - 1e-12
+        assert weight_retention(layers, choice.kept) >= share - 1e-12
         order = sorted(
             ((sc, i, d) for i, scores in enumerate(choice.scores) for d, sc in enumerate(scores)), reverse=True
         )
         fewer = order[: sum(choice.ranks) - 1]
         kept = [np.array([d for _, i, d in fewer if i == j], int) for j in range(2)]
-        assert share_kept(layers, kept) < share
+        assert weight_retention(layers, kept) < share
 
 
 def test_a_dimension_out_of_order_can_stay_alone() -> None:
@@ -144,22 +148,23 @@ spectra = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=12).map(lambda s: 
     min_rank=st.integers(0, 2),
     score_name=st.sampled_from(["fro_lora", "spn_lora", "fro_lora=0.7,params=0.3"]),
 )
-@settings(deadline=None)
 def test_size_is_a_promise(layers, share: float, min_rank: int, score_name: str) -> None:
-    facts = [layer(s, str(i), parameters=n) for i, (s, n) in enumerate(layers)]
+    facts = [layer(s, str(i), parameters_per_rank=n) for i, (s, n) in enumerate(layers)]
 
     def size_of(choice: Choice) -> int:
-        tensors = sum(rank * x.parameters * 2 for rank, x in zip(choice.ranks, facts, strict=True))
-        names = "".join(f"{rank}{x.parameters * rank}" for rank, x in zip(choice.ranks, facts, strict=True) if rank)
+        tensors = sum(rank * x.parameters_per_rank * 2 for rank, x in zip(choice.ranks, facts, strict=True))
+        names = "".join(
+            f"{rank}{x.parameters_per_rank * rank}" for rank, x in zip(choice.ranks, facts, strict=True) if rank
+        )
         return tensors + 100 + len(names) + len(str(choice.threshold))  # a header that wobbles
 
-    full = sum(len(x.s) * x.parameters * 2 for x in facts) + 200
+    full = sum(len(x.s) * x.parameters_per_rank * 2 for x in facts) + 200
     budget = full * share
     recipe = parse_recipe(f"{score_name},min_rank={min_rank},size={budget / MIB!r}")
     try:
         choice = choose(recipe, SelectionInput(facts, size_of=size_of))
     except ResizeError as error:
-        assert "smallest file" in str(error) or "no dimension would stay" in str(error)
+        assert "smallest file" in str(error) or "no dimension would be kept" in str(error)
         return
     assert size_of(choice) <= budget
     flat = sorted((-sc, i, d) for i, scores in enumerate(choice.scores) for d, sc in enumerate(scores))
@@ -187,7 +192,7 @@ def ranks_or_none(recipe: str, facts: list[LayerFacts]) -> list[int]:
 
 
 def test_a_recipe_that_keeps_nothing_says_so() -> None:
-    with pytest.raises(ResizeError, match="no dimension would stay"):
+    with pytest.raises(ResizeError, match="no dimension would be kept"):
         ranks("spn_lora,thr=3", layer([1, 0.5]))
 
 

@@ -52,7 +52,7 @@ def serving(python: str, installed: Path, *arguments: str) -> Iterator[int]:
     finally:
         process.terminate()
         process.wait(20)
-    assert f"The panel is at http://127.0.0.1:{port}/" in told.read_text("utf-8")
+    assert f"Resize LoRA runs at http://127.0.0.1:{port}/" in told.read_text("utf-8")
     assert "Traceback" not in told.read_text("utf-8")
 
 
@@ -96,10 +96,10 @@ def demo(python: str, installed: Path) -> Iterator[int]:
 def test_the_demo_answers_with_the_page_its_script_and_its_words(demo: int) -> None:
     status, page = ask(demo, "/")
     assert status == 200
-    assert "/resize-lora/resize_lora.js" in page.partition("</head>")[0]
+    assert "/resize-lora/resize_lora_90_start.js" in page.partition("</head>")[0]
     assert "window.resizeLoraLanguages" in page
     assert "再読み込み" in page or "更新" in page
-    assert ask(demo, "/resize-lora/resize_lora.js")[0] == 200
+    assert ask(demo, "/resize-lora/resize_lora_90_start.js")[0] == 200
     assert ask(demo, "/resize-lora/style.css")[0] == 200
 
 
@@ -216,7 +216,7 @@ def test_no_address_is_fetched_for_a_browser(demo: int) -> None:
 def test_with_auth_the_page_and_the_api_need_the_login(python: str, installed: Path) -> None:
     code = base64.b64encode(b"me:secret").decode()
     with serving(python, installed, "--demo", "--api", "--auth", "me:secret") as port:
-        for path in ("/", "/resize-lora/resize_lora.js", "/resize-lora/v1/hello"):
+        for path in ("/", "/resize-lora/resize_lora_90_start.js", "/resize-lora/v1/hello"):
             assert ask(port, path)[0] == 401
             assert ask(port, path, Authorization=f"Basic {code}")[0] == 200
         assert call(port, "hello")[0] == 401

@@ -1,4 +1,4 @@
-"""The forms of layers: one module for each kind of adapter that can be resized."""
+"""The layers of each kind of adapter that can be resized, one module for each kind."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ READERS: Mapping[str, Callable[[Tensors], Form]] = {
     "GLoRA": read_glora,
     "weight difference": read_full,
 }
-"""Name of a kind in the registry -> what reads a layer of it. Raises DamagedFileError and LayerError."""
+"""Name of a kind in the registry -> the function that reads such a layer. Raises DamagedFileError and LayerError."""

@@ -1,7 +1,7 @@
-"""What a layer's form is: how its tensors make a delta, how that is decomposed, and what is written of it.
+"""What all kinds of layers have in common: how tensors make a delta, how it is decomposed, and what is written of it.
 
-The engine sees nothing of a form but its size, the strengths of its dimensions and what it stores at k of them; keys
-and tensors are the form's own business. Every delta is a matrix (n, m), kernels flattened behind their inputs.
+The engine uses only the size of a form, the strengths of its dimensions and the tensors that it stores at rank k. Keys
+and tensors are known to the form alone. Every delta is a matrix (n, m), with kernels flattened after their inputs.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ...files.reader import SafeFile
 from ...linalg.arrays import Arrays
 from ...linalg.casts import STORAGE, Bits, Double, Single, doubles
 from ...linalg.factor import Factor, Joined, Pair, Stored
-from ...linalg.made import Made, Turned
+from ...linalg.lazy import LazyMatrix, Transposed
 from ...linalg.truncate import KeptIndices
-from ..suffixes import Part
+from ..keys.suffixes import ParsedKey
 
 Shape = tuple[int, ...]
 
 
 class Decomposition(Protocol):
-    """A form, decomposed."""
+    """A decomposed form."""
 
     @property
     def s(self) -> Double:
-        """Strengths, (rank,): the first k hold ``sum of s_j^2 over j < k`` of the delta's squared norm."""
+        """Strengths, (rank,), float64: the first k hold ``sum of s_j^2 over j < k`` of the delta's squared norm."""
         ...
 
     @property
@@ -41,18 +41,18 @@ class Decomposition(Protocol):
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorSlot:
     """One tensor that a form stores."""
 
     role: str
     shape: Shape
     dtype: str
-    """safetensors dtype in the source, for those who keep it."""
+    """safetensors dtype in the source, for output files that keep it."""
 
 
 @dataclass(frozen=True)
 class WriteSpec:
-    """What is to be written of a decomposed layer."""
+    """What to write of a decomposed layer."""
 
     solved: Decomposition
     kept: KeptIndices
@@ -64,16 +64,16 @@ class WriteSpec:
 
 
 class Form(ABC):
-    """One layer's delta as its kind of adapter stores it."""
+    """The delta of one layer, as its kind of adapter stores it."""
 
     kind: ClassVar[str]
     """Name of its row in the registry."""
     needs_base: ClassVar[bool] = False
     """Whether the delta depends on the base layer's weight."""
     nested: bool = False
-    """Whether only the first k dimensions can stay together, and not any k of them."""
-    own_alpha: ClassVar[bool] = True
-    """Whether alpha is the form's own rule; else that of the file, see `adapters.write`."""
+    """Whether only the first k dimensions can be kept together, and not any k of them."""
+    has_own_alpha: ClassVar[bool] = True
+    """Whether the form's own rule sets alpha; else it is that of the file, see `adapters.write.layout`."""
 
     @property
     @abstractmethod
@@ -83,17 +83,20 @@ class Form(ABC):
     @property
     @abstractmethod
     def rank(self) -> int:
-        """How many dimensions it has."""
+        """Number of dimensions."""
 
     @property
     @abstractmethod
     def kernel(self) -> Shape:
-        """(height, width) of a convolution's kernel, also of 1x1; empty for Linear, and where the file hides it."""
+        """(height, width) of a convolution's kernel, also of 1x1.
+
+        Empty for Linear, and if the file does not show it.
+        """
 
     @property
     @abstractmethod
     def scale(self) -> float:
-        """What the file multiplies the product of its factors by."""
+        """The factor of the product of the tensors, as in the file."""
 
     @property
     @abstractmethod
@@ -102,69 +105,77 @@ class Form(ABC):
 
     @property
     def is_conv(self) -> bool:
-        """A convolution larger than 1x1."""
+        """Whether it is a convolution larger than 1x1."""
         return math.prod(self.kernel) > 1
 
     def with_kernel(self, kernel: Shape) -> Form:
-        """The same form, told what kernel its layer has: some kinds write it flattened."""
+        """Return the form with the kernel of its layer, which some kinds flatten."""
         return self
 
-    def cut_at(self, rows: tuple[int, ...]) -> Form:
-        """The same form, told at which rows the pieces of a fused layer begin, but for the first."""
+    def with_row_cuts(self, rows: tuple[int, ...]) -> Form:
+        """Return the form with the rows at which the pieces of a fused layer begin, without the first."""
         return self
 
     @property
-    def parameters(self) -> int:
+    def parameters_per_rank(self) -> int:
         """Numbers stored per rank."""
         return sum(self.size)
 
     @property
-    def square(self) -> int:
+    def parameters_per_squared_rank(self) -> int:
         """Numbers stored per square of the rank."""
         return 0
 
     def stored_ranks(self, solved: Decomposition) -> NDArray[np.intp] | None:
-        """Where not every rank is written: the rank that is written in its place, (rank + 1,), not falling."""
+        """Return the rank that is written for each rank, (rank + 1,), non-decreasing.
+
+        None where every rank is written.
+        """
         return None
 
     @abstractmethod
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> Decomposition:
-        """Raises LayerError for NaN, infinities and damaged scales."""
+        """Decompose the delta. Raises LayerError for NaN, infinities and damaged scales."""
 
     @abstractmethod
-    def slots(self, rank: int) -> tuple[Slot, ...]:
-        """The tensors that hold `rank` dimensions, 1 or more."""
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
+        """Return the tensors that hold `rank` dimensions, 1 or more."""
 
     @abstractmethod
     def values(self, work: WriteSpec) -> dict[str, Single]:
-        """Their numbers by role, flattened as they like."""
+        """Return the values of these tensors by role, float32; their shapes may be flattened."""
 
     @abstractmethod
     def full(self, values: dict[str, Single]) -> Single:
-        """The delta (n, m) that readers make of what `values` gives, at scale 1."""
+        """Return the delta (n, m), float32, that readers compute from `values` at scale 1."""
 
     def alpha(self, rank: int) -> float:
-        """The alpha with which readers of this kind apply scale 1."""
+        """Return the alpha with which readers of this kind apply scale 1."""
         return float(rank)
 
     @abstractmethod
     def error(self, found: Any, work: WriteSpec) -> float:
-        """How far `found`, the same kind of form read back from a file, is from what was to be written.
+        """Return how far `found`, the same kind of form read back from a file, is from what was to be written.
 
-        Relative, Frobenius.
+        Relative, in the Frobenius norm.
         """
 
     @abstractmethod
     def times(self, weight: float) -> Form:
-        """The same form with its delta multiplied."""
+        """Return the form with its delta multiplied by `weight`."""
 
     def converted(self) -> Form | None:
-        """The same delta, exactly, as a LoRA or as a matrix in full; None where there is none without the base."""
+        """Return the same delta, exactly, as a LoRA or in full; None if it is unknown without the base weight."""
         return None
 
     @abstractmethod
-    def along(self, solved: Decomposition, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
-        """``|<D_j, W>| / |D_j|`` of every dimension j, (rank,): how much the base weight acts along it."""
+    def base_alignment(self, solved: Decomposition, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
+        """Return ``|<D_j, W>| / ||D_j||_F`` of every dimension j, (rank,), float64.
+
+        How strongly the base weight acts along it.
+
+        The weight W is (n, m), or (m, n) if `transposed`.
+        """
 
 
 F = TypeVar("F")
@@ -172,19 +183,19 @@ F = TypeVar("F")
 
 @dataclass(frozen=True)
 class Absent:
-    """A factor whose numbers were let go of."""
+    """A factor without its values."""
 
     kind: str
     shape: tuple[int, int]
 
     @property
     def bits(self) -> Bits:
-        raise ValueError("a kept analysis holds no factors; open the file again")
+        raise ValueError("a cached analysis holds no factors; open the file again")
 
 
 @dataclass(frozen=True)
 class InFile:
-    """A tensor as a matrix, read from its file each time its bits are asked for."""
+    """A tensor as a matrix, read from its file at each access."""
 
     file: SafeFile
     key: str
@@ -197,8 +208,8 @@ class InFile:
 
 
 def without_data(value: F) -> F:
-    """The same form without its numbers, so that no part of its file is held."""
-    if isinstance(value, (InFile, Stored, Joined, Made, Turned)):
+    """Return the form without its values, so that it needs neither memory nor its file."""
+    if isinstance(value, (InFile, Stored, Joined, LazyMatrix, Transposed)):
         return Absent(value.kind, value.shape)  # type: ignore[return-value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -208,15 +219,15 @@ def without_data(value: F) -> F:
 
 @dataclass(frozen=True)
 class Tensors:
-    """One layer's tensors in a file, by role."""
+    """The tensors of one layer in a file, by role."""
 
     file: SafeFile
     stem: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ParsedKey]
     outer_scale: Callable[[int | None], float]
-    """The scale of a layer of that rank, whatever the file tells it by; None for layers whose alpha readers ignore."""
+    """Returns the scale of a layer of that rank, from any source; None for layers whose alpha readers ignore."""
     used: set[str] = dataclasses.field(default_factory=set)
-    """Roles whose numbers were taken."""
+    """Roles whose values were read."""
 
     def __contains__(self, role: str) -> bool:
         return role in self.parts
@@ -228,7 +239,7 @@ class Tensors:
         return self.file.header.entries[self.parts[role].key].dtype
 
     def need(self, *roles: str) -> None:
-        """Raises DamagedFileError where one is missing."""
+        """Raise DamagedFileError if one of the roles is missing."""
         for role in roles:
             if role not in self.parts:
                 there = ", ".join(sorted(self.parts))
@@ -237,74 +248,74 @@ class Tensors:
                     f"Download or save it again."
                 )
 
-    def matrix(self, role: str, *, turned: bool = False) -> Factor:
-        """The tensor as stored, (first, rest), or its transpose."""
+    def matrix(self, role: str, *, transposed: bool = False) -> Factor:
+        """Return the tensor as a matrix (first, rest), or its transpose. Raises LayerError if it is none."""
         shape, dtype = self.shape(role), self.dtype(role)
         self.used.add(role)
         if dtype not in STORAGE:
             raise self.fault(role, not_floating(dtype))
         if 0 in shape:
-            raise self.fault(role, "a layer without dimensions; hosts refuse such a file, and so do we")
+            raise self.fault(role, "a layer without dimensions, which hosts refuse")
         if not shape:
-            raise self.fault(role, "a single number, where a matrix was expected; the file is damaged")
+            raise self.fault(role, "a single number, but a matrix was expected; the file is damaged")
         found = InFile(self.file, self.parts[role].key, dtype, (shape[0], math.prod(shape[1:])))
-        return Turned(found) if turned else found
+        return Transposed(found) if transposed else found
 
     def fault(self, role: str, what: str) -> LayerError:
         shape = self.shape(role)
         return LayerError(f"{self.file.path}: layer {self.stem}: {self.parts[role].key} is {shape}: {what}.")
 
     def expect(self, role: str, condition: bool, what: str) -> None:
-        """Raises LayerError where a tensor has not the shape that it needs."""
+        """Raise LayerError if the condition for the shape of a tensor does not hold."""
         if not condition:
-            raise self.fault(role, f"{what}; the file is damaged, or of a kind that we do not know")
+            raise self.fault(role, f"{what}; the file is damaged or of an unknown kind")
 
 
 def not_floating(dtype: str) -> str:
-    """What is wrong with factors of a dtype that is not floating point."""
+    """Return the fault of factors whose dtype is not floating point."""
     return (
-        f"numbers of dtype {dtype}, so the file is quantised; floating point was expected. Save it in float16 or "
+        f"values of dtype {dtype}, so the file is quantised; floating point was expected. Save it in float16 or "
         f"bfloat16 with the program that quantised it"
     )
 
 
-def fits(kernel: Shape, columns: int) -> bool:
-    """Whether flattened inputs of that many columns can have this kernel."""
+def kernel_fits(kernel: Shape, columns: int) -> bool:
+    """Return whether flattened inputs of that many columns can have this kernel."""
     return columns % math.prod(kernel) == 0
 
 
-def relative(found: Double, wanted: Double) -> float:
-    """``||found - wanted|| / ||wanted||``, or ``||found||`` where nothing is wanted."""
+def relative_difference(found: Double, wanted: Double) -> float:
+    """Return ``||found - wanted|| / ||wanted||``, or ``||found||`` if `wanted` is zero."""
     whole = float(np.linalg.norm(wanted))
     return float(np.linalg.norm(found - wanted)) / (whole if whole > 0 else 1.0)
 
 
 def relative_distance(found: Pair, wanted: Pair) -> float:
-    """``||found - wanted||_F / ||wanted||_F`` of two deltas, in factor space, float64."""
-    square, whole = inner(found, found), inner(wanted, wanted)
+    """Return ``||found - wanted||_F / ||wanted||_F`` of two deltas (n, m), from their factors, in float64."""
+    square, whole = inner_product(found, found), inner_product(wanted, wanted)
     if whole == 0.0:
         return math.sqrt(max(square, 0.0))
-    return math.sqrt(abs(square - 2 * inner(found, wanted) + whole) / whole)
+    return math.sqrt(abs(square - 2 * inner_product(found, wanted) + whole) / whole)
 
 
 def projected_error(square: float, shared: float, kept: float) -> float:
-    """``||found - P source|| / ||P source||`` for a found that lies in the span of the orthogonal projection P.
+    """Return ``||found - P source|| / ||P source||`` for a `found` in the span of the orthogonal projection P.
 
-    From ``||found||^2``, ``<found, source>`` and ``||P source||^2``.
+    `square` is ``||found||^2``, `shared` is ``<found, source>`` and `kept` is ``||P source||^2``.
     """
     if kept == 0.0:
         return math.sqrt(max(square, 0.0))
     return math.sqrt(abs(square - 2 * shared + kept) / kept)
 
 
-def held(work: WriteSpec) -> float:
-    """Squared norm of what is to be written, by the strengths of what is kept."""
+def kept_energy(work: WriteSpec) -> float:
+    """Return the squared norm of what is to be written, from the strengths of the kept dimensions."""
     kept = work.solved.s[work.kept] * work.gain**2
     return float(kept @ kept)
 
 
-def inner(one: Pair, other: Pair) -> float:
-    """``<one, other>_F`` of two deltas, in factor space, float64."""
+def inner_product(one: Pair, other: Pair) -> float:
+    """Return ``<one, other>_F`` of two deltas (n, m), from their factors, in float64."""
     left = doubles(one.up.bits, one.up.kind).T @ doubles(other.up.bits, other.up.kind)
     right = doubles(one.down.bits, one.down.kind) @ doubles(other.down.bits, other.down.kind).T
     return one.scale * other.scale * float(np.sum(left * right))

@@ -1,7 +1,7 @@
 """GLoRA: ``scale * (B + W A)`` with two pairs and the weight W of the base model that it was trained on.
 
-New layout: B = b1 b2, A = a1 a2. Old layout: B = b2 b1, A = a2 a1, its shapes mirrored. Both parts are truncated to
-one rank, B to its best and A to what is best of ``W A``.
+New layout: B = b1 b2, A = a1 a2. Old layout: B = b2 b1, A = a2 a1, with mirrored shapes. Both parts are truncated to
+one rank, B to its best approximation and A to the one that is best for ``W A``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single
 from ...linalg.factor import Factor, Joined, Pair, Spectrum, Stored, decompose
-from ...linalg.made import Made, Turned, numbers
+from ...linalg.lazy import LazyMatrix, Transposed, materialise
 from ...linalg.truncate import truncated
-from .form import Form, Shape, Slot, Tensors, WriteSpec, relative_distance
+from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, relative_distance
 from .full import Full
-from .lora import LowRank, low_rank
+from .lora import LowRank, lora_from_pair
 
 
 @dataclass(frozen=True)
 class GloraSpectrum:
-    """Both parts decomposed, and the energy of both at every rank."""
+    """Both parts decomposed, and their joint energy at every rank."""
 
     s: Double
     plain: Spectrum
@@ -40,7 +40,7 @@ class GloraSpectrum:
 
 @dataclass(frozen=True)
 class Glora(Form):
-    """Two pairs."""
+    """The pairs B and A."""
 
     plain: Pair
     """B: (n, r) and (r, m)."""
@@ -77,14 +77,14 @@ class Glora(Form):
         return frozenset({self.stored})
 
     @property
-    def parameters(self) -> int:
+    def parameters_per_rank(self) -> int:
         return sum(self.plain.size) + sum(self.inner.size)
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> GloraSpectrum:
         if base is None:
             raise LayerError(
-                "GLoRA's delta depends on the weights of the model that it was trained on, and they are not here. "
-                "Name that checkpoint first, or after --base"
+                "GLoRA's delta depends on the weights of the model that it was trained on. Give that checkpoint as the "
+                "first file, or with --base"
             )
         (plain,) = decompose([self.plain], arrays)
         (weighted,) = decompose([self._weighted(base)], arrays)
@@ -94,19 +94,19 @@ class Glora(Form):
         return GloraSpectrum(abs(self.factor) * np.sqrt(np.diff(held)), plain, weighted)
 
     def _weighted(self, base: Factor) -> Pair:
-        """``W A``, the taps of a kernel beside the rows: (n * taps, r) and (r, in)."""
+        """Return ``W A`` with the taps of a kernel as rows: (n * taps, r) and (r, in)."""
         rows, columns = base.shape
         inputs = self.inner.up.shape[0]
 
         def make() -> Single:
-            return np.asarray(_by_input(numbers(base), inputs) @ numbers(self.inner.up))
+            return np.asarray(_by_input(materialise(base), inputs) @ materialise(self.inner.up))
 
-        return Pair(Made((rows * columns // inputs, self.rank), make), self.inner.down)
+        return Pair(LazyMatrix((rows * columns // inputs, self.rank), make), self.inner.down)
 
-    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
-        base = Turned(weight) if turned else weight
+    def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
+        base = Transposed(weight) if transposed else weight
         (u, v), (p, q) = self._factors(solved.plain, solved.weighted, base, arrays)
-        w = numbers(base)
+        w = materialise(base)
         met = np.einsum("nj,nj->j", u, w @ v.T, dtype=np.float64)
         met += np.einsum("nj,nj->j", p, _by_input(w, q.shape[1]) @ q.T, dtype=np.float64)
         length = np.sqrt(np.maximum(np.diagonal(self._steps(solved.plain, solved.weighted, base, arrays)), 0.0))
@@ -115,13 +115,13 @@ class Glora(Form):
     def _factors(
         self, plain: Spectrum, weighted: Spectrum, base: Factor, arrays: Arrays
     ) -> tuple[tuple[Single, Single], tuple[Single, Single]]:
-        """All dimensions of B and of W A, as up and down each."""
+        """Return all dimensions of B and of W A, as up and down each."""
         everything = np.arange(self.rank)
         b = truncated(self.plain, plain, everything, arrays)
         return b, truncated(self._weighted(base), weighted, everything, arrays)
 
     def _steps(self, plain: Spectrum, weighted: Spectrum, base: Factor, arrays: Arrays) -> Double:
-        """Inner products of what dimensions j and k add to the delta, (r, r)."""
+        """Return the inner products of what dimensions j and k add to the delta, (r, r), float64."""
         (u, v), (p, q) = self._factors(plain, weighted, base, arrays)
         taps = prod(self.kernel)
         outer = np.einsum("xj,xtk->tjk", u, p.reshape(len(u), taps, -1), optimize=True, dtype=np.float64)
@@ -129,8 +129,8 @@ class Glora(Form):
         mixed = (outer * along).sum(axis=0)
         return np.asarray(_gram(u, v) + _gram(p, q) + mixed + mixed.T)
 
-    def slots(self, rank: int) -> tuple[Slot, ...]:
-        return tuple(Slot(role, self._shape(role, rank), self.stored) for role in ("a1", "a2", "b1", "b2"))
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
+        return tuple(TensorSlot(role, self._shape(role, rank), self.stored) for role in ("a1", "a2", "b1", "b2"))
 
     def _shape(self, role: str, rank: int) -> Shape:
         shape = self.shapes[role]
@@ -152,26 +152,30 @@ class Glora(Form):
         return max(relative_distance(_scaled(pair, found.factor), self._pair(wanted, part)) for pair, part in parts)
 
     def full(self, values: dict[str, Single]) -> Single:
-        raise LayerError("GLoRA's delta is not known without the base model's weights")
+        raise LayerError("GLoRA's delta is unknown without the base model's weights")
 
-    def beside(self, base: Factor) -> LowRank | Full:
-        """The same delta, exactly, where the base weight is this: as a LoRA of rank 2 r, a convolution in full."""
+    def with_base(self, base: Factor) -> LowRank | Full:
+        """Return the same delta, exactly, for this base weight: a LoRA of rank 2 r, or in full for a convolution."""
         weighted = self._weighted(base)
         n, m = self.size
         if prod(self.kernel) > 1:
-            return Full(Made((n, m), lambda: self._dense(base)), (n, self.inner.up.shape[0], *self.kernel), self.stored)
+            return Full(
+                LazyMatrix((n, m), lambda: self._dense(base)), (n, self.inner.up.shape[0], *self.kernel), self.stored
+            )
         pair = Pair(
             Joined((self.plain.up, weighted.up), (1.0, 1.0), axis=1),
             Joined((self.plain.down, weighted.down), (1.0, 1.0), axis=0),
             self.factor,
         )
-        return low_rank(pair, self.kernel, self.stored)
+        return lora_from_pair(pair, self.kernel, self.stored)
 
     def _dense(self, base: Factor) -> Single:
         inputs, taps = self.inner.up.shape[0], prod(self.kernel)
-        through = _by_input(numbers(base), inputs) @ numbers(self.inner.up) @ numbers(self.inner.down)
-        beside = np.swapaxes(through.reshape(-1, taps, inputs), 1, 2).reshape(self.size)
-        return np.asarray(np.float32(self.factor) * (numbers(self.plain.up) @ numbers(self.plain.down) + beside))
+        through = _by_input(materialise(base), inputs) @ materialise(self.inner.up) @ materialise(self.inner.down)
+        through_base = np.swapaxes(through.reshape(-1, taps, inputs), 1, 2).reshape(self.size)
+        return np.asarray(
+            np.float32(self.factor) * (materialise(self.plain.up) @ materialise(self.plain.down) + through_base)
+        )
 
     def times(self, weight: float) -> Glora:
         return replace(self, factor=self.factor * weight)
@@ -192,18 +196,18 @@ def _gram(up: Single, down: Single) -> Double:
 
 
 def _by_input(weight: Single, inputs: int) -> Single:
-    """(n, in * taps) as (n * taps, in)."""
+    """Return (n, in * taps) as (n * taps, in)."""
     return np.swapaxes(weight.reshape(len(weight), inputs, -1), 1, 2).reshape(-1, inputs)
 
 
 def read_glora(tensors: Tensors) -> Glora:
-    """From ``a1 a2 b1 b2`` of either layout. Raises LayerError where shapes fit neither."""
+    """Read ``a1 a2 b1 b2`` in either layout. Raises LayerError if the shapes fit neither."""
     roles = ("a1", "a2", "b1", "b2")
     tensors.need(*roles)
     if "bm" in tensors:
         raise tensors.fault(
             "bm",
-            "GLoRA with a core (bm) is read by no host, and is not resized; let LyCORIS merge it into the checkpoint",
+            "GLoRA with a core (bm) is read by no host and is not resized; merge it into the checkpoint with LyCORIS",
         )
     shapes = {role: tensors.shape(role) for role in roles}
     for role in roles:
@@ -220,7 +224,7 @@ def read_glora(tensors: Tensors) -> Glora:
 
 
 def _is_old(tensors: Tensors, shapes: dict[str, Shape]) -> bool:
-    """Both layouts fit square layers; there the shorter side is the rank."""
+    """Return whether the layout is the old one. Both fit square layers; there the shorter side is the rank."""
     a1, a2, b1, b2 = (shapes[role] for role in ("a1", "a2", "b1", "b2"))
     old = b2[1] == b1[0] == a1[0] == a2[1]
     new = b2[0] == b1[1] == a1[1] == a2[0]

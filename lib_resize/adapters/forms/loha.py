@@ -1,7 +1,7 @@
-"""LoHa: ``scale * (w1_a w1_b) o (w2_a w2_b)``, elementwise; with Tucker cores each side is a `Core`.
+"""LoHa: ``scale * (w1_a w1_b) o (w2_a w2_b)``, elementwise; with Tucker cores each side is a `TuckerFactors`.
 
-In its own form both sides are truncated to the same rank (LyCORIS loads no other), each to its best, and the error of
-the product is measured at every rank; where it does not fall, the smaller rank stands for the greater.
+Both sides are truncated to the same rank (LyCORIS loads no other), each to its best approximation, and the error of the
+product is measured at every rank. If a larger rank has no smaller error, the smaller rank is written for it.
 """
 
 from __future__ import annotations
@@ -17,37 +17,44 @@ from numpy.typing import NDArray
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
 from ...linalg.casts import Double, Single, singles
-from ...linalg.factor import Factor, Pair, Spectrum, Stored, decompose
-from ...linalg.hadamard import Nested, losses, steps_along
-from ...linalg.made import Made, hadamard, product
+from ...linalg.factor import Factor, Pair, Spectrum, decompose
+from ...linalg.hadamard import NestedTruncations, product_errors, step_alignment
+from ...linalg.lazy import LazyMatrix, hadamard_pair, product_matrix
 from ...linalg.truncate import truncated
-from ...linalg.tucker import Core, CoreSpectrum, as_pair, decompose_core, truncated_core, whole_core
-from .form import Form, Shape, Slot, Tensors, WriteSpec, fits, relative_distance
+from ...linalg.tucker import (
+    TuckerFactors,
+    TuckerSpectrum,
+    decompose_tucker,
+    truncated_tucker,
+    tucker_as_pair,
+    tucker_product,
+)
+from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, kernel_fits, relative_distance
 from .full import Full
-from .lora import LowRank, low_rank
-from .tucker import read_core
+from .lora import LowRank, lora_from_pair
+from .tucker import as_stored, read_tucker_factors
 
-Side = Pair | Core
-SideSpectrum = Spectrum | CoreSpectrum
+Side = Pair | TuckerFactors
+SideSpectrum = Spectrum | TuckerSpectrum
 
 
 @dataclass(frozen=True)
 class LohaSpectrum:
-    """Both sides decomposed, and what is left of their product at every rank."""
+    """Both sides decomposed, and the energy of their product at every rank."""
 
     s: Double
-    standing: NDArray[np.intp]
+    written_ranks: NDArray[np.intp]
     first: SideSpectrum
     second: SideSpectrum
 
     @property
     def nbytes(self) -> int:
-        return self.s.nbytes + self.standing.nbytes + self.first.nbytes + self.second.nbytes
+        return self.s.nbytes + self.written_ranks.nbytes + self.first.nbytes + self.second.nbytes
 
 
 @dataclass(frozen=True)
 class Loha(Form):
-    """Two pairs, or two cores."""
+    """Two sides: pairs, or Tucker factors."""
 
     first: Side
     second: Side
@@ -72,7 +79,7 @@ class Loha(Form):
         return self.taps
 
     def with_kernel(self, kernel: Shape) -> Loha:
-        return replace(self, taps=kernel) if not self.taps and fits(kernel, self.size[1]) else self
+        return replace(self, taps=kernel) if not self.taps and kernel_fits(kernel, self.size[1]) else self
 
     @property
     def scale(self) -> float:
@@ -83,38 +90,30 @@ class Loha(Form):
         return frozenset({self.stored})
 
     @property
-    def parameters(self) -> int:
+    def parameters_per_rank(self) -> int:
         return 2 * sum(_outer(self.first))
 
     @property
-    def square(self) -> int:
-        return 2 * self.first.taps if isinstance(self.first, Core) else 0
+    def parameters_per_squared_rank(self) -> int:
+        return 2 * self.first.taps if isinstance(self.first, TuckerFactors) else 0
 
     def stored_ranks(self, solved: Any) -> NDArray[np.intp]:
-        standing: NDArray[np.intp] = solved.standing
-        return standing
+        written_ranks: NDArray[np.intp] = solved.written_ranks
+        return written_ranks
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> LohaSpectrum:
         if not np.isfinite(self.factor):
             raise LayerError(f"its scale is {self.factor}: alpha is damaged")
         first, second = _decomposed(self.first, arrays), _decomposed(self.second, arrays)
-        lost = abs(self.factor) * losses(_nested(self.first, first, arrays), _nested(self.second, second, arrays),
-                                         self.rank)  # fmt: skip
-        standing = _best_so_far(lost)
-        held = np.maximum.accumulate(np.maximum(lost[0] ** 2 - lost[standing] ** 2, 0.0))
-        return LohaSpectrum(np.sqrt(np.diff(held)), standing, first, second)
+        nested = _nested(self.first, first, arrays), _nested(self.second, second, arrays)
+        lost = abs(self.factor) * product_errors(*nested, self.rank)
+        written_ranks = _best_so_far(lost)
+        held = np.maximum.accumulate(np.maximum(lost[0] ** 2 - lost[written_ranks] ** 2, 0.0))
+        return LohaSpectrum(np.sqrt(np.diff(held)), written_ranks, first, second)
 
-    def slots(self, rank: int) -> tuple[Slot, ...]:
-        return (*self._side_slots("1", self.first, rank), *self._side_slots("2", self.second, rank))
-
-    def _side_slots(self, name: str, side: Side, rank: int) -> list[Slot]:
-        n, m = _outer(side)
-        if isinstance(side, Core):
-            shapes = {f"hada_t{name}": (rank, rank, *self.kernel), f"hada_w{name}_a": (rank, n)}
-        else:
-            shapes = {f"hada_w{name}_a": (n, rank)}
-        shapes[f"hada_w{name}_b"] = (rank, m)
-        return [Slot(role, shape, self.stored) for role, shape in shapes.items()]
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
+        shapes = _side_shapes("1", self.first, rank, self.kernel) | _side_shapes("2", self.second, rank, self.kernel)
+        return tuple(TensorSlot(role, shape, self.stored) for role, shape in shapes.items())
 
     def values(self, work: WriteSpec) -> dict[str, Single]:
         spectrum, k = _spectrum(work), len(work.kept)
@@ -127,9 +126,9 @@ class Loha(Form):
         return first | second
 
     def error(self, found: Loha, work: WriteSpec) -> float:
-        """Against the product of the truncations, made anew."""
+        """Return the distance from the product of the truncations, which are computed again."""
         spectrum, k = _spectrum(work), len(work.kept)
-        wanted = hadamard(
+        wanted = hadamard_pair(
             _truncation(self.first, spectrum.first, k, work.arrays),
             _truncation(self.second, spectrum.second, k, work.arrays),
             self.factor * work.gain**2,
@@ -140,48 +139,59 @@ class Loha(Form):
         return replace(self, factor=self.factor * weight)
 
     def as_pair(self) -> Pair:
-        """Exactly, rank r1 * r2."""
-        return hadamard(_as_pair(self.first), _as_pair(self.second), self.factor)
+        """Return the same delta, exactly, as a pair of rank r1 * r2."""
+        return hadamard_pair(_as_pair(self.first), _as_pair(self.second), self.factor)
 
-    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
-        """Of what each rank adds to those before it; 0 for ranks that another stands for."""
-        bits = weight.bits.T if turned else weight.bits
+    def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
+        """Return the alignment of what each rank adds; 0 for ranks that are written as a smaller one."""
+        bits = weight.bits.T if transposed else weight.bits
         first, second = _nested(self.first, solved.first, arrays), _nested(self.second, solved.second, arrays)
-        ranks = np.unique(solved.standing[solved.standing > 0])
+        ranks = np.unique(solved.written_ranks[solved.written_ranks > 0])
         found = np.zeros(self.rank)
-        found[ranks - 1] = steps_along(first, second, ranks.tolist(), lambda rows: singles(bits[rows], weight.kind))
+        found[ranks - 1] = step_alignment(first, second, ranks.tolist(), lambda rows: singles(bits[rows], weight.kind))
         return found
 
     def _dense(self) -> Single:
-        one, two = (product(_as_pair(side)).bits for side in (self.first, self.second))
+        one, two = (product_matrix(_as_pair(side)).bits for side in (self.first, self.second))
         return np.asarray(np.float32(self.factor) * one * two)
 
     def full(self, values: dict[str, Single]) -> Single:
-        return np.asarray(self._side_full("1", self.first, values) * self._side_full("2", self.second, values))
-
-    def _side_full(self, name: str, side: Side, values: dict[str, Single]) -> Single:
-        up, down = values[f"hada_w{name}_a"], values[f"hada_w{name}_b"]
-        return whole_core(up.T, values[f"hada_t{name}"], down) if isinstance(side, Core) else up @ down
+        return np.asarray(_side_full("1", self.first, values) * _side_full("2", self.second, values))
 
     def converted(self) -> LowRank | Full:
         pair = self.as_pair()
         if pair.rank <= min(self.size):
-            return low_rank(pair, self.kernel, self.stored)
+            return lora_from_pair(pair, self.kernel, self.stored)
         n, m = self.size
-        return Full(Made(self.size, self._dense), (n, m // prod(self.kernel), *self.kernel), self.stored)
+        return Full(LazyMatrix(self.size, self._dense), (n, m // prod(self.kernel), *self.kernel), self.stored)
 
 
 def _outer(side: Side) -> tuple[int, int]:
-    """Rows and columns of the outer factors."""
+    """Return rows and columns of the outer factors."""
     return side.up.shape[0], side.down.shape[1]
 
 
 def _as_pair(side: Side) -> Pair:
-    return as_pair(side) if isinstance(side, Core) else side
+    return tucker_as_pair(side) if isinstance(side, TuckerFactors) else side
 
 
 def _decomposed(side: Side, arrays: Arrays) -> SideSpectrum:
-    return decompose_core(side, arrays) if isinstance(side, Core) else decompose([side], arrays)[0]
+    return decompose_tucker(side, arrays) if isinstance(side, TuckerFactors) else decompose([side], arrays)[0]
+
+
+def _side_shapes(name: str, side: Side, rank: int, kernel: Shape) -> dict[str, Shape]:
+    n, m = _outer(side)
+    if isinstance(side, TuckerFactors):
+        shapes = {f"hada_t{name}": (rank, rank, *kernel), f"hada_w{name}_a": (rank, n)}
+    else:
+        shapes = {f"hada_w{name}_a": (n, rank)}
+    shapes[f"hada_w{name}_b"] = (rank, m)
+    return shapes
+
+
+def _side_full(name: str, side: Side, values: dict[str, Single]) -> Single:
+    up, down = values[f"hada_w{name}_a"], values[f"hada_w{name}_b"]
+    return tucker_product(up.T, values[f"hada_t{name}"], down) if isinstance(side, TuckerFactors) else up @ down
 
 
 def _leading(spectrum: SideSpectrum) -> float:
@@ -190,43 +200,39 @@ def _leading(spectrum: SideSpectrum) -> float:
 
 def _truncation(side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays) -> Pair:
     nested = _nested(side, spectrum, arrays)
-    return Pair(_plain(nested.up[:, :k]), _plain(nested.down(k)))
+    return Pair(as_stored(nested.up[:, :k]), as_stored(nested.down(k)))
 
 
-def _plain(values: Single) -> Stored:
-    return Stored(np.ascontiguousarray(values), "F32")
-
-
-def _nested(side: Side, spectrum: SideSpectrum, arrays: Arrays) -> Nested:
-    if isinstance(side, Core):
-        assert isinstance(spectrum, CoreSpectrum)
+def _nested(side: Side, spectrum: SideSpectrum, arrays: Arrays) -> NestedTruncations:
+    if isinstance(side, TuckerFactors):
+        assert isinstance(spectrum, TuckerSpectrum)
         return _nested_core(side, spectrum, arrays)
     assert isinstance(spectrum, Spectrum)
     up, down = truncated(side, spectrum, np.arange(side.rank), arrays)
-    return Nested(up, _first_rows(down))
+    return NestedTruncations(up, _first_rows(down))
 
 
 def _first_rows(down: Single) -> Callable[[int], Single]:
     return lambda k: down[:k]
 
 
-def _nested_core(side: Core, spectrum: CoreSpectrum, arrays: Arrays) -> Nested:
-    """The core of every rank k is another one, not the first rows of one."""
-    up, mid, down = truncated_core(side, spectrum, side.rank, arrays)
+def _nested_core(side: TuckerFactors, spectrum: TuckerSpectrum, arrays: Arrays) -> NestedTruncations:
+    """Return the truncations of Tucker factors. The core of each rank is its own, not a part of a larger one."""
+    up, mid, down = truncated_tucker(side, spectrum, side.rank, arrays)
 
     def rows(k: int) -> Single:
         return np.asarray(np.einsum("abt,by->ayt", mid[:k, :k], down[:k], optimize=True)).reshape(k, -1)
 
-    return Nested(up, rows)
+    return NestedTruncations(up, rows)
 
 
 def _side_values(
     name: str, side: Side, spectrum: SideSpectrum, k: int, arrays: Arrays, strength: float
 ) -> dict[str, Single]:
-    """`strength` times the truncation to k; rows and columns of nothing where the side has not so many."""
-    if isinstance(side, Core):
-        assert isinstance(spectrum, CoreSpectrum)
-        up, mid, down = truncated_core(side, spectrum, min(k, side.rank), arrays, strength)
+    """Return `strength` times the truncation to k, padded with zeros if the side has a lower rank."""
+    if isinstance(side, TuckerFactors):
+        assert isinstance(spectrum, TuckerSpectrum)
+        up, mid, down = truncated_tucker(side, spectrum, min(k, side.rank), arrays, strength)
         short = k - len(mid)
         mid = np.pad(mid, ((0, short), (0, short), (0, 0)))
         outer = {f"hada_t{name}": mid, f"hada_w{name}_a": np.pad(up, ((0, 0), (0, short))).T}
@@ -238,7 +244,7 @@ def _side_values(
 
 
 def _best_so_far(lost: Double) -> NDArray[np.intp]:
-    """For every rank the one, at most as great, that loses least."""
+    """Return for every rank the one, at most as large, with the smallest error."""
     best = np.zeros(len(lost), np.intp)
     for k in range(1, len(lost)):
         best[k] = k if k == 1 or lost[k] < lost[best[k - 1]] else best[k - 1]
@@ -251,7 +257,7 @@ def _spectrum(work: WriteSpec) -> LohaSpectrum:
 
 
 def read_loha(tensors: Tensors) -> Loha:
-    """From ``hada_w1_a`` and its five companions. Raises LayerError where shapes do not fit."""
+    """Read ``hada_w1_a`` and the tensors that belong to it. Raises LayerError if shapes do not fit."""
     tensors.need("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
     has_core = "hada_t1" in tensors or "hada_t2" in tensors
     first, second = (_read_side(tensors, name, has_core) for name in "12")
@@ -265,7 +271,7 @@ def read_loha(tensors: Tensors) -> Loha:
 def _read_side(tensors: Tensors, name: str, has_core: bool) -> Side:
     up, down = f"hada_w{name}_a", f"hada_w{name}_b"
     if has_core:
-        return read_core(tensors, up, f"hada_t{name}", down, turned=True, scale=1.0)
+        return read_tucker_factors(tensors, up, f"hada_t{name}", down, transposed=True, scale=1.0)
     left, right = tensors.matrix(up), tensors.matrix(down)
     tensors.expect(up, left.shape[1] == right.shape[0], f"its rank is not that of {down}, {right.shape[0]}")
     return Pair(left, right)

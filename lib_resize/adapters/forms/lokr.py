@@ -1,16 +1,15 @@
-"""LoKr: ``scale * kron(w1, w2)``, each side in full or in factors, w2 also as a Tucker core: eight layouts.
+"""LoKr: ``scale * kron(w1, w2)``, each factor in full or as a pair, w2 also as a Tucker decomposition: eight layouts.
 
-The singular values of a Kronecker product are the products of its factors', and truncating w2 loses ``||w1||_F`` times
-what w2 loses: w1 stays as it is, and w2 is truncated to its best.
+The singular values of a Kronecker product are the products of the singular values of its factors. Truncating w2 loses
+``||w1||_F`` times what w2 loses, so w1 is kept unchanged and w2 is truncated to its best approximation.
 
-Readers take the rank that alpha is divided by from the rows of ``w2_b``, else of ``w1_b``, and ignore alpha where both
-sides are in full. So a scale is always folded into w2, and alpha is the rank by that rule.
+Readers divide alpha by a rank: the number of rows of ``w2_b``, else of ``w1_b``. They ignore alpha where both factors
+are in full. So a scale is always folded into w2, and alpha is the rank by that rule.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -19,35 +18,23 @@ from numpy.typing import NDArray
 
 from ...errors import LayerError
 from ...linalg.arrays import Arrays
-from ...linalg.casts import Double, Single, doubles, singles
-from ...linalg.dense import dimensions, singular_values
-from ...linalg.factor import Factor, Pair, Spectrum, decompose
-from ...linalg.made import Made, kronecker, numbers
-from ...linalg.truncate import truncated
-from ...linalg.tucker import (
-    Core,
-    CoreSpectrum,
-    along_core,
-    as_pair,
-    decompose_core,
-    truncated_core,
-    whole_core,
-)
-from .form import Form, Shape, Slot, Tensors, WriteSpec, fits, inner, projected_error, relative
-from .full import Full, Strengths, cheapest_whole, whole_from
-from .lora import LowRank, low_rank
-from .tucker import core_error, read_core
-
-Small = Factor | Pair
-Large = Factor | Pair | Core
+from ...linalg.casts import Double, Single, singles
+from ...linalg.factor import Factor, Pair
+from ...linalg.lazy import LazyMatrix, kronecker_pair
+from ...linalg.tucker import tucker_product
+from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, kernel_fits, relative_difference
+from .full import Full
+from .lokr_factors import W1, W2, FullW2, PairW2, TuckerW2, W2Spectrum
+from .lora import LowRank, lora_from_pair
+from .tucker import read_tucker_factors
 
 
 @dataclass(frozen=True)
 class LokrSpectrum:
-    """w2 decomposed, and the strengths of the whole."""
+    """w2 decomposed, and the strengths of the whole delta."""
 
     s: Double
-    w2: Spectrum | CoreSpectrum | Strengths
+    w2: W2Spectrum
 
     @property
     def nbytes(self) -> int:
@@ -56,40 +43,39 @@ class LokrSpectrum:
 
 @dataclass(frozen=True)
 class Lokr(Form):
-    """w1 and w2."""
+    """The Kronecker product of w1 and w2, times `factor`."""
 
-    w1: Small
-    w2: Large
+    w1: W1
+    w2: W2
     factor: float
     stored: tuple[str, str]
     """safetensors dtypes of w1 and w2."""
     taps: Shape = ()
     """The kernel; empty where the file flattens it."""
-    ignored_alpha: float = field(default=1.0)
-    """What the file has as alpha where readers ignore it."""
+    ignored_alpha: float = 1.0
+    """The file's alpha where readers ignore it."""
 
     kind = "LoKr"
 
     @property
     def nested(self) -> bool:  # type: ignore[override]
-        """Dimensions of a core cannot be parted."""
-        return isinstance(self.w2, Core)
+        return self.w2.nested
 
     @property
     def size(self) -> tuple[int, int]:
-        (n1, m1), (n2, m2) = _size(self.w1), _size(self.w2)
+        (n1, m1), (n2, m2) = self.w1.size, self.w2.size
         return n1 * n2, m1 * m2
 
     @property
     def rank(self) -> int:
-        return self.w2.rank if isinstance(self.w2, (Pair, Core)) else min(self.w2.shape)
+        return self.w2.rank
 
     @property
     def kernel(self) -> Shape:
         return self.taps
 
     def with_kernel(self, kernel: Shape) -> Lokr:
-        return replace(self, taps=kernel) if not self.taps and fits(kernel, _size(self.w2)[1]) else self
+        return replace(self, taps=kernel) if not self.taps and kernel_fits(kernel, self.w2.size[1]) else self
 
     @property
     def scale(self) -> float:
@@ -100,185 +86,104 @@ class Lokr(Form):
         return frozenset(self.stored)
 
     @property
-    def parameters(self) -> int:
-        if isinstance(self.w2, Core):
-            return self.w2.up.shape[0] + self.w2.down.shape[1]
-        return sum(_size(self.w2))
+    def parameters_per_rank(self) -> int:
+        return self.w2.parameters_per_rank
 
     @property
-    def square(self) -> int:
-        return self.w2.taps if isinstance(self.w2, Core) else 0
-
-    @property
-    def has_whole(self) -> bool:
-        """Whether w2 is in full, and can be written so again."""
-        return not isinstance(self.w2, (Pair, Core))
-
-    def is_whole(self, rank: int) -> bool:
-        """Whether w2 is written in full at this rank, because factors would be no smaller."""
-        return self.has_whole and rank >= cheapest_whole(_size(self.w2))
+    def parameters_per_squared_rank(self) -> int:
+        return self.w2.parameters_per_squared_rank
 
     def stored_ranks(self, solved: Any) -> NDArray[np.intp] | None:
-        return whole_from(self.rank, cheapest_whole(_size(self.w2))) if self.has_whole else None
+        return self.w2.stored_ranks()
 
-    @cached_property
-    def _weight(self) -> float:
+    @property
+    def _strength_of_w1(self) -> float:
         """``|scale| * ||w1||_F``."""
-        with np.errstate(all="ignore"):  # infinities are told of by name, see `decompose`
-            return abs(self.factor) * float(np.linalg.norm(_dense(self.w1)))
+        return abs(self.factor) * self.w1.norm
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> LokrSpectrum:
-        if not np.isfinite(self._weight):
+        if not np.isfinite(self._strength_of_w1):
             raise LayerError("w1 or the scale holds NaN or infinite values: the file is damaged")
-        if isinstance(self.w2, Core):
-            solved: Spectrum | CoreSpectrum | Strengths = decompose_core(self.w2, arrays)
-        elif isinstance(self.w2, Pair):
-            solved = decompose([self.w2], arrays)[0]
-        else:
-            solved = Strengths(singular_values(self.w2, arrays))
-        return LokrSpectrum(solved.s * self._weight, solved)
+        solved = self.w2.decompose(arrays)
+        return LokrSpectrum(solved.s * self._strength_of_w1, solved)
 
-    def slots(self, rank: int) -> tuple[Slot, ...]:
-        return (*self._small_slots(), *self._large_slots(rank))
-
-    def _small_slots(self) -> list[Slot]:
-        if not isinstance(self.w1, Pair):
-            return [Slot("lokr_w1", self.w1.shape, self.stored[0])]
-        up, down = self.w1.up.shape, self.w1.down.shape
-        return [Slot("lokr_w1_a", up, self.stored[0]), Slot("lokr_w1_b", down, self.stored[0])]
-
-    def _large_slots(self, rank: int) -> list[Slot]:
-        dtype = self.stored[1]
-        if isinstance(self.w2, Core):
-            n, m = self.w2.up.shape[0], self.w2.down.shape[1]
-            shapes = {"lokr_t2": (rank, rank, *self.taps), "lokr_w2_a": (rank, n), "lokr_w2_b": (rank, m)}
-        elif self.is_whole(rank):
-            n, m = self.w2.shape  # type: ignore[union-attr]
-            shapes = {"lokr_w2": (n, m // prod(self.taps), *self.taps)}
-        else:
-            n, m = _size(self.w2)
-            shapes = {"lokr_w2_a": (n, rank), "lokr_w2_b": (rank, m)}
-        return [Slot(role, shape, dtype) for role, shape in shapes.items()]
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
+        w1 = (TensorSlot(role, shape, self.stored[0]) for role, shape in self.w1.shapes().items())
+        w2 = (TensorSlot(role, shape, self.stored[1]) for role, shape in self.w2.shapes(rank, self.taps).items())
+        return (*w1, *w2)
 
     def values(self, work: WriteSpec) -> dict[str, Single]:
-        shift = self._shift(work)
-        return self._small_values(shift) | self._large_values(work, self.factor * work.gain**2 / shift)
-
-    def _shift(self, work: WriteSpec) -> float:
-        """A power of two that goes from w2 into w1 where one is so much greater that float16 could not hold both."""
-        spectrum, strength = _spectrum(work), abs(self.factor) * work.gain**2
-        w1 = self._weight / (abs(self.factor) or 1.0) / prod(_size(self.w1)) ** 0.5
-        w2 = strength * float(np.linalg.norm(spectrum.w2.s)) / prod(_size(self.w2)) ** 0.5
-        if w1 == 0.0 or w2 == 0.0 or 2.0**-8 < w1 / w2 < 2.0**8:
-            return 1.0
-        return float(2.0 ** np.round(np.log2(w2 / w1) / 2))
-
-    def _small_values(self, shift: float) -> dict[str, Single]:
-        if not isinstance(self.w1, Pair):
-            return {"lokr_w1": numbers(self.w1) * np.float32(shift)}
-        return {"lokr_w1_a": numbers(self.w1.up) * np.float32(shift), "lokr_w1_b": numbers(self.w1.down)}
-
-    def _large_values(self, work: WriteSpec, strength: float) -> dict[str, Single]:
-        spectrum, k = _spectrum(work).w2, len(work.kept)
-        if isinstance(self.w2, Core):
-            assert isinstance(spectrum, CoreSpectrum)
-            up, mid, down = truncated_core(self.w2, spectrum, k, work.arrays, strength)
-            return {"lokr_t2": mid, "lokr_w2_a": up.T, "lokr_w2_b": down}
-        if self.is_whole(k):
-            return {"lokr_w2": np.float32(strength) * numbers(self.w2)}  # type: ignore[arg-type]
-        gain = abs(strength) ** 0.5
-        if isinstance(self.w2, Pair):
-            assert isinstance(spectrum, Spectrum)
-            up, down = truncated(self.w2, spectrum, work.kept, work.arrays, gain)
-        else:
-            up, down = dimensions(self.w2, work.kept, work.arrays, gain)
-        return {"lokr_w2_a": up * np.float32(np.copysign(1.0, strength)), "lokr_w2_b": down}
+        spectrum, shift = _spectrum(work), _shift(self, work)
+        strength = self.factor * work.gain**2 / shift
+        return self.w1.values(shift) | self.w2.values(spectrum.w2, work.kept, work.arrays, strength)
 
     def alpha(self, rank: int) -> float:
-        if not self.is_whole(rank):
+        if not self.w2.is_stored_in_full(rank):
             return float(rank)
-        return float(self.w1.rank) if isinstance(self.w1, Pair) else self.ignored_alpha
+        w1 = self.w1.factor
+        return float(w1.rank) if isinstance(w1, Pair) else self.ignored_alpha
 
     def error(self, found: Lokr, work: WriteSpec) -> float:
-        shift = self._shift(work)
-        small = relative(_dense(found.w1), shift * _dense(self.w1))
-        return float(np.hypot(small, self._large_error(found, work, self.factor * work.gain**2 / shift)))
-
-    def _large_error(self, found: Lokr, work: WriteSpec, strength: float) -> float:
-        kept = _spectrum(work).w2.s[work.kept] * strength
-        if found.has_whole:
-            return relative(found.factor * _dense(found.w2), strength * _dense(self.w2))
-        if isinstance(self.w2, Core):
-            assert isinstance(found.w2, Core)
-            core, spectrum = replace(found.w2, scale=found.factor), _spectrum(work).w2
-            assert isinstance(spectrum, CoreSpectrum)
-            return core_error(core, self.w2, spectrum, len(work.kept), work.arrays, strength)
-        mine = _pair(found.w2)
-        if self.has_whole:
-            up, down = (doubles(one.bits, one.kind) for one in (mine.up, mine.down))
-            shared = mine.scale * float(np.sum((up.T @ _dense(self.w2)) * down))
-        else:
-            shared = inner(mine, _pair(self.w2))
-        square = found.factor**2 * inner(mine, mine)
-        return projected_error(square, found.factor * strength * shared, float(kept @ kept))
+        spectrum, shift = _spectrum(work), _shift(self, work)
+        strength = self.factor * work.gain**2 / shift
+        w1_error = relative_difference(found.w1.dense(), shift * self.w1.dense())
+        w2_error = self.w2.error(found.w2, found.factor, spectrum.w2, work.kept, work.arrays, strength)
+        return float(np.hypot(w1_error, w2_error))
 
     def times(self, weight: float) -> Lokr:
         return replace(self, factor=self.factor * weight)
-
-    def _dense(self) -> Single:
-        return np.asarray(np.kron(self.factor * _dense(self.w1), _dense(self.w2)), np.float32)
 
     def full(self, values: dict[str, Single]) -> Single:
         w1 = values["lokr_w1"] if "lokr_w1" in values else values["lokr_w1_a"] @ values["lokr_w1_b"]
         if "lokr_w2" in values:
             w2 = values["lokr_w2"]
         elif "lokr_t2" in values:
-            w2 = whole_core(values["lokr_w2_a"].T, values["lokr_t2"], values["lokr_w2_b"])
+            w2 = tucker_product(values["lokr_w2_a"].T, values["lokr_t2"], values["lokr_w2_b"])
         else:
             w2 = values["lokr_w2_a"] @ values["lokr_w2_b"]
         return np.kron(w1, w2)
 
     def converted(self) -> LowRank | Full:
-        """Of rank columns(w1) * r, by ``kron(w1, B) @ kron(I, A)``; in full where that is no less than the matrix."""
-        if not self.has_whole:
-            left = Made(_size(self.w1), lambda: _dense(self.w1).astype(np.float32))
-            pair = kronecker(left, _pair(self.w2), self.factor)
-            if pair.rank <= min(self.size):
-                return low_rank(pair, self.kernel, self.stored[1])
-        n, m = self.size
-        return Full(Made(self.size, self._dense), (n, m // prod(self.kernel), *self.kernel), self.stored[1])
+        """Return a LoRA of rank columns(w1) * r, by ``kron(w1, B) @ kron(I, A)``.
 
-    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
+        In full where that rank is no lower than that of the matrix.
+        """
+        w2 = self.w2.as_pair()
+        if w2 is not None:
+            left = LazyMatrix(self.w1.size, lambda: self.w1.dense().astype(np.float32))
+            pair = kronecker_pair(left, w2, self.factor)
+            if pair.rank <= min(self.size):
+                return lora_from_pair(pair, self.kernel, self.stored[1])
+        n, m = self.size
+        matrix = LazyMatrix(self.size, lambda: _dense(self))
+        return Full(matrix, (n, m // prod(self.kernel), *self.kernel), self.stored[1])
+
+    def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
         w = singles(weight.bits, weight.kind)
-        (n1, m1), (n2, m2) = _size(self.w1), _size(self.w2)
-        blocks = (w.T if turned else w).reshape(n1, n2, m1, m2)
-        seen = np.einsum("ac,abcd->bd", _dense(self.w1), blocks, optimize=True)
-        if isinstance(self.w2, Core):
-            return along_core(self.w2, solved.w2, seen) * (abs(self.factor) / (self._weight or 1.0))
-        if isinstance(self.w2, Pair):
-            up, down = truncated(self.w2, solved.w2, np.arange(self.rank), arrays)
-        else:
-            up, down = dimensions(self.w2, np.arange(self.rank), arrays)
+        (n1, m1), (n2, m2) = self.w1.size, self.w2.size
+        blocks = (w.T if transposed else w).reshape(n1, n2, m1, m2)
+        seen = np.einsum("ac,abcd->bd", self.w1.dense(), blocks, optimize=True)
+        if isinstance(self.w2, TuckerW2):
+            return self.w2.alignment(solved.w2, seen) * (abs(self.factor) / (self._strength_of_w1 or 1.0))
+        assert isinstance(self.w2, (FullW2, PairW2))
+        up, down = self.w2.all_dimensions(solved.w2, arrays)
         met = np.einsum("bj,bd,jd->j", up, seen, down, optimize=True)
         strengths = solved.s / (abs(self.factor) or 1.0)
         return np.asarray(np.abs(np.divide(met, strengths, out=np.zeros(self.rank), where=strengths > 0)))
 
 
-def _size(side: Large) -> tuple[int, int]:
-    return side.size if isinstance(side, (Pair, Core)) else side.shape
+def _dense(form: Lokr) -> Single:
+    return np.asarray(np.kron(form.factor * form.w1.dense(), form.w2.dense()), np.float32)
 
 
-def _pair(side: Large) -> Pair:
-    assert isinstance(side, (Pair, Core))
-    return as_pair(side) if isinstance(side, Core) else side
-
-
-def _dense(side: Large) -> Double:
-    """One side as a matrix, float64."""
-    if isinstance(side, (Pair, Core)):
-        pair = _pair(side)
-        return pair.scale * (doubles(pair.up.bits, pair.up.kind) @ doubles(pair.down.bits, pair.down.kind))
-    return doubles(side.bits, side.kind)
+def _shift(form: Lokr, work: WriteSpec) -> float:
+    """Return a power of two to move from w2 into w1, where one is so much larger that float16 cannot hold both."""
+    spectrum, strength = _spectrum(work), abs(form.factor) * work.gain**2
+    w1 = form._strength_of_w1 / (abs(form.factor) or 1.0) / prod(form.w1.size) ** 0.5
+    w2 = strength * float(np.linalg.norm(spectrum.w2.s)) / prod(form.w2.size) ** 0.5
+    if w1 == 0.0 or w2 == 0.0 or 2.0**-8 < w1 / w2 < 2.0**8:
+        return 1.0
+    return float(2.0 ** np.round(np.log2(w2 / w1) / 2))
 
 
 def _spectrum(work: WriteSpec) -> LokrSpectrum:
@@ -286,11 +191,11 @@ def _spectrum(work: WriteSpec) -> LokrSpectrum:
     return work.solved
 
 
-# Reading ----------------------------------------------------------------------------------------------------
+# Reading
 
 
 def read_lokr(tensors: Tensors) -> Lokr:
-    """From any of the eight layouts. Raises DamagedFileError and LayerError."""
+    """Read a layer in any of the eight layouts. Raises DamagedFileError and LayerError."""
     w1, w2 = _read_w1(tensors), _read_w2(tensors)
     factor = tensors.outer_scale(_alpha_rank(tensors))
     ignored = tensors.file.scalar(tensors.parts["alpha"].key) if "alpha" in tensors else 1.0
@@ -299,22 +204,24 @@ def read_lokr(tensors: Tensors) -> Lokr:
 
 
 def _alpha_rank(tensors: Tensors) -> int | None:
-    """What readers divide alpha by; None where they ignore it."""
+    """Return the number that readers divide alpha by; None where they ignore alpha."""
     if "lokr_w2" not in tensors:
         return tensors.shape("lokr_w2_b")[0]
     return None if "lokr_w1" in tensors else tensors.shape("lokr_w1_b")[0]
 
 
-def _read_w1(tensors: Tensors) -> Small:
-    return tensors.matrix("lokr_w1") if "lokr_w1" in tensors else _read_pair(tensors, "lokr_w1_a", "lokr_w1_b")
+def _read_w1(tensors: Tensors) -> W1:
+    if "lokr_w1" in tensors:
+        return W1(tensors.matrix("lokr_w1"))
+    return W1(_read_pair(tensors, "lokr_w1_a", "lokr_w1_b"))
 
 
-def _read_w2(tensors: Tensors) -> Large:
+def _read_w2(tensors: Tensors) -> W2:
     if "lokr_w2" in tensors:
-        return tensors.matrix("lokr_w2")
+        return FullW2(tensors.matrix("lokr_w2"))
     if "lokr_t2" in tensors:
-        return read_core(tensors, "lokr_w2_a", "lokr_t2", "lokr_w2_b", turned=True, scale=1.0)
-    return _read_pair(tensors, "lokr_w2_a", "lokr_w2_b")
+        return TuckerW2(read_tucker_factors(tensors, "lokr_w2_a", "lokr_t2", "lokr_w2_b", transposed=True, scale=1.0))
+    return PairW2(_read_pair(tensors, "lokr_w2_a", "lokr_w2_b"))
 
 
 def _read_pair(tensors: Tensors, up: str, down: str) -> Pair:

@@ -1,4 +1,4 @@
-"""LoRA and LoCon: ``scale * up @ down``. Control-LoRA too, under other names and with scale 1."""
+"""LoRA and LoCon: ``scale * up @ down``. Also Control-LoRA, with other names and scale 1."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 
 from ...errors import DamagedFileError, LayerError
 from ...linalg.arrays import Arrays
-from ...linalg.blocks import blocks_of, by_block, decompose_blocks
+from ...linalg.blocks import blocks_of, decompose_blocks, in_block_order
 from ...linalg.casts import STORAGE, Double, Single
 from ...linalg.factor import Factor, Pair, Spectrum, decompose
 from ...linalg.norms import subspace_norms
 from ...linalg.truncate import truncated
-from .form import Form, Shape, Slot, Tensors, WriteSpec, held, inner, not_floating, projected_error
+from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, inner_product, kept_energy, not_floating, projected_error
 
 _LARGEST_KEPT = 256  # rank from which singular vectors are computed again rather than kept: they would fill memory
 
 
 @dataclass(frozen=True)
 class LowRank(Form):
-    """One pair of factors. Any of its dimensions may stay."""
+    """One pair of factors. Any of its dimensions may be kept."""
 
     pair: Pair
     up_shape: Shape
@@ -34,10 +34,10 @@ class LowRank(Form):
     """safetensors dtypes of up and down in the source; of a merge, the widest."""
     roles: tuple[str, str] = ("up", "down")
     cuts: tuple[int, ...] = ()
-    """Rows at which the pieces of a fused layer begin, but for the first."""
+    """Rows at which the pieces of a fused layer begin, without the first."""
 
     kind = "LoRA"
-    own_alpha = False
+    has_own_alpha = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,25 +59,25 @@ class LowRank(Form):
     def dtypes(self) -> frozenset[str]:
         return frozenset(self.stored)
 
-    def cut_at(self, rows: tuple[int, ...]) -> LowRank:
+    def with_row_cuts(self, rows: tuple[int, ...]) -> LowRank:
         return replace(self, cuts=rows)
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> Spectrum:
         return decompose_together([self], arrays)[0]
 
-    def slots(self, rank: int) -> tuple[Slot, ...]:
+    def slots(self, rank: int) -> tuple[TensorSlot, ...]:
         up = (self.up_shape[0], rank, *self.up_shape[2:])
         down = (rank, *self.down_shape[1:])
-        return Slot(self.roles[0], up, self.stored[0]), Slot(self.roles[1], down, self.stored[1])
+        return TensorSlot(self.roles[0], up, self.stored[0]), TensorSlot(self.roles[1], down, self.stored[1])
 
     def values(self, work: WriteSpec) -> dict[str, Single]:
         spectrum = self._whole(work.solved, work.arrays)
-        up, down = truncated(self.pair, spectrum, by_block(spectrum, work.kept), work.arrays, work.gain)
+        up, down = truncated(self.pair, spectrum, in_block_order(spectrum, work.kept), work.arrays, work.gain)
         return dict(zip(self.roles, (up, down), strict=True))
 
     def error(self, found: LowRank, work: WriteSpec) -> float:
-        shared = work.gain**2 * inner(found.pair, self.pair)
-        return projected_error(inner(found.pair, found.pair), shared, held(work))
+        shared = work.gain**2 * inner_product(found.pair, self.pair)
+        return projected_error(inner_product(found.pair, found.pair), shared, kept_energy(work))
 
     def full(self, values: dict[str, Single]) -> Single:
         return np.asarray(values[self.roles[0]] @ values[self.roles[1]])
@@ -88,8 +88,8 @@ class LowRank(Form):
     def converted(self) -> LowRank:
         return self
 
-    def along(self, solved: Any, weight: Factor, arrays: Arrays, *, turned: bool) -> Double:
-        return subspace_norms(self.pair, self._whole(solved, arrays), weight, arrays, transposed=turned)
+    def base_alignment(self, solved: Any, weight: Factor, arrays: Arrays, *, transposed: bool) -> Double:
+        return subspace_norms(self.pair, self._whole(solved, arrays), weight, arrays, transposed=transposed)
 
     def _whole(self, solved: Any, arrays: Arrays) -> Spectrum:
         spectrum: Spectrum = solved if solved.p.size else _spectra([self], arrays)[0]
@@ -97,7 +97,10 @@ class LowRank(Form):
 
 
 def decompose_together(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
-    """Forms of one common rank; see `linalg.factor.decompose`, and `linalg.blocks` for those trained in pieces."""
+    """Decompose forms of one common rank.
+
+    See `linalg.factor.decompose`, and `linalg.blocks` for those trained in pieces.
+    """
     return [without_vectors(one) if forms[0].rank > _LARGEST_KEPT else one for one in _spectra(forms, arrays)]
 
 
@@ -112,13 +115,13 @@ def _spectra(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
 
 
 def without_vectors(spectrum: Spectrum) -> Spectrum:
-    """The singular values alone."""
+    """Return the singular values only."""
     nothing = np.zeros((0, 0), np.float32)
     return Spectrum(spectrum.s, nothing, nothing, spectrum.owner)
 
 
-def low_rank(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
-    """A LoRA made of other things."""
+def lora_from_pair(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
+    """Return a LoRA made from a pair (n, m), with the kernel unflattened."""
     n, m = pair.size
     ones = tuple(1 for _ in kernel)
     down = (pair.rank, m // math.prod(kernel), *kernel)
@@ -126,7 +129,7 @@ def low_rank(pair: Pair, kernel: Shape, dtype: str) -> LowRank:
 
 
 def read_lora(tensors: Tensors) -> LowRank:
-    """From ``up`` and ``down``, or ``bare_up`` and ``bare_down``."""
+    """Read ``up`` and ``down``, or ``bare_up`` and ``bare_down``."""
     roles = ("bare_up", "bare_down") if "bare_up" in tensors or "bare_down" in tensors else ("up", "down")
     _check_complete(tensors, roles)
     up, down = (tensors.shape(role) for role in roles)
@@ -146,54 +149,63 @@ def _check_complete(tensors: Tensors, roles: tuple[str, str]) -> None:
 
 
 def _check_shapes(tensors: Tensors, up: Shape, down: Shape, roles: tuple[str, str]) -> None:
-    def fault(what: str) -> LayerError:
-        return LayerError(f"{tensors.file.path}: layer {tensors.stem}: up is {up}, down is {down}: {what}.")
+    integers = [tensors.dtype(role) for role in roles if tensors.dtype(role) not in STORAGE]
+    fault = not_floating(integers[0]) if integers else _shape_fault(up, down)
+    if fault:
+        raise LayerError(f"{tensors.file.path}: layer {tensors.stem}: up is {up}, down is {down}: {fault}.")
 
-    for role in roles:
-        if tensors.dtype(role) not in STORAGE:
-            raise fault(not_floating(tensors.dtype(role)))
+
+def _shape_fault(up: Shape, down: Shape) -> str:
+    """Return what is wrong with the shapes of a pair; empty where they fit."""
     if len(up) == len(down) == 3 and up[0] == down[0] > 1 and up[2] == down[1]:
-        raise fault("a stack of factors, one pair for each expert. No host applies it; merge it with what made it")
+        return (
+            "a stack of factors, one pair for each expert. No host applies it; merge it with the program that made it"
+        )
     if len(up) < 2 or len(down) < 2 or math.prod(up[2:]) != 1:
-        raise fault("expected (out, rank) and (rank, in), or the same of a convolution")
+        return "expected (out, rank) and (rank, in), or the same for a convolution"
     if up[1] != down[0]:
         if up[0] == down[1] < min(up[1], down[0]):
-            raise fault(f"{_TURNED}; (out, rank) and (rank, in) were expected. {_WAY_BACK}")
-        raise fault(f"ranks {up[1]} and {down[0]} differ; the file is damaged or not a LoRA")
-    if 0 in up or 0 in down:
-        raise fault("a layer without dimensions; hosts refuse such a file, and so do we")
+            return f"{_TURNED}; (out, rank) and (rank, in) were expected. {_WAY_BACK}"
+        return f"ranks {up[1]} and {down[0]} differ; the file is damaged or not a LoRA"
+    return "a layer without dimensions, which hosts refuse" if 0 in up or 0 in down else ""
 
 
 _TURNED = "the two factors are swapped or transposed"
-_WAY_BACK = "Hosts refuse such a file, or apply something else; save it again with the program that made it"
+_WAY_BACK = "Hosts refuse such a file or misread it; save it again with the program that made it"
 
 
 def check_upright(layers: Mapping[str, Form], shapes: Mapping[str, Shape], *, ours: bool) -> list[str]:
-    """Remarks on layers whose rank is above both of their sides, and LayerError where factors are swapped.
+    """Return notes about layers whose rank is above both of their sides. Raises LayerError if factors are swapped.
 
-    A swapped or transposed pair of a square layer fits together: (r, out) and (in, r) look like a layer of r times r
-    with the rank `out`. `shapes` are those of the family's layers, where they are known. Without them, most layers of a
-    file that is not `ours` must look so.
+    A swapped or transposed pair of a square layer fits together: (r, out) and (in, r) look like a layer of (r, r) with
+    the rank `out`. `shapes` are those of the family's layers, if they are known. If not, most layers of the file must
+    look so, unless it is `ours`.
     """
     pairs = {stem: form for stem, form in layers.items() if isinstance(form, LowRank)}
     above = {stem: form for stem, form in pairs.items() if form.rank > max(form.size)}
-    square = [stem for stem, form in above.items() if form.size[0] == form.size[1]]
-    sure = [stem for stem in square if _flat(shapes.get(stem, ())) == (above[stem].rank,) * 2]
-    if not sure and not ours and 2 * len(square) > len(pairs):
-        sure = square
-    if sure:
-        form = above[sure[0]]
+    swapped = _swapped(above, shapes, len(pairs), ours=ours)
+    if swapped:
+        form = above[swapped[0]]
         raise LayerError(
-            f"layer {sure[0]}: up is {form.up_shape}, down is {form.down_shape}: a rank of {form.rank} in a layer of "
-            f"{form.size[0]} times {form.size[1]}, in {len(sure)} of {len(pairs)} layers: {_TURNED}. {_WAY_BACK}."
+            f"layer {swapped[0]}: up is {form.up_shape}, down is {form.down_shape}: a rank of {form.rank} in a layer "
+            f"of {form.size[0]} times {form.size[1]}, in {len(swapped)} of {len(pairs)} layers: {_TURNED}. {_WAY_BACK}."
         )
     if not above:
         return []
     first, form = next(iter(above.items()))
     return [
         f"{len(above)} layers have a rank above both of their sides (first {first}: rank {form.rank}, "
-        f"{form.size[0]} times {form.size[1]}); no more dimensions than the smaller side can act"
+        f"{form.size[0]} times {form.size[1]}); dimensions beyond the smaller side have no effect"
     ]
+
+
+def _swapped(above: Mapping[str, LowRank], shapes: Mapping[str, Shape], count: int, *, ours: bool) -> list[str]:
+    """Return the stems of the layers whose factors are swapped, out of those with a rank `above` both sides."""
+    square = [stem for stem, form in above.items() if form.size[0] == form.size[1]]
+    known = [stem for stem in square if _flat(shapes.get(stem, ())) == (above[stem].rank,) * 2]
+    if known or ours:
+        return known
+    return square if 2 * len(square) > count else []
 
 
 def _flat(shape: Shape) -> Shape:

@@ -1,0 +1,205 @@
+/* The target: presets, figures and warnings. */
+(function (resizeLora) {
+    'use strict';
+    if (resizeLora.target) return;
+
+    const {count, percent, rankRange, saving, size, sizes} = resizeLora.numbers;
+    const {t} = resizeLora.words;
+    const {button, el, input, quiet, section, setText, show} = resizeLora.elements;
+    const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
+    const {analysis, estimate, isPending, isTargetValid, plainOptions, refusal, table} = resizeLora.choice;
+    const {cancel} = resizeLora.jobs;
+    const {askPlanSoon} = resizeLora.analysis;
+    const {drawRows} = resizeLora.rows;
+    const {drawTotals} = resizeLora.library;
+    const {UNITS, drawSlider, frameSlider} = resizeLora.slider;
+    const {clearFault, drawRecipe, frameRecipe} = resizeLora.recipe;
+    const {frameAdvanced} = resizeLora.advanced;
+
+    const parts = {
+        subject: null,
+        subjectNote: null,
+        stop: null,
+        warnings: null,
+        presets: null,
+        figures: null,
+        figureSize: null,
+        figureSaved: null,
+        figureRetention: null,
+        figureRanks: null,
+        figureGone: null,
+    };
+
+    const FIGURES = ['figureSize', 'figureSaved', 'figureRetention', 'figureRanks', 'figureGone'];
+
+    function frameTarget() {
+        const box = section(t('Target'), 'target');
+        const stop = () => cancel([state.analysing.get(state.current)]);
+        const own = {class: 'resize-lora-warnings', id: 'resize_lora_warnings', 'aria-live': 'polite'};
+        parts.subject = el('strong', {class: 'resize-lora-cut', id: 'resize_lora_subject'});
+        parts.subjectNote = quiet();
+        parts.stop = button(t('Stop'), stop, {hidden: true});
+        parts.warnings = el('ul', own);
+        box.append(
+            el('div', {class: 'resize-lora-subject'}, parts.subject, parts.subjectNote, parts.stop),
+            framePresets(),
+            frameSlider(),
+            frameFigures(),
+            parts.warnings,
+            ...resizeLora.plots.framePlots(),
+            frameRecipe(),
+            frameAdvanced(),
+        );
+        return box;
+    }
+
+    function framePresets() {
+        parts.presets = {};
+        const own = {class: 'resize-lora-presets', role: 'radiogroup', 'aria-label': t('Preset')};
+        return el('div', own, PRESETS.map(presetChoice));
+    }
+
+    function presetChoice(name) {
+        const on = {change: () => setTarget({mode: 'preset', preset: name})};
+        const radio = input('radio', `resize_lora_${name}`, {name: 'resize_lora_preset', on});
+        const bytes = quiet('–');
+        const text = el('span', {class: 'resize-lora-preset-name'}, t(PRESET_WORDS[name]));
+        parts.presets[name] = {radio, bytes};
+        return el('label', {title: state.hello.presets[name]}, radio, text, bytes);
+    }
+
+    function frameFigures() {
+        const hint = t("Fraction of the LoRA's Frobenius norm that is kept");
+        parts.figures = el(
+            'div',
+            {class: 'resize-lora-figures', role: 'status'},
+            figure('figureSize', t('Size')),
+            figure('figureSaved', t('Saved')),
+            figure('figureRetention', t('Weight retention'), hint),
+            figure('figureRanks', t('Ranks')),
+            figure('figureGone', t('Layers removed')),
+        );
+        return parts.figures;
+    }
+
+    function figure(name, text, hint) {
+        parts[name] = el('span', {class: 'resize-lora-figure', id: `resize_lora_${name}`}, '–');
+        return el('div', {title: hint}, quiet(text), parts[name]);
+    }
+
+    /* Sets a target that does not come from the recipe field. */
+    function setTarget(change, dragging) {
+        state.target = {...state.target, ...change};
+        state.isNumberInvalid = false;
+        if (state.target.mode in UNITS) state.meaning = state.target.mode;
+        clearFault();
+        drawTarget();
+        drawRows();
+        drawTotals();
+        if (!dragging || !table() || state.target.mode === 'rank') askPlanSoon();
+    }
+
+    function drawTarget() {
+        if (!parts.presets) return;
+        const file = state.files.get(state.current);
+        const now = estimate();
+        drawSubject(file);
+        resizeLora.study.drawStudyHead();
+        drawPresets(file);
+        drawSlider(now);
+        drawFigures(file, now);
+        drawWarnings(file, now);
+        drawRecipe();
+        resizeLora.plots.drawPlots();
+        resizeLora.queue.drawActions();
+    }
+
+    function drawSubject(file) {
+        const more = state.selected.size - Number(state.selected.has(state.current));
+        const many = state.selected.size > 1 ? t('and {n} more', {n: count(more)}) : '';
+        const going = analysingText();
+        setText(parts.subject, file ? file.name : t('Select a LoRA.'));
+        setText(parts.subjectNote, file ? [many, going].filter(Boolean).join(' · ') : '');
+        show(parts.stop, Boolean(going));
+    }
+
+    function analysingText() {
+        if (!state.analysing.has(state.current)) return '';
+        const job = state.jobs.get(state.analysing.get(state.current));
+        return job && job.total ? `${t('analysing…')} ${job.done} / ${job.total}` : t('analysing…');
+    }
+
+    function drawPresets(file) {
+        const known = analysis();
+        const predicted = (file && file.predicted) || {};
+        for (const name of PRESETS) {
+            const {radio, bytes} = parts.presets[name];
+            const found = known ? (known.presets[name] || {}).bytes : predicted[name];
+            const preset = plainOptions() && found;
+            radio.checked = state.target.mode === 'preset' && state.target.preset === name;
+            setText(bytes, preset ? size(preset) : '–');
+        }
+    }
+
+    /* Until the new figures arrive, those of the older choice are shown as outdated; those of another LoRA are not. */
+    function drawFigures(file, now) {
+        const isOld = !now && isPending() && state.figuresOf === state.current;
+        const {classList} = parts.figures;
+        classList.toggle('resize-lora-stale', isOld);
+        classList.toggle('resize-lora-guess', Boolean(now && !now.exact));
+        parts.figures.setAttribute('aria-busy', String(isPending()));
+        if (isOld) return;
+        state.figuresOf = now ? state.current : null;
+        const texts = now ? figureTexts(file.bytes, now) : [size(file && file.bytes), '–', '–', '–', '–'];
+        FIGURES.forEach((name, i) => setText(parts[name], texts[i]));
+    }
+
+    function figureTexts(before, now) {
+        const old = now.ranks_before || analysis().ranks;
+        return [
+            sizes(before, now.bytes),
+            saving(before, now.bytes),
+            percent(now.retention),
+            `${rankRange(old)} → ${rankRange(now.ranks)}`,
+            String(now.layers_gone),
+        ];
+    }
+
+    function drawWarnings(file, now) {
+        const texts = warnings(file, now);
+        const shown = [...parts.warnings.children].map(item => item.textContent);
+        if (texts.join('\n') !== shown.join('\n')) {
+            parts.warnings.replaceChildren(...texts.map(text => el('li', null, text)));
+        }
+    }
+
+    /* Warnings before anything is written: those of the server, and while dragging those of the page. */
+    function warnings(file, now) {
+        if (!file) return [];
+        const found = foundWarnings(now);
+        const texts = [file.problem, state.analysisError, isTargetValid() ? refusal() : ''];
+        texts.push(...found.map(one => (one.template ? t(one.template, one.values) : one.text)));
+        if (now) texts.push(...(now.exact ? now.notes : expectedWarnings(file, now, found)));
+        return [...new Set(texts.filter(Boolean))];
+    }
+
+    function foundWarnings(now) {
+        const known = (analysis() || {warnings: []}).warnings;
+        return now && now.exact ? [...known.filter(one => one.kind === 'flat'), ...now.warnings] : known;
+    }
+
+    /* The warnings that the server will give for the exact figures, but for those that it gave. */
+    function expectedWarnings(file, now, found) {
+        const texts = [];
+        const {floor} = state.hello;
+        const isFound = kind => found.some(one => one.kind === kind);
+        if (now.bytes >= file.bytes && !isFound('not_smaller')) texts.push(t('The new file would not be smaller.'));
+        if (now.retention < floor && !isFound('low_retention')) {
+            const values = {floor: percent(floor, 0)};
+            texts.push(t('Weight retention is below {floor}: expect a visible difference.', values));
+        }
+        return texts;
+    }
+
+    resizeLora.target = {drawSubject, drawTarget, frameTarget, setTarget};
+})((window.resizeLora = window.resizeLora || {}));

@@ -1,0 +1,129 @@
+/* Comparison of images made with the original and the resized LoRA. */
+(function (resizeLora) {
+    'use strict';
+    if (resizeLora.compare) return;
+
+    const {round} = resizeLora.numbers;
+    const {t} = resizeLora.words;
+    const {button, chooser, download, el, hostRoot, input, quiet, show} = resizeLora.elements;
+    const {state} = resizeLora.model;
+    const {call} = resizeLora.wire;
+    const {dialog, showError, toast} = resizeLora.dialogs;
+    const {callForFile} = resizeLora.session;
+    const {follow} = resizeLora.jobs;
+
+    /* Setting -> its place in a tab of the host. */
+    const SETTINGS = {
+        prompt: 'prompt textarea',
+        negative_prompt: 'neg_prompt textarea',
+        seed: 'seed input',
+        steps: 'steps input[type=number]',
+        cfg_scale: 'cfg_scale input[type=number]',
+        width: 'width input[type=number]',
+        height: 'height input[type=number]',
+        sampler_name: 'sampling input',
+        scheduler: 'scheduler input',
+    };
+    const TEXT_SETTINGS = ['prompt', 'negative_prompt', 'sampler_name', 'scheduler'];
+
+    async function startComparison(about, tab) {
+        try {
+            const {job} = await callForFile('compare', {
+                ...about,
+                settings: imageSettings(tab || 'txt2img'),
+                without: state.withBaseline,
+            });
+            follow(job, toast(t('Compare'), {stays: true}));
+        } catch (error) {
+            showError(error);
+        }
+    }
+
+    /* The settings of a tab of the host, as far as it has them. */
+    function imageSettings(tab) {
+        const settings = {};
+        for (const [name, place] of Object.entries(SETTINGS)) {
+            const field = hostRoot().querySelector(`#${tab}_${place}`);
+            const isText = TEXT_SETTINGS.includes(name);
+            if (!field || (field.value === '' && !name.endsWith('prompt'))) continue;
+            settings[name] = isText ? field.value : Number(field.value);
+        }
+        return settings;
+    }
+
+    /* The images are asked for one by one, because they are large. */
+    async function openComparison(result) {
+        try {
+            const images = {};
+            for (const {id, what} of result.pictures) {
+                const {png} = await call('picture', {id});
+                images[what] = `data:image/png;base64,${png}`;
+            }
+            showComparison(result, images);
+        } catch (error) {
+            showError(error);
+        }
+    }
+
+    function showComparison(result, images) {
+        const wipe = wipeView(images);
+        const names = {slider: t('Side by side'), difference: t('Difference'), without: t('Without the LoRA')};
+        const pages = {slider: wipe.stage};
+        for (const what of ['difference', 'without'].filter(one => images[one])) {
+            pages[what] = el('div', {class: 'resize-lora-stage', hidden: true}, image(images[what], names[what]));
+        }
+        const choices = Object.keys(pages).map(key => [key, names[key]]);
+        const view = chooser('resize_lora_view', t('View'), choices, 'slider', key => {
+            Object.entries(pages).forEach(([name, page]) => show(page, name === key));
+            show(wipe.slider, key === 'slider');
+        });
+        const save = button(t('Save images'), () => saveImages(result, images), {id: 'resize_lora_save_pictures'});
+        const about = [result.resized.name, `seed ${result.seed}`, `${result.width}×${result.height}`].join(' · ');
+        const tools = el('div', {class: 'resize-lora-tools'}, view, save, quiet(about));
+        dialog(t('Compare'), [Object.values(pages), wipe.slider, el('p', null, differenceText(result)), tools]);
+        wipe.slider.focus();
+    }
+
+    function image(address, text) {
+        return el('img', {src: address, alt: text});
+    }
+
+    /* Both images over each other: the original on the left of a line that the slider or the pointer moves. */
+    function wipeView(images) {
+        const over = el('div', {class: 'resize-lora-over'}, image(images.original, t('Original')));
+        const line = el('div', {class: 'resize-lora-line'});
+        const left = el('span', {class: 'resize-lora-tag'}, t('Original'));
+        const right = el('span', {class: 'resize-lora-tag resize-lora-tag-right'}, t('Resized'));
+        const resized = image(images.resized, t('Resized'));
+        const stage = el('div', {class: 'resize-lora-stage'}, resized, over, line, left, right);
+        const wipe = () => {
+            over.style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`;
+            line.style.left = `${slider.value}%`;
+        };
+        const own = {min: '0', max: '100', value: '50', 'aria-label': t('Original on the left, resized on the right')};
+        const slider = input('range', 'resize_lora_wipe', {...own, on: {input: wipe}});
+        stage.addEventListener('pointermove', event => {
+            if (event.pointerType === 'mouse' && event.buttons !== 1) return;
+            const box = stage.getBoundingClientRect();
+            slider.value = String((100 * (event.clientX - box.left)) / box.width);
+            wipe();
+        });
+        wipe();
+        return {stage, slider};
+    }
+
+    function differenceText(result) {
+        const number = t('Mean pixel difference {number} of 255', {number: round(result.number, 2)});
+        if (result.effect == null) return `${number}.`;
+        return `${number}; ${t('without the LoRA {number}', {number: round(result.effect, 2)})}.`;
+    }
+
+    /* Each image goes to the browser's folder of downloads. */
+    function saveImages(result, images) {
+        for (const [what, address] of Object.entries(images)) {
+            if (address) download(address, `${result.resized.name}_${what}_${result.seed}.png`);
+        }
+    }
+
+    resizeLora.compare = {openComparison, startComparison};
+})((window.resizeLora = window.resizeLora || {}));

@@ -1,0 +1,175 @@
+/* The menu on the host's LoRA cards, and on rows of the library. */
+(function (resizeLora) {
+    'use strict';
+    if (resizeLora.cards) return;
+
+    const {size} = resizeLora.numbers;
+    const {t} = resizeLora.words;
+    const {button, el, hostOption, hostRoot, quiet, setText} = resizeLora.elements;
+    const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
+    const {can, changedOptions} = resizeLora.choice;
+    const {call} = resizeLora.wire;
+    const {showError, toast} = resizeLora.dialogs;
+    const {readLibrary, start} = resizeLora.session;
+    const {follow} = resizeLora.jobs;
+    const {sameText} = resizeLora.orders;
+    const {openInTab} = resizeLora.library;
+    const {startComparison} = resizeLora.compare;
+
+    const SUFFIX = /\.(safetensors|ckpt|pt)$/i;
+
+    /* The LoRA of the card, tree row or library row around an element: {name, tab}; null elsewhere. */
+    function cardOf(element) {
+        const row = element.closest && element.closest('.card, .tree-list-content-file, .resize-lora-row');
+        if (!row) return null;
+        if (row.classList.contains('resize-lora-row')) return {name: row.dataset.name, tab: 'txt2img'};
+        const page = row.closest('[id$="_lora_cards"], [id$="_lora_tree"]');
+        const name = page && cardName(row);
+        return name ? {name, tab: page.id.replace(/_lora_(cards|tree)$/, '')} : null;
+    }
+
+    function cardName(row) {
+        if (row.dataset.name) return row.dataset.name;
+        const copy = row.querySelector('.copy-path-button');
+        const path = [copy && copy.dataset.clipboardText, row.dataset.path].find(text => text && SUFFIX.test(text));
+        if (path) return path.split(/[\\/]/).pop().replace(SUFFIX, '');
+        const label = row.querySelector('.tree-list-item-label');
+        return label ? label.textContent.trim() : null;
+    }
+
+    function onContextMenu(event) {
+        if (event.shiftKey || !hostRoot().querySelector('#resize_lora_send')) return;
+        const target = event.composedPath()[0];
+        const card = cardOf(target);
+        if (!card || (hostOption('resize_lora_card_menu') === false && !target.closest('.resize-lora-row'))) return;
+        event.preventDefault();
+        event.stopPropagation();
+        openMenu(card, event.clientX, event.clientY);
+    }
+
+    /* The small button on a card, for fingers; without it the click would write the LoRA into the prompt. */
+    function onCardButton(event, tab) {
+        event.stopPropagation();
+        event.preventDefault();
+        const card = cardOf(event.target);
+        const box = event.target.getBoundingClientRect();
+        if (card) openMenu({...card, tab: tab || card.tab}, box.left, box.bottom);
+    }
+
+    function openMenu(card, x, y) {
+        closeMenu();
+        const menu = makeMenu(card);
+        menu.before = document.activeElement;
+        state.menu = menu;
+        document.body.append(menu);
+        const box = menu.getBoundingClientRect();
+        menu.style.left = `${Math.max(4, Math.min(x, innerWidth - box.width - 4))}px`;
+        menu.style.top = `${Math.max(4, Math.min(y, innerHeight - box.height - 4))}px`;
+        menu.querySelector('button').focus({preventScroll: true});
+        fillMenu(menu, card);
+        start()
+            .then(() => readLibrary())
+            .then(() => fillMenu(menu, card))
+            .catch(showError);
+    }
+
+    function makeMenu(card) {
+        const on = {keydown: menuKey, contextmenu: event => event.preventDefault()};
+        const own = {id: 'resize_lora_menu', class: 'resize-lora', role: 'menu', 'aria-label': card.name, on};
+        const title = {class: 'resize-lora-menu-title resize-lora-cut', role: 'presentation'};
+        const preset = name => menuItem(t(`Resize to ${PRESET_WORDS[name]}`), () => resizeCard(card, name), name);
+        const compare = () => startComparison({name: card.name}, card.tab);
+        return el(
+            'nav',
+            own,
+            el('div', title, card.name),
+            menuItem(t('Resize…'), () => openInTab(card.name)),
+            PRESETS.map(preset),
+            el('hr'),
+            menuItem(t('Compare with original'), compare, 'compare'),
+        );
+    }
+
+    function menuItem(text, work, key) {
+        const click = () => {
+            if (item.getAttribute('aria-disabled') === 'true') return;
+            closeMenu();
+            work();
+        };
+        const own = {type: 'button', role: 'menuitem', 'data-key': key, on: {click}};
+        const item = el('button', own, el('span', null, text), quiet());
+        return item;
+    }
+
+    /* Fills in the sizes, and disables what is not possible, with the reason. */
+    function fillMenu(box, card) {
+        const file = state.files.get(card.name);
+        const item = key => box.querySelector(`[data-key="${key}"]`);
+        const disable = (key, reason) => {
+            item(key).setAttribute('aria-disabled', String(Boolean(reason)));
+            item(key).title = reason || '';
+        };
+        for (const name of PRESETS) {
+            const bytes = file && file.predicted && file.predicted[name];
+            setText(item(name).lastChild, bytes ? `≈ ${size(bytes)}` : '');
+            disable(name, file && file.problem);
+        }
+        disable('compare', whyNotCompared(file && file.ours));
+    }
+
+    function whyNotCompared(made) {
+        if (!can('generate')) return t('Image generation is not available here.');
+        if (!made) return t('This file was not created by Resize LoRA.');
+        return made.there ? '' : t('The original, {name}, was not found.', {name: made.source});
+    }
+
+    function closeMenu() {
+        if (!state.menu) return;
+        const {before} = state.menu;
+        const inside = state.menu.contains(document.activeElement);
+        state.menu.remove();
+        state.menu = null;
+        if (inside && before && before.isConnected) before.focus({preventScroll: true});
+    }
+
+    function menuKey(event) {
+        const items = [...state.menu.querySelectorAll('button')];
+        const at = items.indexOf(document.activeElement);
+        const to = {ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1}[event.key];
+        if (event.key === 'Tab') closeMenu();
+        else if (to === undefined) return;
+        else items[(to + items.length) % items.length].focus();
+        event.preventDefault();
+    }
+
+    async function resizeCard(card, preset, again) {
+        const note = toast(`${card.name}: ${t('queued')}`, {stays: true});
+        try {
+            await start();
+            const options = changedOptions((state.hello.defaults || {}).options || {});
+            const more = {...(Object.keys(options).length ? {options} : {}), ...(again ? {again} : {})};
+            const answer = await call('resize', {names: [card.name], target: {preset}, ...more});
+            reportCardOrder(card, preset, answer, note);
+        } catch (error) {
+            note.setText(`${card.name}: ${error.message}`);
+            note.leave();
+        }
+    }
+
+    function reportCardOrder(card, preset, answer, note) {
+        if (answer.refused.length) throw new Error(answer.refused[0].message);
+        if (answer.jobs.length) {
+            follow(answer.jobs[0], note);
+            return;
+        }
+        const again = () => {
+            note.close();
+            resizeCard(card, preset, true);
+        };
+        note.setText(sameText(answer.same));
+        note.offer(button(t('Resize again'), again));
+        note.leave();
+    }
+
+    resizeLora.cards = {closeMenu, onCardButton, onContextMenu};
+})((window.resizeLora = window.resizeLora || {}));

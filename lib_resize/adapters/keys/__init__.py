@@ -1,0 +1,1 @@
+"""What the keys of a LoRA file mean: suffixes, and the kinds of adapters that they make."""

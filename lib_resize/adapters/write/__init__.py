@@ -1,0 +1,1 @@
+"""Lay out a smaller LoRA file: its keys, dtypes and shapes, and the values of its tensors."""

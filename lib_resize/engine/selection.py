@@ -1,0 +1,135 @@
+"""What a recipe selects in one LoRA, and what the new file loses by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..adapters.forms.form import Decomposition
+from ..adapters.layer import Adapter
+from ..adapters.write.layout import OutputLayout, becomes_float8
+from ..adapters.write.style import Style
+from ..linalg.truncate import discarded_norm, norm_of_strengths
+from ..plans import LayerPlan
+from ..recipe.grammar import Recipe
+from ..recipe.scores import LayerFacts
+from ..recipe.select import Choice, weight_retention
+from .analysis import Analysis
+from .reduction import Reduction
+
+_EXPECTED_FLOAT8 = 0.036
+"""What rounding two factors to fp8 usually does to a delta, relative, Frobenius: for plans that are not measured."""
+_LONGEST_SHARE = 0.123456
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The dimensions of one LoRA that a recipe keeps, and the tensors that hold them."""
+
+    analysis: Analysis
+    recipe: Recipe
+    style: Style
+    choice: Choice
+    layout: OutputLayout
+    reduction: Reduction | None = None
+    """What the factors are made from where that is not the exact decomposition."""
+    rounded: Mapping[int, float] | None = None
+    """Frobenius norm of the delta minus the written one, without `rescale`, by layer index, for layers that are
+    written in fp8. None where it is not measured yet, and estimated in the plan."""
+
+    @property
+    def adapter(self) -> Adapter:
+        """The LoRA that was analysed."""
+        return self.analysis.adapter
+
+    def decomposition(self, index: int) -> Decomposition:
+        """Return what layer `index` of the adapter is written from."""
+        return (self.reduction or self.analysis).spectra[index]
+
+    @cached_property
+    def losses(self) -> tuple[float, ...]:
+        """Frobenius norm of what each layer loses by truncation and by rounding to fp8, without `rescale`."""
+        lost = [math.hypot(one, facts.residual_norm) for one, facts in zip(self.truncation, self._facts, strict=True)]
+        for index in self._float8:
+            lost[index] = self._loss_in_float8(index, lost[index])
+        return tuple(lost)
+
+    @cached_property
+    def truncation(self) -> tuple[float, ...]:
+        """Frobenius norm of what each layer loses by its smaller rank, without `rescale`."""
+        if self.reduction is not None:
+            return self.reduction.lost
+        return tuple(discarded_norm(facts.s, kept) for facts, kept in zip(self._facts, self.choice.kept, strict=True))
+
+    @property
+    def error(self) -> float:
+        """Frobenius norm of what is lost over that of the whole LoRA; above 1 for some random projections."""
+        whole = self.norm
+        return math.hypot(*self.losses) / whole if whole > 0 else 0.0
+
+    @property
+    def norm(self) -> float:
+        """Frobenius norm of the whole LoRA."""
+        return math.hypot(*(facts.fro for facts in self._facts))
+
+    @property
+    def retention(self) -> float:
+        """Weight retention, 0 to 1. For other methods than the exact one, and for fp8, it follows from the error."""
+        if self.reduction is None and not self._float8:
+            return weight_retention(self._facts, self.choice.kept)
+        return math.sqrt(max(0.0, 1.0 - self.error**2))
+
+    @property
+    def recorded_retention(self) -> float:
+        """Retention as the file's record has it. Until fp8 is measured it has the longest text, so that the planned
+        size is never too small."""
+        if not self._float8:
+            return self.retention
+        return _LONGEST_SHARE if self.rounded is None else round(self.retention, 6)
+
+    @property
+    def is_estimated(self) -> bool:
+        """Whether errors of fp8 layers are estimates."""
+        return self.rounded is None and any(self.choice.ranks[index] for index in self._float8)
+
+    def kept_norm(self, index: int) -> float:
+        """Return the Frobenius norm of what layer `index` keeps, without `rescale`."""
+        return norm_of_strengths(self._facts[index].s[self.choice.kept[index]])
+
+    def layer_plans(self) -> Iterator[LayerPlan]:
+        """Yield the plan of every layer of the source."""
+        exact = self.recipe.is_exact and self.rounded is None
+        rows = zip(self._facts, self.choice.kept, self.choice.ranks, self.losses, strict=True)
+        for facts, kept, rank, lost in rows:
+            whole, base_norm = facts.fro, facts.base.fro if facts.base else None
+            error = lost / whole if whole > 0 else 1.0
+            stays = facts.s[kept][facts.s[kept] > 0]
+            spectral = exact and whole > 0 and not facts.nested and not facts.residual_norm
+            yield LayerPlan(
+                name=facts.name,
+                old_rank=len(facts.s),
+                new_rank=rank,
+                error_lora=error,
+                error_ckpt=lost * self.recipe.rescale / base_norm if base_norm else None,
+                fro_retained=math.sqrt(max(0.0, 1.0 - error**2)) if whole > 0 else None,
+                sum_retained=float(stays.sum() / facts.s.sum()) if spectral else None,
+                max_ratio=float(facts.s[0] / stays.min()) if spectral and len(stays) else None,
+            )
+
+    @property
+    def _facts(self) -> Sequence[LayerFacts]:
+        return self.analysis.layers
+
+    @cached_property
+    def _float8(self) -> tuple[int, ...]:
+        layers = self.adapter.layers
+        return tuple(index for index, layer in enumerate(layers) if becomes_float8(layer, self.style))
+
+    def _loss_in_float8(self, index: int, truncated: float) -> float:
+        if not self.choice.ranks[index]:
+            return truncated
+        if self.rounded is None:
+            return math.hypot(truncated, _EXPECTED_FLOAT8 * self.kept_norm(index))
+        return math.hypot(self.rounded[index], self._facts[index].residual_norm)

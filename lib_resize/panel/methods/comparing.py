@@ -1,0 +1,36 @@
+"""Images with the original and with the new file."""
+
+from __future__ import annotations
+
+from ...hosts.host import GENERATE
+from .. import compare as images
+from ..desk import Desk
+from ..faults import Fault
+from ..jobs import JobSpec
+from ..pairs import compared_files
+from ..protocol.types import Json
+
+
+def compare(desk: Desk, params: Json) -> Json:
+    if GENERATE not in desk.host.features:
+        raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
+    lists = desk.snapshot()
+    files = compared_files(desk, params, lists)
+    settings = images.read_settings(params["settings"])
+    if files.old == files.new or all(lora.name != files.old for lora in lists.loras()):
+        raise Fault("file", f"The original of {files.new} is not in the list, so there is nothing to compare with.")
+    spec = JobSpec(
+        kind="compare",
+        title=f"{files.old} and {files.new}",
+        run=lambda handle: images.compare(desk.host, files, settings, params["without"], handle, desk.images),
+        name=files.new,
+        stop=desk.host.stop_generating,
+    )
+    return {"job": desk.queue.add(spec)}
+
+
+def picture(desk: Desk, params: Json) -> Json:
+    return desk.images.answer(params["id"])
+
+
+METHODS = {"compare": compare, "picture": picture}

@@ -1,0 +1,81 @@
+"""The LoRAs of prompts: their tags, and baking them into one file."""
+
+from __future__ import annotations
+
+from ...prompts.tags import common_names
+from ...recipe.grammar import ALL_RANKS, parse_recipes
+from .. import baking
+from ..desk import Desk, size_of
+from ..faults import Fault
+from ..jobs import JobSpec
+from ..making import check_reference, make
+from ..names import tag
+from ..options import read_options, read_recipe
+from ..pairs import compared_files
+from ..protocol.types import Json
+from ..queue import Handle
+from ..resizing import BeforeWriting, NewFile
+
+
+def prompt_tag(desk: Desk, params: Json) -> Json:
+    files = compared_files(desk, params, desk.snapshot())
+    old_names = sorted(files.others - {files.old})
+    return {
+        "tag": tag(files.new, files.notes.weight),
+        "name": files.new,
+        "weight": files.notes.weight,
+        "activation": files.notes.activation,
+        "negative": files.notes.negative,
+        "old_names": [files.old, *old_names] if files.old != files.new else sorted(files.others),
+    }
+
+
+def read_prompt(desk: Desk, params: Json) -> Json:
+    answer = baking.prompt_json(params["prompt"], baking.presets(desk.host), desk.host.loras(), desk.library)
+    for one in answer["tags"]:
+        one["troubles"] = [desk.folders.without(text) for text in one["troubles"]]
+    return answer
+
+
+def bake(desk: Desk, params: Json) -> Json:
+    lists = desk.snapshot()
+    options = read_options(params["options"], remote=desk.host.is_remote())
+    has_recipe = params["recipe"] is not None or params["target"] is not None
+    recipe = read_recipe(params, options, "Baking") if has_recipe else parse_recipes(ALL_RANKS)[0]
+    check_reference([recipe], options, lists)
+    found = baking.find_tags(params["prompt"], baking.presets(desk.host), lists.loras(), desk.library)
+    good = baking.bakeable(found)
+    if not good:
+        raise Fault("file", "The prompt names no LoRA that can be baked.")
+    name = baking.check_name(params["name"] or baking.suggested_name(good))
+    order = baking.BakeOrder(tuple(good), recipe, options, name, frozenset(desk.results.trash.names()))
+    baking.folder_for(order, lists)
+    spec = JobSpec(
+        kind="bake",
+        title=f"{common_names(order.tags)} → {name}",
+        run=lambda handle: _bake(desk, order, handle),
+        name=name,
+        bytes=sum({one.lora.path: size_of(one.lora) for one in good if one.lora is not None}.values()),
+    )
+    return {"job": desk.queue.add(spec), "left": [str(one.tag) for one in found if one.errors]}
+
+
+def _bake(desk: Desk, order: baking.BakeOrder, handle: Handle) -> Json:
+    handle.wait_for_host()
+
+    def write_file(before_writing: BeforeWriting) -> NewFile:
+        return baking.bake(desk.host, order, handle, before_writing)
+
+    making = desk.results.making(common_names(order.tags))
+    return make(desk, making, order.options, write_file, {"baked": [str(one) for one in order.tags]})
+
+
+def bake_into(desk: Desk, params: Json) -> Json:
+    result = desk.results.get(params["result"])
+    baked = result.facts.get("baked")
+    if not baked:
+        raise Fault("request", f"{result.output} was not baked from a prompt.")
+    return baking.rewritten(params["prompt"], baked, result.output, baking.presets(desk.host))
+
+
+METHODS = {"prompt_tag": prompt_tag, "read_prompt": read_prompt, "bake": bake, "bake_into": bake_into}

@@ -1,0 +1,68 @@
+"""Orders of smaller files."""
+
+from __future__ import annotations
+
+from ..desk import Desk, size_of
+from ..faults import Fault
+from ..jobs import JobSpec
+from ..making import check_reference, make
+from ..names import output_folder
+from ..options import Options, read_options, read_recipes
+from ..orders import FileOrder, file_orders, new_and_same
+from ..protocol.types import Json
+from ..queue import Handle, check_amount
+from ..references import reference_info
+from ..resizing import BeforeWriting, NewFile, ResizeOrder, write
+
+
+def resize(desk: Desk, params: Json) -> Json:
+    names, lists = params["names"], desk.snapshot()
+    options = read_options(params["options"], remote=desk.host.is_remote())
+    recipes = read_recipes(params, options)
+    check_amount(len(names) * len(recipes))
+    check_reference(recipes, options, lists)
+    loras, refused = desk.look_up(names, lists)
+    for lora in {lora.path.parent: lora for lora in loras}.values():  # fail now, not after hours of work
+        output_folder(lora.path, lists.lora_roots(), options.folder)
+    orders = file_orders(loras, recipes, options, reference_info(lists, options.reference).title)
+    with desk.adding:
+        new, same = (orders, []) if params["again"] else new_and_same(orders, desk.queue.orders(), desk.results)
+        specs = [_spec(desk, one, options, number, len(new)) for number, one in enumerate(new, 1)]
+        return {"jobs": desk.queue.add_all(specs), "same": same, "refused": refused}
+
+
+def _spec(desk: Desk, one: FileOrder, options: Options, file: int, files: int) -> JobSpec:
+    return JobSpec(
+        kind="resize",
+        title=f"{one.lora.name}: {one.recipe.text or one.recipe}",
+        run=lambda handle: _resize_one(desk, one, options, handle),
+        name=one.lora.name,
+        file=file,
+        files=files,
+        bytes=size_of(one.lora),
+        recipe=str(one.recipe),
+        key=one.order.key,
+    )
+
+
+def _resize_one(desk: Desk, one: FileOrder, options: Options, handle: Handle) -> Json:
+    order = ResizeOrder(one.lora, one.recipe, options, frozenset(desk.results.trash.names()))
+    making = desk.results.making(one.lora.name, one.lora.path, one.order)
+
+    def write_file(before_writing: BeforeWriting) -> NewFile:
+        new = write(desk.analyses, desk.host, order, handle, before_writing)
+        making.depends_on(new.reference.title)
+        return new
+
+    return make(desk, making, options, write_file)
+
+
+def cancel(desk: Desk, params: Json) -> Json:
+    ids = params["jobs"] or [params["job"]]
+    if len(ids) == 1 and not desk.queue.knows(ids[0]):
+        raise Fault("gone", f"There is no job {ids[0]!r}.")
+    met = [(job.id, job.spec) for job in desk.queue.cancel(ids)]
+    return {"cancelled": [{"job": id, "kind": spec.kind, "name": spec.name, "recipe": spec.recipe} for id, spec in met]}
+
+
+METHODS = {"resize": resize, "cancel": cancel}

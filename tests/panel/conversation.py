@@ -1,0 +1,79 @@
+"""One conversation with all methods, for the service and for whatever stands in for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from declared import answer_faults, job_faults
+from panelhost import Browser
+
+LOW = {"target": {"preset": "low"}}
+
+
+class Conversation:
+    """Asks everything, and keeps which methods were asked and which fields are not as they are declared."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.asked: set[str] = set()
+        self.faults: list[str] = []
+        self._browser = browser
+
+    def ask(self, method: str, **params: Any) -> Any:
+        answer = self._browser.reply(method, **params)
+        self.asked.add(method)
+        self.faults += answer_faults(method, answer)
+        return answer.get("result", answer.get("error"))
+
+    def job(self, method: str, **params: Any) -> Any:
+        answer = self.ask(method, **params)
+        job = self._browser.wait(answer["jobs"][0] if "jobs" in answer else answer["job"])
+        self.faults += job_faults(job)
+        return job["result"]
+
+    def hold(self) -> None:
+        """Ask all methods, with answers of each form."""
+        self._look()
+        made = self._work()
+        self._prompts(made)
+        self._results(made)
+
+    def _look(self) -> None:
+        self.ask("hello")
+        self._browser.listed()
+        self.ask("library")
+        self.ask("previews", names=["pastry"])
+        self.ask("check_recipe", text="rank=8")
+        self.ask("check_recipe", text="nonsense=1")
+
+    def _work(self) -> dict[str, Any]:
+        self.ask("plan", name="ink", **LOW)  # not analysed
+        self.job("analyse", names=["pastry"])
+        self.ask("library")
+        self.ask("plan", name="pastry", **LOW)
+        self.ask("plan", name="pastry", target={"size": 0.001})  # refused
+        made: dict[str, Any] = self.job("resize", names=["pastry", "nobody"], **LOW)
+        self.ask("resize", names=["pastry"], **LOW)  # the same again
+        self.job("spectra", name="pastry")
+        self.job("analyse", names=[made["output"]])  # with a warning
+        self.ask("status")
+        many = self.ask("analyse", names=["pastry", "ink"])
+        self.ask("cancel", jobs=[many["job"]])
+        return made
+
+    def _prompts(self, made: dict[str, Any]) -> None:
+        self.ask("prompt_tag", result=made["result"])
+        self.ask("read_prompt", prompt="a cat <lora:pastry:0.5> <lora:nobody:1>")
+        baked = self.job("bake", prompt="<lora:pastry:0.5> <lora:ink:1>", name="mix")
+        self.ask("bake_into", result=baked["result"], prompt="a cat <lora:pastry:0.5>")
+        self.ask("extract", **LOW)
+        compared = self.job("compare", result=made["result"], settings={"prompt": "a cat"}, without=True)
+        self.ask("picture", id=compared["pictures"][0]["id"])
+
+    def _results(self, made: dict[str, Any]) -> None:
+        self.ask("results")
+        self.ask("undo", result=made["result"])
+        item = self.ask("trash")["items"][0]
+        self.ask("restore", item=item["item"])
+        self.ask("undo", result=made["result"])
+        self.ask("results")
+        self.ask("empty_trash", confirm=True)
