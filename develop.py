@@ -28,7 +28,7 @@ BOOTSTRAP = VENV / "pip-bootstrap"
 
 OLDEST_PYTHON = (3, 10)
 OLDEST_PIP = (22, 3)  # the first with `pip --python`
-EXTRAS = {"demo": "", "test": "[test]", "hosts": "[test]"}
+EXTRAS = {"demo": "", "test": "[test,docs]", "hosts": "[test,docs]"}
 """Command -> what it needs installed."""
 PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui-gradio4]"}
 """Folders in `.venv` whose Python can serve the panel -> what is installed there."""
@@ -37,6 +37,7 @@ CHECKS = {
     "ruff format": ("ruff", "format", "--check", "."),
     "ruff check": ("ruff", "check", "."),
     "mypy": ("mypy",),
+    "mkdocs": ("mkdocs", "build", "--strict", "--quiet"),
     "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
 }
 """Name -> a module of Python and its arguments."""

@@ -80,7 +80,7 @@ def resize(
         OutputError: The result exists already or cannot be written.
         Cancelled: `progress` raised it.
 
-    Example:
+    Examples:
         >>> result = resize("pastry.safetensors", "medium", output="small.safetensors")
         >>> result.path.name
         'small.safetensors'
@@ -108,7 +108,7 @@ def plan(
 
     The parameters and the errors are those of `resize`.
 
-    Example:
+    Examples:
         >>> planned = plan("pastry.safetensors", "rank=4")
         >>> planned.layers[0].new_rank
         4
@@ -148,7 +148,7 @@ def analyse(
         FileError: The file is missing or damaged, or its kind is not supported (UnsupportedError).
         LayerError: A layer has NaN, Inf or inconsistent shapes.
 
-    Example:
+    Examples:
         >>> found = analyse("pastry.safetensors", "medium:rank=4")
         >>> first = found.layers[0]
         >>> (first.rank, len(first.singular_values), first.effective_rank < 8)
@@ -178,7 +178,7 @@ def inspect(path: FilePath, *, base: FilePath | Checkpoint | None = None, thread
         FileError: The file is missing or damaged, or its kind is not supported (UnsupportedError).
         LayerError: A layer has NaN, Inf or inconsistent shapes.
 
-    Example:
+    Examples:
         >>> found = inspect("pastry.safetensors")
         >>> (found.family, found.kind)
         ('SDXL', 'LoRA')
@@ -213,7 +213,7 @@ def merge(
 
     The other parameters and the errors are those of `resize`.
 
-    Example:
+    Examples:
         >>> merge({"pastry.safetensors": 0.6, "ink_locon.safetensors": 0.4}, "both.safetensors").path.name
         'both.safetensors'
     """
@@ -259,7 +259,7 @@ def extract(
     The other parameters are those of `resize`. Raises what `resize` raises, and UnsupportedError if the checkpoints are
     of different families or equal.
 
-    Example:
+    Examples:
         >>> result = extract("tuned.safetensors", "base.safetensors", "difference.safetensors", rank=4)
         >>> result.plan.layers[0].new_rank
         4
@@ -297,7 +297,7 @@ def upsample(
 
     The other parameters and the errors are those of `resize`. LayerError is raised if a layer has a larger rank.
 
-    Example:
+    Examples:
         >>> max(layer.new_rank for layer in expand("pastry.safetensors", 12).plan.layers)
         12
     """
@@ -326,7 +326,7 @@ def resize_all(
         DeviceError: The device is not available.
         FileError: The base model cannot be read.
 
-    Example:
+    Examples:
         >>> for outcome in resize_all(["pastry.safetensors"], Settings(recipes=parse_recipes("low"), dry_run=True)):
         ...     print(outcome.plan.recipe, outcome.error)
         fro_lora=1,min_rank=1,retain=0.88 None

@@ -87,7 +87,7 @@ def test_new_requirements_are_installed(develop: ModuleType, machine: Machine) -
 def test_the_demo_finds_what_the_tests_installed_but_not_the_other_way(develop: ModuleType, machine: Machine) -> None:
     develop.main(["demo"])
     develop.main(["test"])
-    assert [command[-1].endswith("[test]") for command in machine.installed] == [False, True]
+    assert [command[-1].endswith("[test,docs]") for command in machine.installed] == [False, True]
     develop.main(["demo"])
     assert len(machine.installed) == 2
 
@@ -113,7 +113,7 @@ def test_all_checks_run_in_order_and_the_last_line_names_those_that_fail(
     machine.failing = {"format", "mypy"}
     assert develop.main(["test"]) == 1
     assert [command[2:] for command in machine.ran[1:]] == [list(one) for one in develop.CHECKS.values()]
-    assert [command[2] for command in machine.ran[1:]] == ["ruff", "ruff", "mypy", "pytest"]
+    assert [command[2] for command in machine.ran[1:]] == ["ruff", "ruff", "mypy", "mkdocs", "pytest"]
     assert capsys.readouterr().out.splitlines()[-1].startswith("Failed: ruff format, mypy (")
 
 
@@ -186,7 +186,11 @@ def test_where_all_is_well_the_last_line_says_so(
     develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert develop.main(["test"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("All is well: ruff format, ruff check, mypy, pytest (")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("All is well: ruff format, ruff check, mypy, mkdocs, pytest (")
+    )
 
 
 def test_the_tests_have_an_environment_for_each_gradio(develop: ModuleType, machine: Machine) -> None:

@@ -307,7 +307,7 @@ _METHODS = (
                 Field(
                     "old_names",
                     TEXTS,
-                    "names to replace by `name` in `<lora:NAME:…>` of a prompt, whatever multipliers follow: name and "
+                    "names to replace by `name` in `<lora:NAME:…>` of a prompt, with any multipliers: name and "
                     "alias of the original, and its other versions",
                 ),
             ),

@@ -127,7 +127,7 @@ ERROR = Object(
 
 REFUSED = Object(
     "Refused file",
-    (Field("name", TEXT, "name as it was given"), *ERROR.fields),
+    (Field("name", TEXT, "the name in the request"), *ERROR.fields),
 )
 
 # hello ---------------------------------------------------------------------------------------------------------
