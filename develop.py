@@ -4,12 +4,12 @@
     python develop.py test         the whole check: formatting, lint, types, tests, the scripts of the page
     python develop.py hosts URL    the tests inside a WebUI that runs at URL; docs/hosts.md says how to start it
 
-Each makes its own environment in the folder `.venv` beside this file and installs there what it needs; nothing else
-on the machine changes, and deleting `.venv` undoes it. The second call finds it ready. Standard library only.
+Each makes its own environment in the folder `.venv` next to this file and installs what it needs there. Nothing else
+on the machine changes, and deleting `.venv` undoes it. The second call is quick. Standard library only.
 
-For the tests in a browser two more environments lie in `.venv`, one for each Gradio that a WebUI has. Where one cannot
+For the tests in a browser two more environments are in `.venv`, one for each Gradio that a WebUI has. Where one cannot
 be made, or no Chromium is found, those tests are skipped with the reason; where CI=true they fail. So are the checks of
-the scripts in `javascript/` where Node.js or npm lack, which install what they need in `node_modules`.
+the scripts in `javascript/` where Node.js or npm is missing; their packages are in `node_modules`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OLDEST_PIP = (22, 3)  # the first with `pip --python`
 EXTRAS = {"demo": "", "test": "[test,docs]", "hosts": "[test,docs]"}
 """Command -> what it needs installed."""
 PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui-gradio4]"}
-"""Folders in `.venv` whose Python can serve the panel -> what is installed there."""
+"""Folders in `.venv` whose Python can serve the tab -> what is installed there."""
 NEVER_COMPILED = "numpy,pandas,pillow,pydantic-core"
 CHECKS = {
     "ruff format": ("ruff", "format", "--check", "."),
@@ -59,11 +59,11 @@ print("Python", platform.python_version(), *(f"{name} {found[name]}" for name in
 
 
 class SetupError(Exception):
-    """Something that the user has to know; its text says what to do."""
+    """A problem that the user can solve. Its text names what to do."""
 
 
 def main(arguments: list[str]) -> int:
-    """Runs one of the commands and returns its exit status."""
+    """Run a command and return its exit status."""
     command, *more = arguments or [""]
     if command not in EXTRAS or bool(more) != (command == "hosts"):
         print(__doc__)
@@ -88,12 +88,12 @@ def _demo() -> int:
 
 
 def _hosts(arguments: list[str]) -> int:
-    """Runs the tests inside a WebUI. `arguments`: its address, and options of pytest."""
+    """Run the tests inside a WebUI. `arguments`: its address, and options of pytest."""
     return _run([_python(VENV), "-m", *HOSTS, *arguments])
 
 
 def _test(panels: list[str]) -> int:
-    """Runs all checks, whatever becomes of the first ones. `panels`: the Pythons that can serve the panel."""
+    """Run all checks, also after one fails. `panels`: the Pythons that can serve the tab."""
     start = time.monotonic()
     lack = _provide_node()
     _run([_python(VENV), "-c", _VERSIONS])
@@ -124,9 +124,9 @@ def _page_commands() -> dict[str, list[str]]:
 
 
 def _provide_node() -> str:
-    """Makes `node_modules` hold what the checks of the page need; does nothing where it does already.
+    """Install the packages of the page's checks in `node_modules`, unless they are there.
 
-    Returns what lacks for that, or an empty text.
+    Return what is missing for that, or an empty text.
     """
     lack = _node_lack()
     if not lack and not _is_node_ready():
@@ -139,7 +139,7 @@ def _provide_node() -> str:
 
 
 def _node_lack() -> str:
-    """What lacks of Node.js and npm, or an empty text."""
+    """Return what is missing of Node.js and npm, or an empty text."""
     if not _found("node") or not _found("npm"):
         return f"no Node.js with npm here; install Node.js {OLDEST_NODE} or newer"
     version = subprocess.run([_found("node"), "--version"], capture_output=True, text=True, check=False).stdout.strip()
@@ -150,13 +150,13 @@ def _node_lack() -> str:
 
 
 def _is_node_ready() -> bool:
-    """Whether `npm ci` ran since the lock file was last changed."""
+    """Return whether `npm ci` ran since the lock file was last changed."""
     installed, lock = ROOT / "node_modules" / ".package-lock.json", ROOT / "package-lock.json"
     return installed.is_file() and installed.stat().st_mtime_ns >= lock.stat().st_mtime_ns
 
 
 def _found(program: str) -> str:
-    """The path of a program; an empty text where it is not installed. On Windows npm is a script with an ending."""
+    """Return the path of a program; empty where it is not installed. On Windows npm is a script with a suffix."""
     return shutil.which(program) or ""
 
 
@@ -174,15 +174,15 @@ def _check_python() -> None:
 
 
 def _install(command: str) -> None:
-    """Makes `.venv` hold what a command needs; does nothing where it does already."""
+    """Install what a command needs in `.venv`, unless it is there."""
     stamp = "installed-for-demo" if command == "demo" else "installed-for-test"
     _provide(VENV, EXTRAS[command], stamp, "installed-for-test")
 
 
 def _panels() -> list[str]:
-    """The Pythons that can serve the panel, one for each Gradio. Raises SetupError where one lacks and CI=true.
+    """Return the Pythons that can serve the tab, one for each Gradio.
 
-    Those that the environment names already are taken as they are.
+    The environment variable RESIZE_LORA_PYTHONS overrides them. Raises SetupError where one is missing and CI=true.
     """
     named = os.environ.get("RESIZE_LORA_PYTHONS")
     if named:
@@ -191,7 +191,7 @@ def _panels() -> list[str]:
 
 
 def _panel(name: str) -> bool:
-    """Whether the environment is there in the end. Nothing large is compiled: it takes long, where it works at all."""
+    """Make the environment of a Gradio. Return whether it works. Nothing large is compiled: that is slow or fails."""
     try:
         _provide(VENV / name, PANELS[name], "installed-for-ui", more=("--only-binary", NEVER_COMPILED))
     except SetupError as error:
@@ -203,10 +203,10 @@ def _panel(name: str) -> bool:
 
 
 def _provide(folder: Path, extra: str, *stamps: str, more: tuple[str, ...] = ()) -> None:
-    """Makes an environment hold the package with an extra; does nothing where one of the stamps says that it does.
+    """Install the package with an extra in an environment, unless one of the stamps shows that it is installed.
 
-    Raises SetupError where that fails. The first stamp is set; `more` are arguments for pip, which is told to compile
-    nothing: most of the modules are never imported, and compiling them all takes longer than the rest.
+    The first stamp is written; `more` are arguments for pip. pip compiles no modules: most are never imported, and
+    compiling all of them takes longer than the rest. Raises SetupError where the installation fails.
     """
     state, works = _state(), _works(folder)
     if works and any(_read(folder / stamp) == state for stamp in stamps):
@@ -215,46 +215,46 @@ def _provide(folder: Path, extra: str, *stamps: str, more: tuple[str, ...] = ())
         print(f"Making an environment in {folder} ...", flush=True)
         _must(
             [_base_python(), "-m", "venv", "--without-pip", "--clear", str(folder)],
-            "the environment cannot be made; the message stands above. On Debian and Ubuntu: apt install python3-venv.",
+            "the environment cannot be made; see the message above. On Debian and Ubuntu: apt install python3-venv.",
         )
     print("Installing what is needed there; later calls skip this ...", flush=True)
     pip, environment = _pip()
     quiet = () if sys.stdout.isatty() else ("--quiet",)
     _must(
         [*pip, "--python", _python(folder), "install", "--no-compile", *quiet, *more, "--editable", f"{ROOT}{extra}"],
-        "pip could not install what is needed; its message stands above. It fetches packages, so it needs a network.",
+        "pip could not install what is needed; see its message above. It fetches packages, so it needs a network.",
         environment,
     )
     (folder / stamps[0]).write_text(state, "utf-8")
 
 
 def _python(folder: Path) -> str:
-    """An environment's interpreter."""
+    """Return the interpreter of an environment."""
     return str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 
 
 def _state() -> str:
-    """What an installation rests on: the lists of packages, and where this folder lies."""
-    told = (ROOT / "pyproject.toml").read_bytes() + os.fsencode(ROOT)
-    return hashlib.sha256(told).hexdigest()
+    """Return a hash of the lists of packages and of the path of this folder."""
+    state = (ROOT / "pyproject.toml").read_bytes() + os.fsencode(ROOT)
+    return hashlib.sha256(state).hexdigest()
 
 
 def _works(folder: Path) -> bool:
-    """Whether there is an environment whose Python runs, and is new enough."""
+    """Return whether an environment's Python runs and is new enough."""
     asked = f"import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
     python = _python(folder)
     return Path(python).is_file() and subprocess.run([python, "-c", asked], check=False).returncode == 0
 
 
 def _base_python() -> str:
-    """The Python that this one's environment was made with, so that `.venv` does not rest on another one."""
+    """Return the Python that made this one's environment, so that `.venv` does not depend on that environment."""
     return str(getattr(sys, "_base_executable", None) or sys.executable)
 
 
 def _pip() -> tuple[list[str], dict[str, str]]:
-    """A pip that can install into an environment without one, and what to run it with.
+    """Return a pip that can install into another environment, and the variables to run it with.
 
-    The one at hand if it is new enough, else a new one that the old one puts into `.venv`.
+    That is the installed pip if it is new enough, else a new one that the old one installs in `.venv`.
     """
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_USER": "0"}
     for python in dict.fromkeys((sys.executable, _base_python())):
@@ -265,7 +265,7 @@ def _pip() -> tuple[list[str], dict[str, str]]:
             print(f"pip {version[0]}.{version[1]} is too old for this; a new one goes into .venv ...", flush=True)
             _must(
                 [python, "-m", "pip", "install", "--quiet", "--target", str(BOOTSTRAP), "--upgrade", "pip"],
-                "the old pip could not fetch a new one; its message stands above.",
+                "the old pip could not fetch a new one; see its message above.",
                 environment,
             )
             paths = [str(BOOTSTRAP), *filter(None, [environment.get("PYTHONPATH")])]
@@ -293,7 +293,7 @@ def _read(path: Path) -> str | None:
 
 
 def _run(command: list[str], more: dict[str, str] | None = None) -> int:
-    """Runs in the environment, and keeps even the cache of norms there. `more`: variables for it."""
+    """Run a command with a cache of norms inside `.venv`. `more` are environment variables."""
     environment = {**os.environ, "RESIZE_LORA_CACHE": str(VENV / "cache"), **(more or {})}
     return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 

@@ -58,6 +58,14 @@ PLAIN_TEXTS = (
     "benchmarks/README.md",
     "docs/*.md",
     "localizations/*.json",
+    "lib_resize/**/*.py",
+    "benchmarks/*.py",
+    "scripts/*.py",
+    "tools/*.py",
+    "javascript/*.js",
+    "*.py",
+    "style.css",
+    ".ci/run",
 )
 """Texts in which the words of `AVOIDED` do not occur; of a translation, the English keys."""
 QUOTING = ("docs/style.md",)

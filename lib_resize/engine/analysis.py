@@ -21,7 +21,7 @@ class Analysis:
     """One each for `adapter.layers`."""
     base_name: str | None = None
     others: Mapping[str, Analysis] = field(default_factory=dict)
-    """The same LoRA with layers converted, by the word of `Style.convert` that it stands for."""
+    """Value of `Style.convert` -> the same LoRA with its layers converted."""
     weights: Mapping[int, Callable[[], Factor]] = field(default_factory=dict)
     """What reads the base weight of a layer, by index: of those that cannot be written or measured without."""
 

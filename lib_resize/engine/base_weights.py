@@ -60,12 +60,12 @@ def _as_out_by_in(checkpoint: Checkpoint, weight: Partner) -> Factor:
 
 
 def _baseless(adapter: Adapter, layer: Layer, checkpoint: Checkpoint | None) -> str:
-    told = (
+    found = (
         f"{adapter.paths[0]}: layer {layer.stem} is {layer.form.kind}, whose delta depends on the base model's weights"
     )
     if checkpoint is None:
-        return f"{told}. Name the checkpoint that it was trained on first, or after --base."
-    return f"{told}, and {checkpoint.path.name} has no such layer. Give the right checkpoint."
+        return f"{found}. Name the checkpoint that it was trained on first, or after --base."
+    return f"{found}, and {checkpoint.path.name} has no such layer. Give the right checkpoint."
 
 
 def needs_base(adapter: Adapter) -> bool:

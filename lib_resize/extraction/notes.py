@@ -61,8 +61,8 @@ def nothing_differs(tuned: Weights, base: Weights, tally: Tally) -> str:
     apart = tally.only_one + len(tally.sizes) + tally.left_out.get(OTHER_LAYOUT, 0)
     others = "; ".join(missed)
     if tally.equal > apart:
-        told = f" Not compared: {others}." if missed else ""
-        return f"{models}: no layer differs that a LoRA could hold ({tally.equal} were compared and are equal).{told}"
+        rest = f" Not compared: {others}." if missed else ""
+        return f"{models}: no layer differs that a LoRA could hold ({tally.equal} were compared and are equal).{rest}"
     count = f"{tally.equal} of {tally.equal + apart} layers" if tally.equal else "no layer"
     equal = " and are equal" if tally.equal else ""
     return (

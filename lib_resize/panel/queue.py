@@ -244,7 +244,7 @@ class Queue:
                 self._jobs.put_back(job)
         except Cancelled as error:
             self._finish(job, CANCELLED, error=self._to_error(error))
-        except Exception as error:  # the next job must run, whatever this one raised
+        except Exception as error:  # the next job must run, after any exception
             self._finish(job, FAILED, error=self._to_error(error))
         finally:
             if began:

@@ -73,7 +73,7 @@ def listed_names(host: HostLists) -> set[str]:
 
 def all_names(host: HostLists) -> set[str]:
     """Return the names of the host's list and of all files below its roots, folded. Hosts know a LoRA by its name,
-    in whatever folder it is."""
+    in any folder."""
     names = listed_names(host)
     for root in host.lora_roots():
         names |= names_in_tree(root)

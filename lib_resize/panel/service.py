@@ -55,7 +55,7 @@ class Service:
             check_session(question, self.desk.session)
             answer = {"id": id, "result": plain(self.ask(question.get("method"), question.get("params")))}
             return json.dumps(answer, allow_nan=False)
-        except Exception as error:  # the page needs an answer, whatever was raised
+        except Exception as error:  # the page needs an answer, with any exception
             return json.dumps({"id": id, "error": self.desk.error(error)}, allow_nan=False)
 
     def ask(self, method: Any, params: Any = None) -> Any:

@@ -117,9 +117,9 @@ def _asset_root() -> Path:
 
 
 def _places() -> Iterator[Path]:
-    beside = Path(__file__).parents[2]
-    yield beside
-    installed = (beside, sysconfig.get_path("data"), sysconfig.get_path("data", sysconfig.get_preferred_scheme("user")))
+    source = Path(__file__).parents[2]
+    yield source
+    installed = (source, sysconfig.get_path("data"), sysconfig.get_path("data", sysconfig.get_preferred_scheme("user")))
     for data in installed:  # pip install --target, into an environment, --user
         yield Path(data) / "share" / "resize-lora"
 
