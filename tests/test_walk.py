@@ -7,7 +7,10 @@ stage; a step back is an entry of a stage that is left of the one before it.
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +21,8 @@ import pytest
 
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
+from lib_resize.hosts.standalone import StandaloneHost
+from lib_resize.panel.service import Service
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 
@@ -60,13 +65,16 @@ class Walk:
 
 @contextmanager
 def walking() -> Iterator[Walk]:
+    """Follow the calls of this thread and of threads that start meanwhile."""
     walk = Walk()
     before = sys.getprofile()
+    threading.setprofile(walk.follow)
     sys.setprofile(walk.follow)
     try:
         yield walk
     finally:
         sys.setprofile(before)
+        threading.setprofile(before)
 
 
 def test_every_module_of_the_engine_is_a_stage_or_a_tool() -> None:
@@ -93,3 +101,20 @@ def test_each_further_recipe_goes_back_once(lora: Path, tmp_path: Path) -> None:
     assert [outcome.error for outcome in outcomes] == [None] * 3
     assert walk.stages == [*STAGES[:2], *(stage for _ in range(3) for stage in STAGES[2:])]
     assert walk.steps_back == 2
+
+
+def test_a_click_in_the_tab_goes_the_same_way(lora: Path, tmp_path: Path) -> None:
+    """The tab reads the file and copies sidecars by itself; between them are the stages of the engine."""
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    shutil.copy(lora, folder)
+    params = {"names": [lora.stem], "target": {"rank": 2}}
+    with walking() as walk:
+        service = Service(StandaloneHost([folder]), tmp_path / "library.json")
+        answer = json.loads(service.call(json.dumps({"id": 1, "method": "resize", "params": params})))
+        service.desk.queue.join()
+        service.close()
+        service.desk.library.join()
+    assert answer["result"]["jobs"]
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    assert walk.stages == list(STAGES[1:-1])
