@@ -45,12 +45,15 @@ def delta(tensors: dict[str, np.ndarray], stem: str) -> np.ndarray:
     up, down = tensors[f"{stem}.lora_up.weight"], tensors[f"{stem}.lora_down.weight"]
     rank = down.shape[0]
     alpha = float(tensors[f"{stem}.alpha"].reshape(())) if f"{stem}.alpha" in tensors else rank
-    return alpha / rank * up.reshape(len(up), rank).astype(np.float64) @ down.reshape(rank, -1).astype(np.float64)
+    left, right = up.reshape(len(up), rank).astype(np.float64), down.reshape(rank, -1).astype(np.float64)
+    found: np.ndarray = alpha / rank * left @ right
+    return found
 
 
 def best(matrix: np.ndarray, rank: int) -> np.ndarray:
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+    found: np.ndarray = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return found
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

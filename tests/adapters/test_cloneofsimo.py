@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from lib_resize.adapters.forms.form import Form
+from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.adapters.read.cloneofsimo import with_kohya_names
 from lib_resize.adapters.write.style import Style
@@ -26,6 +28,11 @@ from lib_resize.recipe.grammar import parse_recipes
 DATA = Path(os.environ.get("RESIZE_LORA_TRAINED") or Path(__file__).parents[2].parent / "shared" / "data")
 TRAINED = [("cloneofsimo_analog_svd_rank4", "sd15_analog_rank4"), ("cloneofsimo_lora_disney", "sd15_disney_rank1")]
 DEFAULT = ("CrossAttention", "Attention", "GEGLU")
+
+
+def low_rank(form: Form) -> LowRank:
+    assert isinstance(form, LowRank)
+    return form
 
 
 def made(path: Path, classes: tuple[str, ...] = DEFAULT, choice: int = 0, texts: int | None = 0, **changes) -> Path:
@@ -88,7 +95,7 @@ def test_shapes_tell_the_order_and_the_family(choice: int, family, tmp_path: Pat
         assert adapter.family == family
         wanted = [name for name, _ in list(layer_orders("unet", DEFAULT))[choice]]
         wanted += [name for name, _ in list(layer_orders("text_encoder", ["CLIPAttention"]))[texts]]
-        found = {layer.stem: layer.form.pair for layer in adapter.layers}
+        found = {layer.stem: low_rank(layer.form).pair for layer in adapter.layers}
         assert found.keys() == set(wanted)
         for number, name in enumerate(wanted[:144]):
             np.testing.assert_array_equal(found[name].up.bits, file.bits(f"unet:{number}:up"))
@@ -112,6 +119,7 @@ def test_what_is_written_loads_everywhere_and_keeps_the_tokens(tmp_path: Path) -
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", style=Style(dtype=None))
     (outcome,) = resize(expand([str(path)]), settings)
     assert outcome.error is None
+    assert outcome.plan is not None
     assert any("numbers in place of names" in note for note in outcome.plan.notes)
     with SafeFile(Path(outcome.plan.output)) as new, SafeFile(path) as old:
         assert new.bytes("<s1>") == old.bytes("<s1>")
@@ -162,8 +170,8 @@ def test_trained_files_become_what_lies_beside_them(numbered: str, kohya: str) -
         wanted = {layer.stem: layer for layer in read_adapter(truth).layers}
         assert found.keys() == wanted.keys()
         for name, layer in wanted.items():
-            ours = found[name].form.pair
-            assert ours.scale == layer.form.pair.scale == 1.0
-            for a, b in ((ours.up, layer.form.pair.up), (ours.down, layer.form.pair.down)):
+            ours, true = low_rank(found[name].form).pair, low_rank(layer.form).pair
+            assert ours.scale == true.scale == 1.0
+            for a, b in ((ours.up, true.up), (ours.down, true.down)):
                 first, second = (singles(one.bits, one.kind).astype(np.float16) for one in (a, b))
                 np.testing.assert_array_equal(first, second, err_msg=name)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lib_resize.adapters.forms.form import Form
+from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.adapters.read.fused import row_cuts
 from lib_resize.adapters.write.style import Style
@@ -18,6 +20,7 @@ from lib_resize.files.reader import SafeFile
 from lib_resize.names.families import FLUX, LUMINA2, Z_IMAGE
 from lib_resize.names.family import layers
 from lib_resize.names.identify import canonical_id
+from lib_resize.plans import Plan
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 
@@ -27,7 +30,8 @@ NAMES = {"img_attn_qkv": "lora_unet_double_blocks_{}_img_attn_qkv", "linear1": "
 
 
 def piece(rng: np.random.Generator, rows: int, strengths: np.ndarray) -> np.ndarray:
-    return np.linalg.qr(rng.standard_normal((rows, len(strengths))))[0] * strengths
+    made: np.ndarray = np.linalg.qr(rng.standard_normal((rows, len(strengths))))[0] * strengths
+    return made
 
 
 def flux(path: Path, strengths: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -50,6 +54,11 @@ def flux(path: Path, strengths: np.ndarray | None = None) -> dict[str, np.ndarra
     return tensors
 
 
+def plan_of(outcome: Outcome) -> Plan:
+    assert outcome.plan is not None
+    return outcome.plan
+
+
 def resized(path: Path, recipe: str, **style) -> tuple[Outcome, dict[str, np.ndarray]]:
     settings = Settings(
         recipes=parse_recipes(recipe),
@@ -60,7 +69,7 @@ def resized(path: Path, recipe: str, **style) -> tuple[Outcome, dict[str, np.nda
     (outcome,) = resize(expand([str(path)]), settings)
     if outcome.error:
         raise outcome.error
-    return outcome, load_file(outcome.plan.output)
+    return outcome, load_file(plan_of(outcome).output)
 
 
 def delta(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -72,7 +81,7 @@ def delta(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
 def test_trap_14_a_fused_layer_of_pieces_gives_each_piece_its_own_ranks(recipe: str, tmp_path: Path) -> None:
     old = flux(tmp_path / "x.safetensors")
     outcome, new = resized(tmp_path / "x.safetensors", recipe)
-    assert any("trained in pieces" in note for note in outcome.plan.notes)
+    assert any("trained in pieces" in note for note in plan_of(outcome).notes)
     for kind, sizes in ROWS.items():
         name = NAMES[kind].format(1)
         up = new[f"{name}.lora_up.weight"]
@@ -126,10 +135,15 @@ def test_one_number_off_and_the_layer_is_resized_as_one(tmp_path: Path) -> None:
     np.testing.assert_allclose(delta(new, name), (u[:, :6] * s[:6]) @ vt[:6], atol=1e-5)
 
 
+def low_rank(form: Form) -> LowRank:
+    assert isinstance(form, LowRank)
+    return form
+
+
 def test_rows_are_cut_where_the_table_says(tmp_path: Path) -> None:
     flux(tmp_path / "x.safetensors")
     with SafeFile(tmp_path / "x.safetensors") as file:
-        found = {layer.stem: layer.form.cuts for layer in read_adapter(file).layers}
+        found = {layer.stem: low_rank(layer.form).cuts for layer in read_adapter(file).layers}
         assert found[NAMES["img_attn_qkv"].format(0)] == (24, 48)
         assert found[NAMES["linear1"].format(0)] == (24, 48, 72)
     assert row_cuts(NAMES["linear1"].format(0), 71, FLUX[0]) == ()
@@ -183,7 +197,7 @@ def test_trap_22_whole_and_pieces_in_one_file_are_both_resized_and_told(tmp_path
     outcome, new = resized(tmp_path / "x.safetensors", "rank=2")
     assert len(new) == 2 * len(names)
     assert any("12 layers are in the file twice (first diffusion_model.layers." in note
-               for note in outcome.plan.notes)  # fmt: skip
+               for note in plan_of(outcome).notes)  # fmt: skip
     with pytest.raises(UnsupportedError, match="no host reads such pieces"):
         resized(tmp_path / "x.safetensors", "rank=2", kohya=True)
 
@@ -194,7 +208,7 @@ def test_trap_22_two_spellings_of_a_layer_are_both_resized_and_told(tmp_path: Pa
     save_file(pairs(names, {}, (".lora_up.weight", ".lora_down.weight")), tmp_path / "x.safetensors")
     outcome, new = resized(tmp_path / "x.safetensors", "rank=2")
     assert {key.partition(".")[0] for key in new} == set(names)
-    assert any("2 layers are in the file twice" in note for note in outcome.plan.notes)
+    assert any("2 layers are in the file twice" in note for note in plan_of(outcome).notes)
     with pytest.raises(UnsupportedError, match="two layers would both be named"):
         resized(tmp_path / "x.safetensors", "rank=2", kohya=True)
 
@@ -204,7 +218,7 @@ def test_a_family_that_nobody_knows_is_resized_and_told(tmp_path: Path) -> None:
     save_file(pairs(names, {}, (".lora_up.weight", ".lora_down.weight")), tmp_path / "x.safetensors")
     outcome, new = resized(tmp_path / "x.safetensors", "rank=2")
     assert len(new) == 12
-    assert any("unknown model family" in note for note in outcome.plan.notes)
+    assert any("unknown model family" in note for note in plan_of(outcome).notes)
 
 
 def test_pieces_that_comfyui_reads_are_renamed_and_others_are_not(tmp_path: Path) -> None:

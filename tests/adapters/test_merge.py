@@ -16,6 +16,7 @@ import pytest
 from lorafiles import delta, factors, kohya, relative, tensors_of, write
 from test_resize_file import resized, run
 
+from lib_resize.adapters.forms.form import Form
 from lib_resize.adapters.merge import merge as module
 from lib_resize.adapters.write.style import Style
 
@@ -43,12 +44,13 @@ def spelled(words: str, spelling: str, seed: int, size: tuple[int, int] = (24, 1
 
 
 def true(*seeds: int, size: tuple[int, int] = (24, 16), rank: int = 4) -> np.ndarray:
-    return sum(up.astype(float) @ down for up, down in (factors(*size, rank, seed) for seed in seeds))
+    found: np.ndarray = sum(up.astype(float) @ down for up, down in (factors(*size, rank, seed) for seed in seeds))
+    return found
 
 
 def applied(tensors: Tensors, weights: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """What is added to each weight of a model by ComfyUI's rule; `weights` are names in the model, with shapes."""
-    names = {}
+    names: dict[str, str] = {}
     for weight in weights:
         flat = weight.replace(".", "_")
         names |= dict.fromkeys((weight, f"diffusion_model.{weight}", f"lora_unet_{flat}", f"lycoris_{flat}"), weight)
@@ -171,7 +173,8 @@ def pieces(seed: int, names: str = "qkv") -> Tensors:
 
 
 def whole(seed: int) -> Tensors:
-    return kohya("lora_unet_" + QKV.replace(".", "_"), 3 * WIDTH, WIDTH, 1, seed=seed, alpha=1)
+    made: Tensors = kohya("lora_unet_" + QKV.replace(".", "_"), 3 * WIDTH, WIDTH, 1, seed=seed, alpha=1)
+    return made
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -305,7 +308,12 @@ def test_vectors_that_cancel_are_left_out(tmp_path) -> None:
 
 def test_what_cancels_is_measured_only_where_a_bound_does_not_tell(tmp_path, monkeypatch) -> None:
     measured = []
-    monkeypatch.setattr(module, "_length", lambda form: measured.append(form) or 1.0)
+
+    def length(form: Form) -> float:
+        measured.append(form)
+        return 1.0
+
+    monkeypatch.setattr(module, "_length", length)
     merged(tmp_path, kohya("lora_unet_a", seed=1), kohya("lora_unet_a", seed=2))
     assert not measured
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,10 @@ METHODS = ("svd", "rsvd", "projection", "sparse")
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write(tmp_path / "x.safetensors", kohya("lora_unet_a", rank=12) | kohya("lora_unet_b", 40, 30, 8, seed=1))
+    written: Path = write(
+        tmp_path / "x.safetensors", kohya("lora_unet_a", rank=12) | kohya("lora_unet_b", 40, 30, 8, seed=1)
+    )
+    return written
 
 
 def made(source: Path, recipe: str, **settings) -> tuple[dict[str, np.ndarray], Plan]:
@@ -44,7 +48,7 @@ def test_retention_and_errors_are_those_of_the_written_deltas(source, method, re
     norms = [np.linalg.norm(delta(before, stem)) for stem in STEMS]
     shares = [layer.error_lora for layer in plan.layers]
     np.testing.assert_allclose(shares, np.array(errors) / norms, rtol=1e-4)
-    share = np.hypot(*errors) / np.hypot(*norms)
+    share = math.hypot(*errors) / math.hypot(*norms)
     assert plan.retention == pytest.approx(np.sqrt(max(0.0, 1 - share**2)), abs=1e-5)
     assert [layer.new_rank for layer in plan.layers] == [3, 3]
     assert found["lora_unet_a.lora_down.weight"].shape[0] == 3
@@ -74,7 +78,8 @@ def test_the_seed_decides_and_nothing_else(source, method) -> None:
     def data(name: str, seed: int, threads: int) -> bytes:
         made(source, f"rank=2,{method},seed={seed}", suffix=name, threads=threads)
         path = source.with_name(f"x{name}.safetensors")
-        return path.read_bytes()[read_header(path).data_start :]
+        found: bytes = path.read_bytes()[read_header(path).data_start :]
+        return found
 
     assert data("_a", 7, 1) == data("_b", 7, 2)
     assert data("_c", 8, 1) != data("_a2", 7, 1)

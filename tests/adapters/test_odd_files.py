@@ -17,7 +17,9 @@ from lib_resize.files.reader import SafeFile
 FLUX = "transformer.transformer_blocks.0.attn.to_q"
 
 
-def pair(stem: str, up: np.ndarray, down: np.ndarray, words: tuple[str, str] = ("lora_B", "lora_A")) -> dict:
+def pair(
+    stem: str, up: np.ndarray, down: np.ndarray, words: tuple[str, str] = ("lora_B", "lora_A")
+) -> dict[str, np.ndarray]:
     return {f"{stem}.{word}.weight": np.ascontiguousarray(part) for word, part in zip(words, (up, down), strict=True)}
 
 

@@ -18,13 +18,15 @@ STEMS = ("lora_unet_a", "lora_unet_b")
 
 
 def lora(path: Path, seed: int) -> Path:
-    return write(path, kohya("lora_unet_a", seed=seed) | kohya("lora_unet_b", 40, 30, 8, seed=seed + 100))
+    written: Path = write(path, kohya("lora_unet_a", seed=seed) | kohya("lora_unet_b", 40, 30, 8, seed=seed + 100))
+    return written
 
 
 def deltas(argument: str, recipe: str, out: Path) -> dict[str, np.ndarray]:
     settings = Settings(recipes=parse_recipes(recipe), output=out, style=Style("F32"), overwrite=True)
     (outcome,) = resize(expand([argument]), settings)
     assert outcome.error is None, outcome.error
+    assert outcome.plan is not None
     found = tensors_of(Path(outcome.plan.output))
     return {stem: delta(found, stem) for stem in STEMS}
 

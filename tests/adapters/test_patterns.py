@@ -62,7 +62,8 @@ def test_a_regular_expression_is_named_and_not_run(key: str) -> None:
 def adapter(path: Path, fields: dict[str, object], stem: str = "unet.mid.to_q") -> Path:
     up, down = factors(12, 10, 4)
     tensors = {f"{stem}.lora_B.weight": up, f"{stem}.lora_A.weight": down}
-    return write(path, tensors, {"lora_adapter_metadata": json.dumps(fields)})
+    written: Path = write(path, tensors, {"lora_adapter_metadata": json.dumps(fields)})
+    return written
 
 
 @pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern"])

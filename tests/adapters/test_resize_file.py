@@ -12,6 +12,7 @@ from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Outcome, Settings
 from lib_resize.errors import DamagedFileError, LayerError, UnsupportedError
+from lib_resize.plans import Plan
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 
@@ -20,10 +21,15 @@ def run(argument: Path | str, recipe: str = "rank=2", **settings) -> list[Outcom
     return list(resize(expand([str(argument)]), Settings(recipes=parse_recipes(recipe), **settings)))
 
 
+def plan_of(outcome: Outcome) -> Plan:
+    assert outcome.plan is not None
+    return outcome.plan
+
+
 def resized(argument: Path | str, recipe: str = "rank=2", **settings) -> tuple[dict[str, np.ndarray], Outcome]:
     (outcome,) = run(argument, recipe, **settings)
     assert outcome.error is None, outcome.error
-    return tensors_of(Path(outcome.plan.output)), outcome
+    return tensors_of(Path(plan_of(outcome).output)), outcome
 
 
 def refused(argument: Path | str, recipe: str = "rank=2", **settings) -> Exception:
@@ -48,7 +54,7 @@ def test_full_rank_keeps_every_key_and_every_delta(tmp_path) -> None:
     source = kohya("lora_unet_a") | kohya("lora_unet_b", 8, 30, seed=1)
     found, outcome = resized(write(tmp_path / "x.safetensors", source), "retain=1")
     assert found.keys() == source.keys()
-    assert outcome.plan.retention == pytest.approx(1.0)
+    assert plan_of(outcome).retention == pytest.approx(1.0)
     for stem in ("lora_unet_a", "lora_unet_b"):
         assert relative(delta(found, stem), delta(source, stem)) < 5e-4
 
@@ -69,9 +75,9 @@ def test_all_layers_of_a_file_share_one_alpha(tmp_path) -> None:
     source = kohya("a", strength=1.0) | kohya("b", strength=1e-3, seed=1) | kohya("c", strength=30, seed=2)
     path = write(tmp_path / "x.safetensors", source)
     found, outcome = resized(path, "spn_lora,min_rank=1,thr=-0.9")
-    assert len({layer.new_rank for layer in outcome.plan.layers}) > 0
+    assert len({layer.new_rank for layer in plan_of(outcome).layers}) > 0
     assert len({float(found[f"{stem}.alpha"]) for stem in "abc"}) == 1
-    for stem, layer in zip("abc", outcome.plan.layers, strict=True):
+    for stem, layer in zip("abc", plan_of(outcome).layers, strict=True):
         assert relative(delta(found, stem), best(delta(source, stem), layer.new_rank)) < 7e-4
 
 
@@ -94,8 +100,8 @@ def test_dora_magnitudes_stay_byte_for_byte_and_alpha_is_the_rank(tmp_path) -> N
     found, outcome = resized(write(tmp_path / "x.safetensors", source), "spn_lora,thr=-0.5")
     np.testing.assert_array_equal(found["a.dora_scale"], magnitude)
     assert float(found["a.alpha"]) == found["a.lora_down.weight"].shape[0]
-    assert any("DoRA" in note for note in outcome.plan.notes)
-    assert ("a.dora_scale", "DoRA magnitude") in outcome.plan.copied
+    assert any("DoRA" in note for note in plan_of(outcome).notes)
+    assert ("a.dora_scale", "DoRA magnitude") in plan_of(outcome).copied
 
 
 def test_a_dora_layer_never_falls_away(tmp_path) -> None:
@@ -110,7 +116,7 @@ def test_a_dora_layer_never_falls_away(tmp_path) -> None:
 
 def test_what_is_not_low_rank_is_copied_byte_for_byte_and_named(tmp_path) -> None:
     rng = np.random.default_rng(0)
-    others = {
+    others: dict[str, np.ndarray] = {
         "lora_unet_n.w_norm": rng.standard_normal(7).astype(np.float32),
         "lora_unet_n.b_norm": rng.standard_normal(7).astype(np.float16),
         "lora_unet_d.diff": rng.standard_normal(4).astype(np.float64),
@@ -122,7 +128,7 @@ def test_what_is_not_low_rank_is_copied_byte_for_byte_and_named(tmp_path) -> Non
     path = write(tmp_path / "x.safetensors", kohya("a") | others)
     found, outcome = resized(path)
     assert set(found) == set(kohya("a")) | set(others)
-    assert {key for key, _ in outcome.plan.copied} == set(others)
+    assert {key for key, _ in plan_of(outcome).copied} == set(others)
     for key, value in others.items():
         np.testing.assert_array_equal(found[key], value.astype(np.float64))
 
@@ -131,14 +137,14 @@ def test_an_orphan_alpha_stays_behind_and_is_told(tmp_path) -> None:
     source = kohya("a") | {"lost.alpha": np.array(4.0, np.float32)}
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
     assert set(found) == set(kohya("a"))
-    assert any("lost.alpha" in note for note in outcome.plan.notes)
+    assert any("lost.alpha" in note for note in plan_of(outcome).notes)
 
 
 def test_zero_layers_fall_away_with_all_their_keys_and_are_counted(tmp_path) -> None:
     source = kohya("a") | kohya("dead", strength=0, seed=1)
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
     assert {key.partition(".")[0] for key in found} == {"a"}
-    assert outcome.plan.zero == outcome.plan.dropped == ("dead",)
+    assert plan_of(outcome).zero == plan_of(outcome).dropped == ("dead",)
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"])
@@ -164,15 +170,15 @@ def test_same_keeps_the_dtype_of_the_source(tmp_path, dtype, size) -> None:
     (outcome,) = run(path, style=Style(dtype=None))
     from lib_resize.files.header import read_header
 
-    entries = read_header(outcome.plan.output).entries
+    entries = read_header(plan_of(outcome).output).entries
     assert entries["a.lora_up.weight"].dtype == dtype
-    assert outcome.plan.bytes_after == Path(outcome.plan.output).stat().st_size
+    assert plan_of(outcome).bytes_after == Path(plan_of(outcome).output).stat().st_size
 
 
 def test_an_fp32_source_halves_at_full_rank(tmp_path) -> None:
     path = write(tmp_path / "x.safetensors", kohya("a", 400, 300, 32))
     _, outcome = resized(path, "retain=1")
-    assert 0.49 < outcome.plan.bytes_after / outcome.plan.bytes_before < 0.53
+    assert 0.49 < plan_of(outcome).bytes_after / plan_of(outcome).bytes_before < 0.53
 
 
 # Refusals ---------------------------------------------------------------------------------------------------
@@ -249,7 +255,7 @@ def test_what_is_carried_beside_others_is_refused_alone_with_the_reason(tmp_path
     found, outcome = resized(write(tmp_path / "beside.safetensors", made | kohya("a")))
     carried = set(made) - {"l.alpha"} if kind == "alpha without factors" else set(made)
     assert carried <= set(found)
-    assert {key for key, _ in outcome.plan.copied} == carried
+    assert {key for key, _ in plan_of(outcome).copied} == carried
     for key in carried:
         np.testing.assert_array_equal(found[key], made[key])
 
@@ -280,7 +286,7 @@ def test_a_merge_is_the_exact_weighted_sum(tmp_path) -> None:
     assert relative(delta(found, "lora_unet_a"), expected) < 7e-4
     assert relative(delta(found, "lora_unet_only_one"), 0.6 * delta(one, "lora_unet_only_one")) < 7e-4
     assert relative(delta(found, "lora_unet_only_two"), -0.4 * delta(two, "lora_unet_only_two")) < 7e-4
-    assert Path(outcome.plan.output).name.startswith("one_0.6+two_-0.4_")
+    assert Path(plan_of(outcome).output).name.startswith("one_0.6+two_-0.4_")
 
 
 def test_a_merge_across_spellings_meets_under_canonical_names(tmp_path) -> None:
@@ -308,7 +314,7 @@ def test_a_bias_of_one_file_goes_into_a_merge_at_its_strength(tmp_path) -> None:
     write(tmp_path / "two.safetensors", kohya("a", seed=2))
     (outcome,) = run(f"{tmp_path / 'one'}:-0.5,{tmp_path / 'two'}")
     assert outcome.error is None
-    assert np.array_equal(tensors_of(Path(outcome.plan.output))["a.diff_b"], -0.5 * bias)
+    assert np.array_equal(tensors_of(Path(plan_of(outcome).output))["a.diff_b"], -0.5 * bias)
 
 
 @pytest.mark.parametrize("keys", [("a.diff_b",), ("n.w_norm", "n.b_norm"), ("lone.diff_b",)])
@@ -319,7 +325,7 @@ def test_vectors_of_two_files_are_added_each_at_its_strength(tmp_path, keys) -> 
         write(tmp_path / f"x{i}.safetensors", kohya("a", seed=i) | more)
     (outcome,) = run(f"{tmp_path / 'x0'}:-0.5,{tmp_path / 'x1'},{tmp_path / 'x2'}:3")
     assert outcome.error is None, outcome.error
-    found = tensors_of(Path(outcome.plan.output))
+    found = tensors_of(Path(plan_of(outcome).output))
     for key in keys:
         wanted = -0.5 * vectors[0][key] + vectors[1][key] + 3 * vectors[2][key]
         np.testing.assert_allclose(found[key], wanted, rtol=1e-5, atol=1e-5)
@@ -335,7 +341,7 @@ def test_the_bias_of_an_up_is_added_at_the_scale_of_its_layer(tmp_path) -> None:
     (outcome,) = run(f"{tmp_path / 'x0'}:-0.5,{tmp_path / 'x1'}:2")
     assert outcome.error is None, outcome.error
     wanted = -0.5 * 2 / 4 * sources[0]["a.lora_B.bias"] + 2 * 6 / 4 * sources[1]["a.lora_B.bias"]
-    np.testing.assert_allclose(tensors_of(Path(outcome.plan.output))["a.lora_B.bias"], wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(tensors_of(Path(plan_of(outcome).output))["a.lora_B.bias"], wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_bias_of_another_shape_elsewhere_is_not_added(tmp_path) -> None:
@@ -375,7 +381,7 @@ def test_rescale_is_baked_in(tmp_path) -> None:
     source = kohya("a")
     found, outcome = resized(write(tmp_path / "x.safetensors", source), "rescale=0.8,rank=3")
     assert relative(delta(found, "a"), 0.8 * best(delta(source, "a"), 3)) < 7e-4
-    assert "scale0.8" in outcome.plan.output
+    assert "scale0.8" in plan_of(outcome).output
 
 
 def test_naming_kohya_renames_all_that_belongs_to_a_layer(tmp_path) -> None:

@@ -8,7 +8,7 @@ import timeit
 import pytest
 
 from lib_resize.adapters.keys.registry import kind_of
-from lib_resize.adapters.keys.suffixes import parse_key
+from lib_resize.adapters.keys.suffixes import ParsedKey, parse_key
 
 STEM = "unet.down_blocks.1.attentions.0.to_out.0"
 
@@ -83,7 +83,7 @@ def test_a_key_parts_into_stem_and_role(key: str, stem: str, role: str) -> None:
 )
 def test_a_kind_is_known_by_its_keys(keys: list[str], kind: str) -> None:
     parts = [parse_key(key) for key in keys]
-    by_stem = {p.stem: {} for p in parts}
+    by_stem: dict[str, dict[str, ParsedKey]] = {p.stem: {} for p in parts}
     for found in parts:
         by_stem[found.stem][found.role] = found
     stem = parts[0].stem

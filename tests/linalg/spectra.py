@@ -15,7 +15,8 @@ def orthonormal(rows: int, columns: int, rng: np.random.Generator) -> np.ndarray
 def mixing(rank: int, condition: float, rng: np.random.Generator) -> np.ndarray:
     """An invertible matrix of the given condition number."""
     left, right = orthonormal(rank, rank, rng), orthonormal(rank, rank, rng)
-    return (left * np.geomspace(1, 1 / condition, rank)) @ right.T
+    found: np.ndarray = (left * np.geomspace(1, 1 / condition, rank)) @ right.T
+    return found
 
 
 def known(n: int, m: int, s: np.ndarray, condition: float = 3.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -43,4 +44,5 @@ def exact(pair: Pair) -> np.ndarray:
 
 def exact_truncation(pair: Pair, rank: int) -> np.ndarray:
     u, s, vt = np.linalg.svd(exact(pair), full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+    found: np.ndarray = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return found

@@ -98,6 +98,7 @@ def test_what_is_kept_is_the_best_of_each_piece_and_leaves_the_others_zero(kept:
     spectrum = decompose_blocks(pair, blocks_of(pair.up, CUTS), ARRAYS)
     chosen = in_block_order(spectrum, np.array(sorted(kept)))
     up, down = truncated(pair, spectrum, chosen, ARRAYS)
+    assert spectrum.owner is not None
     owners = spectrum.owner[chosen]
     assert list(owners) == sorted(owners)
     for i, (first, last) in enumerate(zip((0, *CUTS), (*CUTS, 40), strict=True)):

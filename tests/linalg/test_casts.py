@@ -30,7 +30,7 @@ def test_every_code_is_read_exactly(kind: str, wide: type) -> None:
     bits = ALL_HALVES if "8" not in kind else np.arange(256, dtype=np.uint8)
     found = casts.widen(bits, kind, np.empty(bits.shape, wide))
     with np.errstate(invalid="ignore"):
-        expected = torch_values(bits, kind).astype(wide)
+        expected: np.ndarray = torch_values(bits, kind).astype(wide)
     np.testing.assert_array_equal(found, expected)
 
 

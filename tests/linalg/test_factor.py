@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -24,7 +26,8 @@ def written_delta(pair: Pair, rank: int, arrays=CPU) -> np.ndarray:
     gain = 2.0 ** -np.round(np.log2(max(spectrum.s[0], 1e-30)) / 2)
     up, down = truncated(pair, spectrum, np.arange(rank), arrays, gain)
     halves = [singles(round_to(x, "F16"), "F16").astype(np.float64) for x in (up, down)]
-    return halves[0] @ halves[1] / gain**2
+    found: np.ndarray = halves[0] @ halves[1] / gain**2
+    return found
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
@@ -147,8 +150,8 @@ def test_long_factors_are_summed_over_blocks() -> None:
     found = decompose([pair], CPU)[0].s
     from lib_resize.linalg.casts import doubles
 
-    r_up = np.linalg.qr(doubles(pair.up.bits, "F16"), mode="r")
-    r_down = np.linalg.qr(doubles(pair.down.bits, "F16").T, mode="r")
+    r_up = cast("np.ndarray", np.linalg.qr(doubles(pair.up.bits, "F16"), mode="r"))
+    r_down = cast("np.ndarray", np.linalg.qr(doubles(pair.down.bits, "F16").T, mode="r"))
     np.testing.assert_allclose(found, np.linalg.svd(r_up @ r_down.T, compute_uv=False), rtol=1e-10)
 
 

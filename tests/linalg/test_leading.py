@@ -18,7 +18,8 @@ def matrix(n: int, m: int, s: np.ndarray, seed: int = 0) -> np.ndarray:
     chance = np.random.default_rng(seed)
     left = np.linalg.qr(chance.standard_normal((n, len(s))))[0]
     right = np.linalg.qr(chance.standard_normal((m, len(s))))[0]
-    return ((left * s) @ right.T).astype(np.float32)
+    found: np.ndarray = ((left * s) @ right.T).astype(np.float32)
+    return found
 
 
 SPECTRA = {

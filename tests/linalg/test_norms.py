@@ -26,7 +26,8 @@ def no_gap(n: int, m: int, rng: np.random.Generator) -> np.ndarray:
     """The hardest kind for an iteration: twenty leading singular values all alike."""
     k = min(n, m)
     s = np.concatenate([np.linspace(1, 0.98, min(20, k)), np.linspace(0.9, 0.1, max(k - 20, 0))])[:k]
-    return (orthonormal(n, k, rng) * s) @ orthonormal(m, k, rng).T
+    found: np.ndarray = (orthonormal(n, k, rng) * s) @ orthonormal(m, k, rng).T
+    return found
 
 
 WEIGHTS = {

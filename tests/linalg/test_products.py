@@ -37,7 +37,8 @@ def core_of(n=20, m=14, ranks=(5, 5), taps=4, seed=0, scale=0.7) -> TuckerFactor
 def dense(core: TuckerFactors) -> np.ndarray:
     a, b = core.up.shape[1], core.down.shape[0]
     mid = core.mid.bits.reshape(a, b, core.taps)
-    return core.scale * np.einsum("xa,abt,by->xyt", core.up.bits, mid, core.down.bits).reshape(core.size)
+    found: np.ndarray = core.scale * np.einsum("xa,abt,by->xyt", core.up.bits, mid, core.down.bits).reshape(core.size)
+    return found
 
 
 # Tucker -----------------------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ CASES = [(40, 30, 12), (12, 50, 9), (9, 7, 7)]
 
 def pair(shape: tuple[int, int, int], scale: float = 0.5) -> Pair:
     n, m, rank = shape
-    return pair_of(*known(n, m, np.geomspace(3, 0.05, rank)), "F32", scale)
+    made: Pair = pair_of(*known(n, m, np.geomspace(3, 0.05, rank)), "F32", scale)
+    return made
 
 
 def made(source: Pair, spectrum: Spectrum) -> np.ndarray:

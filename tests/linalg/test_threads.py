@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -104,9 +106,13 @@ def test_another_library_than_openblas_is_left_alone(monkeypatch: pytest.MonkeyP
         threads._numpys_blas.cache_clear()
 
 
+def library(functions: dict[str, SimpleNamespace]) -> ctypes.CDLL:
+    return cast("ctypes.CDLL", SimpleNamespace(**functions))
+
+
 @pytest.mark.parametrize("name", threads._NAMES)
 def test_the_functions_are_found_under_every_name(name: str) -> None:
     names = {name.format("get_num_threads"): SimpleNamespace(), name.format("set_num_threads"): SimpleNamespace()}
-    assert threads._functions(SimpleNamespace(**names)) is not None
+    assert threads._functions(library(names)) is not None
     names.popitem()
-    assert threads._functions(SimpleNamespace(**names)) is None
+    assert threads._functions(library(names)) is None

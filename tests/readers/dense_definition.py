@@ -65,7 +65,8 @@ class DenseLayer:
     def subspace(self) -> NDArray[np.float64]:
         assert self.weight is not None
         u, _, vt = self.svd
-        return np.abs(np.einsum("ni,nm,im->i", u, self.weight, vt, optimize=True))
+        found: NDArray[np.float64] = np.abs(np.einsum("ni,nm,im->i", u, self.weight, vt, optimize=True))
+        return found
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Wish:
 
 def base_weights(path: Path) -> dict[str, Matrix]:
     """Name of a LoRA layer of kohya's -> the weight that it changes."""
-    found = {}
+    found: dict[str, Matrix] = {}
     for key, values in load(path).items():
         if values.ndim >= 2:
             found.update(_named(key, values.reshape(len(values), -1)))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -357,7 +357,8 @@ class Thin:
     @cached_property
     def norm(self) -> float:
         """Frobenius."""
-        return float(np.linalg.norm(np.linalg.qr(self.up, mode="r") @ np.linalg.qr(self.down.T, mode="r").T))
+        up, down = (cast("Matrix", np.linalg.qr(factor, mode="r")) for factor in (self.up, self.down.T))
+        return float(np.linalg.norm(up @ down.T))
 
     @cached_property
     def svd(self) -> tuple[Matrix, Matrix, Matrix]:

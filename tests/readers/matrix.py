@@ -69,9 +69,12 @@ def _core(a: int, b: int) -> dict[str, np.ndarray]:
 def _normalised(parts: Group, weight: np.ndarray) -> np.ndarray:
     """As LyCORIS, OneTrainer and PEFT train DoRA."""
     delta, magnitude = comfyui_type(parts, weight), parts["dora_scale"]
+    found: np.ndarray
     if magnitude.shape[0] == 1:
-        return _over_inputs(delta, magnitude, weight, weight.shape)
-    return over_outputs(delta, magnitude, weight, weight.shape, "merged")
+        found = _over_inputs(delta, magnitude, weight, weight.shape)
+    else:
+        found = over_outputs(delta, magnitude, weight, weight.shape, "merged")
+    return found
 
 
 def _scaled(parts: Group, weight: np.ndarray) -> np.ndarray:
@@ -109,10 +112,10 @@ SAMPLES = (
 
 
 def _a1111(parts: Group, weight: np.ndarray) -> np.ndarray:
-    delta = a1111_type(parts, weight)
-    if "dora_scale" not in parts or "lora_A.weight" in parts:
-        return delta
-    return _over_inputs(delta, parts["dora_scale"], weight, weight.shape)
+    delta: np.ndarray = a1111_type(parts, weight)
+    if "dora_scale" in parts and "lora_A.weight" not in parts:
+        delta = _over_inputs(delta, parts["dora_scale"], weight, weight.shape)
+    return delta
 
 
 def _comfyui(parts: Group, weight: np.ndarray) -> np.ndarray:
@@ -126,17 +129,23 @@ def _forge(parts: Group, weight: np.ndarray) -> np.ndarray:
 def _decomposed(parts: Group, weight: np.ndarray, delta: np.ndarray) -> np.ndarray:
     if "dora_scale" not in parts:
         return delta
+    found: np.ndarray
     if len(parts["dora_scale"]) == len(weight):
-        return over_outputs(delta, parts["dora_scale"], weight, weight.shape, "base")
-    return _over_inputs(delta, parts["dora_scale"], weight, weight.shape)
+        found = over_outputs(delta, parts["dora_scale"], weight, weight.shape, "base")
+    else:
+        found = _over_inputs(delta, parts["dora_scale"], weight, weight.shape)
+    return found
 
 
 def _sdnext(parts: Group, weight: np.ndarray) -> np.ndarray:
+    found: np.ndarray
     if "dora_scale" not in parts:
-        return sdnext_type(parts, weight)
+        found = sdnext_type(parts, weight)
+        return found
     unscaled = {key: values for key, values in parts.items() if key != "alpha"}
     scale = float(parts["alpha"]) / len(parts["lora_down.weight"])
-    return scale * _over_inputs(sdnext_type(unscaled, weight), parts["dora_scale"], weight, weight.shape)
+    found = scale * _over_inputs(sdnext_type(unscaled, weight), parts["dora_scale"], weight, weight.shape)
+    return found
 
 
 HOSTS: Mapping[str, Callable[[Group, np.ndarray], np.ndarray]] = {
@@ -166,10 +175,12 @@ def verdict(sample: Sample, host: str) -> str:
 def _true(sample: Sample, weight: np.ndarray) -> np.ndarray:
     if sample.true is not None:
         return sample.true(sample.parts, weight)
+    found: np.ndarray
     try:
-        return a1111_type(sample.parts, weight)
+        found = a1111_type(sample.parts, weight)
     except SkippedError:
-        return comfyui_type(sample.parts, weight)
+        found = comfyui_type(sample.parts, weight)
+    return found
 
 
 def table() -> str:

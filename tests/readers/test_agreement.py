@@ -307,10 +307,10 @@ LIMITS = (
 @pytest.mark.parametrize("weights", [MIXTURES[2], MIXTURES[4], MIXTURES[6]], ids=named)
 def test_limits_beside_thr_and_retain(runtime: Runtime, weights: dict[str, float], limits: dict[str, float]) -> None:
     wish = Wish(weights, "thr", 0.0)
-    ranking = Ranking(runtime.layers, replace(wish, value=quantile(runtime, wish, 0.8), **limits))  # type: ignore[arg-type]
+    ranking = Ranking(runtime.layers, replace(wish, value=quantile(runtime, wish, 0.8), **limits))
     job = runtime.plan(ranking.wish.text)
     check_choice(job, ranking, by_threshold(ranking), ranking.wish.value)
-    ranking = Ranking(runtime.layers, Wish(weights, "retain", 0.6, **limits))  # type: ignore[arg-type]
+    ranking = Ranking(runtime.layers, Wish(weights, "retain", 0.6, **limits))
     job = runtime.plan(ranking.wish.text)
     check_choice(job, ranking, by_retention(ranking), job.plan.threshold)
 
@@ -320,7 +320,7 @@ def test_limits_beside_thr_and_retain(runtime: Runtime, weights: dict[str, float
 def test_limits_beside_selections_layer_by_layer(
     runtime: Runtime, selection: str, value: float, limits: dict[str, float]
 ) -> None:
-    ranking = Ranking(runtime.layers, Wish({}, selection, value, **limits))  # type: ignore[arg-type]
+    ranking = Ranking(runtime.layers, Wish({}, selection, value, **limits))
     job = runtime.plan(ranking.wish.text)
     check_choice(job, ranking, layer_by_layer(ranking))
 
@@ -376,7 +376,7 @@ def test_size_is_met_and_one_more_dimension_would_exceed_it(
 
 @pytest.mark.parametrize("limits", LIMITS[::2], ids=str)
 def test_size_is_met_beside_limits(runtime: Runtime, limits: dict[str, float], tmp_path: Path) -> None:
-    check_size(runtime, Wish({"fro_ckpt": 1.0}, "size", 0.5, **limits), "16", tmp_path)  # type: ignore[arg-type]
+    check_size(runtime, Wish({"fro_ckpt": 1.0}, "size", 0.5, **limits), "16", tmp_path)
 
 
 def check_size(runtime: Runtime, wish: Wish, dtype: str, folder: Path) -> None:
@@ -467,7 +467,8 @@ def sd15_lora(path: Path) -> Path:
             tensors[f"{stem}.lora_down.weight"] = np.full((4, width), 0.01)
             tensors[f"{stem}.lora_up.weight"] = np.full((width, 4), 0.01)
             tensors[f"{stem}.alpha"] = np.array(4.0)
-    return save(path, tensors)
+    saved: Path = save(path, tensors)
+    return saved
 
 
 def test_a_lora_of_another_family_is_told_so(runtime: Runtime, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -342,7 +342,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
 def _saved(folder: Path, trained: Trained) -> Path:
     from diffusers import StableDiffusionXLPipeline
     from diffusers.training_utils import _collate_lora_metadata
-    from diffusers.utils import convert_state_dict_to_diffusers
+    from diffusers.utils.state_dict_utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
 
     models = tiny_sdxl.components()
@@ -373,7 +373,7 @@ def _peft_config(component: str, trained: Trained) -> Any:
     targets = [name for name in _linear(tiny_sdxl.components()[component]) if any(few in name for few in tiny_sdxl.FEW)]
     return LoraConfig(
         r=trained.rank,
-        lora_alpha=trained.alpha,
+        lora_alpha=cast("int", trained.alpha),  # PEFT takes fractions too
         use_rslora=trained.rslora,
         target_modules=[name for name in targets if name.endswith(tuple(last))],
         rank_pattern={last[0]: 4, "attn2.to_k": 6} if trained.ranks else {},
@@ -385,10 +385,17 @@ def _linear(model: torch.nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
 
 
+def _weight(adapters: torch.Tensor | torch.nn.Module) -> torch.Tensor:
+    assert isinstance(adapters, torch.nn.ModuleDict)
+    weight = adapters["default"].weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
+
+
 def _fill(model: torch.nn.Module, seed: int) -> None:
     for index, module in enumerate(model.modules()):
         if "default" in getattr(module, "lora_A", {}):
-            down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
+            down, up = _weight(module.lora_A), _weight(module.lora_B)
             made = make_factors((len(up), down.shape[1]), len(down), [seed, index])
             with torch.no_grad():
                 down.copy_(torch.from_numpy(made.down))

@@ -46,7 +46,8 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("flux")
     layers = peft.get_peft_model_state_dict(model)
     diffusers.FluxPipeline.save_lora_weights(folder, transformer_lora_layers=layers)
-    return folder / "pytorch_lora_weights.safetensors"
+    path: Path = folder / "pytorch_lora_weights.safetensors"
+    return path
 
 
 def deltas(path: Path) -> dict[str, np.ndarray]:
@@ -65,7 +66,8 @@ def deltas(path: Path) -> dict[str, np.ndarray]:
 
 def best(matrix: np.ndarray, rank: int) -> np.ndarray:
     u, s, vt = np.linalg.svd(matrix, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ vt[:rank]
+    found: np.ndarray = (u[:, :rank] * s[:rank]) @ vt[:rank]
+    return found
 
 
 def test_a_reduced_file_is_the_best_of_its_rank_to_diffusers(trained, tmp_path) -> None:

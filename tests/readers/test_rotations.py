@@ -62,7 +62,8 @@ def checkpoint(tmp_path_factory) -> Path:
 def write_base(folder: Path, weights: Mapping[str, Matrix]) -> Path:
     """A model with these of LyCORIS' layers."""
     made = {f"diffusion_model.blk.{name}.weight": value.reshape(shapes()[name]) for name, value in weights.items()}
-    return save(folder / "base.safetensors", made, "F32")
+    path: Path = save(folder / "base.safetensors", made, "F32")
+    return path
 
 
 def merged(folder: Path, *parts: tuple[Path, float], base: Path | None = None) -> Outcome:
@@ -76,7 +77,8 @@ def merged(folder: Path, *parts: tuple[Path, float], base: Path | None = None) -
 def added(outcome: Outcome) -> dict[str, Matrix]:
     """What A1111 adds of the result, flattened."""
     assert outcome.error is None, outcome.error
-    return a1111_layers(load(output(outcome)), PREFIX, base_weights())
+    found: dict[str, Matrix] = a1111_layers(load(output(outcome)), PREFIX, base_weights())
+    return found
 
 
 def by_lycoris(path: Path, strength: float = 1) -> dict[str, Matrix]:
@@ -113,12 +115,14 @@ def test_alone_in_a_merge_it_is_what_lycoris_makes_of_the_base(files, checkpoint
     assert found.keys() == wanted.keys()
     assert max(difference(found[layer], 0.5 * wanted[layer]) for layer in wanted) < EXACT
     kind = "IA3" if "ia3" in name else "OFT"
+    assert outcome.plan is not None
     assert f"{name}: 3 layers ({kind}) were merged with base.safetensors and fit only that model" in outcome.plan.notes
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_it_is_added_to_another_lora(files, checkpoint, tmp_path, name) -> None:
     outcome = merged(tmp_path, (files[name], 0.6), (files["lora"], -1.5), base=checkpoint)
+    assert outcome.plan is not None
     assert any(
         note.startswith("3 layers (such as IA3, OFT or DoRA) depend on the base weights") for note in outcome.plan.notes
     )
@@ -192,6 +196,7 @@ def test_a_file_may_mix_them_with_layers_that_have_ranks(files, checkpoint, tmp_
         if key.startswith(f"{PREFIX}{layer}.")
     }
     outcome = merged(tmp_path / "out", (save(tmp_path / "x.safetensors", tensors, "F32"), 2.0), base=checkpoint)
+    assert outcome.plan is not None
     assert not any("depend on the base weights" in note for note in outcome.plan.notes)
     found = added(outcome)
     wanted = {name: by_lycoris(files[name]) for name in ("oft", "ia3")}

@@ -28,6 +28,7 @@ from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Stored
+from lib_resize.plans import Plan
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.studies.inspection import describe
@@ -45,6 +46,11 @@ def random(*shape: int, seed: int = 0, falling: int | None = None) -> np.ndarray
         sizes[falling] = -1
         values = values * np.geomspace(1, 0.1, shape[falling]).reshape(sizes)
     return values.astype(np.float32)
+
+
+def plan_of(outcome: Outcome) -> Plan:
+    assert outcome.plan is not None
+    return outcome.plan
 
 
 def named(name: str, alpha: float | None = 1.0, **parts: np.ndarray) -> Tensors:
@@ -134,7 +140,7 @@ def test_trap_03_rank_1_is_enough_for_rank_1_and_dead_layers_go_however_weak_the
     dead = {"d.lora_up.weight": np.zeros((N, R), np.float32), "d.lora_down.weight": random(R, M)}
     source = dead | {"w.lora_up.weight": more[0], "w.lora_down.weight": more[1]}
     outcome = run(tmp_path, source, recipe)
-    assert {plan.name: plan.new_rank for plan in outcome.plan.layers} == {"d": 0, "w": 1}
+    assert {plan.name: plan.new_rank for plan in plan_of(outcome).layers} == {"d": 0, "w": 1}
     assert difference(delta(load(output(outcome)), "w"), delta(source, "w")) < 1e-6
     assert not any(key.startswith("d.") for key in load(output(outcome)))
 
@@ -148,7 +154,7 @@ def test_trap_13_a_convolution_is_the_matrix_of_outputs_and_flattened_inputs(tmp
     s = np.linalg.svd(matrix, compute_uv=False)
     lost = np.linalg.norm(delta(load(output(outcome)), "x").reshape(N, -1) - matrix)
     assert lost == pytest.approx(np.linalg.norm(s[rank:]), rel=1e-5)
-    assert outcome.plan.layers[0].error_lora == pytest.approx(lost / np.linalg.norm(s), rel=1e-5)
+    assert plan_of(outcome).layers[0].error_lora == pytest.approx(lost / np.linalg.norm(s), rel=1e-5)
 
 
 def test_trap_15_nothing_stale_is_written_of_the_source(tmp_path) -> None:
@@ -189,7 +195,7 @@ def test_trap_23_a_layer_in_two_spellings_is_not_summed(tmp_path) -> None:
         f"transformer.{name}.lora_A.weight": down,
     }
     outcome = run(tmp_path, source, "rank=4")
-    assert any("in the file twice" in note for note in outcome.plan.notes)
+    assert any("in the file twice" in note for note in plan_of(outcome).notes)
     found = load(output(outcome))
     assert difference(delta(found, flat), delta(source, flat)) < 1e-6
     before, after = (
@@ -206,7 +212,7 @@ def test_trap_01_no_kind_changes_its_strength_with_its_rank(tmp_path, kind, rank
     """A new rank with an old alpha would scale the delta: what is kept has the norm that the plan says."""
     outcome = run(tmp_path, KINDS[kind], f"rank={rank}")
     before, after = delta(KINDS[kind], "x", rule), delta(load(output(outcome)), "x", rule)
-    (plan,) = outcome.plan.layers
+    (plan,) = plan_of(outcome).layers
     assert difference(after, before) == pytest.approx(plan.error_lora, abs=3e-6)
     if kind not in ("loha", "loha_core"):  # its truncation is no projection
         kept = np.linalg.norm(after) / np.linalg.norm(before)
@@ -269,7 +275,7 @@ def test_trap_06_lokr_alpha_follows_its_rule_in_every_layout(tmp_path, layout, r
     outcome = run(tmp_path, source, recipe)
     found = load(output(outcome))
     error = difference(delta(found, "k", rule), delta(source, "k", rule))
-    assert error == pytest.approx(outcome.plan.layers[0].error_lora, abs=3e-6)
+    assert error == pytest.approx(plan_of(outcome).layers[0].error_lora, abs=3e-6)
 
 
 def test_trap_06_factoring_a_whole_w2_writes_alpha_as_its_new_rank(tmp_path) -> None:
@@ -283,8 +289,8 @@ def test_trap_06_a_w2_that_factors_would_not_make_smaller_stays_whole_and_the_pl
     outcome = run(tmp_path, lokr(), "rank=12")
     found = load(output(outcome))
     np.testing.assert_array_equal(found["k.lokr_w2"], W2["whole"]["lokr_w2"])
-    assert outcome.plan.layers[0].error_lora == 0
-    assert any("kept in full" in note for note in outcome.plan.notes)
+    assert plan_of(outcome).layers[0].error_lora == 0
+    assert any("kept in full" in note for note in plan_of(outcome).notes)
 
 
 def test_trap_06_a_loha_applies_its_scale_once(tmp_path) -> None:
@@ -315,7 +321,7 @@ def test_trap_07_a_kernel_that_a_file_hides_is_found_by_its_layers_name(tmp_path
              for key, value in named("l", 1.0, lora_up__weight=random(1280, 2),
                                      lora_down__weight=random(2, 1280, seed=1)).items()}  # fmt: skip
     outcome = run(tmp_path, conv | other, "rank=2,max_conv_rank=1", convert=convert)
-    ranks = {plan.name: plan.new_rank for plan in outcome.plan.layers}
+    ranks = {plan.name: plan.new_rank for plan in plan_of(outcome).layers}
     assert ranks[name] == 1
     if convert == "lora":
         assert load(output(outcome))[f"{name}.lora_down.weight"].shape == (1, 320, 3, 3)
@@ -328,7 +334,7 @@ def test_trap_08_an_oft_constraint_is_no_alpha_and_is_carried(tmp_path, marker) 
     found = load(output(outcome))
     for key, value in rotation.items():
         np.testing.assert_array_equal(found[key], value)
-    assert not any("without factors" in note for note in outcome.plan.notes)
+    assert not any("without factors" in note for note in plan_of(outcome).notes)
 
 
 def test_trap_09_glora_and_ia3_need_the_base(tmp_path) -> None:
@@ -345,7 +351,7 @@ def test_trap_09_glora_and_ia3_need_the_base(tmp_path) -> None:
 def test_trap_12_layers_of_zeros_and_of_nan_are_told_apart(tmp_path, kind) -> None:
     zero = {key: np.zeros_like(value) if "alpha" not in key else value for key, value in KINDS[kind].items()}
     outcome = run(tmp_path, zero | lora("y"), "fro_lora=1,min_rank=1,retain=0.9")
-    assert outcome.plan.zero == outcome.plan.dropped == ("x",)
+    assert plan_of(outcome).zero == plan_of(outcome).dropped == ("x",)
     for damage in (np.nan, np.inf):
         for key in KINDS[kind]:
             broken = {name: value.copy() for name, value in KINDS[kind].items()}
@@ -362,7 +368,7 @@ def test_trap_16_kinds_share_a_file_each_with_the_alpha_of_its_own_rule(tmp_path
     outcome = run(tmp_path, source, "spn_lora=1,min_rank=1,thr=-0.4")
     found = load(output(outcome))
     assert float(found["a.alpha"]) == float(found["b.alpha"])
-    for plan in outcome.plan.layers:
+    for plan in plan_of(outcome).layers:
         error = difference(delta(found, plan.name, rule), delta(source, plan.name, rule))
         assert error == pytest.approx(plan.error_lora, abs=3e-6)
 
@@ -410,7 +416,7 @@ def test_trap_21_embeddings_norms_and_biases_are_carried_and_forges_limit_is_tol
     found = load(output(outcome))
     for key, value in others.items():
         np.testing.assert_array_equal(found[key], value)
-    assert any("Forge" in note and "14" in note for note in outcome.plan.notes)
+    assert any("Forge" in note and "14" in note for note in plan_of(outcome).notes)
     assert any("Forge" in warning for warning in describe(tmp_path / "x.safetensors").warnings)
 
 
@@ -455,7 +461,7 @@ def test_a_control_lora_is_resized_under_its_own_names(tmp_path) -> None:
     for key, value in source.items():
         if not key.endswith((".up", ".down")):
             np.testing.assert_array_equal(found[key], value)
-    for plan in outcome.plan.layers:
+    for plan in plan_of(outcome).layers:
         before, after = (bare_delta(one, plan.name) for one in (source, found))
         assert difference(after, before) == pytest.approx(plan.error_lora, abs=1e-3)
     assert "Control-LoRA" in describe(tmp_path / "x.safetensors").kind
@@ -508,7 +514,7 @@ def test_what_lies_beside_a_lora_is_called_by_its_name(tmp_path) -> None:
     sparse = {"x.bias_indices": np.array([[1, 2]], np.int16), "x.bias_values": random(2), "x.bias_size": random(1)}
     oft = {"y.oft_R.weight": random(4, 28), "y.oft_R.scaled_oft": random(1)}
     outcome = run(tmp_path, lora("x") | sparse | oft, "rank=2")
-    assert dict(outcome.plan.copied) == dict.fromkeys(sparse, "sparse bias") | dict.fromkeys(oft, "OFT")
+    assert dict(plan_of(outcome).copied) == dict.fromkeys(sparse, "sparse bias") | dict.fromkeys(oft, "OFT")
     found = load(output(outcome))
     assert all(np.array_equal(found[key], value) for key, value in (sparse | oft).items())
 
@@ -532,7 +538,7 @@ def test_trap_05_magnitudes_of_peft_belong_to_outputs_whatever_their_shape(tmp_p
         return magnitude * v / np.linalg.norm(v, axis=1, keepdims=True)
 
     before, after = applied(source), applied(found)
-    (plan,) = outcome.plan.layers
+    (plan,) = plan_of(outcome).layers
     assert plan.error_lora == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before - weight), rel=1e-4)
 
 
@@ -663,7 +669,7 @@ def unet(kind: str) -> Tensors:
 def test_scores_against_the_base_choose_among_the_dimensions_of_every_kind(tmp_path, kind, recipe) -> None:
     base, _ = base_file(tmp_path, "x", SIZES[kind])
     outcome = run(tmp_path, unet(kind), recipe, base=base)
-    (plan,) = outcome.plan.layers
+    (plan,) = plan_of(outcome).layers
     assert plan.new_rank >= 1
     before, after = delta(unet(kind), "lora_unet_x"), delta(load(output(outcome)), "lora_unet_x")
     assert difference(after, before) == pytest.approx(plan.error_lora, abs=3e-6)
@@ -691,7 +697,8 @@ def test_the_subspace_of_a_dimension_is_its_inner_product_with_the_base(tmp_path
 
 
 def _truncation(form, solved, k: int) -> np.ndarray:
-    return form.full(form.values(WriteSpec(solved, np.arange(k), NumpyArrays())))
+    found: np.ndarray = form.full(form.values(WriteSpec(solved, np.arange(k), NumpyArrays())))
+    return found
 
 
 def glora(name: str, old: bool) -> Tensors:
@@ -770,7 +777,7 @@ def test_the_size_that_was_promised_holds_for_every_kind(tmp_path, kind) -> None
     for mib in (0.003, 0.005, 0.01):
         outcome = run(tmp_path, source, f"fro_lora=1,size={mib}", dtype="16", convert="auto")
         assert output(outcome).stat().st_size <= mib * (1 << 20)
-        assert output(outcome).stat().st_size == outcome.plan.bytes_after
+        assert output(outcome).stat().st_size == plan_of(outcome).bytes_after
 
 
 @kinds
@@ -779,4 +786,4 @@ def test_retention_that_was_asked_for_is_kept_in_every_kind(tmp_path, kind) -> N
         outcome = run(tmp_path, KINDS[kind], f"retain={share}")
         error = difference(delta(load(output(outcome)), "x"), delta(KINDS[kind], "x"))
         assert np.sqrt(max(0.0, 1 - error**2)) >= share - 1e-6
-        assert outcome.plan.retention >= share - 1e-9
+        assert plan_of(outcome).retention >= share - 1e-9

@@ -22,6 +22,7 @@ from lib_resize.adapters.write.style import DTYPES, Style
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import UnsupportedError
+from lib_resize.plans import Plan
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
 
@@ -43,7 +44,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     """The network that LyCORIS wrapped, under the names that its LoRAs' names are made of."""
-    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    path: Path = tmp_path_factory.mktemp("base") / "base.safetensors"
     made = base_weights()
     tensors = {f"diffusion_model.blk.{name}.weight": made[name].reshape(shape) for name, shape in shapes().items()}
     save_file({key: torch.from_numpy(value).float() for key, value in tensors.items()}, str(path))
@@ -60,6 +61,11 @@ def run(source: Path, recipe: str, folder: Path, *, dtype: str = "32", convert: 
     return outcome
 
 
+def plan_of(outcome: Outcome) -> Plan:
+    assert outcome.plan is not None
+    return outcome.plan
+
+
 def by_hosts(path: Path) -> list[dict[str, Matrix]]:
     """What A1111 and ComfyUI add, by their rules."""
     return [rule(load(path), PREFIX, base_weights()) for rule in (a1111_layers, comfyui_layers)]
@@ -67,7 +73,10 @@ def by_hosts(path: Path) -> list[dict[str, Matrix]]:
 
 def true_deltas(name: str, path: Path) -> dict[str, Matrix]:
     """By LyCORIS' own forward, or by ComfyUI's rule where it cannot load what it wrote."""
-    return comfyui_layers(load(path), PREFIX, base_weights()) if name in UNREADABLE else forward_deltas(path)
+    found: dict[str, Matrix] = (
+        comfyui_layers(load(path), PREFIX, base_weights()) if name in UNREADABLE else forward_deltas(path)
+    )
+    return found
 
 
 @pytest.mark.parametrize("dtype", ["32", "16"])
@@ -96,19 +105,19 @@ def test_hosts_agree_with_lycoris_before_and_after(files, tmp_path, name) -> Non
 @pytest.mark.parametrize("name", [name for name in PLAIN if not name.startswith("dora")])
 def test_the_error_is_what_the_report_says(files, tmp_path, name, rank, convert) -> None:
     outcome = run(files[name], f"rank={rank}", tmp_path, convert=convert)
-    before, plans = true_deltas(name, files[name]), {plan.name: plan for plan in outcome.plan.layers}
+    before, plans = true_deltas(name, files[name]), {plan.name: plan for plan in plan_of(outcome).layers}
     for deltas in by_hosts(output(outcome)):
         for layer, delta in before.items():
             error = difference(deltas[layer], delta)
             assert error == pytest.approx(plans[PREFIX + layer].error_lora, abs=2e-6), layer
-    assert outcome.plan.bytes_after == output(outcome).stat().st_size
+    assert plan_of(outcome).bytes_after == output(outcome).stat().st_size
 
 
 @pytest.mark.parametrize("name", ["tucker", "loha", "loha_tucker", "lokr", "lokr_full", "full"])
 def test_lycoris_loads_the_smaller_file_with_that_error(files, tmp_path, name) -> None:
     outcome = run(files[name], "rank=1", tmp_path)
     before, after = true_deltas(name, files[name]), forward_deltas(output(outcome))
-    for plan in outcome.plan.layers:
+    for plan in plan_of(outcome).layers:
         layer = plan.name.removeprefix(PREFIX)
         assert difference(after[layer], before[layer]) == pytest.approx(plan.error_lora, abs=2e-6)
         assert 0 <= plan.error_lora < 1
@@ -122,14 +131,14 @@ def test_converted_to_lora_the_delta_is_the_same(files, tmp_path, name) -> None:
     for deltas in by_hosts(output(outcome)):
         for layer, delta in before.items():
             assert difference(deltas[layer], delta) < 2e-6
-    assert any("as requested" in note for note in outcome.plan.notes)
+    assert any("as requested" in note for note in plan_of(outcome).notes)
 
 
 @pytest.mark.parametrize("name", ["loha", "loha_tucker"])
 @pytest.mark.parametrize("recipe", ["retain=0.9", "fro_lora=1,size=0.02"])
 def test_loha_comes_out_in_the_better_form_and_the_note_says_why(files, tmp_path, name, recipe) -> None:
-    both = [run(files[name], recipe, tmp_path / word, convert=word).plan for word in ("none", "lora")]
-    taken = run(files[name], recipe, tmp_path / "auto", convert="auto").plan
+    both = [plan_of(run(files[name], recipe, tmp_path / word, convert=word)) for word in ("none", "lora")]
+    taken = plan_of(run(files[name], recipe, tmp_path / "auto", convert="auto"))
     if recipe.startswith("retain"):
         assert taken.bytes_after <= min(plan.bytes_after for plan in both) + 64  # the length of the recipe's record
     else:
@@ -148,7 +157,7 @@ def test_dora_keeps_its_magnitudes_and_its_error_is_that_of_the_normalised_weigh
     outcome = run(files[name], f"rank={rank}", tmp_path, base=checkpoint)
     source, found = load(files[name]), load(output(outcome))
     before, after = true_deltas(name, files[name]), forward_deltas(output(outcome))
-    for plan in outcome.plan.layers:
+    for plan in plan_of(outcome).layers:
         layer = plan.name.removeprefix(PREFIX)
         np.testing.assert_array_equal(found[f"{plan.name}.dora_scale"], source[f"{plan.name}.dora_scale"])
         assert difference(after[layer], before[layer]) == pytest.approx(plan.error_lora, rel=1e-3, abs=1e-6)
@@ -165,7 +174,7 @@ def test_dora_over_inputs_as_onetrainer_has_it(tmp_path, checkpoint, algo) -> No
     path = write_lycoris(tmp_path / "x.safetensors", Case(options, conv_dim=2 if algo == "lokr" else 4))
     outcome = run(path, "rank=2", tmp_path / "out", base=checkpoint)
     before, after = (a1111_layers(load(one), PREFIX, base_weights(), shapes()) for one in (path, output(outcome)))
-    for plan in outcome.plan.layers:
+    for plan in plan_of(outcome).layers:
         layer = plan.name.removeprefix(PREFIX)
         assert difference(after[layer], before[layer]) == pytest.approx(plan.error_lora, rel=1e-3, abs=1e-6)
 
@@ -190,7 +199,7 @@ def old_layout(path: Path, to: Path) -> Path:
 def test_glora_is_resized_with_its_base(files, checkpoint, tmp_path, rank) -> None:
     outcome = run(files["glora"], f"rank={rank}", tmp_path, base=checkpoint)
     before, after = forward_deltas(files["glora"]), forward_deltas(output(outcome))
-    for plan in outcome.plan.layers:
+    for plan in plan_of(outcome).layers:
         layer = plan.name.removeprefix(PREFIX)
         assert difference(after[layer], before[layer]) == pytest.approx(plan.error_lora, abs=3e-6)
     comfy = comfyui_layers(load(output(outcome)), PREFIX, base_weights())
@@ -204,7 +213,7 @@ def test_glora_of_the_old_layout_stays_in_it(files, checkpoint, tmp_path, rank) 
     before = comfyui_layers(load(source), PREFIX, base_weights())
     for rule in (a1111_layers, comfyui_layers):
         after = rule(load(output(outcome)), PREFIX, base_weights())
-        for plan in outcome.plan.layers:
+        for plan in plan_of(outcome).layers:
             layer = plan.name.removeprefix(PREFIX)
             assert difference(after[layer], before[layer]) == pytest.approx(plan.error_lora, abs=3e-6)
 
@@ -270,7 +279,7 @@ def test_a_file_may_mix_kinds_layer_by_layer(files, tmp_path) -> None:
     save_file(tensors, str(tmp_path / "mixed.safetensors"))
     outcome = run(tmp_path / "mixed.safetensors", "rank=2", tmp_path / "out")
     before, after = forward_deltas(tmp_path / "mixed.safetensors"), by_hosts(output(outcome))
-    for plan in outcome.plan.layers:
+    for plan in plan_of(outcome).layers:
         layer = plan.name.removeprefix(PREFIX)
         for deltas in after:
             assert difference(deltas[layer], before[layer]) == pytest.approx(plan.error_lora, abs=2e-6)
@@ -316,7 +325,7 @@ def test_what_rests_on_the_base_is_merged_where_that_is_known(files, checkpoint,
     settings = Settings(recipes=parse_recipes("retain=1"), output=tmp_path, base=checkpoint, style=style, threads=1)
     (outcome,) = resize([Source(members)], settings)
     assert outcome.error is None, outcome.error
-    assert any("fit only that model" in note for note in outcome.plan.notes)
+    assert any("fit only that model" in note for note in plan_of(outcome).notes)
     before = [true_deltas(name, files[name]) for name in others]
     for deltas in by_hosts(output(outcome)):
         assert set(deltas) == {"lin", "conv", "one"}
