@@ -53,7 +53,8 @@ def drawn(page: Any) -> None:
 
 def heard(page: Any) -> list[dict[str, Any]]:
     """What the page asked of the stub so far, polls left out."""
-    return ask(page, "heard")
+    asked: list[dict[str, Any]] = ask(page, "heard")
+    return asked
 
 
 def until_heard(page: Any, method: str, times: int) -> None:

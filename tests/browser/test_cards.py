@@ -153,7 +153,8 @@ def tried(page: Any, prompt: str, words: str = "Send to txt2img") -> str:
     area = page.locator("#txt2img_prompt textarea")
     expect(area).to_have_value(re.compile("_47mb"))
     expect(area).to_be_focused()
-    return area.input_value()
+    text: str = area.input_value()
+    return text
 
 
 @pytest.mark.parametrize("rest", [":1", ":0.8:0.5", ":te=0.3:unet=1:dyn=4", ""])

@@ -25,7 +25,7 @@ def test_every_answer_of_the_stub_has_the_declared_fields(unloaded: bool) -> Non
     stub = stub_service.StubService()
     stub.reset(unloaded=unloaded)
     stub.files = {name: stub_service.file(name, 40.0) for name in ("pastry", "ink")}
-    conversation = Conversation(Browser(stub))  # type: ignore[arg-type]
+    conversation = Conversation(Browser(stub))
     conversation.hold()
     assert conversation.faults == []
     assert conversation.asked == METHODS.keys()

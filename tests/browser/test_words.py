@@ -22,7 +22,8 @@ TEXTS = WARNINGS | {text for found in (*CALLED, *PLURALS) for text in found if t
 
 @pytest.fixture(params=["zh-Hans", "ja"])
 def words(request: pytest.FixtureRequest) -> dict[str, str]:
-    return json.loads((ROOT / "localizations" / f"{request.param}.json").read_text("utf-8"))
+    told: dict[str, str] = json.loads((ROOT / "localizations" / f"{request.param}.json").read_text("utf-8"))
+    return told
 
 
 def test_every_text_is_translated(words: dict[str, str]) -> None:

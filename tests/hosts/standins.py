@@ -36,7 +36,7 @@ def tree(tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
         for word in path:
             if word not in module._modules:
                 module.add_module(word, torch.nn.Module())
-            module = module._modules[word]
+            module = module.get_submodule(word)
         module.register_parameter(own, torch.nn.Parameter(tensor.clone(), requires_grad=True))
     return root
 
@@ -149,10 +149,10 @@ def forge_model(path: Path, tensors: Mapping[str, torch.Tensor] | None = None, *
     """Two patchers around modules with inference tensors that want gradients."""
     held = tensors_of(path) if tensors is None else tensors
     with torch.inference_mode():
-        unet = torch.nn.Module()
+        unet: Any = torch.nn.Module()
         unet.diffusion_model = tree(below(held, "model.diffusion_model."))
         first = {f"clip_l.transformer.{k}": t for k, t in below(held, "conditioner.embedders.0.transformer.").items()}
-        clip = tree({**first, **dict(split_clip_g(below(held, OPEN_CLIP)))})
+        clip: Any = tree({**first, **dict(split_clip_g(below(held, OPEN_CLIP)))})
     if loaders:
         unet.lora_loader, clip.lora_loader = Loader(), Loader()
     clip_patcher = SimpleNamespace(model=clip, backup={})
@@ -255,6 +255,8 @@ class ModelData:
 class Shared(types.ModuleType):
     """``modules.shared``, whose `sd_model` loads one where none is there."""
 
+    cmd_opts: Any
+    state: Any
     model_data: ModelData
 
     @property
@@ -294,7 +296,7 @@ class WebUI:
         self.lock = FifoLock()
         self.data = ModelData(self.model)
         self.calls: list[Any] = []
-        self.modules = {
+        self.modules: dict[str, Any] = {
             "modules": module("modules", __path__=[]),
             "modules.shared": self._shared(),
             "modules.call_queue": module("modules.call_queue", queue_lock=self.lock),

@@ -37,8 +37,9 @@ from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.live import FILE, MEMORY, open_reference
-from lib_resize.hosts.live_checkpoint import LiveCheckpoint, MemoryOnlyCheckpoint
+from lib_resize.hosts.host import Host, LoadedModel
+from lib_resize.hosts.live import open_reference
+from lib_resize.hosts.live_checkpoint import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
 
@@ -56,6 +57,16 @@ def forge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Any) -> ForgeH
     add_backend(webui)
     webui.install(monkeypatch)
     return ForgeHost()
+
+
+def loaded_by(host: Host) -> LoadedModel:
+    loaded = host.loaded()
+    assert loaded is not None
+    return loaded
+
+
+def live_base(host: Host) -> LiveCheckpoint:
+    return LiveCheckpoint(host, loaded_by(host))
 
 
 def facts(checkpoint: Checkpoint, lora: Path, recipe: str = "spn_ckpt=1,thr=-1", progress: Any = None) -> list[Any]:
@@ -128,7 +139,7 @@ def test_norms_from_memory_are_the_command_lines(
     start: Any, play: Play, checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = start(tmp_path, monkeypatch, play(checkpoint))
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     found = facts(live, lora)
     assert (live.source, live.notes) == (MEMORY, [])
     assert sum(one is not None for one in norms) > 250
@@ -145,7 +156,7 @@ def test_subspace_scores_come_from_memory_too(
     start: Any, play: Play, checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = start(tmp_path, monkeypatch, play(checkpoint))
-    live, file = LiveCheckpoint(host, host.loaded()), Checkpoint(checkpoint)
+    live, file = live_base(host), Checkpoint(checkpoint)
     ours, theirs = (facts(base, lora, "subspace=1,thr=-1") for base in (live, file))
     assert live.source == MEMORY
     for mine, own in zip(ours, theirs, strict=True):
@@ -160,10 +171,10 @@ def test_subspace_scores_come_from_memory_too(
 
 def test_a_second_resize_touches_no_weights(checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: Any) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
-    first = LiveCheckpoint(host, host.loaded())
+    first = live_base(host)
     found = facts(first, lora)
     first.close()
-    second = LiveCheckpoint(host, host.loaded())
+    second = live_base(host)
     monkeypatch.setattr("lib_resize.hosts.a1111.A1111Model.weight", lambda *a: pytest.fail("a weight was read"))
     monkeypatch.setattr(host, "lock", lambda: pytest.fail("the lock was taken"))
     assert facts(second, lora) == found
@@ -174,7 +185,7 @@ def test_the_command_line_finds_the_norms_of_the_panel(
     checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
-    live, file = LiveCheckpoint(host, host.loaded()), Checkpoint(checkpoint)
+    live, file = live_base(host), Checkpoint(checkpoint)
     found = facts(live, lora)
     monkeypatch.setattr(Checkpoint, "_measure", lambda *a: pytest.fail("computed again"))
     assert facts(file, lora) == found
@@ -188,7 +199,7 @@ def test_another_file_of_the_same_name_has_norms_of_its_own(
     copy = tmp_path / "same.safetensors"
     copy.write_bytes(checkpoint.read_bytes())
     host = a1111(tmp_path, monkeypatch, a1111_model(copy))
-    first = LiveCheckpoint(host, host.loaded())
+    first = live_base(host)
     before = facts(first, lora)
     first.close()
     save_file(
@@ -199,7 +210,7 @@ def test_another_file_of_the_same_name_has_norms_of_its_own(
         copy,
     )
     host = a1111(tmp_path, monkeypatch, a1111_model(copy))
-    second = LiveCheckpoint(host, host.loaded())
+    second = live_base(host)
     after = facts(second, lora)
     second.close()
     pairs = [(old, new) for old, new in zip(before, after, strict=True) if old is not None]
@@ -221,7 +232,7 @@ def test_nothing_is_remembered_of_a_job_that_was_stopped(
             self.stage, self.steps = stage, 0
 
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     with pytest.raises(Cancelled):
         facts(live, lora, progress=Stopped())
     assert host.busy() is None, "the lock was kept"
@@ -342,7 +353,7 @@ def test_what_cannot_be_trusted_is_read_from_the_file_and_that_is_said(
     monkeypatch: Any,
 ) -> None:
     host = start(tmp_path, monkeypatch, play(checkpoint))
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     assert _fro(facts(live, lora, FRO)) == _fro(norms)
     assert live.source == FILE
     assert len(live.notes) == 1
@@ -362,7 +373,7 @@ def test_a_model_that_is_swapped_meanwhile_is_noticed(
         def step(self, count: int = 1) -> None:
             model.sd_checkpoint_info.filename = "/other.safetensors"
 
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     assert _fro(facts(live, lora, FRO, Swap())) == _fro(norms)
     assert live.source == FILE
     live.close()
@@ -382,7 +393,7 @@ def test_a_lora_that_is_merged_meanwhile_changes_nothing(
                 self.done = True
                 forge_merge(model)
 
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     found = facts(live, lora, FRO, Generation())
     assert live.source == MEMORY
     assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
@@ -396,7 +407,7 @@ def test_fewer_digits_in_memory_are_an_explanation(lora: Path, tmp_path: Path, m
     path = write_checkpoint(tmp_path / "wide.safetensors", dtype="F32")
     tensors = {key: one.half() for key, one in tensors_of(path).items()}
     host = a1111(tmp_path, monkeypatch, a1111_model(path, tensors))
-    live, file = LiveCheckpoint(host, host.loaded()), Checkpoint(path)
+    live, file = live_base(host), Checkpoint(path)
     found = facts(live, lora, FRO)
     assert live.source == MEMORY
     monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "other"))
@@ -421,10 +432,12 @@ def test_the_hosts_tensors_are_copied_and_never_written(checkpoint: Path, tmp_pa
     tensors = {key: one.float() for key, one in tensors_of(checkpoint).items()}
     model = a1111_model(checkpoint, tensors)
     host = a1111(tmp_path, monkeypatch, model)
-    before, loaded = snapshot(model), host.loaded()
+    before, loaded = snapshot(model), loaded_by(host)
     for key in loaded.shapes():
         with torch.inference_mode():
-            loaded.weight(key).fill_(7.0)
+            weight = loaded.weight(key)
+            assert weight is not None
+            weight.fill_(7.0)
     after = snapshot(model)
     assert all(torch.equal(before[key], after[key]) for key in before)
 
@@ -433,7 +446,7 @@ def test_forges_tensors_are_copied_and_never_written(checkpoint: Path, tmp_path:
     tensors = {key: one.float() for key, one in tensors_of(checkpoint).items()}
     model = forge_model(checkpoint, tensors)
     host = forge(tmp_path, monkeypatch, model)
-    loaded = host.loaded()
+    loaded = loaded_by(host)
     with torch.inference_mode():
         before = {id(weight): weight.detach().clone() for _, _, weight in each_weight(model)}
         for key in tensors:
@@ -447,7 +460,7 @@ def test_the_lock_is_held_while_a_weight_is_read_and_let_go_after_each(
 ) -> None:
     webui = WebUI(tmp_path, a1111_model(checkpoint)).install(monkeypatch)
     host = A1111Host()
-    read = type(host.loaded()).weight
+    read = type(loaded_by(host)).weight
     held = []
 
     def watched(self: Any, *asked: Any) -> Any:
@@ -457,8 +470,13 @@ def test_the_lock_is_held_while_a_weight_is_read_and_let_go_after_each(
     monkeypatch.setattr("lib_resize.hosts.a1111.A1111Model.weight", watched)
     takings = []
     take = webui.lock.acquire
-    monkeypatch.setattr(webui.lock, "acquire", lambda *a: takings.append(1) or take(*a))
-    live = LiveCheckpoint(host, host.loaded())
+
+    def acquire(*asked: Any) -> Any:
+        takings.append(1)
+        return take(*asked)
+
+    monkeypatch.setattr(webui.lock, "acquire", acquire)
+    live = live_base(host)
     facts(live, lora, FRO)
     assert all(held)
     assert len(takings) == len(held) > 250
@@ -470,10 +488,15 @@ def test_reading_waits_for_a_generation_and_then_goes_on(
 ) -> None:
     webui = WebUI(tmp_path, a1111_model(checkpoint)).install(monkeypatch)
     host = A1111Host()
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     done = threading.Event()
     webui.lock.acquire()
-    worker = threading.Thread(target=lambda: (facts(live, lora, FRO), done.set()))
+
+    def work() -> None:
+        facts(live, lora, FRO)
+        done.set()
+
+    worker = threading.Thread(target=work)
     worker.start()
     assert not done.wait(0.3)
     assert host.busy() is not None
@@ -486,7 +509,7 @@ def test_reading_waits_for_a_generation_and_then_goes_on(
 def test_whoever_holds_the_lock_may_analyse(checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """Other threads of the extension read weights then; a lock that is not re-entrant would wait for itself."""
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     with host.lock():
         found = facts(live, lora, "subspace=1,thr=-1")
     assert found
@@ -501,7 +524,7 @@ def on_a_device(host: Any, monkeypatch: Any, failure: Exception | None) -> list[
     """The host computes on "cpu:0", which is not "cpu", so that the device's way is taken."""
     asked: list[str] = []
     monkeypatch.setattr(host, "device", lambda: "cpu:0")
-    read = type(host.loaded()).weight
+    read = type(loaded_by(host)).weight
 
     def weight(self: Any, key: str, rows: Any = None, device: str | None = None) -> Any:
         asked.append(device or "")
@@ -509,7 +532,7 @@ def on_a_device(host: Any, monkeypatch: Any, failure: Exception | None) -> list[
             raise failure
         return read(self, key, rows, device)
 
-    monkeypatch.setattr(type(host.loaded()), "weight", weight)
+    monkeypatch.setattr(type(loaded_by(host)), "weight", weight)
     return asked
 
 
@@ -518,7 +541,7 @@ def test_norms_are_computed_on_the_hosts_device(
 ) -> None:
     host = forge(tmp_path, monkeypatch, forge_merged(checkpoint))
     asked = on_a_device(host, monkeypatch, None)
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     found = facts(live, lora)
     assert set(asked) == {"cpu:0"}
     assert (live.source, live.device, live.notes) == (MEMORY, "cpu:0", [])
@@ -542,7 +565,7 @@ def test_where_the_device_fails_the_cpu_finishes_and_says_so(
 ) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     asked = on_a_device(host, monkeypatch, failure)
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     found = facts(live, lora, FRO)
     assert live.source == MEMORY
     assert live.device == "cpu"
@@ -561,7 +584,7 @@ def test_a_weight_too_large_for_the_room_is_left_to_the_cpu(
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
     asked = on_a_device(host, monkeypatch, None)
     monkeypatch.setattr("lib_resize.hosts.memory_norms._LARGEST_COPY", 8000)
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     facts(live, lora, FRO)
     assert set(asked) == {"cpu", "cpu:0"}
     assert (live.device, live.notes) == ("cpu:0", [])
@@ -578,9 +601,9 @@ def test_room_is_asked_for_before_and_given_back_after(
     webui.install(monkeypatch)
     host = ForgeHost()
     assert host.device() == "cuda:0"
-    monkeypatch.setattr(type(host.loaded()), "weight", _on_cpu(type(host.loaded()).weight))
+    monkeypatch.setattr(type(loaded_by(host)), "weight", _on_cpu(type(loaded_by(host)).weight))
     monkeypatch.setattr("lib_resize.hosts.memory_norms._spectral", lambda tensor, device: 1.0)
-    live = LiveCheckpoint(host, host.loaded())
+    live = live_base(host)
     facts(live, lora)
     assert webui.calls == [(256 << 20, True), "empty cache"]
     live.close()
@@ -612,6 +635,7 @@ def test_selected_is_not_loaded(checkpoint: Path, tmp_path: Path, monkeypatch: A
     data.forge_loading_parameters = {"checkpoint_info": SimpleNamespace(title="next", filename="/next.safetensors")}
     reference = open_reference(host)
     assert reference.kind == MEMORY
+    assert reference.checkpoint is not None
     assert reference.checkpoint.path == checkpoint
     assert "next is selected, but the model in memory is still the previous one" in reference.note
     reference.close()
@@ -620,6 +644,7 @@ def test_selected_is_not_loaded(checkpoint: Path, tmp_path: Path, monkeypatch: A
 def test_a_listed_checkpoint_none_and_an_unknown_one(checkpoint: Path, tmp_path: Path) -> None:
     host = FakeHost([tmp_path], [checkpoint])
     picked = open_reference(host, checkpoint.name)
+    assert picked.checkpoint is not None
     assert (picked.kind, picked.checkpoint.path) == (FILE, checkpoint)
     picked.close()
     assert open_reference(host, "none").kind == "none"

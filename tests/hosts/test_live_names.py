@@ -20,8 +20,8 @@ from lib_resize.errors import UnsupportedError
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import CheckpointFile, find_checkpoint, plain_title
 from lib_resize.hosts.keys import host_key
-from lib_resize.hosts.live import CACHE, FILE, MEMORY, OpenReference, open_reference
-from lib_resize.hosts.live_checkpoint import LiveCheckpoint
+from lib_resize.hosts.live import CACHE, OpenReference, open_reference
+from lib_resize.hosts.live_checkpoint import FILE, MEMORY, LiveCheckpoint
 from lib_resize.hosts.live_difference import LiveWeights
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet

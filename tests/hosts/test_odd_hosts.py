@@ -18,6 +18,7 @@ from standins import WebUI, add_backend, module
 from lib_resize.hosts import guard
 from lib_resize.hosts.detect import detect
 from lib_resize.hosts.host import GENERATE, LOADED_MODEL
+from lib_resize.hosts.webui import WebUI as DetectedHost
 
 DOOR = Path(__file__).parents[2] / "scripts" / "resize_lora.py"
 EVENTS = ("on_before_ui", "on_ui_tabs", "on_app_started", "on_script_unloaded", "on_ui_settings")
@@ -49,7 +50,7 @@ def a_host(folder: Path, *, forge: bool = False) -> WebUI:
     shared = webui.modules["modules.shared"]
     shared.OptionInfo, shared.opts = Row, SimpleNamespace(data={}, add_option=lambda key, row: None)
     plot = SimpleNamespace(axis_options=[], AxisOption=AxisOption)
-    more = {
+    more: dict[str, dict[str, Any]] = {
         "script_callbacks": {name: lambda callback, **_: None for name in EVENTS},
         "scripts": {"scripts_data": [SimpleNamespace(path="xyz_grid.py", module=plot)]},
         "extensions": {"extensions": [SimpleNamespace(path=str(folder))]},
@@ -62,6 +63,12 @@ def a_host(folder: Path, *, forge: bool = False) -> WebUI:
     (folder / "a.safetensors").touch()
     webui.add_lora("a", folder / "a.safetensors")
     return webui
+
+
+def detected() -> DetectedHost:
+    host = detect()
+    assert host is not None
+    return host
 
 
 class Broken(types.ModuleType):
@@ -138,7 +145,8 @@ def hello(loaded: Any) -> dict[str, Any]:
             loaded.asked[name]()
     if "on_app_started" in loaded.asked:
         loaded.asked["on_app_started"](None, None)
-    return answer["result"]
+    result: dict[str, Any] = answer["result"]
+    return result
 
 
 @pytest.mark.parametrize(("name", "own", "error"), CASES, ids=lambda one: getattr(one, "__name__", one) or "module")
@@ -221,7 +229,7 @@ def test_a_host_without_a_lock_has_a_tab_but_lends_no_model(
     webui.install(monkeypatch)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            host = detect()
+            host = detected()
     assert not {LOADED_MODEL, GENERATE} & host.features
     assert host.loaded() is None
     assert sum("queue_lock" in one for one in caplog.messages) == 1, "one line, however often it is asked"
@@ -237,7 +245,7 @@ def test_a_model_that_raises_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyP
         webui = a_host(tmp_path / "Lora", forge=forge)
         webui.load(Model())
         webui.install(monkeypatch)
-        host = detect()
+        host = detected()
         assert host.loaded() is None
         assert host.pending() is None
 
@@ -247,7 +255,7 @@ def test_odd_checkpoints_are_left_out(tmp_path: Path, monkeypatch: pytest.Monkey
     good = SimpleNamespace(title="good", filename=str(tmp_path / "good.safetensors"))
     odd = [None, SimpleNamespace(title="x"), SimpleNamespace(title="x", filename=None), SimpleNamespace(filename="y")]
     webui.modules["modules.sd_models"].checkpoints_list = dict(enumerate([*odd, good]))
-    assert [one.title for one in detect().checkpoints()] == ["good"]
+    assert [one.title for one in detected().checkpoints()] == ["good"]
 
 
 def test_neo_without_a_device_asks_its_memory_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,16 +263,16 @@ def test_neo_without_a_device_asks_its_memory_manager(tmp_path: Path, monkeypatc
     webui.modules["backend.memory_management"].get_torch_device = lambda: "cuda:1"
     del webui.modules["modules.devices"].device
     webui.install(monkeypatch)
-    assert detect().device() == "cuda:1"
+    assert detected().device() == "cuda:1"
 
 
 def test_block_weights_come_from_the_extension_that_the_host_knows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     webui = a_host(tmp_path / "Lora").install(monkeypatch)
-    assert detect().block_presets() is None
+    assert detected().block_presets() is None
     file = tmp_path / "extensions" / "sd-webui-lora-block-weight" / "scripts" / "lbwpresets.txt"
     file.parent.mkdir(parents=True)
     file.touch()
     webui.modules["modules.extensions"].extensions.append(SimpleNamespace(path=str(file.parents[1])))
-    assert detect().block_presets() == file
+    assert detected().block_presets() == file

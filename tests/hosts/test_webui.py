@@ -211,6 +211,7 @@ def test_no_reference_keeps_a_model_alive(webui: WebUI, forge: ForgeHost, checkp
     for make, host in ((a1111_model, A1111Host()), (forge_model, forge)):
         model = webui.load(make(checkpoint))
         loaded = host.loaded()
+        assert loaded is not None
         assert loaded.weight("model.diffusion_model.input_blocks.4.1.proj_in.weight") is not None
         root = getattr(model, "forge_objects", None)
         watched = weakref.ref(root.unet.model if root else model.model.diffusion_model)
@@ -225,11 +226,16 @@ def test_no_reference_keeps_a_model_alive(webui: WebUI, forge: ForgeHost, checkp
 def test_a_backup_that_stays_after_the_lora_is_gone_is_still_right(webui: WebUI, checkpoint: Path) -> None:
     model = webui.load(a1111_model(checkpoint))
     loaded, key = A1111Host().loaded(), "model.diffusion_model.input_blocks.4.1.proj_in.weight"
+    assert loaded is not None
     before = loaded.weight(key)
     a1111_merge(model)
-    assert loaded.weight(key).equal(before)
+    merged = loaded.weight(key)
+    assert merged is not None
+    assert merged.equal(before)
     a1111_merge(model, amount=-0.5)
-    assert loaded.weight(key).equal(before)
+    unmerged = loaded.weight(key)
+    assert unmerged is not None
+    assert unmerged.equal(before)
 
 
 # Lock and progress ------------------------------------------------------------------------------------------
@@ -407,7 +413,8 @@ class Row:
 
     def __init__(self, default=None, label="", component=None, component_args=None, *, section=None) -> None:
         self.default, self.label, self.component, self.arguments = default, label, component, component_args
-        self.section, self.told = section, []
+        self.section = section
+        self.told: list[str] = []
 
     def info(self, text: str) -> Row:
         self.told.append(text)
@@ -463,7 +470,9 @@ def test_the_api_is_there_only_where_it_was_asked_for(webui: WebUI) -> None:
     access = A1111Host().access()
     assert access == Access(users=(("a", "1"), ("b", "2")), login=True, exposed=False)
     webui.cmd_opts.listen = True
-    assert A1111Host().access().exposed
+    access = A1111Host().access()
+    assert access is not None
+    assert access.exposed
 
 
 def test_the_plots_script_is_found_among_those_that_the_host_ran(webui: WebUI) -> None:
@@ -484,6 +493,8 @@ def test_the_plots_script_is_found_among_those_that_the_host_ran(webui: WebUI) -
 def load_as_hosts_do(path: Path) -> Any:
     """Not in `sys.modules`, and named with its ending."""
     spec = importlib.util.spec_from_file_location(path.name, path)
+    assert spec is not None
+    assert spec.loader is not None
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     return made

@@ -252,4 +252,5 @@ def reload_ui(page: Any, **settings: Any) -> None:
 
 
 def _route(page: Any, route: str) -> str:
-    return urljoin(page.url, f"/{route}")
+    address: str = urljoin(page.url, f"/{route}")
+    return address

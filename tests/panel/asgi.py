@@ -22,7 +22,8 @@ class Answer:
 
     @property
     def kind(self) -> str:
-        return self.json["error"]["kind"]
+        kind: str = self.json["error"]["kind"]
+        return kind
 
 
 @dataclass

@@ -37,7 +37,8 @@ def logged_in(client: Client, password: str) -> dict[str, str]:
     form = urlencode({"username": "me", "password": password}).encode()
     answer = client.send("POST", "/login", form, {"content_type": "application/x-www-form-urlencoded"})
     assert answer.status == (200 if password == "secret" else 400), answer
-    return answer.cookies
+    cookies: dict[str, str] = answer.cookies
+    return cookies
 
 
 def main() -> None:

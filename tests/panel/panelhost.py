@@ -19,6 +19,8 @@ def _fake() -> ModuleType:
     """The tests' own host; tests are no packages, so it is found by its place."""
     if "fake_host" not in sys.modules:
         spec = importlib.util.spec_from_file_location("fake_host", Path(__file__).parents[1] / "hosts" / "fake.py")
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules["fake_host"] = module
         spec.loader.exec_module(module)
@@ -38,7 +40,9 @@ class Browser:
 
     def reply(self, method: str, **params: Any) -> dict[str, Any]:
         self.asked += 1
-        answer = json.loads(self.service.call(json.dumps({"id": self.asked, "method": method, "params": params})))
+        answer: dict[str, Any] = json.loads(
+            self.service.call(json.dumps({"id": self.asked, "method": method, "params": params}))
+        )
         assert answer["id"] == self.asked
         return answer
 
@@ -50,13 +54,15 @@ class Browser:
     def error(self, method: str, **params: Any) -> dict[str, Any]:
         answer = self.reply(method, **params)
         assert "result" not in answer, answer
-        return answer["error"]
+        error: dict[str, Any] = answer["error"]
+        return error
 
     def job(self, id: str) -> dict[str, Any]:
         return next(job for job in self.ask("status")["queue"] if job["id"] == id)
 
     def wait(self, id: str, states: tuple[str, ...] = ENDED, seconds: float = 20.0) -> dict[str, Any]:
-        return self.until(lambda: (job := self.job(id))["state"] in states and job, seconds)
+        ended: dict[str, Any] = self.until(lambda: (job := self.job(id))["state"] in states and job, seconds)
+        return ended
 
     def until(self, look: Any, seconds: float = 20.0) -> Any:
         end = time.monotonic() + seconds

@@ -147,9 +147,10 @@ def rotated(root: Path, tmp_path: Path, host) -> Path:
     weights = {f"diffusion_model.{i}.weight": chance.standard_normal((24, 16)).astype(np.float32) for i in range(3)}
     turns = {f"lora_unet_{i}.oft_diag": np.stack([np.eye(12, dtype=np.float32)[::-1]] * 2) for i in range(3)}
     save_file(turns, root / "turned.safetensors")
-    host.checkpoint_files = [tmp_path / "one.safetensors"]
-    save_file(weights, host.checkpoint_files[0])
-    return host.checkpoint_files[0]
+    model = tmp_path / "one.safetensors"
+    host.checkpoint_files = [model]
+    save_file(weights, model)
+    return model
 
 
 def test_rotations_are_baked_with_the_reference(browser: Browser, rotated: Path, root: Path) -> None:

@@ -31,12 +31,13 @@ def bases(root: Path, tmp_path: Path, host) -> list[Path]:
     }
     both = layers | {f"lora_unet_loha.{role}": value for role, value in loha.items()}
     save_file(both, str(root / "both.safetensors"))
-    host.checkpoint_files = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
-    for seed, path in enumerate(host.checkpoint_files):
+    paths = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
+    host.checkpoint_files = paths
+    for seed, path in enumerate(paths):
         names = [*map(str, range(LAYERS)), "loha"]
         weights = {f"diffusion_model.{name}.weight": random(N, M, seed=100 * seed + i) for i, name in enumerate(names)}
         save_file(weights, str(path))
-    return host.checkpoint_files
+    return paths
 
 
 def deltas(path: Path, base: Path) -> list[np.ndarray]:

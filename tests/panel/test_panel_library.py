@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from panelhost import Browser, fake_host
 from safetensors.numpy import save_file
 
+from lib_resize.files.atomic import write_whole
 from lib_resize.panel import library
 from lib_resize.panel.service import Service
 from lib_resize.studies import catalogue
@@ -94,8 +96,13 @@ def test_a_file_is_read_again_only_where_size_or_time_changed(
     browser: Browser, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert browser.listed()["pastry"]["rank"] == 8
-    read = []
-    monkeypatch.setattr(library, "read_facts", lambda path, *more: read.append(path.name) or read_facts(path, *more))
+    read: list[str] = []
+
+    def noted(path: Path, *more: Any) -> Facts:
+        read.append(path.name)
+        return read_facts(path, *more)
+
+    monkeypatch.setattr(library, "read_facts", noted)
     browser.listed()
     assert read == []
     tiny(root / "pastry.safetensors", rank=3)
@@ -145,7 +152,7 @@ def test_a_damaged_cache_counts_as_none(tmp_path: Path, damage: str) -> None:
         {"stamp": [1, 2], "facts": {}, "predicted": {"high": "many"}},
     ],
 )
-def test_a_damaged_entry_is_left_out_and_the_rest_stays(tmp_path: Path, row: dict) -> None:
+def test_a_damaged_entry_is_left_out_and_the_rest_stays(tmp_path: Path, row: dict[str, Any]) -> None:
     path = tmp_path / "library.json"
     good = ((5, 6), Facts(family="SDXL", rank=4), {"high": 7, "low": None})
     (tmp_path / "good").touch()
@@ -167,11 +174,10 @@ def test_files_that_are_gone_are_dropped_and_those_of_a_drive_that_is_gone_stay(
 def test_many_predictions_are_written_together(browser: Browser, monkeypatch: pytest.MonkeyPatch, host) -> None:
     browser.listed()
     written: list[int] = []
-    real = catalogue.write_whole
 
     def write(path: Path, data: bytes, **more: bool) -> None:
         written.append(len(data))
-        real(path, data, **more)
+        write_whole(path, data, **more)
 
     monkeypatch.setattr(catalogue, "write_whole", write)
     library, lora = browser.service.desk.library, host.resolve("ink")

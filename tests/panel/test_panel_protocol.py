@@ -140,10 +140,10 @@ class CountingService:
 
 def test_no_method_asks_the_host_for_a_list_twice(root: Path, tmp_path: Path) -> None:
     host = CountingHost(fake_host(root))
-    service = Service(host, tmp_path / "cache" / "library.json")  # type: ignore[arg-type]
+    service = Service(host, tmp_path / "cache" / "library.json")
     counting = CountingService(service, host)
     service.desk.folders.without(f"{root}/x")  # lists the folders that messages may not have, once for all calls
-    Conversation(Browser(counting)).hold()  # type: ignore[arg-type]
+    Conversation(Browser(counting)).hold()
     service.close()
     service.desk.queue.join()
     service.desk.library.join()

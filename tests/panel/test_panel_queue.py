@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from panelhost import fake_host
@@ -27,11 +28,11 @@ def work(run, title: str = "job", **more) -> JobSpec:
     return JobSpec("resize", title, run, **more)
 
 
-def job(queue: Queue, id: str) -> dict:
+def job(queue: Queue, id: str) -> dict[str, Any]:
     return next(one for one in queue.status()["queue"] if one["id"] == id)
 
 
-def wait(queue: Queue, id: str, *states: str) -> dict:
+def wait(queue: Queue, id: str, *states: str) -> dict[str, Any]:
     states = states or ("done", "failed", "cancelled")
     end = time.monotonic() + 60
     while time.monotonic() < end:
@@ -162,6 +163,7 @@ def test_close_ends_the_thread(tmp_path: Path) -> None:
     queue.close()
     queue.join()
     assert job(queue, id)["state"] == "cancelled"
+    assert queue._thread is not None
     assert not queue._thread.is_alive()
 
 

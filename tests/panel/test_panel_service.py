@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,7 +143,7 @@ def test_a_plan_needs_an_analysis_and_then_no_linear_algebra(browser: Browser, m
         {"recipe": "fro_lora=1,params=0.5,thr=-1.5", "options": {"naming": "kohya"}},
     ],
 )
-def test_a_plan_is_exactly_what_is_then_written(browser: Browser, root: Path, asked: dict) -> None:
+def test_a_plan_is_exactly_what_is_then_written(browser: Browser, root: Path, asked: dict[str, Any]) -> None:
     browser.analysed("pastry")
     plan = browser.ask("plan", name="pastry", **asked)
     made = browser.resized("pastry", **asked)
@@ -221,7 +222,7 @@ def _look(path: Path) -> None:
         read_adapter(file)
 
 
-def _plan(browser: Browser, target: dict) -> None:
+def _plan(browser: Browser, target: dict[str, Any]) -> None:
     assert browser.ask("plan", name="full", target=target)["layers"] == 986
 
 
@@ -234,7 +235,7 @@ def _seconds(act) -> float:
 # Warnings --------------------------------------------------------------------------------------------------------
 
 
-def kinds(answer: dict) -> set[str]:
+def kinds(answer: dict[str, Any]) -> set[str]:
     return {warning["kind"] for warning in answer["warnings"]}
 
 
@@ -433,6 +434,7 @@ def test_the_numbers_of_a_result_are_those_of_the_command_line(browser: Browser,
     made = browser.resized("pastry")
     chosen = Settings(recipes=parse_recipes("medium"), output=tmp_path / "cli")
     outcome = next(iter(resize(expand([str(root / "pastry.safetensors")]), chosen)))
+    assert outcome.plan is not None
     ours, theirs = load_file(root / f"{made['output']}.safetensors"), load_file(outcome.plan.output)
     assert ours.keys() == theirs.keys()
     assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
@@ -632,7 +634,7 @@ def test_previews_are_small_pictures_and_a_broken_one_is_none(browser: Browser, 
 
 
 def test_two_browsers_at_once_get_their_own_answers_and_no_name_twice(browser: Browser, root: Path) -> None:
-    results: list[dict] = []
+    results: list[dict[str, Any]] = []
     faults: list[BaseException] = []
     all_made = threading.Barrier(3)  # a name that is free for a moment may go to another person
 

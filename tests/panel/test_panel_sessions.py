@@ -14,7 +14,8 @@ MEDIUM = {"preset": "medium"}
 
 def raw(browser: Browser, method: str, session: Any, **params: Any) -> dict[str, Any]:
     question = {"id": 1, "method": method, "params": params, "session": session}
-    return json.loads(browser.service.call(json.dumps(question)))
+    answer: dict[str, Any] = json.loads(browser.service.call(json.dumps(question)))
+    return answer
 
 
 def test_a_page_of_an_earlier_server_changes_nothing(browser: Browser) -> None:

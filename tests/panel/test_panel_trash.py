@@ -174,7 +174,12 @@ def test_a_trash_that_is_not_there_is_empty(tmp_path: Path) -> None:
 def test_the_lora_is_the_last_file_to_move(files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
     real = trash._move
-    monkeypatch.setattr(trash, "_move", lambda old, new: (moved.append(old.suffix), real(old, new)))
+
+    def move(old: Path, new: Path) -> None:
+        moved.append(old.suffix)
+        real(old, new)
+
+    monkeypatch.setattr(trash, "_move", move)
     item = trash.trash(bin_, "ink", files)
     assert moved == [".png", ".json", ".safetensors"]
     trash.restore(item)

@@ -57,7 +57,8 @@ def plot(axis: AxisOption, asked: Any, values: Sequence[str]) -> list[Any]:
 def axis(browser: Browser) -> AxisOption:
     made = script()
     assert register(made, lambda: browser.service.desk.versions)
-    return made.axis_options[-1]
+    last: AxisOption = made.axis_options[-1]
+    return last
 
 
 @pytest.fixture

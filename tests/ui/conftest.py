@@ -25,7 +25,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def python(request: pytest.FixtureRequest) -> str:
     if request.param is None:
         lacking("no Gradio here; name interpreters that have it in RESIZE_LORA_PYTHONS")
-    return request.param
+    path: str = request.param
+    return path
 
 
 @pytest.fixture(scope="session")

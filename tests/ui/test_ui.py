@@ -79,7 +79,7 @@ def ask(port: int, path: str, body: str | None = None, **headers: str) -> tuple[
         connection.close()
 
 
-def call(port: int, method: str, params: dict[str, Any] | None = None, **headers: str) -> tuple[int, Any]:
+def call(port: int, method: str, params: dict[str, Any] | None = None, /, **headers: str) -> tuple[int, Any]:
     """Status and answer of one call, sent as Gradio's script sends it."""
     question = json.dumps({"id": 1, "method": method, "params": params or {}})
     body = json.dumps({"data": [question], "fn_index": 0, "session_hash": "tests"})
@@ -158,7 +158,8 @@ def wait_for_library(port: int) -> list[dict[str, Any]]:
     for _ in range(100):
         _, answer = call(port, "library")
         if answer["result"]["complete"]:
-            return answer["result"]["files"]
+            files: list[dict[str, Any]] = answer["result"]["files"]
+            return files
         time.sleep(0.1)
     raise TimeoutError(answer)
 
