@@ -1,4 +1,4 @@
-"""Material that only tests use: factors with exactly known singular values, and sizes of files."""
+"""Material that only tests use: factors with exactly known singular values, sizes of files, plans of outcomes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lib_resize.engine.settings import Outcome
 from lib_resize.errors import UsageError
 from lib_resize.files.header import TensorSpec, encode
 from lib_resize.linalg.casts import Double
+from lib_resize.plans import Plan
+
+
+def plan_of(outcome: Outcome) -> Plan:
+    assert outcome.plan is not None, outcome.error
+    return outcome.plan
 
 
 def file_size(specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> int:

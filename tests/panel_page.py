@@ -6,6 +6,8 @@ import json
 from typing import Any
 from urllib.parse import urljoin
 
+Error: Any
+expect: Any
 try:
     from playwright.sync_api import Error, expect
 except ImportError:

@@ -8,6 +8,7 @@ import json
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,8 +139,9 @@ def test_an_extracted_lora_has_a_rank_of_its_own_for_convolutions(folder: Path, 
 def test_what_does_not_fit_is_an_error_in_words(
     arguments: dict[str, str], error: type[Exception], words: str, pastry: Path, tmp_path: Path
 ) -> None:
+    given: dict[str, Any] = {"source": pastry, "output": tmp_path, **arguments}
     with pytest.raises(error, match=words):
-        lib_resize.resize(**{"source": pastry, "output": tmp_path, **arguments})
+        lib_resize.resize(**given)
     assert list(tmp_path.iterdir()) == []
 
 

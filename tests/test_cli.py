@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,8 @@ def out(tmp_path: Path) -> Path:
 
 def metadata(path: Path) -> dict[str, str]:
     with safe_open(path, "numpy") as file:
-        return file.metadata()
+        found: dict[str, str] = file.metadata()
+        return found
 
 
 def test_the_default_with_a_checkpoint_is_the_one_of_the_original_tool(checkpoint, lora, out) -> None:
@@ -59,13 +61,18 @@ def test_base_names_the_checkpoint_outright(checkpoint, lora, out) -> None:
 
 
 def test_many_recipes_share_one_decomposition(checkpoint, lora, out, monkeypatch) -> None:
+    from lib_resize.adapters.forms.lora import LowRank, decompose_together
     from lib_resize.engine import analysing
+    from lib_resize.linalg.arrays import Arrays
+    from lib_resize.linalg.factor import Spectrum
 
-    seen = []
-    original = analysing.decompose_together
-    monkeypatch.setattr(
-        analysing, "decompose_together", lambda forms, arrays: seen.extend(forms) or original(forms, arrays)
-    )
+    seen: list[LowRank] = []
+
+    def decompose(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:
+        seen.extend(forms)
+        return decompose_together(forms, arrays)
+
+    monkeypatch.setattr(analysing, "decompose_together", decompose)
     recipes = "fro_ckpt=1,thr=-3.5:spn_lora=1,thr=-0.7:spn_ckpt=1,size=0.3:rank=2,max_conv_rank=1:sv_fro=0.9"
     assert run("resize", checkpoint, lora, "-o", out, "-r", recipes) == 0
     with SafeFile(lora) as file:
@@ -80,7 +87,9 @@ def test_size_is_kept_on_disk(lora, out) -> None:
         assert run("resize", lora, "-o", out, "-r", f"fro_lora=1,size={size}", "--overwrite") == 0
     sizes = {name: (out / name).stat().st_size for name in outputs(out)}
     for name, size in sizes.items():
-        asked = float(re.search(r"size([\d.]+)_th", name)[1]) * 2**20
+        told = re.search(r"size([\d.]+)_th", name)
+        assert told is not None
+        asked = float(told[1]) * 2**20
         assert asked - 4096 < size <= asked
 
 
@@ -345,7 +354,8 @@ def cached() -> Path:
 def retention(checkpoint: Path, lora: Path, out: Path) -> float:
     report = out.with_suffix(".json")
     assert run("resize", checkpoint, lora, "-o", out, "-r", "spn_ckpt=1,thr=-1.5", "--dry-run", "--report", report) == 0
-    return json.loads(report.read_text("utf-8"))[0]["retention"]
+    told: float = json.loads(report.read_text("utf-8"))[0]["retention"]
+    return told
 
 
 def test_a_second_run_touches_no_base_weight(checkpoint, lora, out, monkeypatch) -> None:
@@ -427,7 +437,7 @@ def test_the_demo_runs_with_nothing_but_the_package(tmp_path, capsys) -> None:
 # Whole processes --------------------------------------------------------------------------------------------
 
 
-def command(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+def command(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lib_resize", *map(str, arguments)],
         capture_output=True,
@@ -435,7 +445,7 @@ def command(*arguments: object, **options: object) -> subprocess.CompletedProces
         encoding="utf-8",
         check=False,
         cwd=Path(cli.__file__).parents[2],
-        **options,
+        env=env,
     )
 
 
@@ -456,15 +466,15 @@ def test_a_terminal_that_knows_no_unicode_does_not_stop_the_work(lora, out) -> N
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_long_batch_lets_go_of_the_files_it_is_done_with(lora, out, tmp_path, monkeypatch) -> None:
     from lib_resize.engine import batch
+    from lib_resize.engine.analysing import analyse
 
     library = _library(lora, tmp_path / "library", 8)
     mapped: list[int] = []
-    original = batch.analyse
 
     def counting(*arguments, **options):
         maps = Path("/proc/self/maps").read_text("utf-8")
         mapped.append(len({line.split()[-1] for line in maps.splitlines() if str(library) in line}))
-        return original(*arguments, **options)
+        return analyse(*arguments, **options)
 
     monkeypatch.setattr(batch, "analyse", counting)
     assert run("resize", library, "-o", out, "-r", "rank=1:rank=2") == 0

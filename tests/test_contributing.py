@@ -73,10 +73,11 @@ def test_a_kind_of_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_model_family(monkeypatch: pytest.MonkeyPatch) -> None:
     from lib_resize.names import families
+    from lib_resize.names.family import layers
 
     apply("A model family", monkeypatch)
     (toy,) = (family for family in families.FAMILIES if family.name == "Toy DiT")
-    rows = families.layers(toy)
+    rows = layers(toy)
     assert rows["lora_unet_blocks_23_attn_qkv"].shape == (4608, 1536)
     assert rows["lora_transformer_transformer_blocks_0_attn_to_q"].whole == "lora_unet_blocks_0_attn_qkv"
 

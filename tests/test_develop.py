@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -48,8 +49,7 @@ def develop(tmp_path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.ROOT = tmp_path
-    module.VENV = tmp_path / ".venv"
+    vars(module).update(ROOT=tmp_path, VENV=tmp_path / ".venv")
     for name in (*module.PANELS, "."):
         (module.VENV / name).mkdir(parents=True, exist_ok=True)
     (tmp_path / "pyproject.toml").write_text("[project]\n", "utf-8")
@@ -236,7 +236,7 @@ def test_pythons_that_are_named_already_are_taken(
 
 @pytest.fixture
 def no_gradio3(develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def must(command: list[str], *rest: object) -> None:
+    def must(command: list[str], *rest: Any) -> None:
         if "[ui-gradio3]" in command[-1]:
             raise develop.SetupError("no wheel of numpy")
         machine.must(command, *rest)

@@ -19,6 +19,7 @@ from lib_resize.linalg.arrays import NumpyArrays, TorchArrays, open_arrays
 from lib_resize.linalg.casts import doubles
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.material import plan_of
 
 RECIPES = "fro_ckpt=1,thr=-3:spn_ckpt=1,thr=-2:subspace=1,thr=-1:medium"
 
@@ -49,9 +50,10 @@ def test_a_device_writes_what_numpy_writes(checkpoint, lora, tmp_path, device, m
     monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "fresh"))
     monkeypatch.setattr(runtime, "open_arrays", lambda name: TorchArrays(name))
     for ours, theirs in zip(resized(lora, checkpoint, tmp_path / "torch", device), expected, strict=True):
-        assert Path(ours.plan.output).name == Path(theirs.plan.output).name
-        assert ours.plan.retention == pytest.approx(theirs.plan.retention, abs=1e-6)
-        with SafeFile(ours.plan.output) as one, SafeFile(theirs.plan.output) as two:
+        our_plan, their_plan = plan_of(ours), plan_of(theirs)
+        assert Path(our_plan.output).name == Path(their_plan.output).name
+        assert our_plan.retention == pytest.approx(their_plan.retention, abs=1e-6)
+        with SafeFile(our_plan.output) as one, SafeFile(their_plan.output) as two:
             assert one.header.entries == two.header.entries
             for key, entry in one.header.entries.items():
                 found, wanted = (doubles(file.bits(key), entry.dtype) for file in (one, two))
@@ -78,7 +80,7 @@ def test_a_missing_torch_is_told(monkeypatch) -> None:
 def test_other_kinds_are_the_same_on_a_device(tmp_path, kind) -> None:
     """torch on the CPU stands for a device: the same code, other arrays."""
     rng = np.random.default_rng(0)
-    shapes = {
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {
         "tucker": {"lora_up.weight": (24, 4, 1, 1), "lora_mid.weight": (4, 4, 3, 3), "lora_down.weight": (4, 16, 1, 1)},
         "loha": {"hada_w1_a": (24, 4), "hada_w1_b": (4, 16), "hada_w2_a": (24, 4), "hada_w2_b": (4, 16)},
         "lokr": {"lokr_w1": (4, 4), "lokr_w2": (12, 10)},

@@ -27,7 +27,8 @@ def flat(values: np.ndarray) -> np.ndarray:
 def low_rank(shape: tuple[int, ...], rank: int, chance: np.random.Generator) -> np.ndarray:
     n, m = shape[0], int(np.prod(shape[1:]))
     up, down = chance.standard_normal((n, rank)), chance.standard_normal((rank, m))
-    return (0.05 / np.sqrt(rank * m) * up @ down).reshape(shape)
+    product: np.ndarray = 0.05 / np.sqrt(rank * m) * up @ down
+    return product.reshape(shape)
 
 
 def weights_of(path: Path) -> dict[str, tuple[str, tuple[int, int] | None]]:
@@ -53,7 +54,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> tuple[Pa
     return folder / "tuned.safetensors", folder / "base.safetensors", true
 
 
-def extract(tuned: Path, base: Path, out: Path, *more: object) -> int:
+def extract(tuned: Path, base: Path, out: Path | str, *more: object) -> int:
     try:
         return cli.main(["extract", str(tuned), str(base), "-o", str(out), *map(str, more)])
     except SystemExit as end:
@@ -305,7 +306,8 @@ def test_the_text_projection_is_a_layer_on_request(pair: Any, tmp_path: Path) ->
 
 def as_folder(path: Path, folder: Path) -> Path:
     """Some layers of a checkpoint as a diffusers folder with a UNet in two shards and a text encoder."""
-    unet, shards = load_file(in_diffusers_words(path, folder.parent / "words.safetensors")), {}
+    unet = load_file(in_diffusers_words(path, folder.parent / "words.safetensors"))
+    shards: dict[str, dict[str, np.ndarray]] = {}
     for place, (key, values) in enumerate(sorted(unet.items())):
         shards.setdefault(f"diffusion_pytorch_model-0000{1 + place % 2}-of-00002.safetensors", {})[key] = values
     for name, tensors in shards.items():

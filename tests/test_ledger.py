@@ -133,7 +133,12 @@ def test_a_full_disk_ends_the_report_and_not_the_run(tmp_path: Path, monkeypatch
 def test_all_bytes_are_synced_before_the_name_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[bool] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append((tmp_path / "r.json").exists()), real(fd))[1])
+
+    def fsync(fd: int) -> None:
+        synced.append((tmp_path / "r.json").exists())
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with Ledger(tmp_path / "r.json") as ledger:
         ledger.add(made())
     assert synced[0] is False

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lib_resize.engine import output_paths as places
-from lib_resize.engine.output_paths import OutputPaths
+from lib_resize.engine.output_paths import OutputPaths, SourcePaths
+from lib_resize.files.walk import names_in
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipe
 
@@ -56,13 +57,20 @@ def test_each_folder_is_read_once_and_names_are_tried_a_few_times_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str | None
 ) -> None:
     """300 sources of one name: looking at the folder for each, or trying all numbers, would be 90,000 steps."""
-    looks, tries = [], []
-    made = places.SourcePaths
-    real_names, real_taken = places.names_in, made._is_taken
-    monkeypatch.setattr(places, "names_in", lambda folder: looks.append(folder) or real_names(folder))
-    monkeypatch.setattr(
-        places.SourcePaths, "_is_taken", lambda self, name: tries.append(name) or real_taken(self, name)
-    )
+    looks: list[Path] = []
+    tries: list[str] = []
+    real_taken = SourcePaths._is_taken
+
+    def look(folder: Path) -> list[str]:
+        looks.append(folder)
+        return names_in(folder)
+
+    def is_taken(paths: SourcePaths, name: str) -> bool:
+        tries.append(name)
+        return real_taken(paths, name)
+
+    monkeypatch.setattr(places, "names_in", look)
+    monkeypatch.setattr(SourcePaths, "_is_taken", is_taken)
     names, recipe = OutputPaths(tmp_path, suffix), parse_recipe("medium")
     for number in range(300):
         one = Source((Member(Path(f"{number}/style.safetensors")),))

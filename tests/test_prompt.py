@@ -192,7 +192,7 @@ def _list(count: int) -> str:
     return ",".join([str(weight) for weight in [-0.25, 1, "R", 0.1 + 0.2, 1e-7, 0.0, "X+0.1"] * 4][:count])
 
 
-NAMES = st.text(st.characters(blacklist_characters=":=<>", blacklist_categories=("Cs",)), min_size=1, max_size=6)
+NAMES = st.text(st.characters(exclude_characters=":=<>", exclude_categories=["Cs"]), min_size=1, max_size=6)
 NUMBERS = st.floats(-1e5, 1e5, allow_nan=False)
 SCHEDULES = st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=3).map(lambda points: Schedule(tuple(points)))
 STRENGTHS = NUMBERS | SCHEDULES

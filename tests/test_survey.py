@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def exact(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Survey:
         return look(made, SurveyOptions(exact=True))
 
 
-def rows(found: Survey) -> dict[str, dict]:
+def rows(found: Survey) -> dict[str, dict[str, Any]]:
     return {row["file"]: row for row in found.rows()}
 
 
@@ -143,7 +144,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Paths of the files whose layers are decomposed from now on."""
     asked: list[Path] = []
     real = survey._measured
-    monkeypatch.setattr(survey, "_measured", lambda entry, *more: asked.append(entry.path) or real(entry, *more))
+
+    def measured(entry: Entry, *more: Any) -> Entry:
+        asked.append(entry.path)
+        return real(entry, *more)
+
+    monkeypatch.setattr(survey, "_measured", measured)
     return asked
 
 
@@ -219,6 +225,7 @@ def test_exact_figures_reach_the_panels_list(made, tmp_path, monkeypatch) -> Non
     found = look(made, SurveyOptions(exact=True))
     known = load_cache(tmp_path / "library.json")
     entry = next(one for one in found.entries if one.path.name == "big.safetensors")
+    assert entry.figures is not None
     assert known[str(entry.path)][2] == entry.figures.presets
 
 

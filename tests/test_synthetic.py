@@ -49,7 +49,8 @@ def matrix(path: Path, key: str) -> np.ndarray:
 
 
 def delta(path: Path, name: str, down: str = ".lora_down.weight", up: str = ".lora_up.weight") -> np.ndarray:
-    return matrix(path, name + up) @ matrix(path, name + down)
+    product: np.ndarray = matrix(path, name + up) @ matrix(path, name + down)
+    return product
 
 
 # Names and sizes

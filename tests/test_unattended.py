@@ -17,7 +17,7 @@ from lib_resize.cli import main as cli
 from lib_resize.cli import output, priority, work
 from lib_resize.cli.report import layer_lines
 from lib_resize.demo.synthetic import LoraOptions, write_lora
-from lib_resize.engine import batch, runtime
+from lib_resize.engine import analysing, batch, runtime
 from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import InternalError
@@ -25,6 +25,7 @@ from lib_resize.linalg.arrays import TorchArrays
 from lib_resize.plans import LayerPlan, Plan
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.material import plan_of
 
 
 def run(*arguments: object) -> int:
@@ -45,7 +46,9 @@ def folder(tmp_path: Path) -> Path:
 def test_the_figures_of_kohyas_script_by_their_definitions(lora, tmp_path) -> None:
     (outcome,) = resize(expand([str(lora)]), Settings(recipes=parse_recipes("sv_fro=0.9"), output=tmp_path))
     shares = []
-    for layer, facts in zip(outcome.plan.layers, outcome.job.analysis.layers, strict=True):
+    plan = plan_of(outcome)
+    assert outcome.job is not None
+    for layer, facts in zip(plan.layers, outcome.job.analysis.layers, strict=True):
         if not facts.s[0] > 0:
             assert (layer.fro_retained, layer.sum_retained, layer.max_ratio) == (None, None, None)
             continue
@@ -54,8 +57,9 @@ def test_the_figures_of_kohyas_script_by_their_definitions(lora, tmp_path) -> No
         assert layer.fro_retained == pytest.approx(shares[-1], abs=1e-9)
         assert layer.sum_retained == pytest.approx(kept.sum() / facts.s.sum())
         assert layer.max_ratio == pytest.approx(kept[0] / kept[-1])
+        assert layer.fro_retained is not None
         assert layer.fro_retained >= 0.9 - 1e-9
-    assert outcome.plan.layer_retention == pytest.approx((np.mean(shares), np.std(shares)))
+    assert plan.layer_retention == pytest.approx((np.mean(shares), np.std(shares)))
 
 
 def test_they_are_printed_in_its_words(lora, tmp_path, capsys) -> None:
@@ -98,17 +102,24 @@ print("niceness", os.nice(0))
 @pytest.mark.skipif(sys.platform == "win32", reason="niceness is a word of Unix")
 def test_a_process_that_stands_back_already_goes_no_further(monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(os, "nice", lambda by: asked.append(by) or 15)
+
+    def nice(by: int) -> int:
+        asked.append(by)
+        return 15
+
+    monkeypatch.setattr(os, "nice", nice)
     assert priority.lower_priority()
     assert asked == [0, 0]
 
 
 def test_on_windows_the_class_of_this_very_process_is_set() -> None:
     asked = []
-    kernel32 = SimpleNamespace(
-        GetCurrentProcess=lambda: 0xFFFFFFFFFFFFFFFF,
-        SetPriorityClass=lambda handle, wanted: asked.append((handle, wanted)) or 1,
-    )
+
+    def set_class(handle: int, wanted: int) -> int:
+        asked.append((handle, wanted))
+        return 1
+
+    kernel32 = SimpleNamespace(GetCurrentProcess=lambda: 0xFFFFFFFFFFFFFFFF, SetPriorityClass=set_class)
     assert priority.lower_priority_on_windows(kernel32)
     assert asked == [(0xFFFFFFFFFFFFFFFF, 0x4000)]
     kernel32.SetPriorityClass = lambda handle, wanted: 0
@@ -152,7 +163,7 @@ def test_pieces_fit_in_the_limit_and_the_result_is_the_same(folder, tmp_path, on
         settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / name, device="meta", **more)
         outcomes = list(resize(expand([str(folder)]), settings))
         assert [outcome.error for outcome in outcomes] == [None, None]
-        return b"".join(Path(outcome.plan.output).read_bytes()[-4096:] for outcome in outcomes)
+        return b"".join(Path(plan_of(outcome).output).read_bytes()[-4096:] for outcome in outcomes)
 
     assert tensors("free") == tensors("limited", max_vram=most)
     free, limited = on_torch
@@ -160,8 +171,9 @@ def test_pieces_fit_in_the_limit_and_the_result_is_the_same(folder, tmp_path, on
     assert limited.block_elements * 32 <= most  # as stored, as float32, as float64, and a product
 
 
-def test_on_cuda_torch_itself_holds_the_line(on_torch) -> None:
-    arrays = runtime.open_arrays("cuda")
+def test_on_cuda_torch_itself_holds_the_line() -> None:
+    pytest.importorskip("torch")
+    arrays = TorchArrays("cpu")
     drawn = []
     arrays._device = SimpleNamespace(type="cuda")
     arrays._torch = SimpleNamespace(
@@ -179,13 +191,13 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
     class OutOfMemoryError(RuntimeError):
         pass
 
-    real, calls = batch.analyse, []
+    calls = []
 
     def analyse(*arguments, **more):
         calls.append(1)
         if len(calls) == 1:
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(*arguments, **more)
+        return analysing.analyse(*arguments, **more)
 
     monkeypatch.setattr(batch, "analyse", analyse)
     first, second = resize(expand([str(folder)]), Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o"))
@@ -195,13 +207,13 @@ def test_a_device_without_memory_left_is_a_failure_of_that_file_alone(folder, tm
 
 
 def test_a_fault_of_ours_is_a_failed_line_and_the_batch_goes_on(folder, tmp_path, monkeypatch) -> None:
-    real, calls = batch.analyse, []
+    calls = []
 
     def analyse(*arguments, **more):
         calls.append(1)
         if len(calls) == 1:
             raise RuntimeError("shapes do not fit")
-        return real(*arguments, **more)
+        return analysing.analyse(*arguments, **more)
 
     monkeypatch.setattr(batch, "analyse", analyse)
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "o")
@@ -234,10 +246,9 @@ PRESETS = "high:medium:low"
 def test_a_stopped_night_reports_what_it_did_and_the_next_one_does_the_rest(folder, tmp_path, monkeypatch) -> None:
     out, report = tmp_path / "out", tmp_path / "report.json"
     words = ("resize", folder, "-o", out, "-r", PRESETS, "--skip-existing", "--continue-on-error", "--report", report)
-    real = work.resize_all
 
     def stopped(*arguments):
-        for count, outcome in enumerate(real(*arguments)):
+        for count, outcome in enumerate(resize(*arguments)):
             if count == 4:
                 raise KeyboardInterrupt
             yield outcome
@@ -249,7 +260,7 @@ def test_a_stopped_night_reports_what_it_did_and_the_next_one_does_the_rest(fold
     assert last["stopped"] is True
     assert all(Path(one["output"]).exists() for one in done)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    monkeypatch.setattr(work, "resize_all", real)
+    monkeypatch.setattr(work, "resize_all", resize)
     assert run(*words) == 0
     *second, last = json.loads(report.read_text("utf-8"))
     assert "stopped" not in last

@@ -29,6 +29,7 @@ from lib_resize.names.identify import canonical_id
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.material import plan_of
 
 TRANSFORMERS = {family.name: family for family in reversed(FAMILIES) if "input_blocks" not in family.roots[0]}
 family_cases = pytest.mark.parametrize("family", TRANSFORMERS.values(), ids=TRANSFORMERS)
@@ -87,7 +88,8 @@ def seen(checkpoint: Checkpoint, name: str, size: tuple[int, int]) -> np.ndarray
     return values.T if found.transposed else values
 
 
-def norms(checkpoint: Checkpoint, found: Partner) -> tuple[float, float | None]:
+def norms(checkpoint: Checkpoint, found: Partner | None) -> tuple[float, float | None]:
+    assert found is not None
     with ThreadPoolExecutor(1) as pool:
         told = checkpoint.norms([found], spectral=True, arrays=NumpyArrays(), pool=pool, progress=Quiet())
     return told[found]
@@ -148,8 +150,9 @@ def test_both_layouts_give_one_result(pieces: bool, tmp_path: Path) -> None:
         settings = Settings(recipes=recipes, base=base, dry_run=True)
         outcomes = list(resize(expand([str(path)]), settings))
         assert [outcome.error for outcome in outcomes] == [None, None]
-        found.append([[layer.new_rank for layer in outcome.plan.layers] for outcome in outcomes])
-        errors = [layer.error_ckpt for outcome in outcomes for layer in outcome.plan.layers]
+        plans = [plan_of(outcome) for outcome in outcomes]
+        found.append([[layer.new_rank for layer in plan.layers] for plan in plans])
+        errors = [layer.error_ckpt for plan in plans for layer in plan.layers]
         assert None not in errors, "a layer without partner"
     assert found[0] == found[1]
 
@@ -215,6 +218,7 @@ def sd15(tmp_path: Path, channels: int, name: str = "model.diffusion_model.input
 
 def test_trap_11_nine_channels_of_inpainting_are_compared_by_the_first_four(tmp_path: Path) -> None:
     checkpoint = Checkpoint(sd15(tmp_path, 9))
+    assert checkpoint.family is not None
     name = checkpoint.family.input_layer
     with np.errstate(all="raise"):
         whole = seen(checkpoint, name, (320, 81)).reshape(320, 9, 3, 3)
@@ -341,7 +345,7 @@ def sharded(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
     import json
 
     folder.mkdir(parents=True)
-    places = {}
+    places: dict[str, str] = {}
     for number, half in enumerate(_halves(tensors), 1):
         file = saved(folder / f"diffusion_pytorch_model-0000{number}-of-00002.safetensors", half)
         places |= dict.fromkeys(half, file.name)

@@ -42,7 +42,8 @@ def flat(tensors: dict[str, np.ndarray], key: str) -> np.ndarray:
 
 def delta(tensors: dict[str, np.ndarray], name: str) -> np.ndarray:
     up, down = flat(tensors, f"{name}.lora_up.weight"), flat(tensors, f"{name}.lora_down.weight")
-    return float(tensors[f"{name}.alpha"]) / down.shape[0] * up @ down
+    product: np.ndarray = float(tensors[f"{name}.alpha"]) / down.shape[0] * up @ down
+    return product
 
 
 def weight(base: dict[str, np.ndarray], name: str) -> np.ndarray:
@@ -124,7 +125,7 @@ def test_full_matrix_and_randomised_truncation_agree_with_the_best_one() -> None
     import torch
 
     torch.manual_seed(0)
-    spectrum = 0.5 ** np.arange(8)
+    spectrum = 0.5 ** np.arange(8, dtype=np.float64)
     up, down = (torch.from_numpy(factor) for factor in low_rank_factors((40, 30), spectrum, condition=3.0))
     for method, slack in (("full", 1e-10), ("randomised", 1e-2)):
         left, right = references.FULL_METHODS[method](up, down, 3)

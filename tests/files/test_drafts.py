@@ -82,7 +82,8 @@ def test_temporaries_of_other_machines_go_after_a_day(tmp_path, hours, is_kept):
 
 @posix
 def test_a_temporary_that_is_swept_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
-    true_lock, swept = drafts._lock, []
+    true_lock = drafts._lock
+    swept: list[Path] = []
 
     def lock(fd: int, *, wait: bool) -> bool:
         if wait and not swept:

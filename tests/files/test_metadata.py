@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -79,8 +80,9 @@ def test_a_file_without_alphas_has_alpha_equal_to_rank():
     assert updated_metadata(KOHYA, facts({"a": LayerFact(8), "b": LayerFact(3)}))["ss_network_alpha"] == "Dynamic"
 
 
-def arguments(layers: Mapping[str, LayerFact], source: Mapping[str, str] = KOHYA) -> dict[str, str]:
-    return json.loads(updated_metadata(source, facts(layers))["ss_network_args"])
+def arguments(layers: Mapping[str, LayerFact], source: Mapping[str, str] = KOHYA) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(updated_metadata(source, facts(layers))["ss_network_args"])
+    return found
 
 
 def test_convolutions_have_a_rank_of_their_own():
@@ -303,7 +305,8 @@ def test_adapter_settings_give_every_layer_its_rank_and_scale_one(ranks, prefix)
 
 
 def test_adapter_settings_of_text_encoders_match_both_spellings():
-    source = settings_of(**{"text_encoder.r": 16, "text_encoder_2.r": 16})
+    ranks: dict[str, Any] = {"text_encoder.r": 16, "text_encoder_2.r": 16}
+    source = settings_of(**ranks)
     layers = {
         "unet.to_q": LayerFact(4),
         "text_encoder.text_model.encoder.layers.0.q_proj": LayerFact(2),
@@ -349,7 +352,7 @@ def test_documents_nested_too_deeply_to_be_written_again_are_as_good_as_none(key
     """The depth of Python's stack varies, so the limit of this program comes first."""
     layers = {"unet.a": LayerFact(2)}
 
-    def stamped(depth: int) -> Mapping[str, str]:
+    def stamped(depth: int) -> dict[str, str]:
         deep = start * depth + "1" + stop * depth
         return updated_metadata({key: f'{{"unet.r": 4, "version": "1", "deep": {deep}}}'}, facts(layers))
 

@@ -194,7 +194,7 @@ def manager(source: Path) -> dict[str, Any]:
     }
 
 
-CIVITAI = {
+CIVITAI: dict[str, Any] = {
     "id": 7,
     "modelId": 5,
     "name": "v1.0",

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from safetensors.numpy import load_file, save
 from lib_resize.errors import OutputError, ResizeError
 from lib_resize.files import atomic, drafts, writer
 from lib_resize.files.header import TensorSpec, file_order, read_header
-from lib_resize.files.writer import WrittenFile, file_bytes, verify, write_safetensors
+from lib_resize.files.writer import Chunk, WrittenFile, file_bytes, verify, write_safetensors
 
 KOHYA = {"ss_network_dim": "4", "ss_output_name": "x", "modelspec.title": "T", "sshs_model_hash": "stale"}
 DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64", "|u1": "U8", "<i8": "I64", "<i2": "I16"}
@@ -42,6 +44,13 @@ def mixed(count: int = 6, rows: int = 40) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(count)
     kinds = [np.float16, np.float32, np.uint8, np.float64, np.int64, np.int16]
     return {f"层.{i}": (rng.standard_normal((rows, 8 + i)) * 50).astype(kinds[i % 6]) for i in range(count)}
+
+
+def counted(chunks: Iterable[bytes], asked: list[bytes]) -> Iterator[bytes]:
+    """The chunks; each is in `asked` as soon as it is asked for."""
+    for chunk in chunks:
+        asked.append(chunk)
+        yield chunk
 
 
 def left_in(folder: Path) -> list[str]:
@@ -132,9 +141,14 @@ def test_same_input_same_bytes(tmp_path):
 
 
 def test_chunks_may_be_any_bytes(tmp_path):
-    arrays = {"a": np.arange(4, dtype=np.float32), "b": np.arange(3, dtype=np.float32), "c": np.float32([[1]])}
+    arrays = {
+        "a": np.arange(4, dtype=np.float32),
+        "b": np.arange(3, dtype=np.float32),
+        "c": np.array([[1]], np.float32),
+    }
     specs = [spec_of(name, array) for name, array in arrays.items()]
-    chunks = [arrays["a"].tobytes(), bytearray(arrays["b"].tobytes()), memoryview(arrays["c"])]
+    chunks: list[Chunk] = [arrays["a"].tobytes(), bytearray(arrays["b"].tobytes()), arrays["c"].data]
+    assert isinstance(chunks[2], memoryview)
     write_safetensors(tmp_path / "x.safetensors", specs, {}, chunks)
     np.testing.assert_array_equal(load_file(tmp_path / "x.safetensors")["b"], arrays["b"])
 
@@ -192,9 +206,9 @@ def test_folders_are_made(tmp_path):
 def test_an_existing_file_is_kept_without_overwrite(tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"precious")
-    asked = []
+    asked: list[bytes] = []
     with pytest.raises(OutputError, match="exists already"):
-        write_safetensors(path, [TensorSpec("a", "U8", (1,))], {}, (asked.append(i) or b"1" for i in range(1)))
+        write_safetensors(path, [TensorSpec("a", "U8", (1,))], {}, counted([b"1"], asked))
     assert path.read_bytes() == b"precious"
     assert asked == []  # refused before any work
     assert left_in(tmp_path) == ["x.safetensors"]
@@ -327,7 +341,7 @@ def test_faults_of_the_disk_are_told_in_plain_words_and_leave_nothing(tmp_path, 
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patched:
-        patched.setattr(atomic.os, function, fail)
+        patched.setattr(os, function, fail)
         with pytest.raises(OutputError, match=words) as caught:
             write(tmp_path / "x.safetensors", mixed(2))
     assert str(tmp_path) in str(caught.value)
@@ -335,17 +349,17 @@ def test_faults_of_the_disk_are_told_in_plain_words_and_leave_nothing(tmp_path, 
 
 
 def test_a_file_in_use_on_windows_is_told_in_plain_words():
-    error = OSError(13, "denied")
+    error: Any = OSError(13, "denied")  # only Windows has `winerror`
     error.winerror = 32
     assert "another program has the file open" in atomic.explain(error, Path("x"))
 
 
 def test_a_full_disk_is_noticed_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic.shutil, "disk_usage", lambda _: atomic.shutil._ntuple_diskusage(10**9, 10**9, 1 << 20))
-    asked = []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 1 << 20))
+    asked: list[bytes] = []
     specs = [TensorSpec("a", "U8", (3 << 20,))]
     with pytest.raises(OutputError, match=r"1\.00 MiB free, the file needs 3\.00 MiB"):
-        write_safetensors(tmp_path / "x.safetensors", specs, {}, (asked.append(1) or bytes(3 << 20) for _ in specs))
+        write_safetensors(tmp_path / "x.safetensors", specs, {}, counted([bytes(3 << 20)], asked))
     assert asked == []
     assert left_in(tmp_path) == []
 
@@ -355,9 +369,9 @@ def test_a_disk_that_cannot_tell_its_room_is_tried(tmp_path, monkeypatch, usage)
     def tell(_):
         if usage is None:
             raise OSError(errno.ENOSYS, "cannot tell")
-        return atomic.shutil._ntuple_diskusage(*usage)
+        return shutil._ntuple_diskusage(*usage)
 
-    monkeypatch.setattr(atomic.shutil, "disk_usage", tell)
+    monkeypatch.setattr(shutil, "disk_usage", tell)
     write(tmp_path / "x.safetensors", mixed(2))
 
 
@@ -414,13 +428,14 @@ def test_our_temporaries_match_the_pattern_of_the_sweep(tmp_path):
 @pytest.mark.parametrize("links", [True, False])
 def test_of_many_writers_of_one_name_exactly_one_wins(tmp_path, monkeypatch, links):
     if not links:
-        monkeypatch.setattr(atomic.os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
     for turn in range(12):
         path = tmp_path / f"{turn}.safetensors"
         start = threading.Barrier(6)
-        outcomes, refusals = [], []
+        outcomes: list[int] = []
+        refusals: list[str] = []
 
-        def work(value: int, path: Path, start: threading.Barrier, outcomes: list, refusals: list) -> None:
+        def work(value: int, path: Path, start: threading.Barrier, outcomes: list[int], refusals: list[str]) -> None:
             try:
                 write(path, {"a": np.full(50, value, np.uint8)}, check=lambda _: start.wait(10) and None)
                 outcomes.append(value)
@@ -443,8 +458,8 @@ def test_without_links_a_fault_other_than_missing_links_is_told(tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(atomic.os, "link", full)
-    monkeypatch.setattr(atomic.os, "rename", lambda *_: pytest.fail("fell back on a full disk"))
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr(os, "rename", lambda *_: pytest.fail("fell back on a full disk"))
     if os.name != "nt":
         with pytest.raises(OutputError, match="no space"):
             write(tmp_path / "x.safetensors", mixed(1))
@@ -544,8 +559,12 @@ def test_bytes_and_name_reach_the_disk_in_this_order(tmp_path, monkeypatch, over
 
         return call
 
+    def compare(*arguments: Any) -> None:
+        events.append("read back")
+        true_compare(*arguments)
+
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(writer, "_compare_with_disk", lambda *a: (events.append("read back"), true_compare(*a)))
+    monkeypatch.setattr(writer, "_compare_with_disk", compare)
     monkeypatch.setattr(os, "link", named(os.link))
     monkeypatch.setattr(Path, "replace", named(Path.replace))
     write(path, arrays, overwrite=overwrite, check=lambda _: events.append("checked"))

@@ -92,10 +92,12 @@ def delta(tensors: Tensors, stem: str) -> np.ndarray:
         return scale(len(down)) * _flat(found)
     if "lora_up.weight" in part:
         up, down = part["lora_up.weight"], part["lora_down.weight"]
-        return scale(len(down)) * _flat(up) @ _flat(down)
+        product: np.ndarray = scale(len(down)) * _flat(up) @ _flat(down)
+        return product
     if "hada_w1_a" in part:
         first, second = (part[f"hada_{w}_a"] @ part[f"hada_{w}_b"] for w in ("w1", "w2"))
-        return scale(len(part["hada_w1_b"])) * first * second
+        hadamard: np.ndarray = scale(len(part["hada_w1_b"])) * first * second
+        return hadamard
     first, second = (_kronecker_factor(part, name) for name in ("w1", "w2"))
     ranked = part.get("lokr_w2_b", part.get("lokr_w1_b"))
     return (1.0 if ranked is None else scale(len(ranked))) * np.kron(first, second)

@@ -33,7 +33,7 @@ def whole(header: Any, data: bytes = b"") -> bytes:
     return len(raw).to_bytes(8, "little") + raw + data
 
 
-def entry(start: int = 0, stop: int = 8, **changes: Any) -> dict[str, Any]:
+def entry(start: int = 0, stop: float = 8, **changes: Any) -> dict[str, Any]:
     return {"dtype": "F16", "shape": [2, 2], "data_offsets": [start, stop], **changes}
 
 

@@ -29,7 +29,7 @@ RECIPES = ("rank=3", "fro_lora=1,retain=0.9", "spn_lora=1,thr=-0.7", "fro_lora=1
 
 def rounding(dtype: str) -> float:
     """What the two rounded factors of a delta may be off, and what a decomposition in float32 is."""
-    return 4 * ROUNDOFF[dtype] + 1e-4
+    return 4 * float(ROUNDOFF[dtype]) + 1e-4
 
 
 Shape = tuple[str, int, int]
@@ -156,7 +156,9 @@ def test_a_merge_is_the_sum_at_its_strengths(seed, tmp_path, capsys):
     rng = np.random.default_rng(20_000_000 + seed)
     option = str(rng.choice(list(DTYPES)))
     shapes = random_shapes(rng, KINDS[:2])
-    names, total, sizes = [], {}, {}
+    names: list[str] = []
+    total: dict[str, np.ndarray] = {}
+    sizes: dict[str, float] = {}
     for name in "abc"[: int(rng.integers(2, 4))]:
         dtype = str(rng.choice(list(DTYPES.values())))
         shared = shapes[: int(rng.integers(1, len(shapes) + 1))]

@@ -23,6 +23,7 @@ from lib_resize.files.header import read_header
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.studies.inspection import describe
+from tests.material import plan_of
 
 N, M, R = 10, 8, 3
 SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
@@ -251,8 +252,9 @@ def check_beside(folder: Path, members: tuple[Member, ...], recipe: str) -> None
         return
     files = [file for file in out.rglob("*") if file.is_file()] if out.exists() else []
     if outcome.error is None:
-        assert [str(file) for file in files] == [outcome.plan.output]
-        assert outcome.plan.bytes_after == files[0].stat().st_size
+        plan = plan_of(outcome)
+        assert [str(file) for file in files] == [plan.output]
+        assert plan.bytes_after == files[0].stat().st_size
     else:
         assert not isinstance(outcome.error, (OutputError, InternalError)), outcome.error
         assert files == []

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -17,9 +17,11 @@ from lib_resize.engine.batch import resize
 from lib_resize.engine.settings import Settings
 from lib_resize.errors import ResizeError
 from lib_resize.files.atomic import write_whole
+from lib_resize.hosts import host
 from lib_resize.panel.results import Results
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.material import plan_of
 
 CALLS = ("open", "write", "fsync", "link", "replace", "rename", "unlink", "mkdir", "rmdir", "scandir", "stat", "lstat")
 FACTS: dict[str, Any] = {"recipe": "rank=1", "notes": []}
@@ -101,12 +103,16 @@ class Host:
         return [self._bin]
 
 
+def results_of(root: Path, bin_: Path, session: str) -> Results:
+    return Results(cast(host.Host, Host(root, bin_)), session)
+
+
 def fresh(root: Path, bin_: Path) -> tuple[Results, str]:
     """One result with two sidecars, and nothing else."""
     for folder in (root, bin_):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    return Results(Host(root, bin_), "now"), made(Results(Host(root, bin_), "now"), root)
+    return results_of(root, bin_, "now"), made(results_of(root, bin_, "now"), root)
 
 
 def made(results: Results, root: Path) -> str:
@@ -150,7 +156,7 @@ def test_whatever_call_fails_nothing_is_lost_and_the_next_start_recovers(
         with Faults(at, kind) as faults, contextlib.suppress(Killed, ResizeError):
             kept = getattr(results, act)(id).get("kept", [])
         assert whole_copies(root, bin_) == set(NAMES), at
-        later = Results(Host(root, bin_), "later")
+        later = results_of(root, bin_, "later")
         later.recover()
         (told,) = later.answer()["results"]
         home, items = at_home(root), later.trash.to_json()
@@ -174,7 +180,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     source = write_lora(folder / "ink.safetensors", LoraOptions(rank=2, text_encoders=False))
     settings = Settings(recipes=parse_recipes("rank=1"), output=folder / "out")
     (outcome,) = resize(expand([str(source)]), settings)
-    return Path(outcome.plan.output).read_bytes()
+    return Path(plan_of(outcome).output).read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["kill", "EIO", "ENOSPC"])
@@ -188,14 +194,14 @@ def test_whatever_call_fails_while_a_file_is_made_it_can_be_undone_if_it_is_ther
         for folder in (root, bin_):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-        results = Results(Host(root, bin_), "now")
+        results = results_of(root, bin_, "now")
         with Faults(at, kind) as faults, contextlib.suppress(Killed, ResizeError, OSError):
             with results.making("ink") as making:
                 making.begin(root / NAMES[0], len(ours), FACTS)
                 write_whole(root / NAMES[0], ours)
             making.made("ink_2", [], FACTS)
         there = (root / NAMES[0]).exists()
-        later = results if kind != "kill" else Results(Host(root, bin_), "later")
+        later = results if kind != "kill" else results_of(root, bin_, "later")
         later.recover()
         told = later.answer()["results"]
         if faults.count >= at:

@@ -167,9 +167,9 @@ def test_of_two_processes_exactly_one_writes_a_name(tmp_path):
     assert not list(tmp_path.glob(".resize-lora-*"))
 
 
-def two_mib(path: Path, **options: object) -> None:
+def two_mib(path: Path, overwrite: bool = False) -> None:
     specs = [TensorSpec(f"t{i}", "U8", (1 << 19,)) for i in range(4)]
-    write_safetensors(path, specs, {}, (bytes(1 << 19) for _ in specs), **options)
+    write_safetensors(path, specs, {}, (bytes(1 << 19) for _ in specs), overwrite=overwrite)
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_a_disk_that_fills_at_any_byte_leaves_nothing(tmp_path, monkeypatch, roo
         left -= count
         return count
 
-    monkeypatch.setattr(atomic.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     with pytest.raises(OutputError, match="no space is left"):
         two_mib(tmp_path / "x.safetensors")
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,7 +91,7 @@ def test_a_file_that_the_library_reads_differently_gets_no_name(tmp_path, capsys
     true = safetensors.safe_open
 
     class WithoutOne:
-        def __init__(self, *names: object, **options: object) -> None:
+        def __init__(self, *names: Any, **options: Any) -> None:
             self._file = true(*names, **options)
 
         def __enter__(self):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 from lib_resize.names.families import FAMILIES, SD2, SD15, SDXL, attention_group, block, component
-from lib_resize.names.family import Family, flatten, layers
+from lib_resize.names.family import Family, LayerName, flatten, layers
 from lib_resize.names.identify import canonical_id
 
 family_cases = pytest.mark.parametrize("family", FAMILIES, ids=[f"{one.name} {one.size}".strip() for one in FAMILIES])
@@ -51,13 +51,17 @@ def test_every_spelling_leads_to_its_layer(family: Family) -> None:
 @family_cases
 def test_the_pieces_of_a_weight_cover_it_once_and_in_order(family: Family) -> None:
     table = layers(family)
-    pieces: dict[str, list] = {}
+    pieces: dict[str, list[LayerName]] = {}
     for row in table.values():
         if row.whole is not None:
             pieces.setdefault(row.whole, []).append(row)
     for whole, found in pieces.items():
         rows = table[whole].shape[0]
-        spans = [row.share.rows(rows) for row in found]
+        spans = []
+        for row in found:
+            span = row.share.rows(rows)
+            assert span is not None
+            spans.append(span)
         assert all(stop - start == row.shape[0] for (start, stop), row in zip(spans, found, strict=True))
         assert all(row.shape[1:] == table[whole].shape[1:] for row in found)
         cuts = [span for span, row in zip(spans, found, strict=True) if not row.id.endswith("linear1_qkv")]

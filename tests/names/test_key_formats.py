@@ -19,7 +19,7 @@ from lib_resize.names.architecture import (
     unet_weights,
 )
 from lib_resize.names.families import CASCADE, CHROMA, FAMILIES, FLUX, KOLORS, REFINER, SD2, SD3, SD15, SDXL, WAN
-from lib_resize.names.family import Family, flatten, layers
+from lib_resize.names.family import Family, LayerName, flatten, layers
 from lib_resize.names.identify import canonical_id, identify
 from lib_resize.names.key_formats import PREFIXES, Prefix, file_key_format, key_format_of, split
 
@@ -361,7 +361,7 @@ def test_the_denoiser_decides_the_spelling_of_a_file() -> None:
 # Transformers -----------------------------------------------------------------------------------------------
 
 TRANSFORMERS = [family for family in FAMILIES if family not in (*CONFIGS, KOLORS)]
-PRODUCERS = {
+PRODUCERS: dict[str, Callable[[LayerName], str]] = {
     "ids": lambda row: row.id,
     "ComfyUI": lambda row: "diffusion_model." + row.dotted_names[0],
     "LyCORIS": lambda row: "lycoris_" + flatten(row.dotted_names[0]),
@@ -371,12 +371,12 @@ PRODUCERS = {
 }
 
 
-def blocks_of(family: Family) -> list:
+def blocks_of(family: Family) -> list[LayerName]:
     """What trainers train: the matrices of the blocks."""
     return [row for row in layers(family).values() if row.component == "unet" and row.block != "EDGE"]
 
 
-def stems_by(family: Family, spell: Callable, whole: bool) -> dict[str, tuple[int, int]]:
+def stems_by(family: Family, spell: Callable[[LayerName], str], whole: bool) -> dict[str, tuple[int, int]]:
     """A LoRA of all whole weights, or of all that diffusers trains."""
     cut = {row.whole for row in blocks_of(family)}
     rows = [r for r in blocks_of(family) if (r.whole is None if whole else r.id not in cut and "qkv" not in r.id)]
@@ -386,7 +386,9 @@ def stems_by(family: Family, spell: Callable, whole: bool) -> dict[str, tuple[in
 @pytest.mark.parametrize("spell", PRODUCERS.values(), ids=PRODUCERS)
 @pytest.mark.parametrize("whole", [True, False], ids=["whole", "cut"])
 @pytest.mark.parametrize("family", TRANSFORMERS, ids=[f"{one.name} {one.size}" for one in TRANSFORMERS])
-def test_a_transformers_lora_is_of_its_own_family(family: Family, whole: bool, spell: Callable) -> None:
+def test_a_transformers_lora_is_of_its_own_family(
+    family: Family, whole: bool, spell: Callable[[LayerName], str]
+) -> None:
     found = identify(stems_by(family, spell, whole))
     if family.name == "Chroma":  # its layers are some of Flux.1's, and nothing but the metadata tells
         found = identify(stems_by(family, spell, whole), ["chroma"])

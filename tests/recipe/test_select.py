@@ -105,7 +105,7 @@ def test_layers_that_must_stay_do_even_when_they_are_zero() -> None:
 
 
 def test_layers_that_a_host_applies_together_stay_together() -> None:
-    q, k, v, out = (with_base(layer(s), 1.0) for s in ([5, 1], [0.1, 0.05], [0, 0], [2, 0.01]))
+    q, k, v, out = (with_base(layer(s), 1.0) for s in ([5.0, 1.0], [0.1, 0.05], [0.0, 0.0], [2.0, 0.01]))
     other = with_base(layer([0.01, 0.005]), 1.0)
     for recipe in ("spn_ckpt,thr=0", "spn_ckpt,size=0.004"):
         kept = ranks(recipe, q, k, v, out, other, together=((0, 1, 2, 3),), size_of=lambda c: 1000 * sum(c.ranks))
