@@ -105,6 +105,15 @@ def test_nine_of_ten_functions_are_short() -> None:
     assert lines[len(lines) * 9 // 10] <= MOST_STATEMENT_LINES
 
 
+def test_a_class_name_has_one_meaning() -> None:
+    homes: dict[str, list[str]] = {}
+    for name, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 def test_every_table_is_needed() -> None:
     """An exception that nothing needs is removed."""
     assert TREES.keys() >= TABLES

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from ..adapters.layer import Adapter, Layer
-from ..adapters.merge.onto_base import BaseModel, BaseWeight
+from ..adapters.merge.onto_base import MergeBase, MergeBaseWeight
 from ..adapters.merge.rotations import WeightInfo
 from ..base.checkpoint import Checkpoint
 from ..base.weights import Partner
@@ -39,19 +39,19 @@ def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | No
     return partial(_as_out_by_in, checkpoint, weight) if weight else None
 
 
-def ground_of(checkpoint: Checkpoint) -> BaseModel:
+def ground_of(checkpoint: Checkpoint) -> MergeBase:
     """Return a base model for merges of kinds that depend on it."""
     place_of = partial(_place, checkpoint)
-    return BaseModel(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
+    return MergeBase(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
 
 
-def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> BaseWeight | None:
+def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> MergeBaseWeight | None:
     found = checkpoint.named(canonical, stem)
     if found is None or 0 in found.matrix:
         return None
     kernel = () if found.transposed else found.parts[0].shape[2:]
     outside = WeightInfo(found.matrix, kernel, checkpoint.has_bias(found))
-    return BaseWeight(outside, partial(_as_out_by_in, checkpoint, found))
+    return MergeBaseWeight(outside, partial(_as_out_by_in, checkpoint, found))
 
 
 def _as_out_by_in(checkpoint: Checkpoint, weight: Partner) -> Factor:

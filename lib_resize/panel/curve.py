@@ -24,7 +24,7 @@ def ranks_of(ranks: Sequence[int]) -> list[int]:
     return [kept[0], kept[len(kept) // 2], kept[-1]] if kept else [0, 0, 0]
 
 
-class Curve:
+class SizeCurve:
     """Size and retention at every count of dimensions, in the order in which a recipe keeps them."""
 
     def __init__(self, analysis: Analysis, ranking: Ranking, style: Style) -> None:

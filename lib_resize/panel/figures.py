@@ -19,7 +19,7 @@ from ..progress import Progress
 from ..recipe.grammar import PRESETS, Recipe, parse_recipe
 from ..recipe.select import Ranking, SelectionInput
 from .cached import CachedAnalysis
-from .curve import Curve, ranks_of, value_count
+from .curve import SizeCurve, ranks_of, value_count
 from .lora_warnings import FLAT, flat_warning
 from .protocol.objects import DEFAULT_SCORES
 from .protocol.types import Json
@@ -141,7 +141,7 @@ class _Figures:
         """Return the points of the slider; of the layer kinds that medium writes, where it may convert."""
         analysis = medium.analysis if medium is not None else self._kept.analysis
         recipe = parse_recipe(f"{DEFAULT_SCORES},retain=1")
-        curve = Curve(analysis, Ranking(recipe, SelectionInput(analysis.layers)), self._style)
+        curve = SizeCurve(analysis, Ranking(recipe, SelectionInput(analysis.layers)), self._style)
         counts = curve.counts(_POINTS)
         anchors = sorted({counts[round(i * (len(counts) - 1) / (_ANCHORS - 1))] for i in range(_ANCHORS)})
         heads = [self._head(analysis, curve, count) for count in anchors]
@@ -151,7 +151,7 @@ class _Figures:
         grown = np.interp(counts, [count for count, _ in known], [head for _, head in known])
         return [curve.point(count, head) for count, head in zip(counts, grown, strict=True)]
 
-    def _head(self, analysis: Analysis, curve: Curve, count: int) -> int | None:
+    def _head(self, analysis: Analysis, curve: SizeCurve, count: int) -> int | None:
         """Return the bytes of a point's file besides those of its factors."""
         recipe = replace(parse_recipe(f"{DEFAULT_SCORES},retain=1"), value=curve.retention(count))
         job = self._job(recipe, replace(analysis, others={}))

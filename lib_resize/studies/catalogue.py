@@ -190,7 +190,7 @@ def cache_file() -> Path:
 
 
 @dataclass
-class Store:
+class CatalogueStore:
     """The document on disk. Its rows are not checked before they are used."""
 
     files: dict[str, Json]
@@ -205,18 +205,18 @@ class Store:
         self.files[name] = {**before, **fields} if same and before is not None else fields
 
 
-def read_store(path: Path) -> Store:
+def read_store(path: Path) -> CatalogueStore:
     """Read the document; empty where there is none, and where it is damaged or of another version."""
     try:
         document = json.loads(path.read_text("utf-8"))
         if document["version"] == VERSION:
-            return Store(dict(document["files"]), dict(document["contents"]))
+            return CatalogueStore(dict(document["files"]), dict(document["contents"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    return Store({}, {})
+    return CatalogueStore({}, {})
 
 
-def update_store(path: Path, change: Callable[[Store], None]) -> None:
+def update_store(path: Path, change: Callable[[CatalogueStore], None]) -> None:
     """Change the document, and remove files that no longer exist from it.
 
     A store that cannot be written is left as it is: it saves time, and nothing depends on it.
@@ -251,7 +251,7 @@ def load_cache(path: Path) -> Cached:
 def save_cache(path: Path, known: Cached) -> None:
     """Add files to the store."""
 
-    def change(store: Store) -> None:
+    def change(store: CatalogueStore) -> None:
         for name, (stamp, facts, predicted) in known.items():
             store.put(name, {"stamp": list(stamp), "facts": asdict(facts), "predicted": predicted})
 
@@ -319,7 +319,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def checked_row(row: Mapping[str, Any], store: Store) -> Row:
+def checked_row(row: Mapping[str, Any], store: CatalogueStore) -> Row:
     """Return a row of the store. Raises ValueError, KeyError, TypeError or AttributeError for a damaged one."""
     size, changed = row["stamp"]
     facts = Facts(**row["facts"])

@@ -291,7 +291,7 @@ def curves(analysis: Analysis) -> tuple[Curve, ...]:
     scorings = [*_SCORINGS, *(text for text in _BASE_SCORINGS if _knows_base(analysis))]
     recipes = {name: [f"{name},retain={share}" for share in _SHARES] for name in scorings}
     recipes |= {name: [f"{name}={value:g}" for value in sweep] for name, sweep in _SWEEPS.items()}
-    sized = _Sizes(analysis)
+    sized = _CurveSizes(analysis)
     return tuple(Curve(name, sized.points(texts)) for name, texts in recipes.items())
 
 
@@ -300,7 +300,7 @@ def _knows_base(analysis: Analysis) -> bool:
     return all(one is not None and one.subspace is not None and one.spn is not None for one in known)
 
 
-class _Sizes:
+class _CurveSizes:
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
         self._question = SelectionInput(analysis.layers, analysis.adapter.together)

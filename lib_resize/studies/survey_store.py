@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import ResizeError
 from ..files.header import read_header
-from .catalogue import Facts, Json, Stamp, Store, checked_row, read_store, update_store
+from .catalogue import CatalogueStore, Facts, Json, Stamp, checked_row, read_store, update_store
 
 OVER_PROVISIONED = 0.5
 """Share of a file that the preset high must free for its rank to be called larger than needed."""
@@ -79,7 +79,7 @@ class SurveyStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known = read_store(path)
-        self._new = Store({}, {})
+        self._new = CatalogueStore({}, {})
         self._gone: set[str] = set()
         self._next = time.monotonic() + _SAVE_EVERY
 
@@ -137,11 +137,11 @@ class SurveyStore:
             return
         begun = time.monotonic()
         update_store(self._path, self._apply)
-        self._new, self._gone = Store({}, {}), set()
+        self._new, self._gone = CatalogueStore({}, {}), set()
         ended = time.monotonic()
         self._next = ended + max(_SAVE_EVERY, (ended - begun) / _SAVE_SHARE)
 
-    def _apply(self, store: Store) -> None:
+    def _apply(self, store: CatalogueStore) -> None:
         """Change the document on disk, to which other programs may have added."""
         for name in self._gone:
             store.files.pop(name, None)

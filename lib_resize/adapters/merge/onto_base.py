@@ -39,7 +39,7 @@ ReadWeight = Callable[[], Factor]
 
 
 @dataclass(frozen=True)
-class BaseWeight:
+class MergeBaseWeight:
     """A weight of the base model."""
 
     info: WeightInfo
@@ -47,7 +47,7 @@ class BaseWeight:
 
 
 @dataclass(frozen=True)
-class BaseModel:
+class MergeBase:
     """The base model that layers are merged with."""
 
     title: str
@@ -55,7 +55,7 @@ class BaseModel:
     family: Family | None
     weight_for: Callable[[Layer], ReadWeight | None]
     """The weight of a layer of known size; None if there is none."""
-    find_weight: Callable[[str | None, str], BaseWeight | None]
+    find_weight: Callable[[str | None, str], MergeBaseWeight | None]
     """The weight with a canonical id or a stem, of any size."""
 
 
@@ -83,7 +83,7 @@ def magnitudes(file: SafeFile, key: ParsedKey) -> Single:
     return values if key.suffix == ".dora_scale" else values.reshape(-1)
 
 
-def merge_onto_base(adapter: Adapter, base: BaseModel) -> Adapter:
+def merge_onto_base(adapter: Adapter, base: MergeBase) -> Adapter:
     """Return the adapter with its base-dependent layers merged with the base model.
 
     GLoRA and DoRA layers without a base weight are kept. Values are computed when they are accessed. Raises
@@ -136,7 +136,7 @@ def _note(adapter: Adapter, count: int, title: str) -> str:
     return f"{adapter.name}: {count} layers ({listed}) were merged with {title} and fit only that model"
 
 
-def _onto_base(layer: Layer, file: SafeFile, base: BaseModel) -> Layer:
+def _onto_base(layer: Layer, file: SafeFile, base: MergeBase) -> Layer:
     if layer.magnitude is None and not layer.form.needs_base:
         return layer
     weight = base.weight_for(layer)
@@ -183,7 +183,7 @@ def _delta(form: Form) -> Single:
 # Multipliers and rotations ------------------------------------------------------------------------------------
 
 
-def _merged_copies(adapter: Adapter, family: Family | None, base: BaseModel) -> Iterator[tuple[str, Layer]]:
+def _merged_copies(adapter: Adapter, family: Family | None, base: MergeBase) -> Iterator[tuple[str, Layer]]:
     """Yield the stem in the file, and the layer that its keys become."""
     stems: dict[str, list[Copied]] = defaultdict(list)
     for one in adapter.copied:
@@ -198,7 +198,9 @@ def _merged_copies(adapter: Adapter, family: Family | None, base: BaseModel) -> 
         yield stem, _merged_layer(tensors, weight, name, _settings(configs, stem))
 
 
-def _base_weight(key: Copied, file: SafeFile, name: str | None, family: Family | None, base: BaseModel) -> BaseWeight:
+def _base_weight(
+    key: Copied, file: SafeFile, name: str | None, family: Family | None, base: MergeBase
+) -> MergeBaseWeight:
     foreign = family is not None and base.family is not None and family != base.family
     weight = None if foreign else base.find_weight(name, key.stem)
     if weight is None:
@@ -210,7 +212,7 @@ def _base_weight(key: Copied, file: SafeFile, name: str | None, family: Family |
 
 
 def _merged_layer(
-    tensors: Tensors, weight: BaseWeight, name: str | None, settings: Mapping[str, object] | None
+    tensors: Tensors, weight: MergeBaseWeight, name: str | None, settings: Mapping[str, object] | None
 ) -> Layer:
     added = weight_change(tensors, weight.info, settings)
     dtype = max((tensors.dtype(role) for role in tensors.used), key=lambda kind: DTYPE_BYTES[kind])
