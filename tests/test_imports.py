@@ -25,7 +25,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
     "prompts": frozenset({"errors", "files"}),
-    "recipe": frozenset({"errors", "linalg"}),
+    "recipe": frozenset({"errors", "linalg", "shown"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompts"}),
     "demo": frozenset({"errors", "files", "linalg", "names"}),

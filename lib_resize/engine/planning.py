@@ -36,26 +36,20 @@ def prepare(
     nothing fits.
     """
     other = analysis.others.get(style.convert)
-    if other is None:
+    converted = None if other is None else _job_or_none(other, recipe, style, path_for, suffix)
+    if converted is None:
         return _job(analysis, recipe, style, path_for, suffix)
-    own, error = _attempt(analysis, recipe, style, path_for, suffix)
-    second, _ = _attempt(other, recipe, style, path_for, suffix)
-    if second is None or own is None:
-        found = own or second
-        if found is None:
-            assert error is not None
-            raise error
-        return found
-    return _better(own, second)
+    own = _job_or_none(analysis, recipe, style, path_for, suffix)
+    return converted if own is None else _better(own, converted)
 
 
-def _attempt(
+def _job_or_none(
     analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None
-) -> tuple[ResizeJob | None, ResizeError | None]:
+) -> ResizeJob | None:
     try:
-        return _job(analysis, recipe, style, path_for, suffix), None
-    except ResizeError as error:
-        return None, error
+        return _job(analysis, recipe, style, path_for, suffix)
+    except ResizeError:
+        return None
 
 
 def _job(analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None) -> ResizeJob:

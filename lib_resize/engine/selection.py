@@ -69,7 +69,7 @@ class Selection:
         whole = self.norm
         return math.hypot(*self.losses) / whole if whole > 0 else 0.0
 
-    @property
+    @cached_property
     def norm(self) -> float:
         """Frobenius norm of the whole LoRA."""
         return math.hypot(*(facts.fro for facts in self._facts))

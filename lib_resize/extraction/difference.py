@@ -8,9 +8,7 @@ each layer and counts in every retention.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from ..adapters.forms.lora import lora_from_pair
 from ..adapters.keys.suffixes import ParsedKey
 from ..adapters.layer import Adapter, Layer
 from ..adapters.read.adapter import groups_together
+from ..base.memory_budget import MemoryBudget
 from ..base.weights import BaseWeight
 from ..engine.runtime import Runtime
 from ..errors import LayerError, UnsupportedError
@@ -72,7 +71,7 @@ def _layers(
     runtime: Runtime,
     tally: Tally,
 ) -> Iterator[Layer]:
-    budget = _Budget(_BUDGET)
+    budget = MemoryBudget(_BUDGET)
 
     def work(pair: tuple[str, BaseWeight, BaseWeight]) -> tuple[Layer, float] | None:
         name, ours, theirs = pair
@@ -128,24 +127,3 @@ def _layer(
         lost=found.lost,
     )
     return layer, float(found.s @ found.s)
-
-
-class _Budget:
-    """Limits the bytes of layers that are processed at once; a layer larger than the limit is processed alone."""
-
-    def __init__(self, bytes: int) -> None:
-        self._all = self._free = bytes
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def of(self, bytes: int) -> Iterator[None]:
-        taken = min(bytes, self._all)
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= taken)
-            self._free -= taken
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += taken
-                self._changed.notify_all()

@@ -12,11 +12,9 @@ from ..adapters.merge.onto_base import depends_on_base
 from ..base.checkpoint import Checkpoint
 from ..engine.analysing import analyse, with_base_norms
 from ..engine.analysis import Analysis
-from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.reading import read_part, read_source
 from ..engine.runtime import Runtime, cpu_runtime
-from ..engine.writing import execute
 from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.file_names import clean_stem
 from ..files.reader import SafeFile
@@ -36,7 +34,7 @@ from .options import Options
 from .protocol.types import Json
 from .queue import Handle
 from .references import NO_REFERENCE, opened_info
-from .resizing import BeforeWriting, NewFile, all_names
+from .resizing import BeforeWriting, NewFile, all_names, finish
 from .snapshot import HostLists, Snapshot
 
 _LONGEST_NAME = 60
@@ -178,10 +176,7 @@ def bake(host: Host, order: BakeOrder, handle: Handle, before_writing: BeforeWri
         analysis, compared = _analysed(adapter, required.checkpoint if required else None, order, host, tools)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         handle.portion(0.6, 0.4)
-        job = with_float8_errors(job, tools)
-        handle.check()
-        before_writing(job.plan, job.path)
-        plan = execute(job, tools, [digest.result() for digest in digests])
+        plan = finish(job, tools, digests, handle, before_writing)
     used = compared or required
     return NewFile(plan, path, (), (), opened_info(used) if used else NO_REFERENCE)
 

@@ -10,10 +10,8 @@ from pathlib import Path
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
 from ..engine.analysing import analyse
-from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, cpu_runtime
-from ..engine.writing import execute
 from ..errors import FileError
 from ..extraction.difference import difference
 from ..extraction.extract import of_checkpoints
@@ -29,7 +27,7 @@ from .options import Options
 from .protocol.objects import FILE, LOADED
 from .queue import Handle
 from .references import NO_REFERENCE, ReferenceInfo, family_of
-from .resizing import BeforeWriting, NewFile, all_names
+from .resizing import BeforeWriting, NewFile, all_names, finish
 from .snapshot import HostLists, Snapshot
 
 
@@ -115,10 +113,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, before_writing: Bef
         analysis = analyse(adapter, base if order.recipe.needs_base else None, [order.recipe], tools)
         handle.portion(0.7, 0.3)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
-        job = with_float8_errors(job, tools)
-        handle.check()
-        before_writing(job.plan, job.path)
-        plan = execute(job, tools, [digest.result() for digest in digests])
+        plan = finish(job, tools, digests, handle, before_writing)
     return NewFile(plan, path, (), (), _reference(order, host))
 
 

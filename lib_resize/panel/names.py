@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..files.file_names import clean_stem, fold, unique_path
+from ..shown import MIB
 from .faults import Fault
 
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _FIELDS = ("size", "retention", "rank")
-MIB = 1 << 20
 
 
 def size_word(bytes: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..engine.analysis import Analysis
 from ..engine.job import ResizeJob
 from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
-from ..engine.runtime import cpu_runtime
+from ..engine.runtime import Runtime, cpu_runtime
 from ..engine.writing import execute
 from ..errors import OutputError
 from ..files.file_names import names_in_tree
@@ -22,13 +23,14 @@ from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile
 from ..plans import Plan
 from ..recipe.grammar import Recipe
+from ..shown import MIB
 from .analyses import Analyses, reopened
 from .bases import analysis_for, open_required_base
 from .cached import CachedAnalysis
 from .curve import ranks_of
 from .figures import old_ranks, plan_blocks
 from .lora_warnings import plan_warnings, warnings_of
-from .names import MIB, NameFacts, filled, folded, new_path, output_folder
+from .names import NameFacts, filled, folded, new_path, output_folder
 from .options import Options
 from .preferences import read_preferences
 from .protocol.types import Json
@@ -163,6 +165,19 @@ class ResizeOrder:
     """Stems that must stay free, besides those of all files."""
 
 
+def finish(
+    job: ResizeJob, runtime: Runtime, digests: Sequence[Future[str]], handle: Handle, before_writing: BeforeWriting
+) -> Plan:
+    """Measure and write a planned file; `digests` are the SHA-256 of its sources, hex.
+
+    Raises Cancelled, and what measuring and writing raise.
+    """
+    job = with_float8_errors(job, runtime)
+    handle.check()
+    before_writing(job.plan, job.path)
+    return execute(job, runtime, [digest.result() for digest in digests])
+
+
 def write(analyses: Analyses, host: Host, order: ResizeOrder, handle: Handle, before_writing: BeforeWriting) -> NewFile:
     """Write the file.
 
@@ -183,10 +198,7 @@ def write(analyses: Analyses, host: Host, order: ResizeOrder, handle: Handle, be
         lists = Snapshot(host)
         name = namer(lists, lora, options, all_names(lists) | folded(order.taken))
         job = planned(reattached(analysis, adapter, base), recipe, options, name)
-        job = with_float8_errors(job, tools)
-        handle.check()
-        before_writing(job.plan, job.path)
-        plan = execute(job, tools, [digest.result()])
+        plan = finish(job, tools, [digest], handle, before_writing)
         source_sha256 = digest.result()
     copies, notes = _sidecars(adapter, job.path, source_sha256) if options.sidecars else ((), ())
     return NewFile(plan, job.path, copies, notes, used_by(kept, recipe))

@@ -10,10 +10,9 @@ import numpy as np
 from ..errors import ResizeError
 from ..linalg.casts import Double
 from ..linalg.truncate import KeptIndices
+from ..shown import MIB
 from .grammar import SCORED_SELECTIONS, Recipe, format_number
 from .scores import LayerFacts, score
-
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One conversation with all methods, for the service and for whatever stands in for it."""
+"""One conversation with all methods, for the service and for the stub that replaces it."""
 
 from __future__ import annotations
 

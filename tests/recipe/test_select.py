@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lib_resize.errors import PairingError, ResizeError
 from lib_resize.recipe.grammar import parse_recipe
 from lib_resize.recipe.scores import BaseFacts, LayerFacts, check_partners, score, with_estimates
-from lib_resize.recipe.select import MIB, Choice, SelectionInput, choose, weight_retention
+from lib_resize.recipe.select import Choice, SelectionInput, choose, weight_retention
+from lib_resize.shown import MIB
 
 
 def layer(s: list[float], name: str = "a", **facts) -> LayerFacts:
