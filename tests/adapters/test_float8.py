@@ -181,6 +181,15 @@ def test_no_bound_grows_with_how_badly_numbers_fit(tmp_path, monkeypatch, dtype)
     assert (error is None) is (dtype in ("BF16", "F32"))  # whose range is wide enough
 
 
+def test_a_plan_is_refused_before_anything_is_written_where_fp8_cannot_hold_a_layer(tmp_path, monkeypatch):
+    from lib_resize.adapters.write import layout
+
+    source = save(tmp_path / "a.safetensors", 8.0, 0.3)
+    assert run(source, "rank=4", tmp_path, "F8_E4M3", dry_run=True).error is None
+    monkeypatch.setattr(layout, "_common_alpha", lambda *_: 2.0**40)
+    assert "fp8 would change it by" in str(run(source, "rank=4", tmp_path, "F8_E4M3", dry_run=True).error)
+
+
 def test_what_the_library_does_not_read_as_meant_gets_no_name(tmp_path, monkeypatch):
     """A file is opened by the safetensors library, too, before it gets its name."""
     from lib_resize.files import writer
