@@ -87,9 +87,9 @@ def test_size_is_kept_on_disk(lora, out) -> None:
         assert run("resize", lora, "-o", out, "-r", f"fro_lora=1,size={size}", "--overwrite") == 0
     sizes = {name: (out / name).stat().st_size for name in outputs(out)}
     for name, size in sizes.items():
-        told = re.search(r"size([\d.]+)_th", name)
-        assert told is not None
-        asked = float(told[1]) * 2**20
+        found = re.search(r"size([\d.]+)_th", name)
+        assert found is not None
+        asked = float(found[1]) * 2**20
         assert asked - 4096 < size <= asked
 
 
@@ -116,12 +116,12 @@ def test_without_v_layers_are_not_listed(lora, out, capsys) -> None:
     assert "rle_lora" not in capsys.readouterr().out
 
 
-def test_dry_run_writes_nothing_and_tells_the_exact_size(lora, out, tmp_path) -> None:
-    told = tmp_path / "told.json"
-    assert run("resize", lora, "-o", out, "-r", "medium:size=0.3", "--dry-run", "--report", told) == 0
+def test_dry_run_writes_nothing_and_reports_the_exact_size(lora, out, tmp_path) -> None:
+    report = tmp_path / "report.json"
+    assert run("resize", lora, "-o", out, "-r", "medium:size=0.3", "--dry-run", "--report", report) == 0
     assert not out.exists()
     assert run("resize", lora, "-o", out, "-r", "medium:size=0.3") == 0
-    for plan in json.loads(told.read_text("utf-8"))[:-1]:
+    for plan in json.loads(report.read_text("utf-8"))[:-1]:
         assert plan["bytes_after"] == Path(plan["output"]).stat().st_size
 
 
@@ -151,7 +151,7 @@ def test_the_report_has_an_object_for_every_output_and_failure(checkpoint, lora,
     assert first["bytes_before"] == lora.stat().st_size
 
 
-def test_a_failure_stops_unless_told_to_go_on(lora, out, tmp_path, capsys) -> None:
+def test_a_failure_stops_without_continue_on_error(lora, out, tmp_path, capsys) -> None:
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"no")
     assert run("resize", bad, lora, "-o", out) == 1
@@ -207,7 +207,7 @@ def test_folders_are_walked_and_their_shape_is_kept(lora, out, tmp_path) -> None
         ("a_rank1.safetensors", "角色/b_rank1.safetensors", "角色/deep er/c_rank1.safetensors"))  # fmt: skip
 
 
-def test_results_beside_their_sources_are_not_resized_again(lora, tmp_path) -> None:
+def test_results_next_to_their_sources_are_not_resized_again(lora, tmp_path) -> None:
     library = tmp_path / "loras"
     library.mkdir()
     shutil.copy(lora, library / "a.safetensors")
@@ -261,10 +261,10 @@ def test_sidecars_come_along_unless_not_wanted(lora, out, tmp_path) -> None:
     (tmp_path / "a.metadata.json").write_text(json.dumps({"file_name": "a", "sha256": "old", "notes": "mine"}))
     assert run("resize", source, "-o", out, "-r", "rank=1") == 0
     assert outputs(out) == [f"a_rank1{end}" for end in (".json", ".metadata.json", ".preview.png", ".safetensors")]
-    told = json.loads((out / "a_rank1.metadata.json").read_text())
-    assert told["file_name"] == "a_rank1"
-    assert told["notes"] == "mine"
-    assert told["sha256"] != "old"
+    sidecar = json.loads((out / "a_rank1.metadata.json").read_text())
+    assert sidecar["file_name"] == "a_rank1"
+    assert sidecar["notes"] == "mine"
+    assert sidecar["sha256"] != "old"
     assert run("resize", source, "-o", tmp_path / "bare", "-r", "rank=1", "--no-sidecars") == 0
     assert outputs(tmp_path / "bare") == ["a_rank1.safetensors"]
 
@@ -314,7 +314,7 @@ def test_bad_commands_end_with_a_sentence_and_their_status(
     assert not (tmp_path / "out").exists() or not outputs(tmp_path / "out")
 
 
-def test_a_lora_of_another_family_is_told_so(checkpoint, out, tmp_path, capsys) -> None:
+def test_a_lora_of_another_family_is_reported(checkpoint, out, tmp_path, capsys) -> None:
     from lib_resize.demo.models import SMALL  # names of SD1.5 that SDXL has not
 
     foreign = write_lora(tmp_path / "foreign.safetensors", LoraOptions(model=SMALL, rank=2))
@@ -332,12 +332,12 @@ def test_layers_that_the_checkpoint_lacks_are_scored_by_themselves(checkpoint, o
     lora = write_lora(tmp_path / "lora.safetensors", LoraOptions(model=SMALL, rank=2))
     lora.write_bytes(lora.read_bytes().replace(b"lora_unet_input_blocks_4_1", b"lora_unet_other_blocks_4_1"))
     assert run("resize", checkpoint, lora, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 0
-    told = "".join(capsys.readouterr())
-    assert "scored without the base model: small_sdxl.safetensors has no such layers" in told
-    assert "22 layers (lora_unet_other_blocks_4_1" in told
+    printed = "".join(capsys.readouterr())
+    assert "scored without the base model: small_sdxl.safetensors has no such layers" in printed
+    assert "22 layers (lora_unet_other_blocks_4_1" in printed
 
 
-def test_a_checkpoint_among_the_loras_is_told_apart(checkpoint, lora, out, capsys) -> None:
+def test_a_checkpoint_among_the_loras_is_recognised(checkpoint, lora, out, capsys) -> None:
     assert run("resize", lora, checkpoint, "-o", out, "-r", "rank=1") == 1
     assert "this is a base model, not a LoRA" in capsys.readouterr().err
     assert outputs(out) == ["pastry_rank1.safetensors"]
@@ -354,8 +354,8 @@ def cached() -> Path:
 def retention(checkpoint: Path, lora: Path, out: Path) -> float:
     report = out.with_suffix(".json")
     assert run("resize", checkpoint, lora, "-o", out, "-r", "spn_ckpt=1,thr=-1.5", "--dry-run", "--report", report) == 0
-    told: float = json.loads(report.read_text("utf-8"))[0]["retention"]
-    return told
+    share: float = json.loads(report.read_text("utf-8"))[0]["retention"]
+    return share
 
 
 def test_a_second_run_touches_no_base_weight(checkpoint, lora, out, monkeypatch) -> None:
@@ -413,7 +413,7 @@ def test_inspect_predicts_the_sizes_that_resize_writes(lora, out, capsys) -> Non
         assert next((out / share).iterdir()).stat().st_size == predicted
 
 
-def test_inspect_tells_what_hosts_refuse(out, tmp_path, capsys) -> None:
+def test_inspect_reports_what_hosts_refuse(out, tmp_path, capsys) -> None:
     path = write_lora(tmp_path / "x.safetensors", LoraOptions(rank=2, spelling="diffusers"))
     assert run("inspect", path) == 0
     assert "A1111 loads none of it" in capsys.readouterr().out
@@ -565,9 +565,9 @@ def test_no_name_ends_in_a_traceback(command, name, tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     more = {"upsample": ["--rank", 4]}.get(command, [])
     assert run(command, name, *more) in (1, 2)
-    told = capsys.readouterr().err
-    assert "Traceback" not in told
-    assert "internal error" not in told
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    assert "internal error" not in errors
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems store no such name")

@@ -1,4 +1,4 @@
-"""``develop.py`` installs once, runs every check, and says plainly what came of it."""
+"""``develop.py`` installs once, runs every check and reports the results."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SOURCE = Path(__file__).parents[1] / "develop.py"
 
 
 class Machine:
-    """Stands for all that develop.py would start."""
+    """Replaces every process that develop.py would start."""
 
     def __init__(self) -> None:
         self.ran: list[list[str]] = []
-        self.told: dict[str, str] = {}
+        self.environment: dict[str, str] = {}
         self.all_installed: list[list[str]] = []
         self.failing: set[str] = set()
         self.status = 1
@@ -34,7 +34,7 @@ class Machine:
 
     def run(self, command: list[str], more: dict[str, str] | None = None) -> int:
         self.ran.append(command)
-        self.told |= more or {}
+        self.environment |= more or {}
         return self.status if self.failing & set(command) else 0
 
     def must(self, command: list[str], otherwise: str, environment: dict[str, str] | None = None) -> None:
@@ -174,7 +174,7 @@ def test_an_old_node_is_refused_by_its_version(develop: ModuleType, monkeypatch:
     assert "9999 or newer is needed" in develop._node_lack()
 
 
-def test_a_check_that_was_killed_is_told_apart(
+def test_a_check_that_was_killed_is_reported_as_killed(
     develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine.failing, machine.status = {"pytest"}, -9
@@ -196,7 +196,7 @@ def test_where_all_is_well_the_last_line_says_so(
 def test_the_tests_have_an_environment_for_each_gradio(develop: ModuleType, machine: Machine) -> None:
     develop.main(["test"])
     assert [command[-1].rpartition("[")[2] for command in machine.panels] == ["ui-gradio3]", "ui-gradio4]"]
-    served_by = machine.told["RESIZE_LORA_PYTHONS"].split(develop.os.pathsep)
+    served_by = machine.environment["RESIZE_LORA_PYTHONS"].split(develop.os.pathsep)
     assert served_by == [command[command.index("--python") + 1] for command in machine.panels]
     assert [Path(python).parents[1].name for python in served_by] == ["gradio3", "gradio4"]
     develop.main(["test"])
@@ -231,7 +231,7 @@ def test_pythons_that_are_named_already_are_taken(
     monkeypatch.setenv("RESIZE_LORA_PYTHONS", "/somewhere/python")
     develop.main(["test"])
     assert machine.panels == []
-    assert machine.told["RESIZE_LORA_PYTHONS"] == "/somewhere/python"
+    assert machine.environment["RESIZE_LORA_PYTHONS"] == "/somewhere/python"
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_a_gradio_that_cannot_be_had_is_named_and_the_rest_runs(
 ) -> None:
     assert develop.main(["test"]) == 0
     assert "the browser tests leave gradio3 out: no wheel of numpy" in capsys.readouterr().out
-    assert [Path(machine.told["RESIZE_LORA_PYTHONS"]).parents[1].name] == ["gradio4"]
+    assert [Path(machine.environment["RESIZE_LORA_PYTHONS"]).parents[1].name] == ["gradio4"]
     assert len(machine.ran) == 1 + len(develop.CHECKS)
 
 
@@ -275,7 +275,7 @@ def test_an_old_pip_first_fetches_a_new_one(
     ]
 
 
-def test_a_python_without_pip_is_told_so(
+def test_a_python_without_pip_is_reported(
     develop: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(develop, "_pip_version", lambda python: None)

@@ -70,7 +70,7 @@ def test_a_device_that_cannot_work_is_refused(device: str) -> None:
         open_arrays(device)
 
 
-def test_a_missing_torch_is_told(monkeypatch) -> None:
+def test_a_missing_torch_is_reported(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     with pytest.raises(DeviceError, match="needs torch, which is not installed"):
         open_arrays("cuda")
@@ -78,7 +78,7 @@ def test_a_missing_torch_is_told(monkeypatch) -> None:
 
 @pytest.mark.parametrize("kind", ["tucker", "loha", "lokr", "full"])
 def test_other_kinds_are_the_same_on_a_device(tmp_path, kind) -> None:
-    """torch on the CPU stands for a device: the same code, other arrays."""
+    """torch on the CPU replaces a device: the same code, other arrays."""
     rng = np.random.default_rng(0)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {
         "tucker": {"lora_up.weight": (24, 4, 1, 1), "lora_mid.weight": (4, 4, 3, 3), "lora_down.weight": (4, 16, 1, 1)},

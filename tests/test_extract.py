@@ -1,4 +1,4 @@
-"""The difference of two checkpoints comes back as a LoRA, whatever the layout, and what is left out is told."""
+"""The difference of two checkpoints is extracted as a LoRA, in any layout, and what is left out is reported."""
 
 from __future__ import annotations
 
@@ -233,15 +233,15 @@ def vectors_of(path: Path) -> Tensors:
     return {key: values for key, values in load_file(path).items() if key.endswith(ends)}
 
 
-def test_biases_and_norms_are_told_of_and_left_out(
+def test_biases_and_norms_are_reported_and_left_out(
     pair: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned, base, _ = with_vectors(pair, tmp_path)
     out = tmp_path / "x.safetensors"
     assert extract(tuned, base, out, "--rank", 3) == 0
-    told = capsys.readouterr().out
-    assert "6 biases and norms (4 of norms" in told
-    assert "--biases" in told
+    printed = capsys.readouterr().out
+    assert "6 biases and norms (4 of norms" in printed
+    assert "--biases" in printed
     assert {key.partition(".")[2] for key in load_file(out)} == {"lora_up.weight", "lora_down.weight", "alpha"}
 
 
@@ -261,12 +261,12 @@ def test_biases_and_norms_go_along_where_asked(pair: Any, tmp_path: Path, capsys
     assert found.keys() == wanted.keys()
     for key, values in wanted.items():
         np.testing.assert_array_equal(found[key], values, err_msg=key)
-    told = capsys.readouterr().out
-    assert "6 differences of biases and norms included" in told
-    assert "2 biases and norms (2 of norms" in told  # of a text encoder, and one without its other half
+    printed = capsys.readouterr().out
+    assert "6 differences of biases and norms included" in printed
+    assert "2 biases and norms (2 of norms" in printed  # of a text encoder, and one without its other half
 
 
-def test_a_bias_never_stands_alone(pair: Any, tmp_path: Path) -> None:
+def test_a_bias_is_never_alone(pair: Any, tmp_path: Path) -> None:
     """Not where its layer is equal in both, and the layer stays where a recipe alone would drop it."""
     proj_in = f"{UNET}.middle_block.1.proj_in.weight"
     tuned, base, _ = with_vectors(pair, tmp_path, **{proj_in: load_file(pair[1])[proj_in]})
@@ -335,9 +335,9 @@ def test_a_checkpoint_may_be_a_folder_of_diffusers(pair: Any, tmp_path: Path, wh
     assert max(relative(found[name], true[name]) for name in found) < 1e-4
     metadata = read_header(tmp_path / "x.safetensors").metadata
     assert f"difference of {tuned.name} and {base.name}, rank 3" in metadata["ss_training_comment"]
-    told = {one["name"]: one["weight"] for one in json.loads(metadata["resize_lora"])["extracted"]}
+    weights = {one["name"]: one["weight"] for one in json.loads(metadata["resize_lora"])["extracted"]}
     if which != "base":
-        assert {name for name, weight in told.items() if weight == 1.0} == {
+        assert {name for name, weight in weights.items() if weight == 1.0} == {
             "tuned/unet/diffusion_pytorch_model-00001-of-00002.safetensors",
             "tuned/unet/diffusion_pytorch_model-00002-of-00002.safetensors",
             "tuned/text_encoder/model.safetensors",
@@ -384,19 +384,19 @@ def test_a_size_is_never_passed(pair: Any, tmp_path: Path) -> None:
 
 
 def test_retention_is_that_of_the_whole_difference(pair: Any, tmp_path: Path) -> None:
-    """Also of what lies beyond the dimensions that were looked for."""
+    """Including what is outside of the dimensions that were computed."""
     tuned, base, true = pair
     report = tmp_path / "report.json"
     arguments = ("-r", "fro_lora=1,retain=0.8", "--max-rank", 2, "-t", 32, "--report", report, "--report-layers")
     assert extract(tuned, base, tmp_path / "x.safetensors", *arguments) == 0
-    told, _ = json.loads(report.read_text("utf-8"))
+    reported, _ = json.loads(report.read_text("utf-8"))
     names = ordinary(true)
     whole = np.sqrt(sum(np.linalg.norm(true[name]) ** 2 for name in names))
     found = deltas(tmp_path / "x.safetensors")
     lost = np.sqrt(sum(np.linalg.norm(true[name] - found.get(name, 0.0)) ** 2 for name in names))
-    assert told["retention"] == pytest.approx(np.sqrt(1 - (lost / whole) ** 2), abs=1e-4)
-    assert 0.8 <= told["retention"] < 0.81
-    for layer in told["layers"]:
+    assert reported["retention"] == pytest.approx(np.sqrt(1 - (lost / whole) ** 2), abs=1e-4)
+    assert 0.8 <= reported["retention"] < 0.81
+    for layer in reported["layers"]:
         wanted = np.linalg.norm(true[layer["name"]] - found.get(layer["name"], 0.0)) / np.linalg.norm(
             true[layer["name"]]
         )
@@ -431,14 +431,14 @@ def test_the_metadata_is_that_of_a_lora_of_its_family(pair: Any, tmp_path: Path)
     assert "difference of tuned.safetensors and base.safetensors" in metadata["ss_training_comment"]
     assert "modelspec.merged_from" not in metadata
     record = json.loads(metadata["resize_lora"])
-    told = [(one["name"], one["weight"]) for one in record["extracted"]]
-    assert told == [("tuned.safetensors", 1.0), ("base.safetensors", -1.0)]
+    sources = [(one["name"], one["weight"]) for one in record["extracted"]]
+    assert sources == [("tuned.safetensors", 1.0), ("base.safetensors", -1.0)]
     with Checkpoint(tuned).file as file:
         assert record["extracted"][0]["sha256"] == file.sha256()
     assert "merged" not in record
 
 
-def test_nothing_is_left_beside_the_result(pair: Any, tmp_path: Path) -> None:
+def test_nothing_but_the_result_is_left(pair: Any, tmp_path: Path) -> None:
     tuned, base, _ = pair
     assert extract(tuned, base, tmp_path / "x.safetensors", "--dry-run") == 0
     assert list(tmp_path.iterdir()) == []
@@ -477,9 +477,9 @@ def test_damaged_numbers_name_their_layer(pair: Any, tmp_path: Path, capsys: pyt
     tensors["model.diffusion_model.middle_block.1.proj_in.weight"][0, 0] = np.nan
     save_file(tensors, tmp_path / "nan.safetensors")
     assert extract(tmp_path / "nan.safetensors", base, tmp_path / "x.safetensors") == 1
-    told = capsys.readouterr().err
-    assert "middle_block_1_proj_in" in told
-    assert "NaN" in told
+    errors = capsys.readouterr().err
+    assert "middle_block_1_proj_in" in errors
+    assert "NaN" in errors
     assert not (tmp_path / "x.safetensors").exists()
 
 

@@ -46,7 +46,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "package": frozenset(),
     "__main__": frozenset({"cli"}),
 }
-"""Room -> the rooms that it may import, beside itself. A room is a file or folder of `lib_resize`; ``package`` is
+"""Room -> the rooms that it may import, besides itself. A room is a file or folder of `lib_resize`; ``package`` is
 ``lib_resize/__init__.py``."""
 
 OUTER: dict[str, frozenset[str]] = {
@@ -187,13 +187,13 @@ def _targets(node: ast.Import | ast.ImportFrom, name: str) -> Iterator[tuple[str
 
 
 def room(name: str) -> str:
-    """The file or folder of the package that a module is or lies in."""
+    """Return the file or folder of the package that a module is or belongs to."""
     return name.split(".")[0]
 
 
 def faults(name: str, code: str) -> list[str]:
     """What a module's imports break of the tables above, in words."""
-    return [told for one in imports_of(name, code) if (told := _fault(name, one)) is not None]
+    return [message for one in imports_of(name, code) if (message := _fault(name, one)) is not None]
 
 
 def _fault(name: str, one: Import) -> str | None:
@@ -283,8 +283,8 @@ def test_no_room_imports_itself_by_way_of_others() -> None:
 def test_the_architecture_page_shows_the_same_table() -> None:
     lines = (ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
-    told = {row[0].strip("`"): frozenset(row[2].split(", ")) - {"nothing"} for row in rows}
-    assert told == ROOMS
+    shown = {row[0].strip("`"): frozenset(row[2].split(", ")) - {"nothing"} for row in rows}
+    assert shown == ROOMS
 
 
 def test_every_entry_of_the_tables_is_used() -> None:
@@ -363,8 +363,10 @@ def test_an_allowed_import_is_let_through(name: str, code: str) -> None:
 
 def loaded_by(code: str, *arguments: str) -> set[str]:
     """Top names of the modules that a fresh Python holds after it has run the code."""
-    told = "\nimport sys as _sys\n_sys.stderr.write('LOADED ' + ' '.join({n.partition('.')[0] for n in _sys.modules}))"
-    command = [sys.executable, "-c", code + told, *arguments]
+    report = (
+        "\nimport sys as _sys\n_sys.stderr.write('LOADED ' + ' '.join({n.partition('.')[0] for n in _sys.modules}))"
+    )
+    command = [sys.executable, "-c", code + report, *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stderr.partition("LOADED ")[2].split())

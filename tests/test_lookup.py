@@ -51,12 +51,12 @@ def test_two_files_of_one_name_are_named_both(folders: LoraFolders, name: str) -
         folders.find(name)
 
 
-def test_a_name_that_is_missing_tells_what_is_near(folders: LoraFolders) -> None:
+def test_the_error_for_a_missing_name_suggests_similar_ones(folders: LoraFolders) -> None:
     with pytest.raises(FileError, match="Similar names: ink"):
         folders.find("inkk")
 
 
-def test_a_step_behind_a_name_is_told_as_that(folders: LoraFolders) -> None:
+def test_a_step_after_a_name_is_reported_as_a_step(folders: LoraFolders) -> None:
     with pytest.raises(FileError, match="is a step"):
         folders.find("ink@0.5")
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows tells of it by another error, at another time")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows reports it by another error, at another time")
 def test_output_that_nobody_reads_ends_the_command_quietly() -> None:
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "lib_resize", "demo", "-vv"],

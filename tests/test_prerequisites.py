@@ -1,4 +1,4 @@
-"""What the suite for real WebUIs says before its first test, asked of a small server that stands for one."""
+"""What the suite for real WebUIs reports before its first test, tested on a small server in place of one."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_server_that_does_not_answer_is_named(stand: Stand) -> None:
     assert sentence.startswith("No server answers at http://127.0.0.1:9/: ")
 
 
-def test_a_missing_browser_is_said_beside_the_rest(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_browser_is_reported_with_the_rest(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> str:
         raise LackingError("no Chromium here")
 

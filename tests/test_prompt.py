@@ -127,7 +127,7 @@ def test_old_spellings_of_block_weights_mean_the_same() -> None:
         ("{<lora:a:1>|b}", "drawn"),
     ],
 )
-def test_what_changes_over_time_is_told_apart_with_the_part_and_the_reason(text: str, part: str) -> None:
+def test_what_changes_over_time_is_reported_with_the_part_and_the_reason(text: str, part: str) -> None:
     (error,) = one(text).errors
     assert part in error
     with pytest.raises(PromptError, match="cannot be baked") as caught:
@@ -178,7 +178,7 @@ def test_an_option_that_nobody_knows_is_remarked_on_and_left_out() -> None:
         ("<lora:x:te=0.5@1@2>", 12, "one @"),
     ],
 )
-def test_an_error_tells_where_and_what(text: str, column: int, words: str) -> None:
+def test_an_error_names_where_and_what(text: str, column: int, words: str) -> None:
     with pytest.raises(PromptError, match="column") as caught:
         parse_prompt(text)
     assert caught.value.column == column
@@ -288,12 +288,12 @@ def test_presets_of_ones_own_are_read_as_the_extension_keeps_them() -> None:
 @pytest.mark.parametrize(
     ("name", "words"), [("DICE", "R"), ("SHORT", "2 weights"), ("ODD", "'one'"), ("NO", "not known")]
 )
-def test_a_preset_that_cannot_be_baked_is_told_with_the_reason(name: str, words: str) -> None:
+def test_a_preset_that_cannot_be_baked_is_reported_with_the_reason(name: str, words: str) -> None:
     (tag,) = parse_prompt(f"<lora:x:1:lbw={name}>", read_presets(OWN)).tags
     assert words in " ".join(tag.errors)
 
 
-def test_weights_for_flux_are_read_and_told_apart() -> None:
+def test_weights_for_flux_are_read_and_distinguished() -> None:
     (tag,) = parse_prompt(f"<lora:x:1:lbw={','.join('1' * 61)}>").tags
     assert "61 weights" in " ".join(tag.errors)
 

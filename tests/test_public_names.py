@@ -70,5 +70,5 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it() -> None:
         _ = lib_resize.resize_everything
 
 
-def test_the_package_tells_that_it_is_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert SOURCE.with_name("py.typed").is_file()

@@ -62,13 +62,16 @@ PLAIN_TEXTS = (
     "benchmarks/*.py",
     "scripts/*.py",
     "tools/*.py",
+    "tests/**/*.py",
+    "tests/**/*.js",
+    "tests/**/*.mjs",
     "javascript/*.js",
     "*.py",
     "style.css",
     ".ci/run",
 )
-"""Texts in which the words of `AVOIDED` do not occur; of a translation, the English keys."""
-QUOTING = ("docs/style.md",)
+"""Texts in which the words of `AVOIDED` do not occur, also not in names; of a translation, the English keys."""
+QUOTING = ("docs/style.md", "tests/test_readme.py")
 """Of these, the ones that quote the words."""
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
@@ -350,11 +353,13 @@ def plain_texts() -> list[Path]:
 
 
 def words_of(path: Path) -> str:
-    """Return the text that a person reads, without code."""
+    """Return the text that a person reads, without quoted code; names of the code are split into words."""
     text = path.read_text("utf-8")
     if path.suffix == ".json":
         return "\n".join(json.loads(text))
-    return re.sub(r"`[^`\n]+`", "", without_blocks(text))
+    if path.suffix == ".md":
+        text = re.sub(r"`[^`\n]+`", "", without_blocks(text))
+    return text.replace("_", " ")
 
 
 def test_the_words_to_avoid_are_those_of_the_style() -> None:

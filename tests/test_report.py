@@ -14,6 +14,6 @@ def test_a_text_takes_as_many_columns_as_a_terminal_gives_it(text: str, width: i
     assert columns(text) == width
 
 
-def test_numbers_end_in_one_column_whatever_the_names_are_written_in() -> None:
+def test_numbers_end_in_one_column_in_every_script_of_names() -> None:
     lines = aligned([["LoRA", "after"], ["漢字", "1.5"], ["u\u0308ber", "12.25"], ["plain name", "3"]]).splitlines()
     assert len({columns(line) for line in lines}) == 1

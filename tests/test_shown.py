@@ -67,8 +67,8 @@ def test_no_command_prints_what_a_name_wants_of_the_terminal(lora: Path, tmp_pat
     cli.main(
         [command, *named.get(command, [str(path), str(folder), "-r", "rank=1"][: 4 if command == "resize" else 2])]
     )
-    told = capsys.readouterr()
-    printed = told.out + told.err
+    captured = capsys.readouterr()
+    printed = captured.out + captured.err
     assert r"evil\x1b[2J\nfake" in printed or command == "library"
     assert is_fit(printed.replace("\n", ""))
 

@@ -41,7 +41,7 @@ def test_the_suffix_may_be_left_away(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a,b.safetensors", "a:0.5", "x:y,z.safetensors", "[a].safetensors", "what?*"])
-def test_a_file_that_is_there_is_taken_by_its_name_whatever_it_is(tmp_path: Path, name: str) -> None:
+def test_an_existing_file_of_any_kind_is_found_by_its_name(tmp_path: Path, name: str) -> None:
     if sys.platform == "win32" and set(name) & set(':?*"<>|'):
         pytest.skip("Windows allows no such name")
     (tmp_path / name).touch()
@@ -73,7 +73,7 @@ def test_what_cannot_be_meant_is_refused(argument: str) -> None:
         expand([argument])
 
 
-def test_an_empty_folder_is_told_so(tmp_path: Path) -> None:
+def test_an_empty_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no \.safetensors file"):
         expand([str(tmp_path)])
 

@@ -203,7 +203,7 @@ def plots(drawn, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_plots_are_drawn_in_both_formats_and_their_numbers_stand_beside(lora, tmp_path, theme, capsys) -> None:
+def test_plots_are_drawn_in_both_formats_with_their_numbers_next_to_them(lora, tmp_path, theme, capsys) -> None:
     pytest.importorskip("matplotlib")
     folder = tmp_path / "plots"
     assert cli.main(["inspect", str(lora), "--plot", str(folder), "--theme", theme]) == 0
@@ -243,7 +243,7 @@ def test_files_of_one_name_do_not_draw_over_one_another(lora, tmp_path, monkeypa
     assert {path.stem for path in folder.glob("*.json")} == {"pastry", "pastry_2", "all"}
 
 
-def test_lines_are_told_apart_without_colour_and_stand_out_from_their_ground() -> None:
+def test_lines_can_be_distinguished_without_colour_and_contrast_with_the_background() -> None:
     from lib_resize.studies.plots import THEMES
 
     def luminance(colour: str) -> float:
@@ -270,7 +270,7 @@ print("status", cli.main(["inspect", {str(lora)!r}, "--plot", {str(tmp_path / "p
     assert not (tmp_path / "p").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(lora, tmp_path, capsys) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(lora, tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("x")
     assert cli.main(["inspect", str(lora), "--plot", str(tmp_path / "file")]) == 1

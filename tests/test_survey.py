@@ -1,4 +1,4 @@
-"""A folder looked through: what is told of each file is true, estimates are near, nothing but the cache is written."""
+"""Survey of a folder: the facts of each file are true, estimates are close, only the cache is written."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def rows(found: Survey) -> dict[str, dict[str, Any]]:
     return {row["file"]: row for row in found.rows()}
 
 
-def test_every_file_is_told_of_once(made, exact) -> None:
+def test_every_file_is_reported_once(made, exact) -> None:
     assert set(rows(exact)) == {p.relative_to(made).as_posix() for p in made.rglob("*.safetensors")}
 
 
@@ -84,7 +84,7 @@ def test_float32_results_and_broken_files_are_marked(exact) -> None:
     assert found["nan.safetensors"]["bytes_high"] is None
 
 
-def test_the_same_tensors_are_duplicates_whatever_the_metadata_and_one_other_byte_is_not(made, exact) -> None:
+def test_the_same_tensors_are_duplicates_with_any_metadata_and_one_other_byte_is_not(made, exact) -> None:
     assert exact.duplicates == ((made / "big.safetensors", made / "sub" / "copy.safetensors"),)
     assert exact.duplicate_bytes == (made / "sub" / "copy.safetensors").stat().st_size
     assert rows(exact)["sub/copy.safetensors"]["duplicate_of"] == "big.safetensors"
@@ -238,7 +238,7 @@ def test_nothing_in_the_folder_is_touched(made, tmp_path) -> None:
 # The command -------------------------------------------------------------------------------------------------
 
 
-def test_headers_are_told_before_any_spectrum(made, tmp_path) -> None:
+def test_headers_are_reported_before_any_spectrum(made, tmp_path) -> None:
     seen: list[Survey] = []
     look(made, SurveyOptions(cache=tmp_path / "c.json", on_headers=seen.append))
     assert [entry.figures for entry in seen[0].entries] == [None] * len(seen[0].entries)
@@ -272,7 +272,7 @@ def test_json_and_csv_hold_the_same_rows(made, capsys) -> None:
     assert [row["bytes_low"] for row in table] == [str(row["bytes_low"] or "") for row in document["files"]]
 
 
-def test_no_folder_and_an_empty_one_are_told(tmp_path, capsys) -> None:
+def test_no_folder_and_an_empty_one_are_reported(tmp_path, capsys) -> None:
     assert cli.main(["library", str(tmp_path / "none")]) == 2
     assert "is not a folder" in capsys.readouterr().err
     with pytest.raises(UsageError, match="holds no"):

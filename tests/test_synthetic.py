@@ -189,7 +189,7 @@ def test_all_spellings_hold_the_same_delta(tmp_path: Path) -> None:
     assert np.array_equal(delta(peft, "base_model.model." + name, ".lora_A.weight", ".lora_B.weight"), expected)
 
 
-def test_peft_keeps_alpha_beside_the_file(tmp_path: Path) -> None:
+def test_peft_keeps_alpha_next_to_the_file(tmp_path: Path) -> None:
     write_lora(tmp_path / "adapter_model.safetensors", LoraOptions(spelling="peft", rank=6, conv=True, conv_rank=4))
     config = json.loads((tmp_path / "adapter_config.json").read_text("utf-8"))
     assert (config["r"], config["lora_alpha"]) == (6, 3.0)

@@ -100,7 +100,7 @@ print("niceness", os.nice(0))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="niceness is a word of Unix")
-def test_a_process_that_stands_back_already_goes_no_further(monkeypatch) -> None:
+def test_a_process_of_low_priority_is_not_lowered_further(monkeypatch) -> None:
     asked = []
 
     def nice(by: int) -> int:
@@ -135,7 +135,7 @@ def test_windows_lowers_the_priority() -> None:
     assert done.stdout.strip() == hex(priority.BELOW_NORMAL)
 
 
-def test_a_system_that_refuses_is_told_of_and_the_work_goes_on(folder, monkeypatch, capsys) -> None:
+def test_a_system_that_refuses_is_reported_and_the_work_goes_on(folder, monkeypatch, capsys) -> None:
     monkeypatch.setattr(output, "lower_priority", lambda: False)
     assert run("resize", folder, "-r", "rank=1", "--dry-run", "--nice") == 0
     assert "--nice: this system does not allow the priority to be lowered" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def write(path: Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] |
 
 
 def tensors_of(path: Path) -> dict[str, np.ndarray]:
-    """All tensors in float64, whatever their dtype."""
+    """All tensors in float64, for every dtype."""
     with SafeFile(path) as file:
         return {
             key: doubles(file.bits(key), entry.dtype) if entry.dtype in STORAGE else file.bits(key).astype(np.float64)

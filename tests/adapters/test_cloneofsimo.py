@@ -136,7 +136,7 @@ def test_what_is_written_loads_everywhere_and_keeps_the_tokens(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "told"),
+    ("changes", "error", "message"),
     [
         ({"metadata": {"unet": '["MyAttention"]'}}, UnsupportedError, "MyAttention"),
         ({"metadata": {"unet": "3"}}, UnsupportedError, "a list of classes was expected"),
@@ -145,8 +145,8 @@ def test_what_is_written_loads_everywhere_and_keeps_the_tokens(tmp_path: Path) -
         ({"tensors": {"unet:3:up": np.ones((4, 2), np.float16)}}, UnsupportedError, "in no known order"),
     ],
 )
-def test_what_has_no_known_order_is_refused(changes, error, told: str, tmp_path: Path) -> None:
-    with SafeFile(made(tmp_path / "x.safetensors", **changes)) as file, pytest.raises(error, match=told):
+def test_what_has_no_known_order_is_refused(changes, error, message: str, tmp_path: Path) -> None:
+    with SafeFile(made(tmp_path / "x.safetensors", **changes)) as file, pytest.raises(error, match=message):
         read_adapter(file)
 
 
@@ -164,7 +164,7 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="the trained files are not there")
 @pytest.mark.parametrize(("numbered", "kohya"), TRAINED)
-def test_trained_files_become_what_lies_beside_them(numbered: str, kohya: str) -> None:
+def test_trained_files_become_the_kohya_files_next_to_them(numbered: str, kohya: str) -> None:
     with SafeFile(DATA / f"{numbered}.safetensors") as file, SafeFile(DATA / f"{kohya}.safetensors") as truth:
         found = {layer.stem: layer for layer in read_adapter(file).layers}
         wanted = {layer.stem: layer for layer in read_adapter(truth).layers}

@@ -1,4 +1,4 @@
-"""Laws of fp8: the numbers are moved into its range whatever alpha they had, and figures are of the written numbers."""
+"""Laws of fp8: values are scaled into its range for any alpha, and reported figures are those of the written values."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_fp8_in_a_spelling_without_alpha_is_refused_with_a_way_out(tmp_path):
     assert run(source, "rank=4", tmp_path / "out", "F16").error is None
 
 
-def test_a_layer_that_is_nothing_beside_the_others_is_written_and_its_error_told(tmp_path):
+def test_a_layer_far_below_the_others_is_written_and_its_error_reported(tmp_path):
     """fp8 cannot hold it next to the strongest."""
     data = {}
     for stem, strength in zip(STEMS, (1.0, 3e-7), strict=True):

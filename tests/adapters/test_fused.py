@@ -169,7 +169,7 @@ def test_trap_20_underscores_are_never_taken_apart(stem: str, name: str) -> None
 
 
 @pytest.mark.parametrize("number", ["1", "3"])
-def test_trap_20_text_encoders_with_and_without_a_number_are_told_apart(number: str) -> None:
+def test_trap_20_text_encoders_with_and_without_a_number_are_distinguished(number: str) -> None:
     flat = "text_model_encoder_layers_0_mlp_fc1" if number == "1" else "encoder_block_0_layer_0_SelfAttention_q"
     found = canonical_id(f"lora_te{number}_{flat}", FLUX[0])
     assert found == f"lora_te{number}_{flat}"
@@ -189,7 +189,7 @@ def pairs(names: list[str], rows: dict[str, int], suffixes: tuple[str, str]) -> 
     return tensors
 
 
-def test_trap_22_whole_and_pieces_in_one_file_are_both_resized_and_told(tmp_path: Path) -> None:
+def test_trap_22_whole_and_pieces_in_one_file_are_both_resized_and_reported(tmp_path: Path) -> None:
     names = [
         f"diffusion_model.layers.{n}.attention.{part}" for n in range(4) for part in ("qkv", "to_q", "to_k", "to_v")
     ]
@@ -202,7 +202,7 @@ def test_trap_22_whole_and_pieces_in_one_file_are_both_resized_and_told(tmp_path
         resized(tmp_path / "x.safetensors", "rank=2", kohya=True)
 
 
-def test_trap_22_two_spellings_of_a_layer_are_both_resized_and_told(tmp_path: Path) -> None:
+def test_trap_22_two_key_formats_of_a_layer_are_both_resized_and_reported(tmp_path: Path) -> None:
     names = ["lora_unet_input_blocks_4_1_proj_in", "lora_unet_down_blocks_1_attentions_0_proj_in",
              "lora_unet_middle_block_1_proj_in"]  # fmt: skip
     save_file(pairs(names, {}, (".lora_up.weight", ".lora_down.weight")), tmp_path / "x.safetensors")
@@ -213,7 +213,7 @@ def test_trap_22_two_spellings_of_a_layer_are_both_resized_and_told(tmp_path: Pa
         resized(tmp_path / "x.safetensors", "rank=2", kohya=True)
 
 
-def test_a_family_that_nobody_knows_is_resized_and_told(tmp_path: Path) -> None:
+def test_an_unknown_family_is_resized_and_reported(tmp_path: Path) -> None:
     names = [f"lora_unet_mystery_{n}_attn_qkv" for n in range(4)]
     save_file(pairs(names, {}, (".lora_up.weight", ".lora_down.weight")), tmp_path / "x.safetensors")
     outcome, new = resized(tmp_path / "x.safetensors", "rank=2")

@@ -1,4 +1,4 @@
-"""A merge has one layer for each weight, with the sum of all files, whatever they call it.
+"""A merge has one layer for each weight, with the sum of all files, in any key format.
 
 The judge is ComfyUI's rule, restated: a model's weights have names, each name in a LoRA belongs to one weight,
 ``diff`` and ``w_norm`` are added to a weight, ``diff_b`` and ``b_norm`` to a bias. It fails where a file holds a weight

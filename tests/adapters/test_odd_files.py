@@ -123,17 +123,17 @@ def test_factors_of_stacked_experts_are_refused_by_their_names(tmp_path, stem) -
     assert "LoRA of stacked experts" in str(error)
 
 
-@pytest.mark.parametrize("where", ["beside", "metadata"])
+@pytest.mark.parametrize("where", ["configuration", "metadata"])
 def test_a_configuration_with_target_parameters_is_refused(tmp_path, where) -> None:
     fields = {"r": 4, "target_parameters": ["feed_forward.gate_up_proj"]}
     metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in fields.items()})}
-    stem = "base_model.model.layers.0.feed_forward" if where == "beside" else "transformer.layers.0.feed_forward"
+    stem = "base_model.model.layers.0.feed_forward" if where == "configuration" else "transformer.layers.0.feed_forward"
     path = write(
         tmp_path / "adapter_model.safetensors",
         pair(stem, *factors(24, 16, 8)),
         metadata if where == "metadata" else None,
     )
-    if where == "beside":
+    if where == "configuration":
         (tmp_path / "adapter_config.json").write_text(json.dumps(fields | {"lora_alpha": 4}))
     error = refused(path)
     assert isinstance(error, UnsupportedError)

@@ -82,7 +82,7 @@ def test_all_layers_of_a_file_share_one_alpha(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("strength", [1e-7, 1e-4, 1e4])
-def test_tiny_and_huge_layers_beside_ordinary_ones_are_exact_in_float16(tmp_path, strength) -> None:
+def test_tiny_and_huge_layers_next_to_ordinary_ones_are_exact_in_float16(tmp_path, strength) -> None:
     source = kohya("tiny", strength=strength) | kohya("usual", seed=1)
     for stem in ("tiny", "usual"):
         found, _ = resized(write(tmp_path / "x.safetensors", source), style=Style("F16"), overwrite=True)
@@ -133,7 +133,7 @@ def test_what_is_not_low_rank_is_copied_byte_for_byte_and_named(tmp_path) -> Non
         np.testing.assert_array_equal(found[key], value.astype(np.float64))
 
 
-def test_an_orphan_alpha_stays_behind_and_is_told(tmp_path) -> None:
+def test_an_orphan_alpha_is_dropped_and_reported(tmp_path) -> None:
     source = kohya("a") | {"lost.alpha": np.array(4.0, np.float32)}
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
     assert set(found) == set(kohya("a"))
@@ -196,9 +196,9 @@ def test_an_fp32_source_halves_at_full_rank(tmp_path) -> None:
         ({"l.lora_embedding_A": (2, 9), "l.lora_embedding_B": (4, 2)}, "embedding"),
     ],
 )
-@pytest.mark.parametrize("beside", [True, False])
-def test_kinds_that_are_not_handled_are_refused_by_name(tmp_path, extra, kind, beside) -> None:
-    tensors = {key: np.ones(shape, np.float32) for key, shape in extra.items()} | (kohya("a") if beside else {})
+@pytest.mark.parametrize("with_lora", [True, False])
+def test_kinds_that_are_not_handled_are_refused_by_name(tmp_path, extra, kind, with_lora) -> None:
+    tensors = {key: np.ones(shape, np.float32) for key, shape in extra.items()} | (kohya("a") if with_lora else {})
     error = refused(write(tmp_path / "x.safetensors", tensors))
     assert isinstance(error, UnsupportedError)
     assert kind in str(error)
@@ -247,12 +247,12 @@ def test_damaged_layers_are_refused_by_name(tmp_path, change, error, text) -> No
         ({"who.knows": (4, 4)}, "no layer of a LoRA", "nothing to resize"),
     ],
 )
-def test_what_is_carried_beside_others_is_refused_alone_with_the_reason(tmp_path, tensors, kind, reason) -> None:
+def test_what_is_copied_with_others_is_refused_alone_with_the_reason(tmp_path, tensors, kind, reason) -> None:
     made = {key: np.ones(shape, np.float32) for key, shape in tensors.items()}
     error = refused(write(tmp_path / "alone.safetensors", made))
     assert isinstance(error, UnsupportedError)
     assert all(text in str(error) for text in (str(tmp_path), kind, reason))
-    found, outcome = resized(write(tmp_path / "beside.safetensors", made | kohya("a")))
+    found, outcome = resized(write(tmp_path / "mixed.safetensors", made | kohya("a")))
     carried = set(made) - {"l.alpha"} if kind == "alpha without factors" else set(made)
     assert carried <= set(found)
     assert {key for key, _ in plan_of(outcome).copied} == carried

@@ -59,7 +59,7 @@ def test_norms_are_those_of_the_stored_numbers(tmp_path: Path, dtype: str) -> No
     checkpoint.close()
 
 
-def test_q_and_k_are_told_apart(tmp_path: Path) -> None:
+def test_q_and_k_are_distinguished(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "base.safetensors")
     q, k = (expected(path, *LAYERS[name]) for name in (Q, K))
     assert abs(np.linalg.norm(q) - np.linalg.norm(k)) > 0.01 * np.linalg.norm(q)

@@ -91,8 +91,8 @@ def seen(checkpoint: Checkpoint, name: str, size: tuple[int, int]) -> np.ndarray
 def norms(checkpoint: Checkpoint, found: Partner | None) -> tuple[float, float | None]:
     assert found is not None
     with ThreadPoolExecutor(1) as pool:
-        told = checkpoint.norms([found], spectral=True, arrays=NumpyArrays(), pool=pool, progress=Quiet())
-    return told[found]
+        measured = checkpoint.norms([found], spectral=True, arrays=NumpyArrays(), pool=pool, progress=Quiet())
+    return measured[found]
 
 
 @pytest.mark.parametrize("layout", ["single file", "bare single file", "folder", "component"])
@@ -395,7 +395,7 @@ def test_a_file_keeps_the_fingerprint_that_its_norms_were_saved_under(tmp_path: 
     store.close()
 
 
-def test_a_missing_shard_is_told_by_name(tmp_path: Path) -> None:
+def test_a_missing_shard_is_reported_by_name(tmp_path: Path) -> None:
     from lib_resize.errors import DamagedFileError
 
     folder = sharded(tmp_path / "transformer", cut(FLUX[0]))
@@ -477,7 +477,7 @@ def test_gguf_without_its_library_says_what_to_install(tmp_path: Path, monkeypat
         Checkpoint(tmp_path / "x.gguf")
 
 
-def test_a_damaged_gguf_is_told(tmp_path: Path) -> None:
+def test_a_damaged_gguf_is_reported(tmp_path: Path) -> None:
     from lib_resize.errors import DamagedFileError
 
     pytest.importorskip("gguf", reason="the optional library gguf is not installed")
@@ -486,8 +486,8 @@ def test_a_damaged_gguf_is_told(tmp_path: Path) -> None:
         Checkpoint(tmp_path / "x.gguf")
 
 
-def packed(version: int = 3, fields: bytes = b"", count: int = 0, tensors: bytes = b"", told: int = 0) -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", version, told, count) + fields + tensors
+def packed(version: int = 3, fields: bytes = b"", count: int = 0, tensors: bytes = b"", claimed: int = 0) -> bytes:
+    return b"GGUF" + struct.pack("<IQQ", version, claimed, count) + fields + tensors
 
 
 def text(word: str) -> bytes:
@@ -498,31 +498,31 @@ NESTED = text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 6 + struc
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (packed(version=7), "version is 7"),
         (packed(version=3 << 24), "version is"),
         (packed(count=1 << 60), "claims"),
-        (packed(told=1 << 60), "claims"),
+        (packed(claimed=1 << 60), "claims"),
         (packed(count=1, fields=struct.pack("<Q", 1 << 63) + bytes(50)), "claims"),
         (packed(count=1, fields=text("a") + struct.pack("<IIQ", 9, 8, 1 << 62) + bytes(50)), "claims"),
         (packed(count=1, fields=text("a") + struct.pack("<I", 99) + bytes(50)), "unknown type 99"),
         (packed(count=1, fields=NESTED + bytes(50)), "unknown type 9"),
         (packed(count=1, fields=struct.pack("<Q", 1) + b"\xff" + bytes(50)), "not UTF-8"),
         (packed(count=1, fields=text("general.alignment") + struct.pack("<II", 4, 3) + bytes(50)), "alignment is 3"),
-        (packed(told=1, tensors=text("a") + struct.pack("<I", 1000) + bytes(50)), "1000 dimensions"),
-        (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1 << 62, 0, 0)), "would end at"),
-        (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 33, 8, 0) + bytes(99)), "blocks of 32"),
-        (packed(told=2, tensors=(text("a") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 2 + bytes(99)), "twice"),
-        (packed(told=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1, 9999, 0) + bytes(99)), "type 9999"),
+        (packed(claimed=1, tensors=text("a") + struct.pack("<I", 1000) + bytes(50)), "1000 dimensions"),
+        (packed(claimed=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1 << 62, 0, 0)), "would end at"),
+        (packed(claimed=1, tensors=text("a") + struct.pack("<IQIQ", 1, 33, 8, 0) + bytes(99)), "blocks of 32"),
+        (packed(claimed=2, tensors=(text("a") + struct.pack("<IQIQ", 1, 1, 0, 0)) * 2 + bytes(99)), "twice"),
+        (packed(claimed=1, tensors=text("a") + struct.pack("<IQIQ", 1, 1, 9999, 0) + bytes(99)), "type 9999"),
     ],
 )
-def test_a_false_gguf_header_is_refused(data: bytes, told: str, tmp_path: Path) -> None:
+def test_a_false_gguf_header_is_refused(data: bytes, message: str, tmp_path: Path) -> None:
     from lib_resize.errors import ResizeError
 
     pytest.importorskip("gguf", reason="the optional library gguf is not installed")
     (tmp_path / "x.gguf").write_bytes(data)
-    with pytest.raises(ResizeError, match=told):
+    with pytest.raises(ResizeError, match=message):
         Checkpoint(tmp_path / "x.gguf")
 
 
@@ -552,7 +552,7 @@ def test_a_gguf_reads_as_the_library_reads_it(kind: str, tmp_path: Path) -> None
     store.close()
 
 
-def test_a_gguf_tells_the_shape_of_a_flattened_convolution(tmp_path: Path) -> None:
+def test_a_gguf_names_the_shape_of_a_flattened_convolution(tmp_path: Path) -> None:
     gguf = pytest.importorskip("gguf", reason="the optional library gguf is not installed")
     path = tmp_path / "x.gguf"
     writer = gguf.GGUFWriter(str(path), "sdxl")

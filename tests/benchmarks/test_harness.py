@@ -32,7 +32,7 @@ from lib_resize.demo.models import FULL
 from lib_resize.demo.synthetic import LoraOptions, lora_specs, write_lora
 
 MIB = 1 << 20
-posix = pytest.mark.skipif(sys.platform == "win32", reason="one child's CPU time is not told on Windows")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not report one child's CPU time")
 RATES = Limits(memory=10e9, syrk64=37e9, gemm32=72e9, sha256=1.8e9, core64={32: 10e9, 128: 20e9})
 
 
@@ -169,8 +169,8 @@ def test_waiting_for_quiet_ends_with_the_patience(monkeypatch: pytest.MonkeyPatc
     assert naps == []
 
 
-@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux tells what other processes do")
-def test_work_of_others_is_told_from_the_work_of_the_command() -> None:
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux reports what other processes do")
+def test_work_of_other_processes_is_not_counted_as_work_of_the_command() -> None:
     idle = [sys.executable, "-c", "import time; time.sleep(0.5)"]
     with busy_neighbours(1):
         assert run(Command(idle)).others > 0.3

@@ -37,7 +37,7 @@ def setup(page: Any, **settings: Any) -> None:
 
 
 def change(address: str, **settings: Any) -> None:
-    """Sets the stub up, beside the page, as Gradio's own script would."""
+    """Set up the stub next to the page, as Gradio's own script would."""
     question = json.dumps({"id": 0, "method": "change", "params": settings})
     body = json.dumps({"data": [question], "fn_index": 0, "session_hash": "tests"}).encode()
     request = urllib.request.Request(address + "run/predict", body, {"content-type": "application/json"})

@@ -77,9 +77,9 @@ def test_a_batch_that_is_stopped_says_what_was_stopped_and_goes_on_when_asked(pa
     page.keyboard.press("Escape")
     stopped = page.locator(".resize-lora-toast").filter(has_text="cancelled")
     expect(stopped).to_be_visible()
-    told = re.search(r"(\d) done, (\d) cancelled: (.+?)\s*Continue", stopped.inner_text(), re.S)
-    assert told is not None
-    done, left, names = told.groups()
+    counts = re.search(r"(\d) done, (\d) cancelled: (.+?)\s*Continue", stopped.inner_text(), re.S)
+    assert counts is not None
+    done, left, names = counts.groups()
     assert int(done) >= 1
     assert int(done) + int(left) == 6
     shot(page, "batch-stopped")

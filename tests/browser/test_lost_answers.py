@@ -30,5 +30,5 @@ def test_an_order_without_an_answer_is_looked_for_and_not_given_twice(page: Any)
 
 
 def box(name: str) -> str:
-    """What stands in one of the two boxes between page and server."""
+    """Return the content of one of the two textboxes between page and server."""
     return f"document.querySelector('#resize_lora_{name} textarea').value"

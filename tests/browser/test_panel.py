@@ -121,7 +121,7 @@ def test_a_preset_can_be_chosen_by_keyboard(page: Any) -> None:
     expect(page.locator("#resize_lora_recipe")).to_have_value(re.compile("retain=0.88"))
 
 
-def test_a_faulty_recipe_is_told_as_one_types_and_cannot_be_run(page: Any) -> None:
+def test_a_faulty_recipe_is_reported_while_typing_and_cannot_be_run(page: Any) -> None:
     analysed(page)
     page.fill("#resize_lora_recipe", "fro_lora=1,tnr=-3")
     expect(page.locator("#resize_lora_fault")).to_contain_text("unknown word 'tnr'")

@@ -1,4 +1,4 @@
-"""Looking inside a LoRA in the tab: four pictures, in both themes, told in words too."""
+"""The analysis of a LoRA in the tab: four plots, in both themes, with a description in words."""
 
 # ruff: noqa: E501 (lines of script)
 from __future__ import annotations
@@ -31,7 +31,7 @@ def test_one_press_brings_the_four_pictures_of_the_chosen_lora(page: Any) -> Non
     assert first["y"] == second["y"]  # side by side
 
 
-def test_pictures_are_told_in_words(page: Any) -> None:
+def test_pictures_are_described_in_words(page: Any) -> None:
     looked_into(page)
     labels = page.locator('#resize_lora_study svg[role="img"]').evaluate_all(
         "all => all.map(one => one.getAttribute('aria-label'))"
@@ -89,7 +89,7 @@ def test_it_is_drawn_in_both_themes(page: Any, theme: str, shot: Any) -> None:
     page.set_viewport_size({"width": 1280, "height": 900})
 
 
-def test_a_failure_is_told_and_the_button_works_again(page: Any) -> None:
+def test_a_failure_is_shown_and_the_button_works_again(page: Any) -> None:
     row(page, "flat-extracted").click()
     page.click("#resize_lora_look")
     expect(page.locator("#resize_lora_toasts")).to_contain_text("holds NaN")

@@ -22,8 +22,8 @@ TEXTS = WARNINGS | {text for found in (*CALLED, *PLURALS) for text in found if t
 
 @pytest.fixture(params=["zh-Hans", "ja"])
 def words(request: pytest.FixtureRequest) -> dict[str, str]:
-    told: dict[str, str] = json.loads((ROOT / "localizations" / f"{request.param}.json").read_text("utf-8"))
-    return told
+    translated: dict[str, str] = json.loads((ROOT / "localizations" / f"{request.param}.json").read_text("utf-8"))
+    return translated
 
 
 def test_every_text_is_translated(words: dict[str, str]) -> None:
@@ -38,7 +38,7 @@ def test_translations_keep_the_places_of_values(words: dict[str, str]) -> None:
     def places(text: str) -> list[str]:
         return sorted(re.findall(r"\{\w+\}", text))
 
-    assert {text: told for text, told in words.items() if places(text) != places(told)} == {}
+    assert {text: translated for text, translated in words.items() if places(text) != places(translated)} == {}
 
 
 def test_the_scripts_write_text_and_never_html() -> None:

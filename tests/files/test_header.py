@@ -66,7 +66,7 @@ def test_reading_gives_back_what_the_library_wrote(tmp_path_factory, described, 
     assert sum(entry.stop - entry.start for entry in header.entries.values()) == header.file_bytes - header.data_start
 
 
-def test_every_pair_of_dtypes_lies_in_the_order_of_the_library():
+def test_every_pair_of_dtypes_is_in_the_order_of_the_library():
     torch = pytest.importorskip("torch")
     from safetensors.torch import save as save_torch
 

@@ -184,8 +184,8 @@ def test_modelspec_keeps_the_work_and_drops_the_bytes():
 
 
 def test_an_architecture_that_is_there_is_kept_and_none_is_invented():
-    told = {"modelspec.architecture": "flux-1-dev/lora"}
-    assert updated_metadata({**KOHYA, **told}, facts(uniform()))["modelspec.architecture"] == "flux-1-dev/lora"
+    named = {"modelspec.architecture": "flux-1-dev/lora"}
+    assert updated_metadata({**KOHYA, **named}, facts(uniform()))["modelspec.architecture"] == "flux-1-dev/lora"
     assert not any(key.startswith("modelspec.") for key in updated_metadata(KOHYA, facts(uniform())))
     assert "modelspec.architecture" not in updated_metadata(MODELSPEC, facts(uniform()))
 
@@ -217,7 +217,7 @@ def test_a_merge_names_its_sources():
     ]
 
 
-def test_the_record_tells_where_the_file_comes_from():
+def test_the_record_names_where_the_file_comes_from():
     record = json.loads(updated_metadata(KOHYA, facts(uniform()))["resize_lora"])
     assert record == {
         "version": "0.1.0",
@@ -275,7 +275,7 @@ def settings_of(prefix: str = "unet.", **changes) -> dict[str, str]:
 
 def peft_ranks(stamped: Mapping[str, str], prefix: str, names: list[str]) -> dict[str, tuple[int, int]]:
     """Rank and alpha that PEFT gives each layer: the first pattern that ends its name, else the defaults."""
-    told = json.loads(stamped["lora_adapter_metadata"])
+    configuration = json.loads(stamped["lora_adapter_metadata"])
 
     def look_up(pattern: dict[str, int], name: str, default: int) -> int:
         hits = [value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", name)]
@@ -283,8 +283,8 @@ def peft_ranks(stamped: Mapping[str, str], prefix: str, names: list[str]) -> dic
 
     return {
         name: (
-            look_up(told[f"{prefix}rank_pattern"], name, told[f"{prefix}r"]),
-            look_up(told[f"{prefix}alpha_pattern"], name, told[f"{prefix}lora_alpha"]),
+            look_up(configuration[f"{prefix}rank_pattern"], name, configuration[f"{prefix}r"]),
+            look_up(configuration[f"{prefix}alpha_pattern"], name, configuration[f"{prefix}lora_alpha"]),
         )
         for name in names
     }
@@ -299,9 +299,9 @@ def test_adapter_settings_give_every_layer_its_rank_and_scale_one(ranks, prefix)
     stamped = updated_metadata(source, facts(layers))
     expected = {name: (rank, rank) for name, rank in zip(names, ranks, strict=True)}
     assert peft_ranks(stamped, prefix, names) == expected
-    told = json.loads(stamped["lora_adapter_metadata"])
-    assert told[f"{prefix}use_rslora"] is False
-    assert told[f"{prefix}target_modules"] == ["to_q"]
+    configuration = json.loads(stamped["lora_adapter_metadata"])
+    assert configuration[f"{prefix}use_rslora"] is False
+    assert configuration[f"{prefix}target_modules"] == ["to_q"]
 
 
 def test_adapter_settings_of_text_encoders_match_both_spellings():

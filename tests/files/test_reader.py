@@ -191,7 +191,7 @@ def test_a_file_that_is_replaced_while_it_is_open_is_read_to_its_end(tmp_path):
         assert file.bytes("a") == b"original"
 
 
-def test_a_disk_that_fails_is_told_by_name(tmp_path, monkeypatch):
+def test_a_disk_that_fails_is_reported_by_name(tmp_path, monkeypatch):
     path = write(tmp_path / "x.safetensors", [("a", "U8", (8,), bytes(8))])
 
     def fail(*_: object) -> int:
@@ -265,7 +265,7 @@ E5M2 = [(8.0, 0x48), (-0.5, 0xB8), (57344.0, 0x7B), (2.0**-16, 0x01)]
         *[("F8_E5M2", value, bytes([bits])) for value, bits in E5M2],
     ],
 )
-def test_scalar_is_the_number_whatever_the_dtype(tmp_path, dtype, value, data, shape):
+def test_scalar_is_the_number_for_every_dtype(tmp_path, dtype, value, data, shape):
     path = write(tmp_path / "x.safetensors", [("pad", "U8", (1,), b"\0"), ("alpha", dtype, shape, data)])
     with SafeFile(path) as file:
         assert file.scalar("alpha") == pytest.approx(value, rel=1e-3 if dtype == "F16" else 1e-7)

@@ -60,7 +60,7 @@ def test_a_plain_sidecar_is_copied_byte_for_byte(source, target, suffix):
     assert new.read_bytes() == b"\x00\xff\r\n"
 
 
-def test_all_are_copied_and_told(source, target):
+def test_all_are_copied_and_reported(source, target):
     suffixes = [".json", ".txt", ".png", ".civitai.info", ".metadata.json", ".cm-info.json", ".example.0.png"]
     for suffix in suffixes:
         put(source, suffix, {"a": 1})
@@ -143,7 +143,7 @@ def test_sidecars_of_the_same_name_are_left_alone(source):
     assert json.loads(old.read_bytes()) == {"size": 1}
 
 
-def test_a_failed_copy_is_told_after_the_others_were_made(source, target, monkeypatch):
+def test_a_failed_copy_is_reported_after_the_others_were_made(source, target, monkeypatch):
     for suffix in (".png", ".txt"):
         put(source, suffix, b"x")
     true_read = Path.read_bytes
@@ -226,7 +226,7 @@ def true_civitai() -> dict[str, Any]:
     return expected
 
 
-def test_civitai_info_tells_of_the_new_file_and_links_to_the_old_page(source, target):
+def test_civitai_info_describes_the_new_file_and_links_to_the_old_page(source, target):
     assert copied(source, target, ".civitai.info", CIVITAI) == true_civitai()
 
 

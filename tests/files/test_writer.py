@@ -297,7 +297,7 @@ def raise_in(stage: str, error: BaseException):
 @pytest.mark.parametrize("stage", ["data", "check"])
 @pytest.mark.parametrize("error", [RefusedError("no"), KeyboardInterrupt(), MemoryError(), OSError(5, "their own")])
 @pytest.mark.parametrize("existing", [False, True])
-def test_whatever_is_raised_passes_and_leaves_nothing(tmp_path, stage, error, existing):
+def test_any_exception_passes_and_leaves_nothing(tmp_path, stage, error, existing):
     path = tmp_path / "x.safetensors"
     if existing:
         path.write_bytes(b"old")
@@ -333,7 +333,9 @@ def test_ctrl_c_in_the_middle_leaves_nothing(tmp_path):
     ],
 )
 @pytest.mark.parametrize("function", ["open", "write", "fsync", "link"])
-def test_faults_of_the_disk_are_told_in_plain_words_and_leave_nothing(tmp_path, monkeypatch, function, number, words):
+def test_faults_of_the_disk_are_reported_in_plain_words_and_leave_nothing(
+    tmp_path, monkeypatch, function, number, words
+):
     if function == "link" and (os.name == "nt" or number == errno.EACCES):
         pytest.skip("no link is made, or the fault means that none can be")
 
@@ -348,7 +350,7 @@ def test_faults_of_the_disk_are_told_in_plain_words_and_leave_nothing(tmp_path, 
     assert left_in(tmp_path) == []
 
 
-def test_a_file_in_use_on_windows_is_told_in_plain_words():
+def test_a_file_in_use_on_windows_is_reported_in_plain_words():
     error: Any = OSError(13, "denied")  # only Windows has `winerror`
     error.winerror = 32
     assert "another program has the file open" in atomic.explain(error, Path("x"))
@@ -454,7 +456,7 @@ def test_of_many_writers_of_one_name_exactly_one_wins(tmp_path, monkeypatch, lin
     assert left_in(tmp_path) == sorted(f"{turn}.safetensors" for turn in range(12))
 
 
-def test_without_links_a_fault_other_than_missing_links_is_told(tmp_path, monkeypatch):
+def test_without_links_a_fault_other_than_missing_links_is_reported(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 

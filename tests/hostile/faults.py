@@ -70,17 +70,17 @@ def traced(action: Action) -> End:
 def struck(action: Action, k: int, mode: str) -> End:
     """Run an action in a child whose k-th call is struck."""
     with tempfile.TemporaryDirectory() as folder:
-        told, made = Path(folder) / "text", Path(folder) / "calls"
+        printed, made = Path(folder) / "text", Path(folder) / "calls"
         pid = os.fork()
         if pid == 0:
-            _child(action, _Striker(k, mode), told, made)
+            _child(action, _Striker(k, mode), printed, made)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        text = told.read_text("utf-8", "replace") if told.exists() else ""
+        text = printed.read_text("utf-8", "replace") if printed.exists() else ""
         calls = tuple(made.read_text("utf-8").split()) if made.exists() else ()
     return End(code, text, calls)
 
 
-def _child(action: Action, striker: _Striker, told: Path, made: Path) -> None:
+def _child(action: Action, striker: _Striker, printed: Path, made: Path) -> None:
     """Never returns, so that no test goes on in the child."""
     code, text = 96, io.StringIO()
     try:
@@ -90,7 +90,7 @@ def _child(action: Action, striker: _Striker, told: Path, made: Path) -> None:
             except BaseException:
                 traceback.print_exc()
                 code = 97
-        told.write_text(text.getvalue(), "utf-8", "replace")
+        printed.write_text(text.getvalue(), "utf-8", "replace")
         made.write_text(" ".join(striker.calls), "utf-8")
     finally:
         os._exit(code)

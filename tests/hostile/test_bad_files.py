@@ -236,7 +236,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path):
     refuse(path, FileError, "no permission to read")
 
 
-def test_a_file_that_may_not_be_read_is_told_in_plain_words(tmp_path, monkeypatch):
+def test_a_file_that_may_not_be_read_is_reported_in_plain_words(tmp_path, monkeypatch):
     def deny(*_, **__):
         raise PermissionError(13, "denied")
 

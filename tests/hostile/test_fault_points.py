@@ -1,6 +1,6 @@
 """Death, a failing disk and a full disk at every system call of `resize`, `merge` and `extract`.
 
-Whatever the moment: sources keep their bytes, what has a final name is whole and right, nothing else is left by a run
+At every moment: sources keep their bytes, what has a final name is whole and right, nothing else is left by a run
 that could clean up, and the next run succeeds and leaves nothing behind. The suite strikes at some calls, evenly
 spread; with ``RESIZE_LORA_FAULTS=all`` at each.
 """
@@ -41,7 +41,7 @@ CASES = [(command, mode) for command in COMMANDS for mode in faults.MODES] if LO
 
 
 @pytest.mark.parametrize(("command", "mode"), CASES)
-def test_nothing_is_lost_whatever_the_moment(sources, earlier, folder, monkeypatch, command, mode):
+def test_nothing_is_lost_at_any_moment(sources, earlier, folder, monkeypatch, command, mode):
     scene = Scene(sources, earlier, folder / "run", command, monkeypatch)
     scene.fresh()
     whole = faults.traced(scene.run)

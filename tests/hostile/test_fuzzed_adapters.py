@@ -151,9 +151,9 @@ def check(content: bytes, **style: Any) -> None:
             assert not isinstance(outcome.error, InternalError)
             assert not isinstance(outcome.error, OutputError)  # what is written reads back as what was meant
             assert files == []
-            told = str(outcome.error)
-            assert told.startswith((str(path), "x: layer ", "layer ", "x: ", str(out), "recipe ")), told
-            assert len(told) > 30
+            message = str(outcome.error)
+            assert message.startswith((str(path), "x: layer ", "layer ", "x: ", str(out), "recipe ")), message
+            assert len(message) > 30
         assert path.read_bytes() == content
         try:
             describe(path, threads=1)
@@ -220,12 +220,12 @@ def test_every_kind_of_this_fuzzer_is_intact_to_begin_with(tmp_path, kind) -> No
     assert (outcome.error is None) == (kind not in RESTING), outcome.error
 
 
-BESIDE = ["fro_ckpt=1,thr=-1", "spn_ckpt=1,size=0.004", "subspace=1,min_rank=1,thr=0", "rank=2"]
+WITH_BASE = ["fro_ckpt=1,thr=-1", "spn_ckpt=1,size=0.004", "subspace=1,min_rank=1,thr=0", "rank=2"]
 
 
 @fuzzed
-@given(kinds=layers, harm=damages, base_harm=damages, recipe=st.sampled_from(BESIDE), merged=st.booleans())
-def test_damaged_layers_beside_a_base_that_is_damaged_too(kinds, harm, base_harm, recipe, merged) -> None:
+@given(kinds=layers, harm=damages, base_harm=damages, recipe=st.sampled_from(WITH_BASE), merged=st.booleans())
+def test_damaged_layers_with_a_damaged_base(kinds, harm, base_harm, recipe, merged) -> None:
     """GLoRA, DoRA and the scores of a base model; alone, and merged with an intact LoRA of the same layers."""
     tensors, base = intact(kinds), base_of(kinds)
     for damage in harm:
@@ -238,11 +238,11 @@ def test_damaged_layers_beside_a_base_that_is_damaged_too(kinds, harm, base_harm
         for path, content in zip(paths, (tensors, intact(kinds[::-1]), base), strict=True):
             path.write_bytes(save({key: np.ascontiguousarray(value) for key, value in content.items()}))
         members = tuple(Member(path, -0.5) for path in paths[:2]) if merged else (Member(paths[0]),)
-        check_beside(folder, members, recipe)
+        check_with_base(folder, members, recipe)
 
 
-def check_beside(folder: Path, members: tuple[Member, ...], recipe: str) -> None:
-    """The same of what is made beside `base.safetensors`."""
+def check_with_base(folder: Path, members: tuple[Member, ...], recipe: str) -> None:
+    """Check the same for results that are made with `base.safetensors`."""
     out = folder / "out"
     options = Settings(recipes=parse_recipes(recipe), output=out, base=folder / "base.safetensors", threads=1)
     try:
@@ -263,7 +263,7 @@ def check_beside(folder: Path, members: tuple[Member, ...], recipe: str) -> None
 
 @pytest.mark.parametrize("kind", sorted(SHAPES.keys() - {"norm", "control"}))
 @pytest.mark.parametrize("merged", [False, True])
-def test_every_kind_is_intact_beside_its_base_to_begin_with(tmp_path, kind, merged) -> None:
+def test_every_kind_is_intact_with_its_base_to_begin_with(tmp_path, kind, merged) -> None:
     contents = {"x": intact([kind, "lora"]), "y": intact([kind, "lora"]), "base": base_of([kind, "lora"])}
     for name, tensors in contents.items():
         (tmp_path / f"{name}.safetensors").write_bytes(save(tensors))
@@ -292,11 +292,11 @@ def test_a_part_that_is_there_in_full_and_in_factors_is_refused_by_key(tmp_path)
     tensors = intact(["lokr"]) | {f"{stem(0, 'lokr')}.lokr_w2_a": np.ones((5, 2), np.float32)}
     path = tmp_path / "x.safetensors"
     path.write_bytes(save(tensors))
-    told = str(outcome_of(path, tmp_path / "out").error)
-    assert told.startswith(f"{path}: layer {stem(0, 'lokr')} has {stem(0, 'lokr')}.lokr_w2_a and other tensors")
+    message = str(outcome_of(path, tmp_path / "out").error)
+    assert message.startswith(f"{path}: layer {stem(0, 'lokr')} has {stem(0, 'lokr')}.lokr_w2_a and other tensors")
 
 
-def test_numbers_that_are_finite_until_they_are_multiplied_are_told_of_by_layer(tmp_path) -> None:
+def test_numbers_that_are_finite_until_they_are_multiplied_are_reported_by_layer(tmp_path) -> None:
     tensors = intact(["lokr pairs"])
     for suffix in ("alpha", "lokr_w1_a"):
         tensors[f"{stem(0, 'lokr pairs')}.{suffix}"] = np.full(SHAPES["lokr pairs"][suffix], 3e38, np.float32)
@@ -306,7 +306,7 @@ def test_numbers_that_are_finite_until_they_are_multiplied_are_told_of_by_layer(
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F8_E4M3"])
-def test_a_layer_that_is_nothing_beside_the_others_is_no_fault_of_the_disk(tmp_path, dtype) -> None:
+def test_a_layer_far_below_the_others_is_no_fault_of_the_disk(tmp_path, dtype) -> None:
     """An alpha of 1e-38 leaves a layer that float16 cannot hold with the alpha of the others."""
     tensors = intact(["lora", "lora"])
     tensors[f"{stem(1, 'lora')}.alpha"] = np.array(1.2e-38, np.float32)

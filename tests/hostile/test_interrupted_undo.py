@@ -75,7 +75,7 @@ def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["one disk", "two disks"])
 def bin_(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """The trash, beside the LoRAs or on another disk."""
+    """The trash, next to the LoRAs or on another disk."""
     if request.param == "one disk":
         yield tmp_path / "trash"
         return
@@ -142,7 +142,7 @@ def at_home(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["kill", "EIO", "ENOSPC"])
 @pytest.mark.parametrize("act", ["undo", "restore"])
-def test_whatever_call_fails_nothing_is_lost_and_the_next_start_recovers(
+def test_nothing_is_lost_at_any_failing_call_and_the_next_start_recovers(
     tmp_path: Path, bin_: Path, act: str, kind: str
 ) -> None:
     root = tmp_path / "Lora"
@@ -158,13 +158,13 @@ def test_whatever_call_fails_nothing_is_lost_and_the_next_start_recovers(
         assert whole_copies(root, bin_) == set(NAMES), at
         later = results_of(root, bin_, "later")
         later.recover()
-        (told,) = later.answer()["results"]
+        (listed,) = later.answer()["results"]
         home, items = at_home(root), later.trash.to_json()
-        if told["state"] == "there":
+        if listed["state"] == "there":
             assert (home, items) == (sorted(NAMES), []), at
         else:
             went = [item["files"] for item in items]
-            assert (home, told["state"], went) == (kept, "trashed", [3 - len(kept)]), at
+            assert (home, listed["state"], went) == (kept, "trashed", [3 - len(kept)]), at
             later.restore(id)
             assert at_home(root) == sorted(NAMES), at
         assert [path.name for path in bin_.iterdir()] == ["results"], at
@@ -184,9 +184,7 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["kill", "EIO", "ENOSPC"])
-def test_whatever_call_fails_while_a_file_is_made_it_can_be_undone_if_it_is_there(
-    tmp_path: Path, ours: bytes, kind: str
-) -> None:
+def test_a_file_that_was_made_can_be_undone_after_any_failing_call(tmp_path: Path, ours: bytes, kind: str) -> None:
     root, bin_ = tmp_path / "Lora", tmp_path / "trash"
     at = 0
     while True:
@@ -203,11 +201,11 @@ def test_whatever_call_fails_while_a_file_is_made_it_can_be_undone_if_it_is_ther
         there = (root / NAMES[0]).exists()
         later = results if kind != "kill" else results_of(root, bin_, "later")
         later.recover()
-        told = later.answer()["results"]
+        listed = later.answer()["results"]
         if faults.count >= at:
-            assert [one["state"] for one in told] == (["there"] if there and told else []), at
-            assert bool(told) or not there or kind != "kill", at
-        for one in told:
+            assert [one["state"] for one in listed] == (["there"] if there and listed else []), at
+            assert bool(listed) or not there or kind != "kill", at
+        for one in listed:
             later.undo(one["result"])
             assert not (root / NAMES[0]).exists()
         if faults.count < at:

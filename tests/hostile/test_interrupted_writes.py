@@ -196,7 +196,7 @@ def test_a_really_full_disk_is_refused_before_and_survived_during_the_write(tiny
     assert path.read_bytes() == b"precious"
 
 
-def test_a_really_read_only_disk_is_told(tiny_disk):
+def test_a_really_read_only_disk_is_reported(tiny_disk):
     (tiny_disk / "x.safetensors").write_bytes(b"precious")
     subprocess.run(["mount", "-o", "remount,ro", str(tiny_disk)], check=True)
     for name in ("x.safetensors", "y.safetensors"):
@@ -206,7 +206,7 @@ def test_a_really_read_only_disk_is_told(tiny_disk):
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user who can be denied")
-def test_a_read_only_folder_is_told(tmp_path):
+def test_a_read_only_folder_is_reported(tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir()
     folder.chmod(0o500)
@@ -234,7 +234,7 @@ LIMITED = """
 
 
 @posix
-def test_a_limit_on_file_sizes_is_told(tmp_path):
+def test_a_limit_on_file_sizes_is_reported(tmp_path):
     out, errors = start(LIMITED, tmp_path).communicate(timeout=60)
     assert "larger than this disk or account allows" in out, errors
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ LAYER = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 
 
 def lora(path: Path, stem: str = LAYER, **changes: np.ndarray) -> Path:
-    """One layer, and what is to be in place of its parts or beside them; `__` is a dot."""
+    """Return one layer, with parts replaced or added; `__` is a dot."""
     parts = {
         "lora_up.weight": np.ones((8, 4), np.float32),
         "lora_down.weight": np.eye(4, 8, dtype=np.float32),

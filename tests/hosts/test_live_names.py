@@ -71,7 +71,7 @@ def measured(checkpoint: Checkpoint) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_the_memory_is_read_whatever_prefix_the_file_has(prefix: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_memory_is_read_for_every_prefix_of_the_file(prefix: str, tmp_path: Path, monkeypatch: Any) -> None:
     path = transformer_file(tmp_path / "flux.safetensors", prefix)
     host = loaded(tmp_path, monkeypatch, path, prefix)
     with closing(LiveCheckpoint(host, host.loaded())) as live:  # type: ignore[arg-type]
@@ -82,7 +82,7 @@ def test_the_memory_is_read_whatever_prefix_the_file_has(prefix: str, tmp_path: 
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
-def test_an_edit_in_memory_is_found_whatever_prefix_the_file_has(prefix: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_edit_in_memory_is_found_for_every_prefix_of_the_file(prefix: str, tmp_path: Path, monkeypatch: Any) -> None:
     path = transformer_file(tmp_path / "flux.safetensors", prefix)
     host = loaded(tmp_path, monkeypatch, path, prefix, edit=NAMES[0])
     with closing(Checkpoint(path)) as base:
@@ -110,7 +110,7 @@ def test_a_memory_of_other_names_is_not_compared(kept: int, tmp_path: Path, monk
         LiveWeights(host, host.loaded(), base)  # type: ignore[arg-type]
 
 
-def test_norms_from_the_cache_are_not_told_as_the_memorys(tmp_path: Path, monkeypatch: Any) -> None:
+def test_norms_from_the_cache_are_not_reported_as_the_memorys(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "cache"))
     path = transformer_file(tmp_path / "flux.safetensors", "")
     host = loaded(tmp_path, monkeypatch, path, "")

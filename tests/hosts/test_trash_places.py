@@ -86,7 +86,7 @@ def test_another_disk_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a second file system")
-def test_disks_are_told_apart_by_their_numbers(tmp_path: Path) -> None:
+def test_disks_are_distinguished_by_their_numbers(tmp_path: Path) -> None:
     assert trash_places._on_one_disk(tmp_path, tmp_path.parent)
     assert not trash_places._on_one_disk(tmp_path, Path("/proc"))
     assert not trash_places._on_one_disk(tmp_path, tmp_path / "gone")

@@ -63,7 +63,7 @@ def test_without_a_webui_none_is_found() -> None:
     assert detect() is None
 
 
-def test_hosts_are_told_apart_by_where_they_keep_their_model(webui: WebUI, monkeypatch: Any) -> None:
+def test_hosts_are_distinguished_by_where_they_keep_their_model(webui: WebUI, monkeypatch: Any) -> None:
     assert type(detect()) is A1111Host
     library = module("ldm_patched", __path__=[])
     monkeypatch.setitem(sys.modules, "ldm_patched", library)
@@ -311,7 +311,9 @@ def test_a_lora_that_was_not_applied_is_said(kind: Any, webui: WebUI, monkeypatc
 
 
 @pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
-def test_whatever_a_host_raises_is_told_and_the_lock_is_let_go(kind: Any, webui: WebUI, monkeypatch: Any) -> None:
+def test_any_exception_of_a_host_is_reported_and_the_lock_is_released(
+    kind: Any, webui: WebUI, monkeypatch: Any
+) -> None:
     add_backend(webui)
     webui.install(monkeypatch)
 
@@ -414,14 +416,14 @@ class Row:
     def __init__(self, default=None, label="", component=None, component_args=None, *, section=None) -> None:
         self.default, self.label, self.component, self.arguments = default, label, component, component_args
         self.section = section
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def info(self, text: str) -> Row:
-        self.told.append(text)
+        self.calls.append(text)
         return self
 
     def needs_reload_ui(self) -> Row:
-        self.told.append("reload")
+        self.calls.append("reload")
         return self
 
 
@@ -446,7 +448,7 @@ def test_our_rows_are_put_into_a_section_of_their_own(settings_page: dict[str, R
     first, second = settings_page["resize_lora_a"], settings_page["resize_lora_b"]
     assert (first.default, first.label, first.component, first.arguments) == (1, "A", "S", {"x": 1})
     assert first.section == second.section == ("resize_lora", "Resize LoRA")
-    assert (first.told, second.told) == ([], ["?", "reload"])
+    assert (first.calls, second.calls) == ([], ["?", "reload"])
 
 
 def test_our_settings_are_read_and_no_others(settings_page: dict[str, Row]) -> None:

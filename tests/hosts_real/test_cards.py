@@ -183,9 +183,9 @@ def test_compare_shows_both_with_a_number_and_its_meaning(webui: Any) -> None:
     result_button(result_of(webui, made), "compare").click()
     expect(webui.locator("dialog[open]")).to_contain_text(DIFFERENCE, timeout=long_wait())
     text = webui.locator("dialog[open]").inner_text()
-    told = re.search(r"(\d[\d.]*)\D+255\D+(\d+\.?\d*)", text)
-    assert told is not None
-    number, effect = map(float, told.groups())
+    caption = re.search(r"(\d[\d.]*)\D+255\D+(\d+\.?\d*)", text)
+    assert caption is not None
+    number, effect = map(float, caption.groups())
     assert 0 < number < effect
     take(webui, "compare")
     webui.keyboard.press("Escape")

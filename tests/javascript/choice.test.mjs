@@ -81,7 +81,7 @@ test('what is resized is what is ticked, else the current LoRA, and never a brok
     assert.deepEqual(plain(choice.chosenNames()), []);
 });
 
-test('jobs of this page are told from those of others', () => {
+test('jobs of this page are distinguished from those of others', () => {
     state.jobs
         .set('j1', {id: 'j1', state: 'running'})
         .set('j2', {id: 'j2', state: 'queued'})

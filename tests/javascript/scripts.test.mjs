@@ -15,7 +15,7 @@ test('a second run changes nothing', () => {
     assert.deepEqual(plain(twice.model.DEFAULTS), plain(once.model.DEFAULTS));
 });
 
-test('whatever a script takes from another one is there', () => {
+test('everything that a script uses of another one exists', () => {
     const all = load();
     const missing = [];
     for (const name of NAMES) {
@@ -31,7 +31,7 @@ test('whatever a script takes from another one is there', () => {
     assert.deepEqual(missing, []);
 });
 
-test('whatever a script offers is used by another one or a test', () => {
+test('everything that a script exports is used by another one or a test', () => {
     const all = load();
     const TESTED = ['curve.niceStep', 'filter.compareBy', 'filter.byText', 'text.csvCell', 'numbers.digits'];
     const text = NAMES.map(name => sourceOf(name).replace(/resizeLora\.\w+ = \{[\s\S]*?\};/, ''));

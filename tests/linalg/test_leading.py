@@ -1,4 +1,4 @@
-"""The strongest dimensions of full matrices, beside LAPACK's decomposition in float64."""
+"""The strongest dimensions of full matrices, compared with LAPACK's decomposition in float64."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def rows_of(down: np.ndarray, k: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("rows", [3, 5000])
-def test_losses_are_measured_at_every_rank_whatever_the_stripes(rows) -> None:
+def test_losses_are_measured_at_every_rank_with_any_stripes(rows) -> None:
     rng = np.random.default_rng(0)
     sides = [(rng.standard_normal((rows, 4)).astype(np.float32), rng.standard_normal((4, 60)).astype(np.float32))
              for _ in range(2)]  # fmt: skip

@@ -32,18 +32,18 @@ if pair is None:
     sys.exit()
 count = getattr(*pair)
 getattr(pair[0], pair[1].replace("get", "set"))(3)
-told = [count()]
+counts = [count()]
 with one_blas_thread():
-    told.append(count())
+    counts.append(count())
     with one_blas_thread():
-        told.append(count())
-    told.append(count())
-told.append(count())
+        counts.append(count())
+    counts.append(count())
+counts.append(count())
 try:
     with one_blas_thread():
         raise KeyError
 except KeyError:
-    told.append(count())
+    counts.append(count())
 inside, out = threading.Barrier(3), threading.Event()
 def work(last):
     with one_blas_thread():
@@ -53,11 +53,11 @@ threads = [threading.Thread(target=work, args=(last,)) for last in (False, True)
 for thread in threads: thread.start()
 inside.wait()
 threads[0].join()
-told.append(count())
+counts.append(count())
 out.set()
 threads[1].join()
-told.append(count())
-print(np.__version__, told)
+counts.append(count())
+print(np.__version__, counts)
 """
 
 

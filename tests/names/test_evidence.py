@@ -220,9 +220,9 @@ def test_words_of_trainers_are_understood(word: str, names: set[str]) -> None:
     ],
 )
 def test_words_of_other_families_are_not_ours(word: str) -> None:
-    told = read_hints([word])
-    assert told.excludes_known_families
-    assert told.unknown_value == word
+    hints = read_hints([word])
+    assert hints.excludes_known_families
+    assert hints.unknown_value == word
 
 
 @pytest.mark.parametrize("word", ["", "unknown", "None", "custom", "--"])
@@ -231,9 +231,9 @@ def test_some_words_say_nothing(word: str) -> None:
 
 
 def test_one_word_that_we_know_is_enough() -> None:
-    told = read_hints(["sdxl_base_v1-0", "my-finetune/lora"])
-    assert told.families == {SDXL.name}
-    assert not told.excludes_known_families
+    hints = read_hints(["sdxl_base_v1-0", "my-finetune/lora"])
+    assert hints.families == {SDXL.name}
+    assert not hints.excludes_known_families
 
 
 def test_every_family_is_named_by_the_words_that_we_write() -> None:

@@ -1,4 +1,4 @@
-"""Every spelling of every layer finds its id, and families are told apart."""
+"""Every key format of every layer finds its id, and families are distinguished."""
 
 from __future__ import annotations
 
@@ -390,7 +390,7 @@ def test_a_transformers_lora_is_of_its_own_family(
     family: Family, whole: bool, spell: Callable[[LayerName], str]
 ) -> None:
     found = identify(stems_by(family, spell, whole))
-    if family.name == "Chroma":  # its layers are some of Flux.1's, and nothing but the metadata tells
+    if family.name == "Chroma":  # its layers are some of Flux.1's, and only the metadata distinguishes it
         found = identify(stems_by(family, spell, whole), ["chroma"])
     assert found is not None
     assert found.name == family.name
@@ -405,7 +405,7 @@ def test_the_size_of_a_transformer_shows_in_names_and_shapes(family: Family) -> 
     assert found.size in (family.size, alike.get(family.size))
 
 
-def test_only_metadata_tells_chroma_from_a_flux_lora_without_modulation() -> None:
+def test_only_metadata_distinguishes_chroma_from_a_flux_lora_without_modulation() -> None:
     known = stems_by(CHROMA[0], PRODUCERS["ids"], whole=True)
     stems = {stem: size for stem, size in known.items() if "distilled_guidance" not in stem}
     assert identify(known) == CHROMA[0]
@@ -415,7 +415,7 @@ def test_only_metadata_tells_chroma_from_a_flux_lora_without_modulation() -> Non
     assert identify(stems, ["flux1"]) == FLUX[0]
 
 
-def test_kolors_is_told_by_its_own_layer_or_shape_and_else_is_sdxl() -> None:
+def test_kolors_is_identified_by_its_own_layer_or_shape_and_else_is_sdxl() -> None:
     stems = stems_of(SDXL_UNET, lambda w: "unet." + w.diffusers, "attention")
     assert identify(stems) == SDXL
     assert identify(stems, ["kolors"]) == KOLORS

@@ -28,7 +28,7 @@ class Answer:
 
 @dataclass
 class Client:
-    """Sends whatever it is told to; nothing is added but the name of the host."""
+    """Send requests exactly as given; only the name of the host is added."""
 
     app: Any
     host: str = "127.0.0.1:7860"
@@ -72,7 +72,7 @@ class Client:
 
 def _answer(messages: list[dict[str, Any]]) -> Answer:
     start, rest = messages[0], messages[1:]
-    told = [(name.decode().lower(), value.decode()) for name, value in start["headers"]]
-    cookies = dict(value.partition(";")[0].split("=", 1) for name, value in told if name == "set-cookie")
+    headers = [(name.decode().lower(), value.decode()) for name, value in start["headers"]]
+    cookies = dict(value.partition(";")[0].split("=", 1) for name, value in headers if name == "set-cookie")
     body = b"".join(message.get("body", b"") for message in rest)
-    return Answer(start["status"], dict(told), body, cookies)
+    return Answer(start["status"], dict(headers), body, cookies)

@@ -52,8 +52,8 @@ def main() -> None:
         assert client.get(LIST, cookie=f"{name}={token}").json == {"method": "library"}
         assert client.post(CANCEL, {}, cookie=f"{name}={token}").json == {"method": "cancel"}
         assert client.get(LIST, cookie=f"{name}={token}x").status == 401
-    told = client.get("/openapi.json")
-    assert told.status in (200, 404), told
+    schema = client.get("/openapi.json")
+    assert schema.status in (200, 404), schema
     again = Client(application())
     assert {again.get(LIST, cookie=f"{name}={token}").status for name, token in cookies.items()} == {401}
     sys.stdout.write(f"Gradio {gr.__version__}: in, out and refused\n")

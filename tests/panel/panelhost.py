@@ -87,6 +87,6 @@ class Browser:
 
     def listed(self) -> dict[str, dict[str, Any]]:
         self.ask("library")
-        last = 2**40  # a revision that never comes: no files are told until all are known
+        last = 2**40  # a revision that never comes: no files are reported until all are known
         self.until(lambda: self.ask("library", since=last)["complete"])
         return {file["name"]: file for file in self.ask("library")["files"]}

@@ -128,7 +128,7 @@ def test_of_several_names_those_that_are_known_are_made(client: Client) -> None:
     assert [one["name"] for one in answer.json["refused"]] == ["nobody"]
 
 
-def test_no_path_is_told(client: Client, browser: Browser, root: Path) -> None:
+def test_no_path_is_shown(client: Client, browser: Browser, root: Path) -> None:
     browser.listed()
     answers = [client.get(f"{V1}/{path}") for path in GETS]
     answers += [client.post(f"{V1}/analyse", {"names": [str(root / "pastry")]})]
@@ -312,7 +312,7 @@ def test_with_both_only_api_auth_opens_as_in_the_hosts_own_api(browser: Browser)
 # Without a login
 
 
-def test_without_a_login_a_server_that_others_reach_tells_and_does_nothing(browser: Browser) -> None:
+def test_without_a_login_a_server_that_others_reach_reports_and_does_nothing(browser: Browser) -> None:
     client = Client(application(browser, Access(exposed=True)), "my.house:7860", "192.168.1.9")
     assert client.get(f"{V1}/list").status == 200
     assert {client.post(f"{V1}/{path}", {"names": ["ink"]}).kind for path in POSTS} == {"remote"}
@@ -424,9 +424,9 @@ def test_an_applications_own_description_may_lie_below_our_prefix(browser: Brows
     app = fastapi.FastAPI(openapi_url=f"{V1}/openapi.json", docs_url=None)
     for _ in range(2):
         api.mount(app, browser.service.call, Access())
-    told = Client(app).get(f"{V1}/openapi.json")
-    assert told.status == 200
-    assert len(told.json["paths"]) == len(api.ROUTES)
+    schema = Client(app).get(f"{V1}/openapi.json")
+    assert schema.status == 200
+    assert len(schema.json["paths"]) == len(api.ROUTES)
 
 
 def test_openapi_describes_every_route_without_models(client: Client) -> None:

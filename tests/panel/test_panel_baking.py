@@ -26,10 +26,10 @@ def stems(path: Path) -> set[str]:
 
 
 def test_a_prompt_becomes_one_file_and_its_tags_one_tag(browser: Browser, root: Path) -> None:
-    told = browser.ask("read_prompt", prompt=PROMPT)
-    assert told["ok"]
-    assert [one["troubles"] for one in told["tags"]] == [[], []]
-    assert told["name"] == "pastry+ink"
+    answer = browser.ask("read_prompt", prompt=PROMPT)
+    assert answer["ok"]
+    assert [one["troubles"] for one in answer["tags"]] == [[], []]
+    assert answer["name"] == "pastry+ink"
     answer = browser.ask("bake", prompt=PROMPT, name="my mix")
     result = browser.done(answer["job"])
     assert answer["left"] == []
@@ -64,12 +64,12 @@ def test_a_target_resizes_what_was_baked(browser: Browser, root: Path, target: d
     assert small["bytes_after"] == (root / "small.safetensors").stat().st_size
 
 
-def test_tags_that_cannot_be_baked_stay_and_are_told_before(browser: Browser) -> None:
+def test_tags_that_cannot_be_baked_stay_and_are_reported_before(browser: Browser) -> None:
     prompt = "<lora:pastry:1> [<lora:ink:1>:10] <lora:nobody:1> <lora:ink:0.1@1,1@9>"
-    told = browser.ask("read_prompt", prompt=prompt)
-    assert told["ok"]
-    assert [bool(one["troubles"]) for one in told["tags"]] == [False, True, True, True]
-    assert told["tags"][2]["lora"] is None
+    answer = browser.ask("read_prompt", prompt=prompt)
+    assert answer["ok"]
+    assert [bool(one["troubles"]) for one in answer["tags"]] == [False, True, True, True]
+    assert answer["tags"][2]["lora"] is None
     answer = browser.ask("bake", prompt=prompt)
     assert answer["left"] == ["<lora:ink:1>", "<lora:nobody:1>", "<lora:ink:0.1@1,1@9>"]
     result = browser.done(answer["job"])
@@ -77,9 +77,9 @@ def test_tags_that_cannot_be_baked_stay_and_are_told_before(browser: Browser) ->
     assert into["prompt"] == f"{into['tag']} [<lora:ink:1>:10] <lora:nobody:1> <lora:ink:0.1@1,1@9>"
 
 
-def test_a_prompt_that_cannot_be_read_is_told_with_its_place(browser: Browser) -> None:
-    told = browser.ask("read_prompt", prompt="a <lora:pastry:much>")
-    assert (told["ok"], told["column"]) == (False, 16)
+def test_a_prompt_that_cannot_be_read_is_reported_with_its_column(browser: Browser) -> None:
+    answer = browser.ask("read_prompt", prompt="a <lora:pastry:much>")
+    assert (answer["ok"], answer["column"]) == (False, 16)
     error = browser.error("bake", prompt="a <lora:pastry:much>")
     assert (error["kind"], error["column"]) == ("prompt", 16)
 
@@ -156,8 +156,8 @@ def rotated(root: Path, tmp_path: Path, host) -> Path:
 def test_rotations_are_baked_with_the_reference(browser: Browser, rotated: Path, root: Path) -> None:
     """Alone they are listed as what cannot be resized, which does not keep them out of a prompt."""
     prompt = "<lora:turned:0.5>"
-    told = browser.ask("read_prompt", prompt=prompt)
-    assert (told["ok"], told["tags"][0]["troubles"]) == (True, [])
+    answer = browser.ask("read_prompt", prompt=prompt)
+    assert (answer["ok"], answer["tags"][0]["troubles"]) == (True, [])
     options = {"reference": "one.safetensors", "dtype": "32"}
     browser.done(browser.ask("bake", prompt=prompt, name="new", options=options)["job"])
     found, weights = load_file(root / "new.safetensors"), load_file(rotated)

@@ -23,7 +23,7 @@ def parts(seed: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def bases(root: Path, tmp_path: Path, host) -> list[Path]:
-    """Two checkpoints in the host's list, and a GLoRA, one with LoHa beside it, in its folder."""
+    """Two checkpoints in the host's list, and two GLoRAs, one of them with a LoHa layer, in its folder."""
     layers = {f"lora_unet_{i}.{role}": value for i in range(LAYERS) for role, value in parts(10 * i).items()}
     save_file(layers, str(root / "gl.safetensors"))
     loha = {
@@ -82,7 +82,7 @@ def test_another_reference_is_another_analysis(browser: Browser, bases) -> None:
     assert browser.ask("plan", name="gl", target={"rank": 3}, options=options)["retention"] > 0
 
 
-def test_without_a_reference_it_is_refused_and_the_way_out_is_told(browser: Browser, bases) -> None:
+def test_without_a_reference_it_is_refused_with_a_remedy(browser: Browser, bases) -> None:
     job = browser.wait(browser.ask("analyse", names=["gl"], reference="none")["job"])
     assert job["state"] == "failed"
     assert job["error"]["kind"] == "reference"
@@ -94,7 +94,7 @@ def test_without_a_reference_it_is_refused_and_the_way_out_is_told(browser: Brow
 
 
 def test_recipes_that_ask_of_the_base_and_conversions_go_together_with_it(browser: Browser, bases, root: Path) -> None:
-    """Scores, and the LoHa beside it as LoRA, are measured on the analysis that rests on the reference."""
+    """Scores are measured on the analysis that uses the reference; the LoHa layer is resized to LoRA."""
     options = {"reference": "one.safetensors", "convert": "lora"}
     recipe = "subspace=0.5,spn_ckpt=0.5,size=0.02"
     browser.analysed("both", reference="one.safetensors")

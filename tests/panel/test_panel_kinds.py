@@ -88,7 +88,7 @@ CALLED = {"loha": "LoHa", "lokr": "LoKr", "tucker": "Tucker LoCon", "full": "wei
 
 
 @pytest.mark.parametrize(("name", "kind"), CALLED.items())
-def test_the_list_tells_the_kind_and_the_rank(browser: Browser, kinds: Path, name: str, kind: str) -> None:
+def test_the_list_shows_the_kind_and_the_rank(browser: Browser, kinds: Path, name: str, kind: str) -> None:
     listed = browser.listed()[name]
     assert (listed["kind"], listed["problem"]) == (kind, None)
     assert listed["rank"] == {"loha": 6, "lokr": 20, "tucker": 6, "full": 40}[name]

@@ -76,7 +76,7 @@ def test_files_that_say_the_same_of_their_tensors_have_the_facts_that_each_would
     record = {"resize_lora": json.dumps({"version": 1, "source": "folder/old.safetensors", "recipe": "rank=2"})}
     made = [
         tiny(tmp_path / "plain.safetensors"),
-        tiny(tmp_path / "told.safetensors", metadata={"ss_output_name": "told", "a": "b" * 99}),
+        tiny(tmp_path / "described.safetensors", metadata={"ss_output_name": "described", "a": "b" * 99}),
         tiny(tmp_path / "more.safetensors", metadata={"ss_output_name": "more"}),
         tiny(tmp_path / "ours.safetensors", metadata=record),
         tiny(tmp_path / "rank.safetensors", rank=3, metadata={"a": "b"}),
@@ -266,7 +266,7 @@ def test_fits_follows_the_family_of_the_reference(root: Path, checkpoint: Path, 
     assert {file["name"]: file["fits"] for file in changed} == {"pastry": True, "ink": True}
 
 
-def test_folders_are_told_below_their_root_and_roots_by_name(tmp_path: Path) -> None:
+def test_folders_are_shown_below_their_root_and_roots_by_name(tmp_path: Path) -> None:
     one, other = tmp_path / "a" / "Lora", tmp_path / "b" / "Lora"
     tiny(one / "x.safetensors")
     tiny(one / "styles" / "ink" / "y.safetensors")
@@ -282,7 +282,7 @@ def test_folders_are_told_below_their_root_and_roots_by_name(tmp_path: Path) -> 
     assert both.ask("library")["roots"] == ["a/Lora", "b/Lora"]
 
 
-def test_a_file_of_ours_tells_its_original(browser: Browser) -> None:
+def test_a_file_of_ours_names_its_original(browser: Browser) -> None:
     made = browser.resized("pastry")
     file = browser.listed()[made["output"]]
     assert file["ours"] == {"source": "pastry", "recipe": made["recipe"], "there": True}

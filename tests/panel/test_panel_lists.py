@@ -244,7 +244,7 @@ def listed(**aliases: str | None) -> LoraList:
         ({"a_s": None, "x": "a", "y": "a"}, {"a_s"}, "a", {"a_s"}),
     ],
 )
-def test_a_name_stands_for_a_family_only_if_the_host_means_one_of_it(
+def test_a_name_means_a_family_only_if_the_host_means_one_of_it(
     aliases: dict[str, str | None], members: set[str], source: str, names: set[str]
 ) -> None:
     assert names_of(listed(**aliases), members, source) == names

@@ -18,7 +18,7 @@ ODD = ['it\'s "odd"', "a & b", "x [y] (z)", "日本語 LoRA", "two  spaces", "a+
 @pytest.mark.parametrize(
     ("size", "word"), [(46 << 20, "46mb"), (1 << 20, "1mb"), ((1 << 20) - 1, "1024kb"), (5000, "5kb"), (0, "1kb")]
 )
-def test_a_size_is_told_in_one_word(size: int, word: str) -> None:
+def test_a_size_is_shown_in_one_word(size: int, word: str) -> None:
     assert names.size_word(size) == word
 
 
@@ -87,7 +87,7 @@ def test_a_lora_behind_a_link_out_of_the_root_has_its_results_in_the_root(tmp_pa
     assert names.output_folder(root / "linked" / "x.safetensors", [root], None) == root
 
 
-def test_a_lora_that_is_itself_a_link_has_its_results_beside_the_link(tmp_path: Path) -> None:
+def test_a_lora_that_is_itself_a_link_has_its_results_next_to_the_link(tmp_path: Path) -> None:
     folder = tmp_path / "Lora" / "styles"
     folder.mkdir(parents=True)
     (tmp_path / "real.safetensors").write_text("")
@@ -96,7 +96,7 @@ def test_a_lora_that_is_itself_a_link_has_its_results_beside_the_link(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_tag_is_replaced_with_all_its_multipliers_whatever_the_name(name: str) -> None:
+def test_a_tag_is_replaced_with_all_its_multipliers_for_any_name(name: str) -> None:
     prompt = f"a cat, <lora:{name}:0.7:te=0.5:unet=1>, <lora:{name}2:1> <lora:{name}>"
     assert (
         names.replace_tags(prompt, {name}, "new") == f"a cat, <lora:new:0.7:te=0.5:unet=1>, <lora:{name}2:1> <lora:new>"

@@ -23,7 +23,7 @@ def test_recipes_that_need_the_factors_to_be_planned_are_refused_with_the_way_ou
 
 @pytest.mark.parametrize("recipe", ["rank=8,rsvd", "rank=4,projection", "rank=4,sparse", "rank=16,extend"])
 def test_the_recipe_box_says_so_while_one_types(browser: Browser, recipe: str) -> None:
-    told = browser.ask("check_recipe", text=recipe)
-    assert (told["ok"], told["full"]) == (False, None)
-    offered = told["message"].partition("resize-lora resize FILE -r ")[2].partition(";")[0]
+    checked = browser.ask("check_recipe", text=recipe)
+    assert (checked["ok"], checked["full"]) == (False, None)
+    offered = checked["message"].partition("resize-lora resize FILE -r ")[2].partition(";")[0]
     assert parse_recipes(offered) == parse_recipes(recipe)

@@ -106,7 +106,7 @@ def test_labels_are_no_words_that_gradio_takes_for_its_own() -> None:
 # Where they take effect ------------------------------------------------------------------------------------------
 
 
-def test_hello_tells_the_page_what_to_start_from(browser: Browser, host: Any) -> None:
+def test_hello_gives_the_page_what_to_start_from(browser: Browser, host: Any) -> None:
     host.set = {"resize_lora_preset": "High", "resize_lora_dtype": "bfloat16", "resize_lora_suffix": "{x}"}
     hello = browser.ask("hello")
     assert hello["defaults"]["preset"] == "high"

@@ -109,7 +109,7 @@ def test_a_job_that_waits_for_a_picture_can_be_cancelled_and_the_picture_goes_on
     assert not any(event[0] in ("stop_generating", "begin_job", "end_job") for event in host.events)
 
 
-def test_the_host_is_told_of_begin_and_end_however_the_job_ends(host, queue: Queue) -> None:
+def test_the_host_is_notified_of_begin_and_end_however_the_job_ends(host, queue: Queue) -> None:
     ids = [queue.add(work(lambda handle: 1, "good")), queue.add(work(lambda handle: 1 / 0, "bad"))]
     wait(queue, ids[-1])
     names = [event[0] for event in host.events]
@@ -128,7 +128,7 @@ def test_a_host_whose_progress_fails_does_not_stop_a_job(host, queue: Queue) -> 
     assert wait(queue, queue.add(work(steps)))["result"] == "fine"
 
 
-def test_status_since_a_revision_tells_only_what_changed(queue: Queue) -> None:
+def test_status_since_a_revision_has_only_what_changed(queue: Queue) -> None:
     first = queue.add(work(lambda handle: 1))
     wait(queue, first)
     revision = queue.status()["revision"]
@@ -190,7 +190,7 @@ def test_places_are_those_of_now_also_for_jobs_that_did_not_change(queue: Queue)
     gate.set()
 
 
-def test_a_page_that_missed_jobs_is_told_to_look_again(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_that_missed_jobs_is_asked_to_reload(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib_resize.panel.job_list._KEPT_JOBS", 2)
     wait(queue, queue.add(work(lambda handle: 0)))
     since = queue.status()["revision"]

@@ -61,8 +61,8 @@ def test_a_result_outlives_the_server_and_can_be_undone_and_restored(results: Re
     lora, picture = root / "ink_2.safetensors", root / "ink_2.png"
     id = made(results, lora, picture).id
     second = later(root)
-    (told,) = second.answer()["results"]
-    assert (told["result"], told["state"], told["earlier"], told["sidecars"]) == (id, "there", True, 1)
+    (listed,) = second.answer()["results"]
+    assert (listed["result"], listed["state"], listed["earlier"], listed["sidecars"]) == (id, "there", True, 1)
     assert second.undo(id)["result"]["state"] == "trashed"
     assert not lora.exists()
     assert not picture.exists()
@@ -194,7 +194,7 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def test_the_list_is_bounded_and_told_in_pages(results: Results, root: Path) -> None:
+def test_the_list_is_bounded_and_given_in_pages(results: Results, root: Path) -> None:
     all = [made(results, root / f"{number}.safetensors").id for number in range(7)]
     first = results.answer(limit=3)
     assert ([one["result"] for one in first["results"]], first["more"]) == (all[4:], True)
@@ -256,11 +256,11 @@ def test_a_link_in_its_place_is_not_moved(results: Results, root: Path) -> None:
     assert (root / "mine.safetensors").exists()
 
 
-def test_a_file_that_is_told_to_be_changed_by_its_time_alone_is_still_ours(results: Results, root: Path) -> None:
+def test_a_file_whose_time_alone_has_changed_is_still_ours(results: Results, root: Path) -> None:
     record = made(results, root / "ink_2.safetensors")
     os.utime(record.path, (1, 1))
-    (told,) = results.answer()["results"]
-    assert (told["state"], told["changed"]) == ("there", True)
+    (listed,) = results.answer()["results"]
+    assert (listed["state"], listed["changed"]) == ("there", True)
     assert results.undo(record.id)["result"]["state"] == "trashed"
 
 

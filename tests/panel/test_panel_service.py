@@ -81,7 +81,7 @@ def battered(tmp_path_factory: pytest.TempPathFactory, pantry: Path):
 @given(
     method=st.sampled_from(METHODS), params=st.dictionaries(st.sampled_from(WORDS), VALUES, max_size=5) | JSON, id=JSON
 )
-def test_whatever_is_asked_the_answer_is_json_and_nothing_is_raised(
+def test_the_answer_to_any_question_is_json_and_nothing_is_raised(
     battered, method: str, params: object, id: object
 ) -> None:
     service, root = battered
@@ -103,7 +103,7 @@ def test_any_text_gets_an_answer(battered, text: str) -> None:
 # Looking ---------------------------------------------------------------------------------------------------------
 
 
-def test_hello_tells_what_the_host_is(browser: Browser, host) -> None:
+def test_hello_describes_the_host(browser: Browser, host) -> None:
     hello = browser.ask("hello")
     assert hello["host"] == host.name
     assert list(hello["presets"]) == ["high", "medium", "low"]
@@ -200,7 +200,7 @@ def test_kept_analyses_hold_no_file_and_go_when_memory_is_short(browser: Browser
     assert all(isinstance(layer.form.pair.up, Absent) for layer in kept.analysis.adapter.layers)
 
 
-def test_of_many_files_the_damaged_ones_are_told_and_the_rest_analysed(browser: Browser, root: Path) -> None:
+def test_of_many_files_the_damaged_ones_are_reported_and_the_rest_analysed(browser: Browser, root: Path) -> None:
     (root / "bad.safetensors").write_bytes(b"nothing")
     result = browser.analysed("pastry", "bad", "ink")
     assert [file["name"] for file in result["files"]] == ["pastry", "ink"]
@@ -305,7 +305,7 @@ def test_a_reference_is_measured_once_asked_for_and_then_planned_with(
 
 
 def test_a_recipe_that_needs_no_base_records_no_reference(root: Path, checkpoint: Path, tmp_path: Path) -> None:
-    """Whatever is chosen or loaded: nothing of it was used."""
+    """With any reference chosen or loaded: it was not used."""
     browser = with_checkpoint(root, checkpoint, tmp_path)
     options, none = {"reference": checkpoint.name}, {"kind": "none", "title": None, "family": None, "note": ""}
     assert browser.analysed("pastry", reference=checkpoint.name)["files"][0]["reference"] == none
@@ -314,7 +314,7 @@ def test_a_recipe_that_needs_no_base_records_no_reference(root: Path, checkpoint
     browser.service.close()
 
 
-def test_norms_that_were_measured_before_are_told_as_remembered(
+def test_norms_that_were_measured_before_are_reported_as_cached(
     root: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "norms"))
@@ -350,7 +350,7 @@ def test_a_lora_of_another_family_uses_its_own_norms_and_says_so(root: Path, che
 # Resizing --------------------------------------------------------------------------------------------------------
 
 
-def test_results_lie_beside_their_source_and_never_take_a_name_that_is_used(browser: Browser, root: Path) -> None:
+def test_results_are_next_to_their_source_and_never_take_a_name_that_is_used(browser: Browser, root: Path) -> None:
     first = browser.resized("pastry")
     (root / "deep").mkdir()
     (root / f"{first['output']}.safetensors").rename(root / "deep" / f"{first['output']}.safetensors")
@@ -360,7 +360,7 @@ def test_results_lie_beside_their_source_and_never_take_a_name_that_is_used(brow
     assert (root / f"{second['output']}.safetensors").exists()
 
 
-def test_the_source_stays_as_it_was(browser: Browser, root: Path) -> None:
+def test_the_source_is_unchanged(browser: Browser, root: Path) -> None:
     before = (root / "pastry.safetensors").read_bytes()
     browser.resized("pastry", target={"preset": "low"}, options={"suffix": ""})
     assert (root / "pastry.safetensors").read_bytes() == before
@@ -529,8 +529,8 @@ def test_a_trashed_name_is_not_given_to_another_file(browser: Browser) -> None:
     assert browser.ask("restore", result=made["result"])["result"]["state"] == "there"
 
 
-def test_a_plan_tells_the_name_that_is_given_while_another_lies_in_the_trash(browser: Browser) -> None:
-    """The name stands in the file's metadata, so that a longer one may make a longer file."""
+def test_a_plan_has_the_name_that_is_given_while_another_is_in_the_trash(browser: Browser) -> None:
+    """The name is part of the file's metadata, so a longer name can make a longer file."""
     browser.ask("undo", result=browser.resized("pastry")["result"])
     plan = browser.ask("plan", name="pastry", target={"preset": "medium"})
     made = browser.resized("pastry", target={"preset": "medium"})

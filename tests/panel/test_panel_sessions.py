@@ -55,7 +55,7 @@ def test_a_small_request_does_not_make_thousands_of_jobs(browser: Browser) -> No
     assert browser.ask("status")["queue"] == []
 
 
-def test_what_was_stopped_is_told(browser: Browser, host: Any) -> None:
+def test_what_was_stopped_is_reported(browser: Browser, host: Any) -> None:
     host.working_on = "txt2img"
     jobs = browser.ask("resize", names=["pastry", "ink"], target={"rank": 2})["jobs"]
     cancelled = browser.ask("cancel", jobs=jobs)["cancelled"]

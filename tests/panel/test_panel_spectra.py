@@ -1,4 +1,4 @@
-"""What a LoRA is made of, as the page is told."""
+"""The spectra of a LoRA, as the page receives them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import json
 import pytest
 
 
-def test_a_job_brings_what_the_command_line_tells(browser, host) -> None:
+def test_a_job_returns_what_the_command_line_reports(browser, host) -> None:
     from lib_resize.studies.inspection import describe_closely
 
     lora = next(one for one in host.loras() if one.name == "pastry")
     id = browser.ask("spectra", name="pastry")["job"]
     table = browser.done(id)
-    told = json.loads(json.dumps(describe_closely(lora.path)[1].as_json()))
+    described = json.loads(json.dumps(describe_closely(lora.path)[1].as_json()))
     assert browser.job(id)["kind"] == "spectra"
-    assert table == {**told, "name": "pastry"}
+    assert table == {**described, "name": "pastry"}
     for rows in (table["effective_rank"], table["layers"], table["bytes"]):
         assert [len(row) for row in rows] == [len(table["types"])] * len(table["blocks"])
 

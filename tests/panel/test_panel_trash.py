@@ -1,4 +1,4 @@
-"""Undone results: whatever moment the machine dies at, every file is somewhere, and comes back."""
+"""Undone results: if the machine stops at any moment, every file still exists and can be restored."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def expected() -> list[str]:
     return sorted(f"content of {name}" for name in NAMES)
 
 
-def test_what_was_trashed_comes_back_as_it_was(files: list[Path], bin_: Path) -> None:
+def test_what_was_trashed_comes_back_unchanged(files: list[Path], bin_: Path) -> None:
     item = trash.trash(bin_, "ink_46mb", files)
     assert not any(path.exists() for path in files)
     assert [one.id for one in trash.items(bin_)] == [item.id]
@@ -52,7 +52,7 @@ def test_what_was_trashed_comes_back_as_it_was(files: list[Path], bin_: Path) ->
     assert trash.items(bin_) == []
 
 
-def test_no_host_lists_what_lies_in_the_trash(files: list[Path], bin_: Path) -> None:
+def test_no_host_lists_what_is_in_the_trash(files: list[Path], bin_: Path) -> None:
     trash.trash(bin_, "ink", files)
     endings = {path.suffix for path in bin_.rglob("*") if path.is_file()}
     assert endings == {".trashed", ".json"}

@@ -24,7 +24,7 @@ def rules() -> Iterator[tuple[list[str], str]]:
     assert around == []
 
 
-def test_every_rule_is_closed_and_none_lies_deeper_than_a_part_of_a_control() -> None:
+def test_every_rule_is_closed_and_none_is_deeper_than_a_part_of_a_control() -> None:
     assert max(len(around) for around, _ in rules()) == 3
 
 

@@ -214,7 +214,7 @@ class Ranking:
         return sorted(found, key=lambda one: -one[0])
 
     def with_first(self, count: int) -> KeptIndices:
-        """The forced dimensions, the first of the free ones, and what hosts need beside them."""
+        """The forced dimensions, the first of the free ones, and what hosts need with them."""
         kept = {name: list(dimensions) for name, dimensions in self.forced.items()}
         for _, name, i in self.free[:count]:
             kept[name].append(i)

@@ -130,7 +130,7 @@ def comfyui_dora(module: Module, weight: Matrix, shape: tuple[int, ...]) -> Matr
 
 
 def old_sdnext_dora(module: Module, weight: Matrix, shape: tuple[int, ...]) -> Matrix:
-    """The merged weight of SD.Next of early 2025: normalised first, and then what came of it is scaled."""
+    """The merged weight of SD.Next of early 2025: normalised first, then scaled."""
     unscaled = Module(module.name, module.up, module.down, None, module.magnitude)
     return weight + module.scale * (a1111_dora(unscaled, weight, shape) - weight)
 
@@ -361,7 +361,7 @@ def sdnext_type(parts: Group, weight: Matrix) -> Matrix:
 
 
 def applies_bias(host: str, parts: Group) -> bool:
-    """A1111, and SD.Next after it, look for diff_b beside a difference of weights alone."""
+    """A1111, and SD.Next after it, look for diff_b only with a difference of weights."""
     return host not in ("A1111", "SD.Next") or "diff" in parts
 
 

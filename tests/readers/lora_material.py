@@ -202,7 +202,7 @@ def kohya_diffusers_stem(key: Key) -> str:
 
 
 def dotted_stem(key: Key) -> str:
-    """As diffusers writes it beside transformers 5: the first text encoder has lost a level."""
+    """As diffusers writes it with transformers 5: the first text encoder has lost a level."""
     name = key[1].removeprefix("text_model.") if key[0] == "te1" else key[1]
     return _DIFFUSERS[key[0]] + name
 
@@ -282,7 +282,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class How:
-    """What is asked for beside the recipe."""
+    """Options besides the recipe."""
 
     dtype: str = "16"
     kohya: bool = False

@@ -155,7 +155,7 @@ def test_scores(runtime: Runtime, weights: dict[str, float], rescale: float) -> 
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
-def test_scores_beside_checkpoints_of_other_dtypes(runtime: Runtime, dtype: str, tmp_path: Path) -> None:
+def test_scores_with_checkpoints_of_other_dtypes(runtime: Runtime, dtype: str, tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base.safetensors", dtype=dtype, seed=1)
     lora = write_lora(tmp_path / "lora.safetensors", replace(OPTIONS, conv=False))
     layers = lora_layers(lora, base_weights(base))
@@ -164,7 +164,7 @@ def test_scores_beside_checkpoints_of_other_dtypes(runtime: Runtime, dtype: str,
         check_scores(planned(lora, base, wish.text, tmp_path), layers, wish)
 
 
-def test_scores_beside_a_checkpoint_in_diffusers_layout(runtime: Runtime, tmp_path: Path) -> None:
+def test_scores_with_a_checkpoint_in_diffusers_layout(runtime: Runtime, tmp_path: Path) -> None:
     tensors = load(runtime.base)
     names = [layer.name for layer in synthetic_layers(replace(OPTIONS, spelling="diffusers", text_encoders=False))]
     unet = {}
@@ -204,13 +204,13 @@ def quantile(runtime: Runtime, wish: Wish, share: float) -> float:
 
 
 def ties(wish: Wish) -> float:
-    """How near to the threshold a score cannot be told from it. How a base weight acts along a dimension is measured
-    in float32."""
+    """Return the distance from the threshold within which a score counts as equal to it. How a base weight acts along a
+    dimension is measured in float32."""
     return 1e-4 if "subspace" in wish.weights else 1e-6
 
 
 def check_choice(job: ResizeJob, ranking: Ranking, wanted: KeptIndices, threshold: float | None = None) -> None:
-    """The same dimensions, but for those whose score cannot be told from the threshold."""
+    """The same dimensions, except those whose score is equal to the threshold within this distance."""
     found = kept_of(job)
     assert found.keys() == wanted.keys()
     for name, kept in found.items():
@@ -305,7 +305,7 @@ LIMITS = (
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize("weights", [MIXTURES[2], MIXTURES[4], MIXTURES[6]], ids=named)
-def test_limits_beside_thr_and_retain(runtime: Runtime, weights: dict[str, float], limits: dict[str, float]) -> None:
+def test_limits_with_thr_and_retain(runtime: Runtime, weights: dict[str, float], limits: dict[str, float]) -> None:
     wish = Wish(weights, "thr", 0.0)
     ranking = Ranking(runtime.layers, replace(wish, value=quantile(runtime, wish, 0.8), **limits))
     job = runtime.plan(ranking.wish.text)
@@ -317,7 +317,7 @@ def test_limits_beside_thr_and_retain(runtime: Runtime, weights: dict[str, float
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize(("selection", "value"), [("rank", 4), ("sv_ratio", 1.5), ("sv_fro", 0.7)])
-def test_limits_beside_selections_layer_by_layer(
+def test_limits_with_selections_layer_by_layer(
     runtime: Runtime, selection: str, value: float, limits: dict[str, float]
 ) -> None:
     ranking = Ranking(runtime.layers, Wish({}, selection, value, **limits))
@@ -375,7 +375,7 @@ def test_size_is_met_and_one_more_dimension_would_exceed_it(
 
 
 @pytest.mark.parametrize("limits", LIMITS[::2], ids=str)
-def test_size_is_met_beside_limits(runtime: Runtime, limits: dict[str, float], tmp_path: Path) -> None:
+def test_size_is_met_with_limits(runtime: Runtime, limits: dict[str, float], tmp_path: Path) -> None:
     check_size(runtime, Wish({"fro_ckpt": 1.0}, "size", 0.5, **limits), "16", tmp_path)
 
 
@@ -471,7 +471,7 @@ def sd15_lora(path: Path) -> Path:
     return saved
 
 
-def test_a_lora_of_another_family_is_told_so(runtime: Runtime, tmp_path: Path) -> None:
+def test_a_lora_of_another_family_is_reported(runtime: Runtime, tmp_path: Path) -> None:
     lora = sd15_lora(tmp_path / "sd15.safetensors")
     with pytest.raises(PairingError) as error:
         resized(lora, "fro_ckpt=1,thr=-3.5", tmp_path, How(base=runtime.base))

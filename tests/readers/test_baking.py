@@ -114,7 +114,7 @@ def test_weights_by_block_are_baked(folder: Path, style: Lora, char: Lora, tmp_p
     check(bake(text, folder, tmp_path / "out.safetensors"), wanted((style, gain), (char, lambda _: 1.0)))
 
 
-def test_a_preset_made_for_sd15_is_baked_as_it_works_and_told(
+def test_a_preset_made_for_sd15_is_baked_as_it_works_and_reported(
     folder: Path, style: Lora, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """OUTALL names OUT03 and on: of SDXL's blocks OUT00 to OUT02 count as 0 in the extension, too."""
@@ -175,7 +175,7 @@ def test_a_target_keeps_the_best_of_the_sum(folder: Path, style: Lora, char: Lor
 
 
 def test_a1111_applies_the_baked_file_as_it_applied_the_prompt(folder: Path, style: Lora, char: Lora) -> None:
-    """By its own arithmetic in float16: each file for itself and added, beside the baked one at strength 1."""
+    """In its own float16 arithmetic: the separate files added, compared with the baked file at strength 1."""
     strengths = {"style": (0.5, 1.5), "char": (0.3, 0.8)}
     renamed = {"style": kohya(style), "char": kohya(char)}
     set_of: dict[str, Matrix] = {}
@@ -211,7 +211,7 @@ def test_diffusers_applies_the_baked_file_as_it_applied_the_prompt(tmp_path: Pat
 # Files, names, refusals ---------------------------------------------------------------------------------------
 
 
-def test_the_record_tells_the_tags(folder: Path, tmp_path: Path) -> None:
+def test_the_record_names_the_tags(folder: Path, tmp_path: Path) -> None:
     path = bake("<lora:style:0.5:1.5> <lora:char:0.25>", folder, tmp_path / "mine.safetensors")
     metadata = metadata_of(path)
     assert metadata["ss_output_name"] == "mine"

@@ -272,7 +272,7 @@ def _with_projection(tmp_path: Path) -> tuple[Lora, Path]:
     return lora, save(tmp_path / "projection.safetensors", kohya(lora))
 
 
-def test_a_text_projection_loads_beside_layers_of_the_same_rank(tmp_path: Path) -> None:
+def test_a_text_projection_loads_with_layers_of_the_same_rank(tmp_path: Path) -> None:
     lora, source = _with_projection(tmp_path)
     outcome = resized(source, "rank=3", tmp_path / "out")
     found = applied(output(outcome))
@@ -281,7 +281,7 @@ def test_a_text_projection_loads_beside_layers_of_the_same_rank(tmp_path: Path) 
 
 
 def test_a_text_projection_of_another_rank_is_beyond_diffusers(tmp_path: Path) -> None:
-    """A known limit, told in docs/formats.md: diffusers finds the ranks of text encoders by the names of attention and
+    """A known limit of docs/formats.md: diffusers finds the ranks of text encoders by the names of attention and
     MLP layers only, and takes this one for the commonest of them."""
     _, source = _with_projection(tmp_path)
     outcome = resized(source, "fro_lora=1,retain=0.8", tmp_path / "out")
@@ -290,7 +290,7 @@ def test_a_text_projection_of_another_rank_is_beyond_diffusers(tmp_path: Path) -
 
 
 def test_a_text_encoder_that_keeps_q_without_out_is_beyond_diffusers(tmp_path: Path) -> None:
-    """A known limit, told in docs/formats.md: diffusers refuses a whole file in kohya's names if a text encoder has q,
+    """A known limit of docs/formats.md: diffusers refuses a whole file in kohya's names if a text encoder has q,
     k or v, but out nowhere."""
     lora = make_lora(tiny_sdxl.few_shapes(), seed=8)
     for key, factors in lora.items():
@@ -449,7 +449,7 @@ def _cut(tensors: dict[str, torch.Tensor], rank: int) -> Tensors:
     return found
 
 
-def test_metadata_beside_kohya_names_no_longer_stops_diffusers(tmp_path: Path) -> None:
+def test_metadata_with_kohya_names_no_longer_stops_diffusers(tmp_path: Path) -> None:
     lora = make_lora(tiny_sdxl.few_shapes(), seed=4)
     settings = json.dumps({"unet.r": 8, "unet.lora_alpha": 32, "unet.target_modules": ["to_q"]})
     source = save(tmp_path / "both.safetensors", kohya(lora), metadata={"lora_adapter_metadata": settings})

@@ -49,7 +49,7 @@ def test_diffusers_loads_what_is_not_called_unreadable(tmp_path: Path, spelling:
     if suffixes is UPDOWN:
         tensors[f"{stem}.alpha"] = torch.tensor(2.0)
     save_file(tensors, tmp_path / "x.safetensors")
-    told = "diffusers" in programs_without_float8(FLUX, kohya=suffixes is UPDOWN)
+    named = "diffusers" in programs_without_float8(FLUX, kohya=suffixes is UPDOWN)
     try:
         tiny().load_lora_adapter(
             diffusers.FluxPipeline.lora_state_dict(tmp_path / "x.safetensors"), prefix="transformer"
@@ -57,7 +57,7 @@ def test_diffusers_loads_what_is_not_called_unreadable(tmp_path: Path, spelling:
         refuses = False
     except NotImplementedError:
         refuses = True
-    assert refuses == told
+    assert refuses == named
 
 
 @pytest.mark.parametrize(
@@ -78,12 +78,12 @@ def test_the_plan_and_inspect_say_who_cannot_load_the_result(tmp_path, capsys, s
         cli.main(["resize", str(tmp_path / "x.safetensors"), "-r", "rank=1", *options, "-o", str(tmp_path / "out")])
         == 0
     )
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     (made,) = (tmp_path / "out").iterdir()
     assert cli.main(["inspect", str(made)]) == 0
     seen = capsys.readouterr().out
-    assert [programs is not None and programs in text for text in (told, seen)] == [programs is not None] * 2
-    assert ("cannot load a float8" in told + seen) == (programs is not None)
+    assert [programs is not None and programs in text for text in (printed, seen)] == [programs is not None] * 2
+    assert ("cannot load a float8" in printed + seen) == (programs is not None)
 
 
 def test_inspect_says_of_a_float8_file_in_diffusers_spelling_that_nunchaku_alone_cannot_load_it(

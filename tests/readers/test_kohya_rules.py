@@ -172,7 +172,7 @@ def wild(strengths: tuple[float, ...], up: float, down: float) -> Lora:
 
 WILD = {
     "strong": wild((300.0,), 1, 1),
-    "strong beside weak": wild((300.0, 0.1), 1, 1),
+    "strong next to weak": wild((300.0, 0.1), 1, 1),
     "weak": wild((1e-4,), 1, 1),
     "large up, small down": wild((1.0,), 3e5, 1e-5),
     "small up, large down": wild((1.0,), 1e-6, 1e6),
@@ -362,7 +362,7 @@ SOURCES: dict[str, Mapping[str, str] | None] = {
 
 
 @pytest.mark.parametrize("metadata", SOURCES)
-def test_a1111_shows_the_result_beside_sdxl(metadata: str, tmp_path: Path) -> None:
+def test_a1111_shows_the_result_with_sdxl(metadata: str, tmp_path: Path) -> None:
     source = save(tmp_path / "source.safetensors", kohya(make_lora(small_shapes())), metadata=SOURCES[metadata])
     assert metadata == "full" or host_rules.a1111_version(metadata_of(source)) != "SDXL"
     for recipe in ("rank=2", "fro_lora=1,thr=-0.7"):
@@ -387,14 +387,14 @@ def test_hashes_are_those_of_kohyas_algorithm(metadata: str, dtype: str, tmp_pat
     """Both are taken of what the safetensors library would make of the tensors and the `ss_` fields."""
     source = save(tmp_path / "source.safetensors", kohya(big_lora()), metadata=SOURCES[metadata])
     path = output(resized(source, "sv_fro=0.999", tmp_path / "out", How(dtype)))
-    told = metadata_of(path)
+    written = metadata_of(path)
     with safe_open(str(path), framework="pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    whole = safetensors.torch.save(tensors, {key: text for key, text in told.items() if key.startswith("ss_")})
+    whole = safetensors.torch.save(tensors, {key: text for key, text in written.items() if key.startswith("ss_")})
     start = 8 + int.from_bytes(whole[:8], "little")
-    assert told["sshs_model_hash"] == hashlib.sha256(whole[start:]).hexdigest()
+    assert written["sshs_model_hash"] == hashlib.sha256(whole[start:]).hexdigest()
     assert len(whole) > 0x110000
-    assert told["sshs_legacy_hash"] == hashlib.sha256(whole[0x100000:0x110000]).hexdigest()[:8]
+    assert written["sshs_legacy_hash"] == hashlib.sha256(whole[0x100000:0x110000]).hexdigest()[:8]
 
 
 def big_lora() -> dict[Key, Factors]:
@@ -405,6 +405,6 @@ def big_lora() -> dict[Key, Factors]:
 
 def test_the_hash_that_a1111_trusts_is_not_that_of_the_source(tmp_path: Path) -> None:
     source = save(tmp_path / "source.safetensors", kohya(make_lora(small_shapes())), metadata=FULL)
-    told = metadata_of(output(resized(source, "rank=2", tmp_path / "out")))
-    assert told["sshs_model_hash"] != FULL["sshs_model_hash"]
-    assert json.loads(told["resize_lora"])["source_model_hash"] == FULL["sshs_model_hash"]
+    written = metadata_of(output(resized(source, "rank=2", tmp_path / "out")))
+    assert written["sshs_model_hash"] != FULL["sshs_model_hash"]
+    assert json.loads(written["resize_lora"])["source_model_hash"] == FULL["sshs_model_hash"]

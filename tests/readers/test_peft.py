@@ -107,7 +107,7 @@ def _fill(layer: Any, seed: int) -> None:
 
 
 def deltas(path: Path) -> dict[str, Matrix]:
-    """``B @ A`` of each layer: the result has no configuration beside it that could scale it."""
+    """``B @ A`` of each layer: there is no configuration next to the result that could scale it."""
     tensors = load(path)
     found = {}
     for key in tensors:
@@ -203,7 +203,7 @@ def test_peft_itself_loads_the_result(settings: str, tmp_path: Path) -> None:
         assert difference(delta_of(layer), true.truncation(ranks(outcome)[name])) < HALF, name
 
 
-def test_a_result_beside_the_configuration_of_its_source_is_not_scaled_again(tmp_path: Path) -> None:
+def test_a_result_next_to_the_configuration_of_its_source_is_not_scaled_again(tmp_path: Path) -> None:
     adapter = saved(tmp_path, lora_alpha=32)
     once = resized(adapter.path, "rank=5", tmp_path)
     assert output(once).parent == adapter.path.parent

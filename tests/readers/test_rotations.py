@@ -237,7 +237,7 @@ def product(tensors: Tensors, stem: str) -> Matrix:
 
 
 def test_a_base_of_another_family_is_no_base(flux, tmp_path) -> None:
-    """Whatever words they share."""
+    """Even if they share words."""
     stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_{}"
     tensors = {f"{stem.format(word)}.lora_up.weight": np.ones((12, 1)) for word in "qkv"}
     tensors |= {f"{stem.format(word)}.lora_down.weight": np.ones((1, 12)) for word in "qkv"}
@@ -276,7 +276,7 @@ PEFT: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def peft_file(folder: Path, name: str, *, bias: bool = False) -> tuple[Path, Path, dict[str, Matrix]]:
-    """PEFT's adapter as it saves it, the model beside it as a checkpoint, and what merging changes of each weight."""
+    """PEFT's adapter as it saves it, the model as a checkpoint next to it, and what merging changes of each weight."""
     import peft
 
     kind, options = PEFT[name]
@@ -345,7 +345,7 @@ def test_resized_by_itself_it_stays_as_it_is(files, checkpoint, tmp_path, name) 
     assert "nothing to resize" in str(error)
 
 
-def test_a_base_that_lacks_the_layer_is_told_by_name(files, tmp_path) -> None:
+def test_a_base_that_lacks_the_layer_is_reported_by_name(files, tmp_path) -> None:
     base = write_base(tmp_path, {name: value for name, value in base_weights().items() if name != "conv"})
     error = merged(tmp_path / "out", (files["oft"], 0.5), (files["lora"], 1.0), base=base).error
     assert isinstance(error, UnsupportedError)
@@ -354,7 +354,7 @@ def test_a_base_that_lacks_the_layer_is_told_by_name(files, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensors", "told"),
+    ("tensors", "message"),
     [
         ({"oft_blocks": (4, 15, 15), "alpha": ()}, "oft_blocks .* 64 numbers"),
         ({"oft_blocks": (4, 15, 16), "alpha": ()}, "oft_blocks .* 64 numbers"),
@@ -367,15 +367,15 @@ def test_a_base_that_lacks_the_layer_is_told_by_name(files, tmp_path) -> None:
         ({"boft_R": (1, 4, 16, 16), "boft_s": (64, 1)}, "boft_R .* 48 numbers"),
     ],
 )
-def test_shapes_that_do_not_fit_the_base_are_told_by_key(checkpoint, tmp_path, tensors, told) -> None:
+def test_shapes_that_do_not_fit_the_base_are_reported_by_key(checkpoint, tmp_path, tensors, message) -> None:
     made = {f"{PREFIX}lin.{role}": np.zeros(shape) for role, shape in tensors.items()}
     error = merged(tmp_path, (save(tmp_path / "x.safetensors", made, "F32"), 0.5), base=checkpoint).error
     assert isinstance(error, LayerError)
-    assert re.search(rf"x.safetensors: layer {PREFIX}lin: .*{told}", str(error))
+    assert re.search(rf"x.safetensors: layer {PREFIX}lin: .*{message}", str(error))
 
 
 @pytest.mark.parametrize(
-    ("tensors", "told"),
+    ("tensors", "message"),
     [
         ({"lin.oft_R.weight": (6, 28)}, "no adapter_config.json"),
         ({"lin.oft_R.weight": (6, 28), "lin.oft_R.scaled_oft": (1,)}, "oft_R, scaled_oft together"),
@@ -383,30 +383,30 @@ def test_shapes_that_do_not_fit_the_base_are_told_by_key(checkpoint, tmp_path, t
         ({"lin.boft_R": (2, 6, 8, 8), "lin.boft_s": (64, 1)}, "2 stages"),
     ],
 )
-def test_what_no_reader_could_judge_is_refused_by_name(checkpoint, tmp_path, tensors, told) -> None:
+def test_what_no_reader_could_judge_is_refused_by_name(checkpoint, tmp_path, tensors, message) -> None:
     made = {f"{PREFIX}{key}": np.zeros(shape) for key, shape in tensors.items()}
     error = merged(tmp_path, (save(tmp_path / "x.safetensors", made, "F32"), 0.5), base=checkpoint).error
     assert isinstance(error, UnsupportedError)
-    assert re.search(rf"x.safetensors: layer {PREFIX}lin .*{told}", str(error))
+    assert re.search(rf"x.safetensors: layer {PREFIX}lin .*{message}", str(error))
     assert "extract a LoRA" in str(error)
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "message"),
     [
         ({"coft": True}, "coft"),
         ({"peft_version": "0.17.1"}, "before 0.18"),
         ({"num_cayley_neumann_terms": None}, "before 0.18"),
     ],
 )
-def test_pefts_oft_that_it_would_not_read_itself_is_refused(tmp_path, edit, told) -> None:
+def test_pefts_oft_that_it_would_not_read_itself_is_refused(tmp_path, edit, message) -> None:
     pytest.importorskip("peft")
     path, base, _ = peft_file(tmp_path, "oft_series_5")
     config = path.parent / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text("utf-8")), **edit}), "utf-8")
     error = merged(tmp_path / "out", (path, 0.5), base=base).error
     assert isinstance(error, UnsupportedError)
-    assert told in str(error)
+    assert message in str(error)
 
 
 def test_pefts_ia3_that_multiplies_a_bias_is_refused(tmp_path) -> None:
@@ -419,7 +419,7 @@ def test_pefts_ia3_that_multiplies_a_bias_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["ia3", "oft", "boft_limit", "oft_rescaled"])
-def test_numbers_that_are_none_are_told_by_layer(files, checkpoint, tmp_path, name, bad) -> None:
+def test_values_that_are_not_finite_are_reported_by_layer(files, checkpoint, tmp_path, name, bad) -> None:
     tensors = load(files[name])
     key = next(key for key in tensors if "lin." in key and key.rpartition(".")[2] in ("weight", "oft_blocks"))
     tensors[key].reshape(-1)[1] = bad

@@ -58,7 +58,7 @@ def norm(matrices: dict[str, Thin]) -> float:
 
 
 def check(source: Path, outcome: Outcome, tolerance: float = HALF) -> None:
-    """Every layer is the best approximation of its rank, and the retention told is that of the file."""
+    """Every layer is the best approximation of its rank, and the reported weight retention is that of the file."""
     assert outcome.plan is not None
     true, found = true_deltas(source), deltas(output(outcome))
     ranks = {line.name: line.new_rank for line in outcome.plan.layers}
@@ -147,8 +147,8 @@ def test_families(tmp_path: Path) -> None:
         **dict.fromkeys(TOYS, "unknown"),
     }
     for name in SD15:
-        told = metadata_of(output(resized(trained(name), "high", tmp_path)))
-        assert told["ss_base_model_version"] == "sd_v1"
+        metadata = metadata_of(output(resized(trained(name), "high", tmp_path)))
+        assert metadata["ss_base_model_version"] == "sd_v1"
     for name in TOYS:
         before = metadata_of(trained(name)).get("ss_base_model_version")
         assert metadata_of(output(resized(trained(name), "high", tmp_path))).get("ss_base_model_version") == before

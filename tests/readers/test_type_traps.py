@@ -158,7 +158,7 @@ def test_trap_13_a_convolution_is_the_matrix_of_outputs_and_flattened_inputs(tmp
 
 
 def test_trap_15_nothing_stale_is_written_of_the_source(tmp_path) -> None:
-    """Hash, alias, dimensions and PEFT's configuration are those of the new file, whatever the source's say."""
+    """Hash, alias, dimensions and PEFT's configuration are those of the new file, regardless of the source's."""
     stale = {
         "sshs_model_hash": "0" * 64,
         "sshs_legacy_hash": "0" * 8,
@@ -179,12 +179,12 @@ def test_trap_15_nothing_stale_is_written_of_the_source(tmp_path) -> None:
     assert metadata["ss_output_name"] == made.stem != "x"
     assert metadata["ss_network_dim"] == "2"
     assert metadata["ss_base_model_version"] == stale["ss_base_model_version"]
-    told = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    assert told.get("unet.r", 2) == 2
+    configuration = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    assert configuration.get("unet.r", 2) == 2
 
 
 def test_trap_23_a_layer_in_two_spellings_is_not_summed(tmp_path) -> None:
-    """Hosts take one of the two, so each stays a layer of its own with its own delta, and that is told."""
+    """Hosts load one of the two, so each stays a layer with its own delta, and the report says so."""
     name = "double_blocks.0.img_attn.proj"
     up, down = random(3072, R, falling=1), random(R, 3072, seed=1)
     flat = f"lora_unet_{name.replace('.', '_')}"
@@ -348,7 +348,7 @@ def test_trap_09_glora_and_ia3_need_the_base(tmp_path) -> None:
 
 
 @kinds
-def test_trap_12_layers_of_zeros_and_of_nan_are_told_apart(tmp_path, kind) -> None:
+def test_trap_12_layers_of_zeros_and_of_nan_are_distinguished(tmp_path, kind) -> None:
     zero = {key: np.zeros_like(value) if "alpha" not in key else value for key, value in KINDS[kind].items()}
     outcome = run(tmp_path, zero | lora("y"), "fro_lora=1,min_rank=1,retain=0.9")
     assert plan_of(outcome).zero == plan_of(outcome).dropped == ("x",)
@@ -409,7 +409,7 @@ def test_trap_19_the_first_dimensions_are_the_strongest(tmp_path, kind) -> None:
     assert abs(np.vdot(first, alone)) / np.linalg.norm(first) / np.linalg.norm(alone) > 1 - 1e-6
 
 
-def test_trap_21_embeddings_norms_and_biases_are_carried_and_forges_limit_is_told(tmp_path) -> None:
+def test_trap_21_embeddings_norms_and_biases_are_copied_and_forges_limit_is_reported(tmp_path) -> None:
     others = {f"bundle_emb.word{i}.{part}": random(2, 8, seed=i) for i in range(7) for part in ("clip_l", "clip_g")}
     others |= {"n.w_norm": random(8), "n.b_norm": random(8), "l.diff_b": random(N)}
     outcome = run(tmp_path, lora() | others, "rank=1")
@@ -504,12 +504,12 @@ def test_a_flux_control_lora_keeps_its_norms_and_biases(tmp_path) -> None:
         ["image_proj.proj.weight", "ip_adapter.0.to_q_lora.down.weight", "ip_adapter.0.to_q_lora.up.weight"],
     ],
 )
-def test_ip_adapters_are_told_from_loras_and_from_checkpoints(tmp_path, keys) -> None:
+def test_ip_adapters_are_distinguished_from_loras_and_from_checkpoints(tmp_path, keys) -> None:
     with pytest.raises(UnsupportedError, match="holds IP-Adapter"):
         run(tmp_path, {key: random(R, R) for key in keys}, "rank=2")
 
 
-def test_what_lies_beside_a_lora_is_called_by_its_name(tmp_path) -> None:
+def test_what_is_next_to_a_lora_is_called_by_its_name(tmp_path) -> None:
     """A sparse residual, and OneTrainer's marker of an OFT."""
     sparse = {"x.bias_indices": np.array([[1, 2]], np.int16), "x.bias_values": random(2), "x.bias_size": random(1)}
     oft = {"y.oft_R.weight": random(4, 28), "y.oft_R.scaled_oft": random(1)}
@@ -520,7 +520,7 @@ def test_what_lies_beside_a_lora_is_called_by_its_name(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["lora_magnitude_vector", "lora_magnitude_vector.weight", "magnitude"])
-def test_trap_05_magnitudes_of_peft_belong_to_outputs_whatever_their_shape(tmp_path, suffix) -> None:
+def test_trap_05_magnitudes_of_peft_belong_to_outputs_in_any_shape(tmp_path, suffix) -> None:
     """PEFT writes (1, out, 1, 1) for a convolution, which elsewhere would be a magnitude for each input."""
     base, weight = base_file(tmp_path, "x", (N, N, *KERNEL))
     source = {
@@ -542,7 +542,7 @@ def test_trap_05_magnitudes_of_peft_belong_to_outputs_whatever_their_shape(tmp_p
     assert plan.error_lora == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before - weight), rel=1e-4)
 
 
-def test_magnitudes_that_fit_no_side_are_told_of_by_layer(tmp_path) -> None:
+def test_magnitudes_that_fit_no_side_are_reported_by_layer(tmp_path) -> None:
     base, _ = base_file(tmp_path, "x", (N, M))
     source = {key.replace("x.", "lora_unet_x."): value for key, value in lora("x").items()}
     with pytest.raises(LayerError, match=r"lora_unet_x: it has DoRA magnitudes \(23, 1\) for a weight of 24 outputs"):
@@ -731,7 +731,7 @@ def test_the_subspace_of_glora_is_that_of_what_its_two_parts_add_together(tmp_pa
     assert run(tmp_path, glora("lora_unet_x", old), "subspace=1,min_rank=2,thr=9", base=base).plan is not None
 
 
-def test_a_rank_of_loha_that_another_stands_for_has_no_subspace(tmp_path) -> None:
+def test_a_rank_of_loha_that_another_represents_has_no_subspace(tmp_path) -> None:
     """A second dimension that only makes the product worse is never written, so nothing is measured along it."""
     first, second = random(N, 2, falling=1), random(2, M, seed=1)
     sides = {"hada_w1_a": first, "hada_w1_b": second, "hada_w2_a": first[:, :1], "hada_w2_b": second[:1]}
@@ -764,7 +764,7 @@ def test_same_keeps_the_numbers_dtype_of_every_kind(tmp_path, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tucker", "loha", "lokr"])
-def test_float8_is_for_loras_and_the_way_out_is_told(tmp_path, kind) -> None:
+def test_float8_is_for_loras_and_the_refusal_names_a_remedy(tmp_path, kind) -> None:
     with pytest.raises(UnsupportedError, match="--convert lora"):
         run(tmp_path, KINDS[kind], "rank=2", dtype="8")
     found = load(output(run(tmp_path, KINDS[kind], "rank=2", dtype="8", convert="lora")))

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are 
 EXACT = {"32": 1e-6, "16": 1e-3}
 PLAIN = [name for name in CASES if name != "glora"]
 UNREADABLE = {"dylora", "lokr_tucker"}
-"""LyCORIS 4.1.3 writes these and cannot load them: an up of two dimensions beside a convolution, and the rank of a
+"""LyCORIS 4.1.3 writes these and cannot load them: an up of two dimensions with a convolution, and the rank of a
 LoKr with a core, which it takes from the wrong side. The hosts load both."""
 
 
@@ -246,7 +246,7 @@ def test_inspect_takes_the_base_for_glora(files, checkpoint, tmp_path, capsys) -
 
 
 @pytest.mark.parametrize("name", sorted(CARRIED))
-def test_what_lycoris_writes_without_ranks_is_refused_alone_and_carried_beside_others(files, tmp_path, name) -> None:
+def test_what_lycoris_writes_without_ranks_is_refused_alone_and_copied_with_others(files, tmp_path, name) -> None:
     with pytest.raises(UnsupportedError, match="nothing to resize"):
         run(files[name], "rank=2", tmp_path)
     alone = {f"lora_unet_{key}": value for key, value in load_file(str(files[name])).items()}

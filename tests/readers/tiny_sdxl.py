@@ -110,7 +110,7 @@ class Applied:
 
 
 def applied(path: Path) -> dict[Key, Applied]:
-    """Loads a file by the pipeline's own loader, and tells what each layer adds to its weight."""
+    """Load a file with the pipeline's own loader, and return what each layer adds to its weight."""
     with _loaded(path) as models:
         return {
             (component, _full(component, name)): _of_layer(module)

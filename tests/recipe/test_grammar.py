@@ -155,7 +155,7 @@ def test_the_full_text_of_a_recipe_reads_back_the_same(selection, scores, limits
         ("rank=16,extend", "extend,seed=0,rank=16"),
     ],
 )
-def test_methods_and_fills_are_told_in_full_and_read_back(text: str, full: str) -> None:
+def test_methods_and_fills_are_written_in_full_and_read_back(text: str, full: str) -> None:
     assert str(parse_recipe(text)) == full
     assert parse_recipe(full) == parse_recipe(text)
 

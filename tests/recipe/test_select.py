@@ -220,7 +220,7 @@ def test_recipes_of_the_base_alone_are_refused_where_most_layers_have_no_partner
     assert check_partners(parse_recipe(recipe), layers[:2], "base.safetensors") == ["lost"]
 
 
-def test_a_lora_of_another_family_is_told_as_the_likely_cause() -> None:
+def test_a_lora_of_another_family_is_named_as_the_likely_cause() -> None:
     with pytest.raises(PairingError, match="another model family"):
         check_partners(parse_recipe("fro_ckpt,thr=-3"), [layer([1], str(i)) for i in range(9)], "base")
 

@@ -43,28 +43,28 @@ def serving(python: str, installed: Path, *arguments: str) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     called, environment = command(python, installed, *arguments, "--port", str(port))
-    told = installed / f"{port}.txt"
-    with told.open("wb") as out:
+    log = installed / f"{port}.txt"
+    with log.open("wb") as out:
         process = subprocess.Popen(called, cwd=installed, env=environment, stdout=out, stderr=out)
     try:
-        _wait(port, process, told)
+        _wait(port, process, log)
         yield port
     finally:
         process.terminate()
         process.wait(20)
-    assert f"Resize LoRA runs at http://127.0.0.1:{port}/" in told.read_text("utf-8")
-    assert "Traceback" not in told.read_text("utf-8")
+    assert f"Resize LoRA runs at http://127.0.0.1:{port}/" in log.read_text("utf-8")
+    assert "Traceback" not in log.read_text("utf-8")
 
 
-def _wait(port: int, process: subprocess.Popen[bytes], told: Path) -> None:
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START
     while time.monotonic() < end:
-        assert process.poll() is None, told.read_text("utf-8")
+        assert process.poll() is None, log.read_text("utf-8")
         with contextlib.suppress(OSError):
             ask(port, "/")
             return
         time.sleep(0.2)
-    raise TimeoutError(told.read_text("utf-8"))
+    raise TimeoutError(log.read_text("utf-8"))
 
 
 def ask(port: int, path: str, body: str | None = None, **headers: str) -> tuple[int, str]:
@@ -203,7 +203,7 @@ def test_no_file_and_no_other_route_is_served(demo: int, folder_with_secret: Pat
 
 
 def test_no_address_is_fetched_for_a_browser(demo: int) -> None:
-    """Gradio downloads whatever an event's data names as a file; nothing of it may reach Gradio."""
+    """Gradio downloads everything that an event's data names as a file, so none of it may reach Gradio."""
     with socket.create_server(("127.0.0.1", 0)) as inside:
         inside.settimeout(1.0)
         named = {"path": f"http://127.0.0.1:{inside.getsockname()[1]}/admin", "meta": {"_type": "gradio.FileData"}}
@@ -227,9 +227,9 @@ def test_with_auth_the_page_and_the_api_need_the_login(python: str, installed: P
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "my-machine"])
 def test_other_machines_are_let_in_only_with_a_login(host: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ui", "--demo", "--host", host]) == 2
-    told = capsys.readouterr().err
-    assert f"--host {host} lets other machines in" in told
-    assert "--auth USER:PASSWORD" in told
+    errors = capsys.readouterr().err
+    assert f"--host {host} lets other machines in" in errors
+    assert "--auth USER:PASSWORD" in errors
 
 
 @pytest.mark.parametrize("auth", ["", "me", "me:", ":secret", "me:secret,other:", "me:secret,other"])

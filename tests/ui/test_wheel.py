@@ -18,8 +18,8 @@ def test_the_wheel_has_every_module_and_what_the_panel_serves(wheel: Path) -> No
     served |= {f"javascript/{path.name}" for path in (ROOT / "javascript").glob("*.js")} | {"style.css"}
     data = f"{wheel.name.rpartition('-py3')[0]}.data/data/share/resize-lora"
     expected = modules | {"lib_resize/py.typed"} | {f"{data}/{name}" for name in served}
-    told = {name for name in names(wheel) if ".dist-info/" not in name}
-    assert told == expected
+    packed = {name for name in names(wheel) if ".dist-info/" not in name}
+    assert packed == expected
     assert len(served) >= 30
 
 
