@@ -559,6 +559,12 @@ def test_what_is_no_number_is_refused_in_words(option, text, capsys) -> None:
     assert len(error) < 200
 
 
+def test_a_seed_without_a_random_method_is_refused_before_any_file_is_written(lora, out, capsys) -> None:
+    assert run("resize", lora, "-o", out, "-r", "rank=4", "--seed", "1") == 2
+    assert "'seed' works only with rsvd, projection, sparse or extend" in capsys.readouterr().err
+    assert not out.exists() or not outputs(out)
+
+
 @pytest.mark.parametrize("command", ["resize", "inspect", "library", "merge", "upsample"])
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "", "x" * 300 + ":0.5", "[" + "y" * 300])
 def test_no_name_ends_in_a_traceback(command, name, tmp_path, monkeypatch, capsys) -> None:

@@ -78,6 +78,14 @@ METHOD_NUMBERS: dict[str, str] = {
 }
 """Numbers of methods and fills, and their defaults."""
 
+NUMBERS_OF: dict[str, tuple[str, ...]] = {
+    "rsvd": ("niter", "oversample", "seed"),
+    "projection": ("seed",),
+    "sparse": ("seed",),
+    "extend": ("seed",),
+}
+"""Method or fill -> the numbers that it uses. Others use none."""
+
 PRESETS: dict[str, str] = {
     "high": "fro_lora=1,min_rank=1,retain=0.95",
     "medium": "fro_lora=1,min_rank=1,retain=0.92",
@@ -123,10 +131,9 @@ class Recipe:
     @property
     def method_items(self) -> tuple[str, ...]:
         """Method and fill with their numbers, as items of the recipe; empty for the default."""
-        numbers = {"rsvd": ("niter", "oversample", "seed"), "projection": ("seed",), "sparse": ("seed",)}
-        asked = [*numbers.get(self.method, ()), *(("seed",) if self.fill == "extend" else ())]
         words = [word for word in (self.method, self.fill) if word not in ("svd", "")]
-        return (*words, *(f"{name}={getattr(self, name)}" for name in dict.fromkeys(asked)))
+        numbers = dict.fromkeys(name for word in words for name in NUMBERS_OF.get(word, ()))
+        return (*words, *(f"{name}={getattr(self, name)}" for name in numbers))
 
     @property
     def needs_base(self) -> bool:
@@ -216,6 +223,7 @@ class _RecipeParser:
         self.others: dict[str, float] = {}
         self.from_preset: set[str] = set()  # a preset's limits may be given again
         self.words: dict[str, str] = {}  # of METHODS and FILLS
+        self.columns: dict[str, int] = {}  # of the items that are numbers
 
     def add(self, item: str, column: int) -> None:
         """Add one item of the recipe. Raises RecipeError with its column."""
@@ -245,6 +253,7 @@ class _RecipeParser:
         if name not in SCORES and not equals:
             raise self._fault(f"{name!r} needs a number, as in {name}={_RULES[name].example}", column)
         place[name] = self._number(name, value if equals else "1", column)
+        self.columns[name] = column
         self.from_preset.discard(name)
 
     def _place_of(self, name: str) -> dict[str, float]:
@@ -288,11 +297,14 @@ class _RecipeParser:
             raise self._fault(f"'extend' reduces no rank, so {method!r} has no effect", self.offset + 1)
 
     def _check_method_numbers(self, method: str, fill: str) -> None:
-        for name in ("niter", "oversample"):
-            if name in self.others and method != "rsvd":
-                raise self._fault(f"{name!r} needs rsvd", self.offset + 1)
-        if "seed" in self.others and method == "svd" and fill == "pad":
-            raise self._fault("'seed' needs a method that draws random numbers", self.offset + 1)
+        """Check that the method or the fill uses each number. Raises RecipeError with the number's column."""
+        used = {*NUMBERS_OF.get(method, ()), *NUMBERS_OF.get(fill, ())}
+        for name in METHOD_NUMBERS:
+            if name in self.others and name not in used:
+                *most, last = [word for word, numbers in NUMBERS_OF.items() if name in numbers]
+                words = f"{', '.join(most)} or {last}" if most else last
+                wrong = f"{name!r} works only with {words}, found {method}; change the method or remove {name}"
+                raise self._fault(wrong, self.columns[name])
 
     def _selection(self) -> tuple[str, float]:
         if len(self.selections) != 1:

@@ -113,7 +113,13 @@ def test_hello_describes_the_host(browser: Browser, host) -> None:
 
 @pytest.mark.parametrize(
     ("text", "column", "needs_base"),
-    [("medium", 0, False), ("fro_ckpt=1,thr=-3:rank=4", 0, True), ("fro_lora=1,tnr=-3", 12, False), ("", 1, False)],
+    [
+        ("medium", 0, False),
+        ("fro_ckpt=1,thr=-3:rank=4", 0, True),
+        ("fro_lora=1,tnr=-3", 12, False),
+        ("rank=8,seed=1", 8, False),
+        ("", 1, False),
+    ],
 )
 def test_a_recipe_is_checked_as_one_types(browser: Browser, text: str, column: int, needs_base: bool) -> None:
     answer = browser.ask("check_recipe", text=text)

@@ -101,6 +101,8 @@ def test_a_bad_recipe_is_refused_with_its_fault(text: str, fault: str) -> None:
 def test_the_column_counts_from_the_start_of_all_recipes() -> None:
     with pytest.raises(RecipeError, match="column 16: unknown word 'nope'"):
         parse_recipes("medium:rank=4, nope=1")
+    with pytest.raises(RecipeError, match="column 16: 'seed' works only with"):
+        parse_recipes("medium:rank=4, seed=1")
 
 
 def test_an_unknown_word_is_answered_with_all_known_ones() -> None:
@@ -169,9 +171,12 @@ def test_methods_and_fills_are_written_in_full_and_read_back(text: str, full: st
         ("rank=8,rsvd,sparse", "'rsvd' and 'sparse': only one is possible"),
         ("rank=8,pad,extend", "'pad' and 'extend': only one is possible"),
         ("rank=8,rsvd,extend", "'extend' reduces no rank"),
-        ("rank=8,niter=1", "'niter' needs rsvd"),
-        ("rank=8,projection,oversample=1", "'oversample' needs rsvd"),
-        ("rank=8,pad,seed=1", "'seed' needs a method that draws random numbers"),
+        ("rank=8,niter=1", "column 8: 'niter' works only with rsvd, found svd; change the method or remove niter."),
+        ("rank=8,projection,oversample=1", "column 19: 'oversample' works only with rsvd, found projection;"),
+        ("rank=8,pad,seed=1", "column 12: 'seed' works only with rsvd, projection, sparse or extend, found svd;"),
+        ("rank=8,seed=1", "column 8: 'seed' works only with rsvd, projection, sparse or extend, found svd; change"),
+        ("seed=0,rank=8", "column 1: 'seed' works only with"),
+        ("rank=8,svd,seed=1", "found svd; change the method or remove seed."),
         ("rank=8,rsvd,niter=1.5", "whole number"),
         ("rank=8,rsvd,rsvd", "'rsvd' and 'rsvd'"),
     ],
