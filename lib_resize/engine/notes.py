@@ -52,7 +52,7 @@ def _kind_of_file(selection: Selection) -> Iterator[str]:
 
 def _float8(selection: Selection) -> Iterator[str]:
     """Report the programs that cannot load fp8 layers."""
-    layers = ((new.layer, [spec.dtype for spec in new.tensors.values()]) for new in selection.layout.layers)
+    layers = [(new.layer, [spec.dtype for spec in new.tensors.values()]) for new in selection.layout.layers]
     family = selection.adapter.family
     programs = float8_result(layers, family, kohya=selection.style.kohya)
     if programs:

@@ -1,4 +1,4 @@
-"""Matrices that are computed from stored ones at each access: factors of products of matrices.
+"""Matrices that are read or computed at each access: tensors of a file, and factors of products of matrices.
 
 Each is a `Factor` like any other, so sums, Kronecker products and elementwise products are pairs as well. Rows and
 columns of kernels are flattened: a convolution (n, m, height, width) is the matrix (n, m * height * width).
@@ -27,6 +27,20 @@ class LazyMatrix:
     @property
     def bits(self) -> Bits:
         return np.ascontiguousarray(self.make(), np.float32)
+
+
+@dataclass(frozen=True)
+class ReadMatrix:
+    """A stored matrix that a function reads at each access, so that it needs no memory in between."""
+
+    read: Callable[[], Bits]
+    """Returns the storage array of the tensor, of any shape with as many elements."""
+    kind: str
+    shape: tuple[int, int]
+
+    @property
+    def bits(self) -> Bits:
+        return self.read().reshape(self.shape)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -21,7 +22,7 @@ from ...files.reader import SafeFile
 from ...linalg.arrays import Arrays
 from ...linalg.casts import STORAGE, Bits, Double, Single, doubles
 from ...linalg.factor import Factor, Joined, Pair, Stored
-from ...linalg.lazy import LazyMatrix, Transposed
+from ...linalg.lazy import LazyMatrix, ReadMatrix, Transposed
 from ...linalg.truncate import KeptIndices
 from ..keys.suffixes import ParsedKey
 
@@ -193,23 +194,9 @@ class Absent:
         raise ValueError("a cached analysis holds no factors; open the file again")
 
 
-@dataclass(frozen=True)
-class InFile:
-    """A tensor as a matrix, read from its file at each access."""
-
-    file: SafeFile
-    key: str
-    kind: str
-    shape: tuple[int, int]
-
-    @property
-    def bits(self) -> Bits:
-        return self.file.bits(self.key).reshape(self.shape)
-
-
 def without_data(value: F) -> F:
     """Return the form without its values, so that it needs neither memory nor its file."""
-    if isinstance(value, (InFile, Stored, Joined, LazyMatrix, Transposed)):
+    if isinstance(value, (ReadMatrix, Stored, Joined, LazyMatrix, Transposed)):
         return Absent(value.kind, value.shape)  # type: ignore[return-value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -258,7 +245,8 @@ class Tensors:
             raise self.fault(role, "a layer without dimensions, which hosts refuse")
         if not shape:
             raise self.fault(role, "a single number, but a matrix was expected; the file is damaged")
-        found = InFile(self.file, self.parts[role].key, dtype, (shape[0], math.prod(shape[1:])))
+        read = partial(self.file.bits, self.parts[role].key)
+        found = ReadMatrix(read, dtype, (shape[0], math.prod(shape[1:])))
         return Transposed(found) if transposed else found
 
     def fault(self, role: str, what: str) -> LayerError:
