@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lorafiles import delta, factors, kohya, relative, tensors_of, write
-from test_resize_file import resized, run
 
 from lib_resize.adapters.forms.form import Form
 from lib_resize.adapters.merge import merge as module
 from lib_resize.adapters.write.style import Style
+from tests.adapters.lorafiles import delta, factors, kohya, relative, tensors_of, write
+from tests.adapters.test_resize_file import resized, run
 
 WAN, WAN_OWN = "blocks.0.self_attn.q", "blocks.0.attn1.to_q"
 Tensors = dict[str, np.ndarray]

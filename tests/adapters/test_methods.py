@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lorafiles import best, delta, kohya, relative, tensors_of, write
 
 from lib_resize.adapters.write.style import Style
 from lib_resize.cli import main as cli
@@ -18,6 +17,7 @@ from lib_resize.files.header import read_header
 from lib_resize.plans import Plan
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.adapters.lorafiles import best, delta, kohya, relative, tensors_of, write
 
 STEMS = ("lora_unet_a", "lora_unet_b")
 METHODS = ("svd", "rsvd", "projection", "sparse")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
-from test_resize_file import refused, resized
 
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.reader import SafeFile
+from tests.adapters.lorafiles import best, delta, factors, kohya, relative, tensors_of, write
+from tests.adapters.test_resize_file import refused, resized
 
 FLUX = "transformer.transformer_blocks.0.attn.to_q"
 
@@ -60,6 +60,7 @@ def test_one_swapped_layer_among_many_is_found_by_the_shapes_of_its_family(tmp_p
 def test_a_small_layer_of_a_large_rank_is_resized_with_a_word(tmp_path) -> None:
     source = kohya("lora_unet_a", 40, 40) | kohya("lora_unet_b", 30, 30) | kohya("lora_unet_c", 4, 4, rank=6)
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
+    assert outcome.plan is not None
     assert any("rank above both of their sides (first lora_unet_c: rank 6, 4 times 4)" in n for n in outcome.plan.notes)
     assert relative(delta(found, "lora_unet_c"), best(delta(source, "lora_unet_c"), 2)) < 7e-4
 
@@ -67,7 +68,9 @@ def test_a_small_layer_of_a_large_rank_is_resized_with_a_word(tmp_path) -> None:
 def test_a_file_of_ours_may_have_ranks_above_its_sides(tmp_path) -> None:
     source = write(tmp_path / "x.safetensors", kohya("lora_unet_a", 8, 8))
     _, outcome = resized(source, "rank=12,pad")
+    assert outcome.plan is not None
     found, again = resized(outcome.plan.output, "rank=2")
+    assert again.plan is not None
     assert [layer.new_rank for layer in again.plan.layers] == [2]
     assert "lora_unet_a.alpha" in found
 
@@ -198,6 +201,7 @@ def test_one_layer_of_alpha_zero_is_left_out_with_a_word(tmp_path) -> None:
     source = kohya("lora_unet_a") | kohya("lora_unet_b", alpha=0)
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
     assert {key.partition(".")[0] for key in found} == {"lora_unet_a"}
+    assert outcome.plan is not None
     assert any("alpha is 0 in 1 layers (first lora_unet_b)" in note for note in outcome.plan.notes)
 
 

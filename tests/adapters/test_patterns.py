@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lorafiles import factors, write
 
 from lib_resize.adapters.read import patterns as module
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.adapters.read.patterns import NamePatterns
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.files.reader import SafeFile
+from tests.adapters.lorafiles import factors, write
 
 KEYS = [
     "to_q",

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 
 from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
@@ -15,6 +14,7 @@ from lib_resize.errors import DamagedFileError, LayerError, UnsupportedError
 from lib_resize.plans import Plan
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.adapters.lorafiles import best, delta, factors, kohya, relative, tensors_of, write
 
 
 def run(argument: Path | str, recipe: str = "rank=2", **settings) -> list[Outcome]:

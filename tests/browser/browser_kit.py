@@ -8,8 +8,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-from stub_service import AWKWARD
-
+from tests.browser.stub_service import AWKWARD
 from tests.panel_page import ask, expect, open_tab, row
 
 __all__ = [

@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -28,13 +27,11 @@ from typing import Any
 
 import pytest
 
+from tests.browser.browser_kit import change, drawn, expect
 from tests.chromium import LackingError, chromium
 from tests.gradios import lacking, parametrize, pythons
 
 HERE = Path(__file__).parent
-sys.path.append(str(HERE))
-
-from browser_kit import change, drawn, expect  # noqa: E402
 
 START, PATIENCE = 240.0, 20.0
 """Seconds that a server may take to start, and a page to show something: for machines that have much else to do."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from stub_service import StubService  # noqa: E402
-
-from lib_resize.panel.standalone import Address, serve  # noqa: E402
+from lib_resize.panel.standalone import Address, serve
+from tests.browser.stub_service import StubService
 
 if __name__ == "__main__":
     serve(StubService().call, Address(port=int(sys.argv[1])))

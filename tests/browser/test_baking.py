@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from browser_kit import ask, expect, heard, setup, shown_in, until_heard
+from tests.browser.browser_kit import ask, expect, heard, setup, shown_in, until_heard
 
 ONE_GRADIO = True  # see conftest.py
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, expect, heard
+
+from tests.browser.browser_kit import AWKWARD, ask, expect, heard
 
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8").split("*/", 1)[1].strip().rstrip(";")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from browser_kit import expect, heard, setup
+from tests.browser.browser_kit import expect, heard, setup
 
 ONE_GRADIO = True  # see conftest.py
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from browser_kit import ask, expect, row, setup, until_heard
-from test_jobs import asked, job
+from tests.browser.browser_kit import ask, expect, row, setup, until_heard
+from tests.browser.test_jobs import asked, job
 
 
 def test_an_order_without_an_answer_is_looked_for_and_not_given_twice(page: Any) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, expect, heard, row, setup, until_heard
+
+from tests.browser.browser_kit import AWKWARD, ask, expect, heard, row, setup, until_heard
 
 
 def choose(page: Any, name: str) -> None:

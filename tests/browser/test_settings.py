@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import expect, heard, row, setup
+
+from tests.browser.browser_kit import expect, heard, row, setup
 
 ONE_GRADIO = True  # see conftest.py
 

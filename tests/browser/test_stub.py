@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 import threading
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import stub_service
-
-sys.path.append(str(Path(__file__).parents[1] / "panel"))
-
-from conversation import LOW, Conversation
-from panelhost import Browser
 
 from lib_resize.panel.protocol.methods import METHODS
+from lib_resize.panel.service import Service
+from tests.browser import stub_service
+from tests.panel.conversation import LOW, Conversation
+from tests.panel.panelhost import Browser
 
 
 @pytest.mark.parametrize("unloaded", [True, False])
@@ -25,7 +21,7 @@ def test_every_answer_of_the_stub_has_the_declared_fields(unloaded: bool) -> Non
     stub = stub_service.StubService()
     stub.reset(unloaded=unloaded)
     stub.files = {name: stub_service.file(name, 40.0) for name in ("pastry", "ink")}
-    conversation = Conversation(Browser(stub))
+    conversation = Conversation(Browser(cast(Service, stub)))
     conversation.hold()
     assert conversation.faults == []
     assert conversation.asked == METHODS.keys()

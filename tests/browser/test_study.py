@@ -6,7 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from browser_kit import ask, expect, heard, row, setup
+
+from tests.browser.browser_kit import ask, expect, heard, row, setup
 
 ONE_GRADIO = True  # see conftest.py
 
@@ -111,7 +112,7 @@ def test_it_fits_a_narrow_page(page: Any) -> None:
 
 
 def test_a_name_is_text_and_never_markup(page: Any) -> None:
-    from browser_kit import AWKWARD
+    from tests.browser.browser_kit import AWKWARD
 
     looked_into(page, AWKWARD)
     expect(page.locator("#resize_lora_study b")).to_have_count(0)

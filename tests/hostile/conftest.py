@@ -1,22 +1,19 @@
-"""Lets the tests of this folder import its harness; the files and folders that scenes need."""
+"""The files and folders that scenes need."""
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two LoRAs, one of them with a description, and two checkpoints."""
-    import scenes
+    from tests.hostile import scenes
 
     folder = tmp_path_factory.mktemp("sources")
     scenes.lora(folder / "a.safetensors", 1)

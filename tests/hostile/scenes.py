@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import faults
 import numpy as np
 import pytest
 
@@ -18,6 +17,7 @@ from lib_resize.extraction import extract
 from lib_resize.files.atomic import sweep
 from lib_resize.files.header import TensorSpec, file_order
 from lib_resize.files.writer import write_safetensors
+from tests.hostile import faults
 
 PRELOADED = (work, extract)
 """Imported here, and not in each child anew."""

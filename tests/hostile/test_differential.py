@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from definition import ROUNDOFF, Tensors, deltas, load, save
 
 from lib_resize.cli import main as cli
+from tests.hostile.definition import ROUNDOFF, Tensors, deltas, load, save
 
 COUNT = int(os.environ.get("RESIZE_LORA_FUZZ", "4"))
 FIRST = int(os.environ.get("RESIZE_LORA_FUZZ_FROM", "0"))

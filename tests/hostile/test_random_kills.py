@@ -12,9 +12,10 @@ import random
 import signal
 import time
 
-import faults
 import pytest
-from scenes import COMMANDS, Scene
+
+from tests.hostile import faults
+from tests.hostile.scenes import COMMANDS, Scene
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 LOGGER = logging.getLogger(__name__)

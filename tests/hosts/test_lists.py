@@ -13,7 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from standins import OnDisk, WebUI, add_backend
 
 from lib_resize.files.walk import names_in
 from lib_resize.hosts import listing, scan
@@ -23,6 +22,7 @@ from lib_resize.hosts.host import LoraFile, LoraList
 from lib_resize.hosts.listing import CompleteList
 from lib_resize.hosts.reforge import ReforgeHost
 from lib_resize.hosts.standalone import StandaloneHost
+from tests.hosts.standins import OnDisk, WebUI, add_backend
 
 
 @pytest.fixture

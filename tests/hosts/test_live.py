@@ -12,21 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from fake import FakeHost
 from safetensors.numpy import load_file, save_file
-from standins import (
-    FakeInitialModel,
-    WebUI,
-    a1111_fp8,
-    a1111_merge,
-    a1111_model,
-    add_backend,
-    each_weight,
-    fix_out_proj,
-    forge_merge,
-    forge_model,
-    tensors_of,
-)
 
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.base import norm_cache
@@ -42,6 +28,20 @@ from lib_resize.hosts.live import open_reference
 from lib_resize.hosts.live_checkpoint import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
+from tests.hosts.fake import FakeHost
+from tests.hosts.standins import (
+    FakeInitialModel,
+    WebUI,
+    a1111_fp8,
+    a1111_merge,
+    a1111_model,
+    add_backend,
+    each_weight,
+    fix_out_proj,
+    forge_merge,
+    forge_model,
+    tensors_of,
+)
 
 FRO = "fro_ckpt=1,thr=-1"
 Play = Callable[[Any], Any]
@@ -306,14 +306,14 @@ def forge_gguf(path: Path) -> Any:
     """The shape is faked, the data are packed bytes."""
     model = forge_model(path)
     for _, _, weight in each_weight(model):
-        weight.gguf_cls = "Q8_0"
+        weight.gguf_cls = "Q8_0"  # type: ignore[attr-defined]
     return model
 
 
 def forge_bnb(path: Path) -> Any:
     model = forge_model(path)
     for _, _, weight in each_weight(model):
-        weight.bnb_quantized = True
+        weight.bnb_quantized = True  # type: ignore[attr-defined]
     return model
 
 
@@ -595,9 +595,8 @@ def test_room_is_asked_for_before_and_given_back_after(
     checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     webui = WebUI(tmp_path, forge_model(checkpoint))
-    add_backend(webui, "cuda:0").free_memory = lambda amount, device: webui.calls.append(
-        (amount, webui.lock._lock.locked())
-    )
+    backend: Any = add_backend(webui, "cuda:0")
+    backend.free_memory = lambda amount, device: webui.calls.append((amount, webui.lock._lock.locked()))
     webui.install(monkeypatch)
     host = ForgeHost()
     assert host.device() == "cuda:0"

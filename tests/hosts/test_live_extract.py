@@ -12,13 +12,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from standins import WebUI, a1111_fp8, a1111_merge, a1111_model, add_backend, forge_merge, forge_model, tensors_of
 
 from lib_resize.base.model_index import read_base
 from lib_resize.files.header import read_header
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.panel.service import Service
+from tests.hosts.standins import (
+    WebUI,
+    a1111_fp8,
+    a1111_merge,
+    a1111_model,
+    add_backend,
+    forge_merge,
+    forge_model,
+    tensors_of,
+)
 
 CHANGED = {
     "model.diffusion_model.middle_block.1.proj_in.weight": None,

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from standins import WebUI, add_backend, tree
 
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.base.weights import Partner
@@ -25,6 +24,7 @@ from lib_resize.hosts.live_checkpoint import FILE, MEMORY, LiveCheckpoint
 from lib_resize.hosts.live_difference import LiveWeights
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.progress import Quiet
+from tests.hosts.standins import WebUI, add_backend, tree
 
 WIDTH = 32
 NAMES = [

@@ -13,12 +13,12 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
-from standins import WebUI, add_backend, module
 
 from lib_resize.hosts import guard
 from lib_resize.hosts.detect import detect
 from lib_resize.hosts.host import GENERATE, LOADED_MODEL
 from lib_resize.hosts.webui import WebUI as DetectedHost
+from tests.hosts.standins import WebUI, add_backend, module
 
 DOOR = Path(__file__).parents[2] / "scripts" / "resize_lora.py"
 EVENTS = ("on_before_ui", "on_ui_tabs", "on_app_started", "on_script_unloaded", "on_ui_settings")

@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from standins import WebUI, module
 
 from lib_resize.hosts import trash_places
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.scan import INNER_TRASH, TRASH
 from lib_resize.hosts.standalone import StandaloneHost
 from lib_resize.hosts.trash_places import TrashPlaces
+from tests.hosts.standins import WebUI, module
 
 
 @pytest.fixture(autouse=True)

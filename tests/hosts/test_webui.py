@@ -13,15 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from standins import (
-    FakeInitialModel,
-    WebUI,
-    a1111_merge,
-    a1111_model,
-    add_backend,
-    forge_model,
-    module,
-)
 
 from lib_resize.errors import Cancelled, FileError, HostError, UsageError
 from lib_resize.hosts.a1111 import A1111Host
@@ -32,6 +23,15 @@ from lib_resize.hosts.host import CARDS, XYZ
 from lib_resize.hosts.reforge import ReforgeHost
 from lib_resize.hosts.scan import INNER_TRASH, TRASH
 from lib_resize.hosts.standalone import StandaloneHost
+from tests.hosts.standins import (
+    FakeInitialModel,
+    WebUI,
+    a1111_merge,
+    a1111_model,
+    add_backend,
+    forge_model,
+    module,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -529,9 +529,9 @@ def test_the_cpu_can_be_asked_for(webui: WebUI, monkeypatch: Any) -> None:
 
 DOOR = """
 import importlib.util, sys, types
-sys.path[:0] = [{tests!r}, {root!r}]
+sys.path.insert(0, {root!r})
 from pathlib import Path
-from standins import WebUI, module
+from tests.hosts.standins import WebUI, module
 import pytest
 webui = WebUI(Path({folder!r}))
 asked = []
@@ -587,7 +587,7 @@ assert sys.modules["lib_resize.panel.service"] is not first, "stale modules afte
 
 
 def test_the_script_needs_its_folder_on_the_path_only_while_it_is_loaded_and_can_be_reloaded(tmp_path: Path) -> None:
-    places = {"tests": str(Path(__file__).parent), "folder": str(tmp_path), "root": str(ROOT)}
+    places = {"folder": str(tmp_path), "root": str(ROOT)}
     code = "import sys; sys.path[:] = [p for p in sys.path if p]\n" + DOOR.format(**places)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

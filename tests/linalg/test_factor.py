@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spectra import exact, exact_truncation, known, pair_of
 
 from lib_resize.errors import LayerError
 from lib_resize.linalg.arrays import NumpyArrays, TorchArrays
 from lib_resize.linalg.casts import round_to, singles
 from lib_resize.linalg.factor import Pair, Stored, decompose
 from lib_resize.linalg.truncate import discarded_norm, norm_of_strengths, truncated
+from tests.linalg.spectra import exact, exact_truncation, known, pair_of
 
 CPU = NumpyArrays()
 ROUNDING = 5e-4  # what storing exact factors in float16 may cost, relative, in the Frobenius norm

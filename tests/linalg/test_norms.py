@@ -6,7 +6,6 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from spectra import exact, known, orthonormal, pair_of
 
 from lib_resize.linalg.arrays import Arrays, NumpyArrays, TorchArrays
 from lib_resize.linalg.assemble import Assembled, ScaledRows
@@ -14,6 +13,7 @@ from lib_resize.linalg.casts import round_to, singles
 from lib_resize.linalg.factor import Factor, Stored, decompose
 from lib_resize.linalg.norms import frobenius_and_spectral_norm, frobenius_norm, largest_singular_value, subspace_norms
 from lib_resize.linalg.row_stripes import load_whole
+from tests.linalg.spectra import exact, known, orthonormal, pair_of
 
 CPU = NumpyArrays()
 

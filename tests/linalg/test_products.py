@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spectra import known, orthonormal, pair_of
 
 from lib_resize.errors import LayerError
 from lib_resize.linalg.arrays import NumpyArrays
@@ -19,6 +18,7 @@ from lib_resize.linalg.hadamard import NestedTruncations, product_errors
 from lib_resize.linalg.lazy import Transposed, hadamard_pair, kronecker_pair, materialise, product_matrix
 from lib_resize.linalg.truncate import non_increasing
 from lib_resize.linalg.tucker import TuckerFactors, decompose_tucker, truncated_tucker, tucker_as_pair, tucker_product
+from tests.linalg.spectra import known, orthonormal, pair_of
 
 ARRAYS = NumpyArrays()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from spectra import exact, exact_truncation, known, pair_of
 
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Spectrum, decompose
@@ -16,6 +15,7 @@ from lib_resize.linalg.random_projection import (
     randomised_svd,
     sparse_projection,
 )
+from tests.linalg.spectra import exact, exact_truncation, known, pair_of
 
 PROJECTIONS = {"dense": dense_projection, "sparse": sparse_projection}
 CASES = [(40, 30, 12), (12, 50, 9), (9, 7, 7)]

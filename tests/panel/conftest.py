@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from panelhost import Browser, fake_host
-
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.panel.service import Service
+from tests.panel.panelhost import Browser, fake_host
 
 
 @pytest.fixture(scope="session")

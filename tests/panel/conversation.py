@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from declared import answer_faults, job_faults
-from panelhost import Browser
+from tests.panel.declared import answer_faults, job_faults
+from tests.panel.panelhost import Browser
 
 LOW = {"target": {"preset": "low"}}
 

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from urllib.parse import urlencode
 
-sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import gradio as gr  # noqa: E402
-from asgi import Client  # noqa: E402
-from gradio.routes import App  # noqa: E402
+import gradio as gr
+from gradio.routes import App
 
-from lib_resize.hosts.access import Access  # noqa: E402
-from lib_resize.panel import api  # noqa: E402
-from lib_resize.panel.layout import build  # noqa: E402
+from lib_resize.hosts.access import Access
+from lib_resize.panel import api
+from lib_resize.panel.layout import build
+from tests.panel.asgi import Client
 
 LIST, CANCEL = "/resize-lora/v1/list", "/resize-lora/v1/cancel"
 

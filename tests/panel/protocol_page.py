@@ -16,12 +16,11 @@ ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from declared import objects_of  # noqa: E402
-
 from lib_resize.panel.protocol.errors import ERRORS  # noqa: E402
 from lib_resize.panel.protocol.methods import METHODS, Method  # noqa: E402
 from lib_resize.panel.protocol.objects import ERROR, WARNINGS  # noqa: E402
 from lib_resize.panel.protocol.types import REQUIRED, Field, Object  # noqa: E402
+from tests.panel.declared import objects_of  # noqa: E402
 
 PAGE = ROOT / "docs" / "panel-protocol.md"
 _PART = re.compile(r"(<!-- made: ([a-z_ ]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from asgi import Client
-from panelhost import Browser
 
 from lib_resize.files.header import read_header
 from lib_resize.hosts.access import Access, access_of, is_loopback, read_users
+from tests.panel.asgi import Client
+from tests.panel.panelhost import Browser
 
 fastapi = pytest.importorskip("fastapi", reason="FastAPI, which every host has, is not installed here")
 

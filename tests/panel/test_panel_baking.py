@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panelhost import Browser
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
+from tests.panel.panelhost import Browser
 
 PROMPT = "a cat, <lora:pastry:0.6:1.2>, by <lora:ink:-0.4:lbw=OUTALL>, fog"
 

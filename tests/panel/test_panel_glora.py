@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panelhost import Browser
 from safetensors.numpy import load_file, save_file
+
+from tests.panel.panelhost import Browser
 
 N, M, R, LAYERS = 48, 40, 6, 3
 

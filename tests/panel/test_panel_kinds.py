@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from panelhost import Browser
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.adapters.forms.form import Absent
+from tests.panel.panelhost import Browser
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -43,6 +43,7 @@ def test_a_plan_made_of_kept_facts_is_what_is_written(browser: Browser, kinds: P
     shown = browser.analysed(name)["files"][0]
     assert shown["layers"] == 3
     kept = browser.service.desk.analyses.get(browser.service.desk.host.resolve(name))
+    assert kept is not None
     assert Absent.__name__ in repr(kept.analysis.adapter.layers[0].form)
     assert "Stored" not in repr(kept.analysis)
     plan = browser.ask("plan", name=name, target=target)

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from panelhost import Browser, fake_host
 from safetensors.numpy import save_file
 
 from lib_resize.files.atomic import write_whole
@@ -19,6 +18,7 @@ from lib_resize.panel import library
 from lib_resize.panel.service import Service
 from lib_resize.studies import catalogue
 from lib_resize.studies.catalogue import Facts, KnownFiles, load_cache, read_facts, save_cache, stamp_of
+from tests.panel.panelhost import Browser, fake_host
 
 STEM = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from panelhost import Browser, fake_host
 
 from lib_resize.hosts.host import LoraFile, LoraList
 from lib_resize.panel.hiding import KnownFolders
@@ -18,6 +17,7 @@ from lib_resize.panel.refreshing import Refresher
 from lib_resize.panel.service import Service
 from lib_resize.panel.versions import names_of
 from lib_resize.panel.xyz import register
+from tests.panel.panelhost import Browser, fake_host
 
 RECIPE = {"target": {"rank": 1}}
 

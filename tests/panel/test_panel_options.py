@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from panelhost import Browser
 
 from lib_resize.errors import RecipeError
 from lib_resize.panel.options import Options, read_recipes
 from lib_resize.recipe.grammar import parse_recipes
+from tests.panel.panelhost import Browser
 
 
 @pytest.mark.parametrize("recipe", ["rank=8", "rank=8,pad", "medium:size=3"])

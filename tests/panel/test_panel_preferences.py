@@ -9,9 +9,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from panelhost import Browser
 
 from lib_resize.panel.preferences import SETTINGS, Preferences, read_preferences, setting_rows
+from tests.panel.panelhost import Browser
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,13 +7,9 @@ import re
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import protocol_page
 import pytest
-from conversation import Conversation
-from declared import answer_faults, objects_of
-from panelhost import Browser, fake_host
 
 from lib_resize.panel import methods
 from lib_resize.panel.faults import Fault
@@ -26,6 +22,10 @@ from lib_resize.panel.protocol.methods import JOB_RESULTS, METHODS
 from lib_resize.panel.protocol.objects import DEFAULTS, IMAGE_SETTINGS, JOB, OPTIONS, WARNINGS
 from lib_resize.panel.protocol.types import Field, Integer, ListOf, Number, Text, read_object
 from lib_resize.panel.service import Service
+from tests.panel import protocol_page
+from tests.panel.conversation import Conversation
+from tests.panel.declared import answer_faults, objects_of
+from tests.panel.panelhost import Browser, fake_host
 
 PAGE = protocol_page.PAGE.read_text("utf-8")
 PANEL = Path(methods.__file__).parents[1]
@@ -143,7 +143,7 @@ def test_no_method_asks_the_host_for_a_list_twice(root: Path, tmp_path: Path) ->
     service = Service(host, tmp_path / "cache" / "library.json")
     counting = CountingService(service, host)
     service.desk.folders.without(f"{root}/x")  # lists the folders that messages may not have, once for all calls
-    Conversation(Browser(counting)).hold()
+    Conversation(Browser(cast(Service, counting))).hold()
     service.close()
     service.desk.queue.join()
     service.desk.library.join()

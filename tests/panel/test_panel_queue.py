@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from panelhost import fake_host
 
 from lib_resize.errors import FileError
 from lib_resize.panel.faults import Fault
 from lib_resize.panel.jobs import JobSpec
 from lib_resize.panel.queue import Queue
+from tests.panel.panelhost import fake_host
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from panelhost import Browser, fake_host
 
 from lib_resize.errors import OutputError
 from lib_resize.panel import trash
@@ -18,6 +17,7 @@ from lib_resize.panel.faults import Fault
 from lib_resize.panel.records import Ordered, Record
 from lib_resize.panel.results import Results
 from lib_resize.panel.service import Service
+from tests.panel.panelhost import Browser, fake_host
 
 FACTS: dict[str, Any] = {"recipe": "rank=2", "notes": [], "bytes_after": 7}
 

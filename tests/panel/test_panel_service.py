@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from panelhost import Browser, fake_host
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.adapters.forms.form import Absent
+from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.adapters.read.adapter import read_adapter
 from lib_resize.demo.models import FULL
 from lib_resize.demo.synthetic import LoraOptions, write_lora
@@ -24,6 +24,7 @@ from lib_resize.files.header import read_header
 from lib_resize.files.reader import SafeFile
 from lib_resize.panel import analyses
 from lib_resize.panel.service import Service
+from tests.panel.panelhost import Browser, fake_host
 
 ODD = 'it\'s "odd" & [brackets] 日本語'
 
@@ -203,7 +204,9 @@ def test_kept_analyses_hold_no_file_and_go_when_memory_is_short(browser: Browser
     browser.analysed("ink")
     assert browser.error("plan", name="pastry", target={"preset": "high"})["kind"] == "not_analysed"
     kept = browser.service.desk.analyses.get(browser.service.desk.host.resolve("ink"))
-    assert all(isinstance(layer.form.pair.up, Absent) for layer in kept.analysis.adapter.layers)
+    assert kept is not None
+    forms = [layer.form for layer in kept.analysis.adapter.layers]
+    assert all(isinstance(form, LowRank) and isinstance(form.pair.up, Absent) for form in forms)
 
 
 def test_of_many_files_the_damaged_ones_are_reported_and_the_rest_analysed(browser: Browser, root: Path) -> None:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from panelhost import Browser
+from tests.panel.panelhost import Browser
 
 MEDIUM = {"preset": "medium"}
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from panelhost import Browser
 
 from lib_resize.hosts import trash_places
 from lib_resize.hosts.scan import INNER_TRASH, TRASH
 from lib_resize.hosts.standalone import StandaloneHost
 from lib_resize.panel import trash
 from lib_resize.panel.service import Service
+from tests.panel.panelhost import Browser
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from panelhost import Browser
 
 from lib_resize.errors import UsageError
 from lib_resize.hosts.host import LoraFile
 from lib_resize.panel.xyz import LABEL, register
+from tests.panel.panelhost import Browser
 
 
 class AxisOption:

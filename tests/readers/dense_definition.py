@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from lora_material import Matrix, load
 from numpy.typing import NDArray
+
+from tests.readers.lora_material import Matrix, load
 
 UNET = "model.diffusion_model."
 CLIP_L = "conditioner.embedders.0.transformer."

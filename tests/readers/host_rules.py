@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from lora_material import Matrix, Tensors
 from numpy.typing import NDArray
+
+from tests.readers.lora_material import Matrix, Tensors
 
 PARTS = frozenset({"lora_up.weight", "lora_down.weight", "alpha", "dora_scale", "diff_b"})
 
@@ -75,7 +76,8 @@ def _a1111_delta(module: Module) -> Matrix:
         up, down = (values.astype(np.float16) for values in module.matrices)
         # Tensor cores and CPUs sum in float32 and round once.
         product = (up.astype(np.float32) @ down.astype(np.float32)).astype(np.float16)
-        return (product.astype(np.float32) * np.float32(module.scale)).astype(np.float16).astype(np.float64)
+        delta: Matrix = (product.astype(np.float32) * np.float32(module.scale)).astype(np.float16).astype(np.float64)
+        return delta
 
 
 def _applied_by_a1111(name: str, there: Mapping[str, object]) -> bool:
@@ -113,7 +115,8 @@ def comfyui(tensors: Tensors) -> dict[str, Matrix]:
 
 def _comfyui_delta(module: Module) -> Matrix:
     up, down = (values.astype(np.float32) for values in module.matrices)
-    return (np.float32(module.scale) * (up @ down)).astype(np.float64)
+    delta: Matrix = (np.float32(module.scale) * (up @ down)).astype(np.float64)
+    return delta
 
 
 def comfyui_dora(module: Module, weight: Matrix, shape: tuple[int, ...]) -> Matrix:
@@ -197,7 +200,8 @@ def _flat(values: NDArray[np.float64]) -> Matrix:
 def _core(mid: NDArray[np.float64], up: Matrix, down: Matrix) -> Matrix:
     """up (out, a), mid (a, b, ...), down (b, in)."""
     middle = mid.reshape(*mid.shape[:2], -1)
-    return np.einsum("abt,oa,bi->oit", middle, up, down).reshape(len(up), -1)
+    core: Matrix = np.einsum("abt,oa,bi->oit", middle, up, down).reshape(len(up), -1)
+    return core
 
 
 def _lora(parts: Group) -> Matrix:
@@ -226,7 +230,8 @@ def _lokr(parts: Group) -> Matrix:
     else:
         w2 = parts["lokr_w2_a"] @ _flat(parts["lokr_w2_b"])
     dim = next((len(parts[key]) for key in ("lokr_w2_b", "lokr_w1_b") if key in parts), None)
-    return (1.0 if dim is None else _alpha(parts, dim)) * np.kron(w1, w2)
+    product: Matrix = np.kron(w1, w2)
+    return (1.0 if dim is None else _alpha(parts, dim)) * product
 
 
 def _rotated(parts: Group, weight: Matrix, limit: float) -> Matrix:
@@ -240,7 +245,7 @@ def _rotated(parts: Group, weight: Matrix, limit: float) -> Matrix:
     turned = np.einsum("knm,kn...->km...", rotation, weight.reshape(*blocks.shape[:2], -1)).reshape(weight.shape)
     if "rescale" in parts:
         turned = turned * parts["rescale"].reshape(-1, 1)
-    return turned - weight
+    return np.asarray(turned - weight, np.float64)
 
 
 def _glora(parts: Group, weight: Matrix, *, old: bool) -> Matrix:

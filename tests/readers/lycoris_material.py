@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lora_material import Matrix
 from safetensors.torch import load_file
 from torch import nn
+
+from tests.readers.lora_material import Matrix
 
 PREFIX = "lycoris_blk_"
 

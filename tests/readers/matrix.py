@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from host_rules import (
+
+from tests.readers.host_rules import (
     Group,
     RefusedError,
     SkippedError,

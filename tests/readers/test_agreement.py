@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +16,6 @@ pytest.importorskip("torch")
 
 import safetensors.torch
 import torch
-from dense_definition import (
-    DenseLayer,
-    KeptIndices,
-    Ranking,
-    Wish,
-    base_weights,
-    by_retention,
-    by_threshold,
-    layer_by_layer,
-    lora_layers,
-    score,
-)
-from lora_material import How, difference, load, metadata_of, output, resized, save, sgm_words
 
 from lib_resize import Analysis, Checkpoint, Outcome, PairingError, Settings, parse_recipes
 from lib_resize.adapters.read.adapter import read_adapter
@@ -42,6 +30,19 @@ from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.files.reader import SafeFile
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import Member, Source
+from tests.readers.dense_definition import (
+    DenseLayer,
+    KeptIndices,
+    Ranking,
+    Wish,
+    base_weights,
+    by_retention,
+    by_threshold,
+    layer_by_layer,
+    lora_layers,
+    score,
+)
+from tests.readers.lora_material import How, difference, load, metadata_of, output, resized, save, sgm_words
 
 MIB = 1 << 20
 OPTIONS = LoraOptions(rank=8, conv=True, conv_rank=4, text_projection=True, seed=11)
@@ -235,6 +236,7 @@ def check_plan(job: ResizeJob, ranking: Ranking) -> None:
         assert error - 1e-6 <= line.error_lora <= math.hypot(error, rounding) + 1e-6
         if layer.weight is not None and ranking.wish.rescale == 1.0:
             least, most = lost / layer.fro_ckpt, math.hypot(error, rounding) * whole / layer.fro_ckpt
+            assert line.error_ckpt is not None
             assert least * (1 - 1e-4) - 1e-9 <= line.error_ckpt <= most * (1 + 1e-4) + 1e-9
     total = sum(float(layer.s @ layer.s) for layer in ranking.layers.values())
     held = sum(float(layer.s[kept[name]] @ layer.s[kept[name]]) for name, layer in ranking.layers.items())
@@ -305,7 +307,7 @@ LIMITS = (
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize("weights", [MIXTURES[2], MIXTURES[4], MIXTURES[6]], ids=named)
-def test_limits_with_thr_and_retain(runtime: Runtime, weights: dict[str, float], limits: dict[str, float]) -> None:
+def test_limits_with_thr_and_retain(runtime: Runtime, weights: dict[str, float], limits: dict[str, Any]) -> None:
     wish = Wish(weights, "thr", 0.0)
     ranking = Ranking(runtime.layers, replace(wish, value=quantile(runtime, wish, 0.8), **limits))
     job = runtime.plan(ranking.wish.text)
@@ -318,7 +320,7 @@ def test_limits_with_thr_and_retain(runtime: Runtime, weights: dict[str, float],
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize(("selection", "value"), [("rank", 4), ("sv_ratio", 1.5), ("sv_fro", 0.7)])
 def test_limits_with_selections_layer_by_layer(
-    runtime: Runtime, selection: str, value: float, limits: dict[str, float]
+    runtime: Runtime, selection: str, value: float, limits: dict[str, Any]
 ) -> None:
     ranking = Ranking(runtime.layers, Wish({}, selection, value, **limits))
     job = runtime.plan(ranking.wish.text)
@@ -375,7 +377,7 @@ def test_size_is_met_and_one_more_dimension_would_exceed_it(
 
 
 @pytest.mark.parametrize("limits", LIMITS[::2], ids=str)
-def test_size_is_met_with_limits(runtime: Runtime, limits: dict[str, float], tmp_path: Path) -> None:
+def test_size_is_met_with_limits(runtime: Runtime, limits: dict[str, Any], tmp_path: Path) -> None:
     check_size(runtime, Wish({"fro_ckpt": 1.0}, "size", 0.5, **limits), "16", tmp_path)
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_rules import a1111, comfyui
-from lora_material import (
+
+from lib_resize.cli import main as cli
+from lib_resize.prompts.tags import parse_prompt
+from tests.readers.host_rules import a1111, comfyui
+from tests.readers.lora_material import (
     Key,
     Lora,
     Matrix,
@@ -24,10 +27,7 @@ from lora_material import (
     small_shapes,
     unscaled,
 )
-from lora_material import save as write
-
-from lib_resize.cli import main as cli
-from lib_resize.prompts.tags import parse_prompt
+from tests.readers.lora_material import save as write
 
 HALF = 2e-3  # rounding of both factors to float16, of sums that may cancel a little
 

@@ -15,9 +15,12 @@ pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
-import tiny_sdxl
 import torch
-from lora_material import (
+
+from lib_resize import Outcome
+from lib_resize.prompts.sources import Member, Source
+from tests.readers import tiny_sdxl
+from tests.readers.lora_material import (
     Exact,
     How,
     Key,
@@ -42,10 +45,7 @@ from lora_material import (
     save,
     unscaled,
 )
-from tiny_sdxl import Applied, applied
-
-from lib_resize import Outcome
-from lib_resize.prompts.sources import Member, Source
+from tests.readers.tiny_sdxl import Applied, applied
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 

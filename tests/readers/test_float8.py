@@ -11,17 +11,17 @@ pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 
 import diffusers
-import tiny_sdxl
 import torch
-from lora_material import kohya, make_lora
-from lora_material import save as write_lora
 from safetensors import safe_open
 from safetensors.torch import save_file
-from test_flux import tiny
 
 from lib_resize.adapters.write.float8 import programs_without_float8
 from lib_resize.cli import main as cli
 from lib_resize.names.families import FAMILIES
+from tests.readers import tiny_sdxl
+from tests.readers.lora_material import kohya, make_lora
+from tests.readers.lora_material import save as write_lora
+from tests.readers.test_flux import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 

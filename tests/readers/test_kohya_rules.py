@@ -14,10 +14,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-import host_rules
 import safetensors.torch
 import torch
-from lora_material import (
+from safetensors import safe_open
+
+from lib_resize import Outcome
+from tests.readers import host_rules
+from tests.readers.lora_material import (
     Exact,
     Factors,
     How,
@@ -40,9 +43,6 @@ from lora_material import (
     small_shapes,
     unscaled,
 )
-from safetensors import safe_open
-
-from lib_resize import Outcome
 
 HALF = 1e-3
 ROUNDING = {"32": 1e-6, "16": HALF, "bf16": 1e-2, "8": 0.08}

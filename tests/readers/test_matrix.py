@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from matrix import HOSTS, SAMPLES, table, verdict
+
+from tests.readers.matrix import HOSTS, SAMPLES, table, verdict
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 

@@ -16,7 +16,9 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 import torch
-from lora_material import (
+
+from lib_resize import LayerError, Outcome
+from tests.readers.lora_material import (
     Exact,
     How,
     Matrix,
@@ -28,8 +30,6 @@ from lora_material import (
     resized,
     save,
 )
-
-from lib_resize import LayerError, Outcome
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 

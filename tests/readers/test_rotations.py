@@ -20,9 +20,6 @@ pytest.importorskip("torch")
 pytest.importorskip("lycoris")
 
 import torch
-from host_rules import a1111_layers
-from lora_material import Matrix, Tensors, difference, load, output, save
-from lycoris_material import PREFIX, Case, Net, base_weights, shapes, write_lycoris
 
 from lib_resize import Outcome
 from lib_resize.adapters.write.style import Style
@@ -31,6 +28,9 @@ from lib_resize.engine.settings import Settings
 from lib_resize.errors import LayerError, UnsupportedError
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
+from tests.readers.host_rules import a1111_layers
+from tests.readers.lora_material import Matrix, Tensors, difference, load, output, save
+from tests.readers.lycoris_material import PREFIX, Case, Net, base_weights, shapes, write_lycoris
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 

@@ -11,10 +11,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from lora_material import How, Thin, load, metadata_of, output, resized
-
 from lib_resize import Outcome
 from lib_resize.studies.inspection import Finding, describe
+from tests.readers.lora_material import How, Thin, load, metadata_of, output, resized
 
 FOLDER = Path(os.environ.get("RESIZE_LORA_TRAINED") or Path(__file__).parents[2].parent / "shared" / "data")
 
@@ -134,6 +133,7 @@ def test_every_dtype(name: str, dtype: str, tolerance: float, tmp_path: Path) ->
 @pytest.mark.parametrize("name", PTI)
 def test_layers_without_names_are_written_under_kohyas(name: str, tmp_path: Path) -> None:
     outcome = resized(trained(name), "medium", tmp_path)
+    assert outcome.plan is not None
     assert any("cloneofsimo" in note for note in outcome.plan.notes)
     factors = [key for key in load(output(outcome)) if not key.startswith("<")]
     assert factors

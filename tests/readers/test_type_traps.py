@@ -12,8 +12,6 @@ import pytest
 
 pytest.importorskip("torch")
 
-from host_rules import a1111_layers, a1111_type, comfyui_layers, comfyui_type, layers_of
-from lora_material import Matrix, Tensors, difference, load, output
 from safetensors.numpy import save_file
 
 from lib_resize import Outcome
@@ -32,6 +30,8 @@ from lib_resize.plans import Plan
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.studies.inspection import describe
+from tests.readers.host_rules import a1111_layers, a1111_type, comfyui_layers, comfyui_type, layers_of
+from tests.readers.lora_material import Matrix, Tensors, difference, load, output
 
 N, M, R = 24, 32, 4
 KERNEL = (3, 3)
@@ -123,7 +123,8 @@ def run(
 
 def delta(tensors: Tensors, name: str, rule=comfyui_type) -> Matrix:
     wide = {key: np.asarray(value, np.float64) for key, value in tensors.items()}
-    return rule(layers_of(wide)[name], np.zeros((0, 0)))
+    found: Matrix = rule(layers_of(wide)[name], np.zeros((0, 0)))
+    return found
 
 
 KINDS = {"lora": lora("x"), "tucker": tucker("x"), "loha": loha("x"), "loha_core": loha_core("x"),
@@ -535,7 +536,8 @@ def test_trap_05_magnitudes_of_peft_belong_to_outputs_in_any_shape(tmp_path, suf
     def applied(tensors: Tensors) -> Matrix:
         up, down = (tensors[f"diffusion_model.x.lora_{end}.weight"].astype(np.float64) for end in names)
         v = weight + up.reshape(N, -1) @ down.reshape(len(down), -1)
-        return magnitude * v / np.linalg.norm(v, axis=1, keepdims=True)
+        scaled: Matrix = magnitude * v / np.linalg.norm(v, axis=1, keepdims=True)
+        return scaled
 
     before, after = applied(source), applied(found)
     (plan,) = plan_of(outcome).layers

@@ -12,9 +12,6 @@ pytest.importorskip("torch")
 pytest.importorskip("lycoris")
 
 import torch
-from host_rules import RefusedError, SkippedError, a1111_layers, comfyui_layers
-from lora_material import Matrix, difference, load, output
-from lycoris_material import CARRIED, CASES, PREFIX, base_weights, forward_deltas, shapes, write_lycoris
 from safetensors.torch import load_file, save_file
 
 from lib_resize import Outcome
@@ -25,6 +22,9 @@ from lib_resize.errors import UnsupportedError
 from lib_resize.plans import Plan
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
+from tests.readers.host_rules import RefusedError, SkippedError, a1111_layers, comfyui_layers
+from tests.readers.lora_material import Matrix, difference, load, output
+from tests.readers.lycoris_material import CARRIED, CASES, PREFIX, base_weights, forward_deltas, shapes, write_lycoris
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 
@@ -168,7 +168,7 @@ def test_dora_keeps_its_magnitudes_and_its_error_is_that_of_the_normalised_weigh
 @pytest.mark.parametrize("algo", ["locon", "loha", "lokr"])
 def test_dora_over_inputs_as_onetrainer_has_it(tmp_path, checkpoint, algo) -> None:
     """LyCORIS writes it and cannot load it: the judge is A1111's rule, which is right for this axis."""
-    from lycoris_material import Case
+    from tests.readers.lycoris_material import Case
 
     options = {"algo": algo, "dora_wd": True, "wd_on_output": False, **({"factor": 4} if algo == "lokr" else {})}
     path = write_lycoris(tmp_path / "x.safetensors", Case(options, conv_dim=2 if algo == "lokr" else 4))
@@ -258,7 +258,7 @@ def test_what_lycoris_writes_without_ranks_is_refused_alone_and_copied_with_othe
 
 
 def test_tlora_is_refused_by_name(tmp_path) -> None:
-    from lycoris_material import Case
+    from tests.readers.lycoris_material import Case
 
     path = write_lycoris(tmp_path / "x.safetensors", Case({"algo": "tlora"}))
     with pytest.raises(UnsupportedError, match=r"T-LoRA .* with LyCORIS"):
@@ -298,8 +298,8 @@ def test_kinds_merge_by_their_exact_deltas(files, tmp_path, others) -> None:
     before = [true_deltas(name, files[name]) for name in others]
     for deltas in by_hosts(output(outcome)):
         for layer, found in deltas.items():
-            wanted = sum(weight * deltas[layer] for weight, deltas in zip(weights, before, strict=True))
-            assert difference(found, wanted) < 3e-6
+            parts = [weight * deltas[layer] for weight, deltas in zip(weights, before, strict=True)]
+            assert difference(found, np.sum(parts, axis=0)) < 3e-6
 
 
 def test_what_rests_on_the_base_meets_no_other_in_a_merge_without_it(files, tmp_path) -> None:
@@ -330,8 +330,8 @@ def test_what_rests_on_the_base_is_merged_where_that_is_known(files, checkpoint,
     for deltas in by_hosts(output(outcome)):
         assert set(deltas) == {"lin", "conv", "one"}
         for layer, found in deltas.items():
-            wanted = sum(weight * deltas[layer] for weight, deltas in zip(weights, before, strict=True))
-            assert difference(found, wanted) < 3e-6
+            parts = [weight * deltas[layer] for weight, deltas in zip(weights, before, strict=True)]
+            assert difference(found, np.sum(parts, axis=0)) < 3e-6
 
 
 def test_the_rules_of_hosts_refuse_what_hosts_refuse() -> None:

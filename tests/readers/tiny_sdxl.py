@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from lora_material import Key, Matrix
+
+from tests.readers.lora_material import Key, Matrix
 
 ADAPTER = "tested"
 FEW = ("down_blocks.1.attentions.0.", "mid_block.", "up_blocks.0.attentions.2.", "encoder.layers.1.")
