@@ -269,7 +269,7 @@ def test_sidecars_come_along_unless_not_wanted(lora, out, tmp_path) -> None:
     assert outputs(tmp_path / "bare") == ["a_rank1.safetensors"]
 
 
-def test_metadata_is_carried_over_and_made_true(checkpoint, lora, out) -> None:
+def test_metadata_is_copied_and_made_true(checkpoint, lora, out) -> None:
     assert run("resize", checkpoint, lora, "-o", out, "-r", "fro_ckpt=1,thr=-3") == 0
     before, after = metadata(lora), metadata(out / "pastry_frockpt1_th-3.safetensors")
     assert after["ss_tag_frequency"] == before["ss_tag_frequency"]

@@ -182,7 +182,7 @@ def test_a_check_that_was_killed_is_reported_as_killed(
     assert capsys.readouterr().out.splitlines()[-1].startswith("Failed: pytest (killed by signal 9) (")
 
 
-def test_where_all_is_well_the_last_line_says_so(
+def test_where_all_is_well_the_last_line_reports_it(
     develop: ModuleType, machine: Machine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert develop.main(["test"]) == 0

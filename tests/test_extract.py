@@ -483,7 +483,9 @@ def test_damaged_numbers_name_their_layer(pair: Any, tmp_path: Path, capsys: pyt
     assert not (tmp_path / "x.safetensors").exists()
 
 
-def test_what_makes_no_sense_is_said(pair: Any, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_makes_no_sense_is_reported(
+    pair: Any, lora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     tuned, base, _ = pair
     out = tmp_path / "x.safetensors"
     assert extract(lora, base, out) == 1

@@ -78,7 +78,7 @@ def _playwright() -> None:
     pytest.importorskip("playwright.sync_api")
 
 
-def test_nothing_is_said_where_all_is_there(stand: Stand) -> None:
+def test_nothing_is_reported_where_all_is_there(stand: Stand) -> None:
     assert stand.missing() == []
 
 

@@ -94,7 +94,7 @@ def test_the_presets_are_what_their_names_say() -> None:
     assert all(weight == 0.5 for weight in BLOCK_PRESETS["ALL0.5"])
 
 
-def test_old_spellings_of_block_weights_mean_the_same() -> None:
+def test_old_forms_of_block_weights_mean_the_same() -> None:
     wanted = one("<lora:a:0.5:lbw=OUTD>")
     assert one("<lora:a:0.5:w=OUTD>") == wanted
     assert one("<lora:a:0.5:OUTD>") == wanted
@@ -150,7 +150,7 @@ def test_a_schedule_that_never_changes_is_a_strength() -> None:
     assert tag.gain("MID") == tag.gain("TE") == 0.5
 
 
-def test_an_option_that_nobody_knows_is_remarked_on_and_left_out() -> None:
+def test_an_unknown_option_is_reported_and_left_out() -> None:
     tag = one("<lora:a:1:colour=red>")
     assert tag.errors == ()
     assert "colour=red" in tag.warnings[0]

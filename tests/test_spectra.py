@@ -52,12 +52,12 @@ def layer(name: str, s: list[float], block: str = "IN04", kind: str = "self Q", 
         ("something_else", "other"),
     ],
 )
-def test_a_layer_is_what_its_name_says_in_every_spelling(stem: str, kind: str) -> None:
+def test_a_layer_is_what_its_name_says_in_every_key_format(stem: str, kind: str) -> None:
     assert type_of(stem) == kind
 
 
 @pytest.mark.parametrize("family", [SDXL, SD15], ids=lambda family: family.name)
-def test_every_layer_of_known_families_has_a_type_and_all_spellings_agree(family) -> None:
+def test_every_layer_of_known_families_has_a_type_and_all_key_formats_agree(family) -> None:
     for row in layers(family).values():
         kinds = {type_of(name, is_conv=len(row.shape) > 2 and row.shape[2] > 1) for name in (row.id, *row.dotted_names)}
         assert len(kinds) == 1, row
@@ -289,7 +289,7 @@ def test_plots_replace_nothing_but_plots_of_ours(drawn, plots, name) -> None:
     assert {path: path.read_bytes() for path in plots.iterdir()} == before
 
 
-def test_a_plot_that_a_host_added_to_is_nobody_elses_to_replace(drawn, plots) -> None:
+def test_a_plot_that_a_host_added_to_is_not_replaced(drawn, plots) -> None:
     """A1111 keeps its own words on a LoRA in ``pastry.json``."""
     from lib_resize.studies.plots import save
 

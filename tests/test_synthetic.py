@@ -177,7 +177,7 @@ def test_lora_is_read_by_the_library(tmp_path: Path, spelling: str, dtype: str) 
     assert [TensorSpec(name, e.dtype, e.shape) for name, e in header.entries.items()] == specs
 
 
-def test_all_spellings_hold_the_same_delta(tmp_path: Path) -> None:
+def test_all_key_formats_hold_the_same_delta(tmp_path: Path) -> None:
     kohya = write_lora(tmp_path / "kohya.safetensors")
     words = write_lora(tmp_path / "words.safetensors", LoraOptions(spelling="kohya-diffusers"))
     export = write_lora(tmp_path / "export.safetensors", LoraOptions(spelling="diffusers"))

@@ -88,7 +88,7 @@ def test_the_text_encoder_has_k_v_q_out() -> None:
 
 
 @pytest.mark.parametrize(("choice", "family"), [(0, SD15), (1, SD15), (2, SD2), (3, SD2)])
-def test_shapes_tell_the_order_and_the_family(choice: int, family, tmp_path: Path) -> None:
+def test_shapes_determine_the_order_and_the_family(choice: int, family, tmp_path: Path) -> None:
     texts = 0 if family == SD15 else 1
     with SafeFile(made(tmp_path / "x.safetensors", choice=choice, texts=texts)) as file:
         adapter = read_adapter(file)

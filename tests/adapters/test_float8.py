@@ -109,7 +109,7 @@ def test_e5m2_becomes_float16_and_keeps_its_numbers(tmp_path, alpha):
         assert np.linalg.norm(new[stem] - old[stem]) < 1e-3 * np.linalg.norm(old[stem])
 
 
-def test_fp8_in_a_spelling_without_alpha_is_refused_with_a_way_out(tmp_path):
+def test_fp8_in_a_key_format_without_alpha_is_refused_with_a_remedy(tmp_path):
     source = save(tmp_path / "a.safetensors", None, 0.05, suffixes="peft")
     error = run(source, "rank=4", tmp_path / "out").error
     assert isinstance(error, ResizeError)

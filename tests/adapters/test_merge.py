@@ -97,7 +97,7 @@ def refusal(folder: Path, *files: Tensors, strengths: tuple[float, ...] = ()) ->
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.permutations(SPELLINGS, 2)))
-def test_two_spellings_of_an_unknown_family_give_one_layer(tmp_path, one, other) -> None:
+def test_two_key_formats_of_an_unknown_family_give_one_layer(tmp_path, one, other) -> None:
     words = ["tower.0.mix_in.q_proj", "tower.0.mix_in.k_proj", "tower.1.mlp.fc_1"]
     first = spelled(words[0], one, 1) | spelled(words[1], one, 2)
     second = spelled(words[0], other, 3) | spelled(words[2], other, 4)
@@ -107,7 +107,7 @@ def test_two_spellings_of_an_unknown_family_give_one_layer(tmp_path, one, other)
         assert relative(found[word], true(*seeds)) < 1e-6
 
 
-def test_three_spellings_give_one_layer(tmp_path) -> None:
+def test_three_key_formats_give_one_layer(tmp_path) -> None:
     files = [spelled("tower.0.q_proj", spelling, seed) for seed, spelling in enumerate(("bare", "PEFT", "kohya"))]
     found = applied(merged(tmp_path, *files, strengths=(1, -0.5, 2))[0], {"tower.0.q_proj": (24, 16)})
     wanted = true(0) - 0.5 * true(1) + 2 * true(2)
@@ -117,7 +117,7 @@ def test_three_spellings_give_one_layer(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("one", "other"), [("kohya", "ComfyUI"), ("ComfyUI", "kohya"), ("bare", "PEFT around a model")]
 )
-def test_spellings_of_a_known_family_meet_across_vocabularies(tmp_path, one, other) -> None:
+def test_key_formats_of_a_known_family_meet_across_vocabularies(tmp_path, one, other) -> None:
     """Wan in its own words and in diffusers', at its own width."""
     size = (1536, 1536)
     first = spelled(WAN, one, 1, size, 2) | spelled(WAN.replace("q", "k"), one, 2, size, 2)
@@ -137,7 +137,7 @@ def test_layers_that_only_differ_in_their_suffixes_keep_their_names(tmp_path) ->
     assert set(found) == {f"diffusion_model.tower.{i}.q{end}" for i in (0, 1) for end in AB}
 
 
-def test_one_file_by_itself_keeps_all_of_its_spellings(tmp_path) -> None:
+def test_one_file_by_itself_keeps_all_of_its_key_formats(tmp_path) -> None:
     """Hosts use one of them, and go on to use the one that they used."""
     tensors = spelled("tower.0.q", "kohya", 1) | spelled("tower.0.q", "ComfyUI", 2)
     found, _ = merged(tmp_path, tensors, strengths=(0.5,))
@@ -154,7 +154,7 @@ def test_a_file_with_a_weight_twice_is_refused_in_a_merge_by_both_names(tmp_path
     assert "one weight in two key formats" in error
 
 
-def test_a_file_with_the_same_numbers_in_two_spellings_counts_once(tmp_path) -> None:
+def test_a_file_with_the_same_numbers_in_two_key_formats_counts_once(tmp_path) -> None:
     twice = spelled("tower.0.q", "kohya", 1) | spelled("tower.0.q", "ComfyUI", 1)
     found = applied(merged(tmp_path, twice, spelled("tower.0.q", "kohya", 2))[0], {"tower.0.q": (24, 16)})
     assert relative(found["tower.0.q"], true(1, 2)) < 1e-6
@@ -273,7 +273,7 @@ def test_vectors_of_a_strength_zero_stay_away(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("dtypes", list(itertools.product((np.float16, np.float32), repeat=2)))
-def test_a_layer_alike_in_two_files_is_left_out_with_a_word(tmp_path, dtypes) -> None:
+def test_a_layer_alike_in_two_files_is_left_out_with_a_note(tmp_path, dtypes) -> None:
     """Also where one file rounded its numbers more than the other."""
     alike = kohya("lora_unet_a", seed=1)
     files = [{key: part.astype(kind) for key, part in (alike | kohya("lora_unet_b", seed=seed)).items()}

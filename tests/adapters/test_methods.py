@@ -219,7 +219,7 @@ def test_one_rank_by_the_split_of_the_paper(source) -> None:
 
 
 @pytest.mark.parametrize("words", ["rank=2,rsvd", "rank=2,pad", "rank=9,extend"])
-def test_other_kinds_than_lora_are_refused_with_the_way_out(tmp_path, words) -> None:
+def test_other_kinds_than_lora_are_refused_with_a_remedy(tmp_path, words) -> None:
     rng = np.random.default_rng(0)
     shapes = {"w1_a": (12, 3), "w1_b": (3, 10), "w2_a": (12, 3), "w2_b": (3, 10)}
     loha = {f"lora_unet_a.hada_{role}": rng.standard_normal(shape).astype("f4") for role, shape in shapes.items()}

@@ -57,7 +57,7 @@ def test_one_swapped_layer_among_many_is_found_by_the_shapes_of_its_family(tmp_p
     assert stems[2] in str(error)
 
 
-def test_a_small_layer_of_a_large_rank_is_resized_with_a_word(tmp_path) -> None:
+def test_a_small_layer_of_a_large_rank_is_resized_with_a_note(tmp_path) -> None:
     source = kohya("lora_unet_a", 40, 40) | kohya("lora_unet_b", 30, 30) | kohya("lora_unet_c", 4, 4, rank=6)
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
     assert outcome.plan is not None
@@ -197,7 +197,7 @@ def test_zero_factors_everywhere_are_the_reason_given(tmp_path, zeroed) -> None:
     assert "thr=" not in str(error)
 
 
-def test_one_layer_of_alpha_zero_is_left_out_with_a_word(tmp_path) -> None:
+def test_one_layer_of_alpha_zero_is_left_out_with_a_note(tmp_path) -> None:
     source = kohya("lora_unet_a") | kohya("lora_unet_b", alpha=0)
     found, outcome = resized(write(tmp_path / "x.safetensors", source))
     assert {key.partition(".")[0] for key in found} == {"lora_unet_a"}

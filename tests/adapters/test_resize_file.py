@@ -265,7 +265,7 @@ def test_a_checkpoint_is_not_taken_for_a_lora(tmp_path) -> None:
     assert "base model" in str(refused(write(tmp_path / "x.safetensors", {key: np.ones((8, 8), np.float32)})))
 
 
-def test_float16_overflow_is_refused_with_the_way_out(tmp_path) -> None:
+def test_float16_overflow_is_refused_with_a_remedy(tmp_path) -> None:
     source = {"a.lora_A.weight": np.full((2, 4), 1e6, np.float32), "a.lora_B.weight": np.full((4, 2), 1e6, np.float32)}
     error = refused(write(tmp_path / "x.safetensors", source))
     assert "Use -t 32" in str(error)
@@ -289,7 +289,7 @@ def test_a_merge_is_the_exact_weighted_sum(tmp_path) -> None:
     assert Path(plan_of(outcome).output).name.startswith("one_0.6+two_-0.4_")
 
 
-def test_a_merge_across_spellings_meets_under_canonical_names(tmp_path) -> None:
+def test_a_merge_across_key_formats_meets_under_canonical_names(tmp_path) -> None:
     stem = "lora_unet_" + SD15_LAYER.replace(".", "_")
     up, down = factors(320, 320, 4, seed=1)
     one = kohya(stem, 320, 320, 4)

@@ -228,7 +228,7 @@ def test_both_layouts_of_one_model_pair_the_same_layers() -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["SDXL tiny", "SDXL tiny diffusers"])
-def test_any_spelling_meets_any_layout(name: str, stem: str) -> None:
+def test_any_key_format_matches_any_layout(name: str, stem: str) -> None:
     found = partner(read_base(BASES[name][1]), canonical_id(stem, SDXL), stem)
     assert found is not None
     assert found.matrix == (128, 64)

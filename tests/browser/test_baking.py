@@ -69,7 +69,7 @@ def test_the_prompt_may_be_that_of_img2img_and_may_have_grown_since(page: Any) -
     assert asked(page, "bake")[0].keys() == {"prompt", "name", "options"}
 
 
-def test_what_cannot_be_baked_is_said_before_and_stays(page: Any, shot: Any) -> None:
+def test_what_cannot_be_baked_is_reported_before_and_stays(page: Any, shot: Any) -> None:
     in_host(page, "<lora:pastry-sdxl:1> [<lora:hogs:1>:10] <lora:nobody:1> <lora:hogs:0.1@1,1@9>")
     open_dialog(page)
     left = page.locator("#resize_lora_bake_tags .resize-lora-bake-left")

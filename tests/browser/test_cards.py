@@ -66,7 +66,7 @@ def test_awkward_names_are_text_and_arrive_whole(host: Any) -> None:
     expect(host.locator("#resize_lora_toasts")).to_contain_text(f"{AWKWARD} 54.8 →")
 
 
-def test_sizes_stand_in_the_menu_once_a_file_is_analysed(host: Any, shot: Any) -> None:
+def test_sizes_are_in_the_menu_once_a_file_is_analysed(host: Any, shot: Any) -> None:
     ask(host, "analyse", {"names": ["pastry-sdxl"]})
     for _ in range(5):
         ask(host, "status")
@@ -177,7 +177,7 @@ def test_try_has_the_list_read_again_before_it_says_that_a_lora_is_not_there(hos
     expect(host.locator(".resize-lora-toast").filter(has_text="no LoRA is named")).to_have_count(0)
 
 
-def test_a_card_of_a_lora_that_is_nowhere_says_so(host: Any) -> None:
+def test_a_card_of_a_lora_that_is_nowhere_reports_it(host: Any) -> None:
     ask(host, "drop", {"name": "pastry-sdxl"})
     card(host).locator(".name").click(button="right")
     host.get_by_role("menuitem", name="Resize…").click()

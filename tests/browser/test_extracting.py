@@ -48,7 +48,7 @@ def test_two_models_of_the_list_at_a_preset_without_text_encoders(page: Any) -> 
     assert asked(page) == [{**wanted, "target": {"preset": "medium"}, "options": {}}]
 
 
-def test_what_cannot_be_compared_is_said_before(page: Any, shot: Any) -> None:
+def test_what_cannot_be_compared_is_reported_before(page: Any, shot: Any) -> None:
     open_dialog(page)
     note, run = page.locator("#resize_lora_extract_note"), page.locator("#resize_lora_extract_run")
     expect(run).to_be_enabled()

@@ -92,7 +92,7 @@ def test_a_batch_that_is_stopped_says_what_was_stopped_and_goes_on_when_asked(pa
     assert names.strip().startswith(second["names"][0])
 
 
-def test_the_same_order_is_recognised_and_given_again_only_where_one_says_so(page: Any) -> None:
+def test_the_same_order_is_recognised_and_repeated_only_on_request(page: Any) -> None:
     setup(page, slow=1)
     row(page, "pastry-sdxl").click()
     page.click("#resize_lora_generate")
@@ -118,7 +118,7 @@ def test_a_status_that_fails_is_asked_again_until_the_job_has_ended(page: Any) -
     expect(page.locator(TOASTS)).not_to_contain_text("Retrying")
 
 
-def test_a_page_that_is_older_than_its_server_says_so_and_reads_all_anew(page: Any) -> None:
+def test_a_page_older_than_its_server_reports_it_and_reloads(page: Any) -> None:
     setup(page, slow=1)
     row(page, "hogs").click()
     page.click("#resize_lora_generate")

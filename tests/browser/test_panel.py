@@ -133,7 +133,7 @@ def test_a_faulty_recipe_is_reported_while_typing_and_cannot_be_run(page: Any) -
     expect(page.locator("#resize_lora_generate")).to_be_enabled()
 
 
-def test_a_flat_spectrum_and_a_low_retention_are_said_first(page: Any) -> None:
+def test_a_flat_spectrum_and_a_low_retention_are_reported_first(page: Any) -> None:
     analysed(page, "flat-extracted")
     expect(page.locator("#resize_lora_warnings")).to_contain_text("flat")
     analysed(page)
@@ -164,7 +164,7 @@ def test_ctrl_enter_runs_and_the_result_can_be_undone_and_restored(page: Any, sh
     expect(page.locator("#resize_lora_toasts")).to_contain_text("a.txt was changed and stays.")
 
 
-def test_a_result_whose_file_was_changed_since_says_so(page: Any) -> None:
+def test_a_result_whose_file_was_changed_since_reports_it(page: Any) -> None:
     setup(page, slow=1)
     for name in ("hogs", "dpo"):
         ask(page, "resize", {"names": [name], "target": {"preset": "low"}})
@@ -224,7 +224,7 @@ def test_a_file_that_fails_does_not_stop_the_rest(page: Any) -> None:
     expect(page.locator(".resize-lora-result").filter(has_text="hogs →")).not_to_have_count(0)
 
 
-def test_a_job_waits_for_the_picture_and_says_so(page: Any) -> None:
+def test_a_job_waits_for_the_picture_and_reports_it(page: Any) -> None:
     setup(page, busy="generating")
     row(page, "hogs").click()
     page.click("#resize_lora_generate")
@@ -246,7 +246,7 @@ def test_the_list_works_by_keyboard(page: Any) -> None:
     expect(page.locator("#resize_lora_left_out")).to_have_text("; 1 resized file left out")
 
 
-def test_ticks_and_cursor_follow_their_loras_and_a_name_goes_only_when_the_server_says_so(page: Any) -> None:
+def test_ticks_and_cursor_follow_their_loras_and_a_name_goes_only_when_the_server_reports_it(page: Any) -> None:
     row(page, "hogs").locator(".resize-lora-tick").click()
     row(page, "snorlax_sd15").locator(".resize-lora-tick").click()
     ask(page, "appear", {"name": "a new one", "mib": 500})
@@ -264,7 +264,7 @@ def test_ticks_and_cursor_follow_their_loras_and_a_name_goes_only_when_the_serve
     expect(row(page, "hogs")).to_have_attribute("aria-selected", "true")
 
 
-def test_a_lora_that_has_a_smaller_version_says_so(page: Any) -> None:
+def test_a_lora_that_has_a_smaller_version_is_marked(page: Any) -> None:
     expect(row(page, "pastry-sdxl")).to_contain_text("smaller: 46.1 MB")
     expect(row(page, "pastry-sdxl")).to_have_attribute("title", "pastry-sdxl_46mb")
     expect(row(page, "hogs")).not_to_contain_text("smaller")

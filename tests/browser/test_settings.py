@@ -37,7 +37,7 @@ def test_the_panel_starts_from_the_settings(set_page: Any) -> None:
     expect(set_page.locator("#resize_lora_sidecars")).not_to_be_checked()
 
 
-def test_what_cannot_be_used_is_said(set_page: Any) -> None:
+def test_what_cannot_be_used_is_reported(set_page: Any) -> None:
     expect(set_page.locator("#resize_lora_toasts")).to_contain_text("Huge is no preset")
 
 

@@ -70,7 +70,7 @@ def test_a_long_stem_is_cut_between_letters(letter):
     assert MAX_STEM_BYTES - 3 <= len(clean.encode()) <= MAX_STEM_BYTES
 
 
-def test_a_free_name_is_taken_as_it_is(tmp_path):
+def test_a_free_name_is_used_unchanged(tmp_path):
     assert unique_path(tmp_path, "x", set()) == tmp_path / "x.safetensors"
     assert unique_path(tmp_path, "x", lambda _: False) == tmp_path / "x.safetensors"
 

@@ -118,7 +118,7 @@ def test_a_file_without_low_rank_layers_keeps_what_it_said():
     assert stamped["ss_network_args"] == KOHYA["ss_network_args"]
 
 
-def test_everything_else_is_carried_over():
+def test_everything_else_is_copied():
     stamped = updated_metadata(KOHYA, facts(uniform()))
     for key in ("ss_network_module", "ss_tag_frequency", "ss_sd_model_hash", "unet:0:rank", "<s1>", "own key"):
         assert stamped[key] == KOHYA[key]
@@ -304,7 +304,7 @@ def test_adapter_settings_give_every_layer_its_rank_and_scale_one(ranks, prefix)
     assert configuration[f"{prefix}target_modules"] == ["to_q"]
 
 
-def test_adapter_settings_of_text_encoders_match_both_spellings():
+def test_adapter_settings_of_text_encoders_match_both_key_formats():
     ranks: dict[str, Any] = {"text_encoder.r": 16, "text_encoder_2.r": 16}
     source = settings_of(**ranks)
     layers = {

@@ -108,7 +108,7 @@ def test_arrays_outlive_the_file(sample):
     assert rows.tolist() == [1, 2]
 
 
-def test_a_closed_file_says_so_and_closes_twice(sample):
+def test_a_closed_file_reports_it_and_closes_twice(sample):
     file = SafeFile(sample)
     file.close()
     file.close()

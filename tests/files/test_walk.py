@@ -82,7 +82,9 @@ def test_a_link_to_a_file_that_is_found_anyway_is_no_second_lora(tmp_path: Path)
     assert relative(list(lora_paths(tmp_path)), tmp_path) == ["a.safetensors", "b.safetensors", "nowhere.safetensors"]
 
 
-def test_a_folder_that_cannot_be_read_is_said_and_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_read_is_reported_and_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "x.safetensors").touch()

@@ -367,7 +367,7 @@ def test_a_full_disk_is_noticed_before_any_work(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("usage", [(0, 0, 0), None])
-def test_a_disk_that_cannot_tell_its_room_is_tried(tmp_path, monkeypatch, usage):
+def test_a_disk_that_does_not_report_its_free_space_is_tried(tmp_path, monkeypatch, usage):
     def tell(_):
         if usage is None:
             raise OSError(errno.ENOSYS, "cannot tell")

@@ -200,7 +200,7 @@ def test_files_that_end_too_soon_are_refused(kind, cut) -> None:
         st.integers(-2, 1 << 40), st.text(max_size=4), st.none(), st.lists(st.integers(-2, 1 << 40), max_size=5)
     ),
 )
-def test_headers_that_lie_are_refused(kind, field, value) -> None:
+def test_false_headers_are_refused(kind, field, value) -> None:
     content = save(intact([kind, "lora"]))
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])

@@ -342,7 +342,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("start", "play", "reason"), BAD, ids=lambda one: getattr(one, "__name__", "-"))
-def test_what_cannot_be_trusted_is_read_from_the_file_and_that_is_said(
+def test_what_cannot_be_trusted_is_read_from_the_file_and_that_is_reported(
     start: Any,
     play: Play,
     reason: str,
@@ -560,7 +560,7 @@ def test_norms_are_computed_on_the_hosts_device(
         (NotImplementedError("The operator 'aten::dot' is not there"), "failed (The operator"),
     ],
 )
-def test_where_the_device_fails_the_cpu_finishes_and_says_so(
+def test_where_the_device_fails_the_cpu_finishes_and_reports_it(
     failure: Exception, said: str, checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     host = a1111(tmp_path, monkeypatch, a1111_model(checkpoint))
@@ -652,7 +652,7 @@ def test_a_listed_checkpoint_none_and_an_unknown_one(checkpoint: Path, tmp_path:
     assert open_reference(host).note == "No checkpoint is loaded."
 
 
-def test_a_model_from_a_pickle_is_believed_and_that_is_said(
+def test_a_model_from_a_pickle_is_believed_and_that_is_reported(
     checkpoint: Path, lora: Path, norms: list[Any], tmp_path: Path, monkeypatch: Any
 ) -> None:
     model = a1111_merged(checkpoint)

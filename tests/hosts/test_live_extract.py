@@ -143,7 +143,7 @@ def test_weights_that_are_rounded_to_fp8_are_refused(
     assert (job["state"], "fp8" in job["error"]["message"]) == ("failed", True)
 
 
-def test_without_a_model_it_is_said_at_once(
+def test_without_a_model_it_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, served: list[Service]
 ) -> None:
     WebUI(tmp_path, None).install(monkeypatch)

@@ -92,7 +92,7 @@ def test_disks_are_distinguished_by_their_numbers(tmp_path: Path) -> None:
     assert not trash_places._on_one_disk(tmp_path, tmp_path / "gone")
 
 
-def test_a_webui_says_what_it_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_webui_reports_what_it_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path / "models" / "Lora")
     webui = WebUI(root).install(monkeypatch)
     assert A1111Host().trash_root() == tmp_path / "models" / TRASH

@@ -74,7 +74,7 @@ def test_hosts_are_distinguished_by_where_they_keep_their_model(webui: WebUI, mo
     assert type(detect()) is ForgeHost
 
 
-def test_forge_neo_says_its_name(webui: WebUI, monkeypatch: Any) -> None:
+def test_forge_neo_reports_its_name(webui: WebUI, monkeypatch: Any) -> None:
     add_backend(webui)
     webui.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "modules_forge.forge_version", module("x", version="neo"))
@@ -302,7 +302,7 @@ def test_an_image_is_generated_under_the_lock_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
-def test_a_lora_that_was_not_applied_is_said(kind: Any, webui: WebUI, monkeypatch: Any) -> None:
+def test_a_lora_that_was_not_applied_is_reported(kind: Any, webui: WebUI, monkeypatch: Any) -> None:
     """The host generates the image without it, and reports that in comments only, or nowhere."""
     add_backend(webui)
     webui.install(monkeypatch)

@@ -54,7 +54,7 @@ def test_what_is_lost_is_known_and_hardly_more_than_the_best_loses(
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["power", "steep", "low rank", "low rank and noise"])
-def test_singular_values_are_those_of_the_matrix_where_they_stand_apart(shape: tuple[int, int], name: str) -> None:
+def test_singular_values_are_those_of_the_matrix_where_they_are_separated(shape: tuple[int, int], name: str) -> None:
     x = matrix(*shape, SPECTRA[name](min(shape)))
     found = truncated_svd(x, 16, ARRAYS)
     true = np.linalg.svd(x.astype(np.float64), compute_uv=False)

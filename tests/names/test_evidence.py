@@ -119,7 +119,7 @@ def test_one_block_of_a_real_model_is_enough(family: Family) -> None:
     assert found.name == family.name
 
 
-def test_self_attention_alone_does_not_tell_families_apart_that_share_it() -> None:
+def test_self_attention_alone_does_not_distinguish_families_that_share_it() -> None:
     """LTX-Video has the widths of CogView4 and Cosmos 2, PixArt those of DiT: cross attention or a word decides."""
     for family, width in ((LTX[0], 4096), (LTX[1], 2048), (PIXART[0], 1152)):
         stems = squares("transformer_blocks", PLAIN, width)

@@ -23,7 +23,7 @@ def test_every_family_has_the_layers_of_its_parts() -> None:
 
 
 @family_cases
-def test_an_id_is_a_spelling_of_its_layer(family: Family) -> None:
+def test_an_id_is_a_key_format_of_its_layer(family: Family) -> None:
     starts = ("lora_unet_", "lora_transformer_", "lora_prior_unet_", "lora_prior_te_")
     for name, row in layers(family).items():
         assert name == row.id
@@ -40,7 +40,7 @@ def test_an_id_is_found_again_by_itself(family: Family) -> None:
 
 
 @family_cases
-def test_every_spelling_leads_to_its_layer(family: Family) -> None:
+def test_every_key_format_leads_to_its_layer(family: Family) -> None:
     rows = [row for row in layers(family).values() if row.component == "unet"]
     for row in rows:
         for spelling in row.dotted_names:
@@ -75,7 +75,7 @@ def test_the_entrance_is_a_layer(family: Family) -> None:
 
 
 @family_cases
-def test_no_two_layers_of_a_component_share_a_spelling(family: Family) -> None:
+def test_no_two_layers_of_a_component_share_a_key_format(family: Family) -> None:
     for owner in family.components:
         rows = [row for row in layers(family).values() if row.component == owner]
         dotted = Counter(spelling for row in rows for spelling in row.dotted_names)
@@ -154,7 +154,7 @@ def test_open_clip_attention_comes_in_groups_of_four(family: Family, owner: str,
     assert all(len(members) == 4 for members in groups.values())
 
 
-def test_layers_of_the_other_encoders_stand_alone() -> None:
+def test_layers_of_the_other_encoders_are_alone() -> None:
     assert all(attention_group(name, SD15) is None for name in layers(SD15))
     assert all(attention_group(n, SDXL) is None for n, row in layers(SDXL).items() if row.component != "te2")
     assert attention_group("lora_te2_text_model_encoder_layers_0_mlp_fc1", SDXL) is None

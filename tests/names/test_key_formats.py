@@ -105,7 +105,7 @@ def stems_of(config: UNetConfig, speller: Speller, role: str = "") -> dict[str, 
 
 @pytest.mark.parametrize("speller", UNET_SPELLINGS.values(), ids=UNET_SPELLINGS)
 @pytest.mark.parametrize("family", CONFIGS, ids=[family.name for family in CONFIGS])
-def test_every_unet_layer_in_every_spelling_finds_its_id(family: Family, speller: Speller) -> None:
+def test_every_unet_layer_in_every_key_format_finds_its_id(family: Family, speller: Speller) -> None:
     weights = unet_weights(CONFIGS[family])
     stems = [speller(w) for w in weights]
     assert len(set(stems)) == len(stems)
@@ -116,7 +116,7 @@ def test_every_unet_layer_in_every_spelling_finds_its_id(family: Family, speller
     ("family", "slot", "owner", "depth"),
     [(SDXL, 1, "te1", 12), (SDXL, 2, "te2", 32), (SD15, 1, "te", 12), (SD2, 1, "te", 23)],
 )
-def test_every_text_layer_in_every_spelling_finds_its_id(family: Family, slot: int, owner: str, depth: int) -> None:
+def test_every_text_layer_in_every_key_format_finds_its_id(family: Family, slot: int, owner: str, depth: int) -> None:
     for name in encoder_names(depth):
         wanted = f"lora_{owner}_{flatten(name)}"
         for body in (name, name.removeprefix("text_model.")):
@@ -234,7 +234,7 @@ def test_an_id_is_only_given_to_a_name_that_the_table_spells_out(
 @pytest.mark.parametrize("speller", UNET_SPELLINGS.values(), ids=UNET_SPELLINGS)
 @pytest.mark.parametrize("role", ["attention", "conv", ""])
 @pytest.mark.parametrize("family", CONFIGS, ids=[family.name for family in CONFIGS])
-def test_a_unet_lora_is_of_its_own_family_in_every_spelling(family: Family, role: str, speller: Speller) -> None:
+def test_a_unet_lora_is_of_its_own_family_in_every_key_format(family: Family, role: str, speller: Speller) -> None:
     found = identify(stems_of(CONFIGS[family], speller, role))
     if role == "conv" and family is SD2:
         assert found in (SD15, SD2)  # their convolutions are the same, in names and in shapes
@@ -347,11 +347,11 @@ def test_a_file_without_layers_has_no_family() -> None:
         ("", "unknown"),
     ],
 )
-def test_the_spelling_of_a_stem_has_a_name(stem: str, spelling: str) -> None:
+def test_the_key_format_of_a_stem_has_a_name(stem: str, spelling: str) -> None:
     assert key_format_of(stem) == spelling
 
 
-def test_the_denoiser_decides_the_spelling_of_a_file() -> None:
+def test_the_denoiser_decides_the_key_format_of_a_file() -> None:
     encoder = [f"lora_te1_{flatten(name)}" for name in encoder_names(12)]
     assert file_key_format([*encoder, "lora_unet_down_blocks_1_attentions_0_proj_in"]) == "kohya (diffusers)"
     assert file_key_format(encoder) == "kohya (SGM)"
@@ -439,5 +439,5 @@ def test_kolors_is_identified_by_its_own_layer_or_shape_and_else_is_sdxl() -> No
         ("lycoris_transformer_blocks_0_attn_to_q", "LyCORIS"),
     ],
 )
-def test_spellings_of_transformers_have_names(stem: str, spelling: str) -> None:
+def test_key_formats_of_transformers_have_names(stem: str, spelling: str) -> None:
     assert key_format_of(stem) == spelling

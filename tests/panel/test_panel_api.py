@@ -298,7 +298,7 @@ def test_a_login_that_somebody_else_put_before_the_page_counts(browser: Browser)
     assert Client(asked).get(f"{V1}/list", x_user="me").status == 200
 
 
-def test_a_login_without_a_page_opens_to_nobody(browser: Browser) -> None:
+def test_a_login_without_a_page_admits_no_one(browser: Browser) -> None:
     assert statuses(Client(page(browser, Access(login=True))), cookie="access-token=t1") == {401}
 
 
@@ -419,7 +419,7 @@ def test_mounted_again_the_routes_are_there_once_and_ask_the_new_service(browser
     assert Client(app).get(f"{V1}/hello").json == {"new": True}
 
 
-def test_an_applications_own_description_may_lie_below_our_prefix(browser: Browser) -> None:
+def test_an_applications_own_description_may_be_below_our_prefix(browser: Browser) -> None:
     """As it does where the panel is served without a WebUI."""
     app = fastapi.FastAPI(openapi_url=f"{V1}/openapi.json", docs_url=None)
     for _ in range(2):

@@ -169,7 +169,7 @@ def test_rotations_are_baked_with_the_reference(browser: Browser, rotated: Path,
         assert np.linalg.norm(made - 0.5 * (turned - weight)) < 1e-5 * np.linalg.norm(turned - weight)
 
 
-def test_rotations_without_a_reference_fail_with_the_way_out(browser: Browser, rotated: Path, root: Path) -> None:
+def test_rotations_without_a_reference_fail_with_a_remedy(browser: Browser, rotated: Path, root: Path) -> None:
     before = set(root.iterdir())
     order = {"prompt": "<lora:turned:0.5>", "name": "new", "options": {"reference": "none"}}
     job = browser.wait(browser.ask("bake", **order)["job"])

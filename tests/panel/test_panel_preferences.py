@@ -62,7 +62,7 @@ def test_every_value_is_taken() -> None:
         ("card_menu", None),
     ],
 )
-def test_a_value_that_cannot_be_used_is_the_default_and_is_said(name: str, value: Any) -> None:
+def test_a_value_that_cannot_be_used_becomes_the_default_and_is_reported(name: str, value: Any) -> None:
     found = read_preferences({f"resize_lora_{name}": value})
     assert getattr(found, name) == getattr(Preferences(), name)
     (note,) = found.notes

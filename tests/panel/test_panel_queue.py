@@ -90,7 +90,7 @@ def test_cancel_takes_back_what_waits_and_stops_what_runs(queue: Queue) -> None:
     assert queue.status()["active"] <= 1
 
 
-def test_a_job_waits_while_the_host_makes_a_picture_and_says_so(host, queue: Queue) -> None:
+def test_a_job_waits_while_the_host_makes_a_picture_and_reports_it(host, queue: Queue) -> None:
     host.working_on = "txt2img"
     id = queue.add(work(lambda handle: "ran"))
     assert wait(queue, id, "waits")["stage"] == "waiting for the current image"

@@ -255,7 +255,7 @@ def flat_file(path: Path, stem: str = "lora_unet_input_blocks_4_1_transformer_bl
     save_file({f"{stem}.{part}.weight": np.ascontiguousarray(array, np.float16) for part, array in pair.items()}, path)
 
 
-def test_a_flat_spectrum_is_said_at_once(browser: Browser, root: Path) -> None:
+def test_a_flat_spectrum_is_reported_at_once(browser: Browser, root: Path) -> None:
     flat_file(root / "flat.safetensors")
     shown = browser.analysed("flat", "pastry")["files"]
     assert shown[0]["flat"]
@@ -263,7 +263,7 @@ def test_a_flat_spectrum_is_said_at_once(browser: Browser, root: Path) -> None:
     assert not shown[1]["flat"]
 
 
-def test_growth_and_low_retention_are_said_before_anything_is_written(browser: Browser) -> None:
+def test_growth_and_low_retention_are_reported_before_anything_is_written(browser: Browser) -> None:
     browser.analysed("pastry")
     grown = browser.ask("plan", name="pastry", target={"rank": 8}, options={"dtype": "32"})
     assert kinds(grown) == {"not_smaller"}
@@ -273,7 +273,7 @@ def test_growth_and_low_retention_are_said_before_anything_is_written(browser: B
     assert low["retention"] < 0.88
 
 
-def test_32_bit_files_unknown_families_and_our_own_results_are_said(browser: Browser, root: Path) -> None:
+def test_32_bit_files_unknown_families_and_our_own_results_are_reported(browser: Browser, root: Path) -> None:
     flat_file(root / "strange.safetensors", stem="lora_unet_nobody_knows_this")
     made = browser.resized("pastry")["output"]
     shown = {file["name"]: kinds(file) for file in browser.analysed("ink", "strange", made)["files"]}
@@ -343,7 +343,9 @@ def test_a_reference_is_found_after_its_title_has_changed(root: Path, checkpoint
     browser.service.close()
 
 
-def test_a_lora_of_another_family_uses_its_own_norms_and_says_so(root: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_lora_of_another_family_uses_its_own_norms_and_reports_it(
+    root: Path, checkpoint: Path, tmp_path: Path
+) -> None:
     stem = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     flat_file(root / "old.safetensors", stem=stem)
     browser = with_checkpoint(root, checkpoint, tmp_path)
@@ -617,7 +619,7 @@ def test_a_cancelled_comparison_stops_our_own_picture(browser: Browser, host) ->
     assert ("stop_generating",) in host.events
 
 
-def test_what_cannot_be_compared_is_said_at_once(browser: Browser, host, root: Path) -> None:
+def test_what_cannot_be_compared_is_reported_at_once(browser: Browser, host, root: Path) -> None:
     assert browser.error("compare", name="pastry", settings={})["kind"] == "file"
     made = browser.resized("pastry")
     assert browser.error("compare", result=made["result"], settings={"outdir": "/tmp"})["kind"] == "request"

@@ -194,7 +194,7 @@ def test_no_version_at_all_is_refused(axis: AxisOption) -> None:
         plot(axis, request("<lora:pastry:1>"), [])
 
 
-def test_without_a_running_panel_it_says_so_and_has_no_choices() -> None:
+def test_without_a_running_panel_it_reports_it_and_has_no_choices() -> None:
     made = script()
     register(made, lambda: None)
     axis = made.axis_options[-1]

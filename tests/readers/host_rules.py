@@ -230,7 +230,7 @@ def _lokr(parts: Group) -> Matrix:
     else:
         w2 = parts["lokr_w2_a"] @ _flat(parts["lokr_w2_b"])
     dim = next((len(parts[key]) for key in ("lokr_w2_b", "lokr_w1_b") if key in parts), None)
-    product: Matrix = np.kron(w1, w2)
+    product = np.asarray(np.kron(w1, w2), np.float64)
     return (1.0 if dim is None else _alpha(parts, dim)) * product
 
 
@@ -242,10 +242,12 @@ def _rotated(parts: Group, weight: Matrix, limit: float) -> Matrix:
     q = q * min(1.0, limit / length) if limit > 0 and length > 0 else q
     eye = np.eye(blocks.shape[1])
     rotation = (eye + q) @ np.linalg.inv(eye - q)
-    turned = np.einsum("knm,kn...->km...", rotation, weight.reshape(*blocks.shape[:2], -1)).reshape(weight.shape)
+    turned: Matrix = np.einsum("knm,kn...->km...", rotation, weight.reshape(*blocks.shape[:2], -1)).reshape(
+        weight.shape
+    )
     if "rescale" in parts:
         turned = turned * parts["rescale"].reshape(-1, 1)
-    return np.asarray(turned - weight, np.float64)
+    return turned - weight
 
 
 def _glora(parts: Group, weight: Matrix, *, old: bool) -> Matrix:

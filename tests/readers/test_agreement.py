@@ -180,7 +180,7 @@ def test_scores_with_a_checkpoint_in_diffusers_layout(runtime: Runtime, tmp_path
 
 
 @pytest.mark.parametrize("spelling", ["kohya-diffusers", "diffusers"])
-def test_spelling_changes_nothing(runtime: Runtime, spelling: str, tmp_path: Path) -> None:
+def test_key_format_changes_nothing(runtime: Runtime, spelling: str, tmp_path: Path) -> None:
     options = replace(OPTIONS, alpha=8.0, alpha_keys=None)
     plain = write_lora(tmp_path / "plain.safetensors", options)
     other = write_lora(tmp_path / "other.safetensors", replace(options, spelling=spelling, conv_rank=8))

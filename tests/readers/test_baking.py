@@ -228,7 +228,7 @@ def test_files_with_strengths_need_no_prompt(folder: Path, style: Lora, char: Lo
     check(out.with_suffix(".safetensors"), wanted((style, lambda _: 0.6), (char, lambda _: -0.4)))
 
 
-def test_a_folder_takes_results_under_names_that_tell(folder: Path, tmp_path: Path) -> None:
+def test_results_in_a_folder_have_descriptive_names(folder: Path, tmp_path: Path) -> None:
     arguments = ["merge", "--prompt", "<lora:style:0.5>", "--lora-dir", str(folder), "-o", str(tmp_path)]
     assert cli.main([*arguments, "-r", "medium:rank=2"]) == 0
     assert len(list(tmp_path.glob("style_0.5_*.safetensors"))) == 2
@@ -258,7 +258,7 @@ def test_a_plain_tag_is_the_file_itself(folder: Path, style: Lora, tmp_path: Pat
         ([], 2, "merge needs either"),
     ],
 )
-def test_what_cannot_be_is_said_in_a_sentence(
+def test_what_cannot_be_is_reported_in_a_sentence(
     arguments: list[str], status: int, words: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     named = [str(folder) if word == "LORAS" else word for word in arguments]

@@ -256,7 +256,7 @@ def test_a_source_that_lacks_some_alphas_comes_out_right(tmp_path: Path) -> None
     check(applied(output(outcome)), exact(lora), outcome)
 
 
-def test_merges_of_two_spellings_are_the_weighted_sum(cases: Cases, per_layer: Lora, tmp_path: Path) -> None:
+def test_merges_of_two_key_formats_are_the_weighted_sum(cases: Cases, per_layer: Lora, tmp_path: Path) -> None:
     one, other = cases.few("kohya"), unscaled(per_layer)
     path = save(tmp_path / "other.safetensors", diffusers_export(other))
     outcome = resized(Source((Member(one.path, 0.6), Member(path, -0.4))), "rank=9999", tmp_path)
@@ -406,7 +406,7 @@ def _fill(model: torch.nn.Module, seed: int) -> None:
     ("recipe", "naming"), [("fro_lora=1,thr=-0.7", "keep"), ("fro_lora=1,retain=1", "keep"), ("rank=3", "kohya")]
 )
 @pytest.mark.parametrize("trained", TRAINED)
-def test_scales_that_stand_in_the_metadata_are_kept(
+def test_scales_in_the_metadata_are_kept(
     saved: dict[str, Case], trained: str, recipe: str, naming: str, tmp_path: Path
 ) -> None:
     case = saved[trained]

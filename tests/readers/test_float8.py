@@ -86,7 +86,7 @@ def test_the_plan_and_inspect_say_who_cannot_load_the_result(tmp_path, capsys, s
     assert ("cannot load a float8" in printed + seen) == (programs is not None)
 
 
-def test_inspect_says_of_a_float8_file_in_diffusers_spelling_that_nunchaku_alone_cannot_load_it(
+def test_inspect_reports_for_a_float8_file_in_diffusers_key_format_that_nunchaku_alone_cannot_load_it(
     tmp_path, capsys
 ) -> None:
     stem, suffixes, _ = SPELLINGS["diffusers"]
@@ -97,7 +97,7 @@ def test_inspect_says_of_a_float8_file_in_diffusers_spelling_that_nunchaku_alone
     assert "  ! nunchaku cannot load a float8 LoRA" in capsys.readouterr().out
 
 
-def test_a_float8_lora_of_a_unet_loads_in_diffusers_and_nothing_is_said(tmp_path, capsys) -> None:
+def test_a_float8_lora_of_a_unet_loads_in_diffusers_and_nothing_is_reported(tmp_path, capsys) -> None:
     source, true = tmp_path / "x.safetensors", make_lora(tiny_sdxl.few_shapes())
     write_lora(source, kohya(true))
     assert cli.main(["resize", str(source), "-r", "rank=4", "-t", "8", "-o", str(tmp_path / "out")]) == 0

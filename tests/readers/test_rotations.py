@@ -329,7 +329,7 @@ def test_peft_merges_the_same(tmp_path, name) -> None:
 
 
 @pytest.mark.parametrize("name", ["ia3", "oft", "boft"])
-def test_without_the_base_it_is_refused_with_the_way_out(files, tmp_path, name) -> None:
+def test_without_the_base_it_is_refused_with_a_remedy(files, tmp_path, name) -> None:
     for others in ((), ((files["lora"], 1.0),)):
         error = merged(tmp_path, (files[name], 0.5), *others).error
         assert isinstance(error, UnsupportedError)
@@ -428,7 +428,7 @@ def test_values_that_are_not_finite_are_reported_by_layer(files, checkpoint, tmp
     assert f"layer {PREFIX}lin" in str(error)
 
 
-def test_pefts_ia3_of_a_square_convolution_does_not_tell_its_side(tmp_path) -> None:
+def test_pefts_ia3_of_a_square_convolution_does_not_show_its_side(tmp_path) -> None:
     base = save(tmp_path / "base.safetensors", {"diffusion_model.blk.conv.weight": np.ones((16, 16, 3, 3))}, "F32")
     path = save(tmp_path / "x.safetensors", {"lora_unet_blk_conv.ia3_l": np.ones((1, 16, 1, 1))}, "F32")
     error = merged(tmp_path / "out", (path, 0.5), base=base).error

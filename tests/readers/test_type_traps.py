@@ -184,7 +184,7 @@ def test_trap_15_nothing_stale_is_written_of_the_source(tmp_path) -> None:
     assert configuration.get("unet.r", 2) == 2
 
 
-def test_trap_23_a_layer_in_two_spellings_is_not_summed(tmp_path) -> None:
+def test_trap_23_a_layer_in_two_key_formats_is_not_summed(tmp_path) -> None:
     """Hosts load one of the two, so each stays a layer with its own delta, and the report says so."""
     name = "double_blocks.0.img_attn.proj"
     up, down = random(3072, R, falling=1), random(R, 3072, seed=1)
@@ -286,7 +286,7 @@ def test_trap_06_factoring_a_whole_w2_writes_alpha_as_its_new_rank(tmp_path) -> 
     np.testing.assert_array_equal(found["k.lokr_w1"], W1["whole"]["lokr_w1"])
 
 
-def test_trap_06_a_w2_that_factors_would_not_make_smaller_stays_whole_and_the_plan_says_so(tmp_path) -> None:
+def test_trap_06_a_w2_that_factors_would_not_make_smaller_stays_whole_and_the_plan_reports_it(tmp_path) -> None:
     outcome = run(tmp_path, lokr(), "rank=12")
     found = load(output(outcome))
     np.testing.assert_array_equal(found["k.lokr_w2"], W2["whole"]["lokr_w2"])
@@ -474,7 +474,7 @@ def test_bare_factors_without_the_marker_are_refused(tmp_path) -> None:
         run(tmp_path, bare, "rank=2")
 
 
-def test_a_control_lora_has_no_name_in_kohyas_spelling(tmp_path) -> None:
+def test_a_control_lora_has_no_name_in_kohyas_key_format(tmp_path) -> None:
     settings = Settings(recipes=parse_recipes("rank=2"), output=tmp_path / "out", style=Style(kohya=True), threads=1)
     (outcome,) = resize([Source((Member(saved(tmp_path / "x.safetensors", control())),))], settings)
     assert "its own key format" in str(outcome.error)

@@ -218,7 +218,7 @@ def test_glora_of_the_old_layout_stays_in_it(files, checkpoint, tmp_path, rank) 
             assert difference(after[layer], before[layer]) == pytest.approx(plan.error_lora, abs=3e-6)
 
 
-def test_glora_without_its_base_is_refused_with_the_way_out(files, tmp_path) -> None:
+def test_glora_without_its_base_is_refused_with_a_remedy(files, tmp_path) -> None:
     with pytest.raises(UnsupportedError, match=r"glora\.safetensors: layer .* is GLoRA.*--base"):
         run(files["glora"], "rank=2", tmp_path)
 

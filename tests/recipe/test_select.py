@@ -192,7 +192,7 @@ def ranks_or_none(recipe: str, facts: list[LayerFacts]) -> list[int]:
         return [0]
 
 
-def test_a_recipe_that_keeps_nothing_says_so() -> None:
+def test_a_recipe_that_keeps_nothing_reports_it() -> None:
     with pytest.raises(ResizeError, match="no dimension would be kept"):
         ranks("spn_lora,thr=3", layer([1, 0.5]))
 

@@ -133,7 +133,7 @@ def test_its_own_page_is_not_refused(demo: int) -> None:
     assert call(demo, "hello", Host=named, Origin=f"http://{named}")[0] == 200
 
 
-def test_a_port_in_use_is_said_and_the_way_out(demo: int, python: str, installed: Path) -> None:
+def test_a_port_in_use_is_reported_with_a_remedy(demo: int, python: str, installed: Path) -> None:
     ended = run(python, installed, "--demo", "--port", str(demo))
     assert ended.returncode == 2
     assert f"--port {demo}: " in ended.stderr
@@ -164,7 +164,7 @@ def wait_for_library(port: int) -> list[dict[str, Any]]:
     raise TimeoutError(answer)
 
 
-def test_a_folder_that_is_not_there_is_said_by_name(python: str, installed: Path, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_by_name(python: str, installed: Path, tmp_path: Path) -> None:
     ended = run(python, installed, "--lora-dir", str(tmp_path / "no such"))
     assert ended.returncode == 1
     assert str(tmp_path / "no such") in ended.stderr
