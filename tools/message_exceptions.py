@@ -25,6 +25,8 @@ NOT_ON_THE_PAGE = frozenset(
         "names/key_formats.py",
         "names/table_reader.py",
         "names/transformers.py",
+        # the card's button as HTML, and lines of the log
+        "hosts/webui_page.py",
         # results of `inspect` for a terminal
         "studies/inspection.py",
         "studies/plots.py",
@@ -128,11 +130,7 @@ NOT_SHOWN = frozenset(
         "str | None",
         "int | None",
         "not enough",
-        "<div class=\"resize-lora-button card-button\" title=\"Resize LoRA\" onclick=\"resizeLoraFromCard(event, '{1}')\"></div>",
-        "the X/Y/Z plot",
-        "the button on cards",
         "{1}: not available in this host ({2}).",
-        "settings: not available in this host (modules.shared has no OptionInfo or no opts).",
         "the entry {1} in the host's list of LoRAs names no file and is ignored.",
         "the checkpoint {1} in the host's list names no file and is ignored.",
         "this host has no lock for its model (modules.call_queue.queue_lock), so the model is not read.",

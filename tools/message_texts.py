@@ -252,7 +252,7 @@ class Index:
         keyword = value.arg if isinstance(value, ast.keyword) else None
         if keyword is None and value in call.args:
             known = signatures.get(name, [])
-            at = call.args.index(value)  # type: ignore[arg-type]
+            at = call.args.index(value)
             keyword = known[at] if at < len(known) else None
         if keyword is not None and keyword not in VALUE_FIELDS:
             self.parameters.add((name, keyword))

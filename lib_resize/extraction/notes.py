@@ -50,9 +50,7 @@ def _share_held(layers: Sequence[Layer], tally: Tally, wish: ExtractOptions) -> 
     share = f"{100 * math.sqrt(held / (held + lost)):.1f}"
     if wish.conv_rank in (None, wish.rank):
         return f"rank {wish.rank} holds {share} % of the difference; no recipe can keep more"
-    return (
-        f"rank {wish.rank} and conv rank {wish.conv_rank} hold {share} % of the difference; no recipe can keep more"
-    )
+    return f"rank {wish.rank} and conv rank {wish.conv_rank} hold {share} % of the difference; no recipe can keep more"
 
 
 def nothing_differs(tuned: Weights, base: Weights, tally: Tally) -> str:
@@ -73,4 +71,6 @@ _ONE_LAYOUT = "Name two checkpoints of one model in one layout."
 
 
 def _compared(equal: int, apart: int) -> str:
-    return f"{equal} of {equal + apart} layers could be compared and are equal" if equal else "no layer could be compared"
+    return (
+        f"{equal} of {equal + apart} layers could be compared and are equal" if equal else "no layer could be compared"
+    )

@@ -262,9 +262,15 @@ def _entry(path: Path, name: str, fields: object) -> TensorEntry:
     if width is None:
         _refuse_dtype(path, name, dtype)
     if not _is_shape(shape):
-        raise damaged_file(path, f"tensor {shortened(name)} has the shape {shortened(shape)}", "whole numbers, none negative, at most 32")
+        raise damaged_file(
+            path,
+            f"tensor {shortened(name)} has the shape {shortened(shape)}",
+            "whole numbers, none negative, at most 32",
+        )
     if not _is_range(offsets):
-        raise damaged_file(path, f"tensor {shortened(name)} has the offsets {shortened(offsets)}", "two rising whole numbers")
+        raise damaged_file(
+            path, f"tensor {shortened(name)} has the offsets {shortened(offsets)}", "two rising whole numbers"
+        )
     start, stop = offsets
     nbytes = math.prod(shape) * width
     if nbytes == 0 or nbytes != stop - start:
