@@ -5,17 +5,19 @@
 
     const {count} = resizeLora.numbers;
 
+    const ENGLISH = {};
+
     /* The host's translations; on the standalone page its own, by the language of the browser. */
     function dictionary() {
         const host = window.localization;
         if (host && Object.keys(host).length) return host;
         const known = window.resizeLoraLanguages || {};
         for (const language of navigator.languages || []) {
-            if (/^en\b/i.test(language)) return {};
+            if (/^en\b/i.test(language)) return ENGLISH;
             const found = Object.keys(known).find(name => name.split('-')[0] === language.split('-')[0]);
             if (found) return known[found];
         }
-        return {};
+        return ENGLISH;
     }
 
     /* English text, with {places} for values, in the reader's language. */
@@ -40,5 +42,5 @@
         return t('{n} min left', {n: Math.round(seconds / 60)});
     }
 
-    resizeLora.words = {duration, listed, plural, t};
+    resizeLora.words = {dictionary, duration, listed, plural, t};
 })((window.resizeLora = window.resizeLora || {}));

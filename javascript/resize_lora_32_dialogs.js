@@ -4,6 +4,7 @@
     if (resizeLora.dialogs) return;
 
     const {t} = resizeLora.words;
+    const {errorText} = resizeLora.messages;
     const {button, el, head, later, setText} = resizeLora.elements;
     const {PRESETS, PRESET_WORDS} = resizeLora.model;
     const {chosenTarget, isTargetValid} = resizeLora.choice;
@@ -53,7 +54,7 @@
     }
 
     function showError(error) {
-        if (error.kind !== 'stale') toast(error.message || String(error), {bad: true});
+        if (error.kind !== 'stale') toast(errorText(error), {bad: true});
     }
 
     async function copyText(text) {

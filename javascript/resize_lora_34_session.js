@@ -4,6 +4,7 @@
     if (resizeLora.session) return;
 
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {pause} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {analysis} = resizeLora.choice;
@@ -80,7 +81,7 @@
         if (!defaults) return;
         Object.assign(state.options, defaults.options);
         state.target.preset = defaults.preset;
-        defaults.notes.forEach(note => toast(note));
+        defaults.notes.forEach(note => toast(messageText(note)));
     }
 
     /* One reading at a time. A refresh waits for the reading in progress, which may have begun before the change. */

@@ -4,6 +4,7 @@
     if (resizeLora.jobs) return;
 
     const {t} = resizeLora.words;
+    const {errorText} = resizeLora.messages;
     const {button, pause} = resizeLora.elements;
     const {ENDED, state} = resizeLora.model;
     const {activeJobs, ownActiveJobs} = resizeLora.choice;
@@ -134,9 +135,9 @@
         files.forEach(storeAnalysis);
         const fault = failed.find(one => one.name === state.current);
         if (fault) {
-            state.analysisError = fault.message;
+            state.analysisError = errorText(fault);
         } else if (job.error && job.state === 'failed' && state.ownJobs.has(job.id) && !first) {
-            state.analysisError = job.error.message;
+            state.analysisError = errorText(job.error);
         }
         if (job.state === 'done') resizeLora.analysis.askPlan();
         resizeLora.target.drawTarget();
@@ -183,7 +184,7 @@
         note.offer();
         note.leave();
         if (job.state === 'done') showDone(job, note);
-        else note.setText(`${job.title}: ${job.state === 'cancelled' ? t('cancelled') : job.error.message}`);
+        else note.setText(`${job.title}: ${job.state === 'cancelled' ? t('cancelled') : errorText(job.error)}`);
     }
 
     function showDone(job, note) {

@@ -3,6 +3,7 @@
     'use strict';
     if (resizeLora.analysis) return;
 
+    const {errorText} = resizeLora.messages;
     const {later} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {analysis, changedOptions, choiceKey, chosenRecipe, chosenTarget, isTargetValid, planKey, planNow} =
@@ -82,7 +83,7 @@
             } else if (error.kind === 'timeout') {
                 showError(error);
             } else {
-                state.refusedPlan = {key, message: error.message};
+                state.refusedPlan = {key, message: errorText(error)};
             }
         }
         resizeLora.target.drawTarget();

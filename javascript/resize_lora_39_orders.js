@@ -5,6 +5,7 @@
 
     const {count} = resizeLora.numbers;
     const {listed, t} = resizeLora.words;
+    const {errorText} = resizeLora.messages;
     const {splitByRecipe} = resizeLora.text;
     const {button, pause} = resizeLora.elements;
     const {state} = resizeLora.model;
@@ -73,7 +74,7 @@
     const MOST_ERRORS = 3;
 
     function reportOrder(params, answer) {
-        answer.refused.slice(0, MOST_ERRORS).forEach(one => toast(`${one.name}: ${one.message}`, {bad: true}));
+        answer.refused.slice(0, MOST_ERRORS).forEach(one => toast(`${one.name}: ${errorText(one)}`, {bad: true}));
         const rest = answer.refused.slice(MOST_ERRORS).map(one => one.name);
         if (rest.length) toast(t('Also refused: {names}', {names: listed(rest)}), {bad: true});
         if (answer.same.length) offerAgain(params, answer.same);

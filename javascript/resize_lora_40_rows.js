@@ -5,6 +5,7 @@
 
     const {size} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {el, later, setText, show} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {expected} = resizeLora.choice;
@@ -112,7 +113,7 @@
         row.setAttribute('aria-setsize', String(state.shown.length));
         row.classList.toggle('resize-lora-current', file.name === state.current);
         row.classList.toggle('resize-lora-problem', Boolean(file.problem));
-        row.title = file.problem || (state.versions.get(file.name) || []).map(one => one.name).join(', ');
+        row.title = messageText(file.problem) || (state.versions.get(file.name) || []).map(one => one.name).join(', ');
     }
 
     function showPreview(image, address) {

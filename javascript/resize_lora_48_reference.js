@@ -4,6 +4,7 @@
     if (resizeLora.reference) return;
 
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {chooser, el, quiet, setText} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {askPlanSoon} = resizeLora.analysis;
@@ -49,7 +50,7 @@
         }
         if (chosen !== 'loaded') return {kind: 'file', title: chosen, note: kindText('file')};
         const {kind, family, note} = loaded;
-        const known = [kind === 'none' ? '' : family, note || kindText(kind)];
+        const known = [kind === 'none' ? '' : family, messageText(note) || kindText(kind)];
         return {kind, title: loaded.title || '', note: known.filter(Boolean).join(', ')};
     }
 

@@ -4,6 +4,7 @@
     if (resizeLora.recipe) return;
 
     const {t} = resizeLora.words;
+    const {errorText, messageText} = resizeLora.messages;
     const {el, input, labelled, later} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {chosenRecipe} = resizeLora.choice;
@@ -49,7 +50,7 @@
 
     function checkedRecipe(recipe) {
         if (!recipe) return {ok: false, message: '', column: 0};
-        return call('check_recipe', {text: recipe}).catch(error => ({ok: false, message: error.message, column: 0}));
+        return call('check_recipe', {text: recipe}).catch(error => ({ok: false, message: errorText(error), column: 0}));
     }
 
     function typeRecipe() {
@@ -63,7 +64,7 @@
     function showFault(text, answer) {
         parts.recipe.setAttribute('aria-invalid', String(!answer.ok));
         const place = answer.column ? `${text.slice(0, answer.column - 1)}▸${text.slice(answer.column - 1)}` : '';
-        parts.fault.replaceChildren(...(answer.ok ? [] : [el('code', null, place), ` ${answer.message}`]));
+        parts.fault.replaceChildren(...(answer.ok ? [] : [el('code', null, place), ` ${messageText(answer.message)}`]));
     }
 
     resizeLora.recipe = {clearFault, drawRecipe, frameRecipe};

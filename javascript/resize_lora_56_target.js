@@ -5,6 +5,7 @@
 
     const {count, percent, rankRange, saving, size, sizes} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {button, el, input, quiet, section, setText, show} = resizeLora.elements;
     const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
     const {analysis, estimate, isPending, isTargetValid, plainOptions, refusal, table} = resizeLora.choice;
@@ -177,9 +178,9 @@
     function warnings(file, now) {
         if (!file) return [];
         const found = foundWarnings(now);
-        const texts = [file.problem, state.analysisError, isTargetValid() ? refusal() : ''];
-        texts.push(...found.map(one => (one.template ? t(one.template, one.values) : one.text)));
-        if (now) texts.push(...(now.exact ? now.notes : expectedWarnings(file, now, found)));
+        const texts = [messageText(file.problem), state.analysisError, isTargetValid() ? refusal() : ''];
+        texts.push(...found.map(one => (one.template ? t(one.template, one.values) : messageText(one.text))));
+        if (now) texts.push(...(now.exact ? now.notes.map(messageText) : expectedWarnings(file, now, found)));
         return [...new Set(texts.filter(Boolean))];
     }
 

@@ -5,6 +5,7 @@
 
     const {count} = resizeLora.numbers;
     const {duration, plural, t} = resizeLora.words;
+    const {errorText} = resizeLora.messages;
     const {button, el, head, primaryButton, quiet, section, setText, show} = resizeLora.elements;
     const {ENDED, state} = resizeLora.model;
     const {chosenNames, isBlocked, ownActiveJobs} = resizeLora.choice;
@@ -144,7 +145,7 @@
     }
 
     function jobText(job) {
-        if (job.state === 'failed') return job.error ? job.error.message : t('failed');
+        if (job.state === 'failed') return job.error ? errorText(job.error) : t('failed');
         if (job.state === 'waits') return t('waiting for the current image');
         if (job.state === 'queued') {
             return job.place ? plural(job.place, '{n} job ahead', '{n} jobs ahead') : t('queued');

@@ -5,6 +5,7 @@
 
     const {percent, saving, sizes} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {csvText} = resizeLora.text;
     const {button, download, el, head, quiet, quietLine, section} = resizeLora.elements;
     const {state} = resizeLora.model;
@@ -93,7 +94,7 @@
         };
         const figure = (text, hint) => el('span', {class: 'resize-lora-result-figure', title: hint}, text);
         const tools = result.state === 'there' ? presentTools(result) : removedTools(result);
-        const notes = (result.notes || []).join(' ');
+        const notes = (result.notes || []).map(messageText).join(' ');
         return el(
             'div',
             own,
@@ -172,7 +173,7 @@
     async function moveResult(method, what) {
         try {
             const {note} = await call(method, what);
-            if (note) toast(note);
+            if (note) toast(messageText(note));
             setResults(await call('results'));
             resizeLora.redraw.refreshCards();
             await readLibrary();

@@ -5,6 +5,7 @@
 
     const {sizes} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {errorText, messageText} = resizeLora.messages;
     const {button, chooser, el, input, labelled, later, primaryButton, quiet, quietLine, typeInto} =
         resizeLora.elements;
     const {state} = resizeLora.model;
@@ -87,7 +88,7 @@
 
     /* What will happen to each tag, before anything is written. */
     function showTags(mine, found) {
-        const texts = [found.message, ...found.warnings.map(one => one.text)].filter(Boolean);
+        const texts = [found.message, ...found.warnings.map(one => one.text)].filter(Boolean).map(messageText);
         const faults = texts.map(text => el('li', {class: 'resize-lora-fault'}, text));
         mine.tags.replaceChildren(...found.tags.map(tagLine), ...faults);
         mine.run.disabled = !found.ok || found.warnings.some(one => one.kind === 'other_family');
@@ -96,7 +97,7 @@
 
     function tagLine({text, troubles: errors, remarks}) {
         const fate = errors.length ? t('unchanged') : t('will be baked');
-        const notes = quiet([fate, ...errors, ...remarks].join(' · '));
+        const notes = quiet([fate, ...[...errors, ...remarks].map(messageText)].join(' · '));
         return el('li', {class: errors.length ? 'resize-lora-bake-left' : ''}, el('code', null, text), ' ', notes);
     }
 
@@ -117,7 +118,7 @@
             box.close();
         } catch (error) {
             press.disabled = false;
-            state.baking.tags.append(el('li', {class: 'resize-lora-fault', role: 'alert'}, error.message));
+            state.baking.tags.append(el('li', {class: 'resize-lora-fault', role: 'alert'}, errorText(error)));
         }
     }
 

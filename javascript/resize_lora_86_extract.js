@@ -4,6 +4,7 @@
     if (resizeLora.extract) return;
 
     const {t} = resizeLora.words;
+    const {errorText} = resizeLora.messages;
     const {button, chooser, el, input, labelled, primaryButton, quietLine, setText} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {can, changedOptions} = resizeLora.choice;
@@ -100,7 +101,7 @@
             form.box.close();
         } catch (error) {
             form.run.disabled = false;
-            setText(form.note, error.message);
+            setText(form.note, errorText(error));
         }
     }
 

@@ -5,6 +5,7 @@
 
     const {size} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {errorText, messageText} = resizeLora.messages;
     const {button, el, hostOption, hostRoot, quiet, setText} = resizeLora.elements;
     const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
     const {can, changedOptions} = resizeLora.choice;
@@ -112,7 +113,7 @@
         for (const name of PRESETS) {
             const bytes = file && file.predicted && file.predicted[name];
             setText(item(name).lastChild, bytes ? `≈ ${size(bytes)}` : '');
-            disable(name, file && file.problem);
+            disable(name, file && messageText(file.problem));
         }
         disable('compare', whyNotCompared(file && file.ours));
     }
@@ -151,7 +152,7 @@
             const answer = await call('resize', {names: [card.name], target: {preset}, ...more});
             reportCardOrder(card, preset, answer, note);
         } catch (error) {
-            note.setText(`${card.name}: ${error.message}`);
+            note.setText(`${card.name}: ${errorText(error)}`);
             note.leave();
         }
     }

@@ -4,6 +4,7 @@
     if (resizeLora.page) return;
 
     const {t} = resizeLora.words;
+    const {errorText} = resizeLora.messages;
     const {button, byId, el, hostRoot, quietLine} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {start} = resizeLora.session;
@@ -106,7 +107,7 @@
     }
 
     function showStartError(error) {
-        const text = el('p', {class: 'resize-lora-fault', role: 'alert'}, error.message);
+        const text = el('p', {class: 'resize-lora-fault', role: 'alert'}, errorText(error));
         state.root.replaceChildren(text, button(t('Retry'), onShown));
     }
 

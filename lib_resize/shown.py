@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 MOST = 1000
@@ -46,6 +47,12 @@ def _escaped(found: re.Match[str]) -> str:
         return f"\\x{code - 0xDC00:02x}"
     short = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(found[0])
     return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
+
+
+def first_of(names: Sequence[str], most: int, joint: str = ", ") -> str:
+    """Return the first names of a list, and how many more there are: ``a, b and 3 more``."""
+    first = joint.join(names[:most])
+    return f"{first} and {len(names) - most} more" if len(names) > most else first
 
 
 def mib(size: int) -> str:

@@ -24,7 +24,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "names": frozenset(),
     "files": frozenset({"errors"}),
     "linalg": frozenset({"errors"}),
-    "prompts": frozenset({"errors", "files"}),
+    "prompts": frozenset({"errors", "files", "shown"}),
     "recipe": frozenset({"errors", "linalg", "shown"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompts"}),

@@ -211,7 +211,7 @@ def _with_subspace(
                 base_alignment = layer.form.base_alignment(
                     spectra[i], checkpoint.whole(weight), runtime.arrays, transposed=weight.transposed
                 )
-            check_finite(f"its weight {weight.key} in {checkpoint.path.name} has", base_alignment)
+            check_finite(f"its weight {weight.key} in {checkpoint.path.name}", base_alignment)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
         return replace(base[i], subspace=base_alignment)

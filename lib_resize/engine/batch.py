@@ -153,7 +153,9 @@ def _failure(error: Exception, source: Source, settings: Settings) -> ResizeErro
 
 
 def _out_of_memory(source: Source, settings: Settings) -> DeviceError:
-    limit = "" if settings.max_vram is None else f" within --max-vram {settings.max_vram / 2**30:g}"
+    if settings.max_vram is None:
+        return DeviceError(f"{source.label}: {settings.device} is out of memory. Free some, or use -d cpu.")
     return DeviceError(
-        f"{source.label}: {settings.device} is out of memory{limit}. Free some, allow more, or use -d cpu."
+        f"{source.label}: {settings.device} is out of memory within --max-vram {settings.max_vram / 2**30:g}. "
+        "Free some, allow more, or use -d cpu."
     )

@@ -8,6 +8,7 @@ from ..adapters.forms.full import Full
 from ..adapters.keys.registry import LONE_ALPHA, MOST_UNKNOWN_TO_FORGE, UNKNOWN_TO_FORGE
 from ..adapters.layer import Adapter
 from ..adapters.write.float8 import float8_result
+from ..shown import first_of
 from .selection import Selection
 
 
@@ -140,5 +141,4 @@ def _below_threshold(selection: Selection) -> list[int]:
 
 def _some(names: Sequence[str]) -> str:
     """Return a count and the first names; the report has the rank of every layer."""
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return f"{len(names)} layers ({', '.join(names[:2])}{more})"
+    return f"{len(names)} layers ({first_of(names, 2)})"

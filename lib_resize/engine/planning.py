@@ -131,7 +131,7 @@ def _why_all_is_zero(analysis: Analysis) -> str:
 
 # Two forms of one LoRA ----------------------------------------------------------------------------------------
 
-_CONVERTED = "written as LoRA, as requested: {size} at retention {kept}; {kinds} it would be {other} at {other_kept}"
+_CONVERTED = "written as LoRA, as requested: {size} at retention {kept}; as {kinds} it would be {other} at {other_kept}"
 _BETTER = "LoHa written as LoRA, which is better here: {size} at retention {kept}; as LoHa {other} at {other_kept}"
 _KEPT = "LoHa kept, which is better here: {size} at retention {kept}; as LoRA {other} at {other_kept}"
 
@@ -166,7 +166,7 @@ def _figures(used: ResizeJob, unused: ResizeJob) -> dict[str, str]:
 def _kinds_that_differ(analysis: Analysis, other: Analysis) -> str:
     pairs = zip(analysis.adapter.layers, other.adapter.layers, strict=True)
     kinds = {own.form.kind for own, new in pairs if type(own.form) is not type(new.form)}
-    return "as " + " and ".join(sorted(kinds))
+    return " and ".join(sorted(kinds))
 
 
 def _noted(job: ResizeJob, note: str) -> ResizeJob:

@@ -96,7 +96,7 @@ def _copy(spec: TensorSpec, copied: Copied, selection: Selection) -> Chunk:
     file = selection.adapter.files[copied.source]
     kind, bits = file.header.entries[copied.key].dtype, file.bits(copied.key)
     if kind in LARGEST:
-        check_finite(f"{file.path}: {copied.key} has", singles(bits, kind))
+        check_finite(f"{file.path}: {copied.key}", singles(bits, kind))
     if gain == 1.0:
         return bits
     if kind not in LARGEST:

@@ -47,9 +47,10 @@ def _count_of(keys: Sequence[str]) -> str:
 
 def _share_held(layers: Sequence[Layer], tally: Tally, wish: ExtractOptions) -> str:
     lost, held = math.fsum(layer.lost**2 for layer in layers), math.fsum(tally.held)
-    conv = "" if wish.conv_rank in (None, wish.rank) else f" and conv rank {wish.conv_rank}"
-    share = math.sqrt(held / (held + lost))
-    return f"rank {wish.rank}{conv} holds {100 * share:.1f} % of the difference; no recipe can keep more"
+    share = f"{100 * math.sqrt(held / (held + lost)):.1f}"
+    if wish.conv_rank in (None, wish.rank):
+        return f"rank {wish.rank} holds {share} % of the difference; no recipe can keep more"
+    return f"rank {wish.rank} and conv rank {wish.conv_rank} hold {share} % of the difference; no recipe can keep more"
 
 
 def nothing_differs(tuned: Weights, base: Weights, tally: Tally) -> str:
@@ -61,11 +62,15 @@ def nothing_differs(tuned: Weights, base: Weights, tally: Tally) -> str:
     apart = tally.only_one + len(tally.sizes) + tally.left_out.get(OTHER_LAYOUT, 0)
     others = "; ".join(missed)
     if tally.equal > apart:
-        rest = f" Not compared: {others}." if missed else ""
-        return f"{models}: no layer differs that a LoRA could hold ({tally.equal} were compared and are equal).{rest}"
-    count = f"{tally.equal} of {tally.equal + apart} layers" if tally.equal else "no layer"
-    equal = " and are equal" if tally.equal else ""
+        found = f"{models}: no layer differs that a LoRA could hold ({tally.equal} were compared and are equal)."
+        return f"{found} Not compared: {others}." if missed else found
+    return f"{models}: {_compared(tally.equal, apart)}; of the others, {others or 'none is wanted'}. {_ONE_LAYOUT}"
+
+
+_ONE_LAYOUT = "Name two checkpoints of one model in one layout."
+
+
+def _compared(equal: int, apart: int) -> str:
     return (
-        f"{models}: {count} could be compared{equal}; of the others, {others or 'none is wanted'}. "
-        f"Name two checkpoints of one model in one layout."
+        f"{equal} of {equal + apart} layers could be compared and are equal" if equal else "no layer could be compared"
     )

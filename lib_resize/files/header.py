@@ -253,19 +253,17 @@ def _entry(path: Path, name: str, fields: object) -> TensorEntry:
         raise damaged_file(path, f"tensor {shortened(name)} is described by {type(fields).__name__}", "an object")
     dtype, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if dtype is None or shape is None or offsets is None:
-        raise damaged_file(
-            path,
-            f"tensor {shortened(name)} has the fields {shortened(sorted(fields))}",
-            "dtype, shape and data_offsets",
-        )
+        found = f"tensor {shortened(name)} has the fields {shortened(sorted(fields))}"
+        raise damaged_file(path, found, "dtype, shape and data_offsets")
     width = DTYPE_BYTES.get(dtype) if isinstance(dtype, str) else None
     if width is None:
         _refuse_dtype(path, name, dtype)
-    found = f"tensor {shortened(name)} has the"
     if not _is_shape(shape):
-        raise damaged_file(path, f"{found} shape {shortened(shape)}", "whole numbers, none negative, at most 32")
+        found = f"tensor {shortened(name)} has the shape {shortened(shape)}"
+        raise damaged_file(path, found, "whole numbers, none negative, at most 32")
     if not _is_range(offsets):
-        raise damaged_file(path, f"{found} offsets {shortened(offsets)}", "two rising whole numbers")
+        found = f"tensor {shortened(name)} has the offsets {shortened(offsets)}"
+        raise damaged_file(path, found, "two rising whole numbers")
     start, stop = offsets
     nbytes = math.prod(shape) * width
     if nbytes == 0 or nbytes != stop - start:

@@ -91,7 +91,8 @@ class ImageGenerator:
         missing = _not_applied(loras)
         if missing:
             comments = str(getattr(result, "comments", "") or "").strip()
-            raise FileError(f"{', '.join(missing)}: the WebUI did not apply this LoRA. {comments}".rstrip())
+            found = f"{', '.join(missing)}: the WebUI did not apply this LoRA."
+            raise FileError(f"{found} {comments}" if comments else found)
         if not result.images:
             raise HostError("The WebUI returned no image and no reason.")
         return result.images[0]

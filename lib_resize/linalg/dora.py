@@ -35,8 +35,8 @@ class DoraWeight:
             raise LayerError(
                 f"it has DoRA magnitudes {self.magnitude.shape} for a weight of {n} outputs; the file is damaged"
             )
-        check_finite("its magnitudes have", self.magnitude)
-        check_finite("its base weight has", self.weight)
+        check_finite("its magnitude", self.magnitude)
+        check_finite("its base weight", self.weight)
 
     def effective_weight(self, delta: Single) -> Double:
         """Return ``m V / ||V||`` for a delta (n, in * taps), in the same shape, float64.

@@ -23,7 +23,7 @@ def in_range(what: str, values: Any) -> Any:
 
     `what` is the subject of the error message. Raises LayerError for numbers that are not finite or above float32.
     """
-    check_finite(f"{what} has", values)
+    check_finite(what, values)
     sizes = np.abs(values)
     if sizes.max(initial=0.0) > _FLOAT32.max:
         raise LayerError(f"{what} is larger than any number of float32: the file is damaged or its training diverged")
@@ -32,6 +32,6 @@ def in_range(what: str, values: Any) -> Any:
 
 
 def check_finite(what: str, values: Any) -> None:
-    """Raise LayerError if a number is NaN or infinite. `what` begins the message, such as "its magnitudes have"."""
+    """Raise LayerError if a number is NaN or infinite. `what` begins the message, such as "its base weight"."""
     if not np.isfinite(values).all():
-        raise LayerError(f"{what} NaN or infinite values: the file is damaged or its training diverged")
+        raise LayerError(f"{what} has NaN or infinite values: the file is damaged or its training diverged")

@@ -87,8 +87,9 @@ def compare(
 
 
 def _text(number: float, effect: float | None) -> str:
-    baseline = "" if effect is None else f"; without the LoRA {effect:.3g}"
-    return f"mean pixel difference {number:.3g} of 255{baseline}"
+    if effect is None:
+        return f"mean pixel difference {number:.3g} of 255"
+    return f"mean pixel difference {number:.3g} of 255; without the LoRA {effect:.3g}"
 
 
 class _Difference:

@@ -88,8 +88,9 @@ class LoraFolders:
         if moment and name[: moment.start()] in self._named:
             return f"{moment[0]} after a name is a step, but a file applies to all steps. Remove it."
         close = difflib.get_close_matches(name, self._named, n=3)
-        hint = f" Similar names: {', '.join(close)}." if close else ""
-        return f"no LoRA in {roots} has this name or alias.{hint}"
+        if close:
+            return f"no LoRA in {roots} has this name or alias. Similar names: {', '.join(close)}."
+        return f"no LoRA in {roots} has this name or alias."
 
 
 def _alias_of(path: Path) -> str | None:

@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import PromptError
+from ..shown import first_of
 from .block_weights import (
     BLOCK_PRESETS,
     MID,
@@ -375,4 +376,4 @@ def str_of(strength: Strength) -> str:
 def common_names(tags: Sequence[Tag]) -> str:
     """Return ``a + b`` or ``a + b and 3 more``, for titles."""
     names = list(dict.fromkeys(tag.name for tag in tags))
-    return " + ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+    return first_of(names, 2, " + ")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ..errors import PairingError
 from ..linalg.casts import Double
 from ..linalg.truncate import non_increasing
+from ..shown import first_of
 from .grammar import BASE_SCORES, SELF_SCORES, Recipe
 
 
@@ -146,11 +147,10 @@ def check_partners(recipe: Recipe, layers: Sequence[LayerFacts], base_name: str)
         return []
     missing = [layer.name for layer in layers if layer.base is None]
     if 2 * len(missing) > len(layers) and _without_base(recipe) is None:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise PairingError(
-            f"{len(missing)} of {len(layers)} layers have no partner in {base_name}: {shown}. The LoRA was made for "
-            f"another model family than this checkpoint, or the checkpoint has an unknown key format. Give the right "
-            f"checkpoint, or use a recipe that needs none, such as -r medium."
+            f"{len(missing)} of {len(layers)} layers have no partner in {base_name}: {first_of(missing, 5)}. "
+            f"The LoRA was made for another model family than this checkpoint, or the checkpoint has an unknown key "
+            f"format. Give the right checkpoint, or use a recipe that needs none, such as -r medium."
         )
     return missing
 

@@ -35,6 +35,9 @@ class Choice:
 
 
 SizeOf = Callable[[Choice], int]
+
+_MORE = "Give that size or more."
+_MORE_OR_NO_LEAST = "Give that size or more, or remove min_rank=."
 """Returns the exact file size in bytes for a choice."""
 
 
@@ -232,8 +235,7 @@ class Ranking:
         if smallest > budget:
             raise ResizeError(
                 f"size={format_number(self.recipe.value, 6)}: the smallest file that this recipe allows has "
-                f"{smallest / MIB:.3f} MiB. Give that size or more"
-                + (", or remove min_rank=." if self.recipe.min_rank else ".")
+                f"{smallest / MIB:.3f} MiB. {_MORE_OR_NO_LEAST if self.recipe.min_rank else _MORE}"
             )
         return self._largest_within(budget, fewest, smallest)
 

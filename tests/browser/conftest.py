@@ -154,8 +154,21 @@ def phone(browser: Any, address: str) -> Iterator[Any]:
     assert faults == []
 
 
+@pytest.fixture
+def japanese(browser: Any, address: str) -> Iterator[Any]:
+    """The same for a reader of Japanese."""
+    faults: list[str] = []
+    page = _new_page(browser, faults, viewport=WIDE, locale="ja-JP")
+    try:
+        _load(page, address)
+        yield page
+    finally:
+        page.context.close()
+    assert faults == []
+
+
 def _new_page(browser: Any, faults: list[str], **settings: Any) -> Any:
-    page = browser.new_context(locale="en-US", **settings).new_page()
+    page = browser.new_context(**{"locale": "en-US", **settings}).new_page()
     page.set_default_timeout(1000 * PATIENCE)
     page.on("pageerror", lambda error: faults.append(str(error)))
     return page

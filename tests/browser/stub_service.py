@@ -139,7 +139,8 @@ class StubService:
         self.reset()
 
     def reset(self, **settings: Any) -> dict[str, Any]:
-        """Begins anew; settings: files ("few", "many", "none"), features, remote, reference, slow, busy."""
+        """Begins anew; settings: files ("few", "many", "none"), features, remote, reference, slow, busy;
+        errors ({method: [kind, message]}), failure of a resize ([kind, message]), notes."""
         self.resets += 1
         self.settings: dict[str, Any] = {
             "files": "few",
@@ -202,6 +203,8 @@ class StubService:
         time.sleep(self.settings.get("delays", {}).get(method, 0))
         while method in self.settings.get("held", ()):
             time.sleep(0.02)
+        if method in self.settings.get("errors", {}):
+            raise StubError(*self.settings["errors"][method])
         faults = self.settings.get("faults", {})
         if faults.get(method):
             faults[method] -= 1
@@ -442,7 +445,7 @@ class StubService:
             "name": name, "output": f"{name}_{size / MIB:.0f}mb", "bytes_before": source["bytes"],
             "bytes_after": int(size), "saved": 1 - size / source["bytes"], "retention": point["retention"],
             "ranks": point["ranks"], "ranks_before": [source["rank"]] * 3, "layers": 986,
-            "layers_gone": point["layers_gone"], "threshold": point["threshold"], "notes": [], "warnings": warnings,
+            "layers_gone": point["layers_gone"], "threshold": point["threshold"], "notes": self.settings.get("notes", []), "warnings": warnings,
             "recipe": text, "reference": self._reference(),
             "blocks": {b: {"layers": 44, "old": float(source["rank"]), "kept": point["ranks"][2] * (0.4 + 0.6 * abs(math.cos(i)))}
                        for i, b in enumerate(BLOCKS)},
@@ -509,6 +512,8 @@ class StubService:
         def work() -> dict[str, Any]:
             if source["problem"]:
                 raise StubError("file", source["problem"])
+            if "failure" in self.settings:
+                raise StubError(*self.settings["failure"])
             point = self._point(source, recipe, target)
             output = f"{source['name']}_{point['bytes'] / MIB:.0f}mb"
             made = file(output, point["bytes"] / MIB, ours={"source": source["name"], "recipe": "", "there": True})
@@ -519,7 +524,7 @@ class StubService:
                 "result": key, "name": source["name"], "output": output, "folder": "styles",
                 "bytes_before": source["bytes"], "bytes_after": point["bytes"],
                 "saved": 1 - point["bytes"] / source["bytes"], "retention": point["retention"],
-                "recipe": recipe or self._recipe(target), "notes": [], "ranks": point["ranks"],
+                "recipe": recipe or self._recipe(target), "notes": self.settings.get("notes", []), "ranks": point["ranks"],
                 "layers_gone": point["layers_gone"], "sidecars": 1, "state": "there", "made": time.time(),
                 "seconds": 1.0, "device": "cpu", "reference": self._reference(), "earlier": False, "changed": False,
             }  # fmt: skip

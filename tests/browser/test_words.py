@@ -17,7 +17,10 @@ QUOTED = r"""(?:'([^'\\]+)'|"([^"\\]+)")"""
 CALLED = [*re.findall(rf"\bt\(\s*{QUOTED}", SCRIPT), *re.findall(rf"\b(?:one|many) = {QUOTED}", SCRIPT)]
 PLURALS = re.findall(r"\bplural\(\s*[\w.]+,\s*'([^'\\]+)',\s*'([^'\\]+)'", SCRIPT)
 COLUMNS = re.findall(r"^        \['\w+', '([A-Z]\w+)'\]", SCRIPT, re.MULTILINE)
-TEXTS = WARNINGS | {text for found in (*CALLED, *PLURALS) for text in found if text} | set(COLUMNS)
+TITLES = set(
+    re.findall(r"^        \w+: '([^']+)',", SCRIPT.partition("const TITLES = {")[2].partition("}")[0], re.MULTILINE)
+)
+TEXTS = WARNINGS | TITLES | {text for found in (*CALLED, *PLURALS) for text in found if text} | set(COLUMNS)
 
 
 @pytest.fixture(params=["zh-Hans", "ja"])
@@ -31,6 +34,7 @@ def test_every_text_is_translated(words: dict[str, str]) -> None:
     assert len(PLURALS) == 6
     assert len(COLUMNS) >= 6
     assert len(WARNINGS) == 8
+    assert len(TITLES) == 8
     assert sorted(TEXTS - words.keys()) == []
 
 

@@ -302,7 +302,7 @@ def _known_form(key: str, layer: Layer) -> Form:
     if form is None:
         raise UnsupportedError(
             f"layer {key} ({layer.form.kind}): its delta depends on the base model, so it cannot be merged. "
-            f" {_GIVE_CHECKPOINT}"
+            f"{_GIVE_CHECKPOINT}"
         )
     return form
 

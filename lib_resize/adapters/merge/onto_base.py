@@ -164,7 +164,7 @@ def _difference(stem: str, weight: WeightInfo, read: ReadWeight, added: WeightCh
         try:
             with without_float_warnings():
                 found = added(materialise(read()))
-            check_finite("the change of its base weight has", found)
+            check_finite("the change of its base weight", found)
             return found
         except LayerError as error:
             raise LayerError(f"layer {stem}: {error}") from error
