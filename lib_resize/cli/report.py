@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..engine.settings import Outcome
     from ..studies.spectra import Group
     from ..studies.survey import Survey
-    from ..studies.survey_store import Entry
+    from ..studies.survey_store import SurveyedFile
 
 _MOST_OF_NAME = 260  # characters: more than any file system allows
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -184,7 +184,7 @@ _KINDS: tuple[tuple[str, _Describe], ...] = (
 _SHOWN = 8
 
 
-def _zeros(entry: Entry) -> str | None:
+def _zeros(entry: SurveyedFile) -> str | None:
     if entry.figures is None or not entry.figures.zero:
         return None
     return f"{'' if entry.figures.exact else '~'}{entry.figures.zero} of {entry.facts.layers}"
