@@ -47,7 +47,7 @@ class Summary:
         """Add a row."""
         self._rows.append([shown(cell, _MOST_OF_NAME) for cell in _row(outcome)])
         self._totals.add(outcome)
-        if outcome.plan and not outcome.skipped and not outcome.error:
+        if outcome.plan and not outcome.skipped and outcome.declined is None and not outcome.error:
             self._sources.add(outcome.plan.source)
 
     def table(self) -> str:
@@ -74,7 +74,7 @@ class Totals:
         """Add an outcome."""
         if outcome.error is not None:
             self.failed += 1
-        elif outcome.skipped is not None or outcome.plan is None:
+        elif outcome.skipped is not None or outcome.declined is not None or outcome.plan is None:
             self.skipped += 1
         else:
             self.results += 1
@@ -89,6 +89,8 @@ class Totals:
 def _row(outcome: Outcome) -> list[str]:
     if outcome.error is not None:
         return [Path(outcome.source).name, "", "", "failed", ""]
+    if outcome.declined is not None:
+        return [Path(outcome.source).name, "", "", "left alone", ""]
     if outcome.plan is None:
         return [outcome.skipped.name if outcome.skipped else outcome.source, "", "", "skipped", ""]
     plan = outcome.plan
@@ -274,6 +276,8 @@ def as_json(outcome: Outcome, *, layers: bool = False) -> dict[str, Any]:
     """Return an outcome as `--report` writes it."""
     if outcome.error is not None:
         return {"source": outcome.source, "error": str(outcome.error)}
+    if outcome.declined is not None:
+        return {"source": outcome.source, "left": outcome.declined}
     if outcome.plan is None:
         return {"source": outcome.source, "output": str(outcome.skipped), "skipped": True}
     return outcome.plan.as_json(layers=layers) | ({"skipped": True} if outcome.skipped else {})
