@@ -51,6 +51,8 @@ class _Known:
             "ours": ours,
             "problem": facts.problem,
             "predicted": self.predicted,
+            "estimated": False,
+            "archived": None,
             "read": self.read,
         }
 
