@@ -5,7 +5,7 @@
 
     const {byText} = resizeLora.filter;
 
-    /* Returns whether a folder is an excluded one or inside of one; '' is the LoRA folder itself, without the others. */
+    /* Returns whether a folder is an excluded one or inside of one. '' has only the files of the LoRA folder itself. */
     function isExcluded(folder, excluded) {
         if (excluded.has(folder)) return true;
         return [...excluded].some(one => one !== '' && folder.startsWith(`${one}/`));
@@ -85,5 +85,5 @@
         return isSameDisk ? sums.after + sums.unknown.bytes : sums.source;
     }
 
-    resizeLora.sums = {familyCounts, folderCounts, gainOf, isExcluded, roomNeeded, sumsOf};
+    resizeLora.sums = {familyCounts, folderCounts, gainOf, roomNeeded, sumsOf};
 })((window.resizeLora = window.resizeLora || {}));

@@ -34,13 +34,13 @@
 
     /* The share that was saved; null where no new file was made. */
     function itemGain(item) {
-        return item.bytes_after == null ? null : gainOf(item.bytes_before, item.bytes_after);
+        return item.bytes_after == null || item.state === 'left' ? null : gainOf(item.bytes_before, item.bytes_after);
     }
 
     /* The files of a run in an order. Files without the value come last, and equal ones are sorted by name.
 
-       risk: the lowest weight retention first, among equal ones those with most notes, because these files are the most
-       likely to look different. */
+       risk: of the resized files the lowest weight retention first, among equal ones those with most notes, because
+       these files are the most likely to look different; then all others. */
     function sorted(items, order) {
         const compare = {gain: byGain, risk: byRisk, name: () => 0}[order];
         return [...items].sort((a, b) => compare(a, b) || byText(a.name, b.name));
@@ -51,8 +51,12 @@
     }
 
     function byRisk(a, b) {
-        const retained = missingLast(a.retention, b.retention, (x, y) => x - y);
+        const retained = missingLast(riskOf(a), riskOf(b), (x, y) => x - y);
         return retained || notesOf(b).length - notesOf(a).length;
+    }
+
+    function riskOf(item) {
+        return FILTERS.resized(item) ? item.retention : null;
     }
 
     function missingLast(x, y, compare) {
@@ -88,17 +92,20 @@
 
     /* A time as text, to two units: "40 s", "12 min", "2 h 10 min", "3 d 4 h". */
     function spanText(seconds) {
-        const whole = Math.max(1, Math.round(seconds));
         const minutes = Math.round(seconds / 60);
-        if (whole < 90) return t('{n} s', {n: whole});
+        if (seconds < 90) return t('{n} s', {n: Math.max(1, Math.round(seconds))});
         if (minutes < 60) return t('{n} min', {n: minutes});
-        if (minutes < 24 * 60) return twoUnits('{n} h', '{n} h {m} min', minutes, 60);
-        return twoUnits('{n} d', '{n} d {m} h', Math.round(minutes / 60), 24);
+        if (minutes < 24 * 60) return hoursText(Math.floor(minutes / 60), minutes % 60);
+        const hours = Math.round(minutes / 60);
+        return daysText(Math.floor(hours / 24), hours % 24);
     }
 
-    function twoUnits(one, many, value, parts) {
-        const values = {n: count(Math.floor(value / parts)), m: value % parts};
-        return t(values.m ? many : one, values);
+    function hoursText(hours, minutes) {
+        return minutes ? t('{n} h {m} min', {n: hours, m: minutes}) : t('{n} h', {n: hours});
+    }
+
+    function daysText(days, hours) {
+        return hours ? t('{n} d {m} h', {n: count(days), m: hours}) : t('{n} d', {n: count(days)});
     }
 
     /* The files of a run as they are watched: the one in work, then those that wait, then the others. */
@@ -117,5 +124,5 @@
         return share == null ? own : `${Math.floor(100 * share)} % · ${own}`;
     }
 
-    resizeLora.items = {FILTERS, filterCounts, itemGain, jsonText, sorted, spanText, tableOf, titleWith, watched};
+    resizeLora.items = {FILTERS, filterCounts, jsonText, sorted, spanText, tableOf, titleWith, watched};
 })((window.resizeLora = window.resizeLora || {}));

@@ -92,8 +92,22 @@
             readRuns().catch(showError);
             resizeLora.archive.readArchive().catch(showError);
         }
-        resizeLora.shrink.readPlanAgain();
+        resizeLora.shrinkPlan.readPlanAgain();
         return true;
+    }
+
+    /* Starts a run. One without an answer may have begun, so that it is looked for and not started twice. */
+    async function startRun(question) {
+        const before = new Set(state.runs.list.map(one => one.run));
+        try {
+            await call('shrink', question);
+        } catch (error) {
+            if (error.kind !== 'timeout') throw error;
+            await readRuns();
+            if (state.runs.list.every(one => before.has(one.run))) throw error;
+        }
+        poll();
+        await readRuns();
     }
 
     async function control(run, action) {
@@ -162,8 +176,13 @@
 
     function offerRestored({restored, refused, notes, bytes}, note) {
         const values = {size: size(bytes)};
-        note.setText(plural(restored.length, '{n} original restored, {size}', '{n} originals restored, {size}', values));
-        noteEach(refused.map(one => `${one.name}: ${one.message}`), {bad: true});
+        note.setText(
+            plural(restored.length, '{n} original restored, {size}', '{n} originals restored, {size}', values),
+        );
+        noteEach(
+            refused.map(one => `${one.name}: ${one.message}`),
+            {bad: true},
+        );
         noteEach(notes);
     }
 
@@ -185,6 +204,7 @@
         readRuns,
         restoreOriginals,
         shareOf,
+        startRun,
         undoButton,
     };
 })((window.resizeLora = window.resizeLora || {}));

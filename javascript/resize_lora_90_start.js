@@ -14,6 +14,7 @@
     const {frameStudy} = resizeLora.study;
     const {drawQueue, frameActions, frameQueue, runButton} = resizeLora.queue;
     const {drawResults, frameResults} = resizeLora.results;
+    const {drawRuns, frameRuns} = resizeLora.runRows;
     const {closeMenu, onCardButton, onContextMenu} = resizeLora.cards;
 
     /* Elements with a use of their own for Esc: fields for text, choosers, dialogs and menus. */
@@ -34,6 +35,7 @@
             frameTarget(),
             frameActions(),
             frameQueue(),
+            frameRuns(),
             frameResults(),
             frameStudy(),
         );
@@ -41,6 +43,7 @@
         drawLibrary();
         drawTarget();
         drawQueue();
+        drawRuns();
         drawResults();
     }
 

@@ -41,8 +41,10 @@
         }
         Object.assign(parts, {run: id, filter: 'all', chosen: new Set(), undoFor: null});
         const content = [frameFigures(), frameTools(), frameHead(), frameList(), frameFoot()];
-        parts.box = dialog(`${t('Report')} · ${runTitle(runNow())}`, el('div', {class: 'resize-lora-run-page'}, content));
-        parts.box.classList.add('resize-lora-wide-dialog');
+        parts.box = dialog(
+            `${t('Report')} · ${runTitle(runNow())}`,
+            el('div', {class: 'resize-lora-run-page'}, content),
+        );
         parts.box.addEventListener('close', () => {
             parts.box = null;
         });
@@ -116,7 +118,8 @@
         parts.all = input('checkbox', 'resize_lora_run_all', own);
         const texts = [t('Name'), t('Size'), t('Saved'), t('Weight retention')];
         const heads = texts.map(text => quiet(text));
-        return el('div', {class: 'resize-lora-run-grid resize-lora-run-heads'}, parts.all, heads);
+        const row = {class: 'resize-lora-run-grid resize-lora-run-heads', 'data-narrow': label};
+        return el('div', row, parts.all, heads);
     }
 
     function frameList() {
@@ -142,16 +145,15 @@
     }
 
     function makeRow() {
-        const cell = name => el('span', {class: `resize-lora-run-${name}`});
         const row = el('div', {class: 'resize-lora-run-grid'});
         const compare = () => resizeLora.compare.startComparison({entry: row.item.entry});
         row.parts = {
             tick: input('checkbox', null, {on: {change: () => tick(row.item, row.parts.tick.checked)}}),
             name: el('strong', {class: 'resize-lora-cut'}),
             note: quiet('', {class: 'resize-lora-quiet resize-lora-cut'}),
-            sizes: cell('sizes'),
-            saved: cell('saved'),
-            retention: cell('retention'),
+            sizes: el('span', {class: 'resize-lora-run-sizes'}),
+            saved: el('span', {class: 'resize-lora-run-saved'}),
+            retention: el('span', {class: 'resize-lora-run-retention'}),
             compare: button(t('Compare'), compare, {'data-action': 'compare'}),
             restore: button(t('Restore'), () => restoreOriginals({entries: [row.item.entry]}), {
                 'data-action': 'restore',
