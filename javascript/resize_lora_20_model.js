@@ -80,6 +80,8 @@
             list: [], // newest first
             items: new Map(), // id of a run -> its files
             open: new Set(), // ids of runs that are unfolded
+            page: null, // id of the run whose report is open
+            awaited: new Set(), // ids of runs whose end is announced
             showsAll: false,
             last: -Infinity, // when the list was read
             timer: null,

@@ -38,16 +38,18 @@
     async function readRuns() {
         state.runs.last = Date.now();
         applyRuns(await callWithRetry('runs'));
-        await Promise.all([...state.runs.open].map(readItems));
+        const {list, open, page} = state.runs;
+        const shown = list.filter(run => open.has(run.run) || run.run === page);
+        await Promise.all(shown.map(run => readItems(run.run)));
     }
 
     function applyRuns({runs, recovered}) {
-        const before = new Map(state.runs.list.map(run => [run.run, run]));
+        const {awaited} = state.runs;
         state.runs.list = runs;
         noteEach(recovered);
         for (const run of runs) {
-            const old = before.get(run.run);
-            if (old && !OVER.includes(old.state) && OVER.includes(run.state)) announce(run).catch(showError);
+            if (!OVER.includes(run.state)) awaited.add(run.run);
+            else if (awaited.delete(run.run)) announce(run).catch(showError);
         }
         draw();
         followOthers();
@@ -100,7 +102,7 @@
     async function startRun(question) {
         const before = new Set(state.runs.list.map(one => one.run));
         try {
-            await call('shrink', question);
+            state.runs.awaited.add((await call('shrink', question)).run);
         } catch (error) {
             if (error.kind !== 'timeout') throw error;
             await readRuns();

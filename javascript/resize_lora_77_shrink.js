@@ -84,7 +84,7 @@
             state.shrink.isOpen = false;
         });
         drawShrink();
-        parts.run.focus();
+        parts.box.querySelector('.resize-lora-sums :checked').focus();
         readPlan();
     }
 

@@ -18,7 +18,6 @@
 
     const parts = {
         box: null, // the dialog; null where none is open
-        run: '', // id of its run
         figures: null,
         filters: null,
         list: null,
@@ -39,20 +38,21 @@
             showError(error);
             return;
         }
-        Object.assign(parts, {run: id, filter: 'all', chosen: new Set(), undoFor: null});
+        state.runs.page = id;
+        Object.assign(parts, {filter: 'all', chosen: new Set(), undoFor: null});
         const content = [frameFigures(), frameTools(), frameHead(), frameList(), frameFoot()];
         parts.box = dialog(
             `${t('Report')} · ${runTitle(runNow())}`,
             el('div', {class: 'resize-lora-run-page'}, content),
         );
         parts.box.addEventListener('close', () => {
-            parts.box = null;
+            parts.box = state.runs.page = null;
         });
         drawRunPage();
     }
 
     function runNow() {
-        return state.runs.list.find(run => run.run === parts.run);
+        return state.runs.list.find(run => run.run === state.runs.page);
     }
 
     function runTitle(run) {
@@ -201,7 +201,7 @@
     }
 
     function itemsNow() {
-        return state.runs.items.get(parts.run) || [];
+        return state.runs.items.get(state.runs.page) || [];
     }
 
     function shownItems() {
