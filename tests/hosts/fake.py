@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,9 @@ class FakeHost:
         self.events.append(("refresh",))
         if self.listed is not None:
             self.listed = self._scan()
+
+    def replaced(self, paths: Collection[Path]) -> None:
+        self.events.append(("replaced", *sorted(path.stem for path in paths), "locked" if self._lock.held else "open"))
 
     def is_remote(self) -> bool:
         return self.remote
