@@ -23,6 +23,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "shown": frozenset(),
     "names": frozenset(),
     "files": frozenset({"errors"}),
+    "archive": frozenset({"errors", "files"}),
     "linalg": frozenset({"errors"}),
     "prompts": frozenset({"errors", "files"}),
     "recipe": frozenset({"errors", "linalg", "shown"}),

@@ -120,7 +120,8 @@ class _Run:
     def _written(self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Hashes) -> Outcome:
         """Plan one file, then write it."""
         settings, paths = self.settings, self.paths.of(source)
-        path_for = paths if settings.target is None else _always(settings.target)
+        target = settings.target if settings.staged is None else settings.staged(source)
+        path_for = paths if target is None else _always(target)
         job = prepare(analysis, recipe, settings.style, path_for, suffix=settings.suffix)
         paths.claim(job.path, output_stem(source.name, recipe, job.choice.threshold, settings.suffix))
         if settings.skip_existing and exists(job.path):

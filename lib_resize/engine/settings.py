@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,9 @@ class Settings:
     sidecars: bool = True
     target: Path | None = None
     """The exact file to write, for one source and one recipe."""
+    staged: Callable[[Source], Path] | None = None
+    """Returns where the new file of a source waits to replace it: for one recipe, without sidecars, and with a `style`
+    that keeps the name."""
     inputs: Inputs = field(default_factory=Inputs)
     """More files that must not be replaced; those of sources and base model are known."""
 
@@ -99,7 +102,7 @@ def refusal(settings: Settings, folder: Path, path: Path | None, inputs: Inputs)
 
     `path` is the file, None where its name is not known yet.
     """
-    if settings.dry_run or settings.target is not None:
+    if settings.dry_run or settings.target is not None or settings.staged is not None:
         return None
     try:
         check_folder(folder)

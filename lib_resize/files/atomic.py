@@ -18,6 +18,7 @@ from types import TracebackType
 from ..errors import OutputError
 from . import drafts
 from .drafts import sweep as sweep
+from .locks import folder_turn
 
 _GATHER_BYTES = 1 << 16
 # Errors of file systems without hard links: FAT, some network and FUSE mounts, Android.
@@ -183,27 +184,10 @@ def move_if_free(temporary: Path, final: Path) -> None:
 
 def _move_under_lock(temporary: Path, final: Path) -> None:
     """Check, then rename, while no other process of this program can. For file systems without hard links."""
-    with _locked_folder(final.parent):
+    with folder_turn(final.parent):
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
         temporary.rename(final)
-
-
-@contextlib.contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock on the folder itself: it needs no cleanup, and the system releases it after a kill."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:
