@@ -218,6 +218,10 @@ class HostFiles(Protocol):
         """
         ...
 
+    def scanned_folders(self) -> list[Path]:
+        """Return all folders that the host scans, those of LoRAs included, as real paths."""
+        ...
+
     def trash_root(self, path: Path | None = None) -> Path:
         """Return the trash folder for the result at a path; None: for new files. It may not exist yet."""
         ...

@@ -54,6 +54,10 @@ class FolderFiles:
     def replaced(self, paths: Collection[Path]) -> None:
         """Do nothing: no file is kept in memory."""
 
+    def scanned_folders(self) -> list[Path]:
+        places = self._trash_places()
+        return [*places.roots, *places.scanned]
+
     def trash_root(self, path: Path | None = None) -> Path:
         return self._trash_places().of(path)
 

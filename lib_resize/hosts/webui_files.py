@@ -68,6 +68,10 @@ class WebUIFiles:
             with self._refreshing, guarded("refreshing the list of LoRAs"):
                 refresh()
 
+    def scanned_folders(self) -> list[Path]:
+        places = self._trash_places()
+        return [*places.roots, *places.scanned]
+
     def trash_root(self, path: Path | None = None) -> Path:
         return self._trash_places().of(path)
 

@@ -121,7 +121,10 @@ class FakeHost:
         return self.remote
 
     def settings(self) -> Mapping[str, Any]:
-        return dict(self.set)
+        return {"resize_lora_estimate": False, **self.set}
+
+    def scanned_folders(self) -> list[Path]:
+        return list(self.roots)
 
     def trash_root(self, path: Path | None = None) -> Path:
         home = next((root for root in self.roots if path is not None and root in path.parents), self.roots[0])
