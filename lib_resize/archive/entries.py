@@ -62,6 +62,11 @@ class Entry:
     """JSON values for those who read the entry: recipe, retention and so on."""
 
     @property
+    def contents(self) -> tuple[str, str]:
+        """Return the SHA-256 of the original and of the smaller file."""
+        return self.sha256_before, self.sha256_after
+
+    @property
     def is_there(self) -> bool:
         """Return whether the archive still has the original."""
         return self.original is not None and self.original.is_file() and not self.original.is_symlink()

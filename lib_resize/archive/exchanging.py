@@ -72,10 +72,21 @@ def bring_back(one: Exchange, staged: Path) -> bool:
         discard(one.hold, one.was)
         return True
     if found != one.new and os.path.lexists(one.home):
-        return False
+        return _dropped_second_name(one)
     if sha256_of(one.hold) == one.was:
         bring(one.hold, one.home, staged)
     return True
+
+
+def _dropped_second_name(one: Exchange) -> bool:
+    """Remove the held name of a file that somebody wrote into: both names are the same file, so nothing is lost."""
+    try:
+        is_same = os.path.samestat(os.lstat(one.home), os.lstat(one.hold))
+    except OSError:
+        return False
+    if is_same:
+        one.hold.unlink()
+    return is_same
 
 
 def bring(source: Path, home: Path, staged: Path) -> None:

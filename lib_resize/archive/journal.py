@@ -18,7 +18,6 @@ from typing import Any
 
 from ..files.atomic import in_plain_words
 from ..files.drafts import sweep
-from . import place
 from .entries import Entry, as_document, entry_from, ids, read_document, write_document
 from .place import Archive
 
@@ -94,11 +93,11 @@ def under_way(entry: Entry, step: str) -> Entry:
     return replace(entry, step=step)
 
 
-def sweep_after(archive: Archive, journal: Journal) -> None:
+def sweep_after(journal: Journal) -> None:
     """Remove incomplete copies of a killed process next to the files of a journal. Never raises."""
     holds = {one.hold.parent for one in journal.exchanges}
     kept = {one.kept.parent for one in journal.entry.sidecars}
-    for folder in {archive.entries, journal.entry.home.parent, *holds, *kept}:
+    for folder in {journal.entry.home.parent, *holds, *kept}:
         sweep(folder)
 
 
@@ -131,6 +130,6 @@ def _exchange(archive: Archive, document: Mapping[str, Any]) -> Exchange:
     )
 
 
-def is_present(archive: Archive) -> bool:
-    """Return whether the archive exists and something in it is under way."""
-    return place.exists(archive) and bool(open_ids(archive))
+def is_under_way(archive: Archive) -> bool:
+    """Return whether a step is not finished."""
+    return bool(open_ids(archive))

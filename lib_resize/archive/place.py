@@ -125,11 +125,6 @@ def turn(archive: Archive) -> Iterator[None]:
             yield
 
 
-def exists(archive: Archive) -> bool:
-    """Return whether the archive was created."""
-    return archive.entries.is_dir()
-
-
 def _has_other_files(folder: Path) -> bool:
     try:
         names = {entry.name for entry in os.scandir(folder)}

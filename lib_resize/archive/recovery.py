@@ -8,9 +8,10 @@ from pathlib import Path
 
 from ..errors import OutputError
 from ..files.atomic import explain
+from ..files.drafts import sweep
 from ..files.moving import sha256_of
 from .exchanging import hold_copy, put_staged
-from .journal import PURGING, RESTORING, Exchange, Journal, is_present, journals, sweep_after
+from .journal import PURGING, RESTORING, Exchange, Journal, is_under_way, journals, sweep_after
 from .place import Archive, turn
 from .purging import complete_purge
 from .replacing import complete, revert
@@ -33,7 +34,9 @@ class Recovered:
 
 def recover(archive: Archive) -> list[Recovered]:
     """Complete or revert every step that is not finished, and say which. Raises OutputError for a read-only archive."""
-    if not is_present(archive):
+    for folder in (archive.folder, archive.entries):
+        sweep(folder)
+    if not is_under_way(archive):
         return []
     with turn(archive):
         return [_recovered(archive, journal) for journal in journals(archive)]
@@ -41,7 +44,7 @@ def recover(archive: Archive) -> list[Recovered]:
 
 def _recovered(archive: Archive, journal: Journal) -> Recovered:
     entry = journal.entry
-    sweep_after(archive, journal)
+    sweep_after(journal)
     try:
         direction, message = _settled(archive, journal)
     except OutputError as error:

@@ -87,17 +87,13 @@ def _checked(archive: Archive, entry: Entry) -> Entry:
     if sha256_of(current.original or current.home) != current.sha256_before:
         raise OutputError(f"{current.original}: was changed in the archive, so it is not restored. Copy it by hand.")
     found = sha256_of(current.home)
-    if found not in _expected(current) and os.path.lexists(current.home):
+    if found not in current.contents and os.path.lexists(current.home):
         raise OutputError(
             f"{current.home}: another file has this name now, not the one that replaced the original. It is not "
             "overwritten. Rename or move it, then restore again."
         )
     _check_root(archive, current.home)
     return current
-
-
-def _expected(entry: Entry) -> tuple[str, str]:
-    return entry.sha256_before, entry.sha256_after
 
 
 def _check_root(archive: Archive, home: Path) -> None:

@@ -43,6 +43,8 @@ class Settings:
     staged: Callable[[Source], Path] | None = None
     """Returns where the new file of a source waits to replace it: for one recipe, without sidecars, and with a `style`
     that keeps the name."""
+    decline: Callable[[Plan], str | None] | None = None
+    """Returns why a planned file is not written; None writes it."""
     inputs: Inputs = field(default_factory=Inputs)
     """More files that must not be replaced; those of sources and base model are known."""
 
@@ -64,6 +66,8 @@ class Outcome:
     error: ResizeError | None = None
     skipped: Path | None = None
     """The result that already exists."""
+    declined: str | None = None
+    """Why the source was left alone, after its plan or before it was opened."""
     sidecars: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
     """Existing sidecars that Resize LoRA did not write, and that are kept."""
@@ -102,7 +106,7 @@ def refusal(settings: Settings, folder: Path, path: Path | None, inputs: Inputs)
 
     `path` is the file, None where its name is not known yet.
     """
-    if settings.dry_run or settings.target is not None or settings.staged is not None:
+    if settings.dry_run or settings.target is not None:
         return None
     try:
         check_folder(folder)

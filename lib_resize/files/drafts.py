@@ -46,10 +46,16 @@ def create(folder: Path) -> tuple[Path, int]:
         path = new_path(folder)
         with contextlib.suppress(FileExistsError):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-            _lock(fd, wait=True)
-            if _is_at(fd, path):
-                return path, fd
-            os.close(fd)  # swept before it was locked
+            try:
+                _lock(fd, wait=True)
+                if _is_at(fd, path):
+                    return path, fd
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # swept before it was locked, or it cannot be seen
+            with contextlib.suppress(OSError):
+                path.unlink()
     raise FileExistsError(f"no free name for a temporary file in {folder}")
 
 
