@@ -16,9 +16,13 @@
     function reasonOf(row, after, limits) {
         if (row.left) return row.left;
         if (isExcluded(row.folder || '', limits.folders)) return 'folder';
-        if (limits.families.has(row.family || '')) return 'family';
-        if (after != null && gainOf(row.bytes, after) < limits.leastGain / 100) return 'gain';
+        if (limits.families.has(row.family)) return 'family';
+        if (after != null && gainsTooLittle(row.bytes, after, limits.leastGain)) return 'gain';
         return '';
+    }
+
+    function gainsTooLittle(before, after, leastGain) {
+        return after >= before || 100 * gainOf(before, after) < leastGain;
     }
 
     /* The share of a file that is saved; negative where the new file is larger. */
@@ -58,9 +62,9 @@
         }
     }
 
-    /* How many rows each family has, sorted by name: [[family, files]]. */
+    /* How many rows each known family has, sorted by name: [[family, files]]. */
     function familyCounts(rows) {
-        return counted(rows.map(row => [row.family || '']));
+        return counted(rows.map(row => (row.family ? [row.family] : [])));
     }
 
     /* How many rows each folder has, with those of the folders inside of it, sorted by name: [[folder, files]]. */

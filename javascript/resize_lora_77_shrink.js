@@ -123,7 +123,6 @@
         });
         const changed = () => change({});
         const rootText = folder => folder || t('(LoRA folder)');
-        const familyText = family => family || t('(unknown)');
         parts.floor = quiet();
         parts.folders = exclusion(t('Excluded folders'), 'folders', {
             excluded: shrink.folders,
@@ -132,7 +131,7 @@
         });
         parts.families = exclusion(t('Excluded families'), 'families', {
             excluded: shrink.families,
-            words: familyText,
+            words: family => family,
             changed,
         });
         const fields = el('div', {class: 'resize-lora-limits'}, gain, floor, again);

@@ -73,10 +73,21 @@ test('the LoRA folder itself is excluded without the folders inside of it', () =
     assert.deepEqual(leftNames(), {folder: 'c', broken: 'e', gain: 'g'});
 });
 
-test('a family is excluded, and so is the one of files without', () => {
+test('a family is excluded, and files of an unknown one are not', () => {
     limits.families.add('SD1.5');
-    limits.families.add('');
-    assert.deepEqual(leftNames(), {family: 'cg', broken: 'e'});
+    limits.families.add('SDXL');
+    assert.deepEqual(leftNames(), {family: 'abcdf', broken: 'e', gain: 'g'});
+});
+
+test('a file that would not become smaller is left alone with any limit', () => {
+    limits.leastGain = 0;
+    assert.equal(sums([row('a', {after: 100})]).left.get('gain').length, 1);
+    assert.equal(sums([row('a', {after: 99})]).files, 1);
+});
+
+test('the gain of a file that is resized again is that of its original, as the server counts it', () => {
+    limits.leastGain = 80;
+    assert.equal(sums([row('a', {bytes: 1000, bytes_now: 210, after: 200})]).files, 1);
 });
 
 test('a reason of the server is worth more than those of the dialog', () => {
@@ -97,7 +108,6 @@ test('folders count what is inside of them', () => {
         ['styles/animals', 1],
     ]);
     assert.deepEqual(plain(familyCounts(ROWS)), [
-        ['', 1],
         ['SD1.5', 1],
         ['SDXL', 5],
     ]);
