@@ -75,6 +75,37 @@
         trash: {items: 0, bytes: 0},
         bakedFrom: new Map(), // id of a bake -> {tab, prompt}
 
+        // Runs over a library
+        runs: {
+            list: [], // newest first
+            items: new Map(), // id of a run -> its files
+            open: new Set(), // ids of runs that are unfolded
+            page: null, // id of the run whose report is open
+            awaited: new Set(), // ids of runs whose end is announced
+            showsAll: false,
+            last: -Infinity, // when the list was read
+            timer: null,
+        },
+        archive: {bytes: 0, entries: 0}, // of originals
+        shrink: {
+            // the choices in the dialog *Shrink library*, and its plans
+            isOpen: false,
+            scope: 'all',
+            name: null, // the only LoRA that it is about, or null
+            preset: 'medium',
+            leastGain: 10, // percent
+            floor: null, // percent, or null
+            again: false,
+            folders: new Set(), // excluded
+            families: new Set(), // excluded
+            originals: 'archive',
+            isSure: false, // that originals are not kept
+            plans: new Map(), // what was asked, as JSON -> plan
+            lastPlan: null,
+            isOld: false, // the plans are out of date
+            isReading: false,
+        },
+
         // What is open
         root: null, // the element that holds the tab
         baking: null, // the parts of the dialog *Bake my prompt*

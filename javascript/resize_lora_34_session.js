@@ -28,6 +28,7 @@
         setDefaults(state.hello.defaults);
         resizeLora.page.drawFrame();
         resizeLora.results.setResults(await call('results'));
+        await resizeLora.runs.readRuns();
         readLibrary().catch(showError);
         await resizeLora.jobs.askStatus();
         resizeLora.jobs.poll();
@@ -37,6 +38,7 @@
         state.hello = hello;
         state.session = hello.session || null;
         state.reference = hello.reference;
+        state.archive = hello.archive;
     }
 
     /* The server was restarted and does not know the ids of its last session: all of the state is read again. */
@@ -55,6 +57,7 @@
         setHello(await call('hello'));
         toast(t('The server was restarted. The library was reloaded.'));
         resizeLora.results.setResults(await call('results'));
+        await resizeLora.runs.readRuns();
         await readLibrary();
         resizeLora.target.drawTarget();
         resizeLora.analysis.analyseSoon();
@@ -110,6 +113,7 @@
             if (isWhole && answer.complete) [...state.files.keys()].filter(name => !seen.has(name)).forEach(removeFile);
             resizeLora.library.drawLibrary();
             resizeLora.target.drawTarget();
+            resizeLora.shrink.drawShrink();
         }
     }
 

@@ -78,6 +78,7 @@
         if (!status.active) resizeLora.redraw.queueRanEmpty();
         resizeLora.queue.drawQueue();
         resizeLora.queue.drawActions();
+        resizeLora.runs.onStatus();
         return status.active > 0 || state.revision == null;
     }
 
@@ -123,6 +124,7 @@
 
     function endJob(job, first, note) {
         const isDone = job.state === 'done';
+        if (resizeLora.runs.endRunJob(job, first)) return;
         if (job.kind === 'analyse') endAnalysis(job, first);
         else if (job.kind === 'spectra') resizeLora.study.endStudy(job);
         else if (job.kind !== 'compare' && isDone) resizeLora.results.addResult(job.result);
@@ -190,6 +192,7 @@
     function showDone(job, note) {
         if (job.kind === 'bake') resizeLora.bake.offerBaked(job.result, note);
         else if (job.kind === 'compare') note.close();
+        else if (job.kind === 'restore_originals') resizeLora.runs.offerRestored(job.result, note);
         else resizeLora.results.offerResult(job.result, note);
     }
 

@@ -64,7 +64,8 @@
         );
         const narrow = el('label', {class: 'resize-lora-narrow'}, parts.sort);
         const refresh = button(t('Refresh'), () => readLibrary(true).catch(showError), {id: 'resize_lora_refresh'});
-        return el('div', {class: 'resize-lora-tools'}, search, parts.family, parts.fits, narrow, refresh);
+        const shrink = resizeLora.shrink.shrinkButton();
+        return el('div', {class: 'resize-lora-tools'}, search, parts.family, parts.fits, narrow, refresh, shrink);
     }
 
     function descends(column) {
@@ -114,6 +115,7 @@
             {class: 'resize-lora-foot'},
             el('span', {'aria-live': 'polite'}, parts.counts, parts.totals, parts.leftOut),
             parts.more,
+            resizeLora.shrink.footButton(),
             parts.clear,
         );
     }
@@ -195,6 +197,7 @@
         show(parts.more, unknown > 0 && chosen.length > 1);
         setText(parts.more, t('Analyse {n}', {n: count(unknown)}));
         show(parts.clear, chosen.length > 0);
+        resizeLora.shrink.drawFootButton();
         drawSelectAll();
     }
 

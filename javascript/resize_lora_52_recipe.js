@@ -46,6 +46,7 @@
         resizeLora.target.drawTarget();
         drawRows();
         askPlan();
+        resizeLora.shrinkPlan.readPlan();
     }, 150);
 
     function checkedRecipe(recipe) {

@@ -73,6 +73,7 @@
 
     /* Jobs in progress, but for the analysis that the target shows; and failed ones until they are dismissed. */
     function isShownInQueue(job) {
+        if (job.kind === 'shrink') return false; // a run has a row of its own
         if (ENDED.includes(job.state)) {
             return job.state === 'failed' && !job.seen && job.kind !== 'analyse' && job.kind !== 'spectra';
         }
@@ -161,7 +162,9 @@
     }
 
     function layerText(job) {
-        return job.total ? t('layer {n} of {all}', {n: job.done, all: job.total}) : '';
+        return job.total && job.kind !== 'restore_originals'
+            ? t('layer {n} of {all}', {n: job.done, all: job.total})
+            : '';
     }
 
     /* The image in progress, not those that are done. */

@@ -16,6 +16,7 @@
     const {sameText} = resizeLora.orders;
     const {openInTab} = resizeLora.library;
     const {startComparison} = resizeLora.compare;
+    const {replaceCard, replaceText} = resizeLora.replacing;
 
     const SUFFIX = /\.(safetensors|ckpt|pt)$/i;
 
@@ -87,6 +88,7 @@
             menuItem(t('Resize…'), () => openInTab(card.name)),
             PRESETS.map(preset),
             el('hr'),
+            menuItem(replaceText(), () => replaceCard(card.name), 'replace'),
             menuItem(t('Compare with original'), compare, 'compare'),
         );
     }
@@ -115,6 +117,8 @@
             setText(item(name).lastChild, bytes ? `≈ ${size(bytes)}` : '');
             disable(name, file && messageText(file.problem));
         }
+        setText(item('replace').firstChild, replaceText());
+        disable('replace', file && file.problem);
         disable('compare', whyNotCompared(file && file.ours));
     }
 

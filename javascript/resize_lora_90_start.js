@@ -15,6 +15,7 @@
     const {frameStudy} = resizeLora.study;
     const {drawQueue, frameActions, frameQueue, runButton} = resizeLora.queue;
     const {drawResults, frameResults} = resizeLora.results;
+    const {drawRuns, frameRuns} = resizeLora.runRows;
     const {closeMenu, onCardButton, onContextMenu} = resizeLora.cards;
 
     /* Elements with a use of their own for Esc: fields for text, choosers, dialogs and menus. */
@@ -35,6 +36,7 @@
             frameTarget(),
             frameActions(),
             frameQueue(),
+            frameRuns(),
             frameResults(),
             frameStudy(),
         );
@@ -42,6 +44,7 @@
         drawLibrary();
         drawTarget();
         drawQueue();
+        drawRuns();
         drawResults();
     }
 

@@ -305,12 +305,12 @@ def test_the_tab_and_a_survey_share_one_store(made, tmp_path, monkeypatch) -> No
     tab = catalogue.KnownFiles(store, every=60.0)
 
     def add(found: Survey) -> None:
-        tab.add(path, (stamp, Facts(rank=32), {"high": 7}))
+        tab.add(path, (stamp, Facts(rank=32), {"high": 7}, False))
         tab.save()
 
     look(made, SurveyOptions(on_headers=add))
     assert load_cache(store)[str(path)][2] == {"high": 7}
-    tab.add(made / "half.safetensors", (stamp, Facts(rank=4), None))
+    tab.add(made / "half.safetensors", (stamp, Facts(rank=4), None, False))
     tab.save()
     asked = counted(monkeypatch)
     look(made)

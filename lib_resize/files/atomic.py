@@ -25,6 +25,8 @@ _GATHER_BYTES = 1 << 16
 _NO_LINKS = frozenset(
     (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
 )
+_FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_IN_USE = (errno.EBUSY, errno.ETXTBSY)
 _WINDOWS_IN_USE = (32, 33, 1224)  # sharing violation, lock violation, user-mapped section open
 
 
@@ -159,7 +161,7 @@ def check_room(folder: Path, needed: int) -> None:
         raise OutputError(
             f"{folder}: the disk has {mib(usage.free)} free, the file needs {mib(needed)}. "
             "Free some space or choose another folder."
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def move_if_free(temporary: Path, final: Path) -> None:
@@ -209,6 +211,23 @@ def in_plain_words(final: Path) -> Iterator[None]:
         raise OutputError(explain(error, final)) from error
     except ValueError as error:  # a NUL in the path
         raise OutputError(f"{str(final)!r}: this cannot be a file name: {error}.") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error, or one that caused it, is that of a full disk."""
+    return any(one.errno in _FULL_DISK or getattr(one, "winerror", None) == 112 for one in _causes(error))
+
+
+def is_in_use(error: BaseException) -> bool:
+    """Return whether an error, or one that caused it, is that of a file that another program has open."""
+    return any(getattr(one, "winerror", None) in _WINDOWS_IN_USE or one.errno in _IN_USE for one in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[OSError]:
+    while error is not None:
+        if isinstance(error, OSError):
+            yield error
+        error = error.__cause__
 
 
 def _exists(final: Path) -> str:

@@ -46,6 +46,33 @@ def file_turn(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def try_file(path: Path) -> int | None:
+    """Lock a file, and return its descriptor, which is to be closed; None where another process or thread has it.
+
+    The file is created where it is missing. Raises ``OSError`` where it cannot be opened.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _try(fd)
+    except (BlockingIOError, PermissionError):
+        os.close(fd)
+        return None
+    except OSError:  # a disk without locks
+        pass
+    return fd
+
+
+def _try(fd: int) -> None:
+    if sys.platform != "win32":
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    import msvcrt
+
+    msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+
 def _wait_for(fd: int) -> None:
     if sys.platform != "win32":
         import fcntl

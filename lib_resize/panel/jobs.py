@@ -35,12 +35,23 @@ class JobSpec:
     bytes: int = 0
     """How much there is to read, for the time left."""
     recipe: str | None = None
+    work: str | None = None
+    """Of a `shrink`: id of its run."""
     key: str | None = None
     """Source, recipe and options as one text; equal for equal orders."""
     background: bool = False
-    """It runs when nothing else waits, and gives way at `Handle.give_way`."""
+    """It runs when nothing of the foreground waits, and gives way at `Handle.give_way`."""
+    idle: bool = False
+    """It runs when nothing else waits at all, and gives way to everything."""
+    skipped: float = 0.0
+    """Share of the work that was done before the job, 0 to 1."""
     stop: Callable[[], None] | None = None
     """Called where the running job is cancelled, to interrupt what does not call the handle."""
+
+    @property
+    def rank(self) -> int:
+        """0 for the foreground, 1 for the background, 2 for what is done when nothing else waits."""
+        return 2 if self.idle else int(self.background)
 
 
 @dataclass(eq=False)
@@ -80,6 +91,11 @@ class QueuedJob:
         """Seconds that it has run, pauses left out."""
         return self.worked + (time.monotonic() - self.began if self.began else 0.0)
 
+    @property
+    def part(self) -> float:
+        """Share of its work that is done, 0 to 1."""
+        return self.share + (self.portion * self.done / self.total if self.total else 0.0)
+
     def end(self, state: str) -> None:
         self.state, self.stage, self.done, self.total = state, "", 0, 0
         self.ended.set()
@@ -92,9 +108,9 @@ class QueuedJob:
     def seconds_left(self, expected: float | None) -> float | None:
         """Return the time left, from its own progress, or else from the `expected` time of the whole job."""
         if self.state == RUNNING and self.began:
-            part = self.share + (self.portion * self.done / self.total if self.total else 0.0)
+            part = self.part - self.spec.skipped
             if part > 0.02 and self.elapsed > 0.3:
-                return max(0.0, self.elapsed / part * (1.0 - part))
+                return max(0.0, self.elapsed / part * (1.0 - self.part))
             return None if expected is None else max(0.0, expected - self.elapsed)
         return None if expected is None else max(0.0, expected - self.worked)
 
@@ -114,6 +130,8 @@ class QueuedJob:
             "files": self.spec.files,
             "name": self.name,
             "recipe": self.spec.recipe,
+            "run": self.spec.work,
+            "share": self.part,
             "seconds_left": seconds_left,
             "result": self.result,
             "error": self.error,
@@ -131,6 +149,10 @@ class Pace:
             before = self._known.get(kind)
             now = seconds / bytes
             self._known[kind] = now if before is None else 0.7 * before + 0.3 * now
+
+    def known(self, kind: str) -> float | None:
+        """Return the pace of a kind; None where it was never measured."""
+        return self._known.get(kind)
 
     def seconds(self, spec: JobSpec) -> float | None:
         pace = self._known.get(spec.kind)

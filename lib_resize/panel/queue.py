@@ -53,8 +53,13 @@ class Handle:
     def give_way(self) -> None:
         """Raise GaveWay where another job waits, Cancelled where it was cancelled; between two files of a job."""
         self.check()
-        if self._queue.has_foreground():
+        if self._queue.has_waiting(self._job.spec.rank):
             raise GaveWay
+
+    def part(self, before: float, share: float, check: Callable[[], None]) -> Handle:
+        """Return a handle for a part of the job: `before` and `share` are of the whole, 0 to 1. It calls `check` often,
+        which may raise."""
+        return PartHandle(self._queue, self._job, (before, share), check)
 
     def portion(self, done: float, next_one: float) -> None:
         """Set the share of the job that is done, and the share of its next stage, 0 to 1: for the time left."""
@@ -80,7 +85,7 @@ class Handle:
 
     def wait_for_host(self) -> None:
         """Return when the host is free, and show until then that the job waits. Raises Cancelled."""
-        self._queue.wait_for_host(self._job)
+        self._queue.wait_for_host(self._job, self.check)
 
     def _report_to_host(self) -> None:
         now = time.monotonic()
@@ -90,6 +95,23 @@ class Handle:
         job = self._job
         with contextlib.suppress(Exception):  # the job does not depend on the host's progress bar
             self._queue.host.progress(job.done, job.total, f"{job.spec.title}: {job.stage} {job.done}/{job.total}")
+
+
+class PartHandle(Handle):
+    """A handle of which the work is a part of the job, such as one of many files."""
+
+    def __init__(self, queue: Queue, job: QueuedJob, place: tuple[float, float], check: Callable[[], None]) -> None:
+        super().__init__(queue, job)
+        self._place = place
+        self._own_check = check
+
+    def check(self) -> None:
+        self._own_check()
+        super().check()
+
+    def portion(self, done: float, next_one: float) -> None:
+        before, share = self._place
+        super().portion(before + share * done, share * next_one)
 
 
 class Queue:
@@ -145,6 +167,11 @@ class Queue:
                 _keep_stopping(job, job.spec.stop)
         return met
 
+    def withdraw(self, id: str) -> bool:
+        """End a job that waits for its turn; return whether it did."""
+        with self._changed:
+            return self._jobs.withdraw(id)
+
     def orders(self) -> dict[str, str]:
         """Return key -> id of each job that has a key and has not ended."""
         with self._changed:
@@ -153,6 +180,15 @@ class Queue:
     def knows(self, id: str) -> bool:
         with self._changed:
             return id in self._jobs
+
+    def is_active(self, id: str) -> bool:
+        """Return whether a job waits or runs."""
+        with self._changed:
+            return any(job.id == id for job in self._jobs.active())
+
+    def seconds_per_byte(self, kind: str) -> float | None:
+        """Return the pace of earlier jobs of a kind; None where none was measured."""
+        return self._pace.known(kind)
 
     def status(self, since: int = 0) -> Json:
         """Return the jobs that changed since a revision, what is left to do, and the place of every active job."""
@@ -188,10 +224,15 @@ class Queue:
 
     def has_foreground(self) -> bool:
         """Return whether a job waits that is not one of the background."""
-        with self._changed:
-            return self._jobs.foreground() > 0
+        return self.has_waiting(1)
 
-    def wait_for_host(self, job: QueuedJob) -> None:
+    def has_waiting(self, rank: int) -> bool:
+        """Return whether a job of a lower rank waits."""
+        with self._changed:
+            return self._jobs.ahead(rank) > 0
+
+    def wait_for_host(self, job: QueuedJob, check: Callable[[], None] = lambda: None) -> None:
+        """Wait until the host is free. Raises Cancelled, and what `check` raises."""
         before = job.stage
         while self._busy():
             if job.state != WAITS:
@@ -199,6 +240,7 @@ class Queue:
                     job.state, job.stage = WAITS, "waiting for the current image"
             if job.cancel.wait(_LOOK_SECONDS):
                 break
+            check()
         if job.cancel.is_set():
             raise Cancelled("Cancelled; nothing was left behind.")
         if job.state == WAITS:

@@ -265,6 +265,18 @@ def _with_spectra(found: Survey, options: SurveyOptions, store: SurveyStore, pro
     return replace(found, entries=tuple(_with_figures_of(entry, fresh.get(entry.content)) for entry in found.entries))
 
 
+def estimated_entry(path: Path, store: SurveyStore, runtime: Runtime) -> Entry:
+    """Return a file with estimates from a sample of its layers, or with the figures that the store has.
+
+    A file that cannot be read has a `problem`, and raises nothing but Cancelled.
+    """
+    entry = _entry(path, store)
+    if entry.problem is None and entry.figures is None:
+        entry = _measured(entry, exact=False, runtime=runtime)
+        store.keep(entry)
+    return entry
+
+
 def _enough(figures: Figures | None, exact: bool) -> bool:
     return figures is not None and (figures.exact or not exact)
 

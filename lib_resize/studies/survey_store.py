@@ -87,7 +87,7 @@ class SurveyStore:
         """Return what is known of a file; None if it was changed, or never surveyed."""
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
             row = self._known.files[_name(path)]
-            known, facts, _ = checked_row(row, self._known)
+            known, facts, *_ = checked_row(row, self._known)
             body = self._known.contents[row["content"]]
             figures = None if body["figures"] is None else Figures(**body["figures"])
             if known == stamp:

@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from stub_runs import StubError, StubRuns
+
 from lib_resize.errors import PromptError
 from lib_resize.panel.faults import Fault
 from lib_resize.panel.lora_warnings import TEMPLATES
@@ -42,21 +44,13 @@ DEFAULTS = {
 BLOCKS = ["TE1", "TE2", "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{i:02}" for i in range(9))]
 
 
-class StubError(Exception):
-    """An error of the protocol."""
-
-    def __init__(self, kind: str, message: str, **more: Any) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.more = more
-
-
 def file(name: str, mib: float, **more: Any) -> dict[str, Any]:
     """One File of `library`."""
     return {
         "name": name, "folder": "styles", "family": "SDXL", "kind": "LoRA", "rank": 32, "dtype": "F16", "layers": 986,
         "bytes": int(mib * MIB), "modified": 1763768217.0 + zlib.crc32(name.encode()) % 1000, "preview": False,
-        "fits": True, "ours": None, "problem": None, "predicted": None, "read": True, **more,
+        "fits": True, "ours": None, "problem": None, "predicted": None, "estimated": False, "archived": None,
+        "read": True, **more,
     }  # fmt: skip
 
 
@@ -129,7 +123,7 @@ PICTURES = {"original": 20, "resized": 60, "without": 200, "difference": 5}
 CHANGES = {name for name, method in METHODS.items() if method.changes}
 
 
-class StubService:
+class StubService(StubRuns):
     """Answers like the service of the panel. `change` (a method of its own) sets up what a test needs."""
 
     def __init__(self) -> None:
@@ -157,6 +151,7 @@ class StubService:
         self.made: dict[str, dict[str, Any]] = {}
         self.analysed: set[str] = set()
         self.revision = self.library_revision = 1
+        self.reset_runs()
         self.heard.clear()
         return {}
 
@@ -270,6 +265,7 @@ class StubService:
                 "scores": dict.fromkeys(("spn_ckpt", "spn_lora", "fro_ckpt", "fro_lora", "subspace", "params"), "a norm"),
                 "selections": {"size": "a size"}, "limits": {"min_rank": "a limit"}, "dtypes": ["16", "bf16"],
             },
+            "archive": {key: self.do_archive()[key] for key in ("folder", "bytes")} | {"entries": len(self.entries)},
         }  # fmt: skip
 
     def _reference(self) -> dict[str, Any]:
@@ -307,6 +303,11 @@ class StubService:
         if self.settings.get("busy"):
             job["state"], job["stage"] = "waits", "waiting for the current image"
             return
+        if job["kind"] == "shrink":
+            job["state"] = "running"
+            if self.step_run(job):
+                self._finish(job)
+            return
         total = 3 if job["kind"] == "compare" else 986
         job["state"], job["stage"], job["total"] = "running", "image" if job["kind"] == "compare" else "analyse", total
         job["done"] += max(1, total // self.settings["slow"])
@@ -337,6 +338,7 @@ class StubService:
             "id": key, "kind": kind, "title": title, "state": "queued", "place": 0, "stage": "", "done": 0, "total": 0,
             "file": place[0], "files": place[1], "name": name, "seconds_left": None, "result": None, "error": None,
             "batch": batch or secrets.token_hex(8), "recipe": recipe, "revision": self.revision, "work": work,
+            "run": None, "share": 0.0,
         }  # fmt: skip
         return key
 
@@ -662,8 +664,10 @@ class StubService:
 
         return {"job": self._job("extract", f"difference → {stem}", stem, work)}
 
-    def do_compare(self, settings: dict[str, Any], name: str = "", result: str = "", without: bool = False) -> Any:
-        return {"job": self._job("compare", f"Compare {name or result}", name, self._compared)}
+    def do_compare(
+        self, settings: dict[str, Any], name: str = "", result: str = "", entry: str = "", without: bool = False
+    ) -> Any:
+        return {"job": self._job("compare", f"Compare {name or result or entry}", name, self._compared)}
 
     def _compared(self) -> dict[str, Any]:
         return {

@@ -36,6 +36,7 @@ class Conversation:
         made = self._work()
         self._prompts(made)
         self._results(made)
+        self._runs()
 
     def _look(self) -> None:
         self.ask("hello")
@@ -77,3 +78,22 @@ class Conversation:
         self.ask("undo", result=made["result"])
         self.ask("results")
         self.ask("empty_trash", confirm=True)
+
+    def _runs(self) -> None:
+        self.job("estimate")
+        self.ask("shrink_plan", **LOW)
+        self.ask("shrink_plan", names=["pastry", "nobody"])
+        self.ask("shrink", originals="none", **LOW)  # not confirmed
+        run = self.job("shrink", names=["ink", "pastry"], least_gain=0.0, **LOW)
+        self.ask("runs")
+        self.ask("run", run=run["run"])
+        self.ask("library")
+        self.ask("run_control", run=run["run"], action="pause")  # it has ended
+        stopped = self.ask("shrink", names=["pastry"], again=True, **LOW)
+        self.ask("run_control", run=stopped["run"], action="stop")
+        self.ask("run", run="0123456789abcdef")
+        self.ask("archive")
+        self.job("restore_originals", run=run["run"])
+        self.job("shrink", names=["ink"], **LOW)
+        self.ask("purge", all=True)
+        self.ask("purge", all=True, confirm=True)
