@@ -345,7 +345,7 @@ def test_two_threads_of_ours_refresh_one_after_the_other(webui: WebUI) -> None:
     assert most == [1]
 
 
-def test_a_failed_refresh_fails_no_job(webui: WebUI) -> None:
+def test_a_failed_refresh_raises_nothing(webui: WebUI) -> None:
     def broken() -> None:
         raise OSError("the drive is gone")
 
