@@ -9,6 +9,8 @@
     const PLACE = /\{(\d+|text\d+)\}/;
     const DEEPEST = 4; // messages inside of messages
     const MOST_JOINTS = 8;
+    const MOST_STEPS = 400; // texts that are compared with the templates, for one message
+    const MOST_KNOWN = 1000; // rows are drawn again and again
     const IDEOGRAPHIC = /[\u3040-\u30ff\u3400-\u9fff]$/;
     const compiled = new WeakMap();
 
@@ -43,59 +45,81 @@
 
     function translation(message) {
         const words = dictionary();
-        return part(message, words, templatesOf(words), 0);
+        const {templates, known} = compiledFor(words);
+        if (known.has(message)) return known.get(message);
+        if (known.size >= MOST_KNOWN) known.clear();
+        const search = {words, templates, found: new Map(), steps: MOST_STEPS};
+        const best = part(message, search, 0);
+        const found = best && best.shown;
+        known.set(message, found);
+        return found;
     }
 
-    /* A message that may end with a full stop, follow names and colons, or be a list; null if no part is known. */
-    function part(text, words, templates, depth) {
+    /* The best translation of a text, as {shown, weight}, or null; `weight` is how much literal text was recognised.
+       The message may follow names and colons, which stay, or be a list. */
+    function part(text, search, depth) {
         if (depth > DEEPEST || !text) return null;
-        const known = sentence(text, words, templates, depth);
-        if (known !== null) return known;
-        return afterColon(text, words, templates, depth) ?? eachOf(text, '; ', words, templates, depth);
+        let best = sentence(text, search, depth);
+        let at = text.indexOf(': ');
+        for (let i = 0; at >= 0 && i < MOST_JOINTS; i++, at = text.indexOf(': ', at + 2)) {
+            const rest = sentence(text.slice(at + 2), search, depth);
+            if (rest && !(best && best.weight >= rest.weight)) {
+                best = {shown: text.slice(0, at + 2) + rest.shown, weight: rest.weight};
+            }
+        }
+        return best || eachOf(text, '; ', search, depth);
     }
 
     /* A message, or one to which a full stop was added. */
-    function sentence(text, words, templates, depth) {
-        const known = whole(text, words, templates, depth);
-        if (known !== null || !text.endsWith('.')) return known;
-        const inner = whole(text.slice(0, -1), words, templates, depth);
-        return inner === null ? null : inner + (IDEOGRAPHIC.test(inner) ? '。' : '.');
+    function sentence(text, search, depth) {
+        const known = whole(text, search, depth);
+        const inner = text.endsWith('.') ? whole(text.slice(0, -1), search, depth) : null;
+        if (!inner || (known && known.weight > inner.weight)) return known;
+        return {shown: inner.shown + (IDEOGRAPHIC.test(inner.shown) ? '。' : '.'), weight: inner.weight};
     }
 
-    /* "path: message": the names before the message stay. */
-    function afterColon(text, words, templates, depth) {
-        let at = text.indexOf(': ');
-        for (let i = 0; at >= 0 && i < MOST_JOINTS; i++, at = text.indexOf(': ', at + 2)) {
-            const known = sentence(text.slice(at + 2), words, templates, depth);
-            if (known !== null) return `${text.slice(0, at)}: ${known}`;
-        }
-        return null;
-    }
-
-    function eachOf(text, joint, words, templates, depth) {
+    function eachOf(text, joint, search, depth) {
         const pieces = text.split(joint);
         if (pieces.length < 2 || pieces.length > MOST_JOINTS) return null;
-        const known = pieces.map(piece => part(piece, words, templates, depth + 1));
-        return known.some(one => one !== null) ? known.map((one, i) => one ?? pieces[i]).join(joint) : null;
+        const known = pieces.map(piece => part(piece, search, depth + 1));
+        if (!known.some(Boolean)) return null;
+        const shown = known.map((one, i) => (one ? one.shown : pieces[i])).join(joint);
+        return {shown, weight: known.reduce((sum, one) => sum + (one ? one.weight : 0), 0)};
     }
 
-    /* The translation of a whole message; null if there is none. */
-    function whole(text, words, templates, depth) {
-        if (Object.hasOwn(words, text) && words[text] && !PLACE.test(text)) return words[text];
-        for (const template of templates) {
+    /* The translation of a whole message by the template that recognises most of it; null if none does. */
+    function whole(text, search, depth) {
+        if (search.found.has(text)) return search.found.get(text);
+        if (search.steps-- <= 0) return null;
+        const best = constant(text, search.words) || byTemplate(text, search, depth);
+        search.found.set(text, best);
+        return best;
+    }
+
+    function constant(text, words) {
+        const isKnown = Object.hasOwn(words, text) && words[text] && !PLACE.test(text);
+        return isKnown ? {shown: words[text], weight: text.length} : null;
+    }
+
+    function byTemplate(text, search, depth) {
+        let best = null;
+        for (const template of search.templates) {
             const values = match(template, text);
-            if (values) return filled(template, values, words, templates, depth);
+            const found = values && filled(template, values, search, depth);
+            if (found && !(best && best.weight >= found.weight)) best = found;
         }
-        return null;
+        return best;
     }
 
-    function filled(template, values, words, templates, depth) {
+    function filled(template, values, search, depth) {
+        let {weight} = template;
         const shown = name => {
-            const value = values[name];
-            const known = name.startsWith('text') ? part(value, words, templates, depth + 1) : null;
-            return known === null ? value : known;
+            const known = name.startsWith('text') ? part(values[name], search, depth + 1) : null;
+            if (!known) return values[name];
+            weight += known.weight;
+            return known.shown;
         };
-        return template.translation.map((piece, i) => (i % 2 ? shown(piece) : piece)).join('');
+        return {shown: template.translation.map((piece, i) => (i % 2 ? shown(piece) : piece)).join(''), weight};
     }
 
     /* The values of a template's places in a text, or null. Each literal is found once, from left to right. */
@@ -114,9 +138,9 @@
         return values;
     }
 
-    /* The templates of a dictionary, the most literal ones first; made once for each dictionary. */
-    function templatesOf(words) {
-        if (!compiled.has(words)) compiled.set(words, compile(words));
+    /* The templates of a dictionary, the most literal ones first, and the messages that were asked for. */
+    function compiledFor(words) {
+        if (!compiled.has(words)) compiled.set(words, {templates: compile(words), known: new Map()});
         return compiled.get(words);
     }
 

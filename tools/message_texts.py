@@ -72,11 +72,14 @@ def _joined(one: str, other: str) -> str:
 
 
 def is_translated(message: Message) -> bool:
-    """Return whether a template has enough words to be recognised. A mere joint, such as ``{1}: {text2}``, has not."""
+    """Return whether a text needs a translation.
+
+    With places, it needs words enough to be recognised. A mere joint, such as ``{1}: {text2}``, has none.
+    """
     if message.template.replace("{text", "{") in NOT_SHOWN:
         return False
     words = re.findall(r"[A-Za-z]{2,}", message.literal)
-    return len(words) >= 2 or sum(map(len, words)) >= 6
+    return not _PLACE.search(message.template) or len(words) >= 2 or sum(map(len, words)) >= 5
 
 
 # Modules ------------------------------------------------------------------------------------------------------

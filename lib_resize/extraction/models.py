@@ -69,10 +69,14 @@ class ExtractOptions:
 
 def check_families(tuned: Weights, base: Weights) -> None:
     if tuned.family != base.family:
-        words = [
-            f"{one.path.name} is {one.family.name if one.family else 'of no known family'}" for one in (tuned, base)
-        ]
-        raise UnsupportedError(f"{' and '.join(words)}: a difference is taken between models of one kind.")
+        raise UnsupportedError(
+            f"{tuned.path.name} is {_family(tuned)} and {base.path.name} is {_family(base)}: a difference is taken "
+            "between models of one kind."
+        )
+
+
+def _family(weights: Weights) -> str:
+    return weights.family.name if weights.family else "of no known family"
 
 
 def pairs_of(

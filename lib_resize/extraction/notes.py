@@ -58,7 +58,7 @@ def nothing_differs(tuned: Weights, base: Weights, tally: Tally) -> str:
     models = f"{tuned.path} and {base.path}" if tuned.path != base.path else f"{tuned.path}, in memory and as a file"
     missed = [f"{tally.only_one} are in one of the two alone"] if tally.only_one else []
     missed += [f"{len(tally.sizes)} differ in size"] if tally.sizes else []
-    missed += [f"{count} are {reason}" for reason, count in tally.left_out.items() if reason == OTHER_LAYOUT]
+    missed += [f"{count} layers are {reason}" for reason, count in tally.left_out.items() if reason == OTHER_LAYOUT]
     apart = tally.only_one + len(tally.sizes) + tally.left_out.get(OTHER_LAYOUT, 0)
     others = "; ".join(missed)
     if tally.equal > apart:
