@@ -362,8 +362,9 @@ def test_on_an_archive_without_case_the_second_name_gets_a_tree_of_its_own(
 
     def without_case(path: Any) -> bool:
         path = Path(path)
-        siblings = os.listdir(path.parent) if archive.folder in path.parents and path.parent.is_dir() else []
-        return real(path) or path.name.casefold() in {name.casefold() for name in siblings}
+        is_inside = archive.folder in path.parents and path.parent.is_dir()
+        siblings = list(path.parent.iterdir()) if is_inside else []
+        return real(path) or path.name.casefold() in {one.name.casefold() for one in siblings}
 
     for lora in loras:
         staged = staged_path(lora)
