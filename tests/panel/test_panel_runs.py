@@ -726,7 +726,7 @@ def test_after_a_kill_the_run_goes_on_and_nothing_is_lost(root: Path, tmp_path: 
     assert server.stdout.readline() == "begun\n"
     time.sleep(delay)
     server.kill()
-    server.wait()
+    server.communicate()
     browser = serve(root, tmp_path)
     browser.service.recovering.join(20)
     originals = {sha256(path) for path in archived(root)}
