@@ -12,9 +12,8 @@ import pytest
 from panelhost import Browser, fake_host
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
-from lib_resize.panel import estimates
 from lib_resize.panel.service import Service
-from lib_resize.studies.survey import SurveyOptions, survey
+from lib_resize.studies.survey import SurveyOptions, estimated_entry, survey
 
 ON = {"resize_lora_estimate": True}
 
@@ -114,24 +113,24 @@ def test_estimates_give_way_to_everything(browser: Browser, root: Path, monkeypa
         write_lora(root / f"more {number}.safetensors", LoraOptions(rank=4, text_encoders=False, seed=20 + number))
     browser.listed()
     gate, entered, order = threading.Semaphore(0), threading.Semaphore(0), []
-    real = estimates.estimated_entry
 
     def held(path: Path, *more: Any) -> Any:
         entered.release()
         gate.acquire(timeout=20)
         order.append("estimate")
-        return real(path, *more)
+        return estimated_entry(path, *more)
 
-    monkeypatch.setattr(estimates, "estimated_entry", held)
+    monkeypatch.setattr("lib_resize.panel.estimates.estimated_entry", held)
     job = browser.ask("estimate")["job"]
     assert entered.acquire(timeout=20)
     run = browser.ask("shrink", names=["ink"], target={"preset": "low"}, least_gain=0.0)
     many = browser.ask("analyse", names=["pastry", "more 0"])["job"]
-    for _ in range(10):
-        gate.release()
+    gate.release()  # the second file is held until all others are done
     browser.done(run["job"])
     browser.done(many)
     assert len(order) == 1, "it went on although a run and an analysis of many files waited"
+    for _ in range(10):
+        gate.release()
     result = browser.done(job)
     assert result["files"] + result["failed"] == 5
 

@@ -19,13 +19,13 @@ import pytest
 from panelhost import Browser, fake_host
 
 from lib_resize.archive.recovery import Recovered
+from lib_resize.archive.replacing import replace as replace_file
 from lib_resize.demo.synthetic import LoraOptions, write_lora
+from lib_resize.engine.writing import execute as write_file
 from lib_resize.errors import OutputError
 from lib_resize.files.header import MODEL_HASH, read_header
 from lib_resize.files.metadata import RECORD
 from lib_resize.hosts.standalone import StandaloneHost
-from lib_resize.panel import recovery
-from lib_resize.panel.runs import one_file, working
 from lib_resize.panel.runs.document import RunDocument, RunItem, RunOrder
 from lib_resize.panel.runs.store import RunStore
 from lib_resize.panel.service import Service
@@ -349,15 +349,15 @@ def failing(
     monkeypatch: pytest.MonkeyPatch, name: str, error: Callable[[], Exception], times: int = 10**6
 ) -> list[str]:
     """Let the replacement of one file fail so many times; return the files that were tried."""
-    real, tried = one_file.replace_file, []
+    tried: list[str] = []
 
     def replace(archive: Any, replacement: Any) -> Any:
         tried.append(replacement.name)
         if replacement.name == name and tried.count(name) <= times:
             raise error()
-        return real(archive, replacement)
+        return replace_file(archive, replacement)
 
-    monkeypatch.setattr(one_file, "replace_file", replace)
+    monkeypatch.setattr("lib_resize.panel.runs.one_file.replace_file", replace)
     return tried
 
 
@@ -442,15 +442,14 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_is_written(
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Holds every file before it is written until it is let go; `entered` counts."""
     gate, entered = threading.Semaphore(0), threading.Semaphore(0)
-    real = one_file.execute
 
     def execute(job: Any, tools: Any, hashes: Any) -> Any:
         entered.release()
         while not gate.acquire(timeout=0.02):
             tools.progress.check()
-        return real(job, tools, hashes)
+        return write_file(job, tools, hashes)
 
-    monkeypatch.setattr(one_file, "execute", execute)
+    monkeypatch.setattr("lib_resize.panel.runs.one_file.execute", execute)
     made = type("Slow", (), {"gate": gate, "entered": entered})
     yield made
     for _ in range(100):
@@ -585,7 +584,7 @@ def test_a_file_that_was_replaced_but_not_recorded_is_found(root: Path, tmp_path
     document.state, document.ended = "running", None
     store.write(document)
     browser = serve(root, tmp_path)
-    monkeypatch.setattr(working, "shrink", lambda *_: pytest.fail("it is resized already"))
+    monkeypatch.setattr("lib_resize.panel.runs.working.shrink", lambda *_: pytest.fail("it is resized already"))
     job = browser.ask("run_control", run=run["run"], action="continue")["run"]["job"]
     done = browser.done(job)
     assert (done["state"], done["resized"], done["freed"]) == ("done", 1, run["freed"])
@@ -749,7 +748,7 @@ def test_after_a_kill_the_run_goes_on_and_nothing_is_lost(root: Path, tmp_path: 
 
 def test_what_a_start_completed_is_said_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [Recovered("ink", root / "ink.safetensors", "completed", f"{root}/ink.safetensors: was completed.")]
-    monkeypatch.setattr(recovery, "recover", lambda _: found)
+    monkeypatch.setattr("lib_resize.panel.recovery.recover", lambda _: found)
     browser = serve(root, tmp_path)
     browser.service.recovering.join(20)
     assert browser.ask("runs")["recovered"] == ["ink.safetensors: was completed."]
