@@ -1,4 +1,4 @@
-"""A run over a library with the real service behind the page: files on the disk, a kill in the middle, and the way back."""
+"""A run over a library with the real service: files on the disk, a kill in the middle, and the way back."""
 
 from __future__ import annotations
 

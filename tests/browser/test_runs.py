@@ -1,6 +1,6 @@
 """Runs over a library: the dialog before anything is written, the row of a run, its report, and the archive."""
 
-# ruff: noqa: E501 (lines of script)
+# ruff: noqa: E501, RUF001 (lines of script; figures as the page shows them)
 from __future__ import annotations
 
 import csv
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, drawn, expect, heard, row, setup
+from browser_kit import AWKWARD, ask, drawn, expect, heard, row, setup, until_heard
 
 DIALOG = "dialog.resize-lora-dialog"
 RUN = ".resize-lora-run"
@@ -358,10 +358,9 @@ def test_an_order_without_an_answer_is_looked_for_and_not_sent_twice(page: Any) 
     estimated(page)
     page.clock.install()
     box = opened(page)
-    ask(page, "set", {"kept": ["shrink"]})
+    ask(page, "set", {"kept": ["shrink"], "paused": 1})
     act(box, "run").click()
-    page.wait_for_timeout(200)
-    ask(page, "set", {"paused": 1})
+    until_heard(page, "shrink", 1)
     page.clock.fast_forward(61_000)
     ask(page, "set", {"kept": []})
     page.clock.resume()
