@@ -19,7 +19,8 @@ from fastapi.responses import Response
 from ..hosts.access import Access
 from .gate import Gate, Refusal
 from .protocol.errors import ERRORS
-from .protocol.methods import METHODS, Method
+from .protocol.method import Method
+from .protocol.methods import METHODS
 from .protocol.objects import ERROR, JOB
 from .protocol.types import REQUIRED, Field, Integer, Object, Schema
 

@@ -35,6 +35,8 @@ class JobSpec:
     bytes: int = 0
     """How much there is to read, for the time left."""
     recipe: str | None = None
+    work: str | None = None
+    """Of a `shrink`: id of its run."""
     key: str | None = None
     """Source, recipe and options as one text; equal for equal orders."""
     background: bool = False
@@ -80,6 +82,11 @@ class QueuedJob:
         """Seconds that it has run, pauses left out."""
         return self.worked + (time.monotonic() - self.began if self.began else 0.0)
 
+    @property
+    def part(self) -> float:
+        """Share of its work that is done, 0 to 1."""
+        return self.share + (self.portion * self.done / self.total if self.total else 0.0)
+
     def end(self, state: str) -> None:
         self.state, self.stage, self.done, self.total = state, "", 0, 0
         self.ended.set()
@@ -92,9 +99,8 @@ class QueuedJob:
     def seconds_left(self, expected: float | None) -> float | None:
         """Return the time left, from its own progress, or else from the `expected` time of the whole job."""
         if self.state == RUNNING and self.began:
-            part = self.share + (self.portion * self.done / self.total if self.total else 0.0)
-            if part > 0.02 and self.elapsed > 0.3:
-                return max(0.0, self.elapsed / part * (1.0 - part))
+            if self.part > 0.02 and self.elapsed > 0.3:
+                return max(0.0, self.elapsed / self.part * (1.0 - self.part))
             return None if expected is None else max(0.0, expected - self.elapsed)
         return None if expected is None else max(0.0, expected - self.worked)
 
@@ -114,6 +120,8 @@ class QueuedJob:
             "files": self.spec.files,
             "name": self.name,
             "recipe": self.spec.recipe,
+            "run": self.spec.work,
+            "share": self.part,
             "seconds_left": seconds_left,
             "result": self.result,
             "error": self.error,

@@ -55,6 +55,8 @@ class _Known:
             "problem": facts.problem,
             "predicted": self.predicted,
             "same_name": [other.to_json(folder) for folder, other in self.same_name],
+            "estimated": False,
+            "archived": None,
             "read": self.read,
         }
 

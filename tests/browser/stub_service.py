@@ -18,6 +18,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+from stub_runs import StubError, StubRuns
+
 from lib_resize.errors import PromptError
 from lib_resize.panel.faults import Fault
 from lib_resize.panel.lora_warnings import TEMPLATES
@@ -42,21 +44,13 @@ DEFAULTS = {
 BLOCKS = ["TE1", "TE2", "IN01", "IN02", "IN04", "IN05", "IN07", "IN08", "MID", *(f"OUT{i:02}" for i in range(9))]
 
 
-class StubError(Exception):
-    """An error of the protocol."""
-
-    def __init__(self, kind: str, message: str, **more: Any) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.more = more
-
-
 def file(name: str, mib: float, **more: Any) -> dict[str, Any]:
     """One File of `library`."""
     return {
         "name": name, "folder": "styles", "family": "SDXL", "kind": "LoRA", "rank": 32, "dtype": "F16", "layers": 986,
         "bytes": int(mib * MIB), "modified": 1763768217.0 + zlib.crc32(name.encode()) % 1000, "preview": False,
-        "fits": True, "ours": None, "problem": None, "predicted": None, "read": True, **more,
+        "fits": True, "ours": None, "problem": None, "predicted": None, "estimated": False, "archived": None, "same_name": [],
+        "read": True, **more,
     }  # fmt: skip
 
 
@@ -129,7 +123,7 @@ PICTURES = {"original": 20, "resized": 60, "without": 200, "difference": 5}
 CHANGES = {name for name, method in METHODS.items() if method.changes}
 
 
-class StubService:
+class StubService(StubRuns):
     """Answers like the service of the panel. `change` (a method of its own) sets up what a test needs."""
 
     def __init__(self) -> None:
@@ -156,6 +150,7 @@ class StubService:
         self.made: dict[str, dict[str, Any]] = {}
         self.analysed: set[str] = set()
         self.revision = self.library_revision = 1
+        self.reset_runs()
         self.heard.clear()
         return {}
 
@@ -232,10 +227,10 @@ class StubService:
         del self.files[name]
         return {}
 
-    def do_appear(self, name: str, mib: float, ours: Any = None) -> dict[str, Any]:
+    def do_appear(self, name: str, mib: float, **more: Any) -> dict[str, Any]:
         self.library_revision += 1
         self.gone.pop(name, None)
-        self.files[name] = file(name, mib, ours=ours)
+        self.files[name] = file(name, mib, **more)
         return {}
 
     def do_touch(self, output: str) -> dict[str, Any]:
@@ -267,6 +262,7 @@ class StubService:
                 "scores": dict.fromkeys(("spn_ckpt", "spn_lora", "fro_ckpt", "fro_lora", "subspace", "params"), "a norm"),
                 "selections": {"size": "a size"}, "limits": {"min_rank": "a limit"}, "dtypes": ["16", "bf16"],
             },
+            "archive": {key: self.do_archive()[key] for key in ("folder", "bytes")} | {"entries": len(self.entries)},
         }  # fmt: skip
 
     def _reference(self) -> dict[str, Any]:
@@ -283,6 +279,23 @@ class StubService:
 
     def do_previews(self, names: list[str]) -> dict[str, Any]:
         return {"previews": {name: picture(zlib.crc32(name.encode())) for name in names}, "pending": []}
+
+    def do_details(self, name: str) -> dict[str, Any]:
+        self._file(name)
+        known = {
+            "pastry-sdxl": {
+                "activation": "prbstyle", "trained_words": ["prbstyle", "a <b>cake</b>"], "description": "Cakes & tea.",
+                "civitai": "https://civitai.com/models/7?modelVersionId=12",
+            },
+        }  # fmt: skip
+        path = None if self.settings.get("remote") else f"/loras/{name}.safetensors"
+        empty = {"activation": "", "trained_words": [], "civitai": None, "description": ""}
+        return {"name": name, **empty, **known.get(name, {}), "path": path}
+
+    def do_open_folder(self, name: str) -> dict[str, Any]:
+        if self.settings.get("remote"):
+            raise StubError("remote", "A folder is opened only where the page is not served to other machines.")
+        return {"folder": self._file(name)["folder"]}
 
     def do_status(self, since: int | None = None) -> dict[str, Any]:
         active = [job for job in self.jobs.values() if job["state"] in ACTIVE]
@@ -303,6 +316,11 @@ class StubService:
         job["revision"] = self.revision
         if self.settings.get("busy"):
             job["state"], job["stage"] = "waits", "waiting for the current image"
+            return
+        if job["kind"] == "shrink":
+            job["state"] = "running"
+            if self.step_run(job):
+                self._finish(job)
             return
         total = 3 if job["kind"] == "compare" else 986
         job["state"], job["stage"], job["total"] = "running", "image" if job["kind"] == "compare" else "analyse", total
@@ -334,6 +352,7 @@ class StubService:
             "id": key, "kind": kind, "title": title, "state": "queued", "place": 0, "stage": "", "done": 0, "total": 0,
             "file": place[0], "files": place[1], "name": name, "seconds_left": None, "result": None, "error": None,
             "batch": batch or secrets.token_hex(8), "recipe": recipe, "revision": self.revision, "work": work,
+            "run": None, "share": 0.0,
         }  # fmt: skip
         return key
 
@@ -491,7 +510,7 @@ class StubService:
             if before:
                 same.append(before)
                 continue
-            work = self._resizing(self._file(name), text if recipe else "", target or {})
+            work = self._resizing(self._file(name), text if recipe else "", target or {}, batch)
             jobs.append(self._job("resize", f"{name}: {text}", name, work, (i + 1, len(wanted)), text, batch))
         return {"jobs": jobs, "refused": refused, "same": same}
 
@@ -505,7 +524,9 @@ class StubService:
                 return found | {"result": one["result"]}
         return None
 
-    def _resizing(self, source: dict[str, Any], recipe: str, target: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    def _resizing(
+        self, source: dict[str, Any], recipe: str, target: dict[str, Any], batch: str = ""
+    ) -> Callable[[], dict[str, Any]]:
         def work() -> dict[str, Any]:
             if source["problem"]:
                 raise StubError("file", source["problem"])
@@ -522,6 +543,7 @@ class StubService:
                 "recipe": recipe or self._recipe(target), "notes": [], "ranks": point["ranks"],
                 "layers_gone": point["layers_gone"], "sidecars": 1, "state": "there", "made": time.time(),
                 "seconds": 1.0, "device": "cpu", "reference": self._reference(), "earlier": False, "changed": False,
+                "batch": batch,
             }  # fmt: skip
             return self.made[key]
 
@@ -623,6 +645,26 @@ class StubService:
 
         return {"job": self._job("bake", f"{tags[0].name} → {name}", name, work), "left": []}
 
+    def do_bake_plan(
+        self, prompt: str, name: str = "", recipe: str = "", target: Any = None, options: Any = None
+    ) -> Any:
+        tags = [tag for tag in parse_prompt(prompt).tags if not self._troubles(tag)]
+        if not tags:
+            raise StubError("file", "The prompt names no LoRA that can be baked.")
+
+        def work() -> dict[str, Any]:
+            parts = sum(self.files[tag.name]["bytes"] for tag in tags)
+            point = self._point(self._file(tags[0].name), recipe, target or {"retention": 1.0})
+            after = point["bytes"] if target or recipe else parts
+            return {
+                "name": " + ".join(tag.name for tag in tags), "output": name or "mix", "bytes_before": parts,
+                "bytes_after": after, "saved": 1 - after / parts, "retention": point["retention"],
+                "recipe": recipe or "rank=100000", "notes": ["turned: 3 layers (OFT) were merged with the reference"],
+                "ranks": point["ranks"], "layers_gone": point["layers_gone"],
+            }  # fmt: skip
+
+        return {"job": self._job("bake_plan", f"plan {name}", name, work)}
+
     def do_bake_into(self, result: str, prompt: str) -> dict[str, Any]:
         gone = [tag for text in self.made[result]["baked"] for tag in parse_prompt(text).tags]
         there = [tag for tag in parse_prompt(prompt).tags if tag in gone]
@@ -657,8 +699,10 @@ class StubService:
 
         return {"job": self._job("extract", f"difference → {stem}", stem, work)}
 
-    def do_compare(self, settings: dict[str, Any], name: str = "", result: str = "", without: bool = False) -> Any:
-        return {"job": self._job("compare", f"Compare {name or result}", name, self._compared)}
+    def do_compare(
+        self, settings: dict[str, Any], name: str = "", result: str = "", entry: str = "", without: bool = False
+    ) -> Any:
+        return {"job": self._job("compare", f"Compare {name or result or entry}", name, self._compared)}
 
     def _compared(self) -> dict[str, Any]:
         return {

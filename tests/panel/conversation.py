@@ -36,6 +36,7 @@ class Conversation:
         made = self._work()
         self._prompts(made)
         self._results(made)
+        self._runs()
 
     def _look(self) -> None:
         self.ask("hello")
@@ -80,3 +81,15 @@ class Conversation:
         self.ask("undo", result=made["result"])
         self.ask("results")
         self.ask("empty_trash", confirm=True)
+
+    def _runs(self) -> None:
+        self.ask("archive")
+        self.ask("estimate")
+        self.ask("shrink_plan", **LOW)
+        self.ask("shrink", originals="none", **LOW)  # not confirmed
+        self.ask("shrink", names=["ink"], **LOW)
+        self.ask("runs")
+        self.ask("run", run="0123456789abcdef")
+        self.ask("run_control", run="0123456789abcdef", action="pause")
+        self.ask("purge", all=True)
+        self.ask("restore_originals", all=True)

@@ -19,8 +19,10 @@ if __name__ == "__main__":
 from declared import objects_of  # noqa: E402
 
 from lib_resize.panel.protocol.errors import ERRORS  # noqa: E402
-from lib_resize.panel.protocol.methods import METHODS, Method  # noqa: E402
+from lib_resize.panel.protocol.method import Method  # noqa: E402
+from lib_resize.panel.protocol.methods import METHODS  # noqa: E402
 from lib_resize.panel.protocol.objects import ERROR, WARNINGS  # noqa: E402
+from lib_resize.panel.protocol.run_objects import REASONS  # noqa: E402
 from lib_resize.panel.protocol.types import REQUIRED, Field, Object  # noqa: E402
 
 PAGE = ROOT / "docs" / "panel-protocol.md"
@@ -40,7 +42,7 @@ def parts(page: str) -> list[str]:
 def _made(name: str) -> str:
     if name in METHODS:
         return "\n".join(_method(METHODS[name]))
-    return {"errors": _errors, "warnings": _warnings, "shared objects": _shared}[name]()
+    return {"errors": _errors, "warnings": _warnings, "reasons": _reasons, "shared objects": _shared}[name]()
 
 
 def _table(heads: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
@@ -53,6 +55,10 @@ def _errors() -> str:
 
 def _warnings() -> str:
     return _table(("`kind`", "meaning"), ((f"`{kind}`", meaning) for kind, meaning in WARNINGS.items()))
+
+
+def _reasons() -> str:
+    return _table(("`reason`", "meaning"), ((f"`{kind}`", meaning) for kind, meaning in REASONS.items()))
 
 
 # Objects -------------------------------------------------------------------------------------------------------

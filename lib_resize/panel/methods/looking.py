@@ -38,6 +38,7 @@ def hello(desk: Desk, _params: Json) -> Json:
         "floor": preferences.floor,
         "defaults": preferences.to_json(),
         "words": {"scores": SCORES, "selections": SELECTIONS, "limits": LIMITS, "dtypes": list(DTYPES)},
+        "archive": {"folder": None, "bytes": 0, "entries": 0},
     }
 
 

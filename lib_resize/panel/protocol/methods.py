@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
-from ..faults import Fault
 from . import objects as of
+from .method import CHOICE, HOW, MOST_NAMES, NAMES, Method
 from .objects import BOOLEAN, INTEGER, NUMBER, TEXT, TEXTS
-from .types import Field, Integer, Json, ListOf, MapOf, Nullable, Object, Text, read_object
+from .run_methods import RUN_METHODS
+from .run_objects import ARCHIVE_SIZE
+from .types import Field, Integer, ListOf, MapOf, Nullable, Object, Text
 
-MOST_NAMES = 20_000
 MOST_PREVIEWS = 48
 MOST_RESULTS = 500
 """Results of one answer."""
 LONGEST_PROMPT = 100_000
 
-
-@dataclass(frozen=True)
-class Method:
-    """One question, and the fields of its answer."""
-
-    name: str
-    subject: str
-    """The module of `panel.methods` that answers it."""
-    summary: str
-    result: Object
-    parameters: tuple[Field, ...] = ()
-    either: tuple[str, ...] = ()
-    """Parameters of which exactly one is given."""
-    either_is_required: bool = True
-    """False where none of them may be given, too."""
-    job: Object | None = None
-    """The result of the job that it starts."""
-    changes: bool = False
-    """Whether it changes something, so that a page of an earlier server may not ask it."""
-
-    def read(self, values: Any) -> Json:
-        """Return the parameters, checked, with defaults. Raises Fault."""
-        found = read_object({} if values is None else values, self.parameters, "params")
-        given = sum(found[name] is not None for name in self.either)
-        if given > 1 or (self.either and self.either_is_required and not given):
-            raise Fault("request", f"params: give either {' or '.join(self.either)}.")
-        return found
-
-
 # Parameters of several methods ---------------------------------------------------------------------------------
 
 _NAME = Field("name", TEXT, "a LoRA of the list")
-_NAMES = Field("names", ListOf(TEXT, MOST_NAMES), "LoRAs of the list")
 _SINCE = Field("since", INTEGER, "the `revision` of the last answer", 0)
 _PROMPT = Field("prompt", Text(longest=LONGEST_PROMPT))
 _RESULT = Field("result", TEXT, "id of a result")
 _OUTPUT_NAME = Field("name", TEXT, "name of the new file; it becomes unique by `_2`", "")
-_CHOICE = ("recipe", "target")
-_HOW = (
-    Field("recipe", TEXT, "the recipe, as text", None),
-    Field("target", of.TARGET, "a preset, size, retention or rank in place of a recipe", None),
-    Field("options", of.OPTIONS, "how the file is written", {}),
-)
 _RESULT_OR_NAME = (
     Field("result", TEXT, "id of a result", None),
     Field("name", TEXT, "a LoRA of the list", None),
@@ -85,6 +47,7 @@ _METHODS = (
                 Field("floor", NUMBER, "retention below which a plan warns; 0.88, or as set in the host's settings"),
                 Field("defaults", of.DEFAULTS, "what the page starts with, as set in the host's settings"),
                 Field("words", of.WORDS, "the words of recipes"),
+                Field("archive", ARCHIVE_SIZE, "the archive of replaced originals"),
             ),
         ),
     ),
@@ -191,7 +154,7 @@ _METHODS = (
         "Decompose LoRAs in the background",
         of.JOB_ID,
         (
-            _NAMES,
+            NAMES,
             Field("reference", TEXT, "`loaded`, `none`, or a title of `checkpoints`", of.LOADED),
             Field("recipe", TEXT, "measure what this recipe needs of the reference, too", ""),
             Field("convert", of.OPTIONS.fields[-1].type, "`lora` decomposes other kinds as LoRA, too", "auto"),
@@ -203,8 +166,8 @@ _METHODS = (
         "analysing",
         "Compute exactly what a resize would write; needs an analysis",
         of.PLAN,
-        (_NAME, *_HOW),
-        _CHOICE,
+        (_NAME, *HOW),
+        CHOICE,
     ),
     Method(
         "spectra",
@@ -226,8 +189,8 @@ _METHODS = (
                 Field("refused", ListOf(of.REFUSED), "names that are unknown"),
             ),
         ),
-        (_NAMES, *_HOW, Field("again", BOOLEAN, "make the same once more, under another name", False)),
-        _CHOICE,
+        (NAMES, *HOW, Field("again", BOOLEAN, "make the same once more, under another name", False)),
+        CHOICE,
         job=of.RESULT,
         changes=True,
     ),
@@ -352,8 +315,8 @@ _METHODS = (
         "prompts",
         "Merge the LoRAs of a prompt into one file, in the background",
         Object("Bake", (*of.JOB_ID.fields, Field("left", TEXTS, "tags that cannot be baked"))),
-        (_PROMPT, _OUTPUT_NAME, *_HOW),
-        _CHOICE,
+        (_PROMPT, _OUTPUT_NAME, *HOW),
+        CHOICE,
         either_is_required=False,
         job=of.RESULT,
         changes=True,
@@ -363,8 +326,8 @@ _METHODS = (
         "prompts",
         "Compute exactly what `bake` would write, in the background",
         of.JOB_ID,
-        (_PROMPT, _OUTPUT_NAME, *_HOW),
-        _CHOICE,
+        (_PROMPT, _OUTPUT_NAME, *HOW),
+        CHOICE,
         either_is_required=False,
         job=of.BAKE_PLAN,
     ),
@@ -392,9 +355,9 @@ _METHODS = (
             Field("base", TEXT, "`file` (of the loaded model), or a title of `checkpoints`", of.FILE),
             _OUTPUT_NAME,
             Field("text_encoders", BOOLEAN, "include the text encoders", True),
-            *_HOW,
+            *HOW,
         ),
-        _CHOICE,
+        CHOICE,
         job=of.RESULT,
         changes=True,
     ),
@@ -405,10 +368,11 @@ _METHODS = (
         of.JOB_ID,
         (
             *_RESULT_OR_NAME,
+            Field("entry", TEXT, "id of an entry of the archive", None),
             Field("settings", of.IMAGE_SETTINGS, "settings of the image; others are the host's defaults", {}),
             Field("without", BOOLEAN, "also render without the LoRA, as a baseline", False),
         ),
-        ("result", "name"),
+        ("result", "name", "entry"),
         job=of.COMPARISON,
         changes=True,
     ),
@@ -419,6 +383,7 @@ _METHODS = (
         Object("Picture", (Field("png", TEXT, "the PNG file in base64"),)),
         (Field("id", TEXT, "id of an image"),),
     ),
+    *RUN_METHODS,
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _METHODS}

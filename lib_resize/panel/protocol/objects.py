@@ -207,8 +207,10 @@ FILE_ENTRY = Object(
         Field(
             "predicted",
             _or_null(MapOf("preset", _or_null(INTEGER))),
-            "bytes that each preset would write, once analysed; null for a preset that is impossible",
+            "bytes that each preset would write, once estimated or analysed; null for a preset that is impossible",
         ),
+        Field("estimated", BOOLEAN, "`predicted` is estimated from a sample of layers; false: it is exact, or null"),
+        Field("archived", _or_null(TEXT), "id of the entry of the archive that has the original; null: none"),
     ),
 )
 
@@ -355,12 +357,16 @@ SAME_ORDER = Object(
 
 # Jobs ----------------------------------------------------------------------------------------------------------
 
+_JOB_KINDS = (
+    *("analyse", "resize", "bake", "bake_plan", "extract", "compare", "spectra"),
+    *("estimate", "shrink", "restore_originals"),
+)
 JOB = Object(
     "Job",
     (
         Field("id", TEXT),
         Field("batch", TEXT, "the same for all jobs of one call"),
-        Field("kind", Text(("analyse", "resize", "bake", "bake_plan", "extract", "compare", "spectra"))),
+        Field("kind", Text(_JOB_KINDS)),
         Field("title", TEXT),
         Field(
             "state",
@@ -375,6 +381,8 @@ JOB = Object(
         Field("files", INTEGER),
         Field("name", TEXT, "the file that it works on"),
         Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
+        Field("run", _or_null(TEXT), "of a `shrink`: id of its run"),
+        Field("share", NUMBER, "share of the whole job that is done, 0 to 1; of a `shrink` by bytes"),
         Field("seconds_left", _or_null(NUMBER), "measured"),
         Field("result", _or_null(JobResult()), "null before the end"),
         Field("error", _or_null(ERROR)),
