@@ -25,8 +25,16 @@
 
     function frameActions() {
         const box = el('section', {class: 'resize-lora-actions', 'aria-label': t('Run')});
-        const stop = {id: 'resize_lora_interrupt', title: t('Cancel the jobs of this page (Esc)')};
-        parts.run = primaryButton('', resizeChosen, {id: 'resize_lora_generate', title: 'Ctrl+Enter'});
+        const stop = {
+            id: 'resize_lora_interrupt',
+            'data-action': 'cancel',
+            title: t('Cancel the jobs of this page (Esc)'),
+        };
+        parts.run = primaryButton('', resizeChosen, {
+            id: 'resize_lora_generate',
+            title: 'Ctrl+Enter',
+            'data-action': 'resize',
+        });
         parts.cancel = button(t('Cancel'), cancelOwn, stop);
         box.append(parts.run, parts.cancel, resizeLora.bake.bakeButton(), ...resizeLora.extract.extractButtons());
         return box;
@@ -73,8 +81,9 @@
     /* Jobs in progress, but for the analysis that the target shows; and failed ones until they are dismissed. */
     function isShownInQueue(job) {
         if (ENDED.includes(job.state)) {
-            return job.state === 'failed' && !job.seen && job.kind !== 'analyse' && job.kind !== 'spectra';
+            return job.state === 'failed' && !job.seen && !['analyse', 'spectra', 'bake_plan'].includes(job.kind);
         }
+        if (job.kind === 'bake_plan') return false; // its dialog shows it
         return job.kind !== 'analyse' || job.name !== state.current || job.files > 1;
     }
 
@@ -97,7 +106,7 @@
         parts.text = quiet('', {role: 'status'});
         parts.rest = quiet();
         parts.list = el('div', {class: 'resize-lora-jobs'});
-        parts.dismiss = button(t('Dismiss all'), dismissFailed, {hidden: true});
+        parts.dismiss = button(t('Dismiss all'), dismissFailed, {hidden: true, 'data-action': 'dismiss'});
         parts.queue.append(head(t('Queue'), parts.text, parts.dismiss), parts.list, parts.rest);
         return parts.queue;
     }
@@ -108,13 +117,13 @@
     }
 
     function makeJobRow(job) {
-        const row = el('div', {class: 'resize-lora-job', 'data-job': job.id});
+        const row = el('div', {class: 'resize-lora-job', 'data-job': job.id, 'data-key': job.id});
         const range = {role: 'progressbar', 'aria-valuemin': '0', 'aria-valuemax': '100', 'aria-label': job.title};
         row.parts = {
             title: el('span', {class: 'resize-lora-cut'}),
             text: quiet('', {role: 'status'}),
             fill: el('span', {class: 'resize-lora-fill'}),
-            stop: button(t('Cancel'), () => dismiss(job.id)),
+            stop: button(t('Cancel'), () => dismiss(job.id), {'data-action': 'stop'}),
         };
         row.bar = el('span', {class: 'resize-lora-progress', ...range}, row.parts.fill);
         row.append(row.parts.title, row.parts.text, row.parts.stop, row.bar);
