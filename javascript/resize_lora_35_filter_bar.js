@@ -44,12 +44,7 @@
         const refresh = {id: 'resize_lora_refresh', 'data-action': 'refresh'};
         const look = {id: 'resize_lora_large', 'data-action': 'large', 'aria-pressed': 'false'};
         parts.large = button(t('Large previews'), () => setLarge(!state.isLarge), look);
-        const first = [
-            parts.search,
-            narrow,
-            parts.large,
-            button(t('Refresh'), () => readLibrary(true).catch(showError), refresh),
-        ];
+        const first = [parts.search, narrow, button(t('Refresh'), () => readLibrary(true).catch(showError), refresh)];
         return [el('div', {class: 'resize-lora-tools'}, first), frameChoices(set)];
     }
 
@@ -82,6 +77,7 @@
             parts.folder,
             field,
             parts.fits,
+            parts.large,
             parts.clear,
         );
     }

@@ -96,6 +96,7 @@
         setText(cells.folder, folderText(entry));
         setText(cells.fold, foldText(entry));
         setText(cells.badge, badgeText(entry));
+        cells.fold.title = plural(entry.versions.length, '{n} version', '{n} versions');
         setText(cells.family, other ? '' : file.family || '');
         setText(cells.kind, other ? '' : kindText(file));
         setText(cells.rank, other || file.rank == null ? '' : `r${file.rank}`);
@@ -154,7 +155,7 @@
 
     function foldText({versions, isUnfolded}) {
         if (!versions.length) return '';
-        return `${isUnfolded ? '▾' : '▸'} ${plural(versions.length, '{n} version', '{n} versions')}`;
+        return `${isUnfolded ? '▾' : '▸'} ${versions.length}`;
     }
 
     /* What the smallest version of an original saves, or what a version saves. */
@@ -167,7 +168,7 @@
 
     function afterText(file, after) {
         if (file.problem) return t('not resizable');
-        if (after != null) return `→ ${isEstimated(file) ? '≈ ' : ''}${size(after)}`;
+        if (after != null) return `${isEstimated(file) ? '≈' : '→'} ${size(after)}`;
         if (state.analysing.has(file.name)) return t('analysing…');
         return file.predicted || state.analyses.has(file.name) ? '–' : t('not analysed');
     }

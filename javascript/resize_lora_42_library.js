@@ -115,7 +115,7 @@
         drawRows();
         drawTotals();
         resizeLora.queue.drawActions();
-        resizeLora.selection.drawSelection();
+        resizeLora.target.drawTarget();
         resizeLora.badges.drawBadges();
     }
 

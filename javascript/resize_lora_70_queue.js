@@ -117,7 +117,7 @@
     }
 
     function makeJobRow(job) {
-        const row = el('div', {class: 'resize-lora-job', 'data-job': job.id, 'data-key': job.id});
+        const row = el('div', {class: 'resize-lora-job', 'data-key': job.id, 'data-name': job.name});
         const range = {role: 'progressbar', 'aria-valuemin': '0', 'aria-valuemax': '100', 'aria-label': job.title};
         row.parts = {
             title: el('span', {class: 'resize-lora-cut'}),
@@ -143,7 +143,8 @@
     function fillJobRow(row, job) {
         const percentDone = job.total ? (100 * job.done) / job.total : 0;
         const origin = state.ownJobs.has(job.id) ? '' : t('started elsewhere');
-        setText(row.parts.title, job.title);
+        setText(row.parts.title, job.kind === 'resize' ? job.name : job.title);
+        row.parts.title.title = job.title;
         setText(row.parts.text, [origin, jobText(job)].filter(Boolean).join(' · '));
         row.classList.toggle('resize-lora-failed', job.state === 'failed');
         row.parts.fill.style.width = `${percentDone}%`;

@@ -10,7 +10,7 @@ from typing import Any
 
 from stub_service import AWKWARD
 
-from tests.panel_page import ask, expect, open_tab, row
+from tests.panel_page import ask, expect, open_advanced, open_tab, press, row
 
 __all__ = [
     "AWKWARD",
@@ -19,7 +19,9 @@ __all__ = [
     "drawn",
     "expect",
     "heard",
+    "open_advanced",
     "open_tab",
+    "press",
     "row",
     "setup",
     "shown_in",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, expect, heard
+from browser_kit import AWKWARD, ask, expect, heard, press
 
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8").split("*/", 1)[1].strip().rstrip(";")
 
@@ -117,7 +117,7 @@ def test_cards_are_drawn_anew_once_for_a_batch_in_both_tabs(host: Any) -> None:
     host.wait_for_timeout(500)
     assert host.evaluate("window.refreshed") == ["txt2img", "img2img"]
     for left in (5, 4, 3):
-        host.locator(".resize-lora-result").get_by_text("Undo", exact=True).first.click()
+        press(host, host.locator('.resize-lora-result[data-state="there"]').first, "undo")
         expect(host.locator('[data-state="there"]')).to_have_count(left)
     assert host.evaluate("window.refreshed.length") <= 4  # ten seconds apart
 
@@ -141,15 +141,14 @@ def test_a_refresh_that_the_host_dropped_is_asked_for_again_after_a_while(host: 
     assert host.evaluate("window.refreshed.length") == 4
 
 
-def tried(page: Any, prompt: str, words: str = "Send to txt2img") -> str:
+def tried(page: Any, prompt: str, action: str = "send") -> str:
     page.evaluate("text => { document.querySelector('#txt2img_prompt textarea').value = text; }", prompt)
     ask(page, "resize", {"names": ["pastry-sdxl"], "target": {"preset": "medium"}})
     for _ in range(5):
         ask(page, "status")
     page.locator('.resize-lora-row[data-name="hogs"]').click()
     page.click("#resize_lora_generate")
-    result = page.locator(".resize-lora-result").filter(has_text="pastry-sdxl →").first
-    result.get_by_text(words, exact=True).click()
+    press(page, page.locator('.resize-lora-result[data-key="pastry-sdxl_47mb"]'), action)
     area = page.locator("#txt2img_prompt textarea")
     expect(area).to_have_value(re.compile("_47mb"))
     expect(area).to_be_focused()
@@ -184,7 +183,7 @@ def test_a_card_of_a_lora_that_is_nowhere_says_so(host: Any) -> None:
 
 
 def test_try_and_generate_starts(host: Any) -> None:
-    tried(host, "a cake <lora:Pastry:0.6>", "Send and generate")
+    tried(host, "a cake <lora:Pastry:0.6>", "generate")
     assert host.evaluate("window.generated") == "txt2img"
 
 

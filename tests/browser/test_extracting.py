@@ -30,8 +30,10 @@ def test_the_loaded_model_is_compared_with_its_file(page: Any, shot: Any) -> Non
     made = page.locator(".resize-lora-result")
     expect(made).to_contain_text("my edit")
     expect(made).to_contain_text("71.0 % of the difference")
-    expect(made.get_by_role("button", name=re.compile("^Undo"))).to_be_visible()
-    expect(made.get_by_role("button", name=re.compile("^Compare"))).to_have_count(0)  # there is no original LoRA
+    made.locator('[data-action="menu"]').click()
+    expect(page.locator('#resize_lora_menu [data-key="undo"]')).to_be_visible()
+    expect(page.locator('#resize_lora_menu [data-key="compare"]')).to_have_count(0)  # there is no original LoRA
+    page.keyboard.press("Escape")
     wanted = {"tuned": "loaded", "base": "file", "text_encoders": True, "name": "my edit"}
     assert asked(page) == [{**wanted, "target": {"rank": 64}, "options": {}}]
 
