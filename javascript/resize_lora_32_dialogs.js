@@ -51,6 +51,31 @@
         const home = open || inTab || document.body;
         if (place.parentElement !== home) home.append(place);
         place.classList.toggle('resize-lora-floating', home === document.body);
+        if (home === document.body && place.children.length) place.dataset.corner = freeCorner(place);
+    }
+
+    const CORNERS = ['bottom-right', 'bottom-left', 'top-right', 'top-left'];
+    const USED = 'button, input, select, textarea, a, label, .card';
+    const STEP = 24; // pixels between the points that are looked at
+
+    /* The first corner of the window where toasts cover nothing that can be pressed; else the first. */
+    function freeCorner(place) {
+        const isFree = corner => {
+            place.dataset.corner = corner;
+            return !coversButtons(place);
+        };
+        return CORNERS.find(isFree) || CORNERS[0];
+    }
+
+    function coversButtons(place) {
+        const {left, top, right, bottom} = place.getBoundingClientRect();
+        for (let x = left; x <= right; x += STEP) {
+            for (let y = top; y <= bottom; y += STEP) {
+                const below = document.elementsFromPoint(x, y).filter(one => !place.contains(one));
+                if (below.length && below[0].closest(USED)) return true;
+            }
+        }
+        return false;
     }
 
     /* A short note: {setText, offer, close, leave, countDown}. It leaves by itself unless it `stays`. */
@@ -77,6 +102,7 @@
         };
         if (!stays) handle.leave();
         toastPlace().append(box);
+        placeToasts();
         return handle;
     }
 

@@ -193,3 +193,32 @@ def test_try_leaves_the_cursor_in_a_tab_that_is_drawn_a_moment_after_it_was_open
             document.querySelector('#tabs > .tab-nav > button').onclick = () => setTimeout(() => { panel.style.display = ''; }, 60); }"""
     )
     tried(host, "a cake <lora:pastry-sdxl:1>")
+
+
+def test_a_card_shows_what_its_smaller_version_saves(host: Any) -> None:
+    badges = host.locator("#txt2img_lora_cards .resize-lora-card-badge")
+    expect(badges).to_have_count(2)  # of the original, and of its version
+    expect(card(host).locator(".resize-lora-card-badge")).to_have_text("\u221279 %")
+    host.evaluate(
+        """() => { const box = document.querySelector('#txt2img_lora_cards');
+            box.querySelectorAll('.resize-lora-card-badge').forEach(one => one.remove());
+            box.replaceChildren(...[...box.children].map(one => one.cloneNode(true))); }"""
+    )
+    expect(badges).to_have_count(2)  # the host has drawn its cards again
+
+
+def test_a_note_in_the_hosts_page_covers_none_of_its_buttons(host: Any) -> None:
+    host.evaluate(
+        """() => { document.querySelector('#tab_resize_lora').style.display = 'none';
+            document.querySelector('#resize_lora_root').style.display = 'none';
+            const mine = document.createElement('button'); mine.id = 'in_the_corner'; mine.textContent = 'Generate';
+            mine.style.cssText = 'position: fixed; right: 0; bottom: 0; width: 300px; height: 90px;';
+            document.body.append(mine); }"""
+    )
+    card(host).locator(".name").click(button="right")
+    host.get_by_role("menuitem", name="Resize to Low").click()
+    toasts = host.locator("#resize_lora_toasts")
+    expect(toasts).to_have_class(re.compile("resize-lora-floating"))
+    expect(toasts).to_have_attribute("data-corner", "bottom-left")
+    box, mine = toasts.bounding_box(), host.locator("#in_the_corner").bounding_box()
+    assert box["x"] + box["width"] <= mine["x"] or box["y"] + box["height"] <= mine["y"]

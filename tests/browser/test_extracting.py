@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from browser_kit import expect, heard, setup
@@ -103,3 +102,11 @@ def test_the_buttons_of_the_panel_do_not_overlap_on_a_phone(phone: Any, shot: An
         for other in boxes[i + 1 :]:
             apart = box["x"] + box["width"] <= other["x"] or other["x"] + other["width"] <= box["x"]
             assert apart or box["y"] + box["height"] <= other["y"] or other["y"] + other["height"] <= box["y"]
+
+
+def test_it_opens_on_a_choice_that_can_work(page: Any) -> None:
+    setup(page, reference={"kind": "none", "title": None, "family": None, "note": ""})
+    open_dialog(page)
+    expect(page.locator("#resize_lora_extract_tuned")).to_have_value("juggernautXL_v9")
+    expect(page.locator("#resize_lora_extract_base")).to_have_value("dreamshaper_8")
+    expect(page.locator("#resize_lora_extract_run")).to_be_enabled()

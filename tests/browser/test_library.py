@@ -1,6 +1,6 @@
 """Rows that know each other, filters that stay, and selecting with mouse and keyboard."""
 
-# ruff: noqa: E501 (lines of script)
+
 from __future__ import annotations
 
 import re
@@ -38,13 +38,13 @@ def estimated(page: Any) -> None:
 
 def test_an_original_and_its_versions_are_one_row_that_unfolds(page: Any, shot: Any) -> None:
     original = row(page, "pastry-sdxl")
-    expect(original.locator(".resize-lora-badge")).to_have_text("−79 %")
+    expect(original.locator(".resize-lora-badge")).to_have_text("\u221279 %")
     expect(original).to_have_attribute("aria-expanded", "false")
     expect(row(page, SMALL)).to_have_count(0)
     original.locator('[data-action="unfold"]').click()
     expect(original).to_have_attribute("aria-expanded", "true")
     expect(row(page, SMALL)).to_have_attribute("aria-level", "2")
-    expect(row(page, SMALL).locator(".resize-lora-badge")).to_have_text("−79 %")
+    expect(row(page, SMALL).locator(".resize-lora-badge")).to_have_text("\u221279 %")
     shot(page, "unfolded")
     original.locator('[data-action="unfold"]').click()
     expect(row(page, SMALL)).to_have_count(0)
