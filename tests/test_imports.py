@@ -23,6 +23,7 @@ ROOMS: dict[str, frozenset[str]] = {
     "shown": frozenset(),
     "names": frozenset(),
     "files": frozenset({"errors"}),
+    "archive": frozenset({"errors", "files"}),
     "linalg": frozenset({"errors"}),
     "prompts": frozenset({"errors", "files"}),
     "recipe": frozenset({"errors", "linalg", "shown"}),
@@ -36,12 +37,15 @@ ROOMS: dict[str, frozenset[str]] = {
     "studies": frozenset(
         {"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "prompts", "recipe", "shown"}
     ),
+    "shrinking": frozenset({"archive", "base", "engine", "errors", "files", "plans", "progress", "prompts"}),
+    "api_options": frozenset({"adapters", "base", "engine", "errors", "plans", "prompts", "recipe"}),
+    "api_replacing": frozenset({"api_options", "archive", "base", "errors", "plans", "progress", "shrinking"}),
     "api": frozenset(
-        {"adapters", "base", "engine", "errors", "extraction", "plans", "progress", "prompts", "recipe", "studies"}
+        {"api_options", "base", "engine", "errors", "extraction", "plans", "progress", "prompts", "recipe", "studies"}
     ),
     "cli": frozenset(
-        {"adapters", "base", "demo", "engine", "errors", "extraction", "files", "linalg", "package", "plans"}
-        | {"progress", "prompts", "recipe", "shown", "studies"}
+        {"adapters", "archive", "base", "demo", "engine", "errors", "extraction", "files", "linalg", "package", "plans"}
+        | {"progress", "prompts", "recipe", "shown", "shrinking", "studies"}
     ),
     "package": frozenset(),
     "__main__": frozenset({"cli"}),

@@ -23,7 +23,7 @@ from lib_resize.studies import catalogue, survey
 from lib_resize.studies.catalogue import Facts, load_cache
 from lib_resize.studies.survey import Survey, SurveyOptions, sampled
 from lib_resize.studies.survey import survey as look
-from lib_resize.studies.survey_store import Entry, Figures
+from lib_resize.studies.survey_store import Figures, SurveyedFile
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     asked: list[Path] = []
     real = survey._measured
 
-    def measured(entry: Entry, *more: Any) -> Entry:
+    def measured(entry: SurveyedFile, *more: Any) -> SurveyedFile:
         asked.append(entry.path)
         return real(entry, *more)
 
@@ -280,7 +280,7 @@ def test_no_folder_and_an_empty_one_are_told(tmp_path, capsys) -> None:
 
 
 def test_a_preset_that_makes_a_file_larger_frees_nothing() -> None:
-    entry = Entry(Path("/x/a"), (100, 0), Facts(), figures=Figures(True, 1.0, 0, {"high": 150, "low": 40}))
+    entry = SurveyedFile(Path("/x/a"), (100, 0), Facts(), figures=Figures(True, 1.0, 0, {"high": 150, "low": 40}))
     assert (entry.freed("high"), entry.freed("medium"), entry.freed("low")) == (0, 0, 60)
 
 
@@ -305,12 +305,12 @@ def test_the_tab_and_a_survey_share_one_store(made, tmp_path, monkeypatch) -> No
     tab = catalogue.KnownFiles(store, every=60.0)
 
     def add(found: Survey) -> None:
-        tab.add(path, (stamp, Facts(rank=32), {"high": 7}))
+        tab.add(path, (stamp, Facts(rank=32), {"high": 7}, False))
         tab.save()
 
     look(made, SurveyOptions(on_headers=add))
     assert load_cache(store)[str(path)][2] == {"high": 7}
-    tab.add(made / "half.safetensors", (stamp, Facts(rank=4), None))
+    tab.add(made / "half.safetensors", (stamp, Facts(rank=4), None, False))
     tab.save()
     asked = counted(monkeypatch)
     look(made)

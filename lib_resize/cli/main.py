@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import Cancelled, FileError, ResizeError, UsageError, internal
 from ..linalg.threads import ask_for_one_blas_thread
-from . import demo, extract, inspect, library, merge, resize, ui, upsample
+from . import archive, demo, extract, inspect, library, merge, resize, restore, ui, upsample
 from .command import Command
 from .output import complain
 
@@ -28,6 +28,8 @@ COMMANDS: tuple[Command, ...] = (
     extract.COMMAND,
     inspect.COMMAND,
     library.COMMAND,
+    restore.COMMAND,
+    archive.COMMAND,
     demo.COMMAND,
     ui.COMMAND,
 )

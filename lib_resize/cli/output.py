@@ -121,6 +121,9 @@ def _lines(outcome: Outcome, verbose: int) -> Iterator[str]:
         message, source = str(outcome.error), outcome.source
         yield f"resize-lora: {message if Path(source).stem in message else f'{source}: {message}'}"
         return
+    if outcome.declined is not None:
+        yield f"{outcome.source}: left alone, {outcome.declined}"
+        return
     if outcome.plan is None:
         own = outcome.skipped == Path(outcome.source)
         yield f"{outcome.source}: skipped, " + ("already a result" if own else f"{outcome.skipped} exists already")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..engine.settings import Outcome
     from ..studies.spectra import Group
     from ..studies.survey import Survey
-    from ..studies.survey_store import Entry
+    from ..studies.survey_store import SurveyedFile
 
 _MOST_OF_NAME = 260  # characters: more than any file system allows
 _QUANTILES = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -47,7 +47,7 @@ class Summary:
         """Add a row."""
         self._rows.append([shown(cell, _MOST_OF_NAME) for cell in _row(outcome)])
         self._totals.add(outcome)
-        if outcome.plan and not outcome.skipped and not outcome.error:
+        if outcome.plan and not outcome.skipped and outcome.declined is None and not outcome.error:
             self._sources.add(outcome.plan.source)
 
     def table(self) -> str:
@@ -74,7 +74,7 @@ class Totals:
         """Add an outcome."""
         if outcome.error is not None:
             self.failed += 1
-        elif outcome.skipped is not None or outcome.plan is None:
+        elif outcome.skipped is not None or outcome.declined is not None or outcome.plan is None:
             self.skipped += 1
         else:
             self.results += 1
@@ -89,6 +89,8 @@ class Totals:
 def _row(outcome: Outcome) -> list[str]:
     if outcome.error is not None:
         return [Path(outcome.source).name, "", "", "failed", ""]
+    if outcome.declined is not None:
+        return [Path(outcome.source).name, "", "", "left alone", ""]
     if outcome.plan is None:
         return [outcome.skipped.name if outcome.skipped else outcome.source, "", "", "skipped", ""]
     plan = outcome.plan
@@ -184,7 +186,7 @@ _KINDS: tuple[tuple[str, _Describe], ...] = (
 _SHOWN = 8
 
 
-def _zeros(entry: Entry) -> str | None:
+def _zeros(entry: SurveyedFile) -> str | None:
     if entry.figures is None or not entry.figures.zero:
         return None
     return f"{'' if entry.figures.exact else '~'}{entry.figures.zero} of {entry.facts.layers}"
@@ -274,6 +276,8 @@ def as_json(outcome: Outcome, *, layers: bool = False) -> dict[str, Any]:
     """Return an outcome as `--report` writes it."""
     if outcome.error is not None:
         return {"source": outcome.source, "error": str(outcome.error)}
+    if outcome.declined is not None:
+        return {"source": outcome.source, "left": outcome.declined}
     if outcome.plan is None:
         return {"source": outcome.source, "output": str(outcome.skipped), "skipped": True}
     return outcome.plan.as_json(layers=layers) | ({"skipped": True} if outcome.skipped else {})

@@ -14,6 +14,7 @@ from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, METHOD_NUM
 from .command import Command
 from .options import RECIPES_HELP, add_batch_options, add_recipe_options, gibibytes, whole_number
 from .output import complain_of_folder, run_options
+from .replacing import add_replace_options, check_options, run_replacing
 
 if TYPE_CHECKING:
     from ..base.checkpoint import Checkpoint
@@ -35,17 +36,22 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--max-vram", type=gibibytes, metavar="GIB", help="limit on GPU memory, such as 1.5, for use with a WebUI")
     add("--base", metavar="FILE", help="the checkpoint, as an option")
     add_batch_options(parser)
+    add_replace_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Resize LoRA files."""
     from .work import batch_settings, run_sources
 
+    recipes = _recipes(arguments)
+    check_options(arguments, len(recipes))
     with contextlib.ExitStack() as stack:
         base, names = _base_and_loras(arguments)
         if base is not None:
             stack.callback(base.close)
-        settings = batch_settings(arguments, _recipes(arguments), base)
+        settings = batch_settings(arguments, recipes, base)
+        if arguments.replace:
+            return run_replacing(arguments, names, settings, run_options(arguments))
         return run_sources(expand(names, complain_of_folder), settings, run_options(arguments))
 
 

@@ -21,6 +21,7 @@ from ..recipe.grammar import Recipe
 from . import sidecar_copies
 from .analysing import analyse
 from .analysis import Analysis
+from .job import ResizeJob
 from .measuring import measured
 from .output_names import output_stem
 from .output_paths import OutputPaths
@@ -101,9 +102,7 @@ class _Run:
     ) -> Iterator[Outcome]:
         left = []
         for recipe in recipes:
-            error = refusal(
-                self.settings, self.paths.folder_of(source), self.paths.expected(source, recipe), self.inputs
-            )
+            error = self._refusal(source, recipe)
             if error is None:
                 left.append(recipe)
             else:
@@ -117,23 +116,40 @@ class _Run:
             except ResizeError as error:
                 yield Outcome(source.label, error=error)
 
-    def _written(self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Hashes) -> Outcome:
-        """Plan one file, then write it."""
-        settings, paths = self.settings, self.paths.of(source)
+    def _refusal(self, source: Source, recipe: Recipe) -> ResizeError | None:
+        if self.settings.staged is not None:  # a new name, in the folder of a file that can be replaced
+            return None
+        expected = self.paths.expected(source, recipe)
+        return refusal(self.settings, self.paths.folder_of(source), expected, self.inputs)
+
+    def _planned(self, source: Source, analysis: Analysis, recipe: Recipe) -> ResizeJob:
+        settings = self.settings
+        if settings.staged is not None:
+            return prepare(analysis, recipe, settings.style, _always(settings.staged(source)))
+        paths = self.paths.of(source)
         path_for = paths if settings.target is None else _always(settings.target)
         job = prepare(analysis, recipe, settings.style, path_for, suffix=settings.suffix)
         paths.claim(job.path, output_stem(source.name, recipe, job.choice.threshold, settings.suffix))
+        return job
+
+    def _written(self, source: Source, analysis: Analysis, recipe: Recipe, hashes: Hashes) -> Outcome:
+        """Plan one file, then write it."""
+        settings = self.settings
+        job = self._planned(source, analysis, recipe)
         if settings.skip_existing and exists(job.path):
             return Outcome(source.label, job.plan, job, skipped=job.path)
         if not settings.dry_run:
             check_target(job.path, RESULT, overwrite=settings.overwrite, inputs=self.inputs)
         job = measured(job, self.runtime)
-        if settings.dry_run:
-            return Outcome(source.label, job.plan, job)
+        declined = settings.decline(job.plan) if settings.decline else None
+        if settings.dry_run or declined is not None:
+            return Outcome(source.label, job.plan, job, declined=declined)
         replaced = facts_of_replaced(job.path, settings)
         digests = [future.result() for future in hashes]
         plan = execute(job, self.runtime, digests, overwrite=settings.overwrite, inputs=self.inputs)
-        paths.written(job.path)
+        if settings.staged is not None:
+            return Outcome(source.label, plan, job)
+        self.paths.of(source).written(job.path)
         copies, kept = sidecar_copies.copy(source.members[0].path, job.path, settings, replaced)
         return Outcome(source.label, plan, job, sidecars=copies, kept=kept)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,11 @@ class Settings:
     sidecars: bool = True
     target: Path | None = None
     """The exact file to write, for one source and one recipe."""
+    staged: Callable[[Source], Path] | None = None
+    """Returns where the new file of a source waits to replace it: for one recipe, without sidecars, and with a `style`
+    that keeps the name."""
+    decline: Callable[[Plan], str | None] | None = None
+    """Returns why a planned file is not written; None writes it."""
     inputs: Inputs = field(default_factory=Inputs)
     """More files that must not be replaced; those of sources and base model are known."""
 
@@ -61,6 +66,8 @@ class Outcome:
     error: ResizeError | None = None
     skipped: Path | None = None
     """The result that already exists."""
+    declined: str | None = None
+    """Why the source was left alone, after its plan or before it was opened."""
     sidecars: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
     """Existing sidecars that Resize LoRA did not write, and that are kept."""

@@ -28,7 +28,7 @@ def metadata(selection: Selection, stem: str, hashes: Sequence[str] = ()) -> dic
     adapter = selection.adapter
     ranks = {layer.rank for layer in adapter.layers}
     facts = MetadataFacts(
-        output_name=stem,
+        output_name=None if selection.style.keep_name else stem,
         record=_record(selection, list(hashes) or [_UNKNOWN_HASH] * len(adapter.files)),
         layers=_layers(selection.layout),
         source_rank=ranks.pop() if len(ranks) == 1 else None,

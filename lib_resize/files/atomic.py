@@ -18,12 +18,15 @@ from types import TracebackType
 from ..errors import OutputError
 from . import drafts
 from .drafts import sweep as sweep
+from .locks import folder_turn
 
 _GATHER_BYTES = 1 << 16
 # Errors of file systems without hard links: FAT, some network and FUSE mounts, Android.
 _NO_LINKS = frozenset(
     (errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK)
 )
+_FULL_DISK = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+_IN_USE = (errno.EBUSY, errno.ETXTBSY)
 _WINDOWS_IN_USE = (32, 33, 1224)  # sharing violation, lock violation, user-mapped section open
 
 
@@ -158,7 +161,7 @@ def check_room(folder: Path, needed: int) -> None:
         raise OutputError(
             f"{folder}: the disk has {mib(usage.free)} free, the file needs {mib(needed)}. "
             "Free some space or choose another folder."
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def move_if_free(temporary: Path, final: Path) -> None:
@@ -183,27 +186,10 @@ def move_if_free(temporary: Path, final: Path) -> None:
 
 def _move_under_lock(temporary: Path, final: Path) -> None:
     """Check, then rename, while no other process of this program can. For file systems without hard links."""
-    with _locked_folder(final.parent):
+    with folder_turn(final.parent):
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final))
         temporary.rename(final)
-
-
-@contextlib.contextmanager
-def _locked_folder(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock on the folder itself: it needs no cleanup, and the system releases it after a kill."""
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:
@@ -225,6 +211,23 @@ def in_plain_words(final: Path) -> Iterator[None]:
         raise OutputError(explain(error, final)) from error
     except ValueError as error:  # a NUL in the path
         raise OutputError(f"{str(final)!r}: this cannot be a file name: {error}.") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error, or one that caused it, is that of a full disk."""
+    return any(one.errno in _FULL_DISK or getattr(one, "winerror", None) == 112 for one in _causes(error))
+
+
+def is_in_use(error: BaseException) -> bool:
+    """Return whether an error, or one that caused it, is that of a file that another program has open."""
+    return any(getattr(one, "winerror", None) in _WINDOWS_IN_USE or one.errno in _IN_USE for one in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[OSError]:
+    while error is not None:
+        if isinstance(error, OSError):
+            yield error
+        error = error.__cause__
 
 
 def _exists(final: Path) -> str:

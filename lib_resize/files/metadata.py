@@ -6,7 +6,8 @@ After a resize, the fields hold:
     where layers differ (the word that kohya's tools read).
 ``ss_network_args``: ``conv_dim`` and ``conv_alpha`` are those of the larger convolutions, or removed; lists of ranks
     per part of the model are removed; the rest is kept. A text that is not a JSON object is kept unchanged.
-``ss_output_name``: the new name. WebUIs use it as an alias, and disable an alias that two files share.
+``ss_output_name``: the new name. WebUIs use it as an alias, and disable an alias that two files share. A file that
+    replaces its source keeps the source's.
 ``ss_base_model_version``, ``ss_v2``: kept, or added where they are missing and the family is known. A1111 treats a
     file with other metadata but without these as SD1, and hides it while an SDXL checkpoint is loaded.
 ``ss_training_comment``: a note about the resize in the words of kohya's resize script, then the old text.
@@ -108,8 +109,8 @@ class ResizeRecord:
 class MetadataFacts:
     """The facts of the new file that its metadata contains."""
 
-    output_name: str
-    """Stem of the new file's name."""
+    output_name: str | None
+    """Stem of the new file's name; None keeps the field of the source, also where it has none."""
     record: ResizeRecord
     layers: Mapping[str, LayerFact] = field(default_factory=dict)
     """Every low-rank layer of the new file, by its name in the file, without suffix."""
@@ -125,7 +126,8 @@ def updated_metadata(source: Mapping[str, str], facts: MetadataFacts) -> dict[st
     """Return the metadata of the new file, from the source's metadata and the facts; the module lists all fields."""
     stamped = dict(source)
     _stamp_network(stamped, facts)
-    stamped["ss_output_name"] = facts.output_name
+    if facts.output_name is not None:
+        stamped["ss_output_name"] = facts.output_name
     _stamp_family(stamped, facts)
     stamped["ss_training_comment"] = _comment(source, facts)
     _stamp_modelspec(stamped, facts)

@@ -96,6 +96,17 @@ def _holds(path: Path, data: bytes) -> bool:
         return False
 
 
+def updates_in_place(lora: Path, facts: SidecarFacts) -> list[tuple[Path, bytes, bytes]]:
+    """Return the JSON sidecars of a LoRA that other contents change: path, old bytes, new bytes.
+
+    Names and paths in them stay. Links are left alone. Raises ``OSError``.
+    """
+    about = _SidecarUpdate(lora, lora, facts)
+    found = [_next_to(lora, suffix) for suffix in _sidecar_suffixes(lora) if suffix.lower() in _JSONS]
+    pairs = [(path, path.read_bytes()) for path in found if not path.is_symlink()]
+    return [(path, old, new) for path, old in pairs if (new := about.updated(old)) != old]
+
+
 def has_sidecars(source: Path) -> bool:
     """Return whether a LoRA has sidecars that `copy_sidecars` copies."""
     return bool(_sidecar_suffixes(source))
@@ -176,18 +187,25 @@ class _SidecarUpdate:
 
     def _file(self, entry: Mapping[str, object]) -> dict[str, object]:
         updated = self._updated_fields(entry)
-        if "name" in updated:
+        if "name" in updated and not self._is_in_place:
             updated["name"] = self.target.name
         metadata = updated.get("metadata")
         if isinstance(metadata, dict):
             updated["metadata"] = _without_dtype(metadata)
         return updated
 
+    @property
+    def _is_in_place(self) -> bool:
+        """Return whether only the contents of the file change, so that names and paths stay."""
+        return self.source == self.target
+
     def name(self, old: object) -> object:
+        if self._is_in_place:
+            return old
         return self.target.name if str(old).lower().endswith(self.source.suffix.lower()) else self.target.stem
 
-    def path(self, _old: object) -> object:
-        return self.target.absolute().as_posix()
+    def path(self, old: object) -> object:
+        return old if self._is_in_place else self.target.absolute().as_posix()
 
     def size(self, old: object) -> object:
         return self.facts.bytes if isinstance(old, (int, float)) else _REMOVED
@@ -203,6 +221,8 @@ class _SidecarUpdate:
 
     def preview(self, old: object) -> object:
         """Return the path of the copied preview, or "" (as managers write it) if there is none. A URL is kept."""
+        if self._is_in_place:
+            return old
         name = re.split(r"[/\\]", str(old))[-1]
         if "://" in str(old) or not name.startswith(f"{self.source.stem}."):
             return old if "://" in str(old) else ""

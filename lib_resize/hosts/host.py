@@ -13,7 +13,7 @@ features, never for names of hosts:
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -210,6 +210,18 @@ class HostFiles(Protocol):
         """Make the host read its list of LoRAs again, so that it contains new files. Never raises."""
         ...
 
+    def replaced(self, paths: Collection[Path]) -> None:
+        """Make the host read LoRA files again that have new content under their names: for the next image, and in its
+        list. Never raises.
+
+        It holds `lock` meanwhile. Hold it from the replacement on, so that no image is generated in between.
+        """
+        ...
+
+    def scanned_folders(self) -> list[Path]:
+        """Return all folders that the host scans, those of LoRAs included, as real paths."""
+        ...
+
     def trash_root(self, path: Path | None = None) -> Path:
         """Return the trash folder for the result at a path; None: for new files. It may not exist yet."""
         ...
@@ -296,9 +308,10 @@ class Host(HostFiles, HostModel, Protocol):
         """Generate one image (a PIL image) under the host's lock. Nothing is saved, and no state of the host changes.
 
         `request` has ``prompt`` and may have ``negative_prompt``, ``seed``, ``steps``, ``cfg_scale``, ``width``,
-        ``height``, ``sampler_name``, ``scheduler``, and ``loras``: names that must be applied. Raises ``UsageError``
-        for other keys, ``Cancelled`` after `stop_generating`, ``FileError`` where a LoRA was not applied, and
-        ``HostError`` where the host cannot do it.
+        ``height``, ``sampler_name``, ``scheduler``, ``loras``: names that must be applied, and ``files``: a mapping of
+        names to paths of LoRA files outside of the list, which the host knows under these names during this image
+        only. Raises ``UsageError`` for other keys and for names that are taken, ``Cancelled`` after `stop_generating`,
+        ``FileError`` where a LoRA was not applied, and ``HostError`` where the host cannot do it.
         """
         ...
 

@@ -92,7 +92,7 @@ class CompleteList:
     def look(self, listed: Mapping[Any, Any]) -> ListedLoras:
         """Return the entries, and earlier ones whose files still exist. The same object if nothing changed."""
         with self._lock:
-            now = _copy(listed) if self._seen is not None else self._settled(listed)
+            now = copy_of(listed) if self._seen is not None else self._settled(listed)
             if self._kept or not _same(now, self._seen):
                 self._merge(listed_loras(now))
             self._seen = now
@@ -100,12 +100,12 @@ class CompleteList:
 
     def _settled(self, listed: Mapping[Any, Any]) -> Mapping[Any, Any]:
         """Collect entries until the list is complete."""
-        seen = _copy(listed)
+        seen = copy_of(listed)
         missing = {path.stem for path in self._on_disk()} - _stems(seen)
         began = changed = time.monotonic()
         while missing and time.monotonic() < min(changed + self.QUIET, began + self.PATIENCE):
             time.sleep(self._PAUSE)
-            now = _copy(listed)
+            now = copy_of(listed)
             new = {name: one for name, one in now.items() if name not in seen}
             seen.update(now)
             missing -= _stems(new)
@@ -131,7 +131,7 @@ def _stems(listed: Mapping[Any, Any]) -> set[str]:
     return {entry.path.stem for entry in listed_loras(listed).values()}
 
 
-def _copy(listed: Mapping[Any, Any]) -> dict[Any, Any]:
+def copy_of(listed: Mapping[Any, Any]) -> dict[Any, Any]:
     """Copy a dictionary that another thread may change at the same time."""
     for _ in range(100):
         try:

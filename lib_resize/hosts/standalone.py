@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,13 @@ class FolderFiles:
 
     def refresh(self) -> None:
         """Do nothing: folders are read at each call."""
+
+    def replaced(self, paths: Collection[Path]) -> None:
+        """Do nothing: no file is kept in memory."""
+
+    def scanned_folders(self) -> list[Path]:
+        places = self._trash_places()
+        return [*places.roots, *places.scanned]
 
     def trash_root(self, path: Path | None = None) -> Path:
         return self._trash_places().of(path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
+from . import webui_caches as caches
 from .guard import attempt, guarded, host_module, read
 from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, LoadedModel, SharedLock
 from .webui_files import WebUIFiles
@@ -27,7 +29,7 @@ class WebUI(WebUIFiles, WebUIPage):
         self._queue_lock = lock or own_lock()
         self._lock = SharedLock(self._queue_lock)
         self._progress = WebUIProgress(self._queue_lock)
-        self._images = ImageGenerator(self._lock, self._run_in_image_thread)
+        self._images = ImageGenerator(self._lock, self._run_in_image_thread, self._hidden)
 
     @property
     def features(self) -> frozenset[str]:
@@ -41,6 +43,12 @@ class WebUI(WebUIFiles, WebUIPage):
         if self.xyz_script() is not None:
             found.add(XYZ)
         return frozenset(found)
+
+    def replaced(self, paths: Collection[Path]) -> None:
+        with self._lock.shared():
+            names = attempt("the names of replaced LoRAs", lambda: caches.names_at(paths), {one.stem for one in paths})
+            caches.forget(names)
+            caches.renew(names)
 
     # The model --------------------------------------------------------------------------------------------
 

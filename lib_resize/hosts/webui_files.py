@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..prompts.lookup import PRESET_FILE
 from .guard import attempt_list, guarded, host_module, read
+from .hidden_loras import HiddenLoras
 from .host import CheckpointFile, LoraFile, LoraList
 from .listing import CompleteList, ListedLora, ListedLoras, LoraListCache, find
 from .scan import lora_paths, real_folders
@@ -34,6 +35,7 @@ class WebUIFiles:
         self._cache = LoraListCache()
         self._refreshing = threading.Lock()
         self._trash: TrashPlaces | None = None
+        self._hidden = HiddenLoras()
 
     def lora_roots(self) -> list[Path]:
         return real_folders(listed_options(*self.lora_options)) or real_folders([usual_lora_folder()])
@@ -48,7 +50,7 @@ class WebUIFiles:
         """Return the host's list, or the files in its folders if its Lora extension is disabled."""
         listed = read(networks(), "available_networks")
         if isinstance(listed, Mapping):
-            return self._complete_list.look(listed)
+            return self._complete_list.look(self._hidden.without(listed))
         return {path.stem: ListedLora(path) for path in self._on_disk()}
 
     def _on_disk(self) -> Iterator[Path]:
@@ -65,6 +67,10 @@ class WebUIFiles:
         if refresh is not None:
             with self._refreshing, guarded("refreshing the list of LoRAs"):
                 refresh()
+
+    def scanned_folders(self) -> list[Path]:
+        places = self._trash_places()
+        return [*places.roots, *places.scanned]
 
     def trash_root(self, path: Path | None = None) -> Path:
         return self._trash_places().of(path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
 from .guard import read
+from .hidden_loras import HiddenLoras
 from .host import SharedLock
 from .webui_modules import networks, shared
 from .webui_progress import JOB
@@ -16,16 +17,17 @@ from .webui_progress import JOB
 IMAGE_KEYS = frozenset(
     {"prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "sampler_name", "scheduler"}
 )
-"""Keys of a request besides ``loras``; the host's own names."""
+"""Keys of a request besides ``loras`` and ``files``; the host's own names."""
 
 
 class ImageGenerator:
     """Generates one image at a time, under the host's lock."""
 
-    def __init__(self, lock: SharedLock, run: Callable[[Callable[[], Any]], Any]) -> None:
+    def __init__(self, lock: SharedLock, run: Callable[[Callable[[], Any]], Any], hidden: HiddenLoras) -> None:
         """`run` calls a function in the thread in which the host generates images."""
         self._lock = lock
         self._run = run
+        self._hidden = hidden
         self._running = threading.Event()
         self._stopped = threading.Event()
 
@@ -37,7 +39,7 @@ class ImageGenerator:
     def generate(self, request: Mapping[str, Any]) -> Any:
         """Generate an image. See `host.Host.generate`."""
         settings = dict(request)
-        loras = tuple(settings.pop("loras", ()))
+        loras, files = tuple(settings.pop("loras", ())), dict(settings.pop("files", {}))
         unknown = sorted(settings.keys() - IMAGE_KEYS)
         if unknown or not isinstance(settings.get("prompt"), str):
             raise UsageError(
@@ -47,7 +49,8 @@ class ImageGenerator:
         with self._lock.alone():
             if self._stopped.is_set():
                 raise Cancelled("The image was stopped before it began.")
-            return self._run(lambda: self._image(settings, loras))
+            with self._hidden.known(files):
+                return self._run(lambda: self._image(settings, loras))
 
     def stop(self) -> None:
         """Stop the image that is being generated or waits for the lock."""

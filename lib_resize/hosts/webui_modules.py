@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,12 @@ from .host import CheckpointFile, HostLock
 def networks() -> Any | None:
     """Return the module of the built-in Lora extension; None where that is disabled."""
     return sys.modules.get("networks")
+
+
+def own_class(module: str, name: str) -> Callable[..., Any] | None:
+    """Return a class of the built-in Lora extension, such as `NetworkOnDisk` of its module ``network``."""
+    found = read(read(networks(), module) or sys.modules.get(module), name)
+    return found if callable(found) else None
 
 
 def shared(name: str) -> Any | None:

@@ -112,6 +112,11 @@ class Analyses:
             kept.base_key, kept.asked, kept.reference = base_key(choice, reference), asked, reference
         return kept
 
+    def forget(self, name: str) -> None:
+        """Drop the analysis of a LoRA."""
+        with self._lock:
+            self._kept.pop(name, None)
+
     def _make_room(self, newest: CachedAnalysis) -> None:
         total = sum(kept.bytes for kept in self._kept.values())
         for name in list(self._kept):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..hosts.host import Host
@@ -25,6 +26,8 @@ class ComparedFiles:
     others: frozenset[str]
     """Further names in the prompt that stand for either: aliases, other versions."""
     notes: Notes
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Names that are not in the list, and their files, which the host knows for one image."""
 
     @property
     def names(self) -> frozenset[str]:
@@ -65,7 +68,7 @@ def compare(
     handle.start("image", len(wanted))
     for what, (prompt, name) in wanted.items():
         handle.wait_for_host()
-        request = {**settings, "prompt": prompt, **({"loras": [name]} if name else {})}
+        request = {**settings, "prompt": prompt, **_used(pair, name)}
         made[what] = host.generate(request).convert("RGB")
         handle.step()
     difference = _Difference(made["original"], made["resized"])
@@ -84,6 +87,13 @@ def compare(
         "width": made["original"].width,
         "height": made["original"].height,
     }
+
+
+def _used(pair: ComparedFiles, name: str | None) -> Json:
+    """Return the part of a request that is about the LoRA of an image."""
+    if name is None:
+        return {}
+    return {"loras": [name], **({"files": {name: pair.files[name]}} if name in pair.files else {})}
 
 
 def _text(number: float, effect: float | None) -> str:

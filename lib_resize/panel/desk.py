@@ -11,6 +11,8 @@ from pathlib import Path
 from ..errors import ResizeError
 from ..hosts.host import Host, LoraFile
 from .analyses import Analyses
+from .archives import Archives
+from .estimates import Estimates
 from .faults import error_json
 from .hiding import KnownFolders
 from .images import Images
@@ -20,6 +22,7 @@ from .protocol.types import Json
 from .queue import Queue
 from .refreshing import Refresher
 from .results import Results
+from .runs.control import Runs
 from .snapshot import Snapshot
 from .versions import Versions
 
@@ -40,6 +43,11 @@ class Desk:
     previews: Previews
     folders: KnownFolders
     refresher: Refresher
+    archives: Archives
+    runs: Runs
+    estimates: Estimates
+    recovered: threading.Event
+    """Set once what a killed server left half done is completed or reverted."""
     adding: threading.Lock = field(default_factory=threading.Lock)
     """Held while orders are compared with the queue and added to it."""
 
@@ -70,7 +78,7 @@ class Desk:
 
     def files_moved(self) -> None:
         """Let the host and the library list files that were added or moved."""
-        self.refresher.changed(more=self.queue.has_foreground())
+        self.refresher.changed(more=self.queue.has_waiting(1))
         self.library.touch()
 
 

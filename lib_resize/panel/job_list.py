@@ -40,9 +40,9 @@ class JobList:
 
     def enqueue(self, jobs: Sequence[QueuedJob], *, first: bool) -> None:
         """Let new jobs wait for their turn; those of the background come last."""
-        next_place = 0 if first else self.foreground()
-        for place, job in enumerate(jobs, next_place):
-            self._waiting.insert(len(self._waiting) if job.spec.background else place, job)
+        for place, job in enumerate(jobs):
+            rank = job.spec.rank
+            self._waiting.insert(place if first and not rank else self.ahead(rank + 1), job)
             self.touch(job)
 
     def take(self) -> QueuedJob:
@@ -53,12 +53,12 @@ class JobList:
         return job
 
     def put_back(self, job: QueuedJob) -> None:
-        """Let a job that gave way wait behind those of the foreground, or end it where it was cancelled."""
+        """Let a job that gave way wait before others of its rank, or end it where it was cancelled."""
         job.pause()
         if job.cancel.is_set():
             job.end(CANCELLED)
         else:
-            self._waiting.insert(self.foreground(), job)
+            self._waiting.insert(self.ahead(job.spec.rank), job)
         self.touch(job)
 
     def cancel(self, ids: Sequence[str]) -> tuple[list[QueuedJob], list[QueuedJob]]:
@@ -73,6 +73,10 @@ class JobList:
             self.touch(job)
         return met, [job for job in met if job.id not in waiting]
 
+    def waiting_of(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids of those jobs that wait for their turn."""
+        return [job.id for job in self._waiting if job.id in ids]
+
     def _active_of(self, ids: Sequence[str]) -> list[QueuedJob]:
         known = [self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs]
         return [job for job in known if job.is_active]
@@ -82,9 +86,9 @@ class JobList:
         self._revision += 1
         job.revision = self._revision
 
-    def foreground(self) -> int:
-        """Return how many waiting jobs are not of the background; they are the first ones."""
-        return next((place for place, job in enumerate(self._waiting) if job.spec.background), len(self._waiting))
+    def ahead(self, rank: int) -> int:
+        """Return how many waiting jobs have a lower rank, see `JobSpec.rank`; they are the first ones."""
+        return next((place for place, job in enumerate(self._waiting) if job.spec.rank >= rank), len(self._waiting))
 
     def active(self) -> list[QueuedJob]:
         """Return the jobs that have not ended, in the order of the queue."""

@@ -40,9 +40,18 @@ class JobSpec:
     key: str | None = None
     """Source, recipe and options as one text; equal for equal orders."""
     background: bool = False
-    """It runs when nothing else waits, and gives way at `Handle.give_way`."""
+    """It runs when nothing of the foreground waits, and gives way at `Handle.give_way`."""
+    idle: bool = False
+    """It runs when nothing else waits at all, and gives way to everything."""
+    skipped: float = 0.0
+    """Share of the work that was done before the job, 0 to 1."""
     stop: Callable[[], None] | None = None
     """Called where the running job is cancelled, to interrupt what does not call the handle."""
+
+    @property
+    def rank(self) -> int:
+        """0 for the foreground, 1 for the background, 2 for what is done when nothing else waits."""
+        return 2 if self.idle else int(self.background)
 
 
 @dataclass(eq=False)
@@ -99,8 +108,9 @@ class QueuedJob:
     def seconds_left(self, expected: float | None) -> float | None:
         """Return the time left, from its own progress, or else from the `expected` time of the whole job."""
         if self.state == RUNNING and self.began:
-            if self.part > 0.02 and self.elapsed > 0.3:
-                return max(0.0, self.elapsed / self.part * (1.0 - self.part))
+            part = self.part - self.spec.skipped
+            if part > 0.02 and self.elapsed > 0.3:
+                return max(0.0, self.elapsed / part * (1.0 - self.part))
             return None if expected is None else max(0.0, expected - self.elapsed)
         return None if expected is None else max(0.0, expected - self.worked)
 
@@ -139,6 +149,10 @@ class Pace:
             before = self._known.get(kind)
             now = seconds / bytes
             self._known[kind] = now if before is None else 0.7 * before + 0.3 * now
+
+    def known(self, kind: str) -> float | None:
+        """Return the pace of a kind; None where it was never measured."""
+        return self._known.get(kind)
 
     def seconds(self, spec: JobSpec) -> float | None:
         pace = self._known.get(spec.kind)

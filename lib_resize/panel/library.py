@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..hosts.host import Host, LoraFile
 from ..studies.catalogue import Alike, Facts, KnownFiles, Stamp, cache_file, read_facts, stamp_of
+from .archives import plain
 from .protocol.types import Json
 from .same_names import SameName, same_names
 from .snapshot import HostLists
@@ -27,12 +28,13 @@ class _Known:
     folder: str
     revision: int
     predicted: dict[str, int | None] | None = None
+    estimated: bool = False
     read: bool = True
     """False until its header was read."""
     same_name: tuple[tuple[str, SameName], ...] = ()
     """Folder and file of each other file of this name."""
 
-    def to_json(self, family: str | None, listed: Collection[str]) -> Json:
+    def to_json(self, family: str | None, listed: Collection[str], archived: str | None) -> Json:
         """Return the `File` of the protocol; `family` is that of the reference, `listed` the names of the list."""
         facts = self.facts
         fits = None if facts.family is None or family is None else facts.family == family
@@ -55,18 +57,36 @@ class _Known:
             "problem": facts.problem,
             "predicted": self.predicted,
             "same_name": [other.to_json(folder) for folder, other in self.same_name],
-            "estimated": False,
-            "archived": None,
+            "estimated": self.estimated,
+            "archived": archived,
             "read": self.read,
         }
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of the list with what is known of it, for other parts of the service."""
+
+    lora: LoraFile
+    stamp: Stamp
+    facts: Facts
+    folder: str
+    predicted: dict[str, int | None] | None
+    estimated: bool
+
+
+Archived = Callable[[], Mapping[Path, str]]
+"""Returns the ids of the entries of the archive, by the paths of their files, with links of the folder resolved."""
 
 
 class Library:
     """The host's LoRAs. Every method may be called from any thread."""
 
-    def __init__(self, host: Host, cache: Path | None = None) -> None:
+    def __init__(self, host: Host, cache: Path | None = None, archived: Archived = dict) -> None:
         self._host = host
-        self._cache = KnownFiles(cache or cache_file())
+        self._archived = archived
+        self.cache = cache or cache_file()
+        self._cache = KnownFiles(self.cache)
         self._lock = threading.RLock()
         self._files: dict[str, _Known] = {}
         self._gone: dict[str, int] = {}
@@ -97,11 +117,12 @@ class Library:
         with self._lock:
             if family != self._family:
                 self._family = family
-                self._revise_all()
-            complete = not (self._thread and self._thread.is_alive()) and not self._dirty
+                self.revise()
+            complete = self.is_complete()
             files = [known for known in self._files.values() if known.revision > since]
+            archived = self._archived() if files else {}
             return {
-                "files": [known.to_json(family, self._files) for known in files],
+                "files": [known.to_json(family, self._files, archived.get(plain(known.lora.path))) for known in files],
                 "gone": [name for name, revision in self._gone.items() if revision > since > 0],
                 "roots": root_names(lists.lora_roots()),
                 "complete": complete,
@@ -119,15 +140,40 @@ class Library:
             return known.facts
         return read_facts(lora.path)
 
-    def predict(self, lora: LoraFile, stamp: Stamp, sizes: dict[str, int | None]) -> None:
-        """Keep the size that each preset would write, in memory and on the disk."""
+    def listed(self, lists: HostLists) -> dict[str, ListedFile]:
+        """Return all files by name, in the order of the list, once all headers are read."""
+        self._scan_if_needed(lists, whole=False, refresh=False)
+        self.join()
+        with self._lock:
+            found = sorted(self._files.values(), key=lambda known: known.lora.name.lower())
+        return {
+            one.lora.name: ListedFile(one.lora, one.stamp, one.facts, one.folder, one.predicted, one.estimated)
+            for one in found
+        }
+
+    def is_complete(self) -> bool:
+        """Return whether all headers are read."""
+        return not (self._thread and self._thread.is_alive()) and not self._dirty
+
+    def revise(self) -> None:
+        """Note that something changed that is not in the files, such as the archive: all are sent again."""
+        with self._lock:
+            if self._files:
+                self._revision += 1
+                self._files = {name: replace(known, revision=self._revision) for name, known in self._files.items()}
+
+    def predict(self, lora: LoraFile, stamp: Stamp, sizes: dict[str, int | None], *, estimated: bool = False) -> None:
+        """Keep the size that each preset would write; an estimate in memory alone, as its own store has it."""
         with self._lock:
             known = self._files.get(lora.name)
-            if known is None or known.stamp != stamp or known.predicted == sizes:
+            if known is None or known.stamp != stamp or (known.predicted == sizes and known.estimated == estimated):
+                return
+            if estimated and known.predicted is not None and not known.estimated:
                 return
             self._revision += 1
-            self._files[lora.name] = replace(known, predicted=sizes, revision=self._revision)
-        self._cache.add(lora.path, (stamp, known.facts, sizes))
+            self._files[lora.name] = replace(known, predicted=sizes, estimated=estimated, revision=self._revision)
+        if not estimated:
+            self._cache.add(lora.path, (stamp, known.facts, sizes, False))
 
     def save(self) -> None:
         """Write the cache to the disk, at the end of a service."""
@@ -137,18 +183,6 @@ class Library:
         """Return the names of files that were made of this one."""
         with self._lock:
             return [known.lora.name for known in self._files.values() if known.facts.source == source]
-
-    def families(self) -> dict[str, list[str]]:
-        """Return stem of an original -> names of the files made of it, in any number of steps. Waits for the scan."""
-        self._scan_if_needed(self._host, whole=False, refresh=False)
-        self.join()
-        with self._lock:
-            ours = {known.lora.name: known for known in self._files.values() if known.facts.source is not None}
-        sources = {known.lora.path.stem: str(known.facts.source) for known in ours.values()}
-        found: dict[str, list[str]] = {}
-        for name, known in ours.items():
-            found.setdefault(_first_source(known.lora.path.stem, sources), []).append(name)
-        return found
 
     def join(self, seconds: float = 60.0) -> None:
         """Wait for the scan that is running."""
@@ -163,18 +197,13 @@ class Library:
             if self._thread is not None and self._thread.is_alive():
                 self._refresh = self._refresh or refresh
                 return self._thread
-            if not (whole or refresh or self._dirty or self._refresh or self._list_changed(lists)):
+            if not (whole or refresh or self._dirty or self._refresh or _list_changed(lists, self._files)):
                 return None
             self._dirty = False
             again, self._refresh = refresh or self._refresh, False
             self._thread = threading.Thread(target=self._scan, args=(again,), name="resize-lora-library", daemon=True)
             self._thread.start()
             return self._thread
-
-    def _list_changed(self, lists: HostLists) -> bool:
-        return {lora.name: lora.path for lora in lists.loras()} != {
-            name: known.lora.path for name, known in self._files.items()
-        }
 
     def _scan(self, refresh: bool) -> None:
         if refresh:
@@ -213,7 +242,7 @@ class Library:
             return True
         cached = self._cache.get(lora.path)
         if cached is not None and cached[0] == stamp:
-            self._put(lora, stamp, cached[1], cached[2])
+            self._put(lora, stamp, cached[1], cached[2], estimated=cached[3])
             return True
         self._put(lora, stamp, Facts(), read=False)
         return False
@@ -223,7 +252,7 @@ class Library:
         if stamp is None:
             return
         facts = read_facts(lora.path, alike)
-        self._cache.add(lora.path, (stamp, facts, None))
+        self._cache.add(lora.path, (stamp, facts, None, False))
         self._put(lora, stamp, facts)
 
     def _stamp(self, lora: LoraFile) -> Stamp | None:
@@ -241,6 +270,7 @@ class Library:
         facts: Facts,
         predicted: dict[str, int | None] | None = None,
         *,
+        estimated: bool = False,
         read: bool = True,
     ) -> None:
         folder = folder_of(lora.path, self._roots)
@@ -248,26 +278,17 @@ class Library:
         same_name = tuple((folder_of(other.path, self._roots), other) for other in others)
         with self._lock:
             before = self._files.get(lora.name)
-            new = _Known(lora, stamp, facts, folder, before.revision if before else 0, predicted, read, same_name)
+            revision = before.revision if before else 0
+            new = _Known(lora, stamp, facts, folder, revision, predicted, estimated, read, same_name)
             if new == before:
                 return
             self._revision += 1
             self._gone.pop(lora.name, None)
             self._files[lora.name] = replace(new, revision=self._revision)
 
-    def _revise_all(self) -> None:
-        if self._files:
-            self._revision += 1
-            self._files = {name: replace(known, revision=self._revision) for name, known in self._files.items()}
 
-
-def _first_source(stem: str, sources: Mapping[str, str]) -> str:
-    """Return the original that a file goes back to; files that name each other in a circle end the search."""
-    seen = set()
-    while stem in sources and stem not in seen:
-        seen.add(stem)
-        stem = sources[stem]
-    return stem
+def _list_changed(lists: HostLists, known: Mapping[str, _Known]) -> bool:
+    return {lora.name: lora.path for lora in lists.loras()} != {name: one.lora.path for name, one in known.items()}
 
 
 def root_names(roots: Sequence[Path]) -> list[str]:

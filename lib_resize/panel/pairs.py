@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+
+from ..archive.entries import Entry
 from ..errors import FileError
 from ..hosts.host import LoraFile
 from .compare import ComparedFiles
@@ -23,6 +26,31 @@ def compared_files(desk: Desk, params: Json, lists: Snapshot) -> ComparedFiles:
     if found is None:
         raise FileError(f"{result.output}: is not in the list of {lists.name} any more. Refresh the list.")
     return _with_original(desk, found, result.source.stem if result.source else None, lists)
+
+
+def archived_files(desk: Desk, params: Json, lists: Snapshot) -> ComparedFiles | None:
+    """Return the file of `entry`, or of a `name` that has an original in the archive; else None.
+
+    Raises Fault and FileError.
+    """
+    if params["entry"] is not None:
+        return _with_archived(desk.archives.entry(params["entry"]), lists)
+    if params["name"] is None:
+        return None
+    entry = desk.archives.at(lists.find(params["name"]).path)
+    return _with_archived(entry, lists) if entry is not None and entry.is_there else None
+
+
+def _with_archived(entry: Entry, lists: Snapshot) -> ComparedFiles:
+    """Return a replaced file and its archived original, which the host knows for one image by a name of its own."""
+    new = lists.loras().at(entry.home)
+    if new is None or entry.original is None or not entry.is_there:
+        raise FileError(f"{entry.name}: the original or the file that replaced it is not there any more.")
+    names = {lora.name for lora in lists.loras()}
+    wished = (f"{new.name} original{'' if number == 1 else f' {number}'}" for number in itertools.count(1))
+    old = next(name for name in wished if name not in names)
+    others = names_of(lists.loras(), {new.name}) - {new.name}
+    return ComparedFiles(old, new.name, others, notes_of(new.path), {old: entry.original})
 
 
 def _with_original(desk: Desk, new: LoraFile, source: str | None, lists: Snapshot) -> ComparedFiles:

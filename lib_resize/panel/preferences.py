@@ -6,8 +6,9 @@ used is replaced by the default, with a note.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .faults import Fault
@@ -70,6 +71,15 @@ SETTINGS = (
         FLOOR,
         span=(0.5, 1.0, 0.01),
     ),
+    Setting(
+        "archive",
+        "Folder for the originals of LoRAs that are resized in place",
+        "",
+        info='outside of all folders of models; empty: "Resize LoRA archive" next to the LoRA folder. Originals that '
+        "are in the archive do not move with this setting",
+        needs=FILE_NAMES,
+    ),
+    Setting("estimate", "Estimate the sizes of all LoRAs in the background", default=True),
     Setting("sidecars", "Copy preview and description", default=True),
     Setting("card_menu", "Right-click menu on cards of LoRAs", default=True, needs=CARDS),
     Setting("card_button", "Button on cards of LoRAs", default=True, needs=CARDS, reload=True),
@@ -85,6 +95,8 @@ class Preferences:
     dtype: str = Options.dtype
     reference: str = LOADED
     floor: float = FLOOR
+    archive: str = ""
+    estimate: bool = True
     sidecars: bool = True
     card_menu: bool = True
     card_button: bool = True
@@ -112,7 +124,7 @@ def read_preferences(values: Mapping[str, Any]) -> Preferences:
         try:
             found[setting.name] = _read(setting, values[setting.key])
         except Fault as error:
-            notes.append(f"Settings, {setting.label}: {error} {setting.default} is used.")
+            notes.append(f"Settings, {setting.label}: {error} {setting.default or 'The default'} is used.")
     return Preferences(**found, notes=tuple(notes))
 
 
@@ -127,7 +139,18 @@ def _read(setting: Setting, value: Any) -> str | bool | float:
         return _number(value, setting.span)
     if not isinstance(value, type(setting.default)):
         raise Fault("request", f"expected {type(setting.default).__name__}, found {str(value)[:60]!r}.")
-    return check_suffix(value) if isinstance(value, str) else value
+    return _TEXTS[setting.name](value) if isinstance(value, str) else value
+
+
+def _folder(value: str) -> str:
+    """Return the path of a folder, or nothing. Raises Fault for one that depends on where the host was started."""
+    if value.strip() and not Path(value.strip()).is_absolute():
+        raise Fault("request", f"expected the whole path of a folder, found {value[:60]!r}.")
+    return value.strip()
+
+
+_TEXTS: Mapping[str, Callable[[str], str]] = {"suffix": check_suffix, "archive": _folder}
+"""Checks of the settings that are texts."""
 
 
 def _number(value: Any, span: tuple[float, float, float]) -> float:

@@ -58,8 +58,13 @@ class Handle:
     def give_way(self) -> None:
         """Raise GaveWay where another job waits, Cancelled where it was cancelled; between two files of a job."""
         self.check()
-        if self._queue.has_foreground():
+        if self._queue.has_waiting(self._job.spec.rank):
             raise GaveWay
+
+    def part(self, before: float, share: float, check: Callable[[], None]) -> Handle:
+        """Return a handle for a part of the job: `before` and `share` are of the whole, 0 to 1. It calls `check` often,
+        which may raise."""
+        return PartHandle(self._queue, self._job, (before, share), check)
 
     def portion(self, done: float, next_one: float) -> None:
         """Set the share of the job that is done, and the share of its next stage, 0 to 1: for the time left."""
@@ -85,7 +90,7 @@ class Handle:
 
     def wait_for_host(self) -> None:
         """Return when the host is free, and show until then that the job waits. Raises Cancelled."""
-        self._queue.wait_for_host(self._job)
+        self._queue.wait_for_host(self._job, self.check)
 
     def _report_to_host(self) -> None:
         now = time.monotonic()
@@ -97,6 +102,23 @@ class Handle:
             self._queue.host.progress(job.done, job.total, f"{job.spec.title}: {job.stage} {job.done}/{job.total}")
 
 
+class PartHandle(Handle):
+    """A handle of which the work is a part of the job, such as one of many files."""
+
+    def __init__(self, queue: Queue, job: QueuedJob, place: tuple[float, float], check: Callable[[], None]) -> None:
+        super().__init__(queue, job)
+        self._place = place
+        self._own_check = check
+
+    def check(self) -> None:
+        self._own_check()
+        super().check()
+
+    def portion(self, done: float, next_one: float) -> None:
+        before, share = self._place
+        super().portion(before + share * done, share * next_one)
+
+
 class Queue:
     """Jobs in order. Every method may be called from any thread and returns at once."""
 
@@ -105,8 +127,8 @@ class Queue:
         self.host = host
         self._to_error = to_error
         self._changed = threading.Condition()
-        self._pace = Pace()
-        self._jobs = JobList(self._pace)
+        self.pace = Pace()
+        self._jobs = JobList(self.pace)
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -140,10 +162,10 @@ class Queue:
             self._jobs.touch(job)
             return job.id
 
-    def cancel(self, ids: Sequence[str]) -> list[QueuedJob]:
-        """End jobs that have not begun and ask the running one to stop; return those that were active."""
+    def cancel(self, ids: Sequence[str], *, only_waiting: bool = False) -> list[QueuedJob]:
+        """End jobs that wait, and without `only_waiting` stop the running one; return those that were active."""
         with self._changed:
-            met, running = self._jobs.cancel(ids)
+            met, running = self._jobs.cancel(self._jobs.waiting_of(ids) if only_waiting else ids)
             self._changed.notify_all()
         for job in running:
             if job.spec.stop is not None:
@@ -155,9 +177,10 @@ class Queue:
         with self._changed:
             return {job.spec.key: job.id for job in self._jobs.active() if job.spec.key is not None}
 
-    def knows(self, id: str) -> bool:
+    def knows(self, id: str, *, active: bool = False) -> bool:
+        """Return whether a job is kept; with `active`, whether it waits or runs."""
         with self._changed:
-            return id in self._jobs
+            return any(job.id == id for job in self._jobs.active()) if active else id in self._jobs
 
     def status(self, since: int = 0) -> Json:
         """Return the jobs that changed since a revision, what is left to do, and the place of every active job."""
@@ -191,30 +214,26 @@ class Queue:
             yield
             self._jobs.touch(job)
 
-    def has_foreground(self) -> bool:
-        """Return whether a job waits that is not one of the background."""
+    def has_waiting(self, rank: int) -> bool:
+        """Return whether a job of a lower rank waits, see `JobSpec.rank`; those of the foreground have rank 0."""
         with self._changed:
-            return self._jobs.foreground() > 0
+            return self._jobs.ahead(rank) > 0
 
-    def wait_for_host(self, job: QueuedJob) -> None:
+    def wait_for_host(self, job: QueuedJob, check: Callable[[], None] = lambda: None) -> None:
+        """Wait until the host is free. Raises Cancelled, and what `check` raises."""
         before = job.stage
-        while self._busy():
+        while _is_busy(self.host):
             if job.state != WAITS:
                 with self.changing(job):
                     job.state, job.stage = WAITS, "waiting for the current image"
             if job.cancel.wait(_LOOK_SECONDS):
                 break
+            check()
         if job.cancel.is_set():
             raise Cancelled("Cancelled; nothing was left behind.")
         if job.state == WAITS:
             with self.changing(job):
                 job.state, job.stage = RUNNING, before
-
-    def _busy(self) -> bool:
-        try:
-            return self.host.busy() is not None
-        except Exception:  # a host that fails here would block all jobs
-            return False
 
     # The thread ------------------------------------------------------------------------------------------------
 
@@ -242,7 +261,7 @@ class Queue:
             with contextlib.suppress(Exception):
                 self.host.begin_job(job.spec.title)
             result = job.spec.run(Handle(self, job))
-            self._pace.measured(job.spec.kind, job.spec.bytes, job.elapsed)
+            self.pace.measured(job.spec.kind, job.spec.bytes, job.elapsed)
             self._finish(job, DONE, result)
         except GaveWay:
             with self._changed:
@@ -261,6 +280,13 @@ class Queue:
         with self.changing(job):
             job.result, job.error = result, error
             job.end(state)
+
+
+def _is_busy(host: Host) -> bool:
+    try:
+        return host.busy() is not None
+    except Exception:  # a host that fails here would block all jobs
+        return False
 
 
 def _keep_stopping(job: QueuedJob, stop: Callable[[], None]) -> None:

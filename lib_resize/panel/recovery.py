@@ -1,27 +1,42 @@
-"""Clean up after a killed server, once at the start: remove half-written files and finish half-done moves."""
+"""Clean up after a killed server, once at the start: remove half-written files, finish half-done moves."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 
+from ..archive.recovery import recover
 from ..files.atomic import sweep
 from ..files.walk import walk
-from ..hosts.host import Host
-from .results import Results
+from .desk import Desk
 
 
-def start(host: Host, results: Results) -> threading.Thread:
+def start(desk: Desk) -> threading.Thread:
     """Recover in the background; return the thread."""
-    thread = threading.Thread(target=_recover, args=(host, results), name="resize-lora-recovery", daemon=True)
+    thread = threading.Thread(target=_recover, args=(desk,), name="resize-lora-recovery", daemon=True)
     thread.start()
     return thread
 
 
-def _recover(host: Host, results: Results) -> None:
+def _recover(desk: Desk) -> None:
+    host = desk.host
+    try:
+        with contextlib.suppress(Exception):  # what is half done is tried again at the next start
+            _recover_archive(desk)
+    finally:
+        desk.recovered.set()
     with contextlib.suppress(Exception):  # what could not be restored is still in the trash
-        results.recover()
+        desk.results.recover()
     with contextlib.suppress(Exception):  # a folder that cannot be read is left alone
         for root in [*host.lora_roots(), *host.trash_roots()]:
             for folder in walk(root):
                 sweep(folder.path)
+
+
+def _recover_archive(desk: Desk) -> None:
+    """Complete or revert replacements, before files of dead processes are removed: one may be needed for it."""
+    found = recover(desk.archives.as_it_is())
+    if found:
+        desk.runs.recovered([desk.folders.without(one.message) for one in found])
+        desk.host.replaced([one.home for one in found])
+        desk.files_moved()

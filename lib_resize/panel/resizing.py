@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from ..adapters.layer import Adapter
 from ..engine.analysing import reattached
 from ..engine.analysis import Analysis
 from ..engine.job import ResizeJob
@@ -119,15 +118,15 @@ def _name_facts(job: ResizeJob) -> NameFacts:
     return NameFacts(job.plan.bytes_after, job.plan.retention, max(job.choice.ranks, default=0))
 
 
-def plan_json(
-    kept: CachedAnalysis, recipe: Recipe, options: Options, host: HostLists, taken: Collection[str] = ()
-) -> Json:
-    """Return the `Plan` of the protocol; `taken` are names that a restore will need again.
+def plan_json(kept: CachedAnalysis, order: ResizeOrder, host: HostLists) -> Json:
+    """Return the `Plan` of the protocol.
 
     Raises Fault, and what planning raises.
     """
+    recipe, options = order.recipe, order.options
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
-    job = planned(analysis, recipe, options, namer(host, kept.lora, options, listed_names(host) | folded(taken)))
+    taken = listed_names(host) | folded(order.taken)
+    job = planned(analysis, recipe, options, namer(host, order.lora, options, taken))
     plan, reference = job.plan, reference_info(host, options.reference)
     return {
         "name": kept.lora.name,
@@ -159,6 +158,9 @@ class ResizeOrder:
     """One file that is to be written."""
 
     lora: LoraFile
+    """It gives the new file its name and its sidecars."""
+    source: LoraFile
+    """What is read: the same file, or its original in the archive."""
     recipe: Recipe
     options: Options
     taken: frozenset[str] = frozenset()
@@ -185,7 +187,7 @@ def write(analyses: Analyses, host: Host, order: ResizeOrder, handle: Handle, be
     """
     lora, recipe, options = order.lora, order.recipe, order.options
     handle.portion(0.0, 0.6)
-    kept = analyses.made(lora, handle, options.convert, options.reference)
+    kept = analyses.made(order.source, handle, options.convert, options.reference)
     analyses.with_base(kept, [recipe], options.reference, handle)
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
     handle.portion(0.6, 0.4)
@@ -200,13 +202,12 @@ def write(analyses: Analyses, host: Host, order: ResizeOrder, handle: Handle, be
         job = planned(reattached(analysis, adapter, base), recipe, options, name)
         plan = finish(job, tools, [digest], handle, before_writing)
         source_sha256 = digest.result()
-    copies, notes = _sidecars(adapter, job.path, source_sha256) if options.sidecars else ((), ())
+    copies, notes = _sidecars(lora.path, job.path, source_sha256) if options.sidecars else ((), ())
     return NewFile(plan, job.path, copies, notes, used_by(kept, recipe))
 
 
-def _sidecars(adapter: Adapter, target: Path, digest: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def _sidecars(lora: Path, target: Path, digest: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Copy the sidecars; return the copies, and a note where some could not be made: the LoRA itself is written."""
-    lora = adapter.paths[0]
     if not has_sidecars(lora):
         return (), ()
     try:

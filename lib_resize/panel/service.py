@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 from ..hosts.host import Host
 from . import recovery
 from .analyses import Analyses
+from .archives import Archives
 from .desk import Desk, hidden
+from .estimates import Estimates
 from .faults import Fault
 from .hiding import KnownFolders
 from .images import Images
@@ -22,6 +25,7 @@ from .queue import Queue
 from .records import new_id
 from .refreshing import Refresher
 from .results import Results
+from .runs.control import Runs
 from .versions import Versions
 
 
@@ -30,21 +34,27 @@ class Service:
 
     def __init__(self, host: Host, cache: Path | None = None) -> None:
         """`cache` is the file of known headers; None for the user's own."""
-        folders, library, session = KnownFolders(host), Library(host, cache), new_id()
+        folders, archives, session = KnownFolders(host), Archives(host), new_id()
+        library = Library(host, cache, lambda: {home: entry.id for home, entry in archives.by_home().items()})
+        queue = Queue(host, lambda error: hidden(error, folders))
         self.desk = Desk(
             host=host,
             session=session,
             library=library,
             versions=Versions(host, library),
             analyses=Analyses(host),
-            queue=Queue(host, lambda error: hidden(error, folders)),
+            queue=queue,
             results=Results(host, session),
             images=Images(),
             previews=Previews(),
             folders=folders,
             refresher=Refresher(host),
+            archives=archives,
+            runs=Runs(host, queue, archives),
+            estimates=Estimates(host, library, queue, archives),
+            recovered=threading.Event(),
         )
-        self.recovering = recovery.start(host, self.desk.results)
+        self.recovering = recovery.start(self.desk)
 
     def call(self, text: str) -> str:
         """Answer one question; both are JSON texts. Never raises."""
@@ -67,6 +77,8 @@ class Service:
 
     def close(self) -> None:
         """Cancel all jobs, for a host that is unloaded."""
+        self.desk.runs.close()
         self.desk.queue.close()
+        self.desk.runs.release_all()
         self.desk.refresher.close()
         self.desk.library.save()

@@ -9,28 +9,26 @@ done: an undo is reverted, a restore is completed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
 import secrets
-import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from ..files.atomic import AtomicFile, explain, move_if_free, sync_folder, write_whole
+from ..files.atomic import in_plain_words, write_whole
+from ..files.locks import folder_turn
+from ..files.moving import move, same_content
 
 MANIFEST = "manifest.json"
 VERSION = 1
 _ITEM = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 _MOVED = re.compile(r"[0-9]{3}\.trashed")
 _LEFT = re.compile(r"\.resize-lora-[0-9a-f]{16}\.part")
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,11 @@ class Item:
 def trash(root: Path, name: str, files: Sequence[Path], result: str | None = None) -> Item:
     """Move files to the trash; the first of `files` is the LoRA. Raises OutputError, after moving all files back."""
     _in_words(lambda: root.mkdir(parents=True, exist_ok=True), root)
-    with _turn(root), _words(root):
+    with folder_turn(root), in_plain_words(root):
         item = _new_item(root, name, [*files[1:], files[0]], result)
         try:
             for file in item.files:
-                _move(file.home, item.folder / file.kept)
+                move(file.home, item.folder / file.kept)
         except (OutputError, OSError):
             with contextlib.suppress(
                 OutputError, OSError
@@ -85,14 +83,14 @@ def trash(root: Path, name: str, files: Sequence[Path], result: str | None = Non
 
 def restore(item: Item) -> None:
     """Move the files of an item back. Raises OutputError where a name is taken; nothing is moved then."""
-    with _turn(item.folder.parent), _words(item.folder):
+    with folder_turn(item.folder.parent), in_plain_words(item.folder):
         _bring_back(item)
 
 
 def _bring_back(item: Item) -> None:
     for file in item.files:
         kept = item.folder / file.kept
-        if kept.exists() and os.path.lexists(file.home) and not _same(kept, file.home):
+        if kept.exists() and os.path.lexists(file.home) and not same_content(kept, file.home):
             raise OutputError(f"{file.home}: another file has this name now. Rename or move it first.")
     for file in item.files:
         kept = item.folder / file.kept
@@ -102,7 +100,7 @@ def _bring_back(item: Item) -> None:
             _in_words(kept.unlink, kept)
         else:
             _in_words(lambda home=file.home: home.parent.mkdir(parents=True, exist_ok=True), file.home)
-            _move(kept, file.home)
+            move(kept, file.home)
     _remove_folder(item)
 
 
@@ -123,7 +121,7 @@ def items(root: Path) -> list[Item]:
 def empty(root: Path) -> tuple[int, int]:
     """Delete all items for good; return the number of files and bytes. Raises OutputError where that is impossible."""
     count = size = 0
-    with _turn(root), _words(root):
+    with folder_turn(root), in_plain_words(root):
         for item in items(root):
             for file in item.files:
                 kept = item.folder / file.kept
@@ -139,7 +137,7 @@ def recover(root: Path, check: Callable[[Item], None]) -> None:
 
     `check` raises OutputError for an item that must not be moved.
     """
-    with _turn(root):
+    with folder_turn(root):
         for id in ids(root):
             _clear_drafts(root / id)
             item = read(root, id)
@@ -159,7 +157,7 @@ def _is_half(item: Item) -> bool:
     if not kept.exists():
         return _is_home(lora)  # an interrupted undo, or a restore that is complete except for its manifest
     if os.path.lexists(lora.home):
-        return _same(kept, lora.home)  # a move that was interrupted between its two steps
+        return same_content(kept, lora.home)  # a move that was interrupted between its two steps
     return any(_is_home(file) for file in sidecars)  # a restore: an undo would have moved all of them by now
 
 
@@ -177,23 +175,6 @@ def _clear_drafts(folder: Path) -> None:
         for entry in list(os.scandir(folder)):
             if _LEFT.fullmatch(entry.name):
                 Path(entry.path).unlink()
-
-
-@contextlib.contextmanager
-def _turn(root: Path) -> Iterator[None]:
-    """Let one process at a time move files of a trash; a kill releases the lock. Windows refuses to move open files."""
-    fd = -1
-    if sys.platform != "win32":
-        import fcntl
-
-        with contextlib.suppress(OSError):  # no folder, or a disk without locks
-            fd = os.open(root, os.O_RDONLY)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if fd >= 0:
-            os.close(fd)
 
 
 # Items on the disk ---------------------------------------------------------------------------------------------
@@ -267,69 +248,6 @@ def _remove_folder(item: Item) -> None:
         item.folder.rmdir()
 
 
-# Moving --------------------------------------------------------------------------------------------------------
-
-
-def _move(old: Path, new: Path) -> None:
-    """Move a file without ever replacing one; to another disk by a complete copy first."""
-    with _words(new):
-        try:
-            on_one_disk = old.stat().st_dev == new.parent.stat().st_dev
-        except OSError:
-            on_one_disk = True
-        if not on_one_disk or not _moved_at_once(old, new):
-            _copy(old, new)
-            if not _same(old, new):
-                new.unlink()
-                raise OutputError(f"{new}: the copy differs from {old}, which was not moved. Check the disk.")
-            old.unlink()
-        sync_folder(new.parent)
-        sync_folder(old.parent)
-
-
-def _moved_at_once(old: Path, new: Path) -> bool:
-    """Move a file by renaming it; return False where the two paths are on different disks after all, as with mounts."""
-    try:
-        move_if_free(old, new)
-    except OSError as error:
-        if error.errno == errno.EXDEV:
-            return False
-        raise
-    return True
-
-
-def _copy(old: Path, new: Path) -> None:
-    with open(old, "rb") as source, AtomicFile(new) as draft:
-        draft.open()
-        while piece := source.read(_PIECE):
-            draft.write(piece)
-        draft.finish()
-        shutil.copystat(old, draft.path)
-        draft.publish()
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Return whether two files have the same content."""
-    try:
-        if one.stat().st_size != other.stat().st_size:
-            return False
-        with open(one, "rb") as first, open(other, "rb") as second:
-            while piece := first.read(_PIECE):
-                if piece != second.read(_PIECE):
-                    return False
-    except OSError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(explain(error, path)) from error
-
-
 def _in_words(act: Any, path: Path) -> None:
-    with _words(path):
+    with in_plain_words(path):
         act()

@@ -176,8 +176,8 @@ def _record(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
 
 # The store on disk ---------------------------------------------------------------------------------------------
 
-Row = tuple[Stamp, Facts, dict[str, int | None] | None]
-"""Stamp, facts and predicted sizes of a file."""
+Row = tuple[Stamp, Facts, dict[str, int | None] | None, bool]
+"""Stamp, facts and predicted sizes of a file, and whether these are estimates."""
 Cached = dict[str, Row]
 """Path -> what is known of the file."""
 Json = dict[str, Any]
@@ -252,7 +252,7 @@ def save_cache(path: Path, known: Cached) -> None:
     """Add files to the store."""
 
     def change(store: CatalogueStore) -> None:
-        for name, (stamp, facts, predicted) in known.items():
+        for name, (stamp, facts, predicted, _) in known.items():
             store.put(name, {"stamp": list(stamp), "facts": asdict(facts), "predicted": predicted})
 
     update_store(path, change)
@@ -323,7 +323,9 @@ def checked_row(row: Mapping[str, Any], store: CatalogueStore) -> Row:
     """Return a row of the store. Raises ValueError, KeyError, TypeError or AttributeError for a damaged one."""
     size, changed = row["stamp"]
     facts = Facts(**row["facts"])
-    predicted = row.get("predicted") or _exact_sizes(store.contents.get(str(row.get("content"))))
+    predicted, estimated = row.get("predicted"), False
+    if not predicted:
+        predicted, estimated = _surveyed_sizes(store.contents.get(str(row.get("content"))))
     values = [
         (size, "int"),
         (changed, "int"),
@@ -332,10 +334,10 @@ def checked_row(row: Mapping[str, Any], store: CatalogueStore) -> Row:
     values += [(value, "int | None") for value in (predicted or {}).values()]
     if not all(isinstance(value, _TYPES[kind]) and not isinstance(value, bool) for value, kind in values):
         raise ValueError("not facts of a file")
-    return (size, changed), facts, predicted
+    return (size, changed), facts, predicted, estimated
 
 
-def _exact_sizes(content: Json | None) -> dict[str, int | None] | None:
-    """Return the sizes by preset, where a survey has computed them from all layers."""
+def _surveyed_sizes(content: Json | None) -> tuple[dict[str, int | None] | None, bool]:
+    """Return the sizes by preset that a survey has computed, and whether they are estimates."""
     figures = (content or {}).get("figures") or {}
-    return dict(figures["presets"]) if figures.get("exact") else None
+    return (dict(figures["presets"]), not figures["exact"]) if figures else (None, False)

@@ -38,7 +38,7 @@ from ..recipe.select import SelectionInput, choose
 from .catalogue import Facts, Stamp, cache_file, facts_of, read_facts, stamp_of, without_path
 from .inspection import mean_effective_rank
 from .spectra import type_of
-from .survey_store import Entry, Figures, SurveyStore
+from .survey_store import Figures, SurveyedFile, SurveyStore
 
 SAMPLE = 64
 """Number of layers of a file that are decomposed for an estimate."""
@@ -52,7 +52,7 @@ class Survey:
     """The findings of a survey."""
 
     folder: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[SurveyedFile, ...]
     duplicates: tuple[tuple[Path, ...], ...] = ()
     """Files with the same tensors, byte for byte, each a separate copy on the disk."""
     linked: tuple[tuple[Path, ...], ...] = ()
@@ -81,7 +81,7 @@ class Survey:
         links = {path: group[0] for group in self.linked for path in group[1:]}
         return [self._row(entry, copies, links) for entry in self.entries]
 
-    def _row(self, entry: Entry, copies: Mapping[Path, Path], links: Mapping[Path, Path]) -> dict[str, Any]:
+    def _row(self, entry: SurveyedFile, copies: Mapping[Path, Path], links: Mapping[Path, Path]) -> dict[str, Any]:
         facts, figures = entry.facts, entry.figures
 
         def name(path: Path | None) -> str | None:
@@ -176,7 +176,7 @@ def _headers(folder: Path, options: SurveyOptions, store: SurveyStore, progress:
     return Survey(folder, tuple(entries), tuple(duplicates), tuple(linked))
 
 
-def _entry(path: Path, store: SurveyStore) -> Entry:
+def _entry(path: Path, store: SurveyStore) -> SurveyedFile:
     try:
         stamp = stamp_of(path)
         known = store.entry(path, stamp)
@@ -184,20 +184,20 @@ def _entry(path: Path, store: SurveyStore) -> Entry:
             return known
         entry = _read_entry(path, stamp)
     except ResizeError as error:
-        return Entry(path, stamp, read_facts(path), problem=without_path(str(error), path))
+        return SurveyedFile(path, stamp, read_facts(path), problem=without_path(str(error), path))
     except OSError as error:
-        return Entry(path, (0, 0), Facts(), problem=f"cannot be read: {error.strerror}")
+        return SurveyedFile(path, (0, 0), Facts(), problem=f"cannot be read: {error.strerror}")
     store.keep(entry)
     return store.entry(path, stamp) or entry  # the content may be known under another name
 
 
-def _read_entry(path: Path, stamp: Stamp) -> Entry:
+def _read_entry(path: Path, stamp: Stamp) -> SurveyedFile:
     with SafeFile(path) as file:
         header = file.header
         tensors = repr([(key, one.dtype, one.shape, one.start) for key, one in header.entries.items()])
         samples = _samples(file)
         facts = facts_of(header)
-        return Entry(
+        return SurveyedFile(
             path,
             stamp,
             facts,
@@ -241,7 +241,7 @@ def _groups(keys: Mapping[Path, object]) -> list[tuple[Path, ...]]:
     return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
-def _duplicates(entries: Sequence[Entry], store: SurveyStore) -> list[tuple[Path, ...]]:
+def _duplicates(entries: Sequence[SurveyedFile], store: SurveyStore) -> list[tuple[Path, ...]]:
     """Return the groups of files with the same tensors, byte for byte. Only candidates are read as a whole."""
     alike = _groups({entry.path: entry.layout for entry in entries if entry.layout is not None})
     content = {entry.path: entry.content for entry in entries}
@@ -255,7 +255,7 @@ def _duplicates(entries: Sequence[Entry], store: SurveyStore) -> list[tuple[Path
 def _with_spectra(found: Survey, options: SurveyOptions, store: SurveyStore, progress: Progress) -> Survey:
     todo = [entry for entry in found.entries if entry.problem is None and not _enough(entry.figures, options.exact)]
     progress.start("spectra", len(todo))
-    fresh: dict[str | None, Entry] = {}
+    fresh: dict[str | None, SurveyedFile] = {}
     with cpu_runtime(Quiet(), options.threads) as runtime:
         for entry in todo:
             if entry.content not in fresh:
@@ -265,17 +265,29 @@ def _with_spectra(found: Survey, options: SurveyOptions, store: SurveyStore, pro
     return replace(found, entries=tuple(_with_figures_of(entry, fresh.get(entry.content)) for entry in found.entries))
 
 
+def estimated_entry(path: Path, store: SurveyStore, runtime: Runtime) -> SurveyedFile:
+    """Return a file with estimates from a sample of its layers, or with the figures that the store has.
+
+    A file that cannot be read has a `problem`, and raises nothing but Cancelled.
+    """
+    entry = _entry(path, store)
+    if entry.problem is None and entry.figures is None:
+        entry = _measured(entry, exact=False, runtime=runtime)
+        store.keep(entry)
+    return entry
+
+
 def _enough(figures: Figures | None, exact: bool) -> bool:
     return figures is not None and (figures.exact or not exact)
 
 
-def _with_figures_of(entry: Entry, fresh: Entry | None) -> Entry:
+def _with_figures_of(entry: SurveyedFile, fresh: SurveyedFile | None) -> SurveyedFile:
     if fresh is None or entry.content is None:
         return entry
     return replace(entry, figures=fresh.figures, problem=fresh.problem)
 
 
-def _measured(entry: Entry, exact: bool, runtime: Runtime) -> Entry:
+def _measured(entry: SurveyedFile, exact: bool, runtime: Runtime) -> SurveyedFile:
     try:
         with SafeFile(entry.path) as file:
             adapter = read_adapter(file)

@@ -38,7 +38,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SurveyedFile:
     """One file of the folder."""
 
     path: Path
@@ -83,18 +83,18 @@ class SurveyStore:
         self._gone: set[str] = set()
         self._next = time.monotonic() + _SAVE_EVERY
 
-    def entry(self, path: Path, stamp: Stamp) -> Entry | None:
+    def entry(self, path: Path, stamp: Stamp) -> SurveyedFile | None:
         """Return what is known of a file; None if it was changed, or never surveyed."""
         with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
             row = self._known.files[_name(path)]
-            known, facts, _ = checked_row(row, self._known)
+            known, facts, *_ = checked_row(row, self._known)
             body = self._known.contents[row["content"]]
             figures = None if body["figures"] is None else Figures(**body["figures"])
             if known == stamp:
-                return Entry(path, stamp, facts, row["content"], body["layout"], figures, body["problem"])
+                return SurveyedFile(path, stamp, facts, row["content"], body["layout"], figures, body["problem"])
         return None
 
-    def keep(self, entry: Entry) -> None:
+    def keep(self, entry: SurveyedFile) -> None:
         """Add an entry. Figures that are known of the same content are kept."""
         if entry.content is None:
             return

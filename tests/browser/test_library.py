@@ -1,6 +1,5 @@
 """Rows that know each other, filters that stay, and selecting with mouse and keyboard."""
 
-
 from __future__ import annotations
 
 import re

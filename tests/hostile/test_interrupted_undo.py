@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from os_faults import Faults, Killed
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.engine.batch import resize
@@ -23,48 +23,8 @@ from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 from tests.material import plan_of
 
-CALLS = ("open", "write", "fsync", "link", "replace", "rename", "unlink", "mkdir", "rmdir", "scandir", "stat", "lstat")
 FACTS: dict[str, Any] = {"recipe": "rank=1", "notes": []}
 NAMES = ("ink_2.safetensors", "ink_2.png", "ink_2.json")
-ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}
-
-
-class Killed(BaseException):
-    """The machine died: this call and all after it do nothing."""
-
-
-class Faults:
-    """The so many-th call into the system is the last one, or fails."""
-
-    def __init__(self, at: int, kind: str) -> None:
-        self.at = at
-        self.kind = kind
-        self.count = 0
-        self._real = {name: getattr(os, name) for name in CALLS}
-
-    def __enter__(self) -> Faults:
-        for name in CALLS:
-            setattr(os, name, self._call(name))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, real in self._real.items():
-            setattr(os, name, real)
-
-    def _call(self, name: str) -> Callable[..., Any]:
-        real = self._real[name]
-
-        def call(*arguments: Any, **more: Any) -> Any:
-            self.count += 1
-            if self.count == self.at and name == "write":
-                real(arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2])
-            if self.kind == "kill" and self.count >= self.at:
-                raise Killed
-            if self.count == self.at:
-                raise OSError(ERRORS[self.kind], os.strerror(ERRORS[self.kind]))
-            return real(*arguments, **more)
-
-        return call
 
 
 @pytest.fixture(autouse=True)

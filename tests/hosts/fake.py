@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,11 +114,17 @@ class FakeHost:
         if self.listed is not None:
             self.listed = self._scan()
 
+    def replaced(self, paths: Collection[Path]) -> None:
+        self.events.append(("replaced", *sorted(path.stem for path in paths), "locked" if self._lock.held else "open"))
+
     def is_remote(self) -> bool:
         return self.remote
 
     def settings(self) -> Mapping[str, Any]:
-        return dict(self.set)
+        return {"resize_lora_estimate": False, **self.set}
+
+    def scanned_folders(self) -> list[Path]:
+        return list(self.roots)
 
     def trash_root(self, path: Path | None = None) -> Path:
         home = next((root for root in self.roots if path is not None and root in path.parents), self.roots[0])

@@ -83,13 +83,20 @@ class Conversation:
         self.ask("empty_trash", confirm=True)
 
     def _runs(self) -> None:
-        self.ask("archive")
-        self.ask("estimate")
+        self.job("estimate")
         self.ask("shrink_plan", **LOW)
+        self.ask("shrink_plan", names=["pastry", "nobody"])
         self.ask("shrink", originals="none", **LOW)  # not confirmed
-        self.ask("shrink", names=["ink"], **LOW)
+        run = self.job("shrink", names=["ink", "pastry"], least_gain=0.0, **LOW)
         self.ask("runs")
+        self.ask("run", run=run["run"])
+        self.ask("library")
+        self.ask("run_control", run=run["run"], action="pause")  # it has ended
+        stopped = self.ask("shrink", names=["pastry"], again=True, **LOW)
+        self.ask("run_control", run=stopped["run"], action="stop")
         self.ask("run", run="0123456789abcdef")
-        self.ask("run_control", run="0123456789abcdef", action="pause")
+        self.ask("archive")
+        self.job("restore_originals", run=run["run"])
+        self.job("shrink", names=["ink"], **LOW)
         self.ask("purge", all=True)
-        self.ask("restore_originals", all=True)
+        self.ask("purge", all=True, confirm=True)

@@ -154,7 +154,7 @@ def test_a_damaged_cache_counts_as_none(tmp_path: Path, damage: str) -> None:
 )
 def test_a_damaged_entry_is_left_out_and_the_rest_stays(tmp_path: Path, row: dict[str, Any]) -> None:
     path = tmp_path / "library.json"
-    good = ((5, 6), Facts(family="SDXL", rank=4), {"high": 7, "low": None})
+    good = ((5, 6), Facts(family="SDXL", rank=4), {"high": 7, "low": None}, False)
     (tmp_path / "good").touch()
     save_cache(path, {str(tmp_path / "good"): good})
     document = json.loads(path.read_text())
@@ -164,7 +164,7 @@ def test_a_damaged_entry_is_left_out_and_the_rest_stays(tmp_path: Path, row: dic
 
 
 def test_files_that_are_gone_are_dropped_and_those_of_a_drive_that_is_gone_stay(tmp_path: Path) -> None:
-    path, row = tmp_path / "library.json", ((5, 6), Facts(), None)
+    path, row = tmp_path / "library.json", ((5, 6), Facts(), None, False)
     files = [tmp_path / "there", tmp_path / "gone", tmp_path / "drive" / "far"]
     files[0].touch()
     save_cache(path, {str(file): row for file in files})
@@ -192,7 +192,7 @@ def test_many_predictions_are_written_together(browser: Browser, monkeypatch: py
 
 def test_what_was_added_is_written_without_an_end(tmp_path: Path) -> None:
     """A server is killed more often than it is ended."""
-    file, row = tmp_path / "a", ((5, 6), Facts(), None)
+    file, row = tmp_path / "a", ((5, 6), Facts(), None, False)
     file.touch()
     known = KnownFiles(tmp_path / "library.json", every=0.01)
     known.add(file, row)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib_resize.errors import OutputError
+from lib_resize.files import moving
 from lib_resize.panel import trash
 
 NAMES = ("ink_46mb.safetensors", "ink_46mb.png", "ink_46mb.json")
@@ -113,7 +114,7 @@ def _dies_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> list[int]:
 
 
 def test_on_another_disk_files_are_copied_whole(files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trash, "_moved_at_once", lambda old, new: False)
+    monkeypatch.setattr(moving, "moved_at_once", lambda old, new: False)
     item = trash.trash(bin_, "ink", files)
     assert not any(path.exists() for path in files)
     trash.restore(item)
@@ -134,14 +135,14 @@ def test_restore_never_writes_over_a_newer_file(files: list[Path], bin_: Path) -
 def test_an_undo_that_fails_in_the_middle_is_taken_back(
     files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trash._move
+    real = trash.move
 
     def fails_for_the_lora(old: Path, new: Path) -> None:
         if old.suffix == ".safetensors":
             raise OutputError(f"{old}: in use")
         real(old, new)
 
-    monkeypatch.setattr(trash, "_move", fails_for_the_lora)
+    monkeypatch.setattr(trash, "move", fails_for_the_lora)
     with pytest.raises(OutputError, match="in use"):
         trash.trash(bin_, "ink", files)
     assert all(path.exists() for path in files)
@@ -173,13 +174,13 @@ def test_a_trash_that_is_not_there_is_empty(tmp_path: Path) -> None:
 
 def test_the_lora_is_the_last_file_to_move(files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
-    real = trash._move
+    real = trash.move
 
     def move(old: Path, new: Path) -> None:
         moved.append(old.suffix)
         real(old, new)
 
-    monkeypatch.setattr(trash, "_move", move)
+    monkeypatch.setattr(trash, "move", move)
     item = trash.trash(bin_, "ink", files)
     assert moved == [".png", ".json", ".safetensors"]
     trash.restore(item)
@@ -199,8 +200,8 @@ def test_a_file_of_the_same_size_is_not_the_same_file(files: list[Path], bin_: P
 def test_a_copy_that_differs_is_thrown_away_and_the_original_stays(
     files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trash, "_moved_at_once", lambda old, new: False)
-    monkeypatch.setattr(trash, "_copy", lambda old, new: new.write_text(old.read_text().upper()))
+    monkeypatch.setattr(moving, "moved_at_once", lambda old, new: False)
+    monkeypatch.setattr(moving, "same_content", lambda old, new: False)
     with pytest.raises(OutputError, match="differs"):
         trash.trash(bin_, "ink", files)
     assert contents(files[0].parent) == expected()

@@ -28,3 +28,5 @@ class Style:
     """Whether keys have kohya's format; else they are kept."""
     convert: str = "auto"
     """One of `CONVERSIONS`."""
+    keep_name: bool = False
+    """Whether ``ss_output_name`` stays that of the source, as in a file that replaces it; else it is the new name."""

@@ -21,7 +21,7 @@ from ..options import read_options, read_recipe
 from ..protocol.types import Json
 from ..queue import Handle
 from ..references import ReferenceInfo, reference_info
-from ..resizing import plan_json
+from ..resizing import ResizeOrder, plan_json
 from ..snapshot import HostLists
 
 _MOST_TABLES = 8  # files of one job whose tables are sent; each is 20 KB
@@ -56,7 +56,7 @@ class _Analysed:
 
 def analyse(desk: Desk, params: Json) -> Json:
     lists = desk.snapshot()
-    loras = [lists.find(name) for name in params["names"]]
+    loras = desk.archives.sources([lists.find(name) for name in params["names"]])
     recipes = parse_recipes(params["recipe"]) if params["recipe"] else ()
     request = AnalysisRequest(loras, recipes, params["reference"], params["convert"])
     reference, so_far = reference_info(lists, request.reference), _Analysed()
@@ -137,14 +137,16 @@ def plan(desk: Desk, params: Json) -> Json:
     lora = lists.find(params["name"])
     options = read_options(params["options"], remote=desk.host.is_remote())
     recipe = read_recipe(params, options, "Planning")
-    kept = desk.analyses.get(lora)
+    source = desk.archives.source(lora)
+    kept = desk.analyses.get(source)
     if kept is None:
         raise Fault("not_analysed", f"{lora.name} is not analysed. Analyse it first.")
-    return plan_json(kept, recipe, options, lists, desk.results.trash.names())
+    order = ResizeOrder(lora, source, recipe, options, frozenset(desk.results.trash.names()))
+    return plan_json(kept, order, lists)
 
 
 def spectra(desk: Desk, params: Json) -> Json:
-    lora = desk.snapshot().find(params["name"])
+    lora = desk.archives.source(desk.snapshot().find(params["name"]))
     desk.queue.forget_results("spectra", _MOST_STUDIES - 1)
     spec = JobSpec(
         kind="spectra",

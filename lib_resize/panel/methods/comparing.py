@@ -7,7 +7,7 @@ from .. import compare as images
 from ..desk import Desk
 from ..faults import Fault
 from ..jobs import JobSpec
-from ..pairs import compared_files
+from ..pairs import archived_files, compared_files
 from ..protocol.types import Json
 
 
@@ -15,9 +15,9 @@ def compare(desk: Desk, params: Json) -> Json:
     if GENERATE not in desk.host.features:
         raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
     lists = desk.snapshot()
-    files = compared_files(desk, params, lists)
+    files = archived_files(desk, params, lists) or compared_files(desk, params, lists)
     settings = images.read_settings(params["settings"])
-    if files.old == files.new or all(lora.name != files.old for lora in lists.loras()):
+    if files.old == files.new or (files.old not in files.files and all(one.name != files.old for one in lists.loras())):
         raise Fault("file", f"The original of {files.new} is not in the list, so there is nothing to compare with.")
     spec = JobSpec(
         kind="compare",

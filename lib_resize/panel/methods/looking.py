@@ -38,13 +38,21 @@ def hello(desk: Desk, _params: Json) -> Json:
         "floor": preferences.floor,
         "defaults": preferences.to_json(),
         "words": {"scores": SCORES, "selections": SELECTIONS, "limits": LIMITS, "dtypes": list(DTYPES)},
-        "archive": {"folder": None, "bytes": 0, "entries": 0},
+        "archive": _archive(desk),
     }
+
+
+def _archive(desk: Desk) -> Json:
+    entries, bytes = desk.archives.size()
+    return {"folder": desk.archives.folder(), "bytes": bytes, "entries": entries}
 
 
 def library(desk: Desk, params: Json) -> Json:
     lists = desk.snapshot()
-    return desk.library.answer(params["since"], params["refresh"], loaded_info(lists).family, lists)
+    answer = desk.library.answer(params["since"], params["refresh"], loaded_info(lists).family, lists)
+    if answer["complete"]:
+        desk.estimates.start_if_due(lists)
+    return answer
 
 
 def previews(desk: Desk, params: Json) -> Json:

@@ -46,7 +46,8 @@ def _spec(desk: Desk, one: FileOrder, options: Options, file: int, files: int) -
 
 
 def _resize_one(desk: Desk, one: FileOrder, options: Options, handle: Handle) -> Json:
-    order = ResizeOrder(one.lora, one.recipe, options, frozenset(desk.results.trash.names()))
+    source = desk.archives.checked_source(one.lora)
+    order = ResizeOrder(one.lora, source, one.recipe, options, frozenset(desk.results.trash.names()))
     making = desk.results.making(one.lora.name, one.lora.path, one.order)
 
     def write_file(before_writing: BeforeWriting) -> NewFile:

@@ -1,22 +1,109 @@
-"""Resizing in place, over a library: the plan and the start of a run."""
+"""Resizing in place, over a library: estimates, the plan, and the start of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ...archive.place import check_room
+from ...errors import FileError
 from ..desk import Desk
 from ..faults import Fault
+from ..options import read_options, read_recipe
 from ..protocol.types import Json
+from ..records import new_id
+from ..results import now
+from ..runs import document as is_
+from ..runs.document import RunDocument, RunItem, RunOrder
+from ..runs.planning import PlanRequest, PlanRow, archive_json, rows
+from ..runs.reasons import LeftAlone
+from ..runs.working import begin
+
+_SHARE_UNKNOWN = 0.5  # of a source, for the room on the disk, where the size of the new file is not known
 
 
-def estimate(_desk: Desk, _params: Json) -> Json:
-    raise Fault("unavailable", "This version cannot resize in place yet.")
+def estimate(desk: Desk, params: Json) -> Json:
+    files = desk.library.listed(desk.snapshot())
+    names = params["names"] or list(files)
+    unknown = [name for name in names if name not in files]
+    if unknown:
+        raise _unknown(unknown)
+    return {"job": desk.estimates.start([files[name] for name in names])}
 
 
-def shrink_plan(_desk: Desk, _params: Json) -> Json:
-    raise Fault("unavailable", "This version cannot resize in place yet.")
+def shrink_plan(desk: Desk, params: Json) -> Json:
+    lists = desk.snapshot()
+    asked = _request(desk, params)
+    found, unknown = rows(desk, asked, lists)
+    return {
+        "rows": [row.to_json() for row in found],
+        "recipe": None if asked.recipe is None else str(asked.recipe),
+        "archive": archive_json(desk, [row.file.lora for row in found]),
+        "pace": desk.queue.pace.known("shrink"),
+        "unknown": unknown,
+    }
 
 
-def shrink(_desk: Desk, _params: Json) -> Json:
-    raise Fault("unavailable", "This version cannot resize in place yet.")
+def _request(desk: Desk, params: Json) -> PlanRequest:
+    options = read_options({**params["options"], "folder": None}, remote=desk.host.is_remote())
+    given = params["recipe"] is not None or params["target"] is not None
+    recipe = read_recipe(params, options, "A run") if given else None
+    return PlanRequest(params["names"], recipe, options, params["again"])
+
+
+def shrink(desk: Desk, params: Json) -> Json:
+    if params["originals"] == is_.UNKEPT and not params["confirm"]:
+        raise Fault("confirm", "The originals will be deleted for good as they are replaced. Confirm it.")
+    lists = desk.snapshot()
+    asked = _request(desk, params)
+    found, unknown = rows(desk, asked, lists)
+    if unknown:
+        raise _unknown(unknown)
+    if not found:
+        raise FileError("There is no LoRA to resize. Refresh the list.")
+    found = [_excluded(row, params) for row in found]
+    _check_archive(desk, found)
+    order = RunOrder(
+        recipe=str(asked.recipe),
+        options={**params["options"], "folder": None},
+        again=params["again"],
+        least_gain=float(params["least_gain"]),
+        floor=params["floor"],
+        originals=params["originals"],
+    )
+    with desk.adding:
+        run = RunDocument(new_id(), now(), order, [_item(row) for row in found])
+        return {"run": run.id, "job": begin(desk, run)}
+
+
+def _unknown(names: Sequence[str]) -> FileError:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return FileError(f"{names[0]}{more}: no LoRA of this name is in the list. Refresh the list, or check the name.")
+
+
+def _excluded(row: PlanRow, params: Json) -> PlanRow:
+    if row.left is not None:
+        return row
+    for folder in params["excluded_folders"]:
+        if f"{row.file.folder}/".startswith(f"{folder}/"):
+            return replace(row, left=LeftAlone("folder", f"The folder {folder} is excluded."))
+    if row.file.facts.family in params["excluded_families"]:
+        return replace(row, left=LeftAlone("family", f"The family {row.file.facts.family} is excluded."))
+    return row
+
+
+def _item(row: PlanRow) -> RunItem:
+    lora, left = row.file.lora, row.left
+    item = RunItem(lora.name, row.file.folder, row.file.facts.family, lora.path, row.bytes)
+    return item if left is None else replace(item, state=is_.LEFT, reason=left.kind, message=left.message)
+
+
+def _check_archive(desk: Desk, found: Sequence[PlanRow]) -> None:
+    """Raise OutputError where originals cannot be archived, or the new files do not fit on the disk."""
+    archive = desk.archives.archive()
+    todo = [row for row in found if row.left is None]
+    needed = [row.after if row.after is not None else int(_SHARE_UNKNOWN * row.bytes) for row in todo]
+    check_room(archive, sum(needed), [row.file.lora.path for row in todo])
 
 
 METHODS = {"estimate": estimate, "shrink_plan": shrink_plan, "shrink": shrink}
