@@ -3,6 +3,7 @@ const BROWSER = [
     'Event',
     'HTMLElement',
     'IntersectionObserver',
+    'MutationObserver',
     'ResizeObserver',
     'URL',
     'clearTimeout',
@@ -11,6 +12,7 @@ const BROWSER = [
     'getComputedStyle',
     'innerHeight',
     'innerWidth',
+    'localStorage',
     'navigator',
     'opts', // of the host's page
     'requestAnimationFrame',

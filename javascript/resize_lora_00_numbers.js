@@ -10,15 +10,34 @@
         return value.toLocaleString('en-US', {minimumFractionDigits: places, maximumFractionDigits: places});
     }
 
+    const UNITS = [
+        [1024 * MIB, 'GB'],
+        [MIB / 10, 'MB'],
+        [1024, 'KB'],
+        [0, 'B'],
+    ];
+    const DIVISORS = {GB: 1024 * MIB, MB: MIB, KB: 1024};
+
+    function unitOf(bytes) {
+        return UNITS.find(([least]) => bytes >= least)[1];
+    }
+
+    function figure(bytes, unit) {
+        return unit === 'B' ? String(bytes) : digits(bytes / DIVISORS[unit]);
+    }
+
     /* Bytes as a file manager shows them; 1 MB is 2^20 bytes here, as in size=. */
     function size(bytes) {
         if (bytes == null) return '–';
-        return bytes >= 1024 * MIB ? `${digits(bytes / 1024 / MIB)} GB` : `${digits(bytes / MIB)} MB`;
+        if (bytes < 0) return `−${size(-bytes)}`;
+        const unit = unitOf(bytes);
+        return `${figure(bytes, unit)} ${unit}`;
     }
 
+    /* Two sizes; the unit is written once where it is the same. */
     function sizes(before, after) {
-        if (before >= 1024 * MIB || after >= 1024 * MIB) return `${size(before)} → ${size(after)}`;
-        return `${digits(before / MIB)} → ${size(after)}`;
+        const unit = unitOf(before);
+        return unit === unitOf(after) ? `${figure(before, unit)} → ${size(after)}` : `${size(before)} → ${size(after)}`;
     }
 
     function count(number) {

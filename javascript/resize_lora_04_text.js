@@ -55,5 +55,15 @@
         }
     }
 
-    resizeLora.text = {csvCell, csvText, parsed, scoreItems, splitByRecipe, withTag};
+    const LONG = 20; // letters of a name that is cut
+    const TAIL = 10; // letters of its end that are always shown: there, versions differ
+
+    /* A name in two parts: where there is no room, the end of the first part is cut and never the second. */
+    function nameParts(name) {
+        const letters = Array.from(name);
+        if (letters.length < LONG) return [name, ''];
+        return [letters.slice(0, -TAIL).join(''), letters.slice(-TAIL).join('')];
+    }
+
+    resizeLora.text = {csvCell, csvText, nameParts, parsed, scoreItems, splitByRecipe, withTag};
 })((window.resizeLora = window.resizeLora || {}));

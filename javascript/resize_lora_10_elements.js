@@ -3,6 +3,8 @@
     'use strict';
     if (resizeLora.elements) return;
 
+    const {nameParts} = resizeLora.text;
+
     const SVG = 'http://www.w3.org/2000/svg';
 
     /* Sets attributes and properties, listeners under `on`, and appends children; null and false are left out. */
@@ -57,6 +59,20 @@
 
     function labelled(text, control, hint) {
         return el('label', {class: 'resize-lora-field', title: hint}, el('span', null, text), control);
+    }
+
+    /* A name that keeps its end where there is no room for all of it. */
+    function nameText(name, attributes) {
+        const own = {class: 'resize-lora-name', ...attributes};
+        const element = el('span', own, el('span', {class: 'resize-lora-name-head'}), el('span'));
+        setName(element, name);
+        return element;
+    }
+
+    function setName(element, name) {
+        if (element.title !== name) element.title = name;
+        const parts = nameParts(name);
+        [...element.children].forEach((part, i) => setText(part, parts[i]));
     }
 
     function quiet(text, attributes) {
@@ -135,11 +151,13 @@
         input,
         labelled,
         later,
+        nameText,
         pause,
         primaryButton,
         quiet,
         quietLine,
         section,
+        setName,
         setText,
         show,
         typeInto,

@@ -3,6 +3,8 @@
     'use strict';
     if (resizeLora.model) return;
 
+    const {FILTER} = resizeLora.filter;
+
     const PRESETS = ['high', 'medium', 'low'];
 
     const PRESET_WORDS = {high: 'High', medium: 'Medium', low: 'Low'};
@@ -35,14 +37,18 @@
         // The library
         files: new Map(), // name -> file
         shown: [], // the files that match the filter, sorted
+        rows: [], // of the library, see filter.rowsOf
+        unfolded: new Set(), // names of originals whose versions are shown
         library: {revision: null, complete: false, known: 0, total: 0, roots: []},
-        filter: {text: '', family: '', fits: false, sort: 'bytes', down: true},
+        filter: {...FILTER},
+        isLarge: false, // large previews in the library
         selected: new Set(), // names
         leftOut: 0, // resized files that *Select all* did not select
         current: null, // the name of the LoRA that the target shows
-        cursor: 0,
-        cursorName: null,
-        versions: new Map(), // name -> smaller files that were made from it
+        cursor: 0, // index of a row
+        cursorKey: null, // of this row
+        families: new Map(), // name of an original -> the files made from it
+        details: new Map(), // name -> what its sidecars say
         previews: new Map(), // name -> address of an image
         previewsAsked: new Set(),
 
@@ -72,7 +78,9 @@
         results: [],
         moreResults: false,
         shownResults: 40,
+        foldedRuns: new Map(), // batch -> whether its results are folded, as the user chose
         trash: {items: 0, bytes: 0},
+        wasHere: false, // this browser has resized before
         bakedFrom: new Map(), // id of a bake -> {tab, prompt}
 
         // Runs over a library

@@ -130,6 +130,21 @@
         return inReach(known.table, state.target) ? known.table[pointFor(known.table, state.target)].bytes : null;
     }
 
+    /* The selected LoRAs of the library. */
+    function selectedFiles() {
+        return [...state.selected].map(name => state.files.get(name)).filter(Boolean);
+    }
+
+    /* Whether the target is about several LoRAs. */
+    function isSelection() {
+        return selectedFiles().length > 1;
+    }
+
+    /* Whether the expected size of a file is estimated from a sample of its layers. */
+    function isEstimated(file) {
+        return file.estimated === true && !state.analyses.has(file.name);
+    }
+
     function isResizable(name) {
         const file = state.files.get(name);
         return Boolean(file) && !file.problem;
@@ -165,13 +180,16 @@
         estimate,
         expected,
         isBlocked,
+        isEstimated,
         isPending,
+        isSelection,
         isTargetValid,
         ownActiveJobs,
         plainOptions,
         planKey,
         planNow,
         refusal,
+        selectedFiles,
         table,
     };
 })((window.resizeLora = window.resizeLora || {}));

@@ -136,7 +136,7 @@
     }
 
     function forgetAnalysis(name) {
-        [state.analyses, state.previews, state.previewsAsked].forEach(place => place.delete(name));
+        [state.analyses, state.previews, state.previewsAsked, state.details].forEach(place => place.delete(name));
         if (name === state.current) state.epoch += 1;
     }
 

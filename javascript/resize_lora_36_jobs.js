@@ -74,6 +74,7 @@
         applyDelta(status);
         if (state.library.complete && status.library > state.library.revision) readLibrary().catch(showError);
         resizeLora.ownJobs.reportStopped();
+        resizeLora.undo.offerEnded();
         if (state.redraw.isDue) resizeLora.redraw.refreshCards();
         if (!status.active) resizeLora.redraw.queueRanEmpty();
         resizeLora.queue.drawQueue();
@@ -127,6 +128,8 @@
         if (resizeLora.runs.endRunJob(job, first)) return;
         if (job.kind === 'analyse') endAnalysis(job, first);
         else if (job.kind === 'spectra') resizeLora.study.endStudy(job);
+        else if (job.kind === 'bake_plan') resizeLora.bakePlan.endPlan(job);
+        else if (job.kind === 'estimate') resizeLora.library.drawLibrary();
         else if (job.kind !== 'compare' && isDone) resizeLora.results.addResult(job.result);
         else if (isDone && note) resizeLora.compare.openComparison(job.result);
     }
@@ -173,7 +176,7 @@
     function follow(job, note) {
         resizeLora.ownJobs.addOwnJobs([job]);
         state.toasts.set(job, note);
-        note.offer(button(t('Cancel'), () => cancel([job])));
+        note.offer(button(t('Cancel'), () => cancel([job]), {'data-action': 'cancel'}));
         poll();
     }
 
@@ -184,9 +187,13 @@
         }
         state.toasts.delete(job.id);
         note.offer();
-        note.leave();
-        if (job.state === 'done') showDone(job, note);
-        else note.setText(`${job.title}: ${job.state === 'cancelled' ? t('cancelled') : errorText(job.error)}`);
+        if (job.state === 'done') {
+            showDone(job, note);
+            note.countDown(resizeLora.undo.SECONDS);
+        } else {
+            note.setText(`${job.title}: ${job.state === 'cancelled' ? t('cancelled') : errorText(job.error)}`);
+            note.leave();
+        }
     }
 
     function showDone(job, note) {

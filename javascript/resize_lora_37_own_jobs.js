@@ -63,10 +63,14 @@
         const values = {done: count(done), n: count(stopped.length), names: listed(stopped.map(job => job.name))};
         const note = toast(t('{done} done, {n} cancelled: {names}', values), {stays: true});
         note.offer(
-            button(t('Continue'), () => {
-                note.close();
-                splitByRecipe(params, stopped).forEach(resizeLora.orders.queueResize);
-            }),
+            button(
+                t('Continue'),
+                () => {
+                    note.close();
+                    splitByRecipe(params, stopped).forEach(resizeLora.orders.queueResize);
+                },
+                {'data-action': 'continue'},
+            ),
         );
     }
 

@@ -84,10 +84,14 @@
     function offerAgain(params, same) {
         const note = toast(sameText(same), {stays: true});
         note.offer(
-            button(t('Resize again'), () => {
-                note.close();
-                splitByRecipe(params, same).forEach(part => queueResize({...part, again: true}));
-            }),
+            button(
+                t('Resize again'),
+                () => {
+                    note.close();
+                    splitByRecipe(params, same).forEach(part => queueResize({...part, again: true}));
+                },
+                {'data-action': 'again'},
+            ),
         );
     }
 

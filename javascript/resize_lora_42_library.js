@@ -5,71 +5,38 @@
 
     const {count, size, sizes, sum} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
-    const {matching, versionsOf} = resizeLora.filter;
-    const {button, checkbox, chooser, el, input, section, setText, show} = resizeLora.elements;
+    const {FILTER, familiesOf, isFiltering, matching, rowsOf} = resizeLora.filter;
+    const {totals} = resizeLora.totals;
+    const {button, el, input, section, setText, show} = resizeLora.elements;
     const {state} = resizeLora.model;
-    const {expected} = resizeLora.choice;
+    const {expected, selectedFiles} = resizeLora.choice;
     const {showError, toast} = resizeLora.dialogs;
     const {readLibrary, start} = resizeLora.session;
     const {analyse, setCurrent} = resizeLora.analysis;
-    const {bringIntoView, drawRows, frameList, list, putCursor, selectAll} = resizeLora.rows;
+    const {drawRows, frameList, list} = resizeLora.rows;
+    const {reveal, selectAll} = resizeLora.picking;
+    const {drawFilter, frameFilter, keepFilter, SORTS} = resizeLora.filterBar;
 
-    const parts = {
-        family: null,
-        fits: null,
-        sort: null,
-        search: null,
-        all: null,
-        heads: null,
-        counts: null,
-        totals: null,
-        leftOut: null,
-        more: null,
-        clear: null,
-        families: null, // the names that the chooser has
-    };
+    const parts = {all: null, heads: null, counts: null, totals: null, leftOut: null, more: null, clear: null};
 
     const COLUMNS = [
         ['name', 'Name'],
         ['family', 'Family'],
         ['kind', 'Type'],
         ['rank', 'Rank'],
-        ['dtype', 'Dtype'],
         ['bytes', 'Size'],
         ['after', 'After'],
+        ['gain', 'Frees'],
     ];
-
-    const ORDERS = [...COLUMNS, ['modified', 'Newest']];
 
     function frameLibrary() {
         const box = section(t('Library'), 'library');
-        box.append(frameTools(), frameHead(), frameList(), frameFoot());
+        box.append(...frameFilter([...COLUMNS, ...SORTS]), frameHead(), frameList(), frameFoot());
         return box;
     }
 
-    function frameTools() {
-        const search = input('search', 'resize_lora_search', {
-            placeholder: t('Search'),
-            'aria-label': t('Search the library'),
-            on: {input: () => setFilter({text: search.value})},
-        });
-        const families = [['', t('All families')]];
-        const orders = ORDERS.map(([key, text]) => [key, t(text)]);
-        parts.search = search;
-        parts.family = chooser('resize_lora_family', t('Family'), families, '', family => setFilter({family}));
-        parts.fits = checkbox('resize_lora_fits', t('Compatible'), false, fits => setFilter({fits}));
-        parts.fits.title = t('Show only LoRAs for the model family of the loaded checkpoint');
-        parts.sort = chooser('resize_lora_sort', t('Sort by'), orders, state.filter.sort, sort =>
-            setFilter({sort, down: descends(sort)}),
-        );
-        const narrow = el('label', {class: 'resize-lora-narrow'}, parts.sort);
-        const refresh = button(t('Refresh'), () => readLibrary(true).catch(showError), {id: 'resize_lora_refresh'});
-        const shrink = resizeLora.shrink.shrinkButton();
-        return el('div', {class: 'resize-lora-tools'}, search, parts.family, parts.fits, narrow, refresh, shrink);
-    }
-
     function descends(column) {
-        return ['bytes', 'modified', 'rank'].includes(column);
+        return ['bytes', 'gain', 'modified', 'rank'].includes(column);
     }
 
     function frameHead() {
@@ -83,22 +50,29 @@
 
     function headButton(key, text) {
         const look = `resize-lora-head resize-lora-col-${key}`;
-        return button(text, () => sortBy(key), {class: look, 'data-column': key});
+        return button(text, () => sortBy(key), {class: look, 'data-column': key, 'data-action': 'sort'});
     }
 
     function sortBy(column) {
         const filter = state.filter;
         setFilter({sort: column, down: filter.sort === column ? !filter.down : descends(column)});
-        parts.sort.value = column;
     }
 
+    /* Changes what is shown; another sort begins in its usual direction. */
     function setFilter(change) {
+        if (change.sort && !('down' in change)) change.down = descends(change.sort);
         Object.assign(state.filter, change);
+        keepFilter();
         state.cursor = 0;
-        state.cursorName = null;
+        state.cursorKey = null;
         list.box.scrollTop = 0;
-        state.shown = [];
+        state.rows = [];
         drawLibrary();
+    }
+
+    function clearFilter() {
+        const {sort, down} = state.filter;
+        setFilter({...FILTER, sort, down});
     }
 
     function frameFoot() {
@@ -107,9 +81,13 @@
         parts.leftOut = el('span', {id: 'resize_lora_left_out'});
         parts.more = button(t('Analyse'), () => analyse(unknownNames()), {
             id: 'resize_lora_analyse',
+            'data-action': 'analyse',
             title: t('Compute how much smaller the selected LoRAs would be'),
         });
-        parts.clear = button(t('Select none'), () => selectAll(false), {id: 'resize_lora_none'});
+        parts.clear = button(t('Select none'), () => selectAll(false), {
+            id: 'resize_lora_none',
+            'data-action': 'select-none',
+        });
         return el(
             'div',
             {class: 'resize-lora-foot'},
@@ -123,47 +101,41 @@
     function drawLibrary() {
         if (!list.box) return;
         const top = Math.floor(list.box.scrollTop / list.height);
-        const anchor = top > 0 && state.shown[top];
-        state.versions = versionsOf([...state.files.values()]);
-        state.shown = matching([...state.files.values()], state.filter, expected);
-        drawFamilies();
+        const anchor = top > 0 && state.rows[top];
+        const files = [...state.files.values()];
+        state.families = familiesOf(files);
+        const view = {after: expected, families: state.families, unfolded: state.unfolded};
+        state.shown = matching(files, state.filter, view);
+        state.rows = rowsOf(files, state.filter, view);
+        drawFilter();
         drawHeads();
-        list.space.style.height = `${state.shown.length * list.height}px`;
+        list.space.style.height = `${state.rows.length * list.height}px`;
         keepScroll(anchor, top);
         setText(list.empty, emptyText());
-        show(list.empty, state.shown.length === 0);
+        show(list.empty, state.rows.length === 0);
         drawRows();
         drawTotals();
         resizeLora.queue.drawActions();
+        resizeLora.target.drawTarget();
+        resizeLora.badges.drawBadges();
     }
 
-    /* Keeps the cursor on its LoRA, and the rows in view in view, after the list has changed. */
+    /* Keeps the cursor on its row, and the rows in view in view, after the list has changed. */
     function keepScroll(anchor, top) {
-        const at = name => state.shown.findIndex(file => file.name === name);
-        const cursor = state.cursorName == null ? -1 : at(state.cursorName);
-        state.cursor = cursor >= 0 ? cursor : Math.max(0, Math.min(state.cursor, state.shown.length - 1));
-        const now = anchor ? at(anchor.name) : -1;
+        const at = key => state.rows.findIndex(entry => entry.key === key);
+        const cursor = state.cursorKey == null ? -1 : at(state.cursorKey);
+        state.cursor = cursor >= 0 ? cursor : Math.max(0, Math.min(state.cursor, state.rows.length - 1));
+        const now = anchor ? at(anchor.key) : -1;
         if (now >= 0 && now !== top) list.box.scrollTop += (now - top) * list.height;
     }
 
     function emptyText() {
         const library = state.library;
         if (!library.complete) {
-            return t('Reading {known} of {total} LoRAs…', {known: library.known, total: library.total});
+            return t('Reading LoRAs: {known} of {total}…', {known: library.known, total: library.total});
         }
-        if (state.files.size) return t('No LoRA matches.');
+        if (state.files.size) return isFiltering(state.filter) ? t('No LoRA matches the filter.') : '';
         return t('No LoRAs found in {folders}.', {folders: library.roots.join(', ') || '?'});
-    }
-
-    function drawFamilies() {
-        const known = [...new Set([...state.files.values()].map(file => file.family).filter(Boolean))].sort();
-        if (known.join() === parts.families) return;
-        parts.families = known.join();
-        parts.family.replaceChildren(
-            el('option', {value: ''}, t('All families')),
-            ...known.map(name => el('option', {value: name}, name)),
-        );
-        parts.family.value = state.filter.family;
     }
 
     function drawHeads() {
@@ -185,13 +157,12 @@
     function drawTotals() {
         if (!parts.counts) return;
         const files = [...state.files.values()];
-        const chosen = files.filter(file => state.selected.has(file.name));
+        const chosen = selectedFiles();
         const reading = state.library.complete ? '' : ` · ${emptyText()}`;
-        const selected = `${t('{n} selected', {n: count(chosen.length)})}, ${totalText(chosen)}`;
         const leftOut = plural(state.leftOut, '{n} resized file left out', '{n} resized files left out');
         const counts = plural(files.length, '{n} file', '{n} files');
         setText(parts.counts, `${counts} · ${size(sum(files, 'bytes'))}${reading}`);
-        setText(parts.totals, chosen.length ? ` · ${selected}` : '');
+        setText(parts.totals, chosen.length ? ` · ${totalText(chosen)}` : '');
         setText(parts.leftOut, state.leftOut ? `; ${leftOut}` : '');
         const unknown = unknownNames().length;
         show(parts.more, unknown > 0 && chosen.length > 1);
@@ -201,19 +172,23 @@
         drawSelectAll();
     }
 
+    /* What resizing the selection would free. Files whose result is not known are only counted. */
+    function totalText(chosen) {
+        const all = totals(chosen, expected);
+        const about = all.isEstimated ? '≈ ' : '';
+        const texts = [t('{n} selected', {n: count(chosen.length)})];
+        if (all.known) {
+            texts.push(sizes(all.before, all.after), t('frees {size}', {size: about + size(all.before - all.after)}));
+        }
+        if (all.unknown && all.known) texts.push(t('{n} unknown', {n: count(all.unknown)}));
+        return (all.known ? texts : [...texts, size(sum(chosen, 'bytes'))]).join(', ');
+    }
+
     function drawSelectAll() {
         const able = state.shown.filter(file => !file.problem && !file.ours);
         const here = able.filter(file => state.selected.has(file.name)).length;
         parts.all.checked = able.length > 0 && here === able.length;
         parts.all.indeterminate = here > 0 && here < able.length;
-    }
-
-    function totalText(chosen) {
-        const before = sum(chosen, 'bytes');
-        const after = chosen.map(expected);
-        if (after.some(bytes => bytes == null)) return size(before);
-        const total = after.reduce((all, bytes) => all + bytes, 0);
-        return sizes(before, total);
     }
 
     /* Opens the tab with one LoRA selected. */
@@ -232,22 +207,15 @@
     }
 
     function showInLibrary(name) {
-        if (!state.shown.some(file => file.name === name)) clearFilter();
         state.selected = new Set([name]);
         state.leftOut = 0;
-        const at = state.shown.findIndex(file => file.name === name);
-        putCursor(Math.max(0, at));
+        if (!reveal(name)) {
+            clearFilter();
+            reveal(name);
+        }
         setCurrent(name);
         drawLibrary();
-        bringIntoView(state.cursor);
     }
 
-    function clearFilter() {
-        parts.search.value = '';
-        parts.family.value = '';
-        parts.fits.querySelector('input').checked = false;
-        setFilter({text: '', family: '', fits: false});
-    }
-
-    resizeLora.library = {drawLibrary, drawTotals, frameLibrary, openInTab};
+    resizeLora.library = {clearFilter, drawLibrary, drawTotals, frameLibrary, openInTab, setFilter};
 })((window.resizeLora = window.resizeLora || {}));

@@ -6,6 +6,7 @@
     const {t} = resizeLora.words;
     const {scoreItems} = resizeLora.text;
     const {checkbox, chooser, el, input, labelled, quietLine} = resizeLora.elements;
+    const {keep, kept} = resizeLora.storage;
     const {DEFAULTS, state} = resizeLora.model;
     const {can} = resizeLora.choice;
     const {askPlanSoon} = resizeLora.analysis;
@@ -15,14 +16,21 @@
 
     const LIMITS = ['min_rank', 'max_rank', 'max_conv_rank'];
 
-    function frameAdvanced() {
+    /* `recipe`: the recipe field. */
+    function frameAdvanced(recipe) {
         const words = state.hello.words || {scores: {}, limits: {}};
         const scores = Object.entries(words.scores).map(([name, hint]) => scoreField(name, hint, '0.1'));
         const limits = LIMITS.map(name => scoreField(name, words.limits[name], '1'));
         return el(
             'details',
-            {class: 'resize-lora-advanced', id: 'resize_lora_advanced'},
+            {
+                class: 'resize-lora-advanced',
+                id: 'resize_lora_advanced',
+                open: kept('advanced') === true,
+                on: {toggle: event => keep('advanced', event.target.open)},
+            },
             el('summary', null, t('Advanced')),
+            recipe,
             group(t('Score weights'), scores),
             group(t('Limits'), limits),
             group(t('New file'), fileFields()),

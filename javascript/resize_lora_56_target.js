@@ -6,9 +6,20 @@
     const {count, percent, rankRange, saving, size, sizes} = resizeLora.numbers;
     const {t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
-    const {button, el, input, quiet, section, setText, show} = resizeLora.elements;
+    const {button, el, input, nameText, quiet, section, setName, setText, show} = resizeLora.elements;
     const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
-    const {analysis, estimate, isPending, isTargetValid, plainOptions, refusal, table} = resizeLora.choice;
+    const {
+        analysis,
+        estimate,
+        isEstimated,
+        isPending,
+        isSelection,
+        isTargetValid,
+        plainOptions,
+        refusal,
+        selectedFiles,
+        table,
+    } = resizeLora.choice;
     const {cancel} = resizeLora.jobs;
     const {askPlanSoon} = resizeLora.analysis;
     const {drawRows} = resizeLora.rows;
@@ -24,6 +35,7 @@
         warnings: null,
         presets: null,
         figures: null,
+        single: [], // what is about one LoRA
         figureSize: null,
         figureSaved: null,
         figureRetention: null,
@@ -37,19 +49,20 @@
         const box = section(t('Target'), 'target');
         const stop = () => cancel([state.analysing.get(state.current)]);
         const own = {class: 'resize-lora-warnings', id: 'resize_lora_warnings', 'aria-live': 'polite'};
-        parts.subject = el('strong', {class: 'resize-lora-cut', id: 'resize_lora_subject'});
+        parts.subject = nameText('', {class: 'resize-lora-name resize-lora-subject-name', id: 'resize_lora_subject'});
         parts.subjectNote = quiet();
         parts.stop = button(t('Stop'), stop, {hidden: true});
         parts.warnings = el('ul', own);
+        parts.single = [frameFigures(), parts.warnings, ...resizeLora.plots.framePlots()];
         box.append(
             el('div', {class: 'resize-lora-subject'}, parts.subject, parts.subjectNote, parts.stop),
+            resizeLora.details.frameDetails(),
             framePresets(),
             frameSlider(),
-            frameFigures(),
-            parts.warnings,
-            ...resizeLora.plots.framePlots(),
-            frameRecipe(),
-            frameAdvanced(),
+            resizeLora.selection.frameSelection(),
+            resizeLora.intro.frameIntro(),
+            ...parts.single,
+            frameAdvanced(frameRecipe()),
         );
         return box;
     }
@@ -64,9 +77,10 @@
         const on = {change: () => setTarget({mode: 'preset', preset: name})};
         const radio = input('radio', `resize_lora_${name}`, {name: 'resize_lora_preset', on});
         const bytes = quiet('–');
+        const note = quiet('', {class: 'resize-lora-quiet resize-lora-preset-note'});
         const text = el('span', {class: 'resize-lora-preset-name'}, t(PRESET_WORDS[name]));
-        parts.presets[name] = {radio, bytes};
-        return el('label', {title: state.hello.presets[name]}, radio, text, bytes);
+        parts.presets[name] = {radio, bytes, note};
+        return el('label', {'data-key': name}, radio, text, bytes, note);
     }
 
     function frameFigures() {
@@ -111,16 +125,26 @@
         drawFigures(file, now);
         drawWarnings(file, now);
         drawRecipe();
+        drawIntro();
         resizeLora.plots.drawPlots();
+        resizeLora.selection.drawSelection();
+        resizeLora.details.drawDetails();
         resizeLora.queue.drawActions();
     }
 
+    /* What is about one LoRA gives way to the selection, and at the first visit to the introduction. */
+    function drawIntro() {
+        resizeLora.intro.drawIntro();
+        const isHidden = isSelection() || resizeLora.intro.isIntroduced();
+        parts.single.forEach(part => show(part, !isHidden));
+    }
+
     function drawSubject(file) {
-        const more = state.selected.size - Number(state.selected.has(state.current));
-        const many = state.selected.size > 1 ? t('and {n} more', {n: count(more)}) : '';
         const going = analysingText();
-        setText(parts.subject, file ? file.name : t('Select a LoRA.'));
-        setText(parts.subjectNote, file ? [many, going].filter(Boolean).join(' · ') : '');
+        const names = selectedFiles();
+        if (isSelection()) setName(parts.subject, t('{n} LoRAs selected', {n: count(names.length)}));
+        else setName(parts.subject, file ? file.name : t('Select a LoRA.'));
+        setText(parts.subjectNote, file ? going : '');
         show(parts.stop, Boolean(going));
     }
 
@@ -131,15 +155,22 @@
     }
 
     function drawPresets(file) {
+        const {presetNote, presetText} = resizeLora.selection;
+        for (const name of PRESETS) {
+            const {radio, bytes, note} = parts.presets[name];
+            radio.checked = state.target.mode === 'preset' && state.target.preset === name;
+            setText(bytes, isSelection() ? presetText(name) : singleText(file, name));
+            setText(note, isSelection() ? presetNote(name) : '');
+        }
+    }
+
+    /* The size that a preset gives for the current LoRA. */
+    function singleText(file, name) {
         const known = analysis();
         const predicted = (file && file.predicted) || {};
-        for (const name of PRESETS) {
-            const {radio, bytes} = parts.presets[name];
-            const found = known ? (known.presets[name] || {}).bytes : predicted[name];
-            const preset = plainOptions() && found;
-            radio.checked = state.target.mode === 'preset' && state.target.preset === name;
-            setText(bytes, preset ? size(preset) : '–');
-        }
+        const found = known ? (known.presets[name] || {}).bytes : predicted[name];
+        if (!found || !plainOptions()) return '–';
+        return `${isEstimated(file) ? '≈ ' : ''}${size(found)}`;
     }
 
     /* Until the new figures arrive, those of the older choice are shown as outdated; those of another LoRA are not. */
@@ -202,5 +233,5 @@
         return texts;
     }
 
-    resizeLora.target = {drawSubject, drawTarget, frameTarget, setTarget};
+    resizeLora.target = {drawIntro, drawSubject, drawTarget, frameTarget, setTarget};
 })((window.resizeLora = window.resizeLora || {}));

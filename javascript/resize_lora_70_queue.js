@@ -26,8 +26,16 @@
 
     function frameActions() {
         const box = el('section', {class: 'resize-lora-actions', 'aria-label': t('Run')});
-        const stop = {id: 'resize_lora_interrupt', title: t('Cancel the jobs of this page (Esc)')};
-        parts.run = primaryButton('', resizeChosen, {id: 'resize_lora_generate', title: 'Ctrl+Enter'});
+        const stop = {
+            id: 'resize_lora_interrupt',
+            'data-action': 'cancel',
+            title: t('Cancel the jobs of this page (Esc)'),
+        };
+        parts.run = primaryButton('', resizeChosen, {
+            id: 'resize_lora_generate',
+            title: 'Ctrl+Enter',
+            'data-action': 'resize',
+        });
         parts.cancel = button(t('Cancel'), cancelOwn, stop);
         box.append(parts.run, parts.cancel, resizeLora.bake.bakeButton(), ...resizeLora.extract.extractButtons());
         return box;
@@ -75,8 +83,9 @@
     function isShownInQueue(job) {
         if (job.kind === 'shrink') return false; // a run has a row of its own
         if (ENDED.includes(job.state)) {
-            return job.state === 'failed' && !job.seen && job.kind !== 'analyse' && job.kind !== 'spectra';
+            return job.state === 'failed' && !job.seen && !['analyse', 'spectra', 'bake_plan'].includes(job.kind);
         }
+        if (job.kind === 'bake_plan') return false; // its dialog shows it
         return job.kind !== 'analyse' || job.name !== state.current || job.files > 1;
     }
 
@@ -99,7 +108,7 @@
         parts.text = quiet('', {role: 'status'});
         parts.rest = quiet();
         parts.list = el('div', {class: 'resize-lora-jobs'});
-        parts.dismiss = button(t('Dismiss all'), dismissFailed, {hidden: true});
+        parts.dismiss = button(t('Dismiss all'), dismissFailed, {hidden: true, 'data-action': 'dismiss'});
         parts.queue.append(head(t('Queue'), parts.text, parts.dismiss), parts.list, parts.rest);
         return parts.queue;
     }
@@ -110,13 +119,13 @@
     }
 
     function makeJobRow(job) {
-        const row = el('div', {class: 'resize-lora-job', 'data-job': job.id});
+        const row = el('div', {class: 'resize-lora-job', 'data-key': job.id, 'data-name': job.name});
         const range = {role: 'progressbar', 'aria-valuemin': '0', 'aria-valuemax': '100', 'aria-label': job.title};
         row.parts = {
             title: el('span', {class: 'resize-lora-cut'}),
             text: quiet('', {role: 'status'}),
             fill: el('span', {class: 'resize-lora-fill'}),
-            stop: button(t('Cancel'), () => dismiss(job.id)),
+            stop: button(t('Cancel'), () => dismiss(job.id), {'data-action': 'stop'}),
         };
         row.bar = el('span', {class: 'resize-lora-progress', ...range}, row.parts.fill);
         row.append(row.parts.title, row.parts.text, row.parts.stop, row.bar);
@@ -136,7 +145,8 @@
     function fillJobRow(row, job) {
         const percentDone = job.total ? (100 * job.done) / job.total : 0;
         const origin = state.ownJobs.has(job.id) ? '' : t('started elsewhere');
-        setText(row.parts.title, job.title);
+        setText(row.parts.title, job.kind === 'resize' ? job.name : job.title);
+        row.parts.title.title = job.title;
         setText(row.parts.text, [origin, jobText(job)].filter(Boolean).join(' · '));
         row.classList.toggle('resize-lora-failed', job.state === 'failed');
         row.parts.fill.style.width = `${percentDone}%`;

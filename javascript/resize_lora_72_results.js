@@ -3,14 +3,17 @@
     'use strict';
     if (resizeLora.results) return;
 
-    const {percent, saving, sizes} = resizeLora.numbers;
-    const {t} = resizeLora.words;
+    const {percent, saving, sizes, sum} = resizeLora.numbers;
+    const {plural, t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
     const {csvText} = resizeLora.text;
-    const {button, download, el, head, quiet, quietLine, section} = resizeLora.elements;
+    const {byBatch} = resizeLora.totals;
+    const {button, download, el, head, nameText, quiet, quietLine, section} = resizeLora.elements;
+    const {keep} = resizeLora.storage;
     const {state} = resizeLora.model;
     const {can} = resizeLora.choice;
     const {call} = resizeLora.wire;
+    const {menuItem, showMenu} = resizeLora.menu;
     const {showError, toast} = resizeLora.dialogs;
     const {readLibrary} = resizeLora.session;
 
@@ -33,6 +36,7 @@
         if (state.results.some(one => one.result === result.result)) return;
         state.results.push(result);
         state.redraw.isDue = true;
+        keep('resized', true);
         drawResults();
     }
 
@@ -54,14 +58,67 @@
         const shown = all.slice(0, state.shownResults);
         const isMore = all.length > shown.length || state.moreResults;
         const empty = quietLine(t('Resized files are listed here. Each can be undone.'));
+        const earlier = {id: 'resize_lora_earlier', 'data-action': 'earlier'};
         const tools = [
-            all.length ? button(t('Save as CSV'), saveCsv, {id: 'resize_lora_csv'}) : [],
+            all.length ? button(t('Save as CSV'), saveCsv, {id: 'resize_lora_csv', 'data-action': 'csv'}) : [],
             state.trash.items ? resizeLora.trash.trashButton() : [],
         ];
         parts.results.replaceChildren(
             head(t('Results'), tools),
-            all.length ? el('div', {role: 'list'}, shown.map(resultRow)) : empty,
-            ...(isMore ? [button(t('Show earlier results'), showEarlier, {id: 'resize_lora_earlier'})] : []),
+            ...(all.length ? resultGroups(shown) : [empty]),
+            ...(isMore ? [button(t('Show earlier results'), showEarlier, earlier)] : []),
+        );
+        resizeLora.target.drawIntro();
+    }
+
+    /* Results of one call are a group with a head; those between are one list. */
+    function resultGroups(shown) {
+        const made = [];
+        let alone = [];
+        for (const {key, members} of byBatch(shown)) {
+            if (members.length === 1) {
+                alone.push(members[0]);
+                continue;
+            }
+            if (alone.length) made.push(resultList(alone));
+            alone = [];
+            made.push(runGroup(key, members, !made.length));
+        }
+        if (alone.length) made.push(resultList(alone));
+        return made;
+    }
+
+    function resultList(results, attributes) {
+        return el('div', {role: 'list', ...attributes}, results.map(resultRow));
+    }
+
+    const MOST_UNFOLDED = 12; // files of an older run that are shown at once
+
+    function runGroup(key, members, isFirst) {
+        const chosen = state.foldedRuns.get(key);
+        const isFolded = chosen === undefined ? !isFirst && members.length > MOST_UNFOLDED : chosen;
+        const list = resultList(members, {hidden: isFolded});
+        return el('div', {class: 'resize-lora-run', 'data-key': key}, runHead(key, members, isFolded), list);
+    }
+
+    function runHead(key, members, isFolded) {
+        const there = members.filter(result => result.state === 'there');
+        const fold = () => {
+            state.foldedRuns.set(key, !isFolded);
+            drawResults();
+        };
+        const words = plural(members.length, '{n} file', '{n} files');
+        const own = {'data-action': 'fold', 'aria-expanded': String(!isFolded), class: 'resize-lora-fold-button'};
+        const before = sum(members, 'bytes_before');
+        const after = sum(members, 'bytes_after');
+        const undoRun = () => resizeLora.undo.undoAll(there.map(result => result.result));
+        return el(
+            'div',
+            {class: 'resize-lora-run-head'},
+            button(`${isFolded ? '▸' : '▾'} ${words}`, fold, own),
+            el('span', null, `${sizes(before, after)} · ${saving(before, after)}`),
+            quiet(earlierText(members[0])),
+            there.length ? button(t('Undo all of this run'), undoRun, {'data-action': 'undo-all'}) : [],
         );
     }
 
@@ -90,10 +147,10 @@
             class: 'resize-lora-result',
             role: 'listitem',
             'data-result': result.result,
+            'data-key': result.output,
             'data-state': result.state,
         };
         const figure = (text, hint) => el('span', {class: 'resize-lora-result-figure', title: hint}, text);
-        const tools = result.state === 'there' ? presentTools(result) : removedTools(result);
         const notes = (result.notes || []).map(messageText).join(' ');
         return el(
             'div',
@@ -102,24 +159,30 @@
             figure(sizes(result.bytes_before, result.bytes_after)),
             figure(saving(result.bytes_before, result.bytes_after)),
             figure(percent(result.retention), t('Weight retention')),
-            el('span', {class: 'resize-lora-result-tools'}, tools),
+            el('span', {class: 'resize-lora-result-tools'}, resultTools(result)),
             notes ? quiet(notes, {class: 'resize-lora-quiet resize-lora-result-note'}) : [],
         );
     }
 
     function resultName(result) {
-        const own = {class: 'resize-lora-cut resize-lora-result-name', title: result.recipe};
         return el(
             'span',
-            own,
-            quiet(`${result.name} → `),
-            el('strong', null, result.output),
+            {class: 'resize-lora-result-name'},
+            nameText(result.name, {class: 'resize-lora-name resize-lora-quiet'}),
+            quiet(' → '),
+            nameText(result.output, {class: 'resize-lora-name resize-lora-output'}),
             quiet(earlierText(result)),
         );
     }
 
-    function presentTools(result) {
-        return [result.changed ? changedMark() : [], resultTools(result)];
+    /* One main action, and a menu with the others. */
+    function resultTools(result) {
+        if (result.state === 'gone') return quiet(t('deleted'));
+        if (result.state === 'trashed') {
+            const restore = () => moveResult('restore', {result: result.result});
+            return [quiet(t('in the trash')), resultButton(result, t('Restore'), restore, 'restore')];
+        }
+        return [result.changed ? changedMark() : [], mainAction(result), menuButton(result)];
     }
 
     /* The file is not the one that was written any more, so Undo may refuse to move it. */
@@ -128,41 +191,46 @@
         return el('span', {class: 'resize-lora-made resize-lora-changed', title}, t('changed'));
     }
 
-    function resultTools(result) {
-        if (result.baked) return resizeLora.bake.bakedTools(result);
-        const compare = result.extracted ? [] : compareButton(result);
-        return [promptButtons(result), compare, resultButton(result, t('Undo'), () => undo(result.result))];
-    }
-
     /* A button whose name for screen readers has the name of the file. */
-    function resultButton(result, text, work) {
-        return button(text, work, {'aria-label': `${text}: ${result.output}`});
+    function resultButton(result, text, work, action) {
+        return button(text, work, {'aria-label': `${text}: ${result.output}`, 'data-action': action});
     }
 
-    function promptButtons(result) {
+    function mainAction(result) {
         const {copyTag, sendToPrompt} = resizeLora.prompt;
         const about = {result: result.result};
-        if (!can('prompt')) return resultButton(result, t('Copy tag'), () => copyTag(about));
-        return [
-            resultButton(result, t('Send to txt2img'), () => sendToPrompt(about, false)),
-            resultButton(result, t('Send and generate'), () => sendToPrompt(about, true)),
+        if (result.baked) return resizeLora.bake.bakedAction(result);
+        if (!can('prompt')) return resultButton(result, t('Copy tag'), () => copyTag(about), 'copy');
+        return resultButton(result, t('Send to txt2img'), () => sendToPrompt(about, false), 'send');
+    }
+
+    function menuButton(result) {
+        const open = event => {
+            const box = event.currentTarget.getBoundingClientRect();
+            showMenu(result.output, menuItems(result), box.left, box.bottom);
+        };
+        const own = {'aria-label': `${t('More')}: ${result.output}`, 'aria-haspopup': 'menu', 'data-action': 'menu'};
+        return button('⋯', open, own);
+    }
+
+    function menuItems(result) {
+        const {copyTag, sendToPrompt} = resizeLora.prompt;
+        const about = {result: result.result};
+        const hasTag = can('prompt') && !result.baked;
+        const items = [
+            hasTag && menuItem(t('Send and generate'), () => sendToPrompt(about, true), 'generate'),
+            hasTag && menuItem(t('Copy tag'), () => copyTag(about), 'copy'),
+            !result.baked && !result.extracted && compareItem(about),
+            menuItem(t('Show in the library'), () => resizeLora.library.openInTab(result.output), 'show'),
+            el('hr'),
+            menuItem(t('Undo'), () => undo(result.result), 'undo'),
         ];
+        return items.filter(Boolean);
     }
 
-    function compareButton(result) {
-        const {startComparison} = resizeLora.compare;
-        const made = resultButton(result, t('Compare'), () => startComparison({result: result.result}));
-        if (!can('generate')) {
-            made.disabled = true;
-            made.title = t('Image generation is not available here.');
-        }
-        return made;
-    }
-
-    function removedTools(result) {
-        if (result.state === 'gone') return quiet(t('deleted'));
-        const restore = () => moveResult('restore', {result: result.result});
-        return [quiet(t('in the trash')), resultButton(result, t('Restore'), restore)];
+    function compareItem(about) {
+        const reason = can('generate') ? '' : t('Image generation is not available here.');
+        return menuItem(t('Compare'), () => resizeLora.compare.startComparison(about), 'compare', reason);
     }
 
     function undo(result) {
@@ -174,12 +242,17 @@
         try {
             const {note} = await call(method, what);
             if (note) toast(messageText(note));
-            setResults(await call('results'));
-            resizeLora.redraw.refreshCards();
-            await readLibrary();
+            await reread();
         } catch (error) {
             showError(error);
         }
+    }
+
+    /* Reads the results and the library again, after files were moved. */
+    async function reread() {
+        setResults(await call('results'));
+        resizeLora.redraw.refreshCards();
+        await readLibrary();
     }
 
     function saveCsv() {
@@ -195,12 +268,12 @@
         const {copyTag, sendToPrompt} = resizeLora.prompt;
         const about = {result: result.result};
         const use = can('prompt')
-            ? button(t('Send to txt2img'), () => sendToPrompt(about, false))
-            : button(t('Copy tag'), () => copyTag(about));
+            ? button(t('Send to txt2img'), () => sendToPrompt(about, false), {'data-action': 'send'})
+            : button(t('Copy tag'), () => copyTag(about), {'data-action': 'copy'});
         note.setText(`${result.name} ${sizes(result.bytes_before, result.bytes_after)}`);
         note.offer(
             use,
-            button(t('Undo'), () => undoFromToast(result, note)),
+            button(t('Undo'), () => undoFromToast(result, note), {'data-action': 'undo'}),
         );
     }
 
@@ -217,6 +290,7 @@
         frameResults,
         moveResult,
         offerResult,
+        reread,
         resultButton,
         setResults,
         undo,

@@ -14,7 +14,7 @@
     function trashButton() {
         const values = {size: size(state.trash.bytes)};
         const words = plural(state.trash.items, 'Trash: {n} file, {size}', 'Trash: {n} files, {size}', values);
-        return button(words, openTrash, {id: 'resize_lora_trash'});
+        return button(words, openTrash, {id: 'resize_lora_trash', 'data-action': 'trash'});
     }
 
     async function openTrash() {
@@ -39,10 +39,10 @@
     function trashRow(item, leave) {
         const name = el('span', {class: 'resize-lora-cut resize-lora-result-name'}, item.name);
         const restore = () => leave('restore', {item: item.item});
-        const own = {'aria-label': `${t('Restore')}: ${item.name}`};
+        const own = {'aria-label': `${t('Restore')}: ${item.name}`, 'data-action': 'restore'};
         return el(
             'div',
-            {class: 'resize-lora-result'},
+            {class: 'resize-lora-result', 'data-key': item.item},
             name,
             el('span', null, size(item.bytes)),
             button(t('Restore'), restore, own),
@@ -51,11 +51,18 @@
 
     /* Pressed once, it asks for confirmation in its place. */
     function emptyButton(items, leave) {
-        const own = {class: 'resize-lora-button-plain resize-lora-danger', id: 'resize_lora_empty_sure'};
+        const own = {
+            class: 'resize-lora-button-plain resize-lora-danger',
+            id: 'resize_lora_empty_sure',
+            'data-action': 'empty-sure',
+        };
         const sure = button(t('Delete'), () => leave('empty_trash', {confirm: true}), own);
         const words = plural(items.length, 'Permanently delete {n} file?', 'Permanently delete {n} files?');
         const question = el('span', null, words, ' ', sure);
-        const empty = button(t('Empty the trash…'), () => empty.replaceWith(question), {id: 'resize_lora_empty'});
+        const empty = button(t('Empty the trash…'), () => empty.replaceWith(question), {
+            id: 'resize_lora_empty',
+            'data-action': 'empty',
+        });
         return empty;
     }
 

@@ -19,6 +19,7 @@
     function bakeButton() {
         return button(t('Bake my prompt…'), () => openBake(), {
             id: 'resize_lora_bake',
+            'data-action': 'bake',
             title: t('Merge all LoRAs of a prompt into one file'),
         });
     }
@@ -31,14 +32,17 @@
         const place = tabs.length > 1 && chooser('resize_lora_bake_tab', t('Prompt from'), places, tab, choosePrompt);
         const target = chooser('resize_lora_bake_target', t('Target'), bakeTargets(), '', value => {
             state.baking.target = value;
+            resizeLora.bakePlan.planSoon();
         });
         state.baking.box = dialog(t('Bake my prompt'), [
             quietLine(t('Merges these LoRAs, with their weights, into one file. The originals are kept.')),
             place ? labelled(t('Prompt from'), place) : [],
             labelled(t('Prompt'), prompt),
             tags,
+            state.baking.plan,
             el('div', {class: 'resize-lora-bake-row'}, labelled(t('Target'), target), labelled(t('Name'), name), run),
         ]);
+        state.baking.box.addEventListener('close', resizeLora.bakePlan.leavePlan);
         choosePrompt(tab);
         if (!tab) prompt.focus();
     }
@@ -56,15 +60,29 @@
             target: '',
             named: false,
             box: null,
+            plan: el('div', {id: 'resize_lora_bake_plan', class: 'resize-lora-bake-plan', 'aria-live': 'polite'}),
+            planJob: null,
+            asked: '', // the plan, as JSON
             prompt: el('textarea', area),
             tags: el('ul', list),
             name: input('text', 'resize_lora_bake_name', {on: {input: typeName}}),
-            run: primaryButton(t('Bake'), startBake, {id: 'resize_lora_bake_run', disabled: true}),
+            run: primaryButton(t('Bake'), startBake, {
+                id: 'resize_lora_bake_run',
+                'data-action': 'bake-run',
+                disabled: true,
+            }),
         };
     }
 
     function bakeTargets() {
-        return [['', t('Keep all ranks')], ...presetTargets()];
+        return [['', t('Not larger than its parts')], ['all', t('Keep all ranks')], ...presetTargets()];
+    }
+
+    const ALL_RANKS = 'rank=100000';
+
+    /* The target of a bake as parameters of a call; null where the tab has an invalid recipe. */
+    function goalOf(target) {
+        return target === 'all' ? {recipe: ALL_RANKS} : targetParams(target);
     }
 
     function choosePrompt(tab) {
@@ -93,6 +111,7 @@
         mine.tags.replaceChildren(...found.tags.map(tagLine), ...faults);
         mine.run.disabled = !found.ok || found.warnings.some(one => one.kind === 'other_family');
         if (!mine.named) mine.name.value = found.name;
+        resizeLora.bakePlan.planSoon();
     }
 
     function tagLine({text, troubles: errors, remarks}) {
@@ -103,7 +122,7 @@
 
     async function startBake() {
         const {box, tab, prompt, name, target, run: press} = state.baking;
-        const goal = targetParams(target);
+        const goal = goalOf(target);
         if (!goal) return;
         press.disabled = true;
         try {
@@ -129,16 +148,19 @@
         return (found && state.bakedFrom.get(found.id)) || unknown;
     }
 
-    function bakedTools(result) {
-        const use = can('prompt')
-            ? resultButton(result, t('Replace in the prompt'), () => replaceInPrompt(result))
-            : resultButton(result, t('Copy prompt'), () => copyBaked(result));
-        return [use, resultButton(result, t('Undo'), () => undo(result.result))];
+    function bakedAction(result) {
+        return can('prompt')
+            ? resultButton(result, t('Replace in the prompt'), () => replaceInPrompt(result), 'replace')
+            : resultButton(result, t('Copy prompt'), () => copyBaked(result), 'copy-prompt');
     }
 
     function offerBaked(result, note) {
         note.setText(`${result.output} ${sizes(result.bytes_before, result.bytes_after)}`);
-        note.offer(...bakedTools(result));
+        const leave = () => {
+            note.close();
+            undo(result.result);
+        };
+        note.offer(bakedAction(result), resultButton(result, t('Undo'), leave, 'undo'));
     }
 
     /* Puts the baked tag in place of the others, in the prompt's present text. */
@@ -172,5 +194,5 @@
         }
     }
 
-    resizeLora.bake = {bakeButton, bakedTools, offerBaked};
+    resizeLora.bake = {bakeButton, bakedAction, goalOf, offerBaked};
 })((window.resizeLora = window.resizeLora || {}));

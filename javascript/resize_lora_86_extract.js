@@ -15,7 +15,13 @@
     function extractButtons() {
         if (!state.hello.checkpoints.length) return [];
         const title = t('Extract the difference between two checkpoints as a LoRA');
-        return [button(t('Extract a LoRA…'), openExtract, {id: 'resize_lora_extract', title})];
+        return [
+            button(t('Extract a LoRA…'), openExtract, {
+                id: 'resize_lora_extract',
+                'data-action': 'extract',
+                title,
+            }),
+        ];
     }
 
     function openExtract() {
@@ -36,18 +42,29 @@
         checkForm(form);
     }
 
+    /* Models that can be compared: what is loaded with its own file, or two files of the list. */
+    function firstChoice(titles) {
+        const {kind, title} = state.reference || {kind: 'none'};
+        const isLoaded = can('loaded_model') && kind !== 'none';
+        const [first, second] = titles;
+        if (isLoaded) return ['loaded', 'file'];
+        return titles.includes(title) && title !== first ? [title, first] : [first, second || first];
+    }
+
     function newForm() {
-        const [first, second] = state.hello.checkpoints;
-        const isLive = can('loaded_model');
+        const [tuned, base] = firstChoice(state.hello.checkpoints);
         const form = {
-            tuned: isLive ? 'loaded' : first,
-            base: isLive ? 'file' : second || first,
+            tuned,
+            base,
             target: '64',
             box: null,
             name: input('text', 'resize_lora_extract_name', {placeholder: t('from both checkpoint names')}),
             encoders: input('checkbox', 'resize_lora_extract_encoders', {checked: true}),
             note: el('p', {class: 'resize-lora-quiet', id: 'resize_lora_extract_note', 'aria-live': 'polite'}),
-            run: primaryButton(t('Extract'), () => startExtract(form), {id: 'resize_lora_extract_run'}),
+            run: primaryButton(t('Extract'), () => startExtract(form), {
+                id: 'resize_lora_extract_run',
+                'data-action': 'extract-run',
+            }),
         };
         return form;
     }
@@ -78,8 +95,10 @@
         const isAlone = form.tuned !== 'loaded' && form.base === 'file';
         const isSame = form.tuned === form.base;
         const alone = t('Only the loaded checkpoint can be compared with its own file. Select another base model.');
+        const two = t('There is only one checkpoint, and none is loaded. Add another checkpoint, or load one.');
         const same = isSame ? t('These are the same model.') : '';
-        setText(form.note, isAlone ? alone : same);
+        const isOnly = isSame && state.hello.checkpoints.length < 2;
+        setText(form.note, isAlone ? alone : (isOnly && two) || same);
         form.run.disabled = isAlone || isSame;
     }
 

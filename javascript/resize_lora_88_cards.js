@@ -6,10 +6,11 @@
     const {size} = resizeLora.numbers;
     const {t} = resizeLora.words;
     const {errorText, messageText} = resizeLora.messages;
-    const {button, el, hostOption, hostRoot, quiet, setText} = resizeLora.elements;
+    const {button, el, hostOption, hostRoot, setText} = resizeLora.elements;
     const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
     const {can, changedOptions} = resizeLora.choice;
     const {call} = resizeLora.wire;
+    const {disableItem, menuItem, showMenu} = resizeLora.menu;
     const {showError, toast} = resizeLora.dialogs;
     const {readLibrary, start} = resizeLora.session;
     const {follow} = resizeLora.jobs;
@@ -59,15 +60,16 @@
     }
 
     function openMenu(card, x, y) {
-        closeMenu();
-        const menu = makeMenu(card);
-        menu.before = document.activeElement;
-        state.menu = menu;
-        document.body.append(menu);
-        const box = menu.getBoundingClientRect();
-        menu.style.left = `${Math.max(4, Math.min(x, innerWidth - box.width - 4))}px`;
-        menu.style.top = `${Math.max(4, Math.min(y, innerHeight - box.height - 4))}px`;
-        menu.querySelector('button').focus({preventScroll: true});
+        const preset = name => menuItem(t(`Resize to ${PRESET_WORDS[name]}`), () => resizeCard(card, name), name);
+        const compare = () => startComparison({name: card.name}, card.tab);
+        const items = [
+            menuItem(t('Resize…'), () => openInTab(card.name), 'open'),
+            PRESETS.map(preset),
+            el('hr'),
+            menuItem(replaceText(), () => replaceCard(card.name), 'replace'),
+            menuItem(t('Compare with original'), compare, 'compare'),
+        ];
+        const menu = showMenu(card.name, items, x, y);
         fillMenu(menu, card);
         start()
             .then(() => readLibrary())
@@ -75,50 +77,18 @@
             .catch(showError);
     }
 
-    function makeMenu(card) {
-        const on = {keydown: menuKey, contextmenu: event => event.preventDefault()};
-        const own = {id: 'resize_lora_menu', class: 'resize-lora', role: 'menu', 'aria-label': card.name, on};
-        const title = {class: 'resize-lora-menu-title resize-lora-cut', role: 'presentation'};
-        const preset = name => menuItem(t(`Resize to ${PRESET_WORDS[name]}`), () => resizeCard(card, name), name);
-        const compare = () => startComparison({name: card.name}, card.tab);
-        return el(
-            'nav',
-            own,
-            el('div', title, card.name),
-            menuItem(t('Resize…'), () => openInTab(card.name)),
-            PRESETS.map(preset),
-            el('hr'),
-            menuItem(replaceText(), () => replaceCard(card.name), 'replace'),
-            menuItem(t('Compare with original'), compare, 'compare'),
-        );
-    }
-
-    function menuItem(text, work, key) {
-        const click = () => {
-            if (item.getAttribute('aria-disabled') === 'true') return;
-            closeMenu();
-            work();
-        };
-        const own = {type: 'button', role: 'menuitem', 'data-key': key, on: {click}};
-        const item = el('button', own, el('span', null, text), quiet());
-        return item;
-    }
-
     /* Fills in the sizes, and disables what is not possible, with the reason. */
     function fillMenu(box, card) {
         const file = state.files.get(card.name);
         const item = key => box.querySelector(`[data-key="${key}"]`);
-        const disable = (key, reason) => {
-            item(key).setAttribute('aria-disabled', String(Boolean(reason)));
-            item(key).title = reason || '';
-        };
+        const disable = (key, reason) => disableItem(item(key), reason);
         for (const name of PRESETS) {
             const bytes = file && file.predicted && file.predicted[name];
             setText(item(name).lastChild, bytes ? `≈ ${size(bytes)}` : '');
             disable(name, file && messageText(file.problem));
         }
         setText(item('replace').firstChild, replaceText());
-        disable('replace', file && file.problem);
+        disable('replace', file && messageText(file.problem));
         disable('compare', whyNotCompared(file && file.ours));
     }
 
@@ -126,25 +96,6 @@
         if (!can('generate')) return t('Image generation is not available here.');
         if (!made) return t('This file was not created by Resize LoRA.');
         return made.there ? '' : t('The original, {name}, was not found.', {name: made.source});
-    }
-
-    function closeMenu() {
-        if (!state.menu) return;
-        const {before} = state.menu;
-        const inside = state.menu.contains(document.activeElement);
-        state.menu.remove();
-        state.menu = null;
-        if (inside && before && before.isConnected) before.focus({preventScroll: true});
-    }
-
-    function menuKey(event) {
-        const items = [...state.menu.querySelectorAll('button')];
-        const at = items.indexOf(document.activeElement);
-        const to = {ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: items.length - 1}[event.key];
-        if (event.key === 'Tab') closeMenu();
-        else if (to === undefined) return;
-        else items[(to + items.length) % items.length].focus();
-        event.preventDefault();
     }
 
     async function resizeCard(card, preset, again) {
@@ -176,5 +127,5 @@
         note.leave();
     }
 
-    resizeLora.cards = {closeMenu, onCardButton, onContextMenu};
+    resizeLora.cards = {onCardButton, onContextMenu};
 })((window.resizeLora = window.resizeLora || {}));

@@ -7,6 +7,8 @@
     const {errorText} = resizeLora.messages;
     const {button, byId, el, hostRoot, quietLine} = resizeLora.elements;
     const {state} = resizeLora.model;
+    const {closeMenu} = resizeLora.menu;
+    const {placeToasts} = resizeLora.dialogs;
     const {start} = resizeLora.session;
     const {cancelOwn, poll} = resizeLora.jobs;
     const {drawLibrary, frameLibrary} = resizeLora.library;
@@ -16,7 +18,7 @@
     const {drawQueue, frameActions, frameQueue, runButton} = resizeLora.queue;
     const {drawResults, frameResults} = resizeLora.results;
     const {drawRuns, frameRuns} = resizeLora.runRows;
-    const {closeMenu, onCardButton, onContextMenu} = resizeLora.cards;
+    const {onCardButton, onContextMenu} = resizeLora.cards;
 
     /* Elements with a use of their own for Esc: fields for text, choosers, dialogs and menus. */
     const USES_ESCAPE = [
@@ -28,6 +30,8 @@
         '[role="dialog"]',
         '[role="menu"]',
     ].join(', ');
+
+    const USES_TEXT = 'input:not([type="checkbox"], [type="radio"], [type="range"]), textarea, [contenteditable]';
 
     function drawFrame() {
         state.root.replaceChildren(
@@ -61,9 +65,14 @@
     /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it presses only its own buttons. */
     function onTabKey(event) {
         if (event.key === 'Escape' && !hasOtherUseForEscape(event.composedPath()[0])) cancelOwn();
+        if (event.key === '?' && !isTyping(event.composedPath()[0])) resizeLora.help.openHelp();
         if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) {
             runButton().click();
         }
+    }
+
+    function isTyping(element) {
+        return Boolean(element.closest && element.closest(USES_TEXT));
     }
 
     /* Returns whether a dialog or a menu, ours or the host's, is over the tab. */
@@ -93,6 +102,7 @@
     function makeRoot() {
         const made = el('div', {id: 'resize_lora_root', class: 'resize-lora'}, quietLine(t('Reading…')));
         new IntersectionObserver(seen => {
+            placeToasts();
             if (seen.some(one => one.isIntersecting)) onShown();
             else mountSoon();
         }).observe(made);

@@ -13,7 +13,7 @@ try:
 except ImportError:
     Error = expect = None
 
-__all__ = ["ask", "expect", "open_tab", "row"]
+__all__ = ["ask", "expect", "open_advanced", "open_tab", "press", "row"]
 
 
 FIND_EVENT = """() => { const config = window.gradio_config, all = config.dependencies;
@@ -46,7 +46,23 @@ def _post(page: Any, url: str, body: dict[str, Any]) -> Any:
 def row(page: Any, name: str) -> Any:
     """A LoRA's row in the library."""
     quoted = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return page.locator(f".resize-lora-row:visible:has(.resize-lora-title:text-is({quoted}))")
+    return page.locator(f".resize-lora-row:visible[data-key={quoted}]")
+
+
+def press(page: Any, result: Any, action: str) -> None:
+    """Run an action of a result's row: its own button, or an item of its menu."""
+    button = result.locator(f'[data-action="{action}"]')
+    if button.count():
+        button.click()
+        return
+    result.locator('[data-action="menu"]').click()
+    page.locator(f'#resize_lora_menu [role="menuitem"][data-key="{action}"]').click()
+
+
+def open_advanced(page: Any) -> None:
+    """Open *Advanced*, where the recipe is."""
+    if page.locator("#resize_lora_advanced").get_attribute("open") is None:
+        page.click("#resize_lora_advanced summary")
 
 
 def open_tab(page: Any, id: str) -> None:

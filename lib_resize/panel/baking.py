@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..adapters.layer import Adapter
@@ -12,6 +13,7 @@ from ..adapters.merge.onto_base import depends_on_base
 from ..base.checkpoint import Checkpoint
 from ..engine.analysing import analyse, with_base_norms
 from ..engine.analysis import Analysis
+from ..engine.job import ResizeJob
 from ..engine.planning import prepare
 from ..engine.reading import read_part, read_source
 from ..engine.runtime import Runtime, cpu_runtime
@@ -21,16 +23,19 @@ from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
 from ..hosts.live import OpenReference, open_reference
+from ..plans import Plan
 from ..prompts.block_weights import BLOCK_PRESETS, Presets
 from ..prompts.lookup import preset_file
 from ..prompts.sources import of_prompt
 from ..prompts.tags import Tag, parse_prompt, replaced
-from ..recipe.grammar import Recipe
+from ..recipe.grammar import Recipe, parse_recipes
+from ..shown import MIB
 from .bases import no_reference
 from .faults import Fault
 from .library import Library
 from .names import folded, new_path, output_folder, tag
 from .options import Options
+from .protocol.objects import DEFAULT_SCORES
 from .protocol.types import Json
 from .queue import Handle
 from .references import NO_REFERENCE, opened_info
@@ -137,6 +142,8 @@ class BakeOrder:
     options: Options
     name: str
     taken: frozenset[str] = frozenset()
+    is_limited: bool = False
+    """The file must not be larger than its parts together; ranks are reduced where it would be."""
 
     @property
     def tags(self) -> tuple[Tag, ...]:
@@ -168,17 +175,43 @@ def bake(host: Host, order: BakeOrder, handle: Handle, before_writing: BeforeWri
 
     Raises Cancelled, and what reading, merging and writing raise; no file is left behind then.
     """
-    lists = Snapshot(host)
-    path = new_path(folder_for(order, lists), order.name, all_names(lists) | folded(order.taken))
+    path = _path_for(order, host)
     with _merged(order, host) as (adapter, required), cpu_runtime(handle) as tools:
         handle.portion(0.0, 0.6)
         digests = [tools.pool.submit(file.sha256) for file in adapter.files]
         analysis, compared = _analysed(adapter, required.checkpoint if required else None, order, host, tools)
-        job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
+        job = _prepared(analysis, order, path)
         handle.portion(0.6, 0.4)
         plan = finish(job, tools, digests, handle, before_writing)
     used = compared or required
     return NewFile(plan, path, (), (), opened_info(used) if used else NO_REFERENCE)
+
+
+def plan_bake(host: Host, order: BakeOrder, handle: Handle) -> Plan:
+    """Return the plan of the file that `bake` would write. Raises what reading, merging and planning raise."""
+    path = _path_for(order, host)
+    with _merged(order, host) as (adapter, required), cpu_runtime(handle) as tools:
+        analysis, _ = _analysed(adapter, required.checkpoint if required else None, order, host, tools)
+        return _prepared(analysis, order, path).plan
+
+
+def _path_for(order: BakeOrder, host: Host) -> Path:
+    lists = Snapshot(host)
+    return new_path(folder_for(order, lists), order.name, all_names(lists) | folded(order.taken))
+
+
+def _prepared(analysis: Analysis, order: BakeOrder, path: Path) -> ResizeJob:
+    """Plan the file, at most as large as its parts together where the order asks for that. Raises ResizeError."""
+    job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
+    parts = job.plan.bytes_before
+    if not order.is_limited or job.plan.bytes_after <= parts:
+        return job
+    most = math.floor(parts / MIB * 1e4) / 1e4
+    limited = parse_recipes(f"{DEFAULT_SCORES},size={most:.4f}")[0]
+    smaller = prepare(analysis, limited, order.options.style, lambda _: path)
+    note = f"With all ranks the file would have {job.plan.bytes_after / MIB:.1f} MB, more than its parts together. "
+    notes = (*smaller.plan.notes, f"{note}Its ranks are reduced; choose a target for another size.")
+    return replace(smaller, plan=replace(smaller.plan, notes=notes))
 
 
 @contextlib.contextmanager

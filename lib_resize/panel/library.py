@@ -12,6 +12,7 @@ from ..hosts.host import Host, LoraFile
 from ..studies.catalogue import Alike, Facts, KnownFiles, Stamp, cache_file, read_facts, stamp_of
 from .archives import plain
 from .protocol.types import Json
+from .same_names import SameName, same_names
 from .snapshot import HostLists
 
 _PATIENCE = 0.12  # seconds that one answer may wait for the first files
@@ -30,6 +31,8 @@ class _Known:
     estimated: bool = False
     read: bool = True
     """False until its header was read."""
+    same_name: tuple[tuple[str, SameName], ...] = ()
+    """Folder and file of each other file of this name."""
 
     def to_json(self, family: str | None, listed: Collection[str], archived: str | None) -> Json:
         """Return the `File` of the protocol; `family` is that of the reference, `listed` the names of the list."""
@@ -53,6 +56,7 @@ class _Known:
             "ours": ours,
             "problem": facts.problem,
             "predicted": self.predicted,
+            "same_name": [other.to_json(folder) for folder, other in self.same_name],
             "estimated": self.estimated,
             "archived": archived,
             "read": self.read,
@@ -90,6 +94,7 @@ class Library:
         self._thread: threading.Thread | None = None
         self._total = 0
         self._roots: list[Path] = []
+        self._same_names: dict[str, tuple[SameName, ...]] | None = None
         self._dirty = True
         self._refresh = False
         self._family: str | None = None
@@ -207,6 +212,8 @@ class Library:
         loras, self._roots = self._host.loras(), self._host.lora_roots()
         self._total = len(loras)
         self._drop_others({lora.name for lora in loras})
+        if refresh or self._same_names is None:
+            self._same_names = same_names(loras, self._roots)
         unread = [lora for lora in loras if not self._list(lora)]
         self._read(unread)
 
@@ -231,6 +238,7 @@ class Library:
             return True
         known = self._files.get(lora.name)
         if known is not None and known.read and known.stamp == stamp and known.lora == lora:
+            self._put(lora, stamp, known.facts, known.predicted)
             return True
         cached = self._cache.get(lora.path)
         if cached is not None and cached[0] == stamp:
@@ -266,9 +274,12 @@ class Library:
         read: bool = True,
     ) -> None:
         folder = folder_of(lora.path, self._roots)
+        others = (self._same_names or {}).get(lora.name, ())
+        same_name = tuple((folder_of(other.path, self._roots), other) for other in others)
         with self._lock:
             before = self._files.get(lora.name)
-            new = _Known(lora, stamp, facts, folder, before.revision if before else 0, predicted, estimated, read)
+            revision = before.revision if before else 0
+            new = _Known(lora, stamp, facts, folder, revision, predicted, estimated, read, same_name)
             if new == before:
                 return
             self._revision += 1

@@ -45,6 +45,11 @@ class Handle:
         self._job = job
         self._reported = 0.0
 
+    @property
+    def batch(self) -> str:
+        """The same for all jobs of one call."""
+        return self._job.batch
+
     def check(self) -> None:
         """Raise Cancelled where the job was cancelled."""
         if self._job.cancel.is_set():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.browser.stub_service import AWKWARD
-from tests.panel_page import ask, expect, open_tab, row
+from tests.panel_page import ask, expect, open_advanced, open_tab, press, row
 
 __all__ = [
     "AWKWARD",
@@ -18,7 +18,9 @@ __all__ = [
     "drawn",
     "expect",
     "heard",
+    "open_advanced",
     "open_tab",
+    "press",
     "row",
     "setup",
     "shown_in",

@@ -177,6 +177,7 @@ def _new_page(browser: Any, faults: list[str], **settings: Any) -> Any:
 def _load(page: Any, address: str) -> None:
     change(address)
     page.goto(address, wait_until="commit")
+    page.evaluate("localStorage.clear()")  # what the test before chose
     page.wait_for_selector("#resize_lora_root", state="attached")
     drawn(page)
 

@@ -49,7 +49,7 @@ def file(name: str, mib: float, **more: Any) -> dict[str, Any]:
     return {
         "name": name, "folder": "styles", "family": "SDXL", "kind": "LoRA", "rank": 32, "dtype": "F16", "layers": 986,
         "bytes": int(mib * MIB), "modified": 1763768217.0 + zlib.crc32(name.encode()) % 1000, "preview": False,
-        "fits": True, "ours": None, "problem": None, "predicted": None, "estimated": False, "archived": None,
+        "fits": True, "ours": None, "problem": None, "predicted": None, "estimated": False, "archived": None, "same_name": [],
         "read": True, **more,
     }  # fmt: skip
 
@@ -230,10 +230,10 @@ class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as
         del self.files[name]
         return {}
 
-    def do_appear(self, name: str, mib: float, ours: Any = None) -> dict[str, Any]:
+    def do_appear(self, name: str, mib: float, **more: Any) -> dict[str, Any]:
         self.library_revision += 1
         self.gone.pop(name, None)
-        self.files[name] = file(name, mib, ours=ours)
+        self.files[name] = file(name, mib, **more)
         return {}
 
     def do_touch(self, output: str) -> dict[str, Any]:
@@ -282,6 +282,23 @@ class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as
 
     def do_previews(self, names: list[str]) -> dict[str, Any]:
         return {"previews": {name: picture(zlib.crc32(name.encode())) for name in names}, "pending": []}
+
+    def do_details(self, name: str) -> dict[str, Any]:
+        self._file(name)
+        known = {
+            "pastry-sdxl": {
+                "activation": "prbstyle", "trained_words": ["prbstyle", "a <b>cake</b>"], "description": "Cakes & tea.",
+                "civitai": "https://civitai.com/models/7?modelVersionId=12",
+            },
+        }  # fmt: skip
+        path = None if self.settings.get("remote") else f"/loras/{name}.safetensors"
+        empty = {"activation": "", "trained_words": [], "civitai": None, "description": ""}
+        return {"name": name, **empty, **known.get(name, {}), "path": path}
+
+    def do_open_folder(self, name: str) -> dict[str, Any]:
+        if self.settings.get("remote"):
+            raise StubError("remote", "A folder is opened only where the page is not served to other machines.")
+        return {"folder": self._file(name)["folder"]}
 
     def do_status(self, since: int | None = None) -> dict[str, Any]:
         active = [job for job in self.jobs.values() if job["state"] in ACTIVE]
@@ -496,7 +513,7 @@ class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as
             if before:
                 same.append(before)
                 continue
-            work = self._resizing(self._file(name), text if recipe else "", target or {})
+            work = self._resizing(self._file(name), text if recipe else "", target or {}, batch)
             jobs.append(self._job("resize", f"{name}: {text}", name, work, (i + 1, len(wanted)), text, batch))
         return {"jobs": jobs, "refused": refused, "same": same}
 
@@ -510,7 +527,9 @@ class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as
                 return found | {"result": one["result"]}
         return None
 
-    def _resizing(self, source: dict[str, Any], recipe: str, target: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    def _resizing(
+        self, source: dict[str, Any], recipe: str, target: dict[str, Any], batch: str = ""
+    ) -> Callable[[], dict[str, Any]]:
         def work() -> dict[str, Any]:
             if source["problem"]:
                 raise StubError("file", source["problem"])
@@ -529,6 +548,7 @@ class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as
                 "recipe": recipe or self._recipe(target), "notes": self.settings.get("notes", []), "ranks": point["ranks"],
                 "layers_gone": point["layers_gone"], "sidecars": 1, "state": "there", "made": time.time(),
                 "seconds": 1.0, "device": "cpu", "reference": self._reference(), "earlier": False, "changed": False,
+                "batch": batch,
             }  # fmt: skip
             return self.made[key]
 
@@ -629,6 +649,26 @@ class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as
             return made
 
         return {"job": self._job("bake", f"{tags[0].name} → {name}", name, work), "left": []}
+
+    def do_bake_plan(
+        self, prompt: str, name: str = "", recipe: str = "", target: Any = None, options: Any = None
+    ) -> Any:
+        tags = [tag for tag in parse_prompt(prompt).tags if not self._troubles(tag)]
+        if not tags:
+            raise StubError("file", "The prompt names no LoRA that can be baked.")
+
+        def work() -> dict[str, Any]:
+            parts = sum(self.files[tag.name]["bytes"] for tag in tags)
+            point = self._point(self._file(tags[0].name), recipe, target or {"retention": 1.0})
+            after = point["bytes"] if target or recipe else parts
+            return {
+                "name": " + ".join(tag.name for tag in tags), "output": name or "mix", "bytes_before": parts,
+                "bytes_after": after, "saved": 1 - after / parts, "retention": point["retention"],
+                "recipe": recipe or "rank=100000", "notes": ["turned: 3 layers (OFT) were merged with the reference"],
+                "ranks": point["ranks"], "layers_gone": point["layers_gone"],
+            }  # fmt: skip
+
+        return {"job": self._job("bake_plan", f"plan {name}", name, work)}
 
     def do_bake_into(self, result: str, prompt: str) -> dict[str, Any]:
         gone = [tag for text in self.made[result]["baked"] for tag in parse_prompt(text).tags]

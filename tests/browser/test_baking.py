@@ -157,3 +157,32 @@ def test_the_dialog_fits_a_phone(phone: Any, shot: Any) -> None:
     )
     assert width <= 1
     shot(phone, "bake-phone")
+
+
+def test_the_size_and_every_remark_are_shown_before_the_press(page: Any) -> None:
+    in_host(page, PROMPT)
+    open_dialog(page)
+    plan = page.locator("#resize_lora_bake_plan")
+    expect(plan.locator("strong")).to_have_text(re.compile(r"^1\.05 → 1\.05 GB · 0 %$"))
+    expect(plan.locator("li")).to_have_text(["turned: 3 layers (OFT) were merged with the reference"])
+    page.select_option("#resize_lora_bake_target", "low")
+    expect(plan.locator("strong")).to_have_text(re.compile("MB · .\\d+ %$"))
+    assert asked(page, "bake") == []
+    page.select_option("#resize_lora_bake_target", "all")
+    page.wait_for_timeout(600)
+    sent = [{key: one[key] for key in ("recipe", "target") if key in one} for one in asked(page, "bake_plan")]
+    assert sent == [{}, {"target": {"preset": "low"}}, {"recipe": "rank=100000"}]
+
+
+def test_a_plan_that_is_left_is_stopped_and_adds_no_result(page: Any) -> None:
+    in_host(page, PROMPT)
+    ask(page, "set", {"paused": True})
+    open_dialog(page)
+    until_heard(page, "bake_plan", 1)
+    page.wait_for_timeout(300)
+    expect(page.locator("#resize_lora_bake_plan")).to_contain_text("Computing the size")
+    page.keyboard.press("Escape")
+    until_heard(page, "cancel", 1)
+    ask(page, "set", {"paused": False})
+    expect(page.locator("#resize_lora_queue")).to_be_hidden()
+    expect(page.locator(".resize-lora-result")).to_have_count(0)

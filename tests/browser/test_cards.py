@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.browser_kit import AWKWARD, ask, expect, heard
+from tests.browser.browser_kit import AWKWARD, ask, expect, heard, press
 
 HOST_PAGE = (Path(__file__).parent / "host_page.js").read_text("utf-8").split("*/", 1)[1].strip().rstrip(";")
 
@@ -118,7 +118,7 @@ def test_cards_are_drawn_anew_once_for_a_batch_in_both_tabs(host: Any) -> None:
     host.wait_for_timeout(500)
     assert host.evaluate("window.refreshed") == ["txt2img", "img2img"]
     for left in (5, 4, 3):
-        host.locator(".resize-lora-result").get_by_text("Undo", exact=True).first.click()
+        press(host, host.locator('.resize-lora-result[data-state="there"]').first, "undo")
         expect(host.locator('[data-state="there"]')).to_have_count(left)
     assert host.evaluate("window.refreshed.length") <= 4  # ten seconds apart
 
@@ -142,15 +142,14 @@ def test_a_refresh_that_the_host_dropped_is_asked_for_again_after_a_while(host: 
     assert host.evaluate("window.refreshed.length") == 4
 
 
-def tried(page: Any, prompt: str, words: str = "Send to txt2img") -> str:
+def tried(page: Any, prompt: str, action: str = "send") -> str:
     page.evaluate("text => { document.querySelector('#txt2img_prompt textarea').value = text; }", prompt)
     ask(page, "resize", {"names": ["pastry-sdxl"], "target": {"preset": "medium"}})
     for _ in range(5):
         ask(page, "status")
     page.locator('.resize-lora-row[data-name="hogs"]').click()
     page.click("#resize_lora_generate")
-    result = page.locator(".resize-lora-result").filter(has_text="pastry-sdxl →").first
-    result.get_by_text(words, exact=True).click()
+    press(page, page.locator('.resize-lora-result[data-key="pastry-sdxl_47mb"]'), action)
     area = page.locator("#txt2img_prompt textarea")
     expect(area).to_have_value(re.compile("_47mb"))
     expect(area).to_be_focused()
@@ -185,7 +184,7 @@ def test_a_card_of_a_lora_that_is_nowhere_reports_it(host: Any) -> None:
 
 
 def test_try_and_generate_starts(host: Any) -> None:
-    tried(host, "a cake <lora:Pastry:0.6>", "Send and generate")
+    tried(host, "a cake <lora:Pastry:0.6>", "generate")
     assert host.evaluate("window.generated") == "txt2img"
 
 
@@ -195,3 +194,32 @@ def test_try_leaves_the_cursor_in_a_tab_that_is_drawn_a_moment_after_it_was_open
             document.querySelector('#tabs > .tab-nav > button').onclick = () => setTimeout(() => { panel.style.display = ''; }, 60); }"""
     )
     tried(host, "a cake <lora:pastry-sdxl:1>")
+
+
+def test_a_card_shows_what_its_smaller_version_saves(host: Any) -> None:
+    badges = host.locator("#txt2img_lora_cards .resize-lora-card-badge")
+    expect(badges).to_have_count(2)  # of the original, and of its version
+    expect(card(host).locator(".resize-lora-card-badge")).to_have_text("\u221279 %")
+    host.evaluate(
+        """() => { const box = document.querySelector('#txt2img_lora_cards');
+            box.querySelectorAll('.resize-lora-card-badge').forEach(one => one.remove());
+            box.replaceChildren(...[...box.children].map(one => one.cloneNode(true))); }"""
+    )
+    expect(badges).to_have_count(2)  # the host has drawn its cards again
+
+
+def test_a_note_in_the_hosts_page_covers_none_of_its_buttons(host: Any) -> None:
+    host.evaluate(
+        """() => { document.querySelector('#tab_resize_lora').style.display = 'none';
+            document.querySelector('#resize_lora_root').style.display = 'none';
+            const mine = document.createElement('button'); mine.id = 'in_the_corner'; mine.textContent = 'Generate';
+            mine.style.cssText = 'position: fixed; right: 0; bottom: 0; width: 300px; height: 90px;';
+            document.body.append(mine); }"""
+    )
+    card(host).locator(".name").click(button="right")
+    host.get_by_role("menuitem", name="Resize to Low").click()
+    toasts = host.locator("#resize_lora_toasts")
+    expect(toasts).to_have_class(re.compile("resize-lora-floating"))
+    expect(toasts).to_have_attribute("data-corner", "bottom-left")
+    box, mine = toasts.bounding_box(), host.locator("#in_the_corner").bounding_box()
+    assert box["x"] + box["width"] <= mine["x"] or box["y"] + box["height"] <= mine["y"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from tests.browser.browser_kit import expect, heard, setup
@@ -30,8 +29,10 @@ def test_the_loaded_model_is_compared_with_its_file(page: Any, shot: Any) -> Non
     made = page.locator(".resize-lora-result")
     expect(made).to_contain_text("my edit")
     expect(made).to_contain_text("71.0 % of the difference")
-    expect(made.get_by_role("button", name=re.compile("^Undo"))).to_be_visible()
-    expect(made.get_by_role("button", name=re.compile("^Compare"))).to_have_count(0)  # there is no original LoRA
+    made.locator('[data-action="menu"]').click()
+    expect(page.locator('#resize_lora_menu [data-key="undo"]')).to_be_visible()
+    expect(page.locator('#resize_lora_menu [data-key="compare"]')).to_have_count(0)  # there is no original LoRA
+    page.keyboard.press("Escape")
     wanted = {"tuned": "loaded", "base": "file", "text_encoders": True, "name": "my edit"}
     assert asked(page) == [{**wanted, "target": {"rank": 64}, "options": {}}]
 
@@ -101,3 +102,11 @@ def test_the_buttons_of_the_panel_do_not_overlap_on_a_phone(phone: Any, shot: An
         for other in boxes[i + 1 :]:
             apart = box["x"] + box["width"] <= other["x"] or other["x"] + other["width"] <= box["x"]
             assert apart or box["y"] + box["height"] <= other["y"] or other["y"] + other["height"] <= box["y"]
+
+
+def test_it_opens_on_a_choice_that_can_work(page: Any) -> None:
+    setup(page, reference={"kind": "none", "title": None, "family": None, "note": ""})
+    open_dialog(page)
+    expect(page.locator("#resize_lora_extract_tuned")).to_have_value("juggernautXL_v9")
+    expect(page.locator("#resize_lora_extract_base")).to_have_value("dreamshaper_8")
+    expect(page.locator("#resize_lora_extract_run")).to_be_enabled()

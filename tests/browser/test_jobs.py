@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.browser.browser_kit import ask, expect, heard, row, setup
+from tests.browser.browser_kit import ask, expect, heard, open_advanced, press, row, setup
 
 TOASTS = "#resize_lora_toasts"
 
@@ -17,7 +17,7 @@ def begin(page: Any, name: str) -> None:
 
 
 def job(page: Any, name: str) -> Any:
-    return page.locator(".resize-lora-job").filter(has_text=f"{name}:")
+    return page.locator(f'.resize-lora-job[data-name="{name}"]')
 
 
 def asked(page: Any, method: str) -> list[dict[str, Any]]:
@@ -32,6 +32,7 @@ def active(page: Any) -> list[str]:
 def test_escape_in_a_field_a_choice_or_a_dialog_stops_nothing(page: Any) -> None:
     setup(page, paused=True)
     begin(page, "hogs")
+    open_advanced(page)
     for field in ("search", "number", "recipe", "family", "meaning"):
         page.focus(f"#resize_lora_{field}")
         page.keyboard.press("Escape")
@@ -128,12 +129,12 @@ def test_a_page_older_than_its_server_reports_it_and_reloads(page: Any) -> None:
     expect(page.locator("#resize_lora_interrupt")).to_be_disabled()
     page.wait_for_timeout(1500)  # the page asks for nothing any more, so that Undo is what finds the new server
     ask(page, "restart")
-    result.get_by_text("Undo", exact=True).click()
+    press(page, result, "undo")
     note = page.locator(".resize-lora-toast").filter(has_text="The server was restarted")
     expect(note).to_have_count(1)
     expect(result).to_have_attribute("data-state", "there")  # the old answer was refused, and nothing was moved
     expect(page.locator('.resize-lora-row[aria-selected="true"]')).to_contain_text("hogs")
-    result.get_by_text("Undo", exact=True).click()
+    press(page, result, "undo")
     expect(result).to_have_attribute("data-state", "trashed")
     expect(note).to_have_count(1)
     sessions = [one.get("session") for one in heard(page) if one["method"] == "undo"]
@@ -173,7 +174,7 @@ def test_a_comparison_counts_pictures_and_can_be_stopped(page: Any) -> None:
     expect(result).to_have_count(1)
     expect(page.locator("#resize_lora_plot svg")).to_be_visible()
     ask(page, "set", {"slow": 3, "paused": 1})
-    result.get_by_text("Compare", exact=True).click()
+    press(page, result, "compare")
     compared = page.locator(".resize-lora-job").filter(has_text="Compare")
     expect(compared).to_be_visible()
     ask(page, "set", {"paused": 0})

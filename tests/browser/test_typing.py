@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.browser_kit import ask, expect, heard, row, setup, shown_in, until_heard
+from tests.browser.browser_kit import ask, expect, heard, open_advanced, row, setup, shown_in, until_heard
 
 ONE_GRADIO = True  # see conftest.py
 
@@ -27,6 +27,7 @@ def asked(page: Any, method: str) -> list[dict[str, Any]]:
 
 def test_half_a_recipe_is_never_planned_and_old_figures_look_old(page: Any) -> None:
     analysed(page)
+    open_advanced(page)
     ask(page, "set", {"delays": {"plan": 0.5}})
     page.locator("#resize_lora_low").check(force=True)  # its plan is on the way while the recipe is typed
     page.wait_for_timeout(150)
@@ -43,6 +44,7 @@ def test_half_a_recipe_is_never_planned_and_old_figures_look_old(page: Any) -> N
 
 def test_an_answer_about_an_older_recipe_is_dropped(page: Any) -> None:
     ask(page, "set", {"held": ["check_recipe"]})
+    open_advanced(page)
     shown = shown_in(page, "#resize_lora_fault")
     page.fill("#resize_lora_recipe", "fro_lora=1,siz")
     until_heard(page, "check_recipe", 1)
@@ -98,7 +100,7 @@ def test_a_number_counts_as_it_is_typed_and_nonsense_runs_nothing(page: Any) -> 
 
 def test_what_was_typed_into_a_field_counts_though_it_was_not_left(page: Any) -> None:
     analysed(page)
-    page.click("#resize_lora_advanced summary")
+    open_advanced(page)
     page.fill("#resize_lora_suffix", "_mine")
     page.keyboard.press("Control+Enter")
     expect(page.locator(".resize-lora-result")).to_have_count(1)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.hosts_real.limits import limits
 from tests.hosts_real.rest import ENDED, until
-from tests.panel_page import ask, expect, open_tab, row
+from tests.panel_page import ask, expect, open_advanced, open_tab, row
 
 TABS = ["txt2img", "img2img"]
 MENU = "#resize_lora_menu"
@@ -162,6 +162,7 @@ def choose(page: Any, name: str) -> None:
 def choose_anew(page: Any, name: str) -> None:
     """Choose a LoRA and a new recipe: where a result exists already, no job is made."""
     choose(page, name)
+    open_advanced(page)
     page.locator("#resize_lora_recipe").fill(f"fro_lora=1,thr=-1.{random.randrange(10**6):06d}")
     expect(page.locator("#resize_lora_generate")).to_be_enabled()
 
@@ -218,13 +219,14 @@ def result_of(page: Any, made: str) -> Any:
     return page.locator(".resize-lora-result").filter(has_text=made).first
 
 
-BUTTONS = {"send": 0, "generate": 1, "compare": -2, "undo": -1, "restore": 0, "replace": 0}
-"""A button of a result -> its position in the row. Texts are not used, because they change and are translated."""
-
-
 def result_button(result: Any, action: str) -> Any:
-    """A button in a result's row. The row has other buttons while the result is in the trash."""
-    return result.locator(".resize-lora-result-tools button").nth(BUTTONS[action])
+    """A button of a result's row, or the item of its menu, which is opened; by its key, for texts are translated."""
+    button = result.locator(f'[data-action="{action}"]')
+    if button.count():
+        return button
+    result.page.keyboard.press("Escape")
+    result.locator('[data-action="menu"]').click()
+    return menu_item(result.page, action)
 
 
 def menu_item(page: Any, key: str) -> Any:

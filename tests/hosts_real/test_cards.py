@@ -211,11 +211,11 @@ def test_a_resize_waits_for_an_image_and_shows_it(webui: Any) -> None:
     choose_anew(webui, resizable(webui)["name"])
     webui.locator("#resize_lora_generate").click()
     expect(webui.locator("#resize_lora_generate")).to_contain_text(" · ")  # the reason is behind the dot
-    expect(webui.locator("#resize_lora_queue [data-job]")).not_to_have_count(0)
+    expect(webui.locator("#resize_lora_queue [data-key]")).not_to_have_count(0)
     take(webui, "waits")
     job = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"][-1]
     assert job["state"] in ("queued", "waits")
-    expect(webui.locator(f'#resize_lora_queue [data-job="{job["id"]}"]')).to_be_visible()
+    expect(webui.locator(f'#resize_lora_queue [data-key="{job["id"]}"]')).to_be_visible()
     stop_image(webui)
     wait_for(webui, [job["id"]])
     expect(webui.locator("#resize_lora_queue")).to_be_hidden()

@@ -22,7 +22,7 @@ from tests.hosts_real.kit import (
     wait_for,
 )
 from tests.hosts_real.rest import ENDED, Api, Rest, refreshing, until
-from tests.panel_page import ask, expect, open_tab
+from tests.panel_page import ask, expect, open_advanced, open_tab
 
 LOOKS = 30
 COUNT_REFRESHES = """() => {
@@ -72,6 +72,7 @@ def test_escape_in_a_text_field_stops_no_job(webui: Any) -> None:
         choose_anew(webui, resizable(webui)["name"])
         webui.locator("#resize_lora_generate").click()
         until(lambda: _active(webui), "the job")
+        open_advanced(webui)
         for field in ("#resize_lora_search", "#resize_lora_recipe"):
             webui.locator(field).focus()
             webui.keyboard.press("Escape")

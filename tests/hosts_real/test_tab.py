@@ -26,7 +26,7 @@ from tests.hosts_real.kit import (
     small,
     take,
 )
-from tests.panel_page import ask, expect, open_tab, row
+from tests.panel_page import ask, expect, open_advanced, open_tab, row
 
 TITLES = ".resize-lora-row:visible .resize-lora-title"
 
@@ -97,6 +97,7 @@ def test_the_slider_shows_the_size_that_is_written(tab: Any) -> None:
 
 def test_a_faulty_recipe_is_reported_while_typing(tab: Any) -> None:
     analysed(tab, resizable(tab)["name"])
+    open_advanced(tab)
     tab.fill("#resize_lora_recipe", "fro_lora=1,tnr=-3")
     expect(tab.locator("#resize_lora_fault")).to_contain_text("'tnr'")
     expect(tab.locator("#resize_lora_generate")).to_be_disabled()

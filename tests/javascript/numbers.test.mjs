@@ -13,8 +13,20 @@ test('a size has three digits, and 1 MB is 2^20 bytes', () => {
     assert.equal(size(null), '–');
 });
 
-test('two sizes share their unit below 1 GB', () => {
+test('small sizes are in KB and bytes', () => {
+    assert.equal(size(10 * 1024), '10.0 KB');
+    assert.equal(size(102400), '100 KB');
+    assert.equal(size(0.1 * MIB), '0.10 MB');
+    assert.equal(size(1023), '1023 B');
+    assert.equal(size(0), '0 B');
+    assert.equal(size(-2 * MIB), '−2.00 MB');
+});
+
+test('two sizes share their unit where it is the same', () => {
     assert.equal(sizes(870 * MIB, 46.13 * MIB), '870 → 46.1 MB');
+    assert.equal(sizes(1.5 * MIB, 20 * 1024), '1.50 MB → 20.0 KB');
+    assert.equal(sizes(2048 * MIB, 1536 * MIB), '2.00 → 1.50 GB');
+    assert.equal(sizes(900, 20), '900 → 20 B');
     assert.equal(sizes(1536 * MIB, 512 * MIB), '1.50 GB → 512 MB');
     assert.equal(sizes(512 * MIB, 1536 * MIB), '512 MB → 1.50 GB');
 });

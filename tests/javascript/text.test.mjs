@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {load, plain} from './load.mjs';
 
-const {csvText, parsed, scoreItems, splitByRecipe, withTag} = load().text;
+const {csvText, nameParts, parsed, scoreItems, splitByRecipe, withTag} = load().text;
 const TAG = {name: 'new', tag: '<lora:new:1>', activation: 'hog', old_names: ['old', 'older']};
 
 function tagged(prompt, tag = TAG) {
@@ -61,4 +61,11 @@ test('an order with several recipes is given again as one order for each', () =>
 test('half a reply is no reply', () => {
     assert.deepEqual(plain(parsed('{"id": 1}')), {id: 1});
     assert.equal(parsed('{"id":'), null);
+});
+
+test('a long name keeps its end, and no letter is cut in two', () => {
+    assert.deepEqual(plain(nameParts('pastry-sdxl_46mb')), ['pastry-sdxl_46mb', '']);
+    assert.deepEqual(plain(nameParts('a_very_long_name_of_a_lora_46mb')), ['a_very_long_name_of_a', '_lora_46mb']);
+    const parts = nameParts('𝒜'.repeat(25));
+    assert.deepEqual(plain(parts.map(part => Array.from(part).length)), [15, 10]);
 });

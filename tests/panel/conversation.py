@@ -43,6 +43,8 @@ class Conversation:
         self._browser.listed()
         self.ask("library")
         self.ask("previews", names=["pastry"])
+        self.ask("details", name="pastry")
+        self.ask("open_folder", name="nobody")  # not opened: a test leaves no window behind
         self.ask("check_recipe", text="rank=8")
         self.ask("check_recipe", text="nonsense=1")
 
@@ -64,6 +66,7 @@ class Conversation:
     def _prompts(self, made: dict[str, Any]) -> None:
         self.ask("prompt_tag", result=made["result"])
         self.ask("read_prompt", prompt="a cat <lora:pastry:0.5> <lora:nobody:1>")
+        self.job("bake_plan", prompt="<lora:pastry:0.5> <lora:ink:1>")
         baked = self.job("bake", prompt="<lora:pastry:0.5> <lora:ink:1>", name="mix")
         self.ask("bake_into", result=baked["result"], prompt="a cat <lora:pastry:0.5>")
         self.ask("extract", **LOW)

@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
+from lib_resize.recipe.grammar import ALL_RANKS
 from tests.panel.panelhost import Browser
 
 PROMPT = "a cat, <lora:pastry:0.6:1.2>, by <lora:ink:-0.4:lbw=OUTALL>, fog"
@@ -159,7 +160,7 @@ def test_rotations_are_baked_with_the_reference(browser: Browser, rotated: Path,
     answer = browser.ask("read_prompt", prompt=prompt)
     assert (answer["ok"], answer["tags"][0]["troubles"]) == (True, [])
     options = {"reference": "one.safetensors", "dtype": "32"}
-    browser.done(browser.ask("bake", prompt=prompt, name="new", options=options)["job"])
+    browser.done(browser.ask("bake", prompt=prompt, name="new", recipe=ALL_RANKS, options=options)["job"])
     found, weights = load_file(root / "new.safetensors"), load_file(rotated)
     for i in range(3):
         weight = weights[f"diffusion_model.{i}.weight"]
@@ -176,3 +177,37 @@ def test_rotations_without_a_reference_fail_with_a_remedy(browser: Browser, rota
     assert job["state"] == "failed"
     assert "Name the checkpoint" in job["error"]["message"]
     assert set(root.iterdir()) == before
+
+
+def test_a_bake_is_not_larger_than_its_parts_together_unless_a_recipe_wants_that(
+    browser: Browser, rotated: Path, root: Path
+) -> None:
+    options = {"reference": "one.safetensors", "dtype": "32"}
+    order = {"prompt": "<lora:turned:0.5> <lora:turned:0.25>", "options": options}
+    parts = (root / "turned.safetensors").stat().st_size  # of one file, though two tags name it
+    planned = browser.done(browser.ask("bake_plan", **order, name="new")["job"])
+    assert planned["bytes_before"] == parts
+    assert planned["bytes_after"] <= parts
+    assert "more than its parts together" in " ".join(planned["notes"])
+    made = browser.done(browser.ask("bake", **order, name="new")["job"])
+    assert made["bytes_after"] == planned["bytes_after"] == (root / "new.safetensors").stat().st_size
+    assert made["notes"] == planned["notes"]
+    whole = browser.done(browser.ask("bake", **order, name="whole", recipe=ALL_RANKS)["job"])
+    assert whole["bytes_after"] > parts
+
+
+@pytest.mark.parametrize("target", [None, {"preset": "low"}, {"rank": 2}])
+def test_the_plan_of_a_bake_is_what_is_written_then_and_writes_nothing(
+    browser: Browser, root: Path, target: dict[str, object] | None
+) -> None:
+    order = {"prompt": PROMPT, "name": "mix", **({} if target is None else {"target": target})}
+    before = set(root.iterdir())
+    planned = browser.done(browser.ask("bake_plan", **order)["job"])
+    assert set(root.iterdir()) == before
+    assert browser.ask("results")["results"] == []
+    made = browser.done(browser.ask("bake", **order)["job"])
+    assert {name: made[name] for name in planned} == planned
+
+
+def test_the_plan_of_a_prompt_without_loras_is_refused(browser: Browser) -> None:
+    assert browser.error("bake_plan", prompt="a cat")["kind"] == "file"

@@ -286,3 +286,17 @@ def test_a_file_of_ours_names_its_original(browser: Browser) -> None:
     made = browser.resized("pastry")
     file = browser.listed()[made["output"]]
     assert file["ours"] == {"source": "pastry", "recipe": made["recipe"], "there": True}
+
+
+def test_other_files_of_a_name_are_listed_with_it(browser: Browser, root: Path) -> None:
+    (root / "old").mkdir()
+    (root / "old" / "pastry.safetensors").write_bytes((root / "ink.safetensors").read_bytes())
+    (root / "linked").mkdir()
+    (root / "linked" / "ink.safetensors").symlink_to(root / "ink.safetensors")
+    files = browser.listed()
+    size = (root / "ink.safetensors").stat().st_size
+    assert files["pastry"]["same_name"] == [{"folder": "old", "bytes": size}]
+    assert files["ink"]["same_name"] == []
+    (root / "old" / "pastry.safetensors").unlink()
+    browser.ask("library", refresh=True)
+    assert browser.listed()["pastry"]["same_name"] == []

@@ -6,7 +6,10 @@ from ... import __version__
 from ...adapters.write.style import DTYPES
 from ...errors import RecipeError
 from ...recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS
+from .. import file_manager
 from ..desk import Desk
+from ..details import details_of
+from ..faults import Fault
 from ..options import exact_recipes
 from ..preferences import read_preferences
 from ..protocol.types import Json
@@ -56,6 +59,27 @@ def previews(desk: Desk, params: Json) -> Json:
     return desk.previews.answer(params["names"], desk.host.loras())
 
 
+def details(desk: Desk, params: Json) -> Json:
+    lora = desk.snapshot().find(params["name"])
+    found = details_of(lora.path)
+    return {
+        "name": lora.name,
+        "activation": found.activation,
+        "trained_words": list(found.trained_words),
+        "civitai": found.civitai,
+        "description": found.description,
+        "path": None if desk.host.is_remote() else str(lora.path),
+    }
+
+
+def open_folder(desk: Desk, params: Json) -> Json:
+    if desk.host.is_remote():
+        raise Fault("remote", "A folder is opened only where the page is not served to other machines.")
+    folder = desk.snapshot().find(params["name"]).path.parent
+    file_manager.open_folder(folder)
+    return {"folder": folder.name}
+
+
 def status(desk: Desk, params: Json) -> Json:
     return {
         "session": desk.session,
@@ -91,6 +115,8 @@ METHODS = {
     "hello": hello,
     "library": library,
     "previews": previews,
+    "details": details,
+    "open_folder": open_folder,
     "status": status,
     "check_recipe": check_recipe,
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from ...prompts.tags import common_names
 from ...recipe.grammar import ALL_RANKS, parse_recipes
 from .. import baking
+from ..curve import ranks_of
 from ..desk import Desk, size_of
 from ..faults import Fault
 from ..jobs import JobSpec
@@ -38,6 +42,19 @@ def read_prompt(desk: Desk, params: Json) -> Json:
 
 
 def bake(desk: Desk, params: Json) -> Json:
+    order, found = _bake_order(desk, params)
+    spec = _bake_spec("bake", order, lambda handle: _bake(desk, order, handle))
+    return {"job": desk.queue.add(spec), "left": [str(one.tag) for one in found if one.errors]}
+
+
+def bake_plan(desk: Desk, params: Json) -> Json:
+    order, _ = _bake_order(desk, params)
+    spec = _bake_spec("bake_plan", order, lambda handle: _plan_bake(desk, order, handle))
+    return {"job": desk.queue.add(spec, first=True)}
+
+
+def _bake_order(desk: Desk, params: Json) -> tuple[baking.BakeOrder, list[baking.FoundTag]]:
+    """Return what is to be baked, and all tags of the prompt. Raises Fault and ResizeError."""
     lists = desk.snapshot()
     options = read_options(params["options"], remote=desk.host.is_remote())
     has_recipe = params["recipe"] is not None or params["target"] is not None
@@ -48,16 +65,33 @@ def bake(desk: Desk, params: Json) -> Json:
     if not good:
         raise Fault("file", "The prompt names no LoRA that can be baked.")
     name = baking.check_name(params["name"] or baking.suggested_name(good))
-    order = baking.BakeOrder(tuple(good), recipe, options, name, frozenset(desk.results.trash.names()))
+    taken = frozenset(desk.results.trash.names())
+    order = baking.BakeOrder(tuple(good), recipe, options, name, taken, is_limited=not has_recipe)
     baking.folder_for(order, lists)
-    spec = JobSpec(
-        kind="bake",
-        title=f"{common_names(order.tags)} → {name}",
-        run=lambda handle: _bake(desk, order, handle),
-        name=name,
-        bytes=sum({one.lora.path: size_of(one.lora) for one in good if one.lora is not None}.values()),
-    )
-    return {"job": desk.queue.add(spec), "left": [str(one.tag) for one in found if one.errors]}
+    return order, found
+
+
+def _bake_spec(kind: str, order: baking.BakeOrder, run: Callable[[Handle], Json]) -> JobSpec:
+    paths = {one.lora.path: size_of(one.lora) for one in order.found if one.lora is not None}
+    title = f"{common_names(order.tags)} → {order.name}"
+    return JobSpec(kind=kind, title=title, run=run, name=order.name, bytes=sum(paths.values()))
+
+
+def _plan_bake(desk: Desk, order: baking.BakeOrder, handle: Handle) -> Json:
+    handle.wait_for_host()
+    plan = baking.plan_bake(desk.host, order, handle)
+    return {
+        "name": common_names(order.tags),
+        "output": Path(plan.output).stem,
+        "bytes_before": plan.bytes_before,
+        "bytes_after": plan.bytes_after,
+        "saved": plan.saved,
+        "retention": plan.retention,
+        "recipe": plan.recipe,
+        "notes": [desk.folders.without(note) for note in plan.notes],
+        "ranks": ranks_of([layer.new_rank for layer in plan.layers]),
+        "layers_gone": len(plan.dropped),
+    }
 
 
 def _bake(desk: Desk, order: baking.BakeOrder, handle: Handle) -> Json:
@@ -78,4 +112,10 @@ def bake_into(desk: Desk, params: Json) -> Json:
     return baking.rewritten(params["prompt"], baked, result.output, baking.presets(desk.host))
 
 
-METHODS = {"prompt_tag": prompt_tag, "read_prompt": read_prompt, "bake": bake, "bake_into": bake_into}
+METHODS = {
+    "prompt_tag": prompt_tag,
+    "read_prompt": read_prompt,
+    "bake": bake,
+    "bake_plan": bake_plan,
+    "bake_into": bake_into,
+}

@@ -55,7 +55,7 @@ def _resize_one(desk: Desk, one: FileOrder, options: Options, handle: Handle) ->
         making.depends_on(new.reference.title)
         return new
 
-    return make(desk, making, options, write_file)
+    return make(desk, making, options, write_file, {"batch": handle.batch})
 
 
 def cancel(desk: Desk, params: Json) -> Json:

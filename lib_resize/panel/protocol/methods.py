@@ -88,6 +88,21 @@ _METHODS = (
         (Field("names", ListOf(TEXT, MOST_PREVIEWS), "LoRAs of the list"),),
     ),
     Method(
+        "details",
+        "looking",
+        "Return trigger words, the Civitai page and the description of a LoRA, from the files next to it",
+        of.DETAILS,
+        (_NAME,),
+    ),
+    Method(
+        "open_folder",
+        "looking",
+        "Show the folder of a LoRA in the file manager of the server's desktop",
+        Object("Opened", (Field("folder", TEXT, "name of the folder"),)),
+        (_NAME,),
+        changes=True,
+    ),
+    Method(
         "status",
         "looking",
         "List the jobs that changed since a revision, and the state of the queue",
@@ -305,6 +320,16 @@ _METHODS = (
         either_is_required=False,
         job=of.RESULT,
         changes=True,
+    ),
+    Method(
+        "bake_plan",
+        "prompts",
+        "Compute exactly what `bake` would write, in the background",
+        of.JOB_ID,
+        (_PROMPT, _OUTPUT_NAME, *HOW),
+        CHOICE,
+        either_is_required=False,
+        job=of.BAKE_PLAN,
     ),
     Method(
         "bake_into",

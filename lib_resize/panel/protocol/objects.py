@@ -179,6 +179,13 @@ SOURCE = Object(
         Field("there", BOOLEAN, "the original is in the list"),
     ),
 )
+SAME_NAME = Object(
+    "Same name",
+    (
+        Field("folder", TEXT, "as in `File`"),
+        Field("bytes", INTEGER, "size of the file"),
+    ),
+)
 FILE_ENTRY = Object(
     "File",
     (
@@ -195,6 +202,7 @@ FILE_ENTRY = Object(
         Field("fits", _or_null(BOOLEAN), "same family as the reference; null: one of them is unknown"),
         Field("ours", _or_null(SOURCE), "where a file that Resize LoRA made comes from; null for others"),
         Field("problem", _or_null(TEXT), "why it cannot be resized; null: it can"),
+        Field("same_name", ListOf(SAME_NAME), "other files of this name on the disk, which the host does not use"),
         Field("read", BOOLEAN, "false until the header was read; the fields above are then null, 0 or false"),
         Field(
             "predicted",
@@ -320,6 +328,7 @@ RESULT = Object(
         Field("seconds", NUMBER, "how long it took"),
         Field("device", TEXT, "what computed the norms of the reference"),
         Field("reference", REFERENCE, "the reference that was used; kind `none` where none was"),
+        Field("batch", TEXT, "of `resize`: the same for all results of one call", optional=True),
         Field("baked", TEXTS, "of `bake`: the tags that the file replaces", optional=True),
         Field("extracted", BOOLEAN, "of `extract`: true", optional=True),
     ),
@@ -349,7 +358,7 @@ SAME_ORDER = Object(
 # Jobs ----------------------------------------------------------------------------------------------------------
 
 _JOB_KINDS = (
-    *("analyse", "resize", "bake", "extract", "compare", "spectra"),
+    *("analyse", "resize", "bake", "bake_plan", "extract", "compare", "spectra"),
     *("estimate", "shrink", "restore_originals"),
 )
 JOB = Object(
@@ -401,6 +410,25 @@ PROMPT_TAG = Object(
         Field("column", INTEGER, "1 is the first character of the prompt"),
         Field("troubles", TEXTS, "errors: why it cannot be baked; empty: it can"),
         Field("remarks", TEXTS, "notes for the user"),
+    ),
+)
+BAKE_PLAN = Object(
+    "Planned bake",
+    (
+        Field("name", TEXT, "names of the LoRAs"),
+        Field("output", TEXT, "name that the new file would get"),
+        *_SAVING,
+    ),
+)
+DETAILS = Object(
+    "Details",
+    (
+        Field("name", TEXT),
+        Field("activation", TEXT, "activation text that the user entered in the WebUI; empty where none is set"),
+        Field("trained_words", TEXTS, "trigger words, from the sidecars of model managers"),
+        Field("civitai", _or_null(TEXT), "address of the model's page, `https://civitai.com/models/…`"),
+        Field("description", TEXT, "plain text, shortened; empty where there is none"),
+        Field("path", _or_null(TEXT), "path of the file; null where the page is served to other machines"),
     ),
 )
 COMPARED = Object("Compared", (Field("name", _or_null(TEXT), "of the LoRA"), Field("prompt", TEXT)))
