@@ -175,5 +175,5 @@
         return ['text', 'show', 'family', 'folder', 'gain', 'fits'].some(name => filter[name] !== FILTER[name]);
     }
 
-    resizeLora.filter = {FILTER, familiesOf, foldersOf, gainOf, isFiltering, matching, rowsOf, savedFilter};
+    resizeLora.filter = {FILTER, byText, familiesOf, foldersOf, gainOf, isFiltering, matching, rowsOf, savedFilter};
 })((window.resizeLora = window.resizeLora || {}));
