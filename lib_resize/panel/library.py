@@ -221,7 +221,11 @@ class Library:
         """Read headers and keep the facts of each at once: a few thousand take longer than a user waits."""
         alike: Alike = {}
         for lora in loras:
-            self._look(lora, alike)
+            stamp = self._stamp(lora)
+            if stamp is not None:
+                facts = read_facts(lora.path, alike)
+                self._cache.add(lora.path, (stamp, facts, None, False))
+                self._put(lora, stamp, facts)
         self._cache.save()
 
     def _drop_others(self, names: set[str]) -> None:
@@ -246,14 +250,6 @@ class Library:
             return True
         self._put(lora, stamp, Facts(), read=False)
         return False
-
-    def _look(self, lora: LoraFile, alike: Alike) -> None:
-        stamp = self._stamp(lora)
-        if stamp is None:
-            return
-        facts = read_facts(lora.path, alike)
-        self._cache.add(lora.path, (stamp, facts, None, False))
-        self._put(lora, stamp, facts)
 
     def _stamp(self, lora: LoraFile) -> Stamp | None:
         """Return the stamp of a file; None where it cannot be read, after listing it with the reason."""
