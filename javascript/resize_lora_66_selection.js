@@ -18,7 +18,7 @@
     const PLOT = {height: 190, left: 38, right: 12, top: 14, bottom: 26};
 
     function frameSelection() {
-        parts.figures = el('div', {class: 'resize-lora-figures', role: 'status'});
+        parts.figures = el('div', {class: 'resize-lora-sum-figures', role: 'status'});
         parts.plot = el('div', {id: 'resize_lora_sum_plot', class: 'resize-lora-sum-plot'});
         parts.outliers = el('ul', {id: 'resize_lora_outliers', class: 'resize-lora-outliers'});
         const own = {id: 'resize_lora_selection', class: 'resize-lora-selection', hidden: true};

@@ -38,6 +38,9 @@
         });
         parts.cancel = button(t('Cancel'), cancelOwn, stop);
         box.append(parts.run, parts.cancel, resizeLora.bake.bakeButton(), ...resizeLora.extract.extractButtons());
+        new ResizeObserver(() => {
+            state.root.style.setProperty('--resize-lora-bar', `${box.offsetHeight}px`);
+        }).observe(box);
         return box;
     }
 

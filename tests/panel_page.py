@@ -52,6 +52,7 @@ def row(page: Any, name: str) -> Any:
 def press(page: Any, result: Any, action: str) -> None:
     """Run an action of a result's row: its own button, or an item of its menu."""
     button = result.locator(f'[data-action="{action}"]')
+    result.locator("[data-action]").first.wait_for()
     if button.count():
         button.click()
         return

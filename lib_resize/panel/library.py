@@ -221,7 +221,11 @@ class Library:
         """Read headers and keep the facts of each at once: a few thousand take longer than a user waits."""
         alike: Alike = {}
         for lora in loras:
-            self._look(lora, alike)
+            stamp = self._stamp(lora)
+            if stamp is not None:
+                facts = read_facts(lora.path, alike)
+                self._cache.add(lora.path, (stamp, facts, None, False))
+                self._put(lora, stamp, facts)
         self._cache.save()
 
     def _drop_others(self, names: set[str]) -> None:
@@ -238,7 +242,7 @@ class Library:
             return True
         known = self._files.get(lora.name)
         if known is not None and known.read and known.stamp == stamp and known.lora == lora:
-            self._put(lora, stamp, known.facts, known.predicted)
+            self._note_same_name(lora.name)
             return True
         cached = self._cache.get(lora.path)
         if cached is not None and cached[0] == stamp:
@@ -246,14 +250,6 @@ class Library:
             return True
         self._put(lora, stamp, Facts(), read=False)
         return False
-
-    def _look(self, lora: LoraFile, alike: Alike) -> None:
-        stamp = self._stamp(lora)
-        if stamp is None:
-            return
-        facts = read_facts(lora.path, alike)
-        self._cache.add(lora.path, (stamp, facts, None, False))
-        self._put(lora, stamp, facts)
 
     def _stamp(self, lora: LoraFile) -> Stamp | None:
         """Return the stamp of a file; None where it cannot be read, after listing it with the reason."""
@@ -274,8 +270,7 @@ class Library:
         read: bool = True,
     ) -> None:
         folder = folder_of(lora.path, self._roots)
-        others = (self._same_names or {}).get(lora.name, ())
-        same_name = tuple((folder_of(other.path, self._roots), other) for other in others)
+        same_name = _with_folders((self._same_names or {}).get(lora.name, ()), self._roots)
         with self._lock:
             before = self._files.get(lora.name)
             revision = before.revision if before else 0
@@ -285,6 +280,20 @@ class Library:
             self._revision += 1
             self._gone.pop(lora.name, None)
             self._files[lora.name] = replace(new, revision=self._revision)
+
+    def _note_same_name(self, name: str) -> None:
+        """Note the other files of a name, for a file that has not changed itself."""
+        same_name = _with_folders((self._same_names or {}).get(name, ()), self._roots)
+        with self._lock:
+            known = self._files.get(name)
+            if known is None or known.same_name == same_name:
+                return
+            self._revision += 1
+            self._files[name] = replace(known, same_name=same_name, revision=self._revision)
+
+
+def _with_folders(others: Sequence[SameName], roots: Sequence[Path]) -> tuple[tuple[str, SameName], ...]:
+    return tuple((folder_of(other.path, roots), other) for other in others)
 
 
 def _list_changed(lists: HostLists, known: Mapping[str, _Known]) -> bool:

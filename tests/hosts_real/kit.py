@@ -222,6 +222,7 @@ def result_of(page: Any, made: str) -> Any:
 def result_button(result: Any, action: str) -> Any:
     """A button of a result's row, or the item of its menu, which is opened; by its key, for texts are translated."""
     button = result.locator(f'[data-action="{action}"]')
+    result.locator("[data-action]").first.wait_for()
     if button.count():
         return button
     result.page.keyboard.press("Escape")
