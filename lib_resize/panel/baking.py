@@ -209,9 +209,11 @@ def _prepared(analysis: Analysis, order: BakeOrder, path: Path) -> ResizeJob:
     most = math.floor(parts / MIB * 1e4) / 1e4
     limited = parse_recipes(f"{DEFAULT_SCORES},size={most:.4f}")[0]
     smaller = prepare(analysis, limited, order.options.style, lambda _: path)
-    note = f"With all ranks the file would have {job.plan.bytes_after / MIB:.1f} MB, more than its parts together. "
-    notes = (*smaller.plan.notes, f"{note}Its ranks are reduced; choose a target for another size.")
-    return replace(smaller, plan=replace(smaller.plan, notes=notes))
+    note = (
+        f"With all ranks the file would have {job.plan.bytes_after / MIB:.1f} MB, more than its parts together. "
+        "Its ranks are reduced; choose a target for another size."
+    )
+    return replace(smaller, plan=replace(smaller.plan, notes=(*smaller.plan.notes, note)))
 
 
 @contextlib.contextmanager

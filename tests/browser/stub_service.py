@@ -18,13 +18,12 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from stub_runs import StubError, StubRuns
-
 from lib_resize.errors import PromptError
 from lib_resize.panel.faults import Fault
 from lib_resize.panel.lora_warnings import TEMPLATES
 from lib_resize.panel.protocol.methods import METHODS
 from lib_resize.prompts.tags import parse_prompt, replaced
+from tests.browser.stub_runs import StubError, StubRuns
 
 MIB = 1 << 20
 PRESETS = {
@@ -292,7 +291,7 @@ class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as
             },
         }  # fmt: skip
         path = None if self.settings.get("remote") else f"/loras/{name}.safetensors"
-        empty = {"activation": "", "trained_words": [], "civitai": None, "description": ""}
+        empty: dict[str, Any] = {"activation": "", "trained_words": [], "civitai": None, "description": ""}
         return {"name": name, **empty, **known.get(name, {}), "path": path}
 
     def do_open_folder(self, name: str) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import ask, expect, row, setup
 
+from tests.browser.browser_kit import ask, expect, row, setup
 from tests.gradios import lacking
 
 ONE_GRADIO = True  # see conftest.py

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 import pytest
-from browser_kit import ask, expect, heard, row, setup
+
+from tests.browser.browser_kit import ask, expect, heard, row, setup
 
 ONE_GRADIO = True  # see conftest.py
 

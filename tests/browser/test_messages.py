@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from browser_kit import expect, row, setup
+from tests.browser.browser_kit import expect, row, setup
 
 GONE = "/loras/<b>{1}</b> $&.safetensors: no such file. Check the path, and that the drive is connected."
 CUT = (

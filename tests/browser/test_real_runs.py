@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import ask, drawn, expect
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
+from tests.browser.browser_kit import ask, drawn, expect
 from tests.gradios import lacking, pythons
 
 ROOT = Path(__file__).parents[2]

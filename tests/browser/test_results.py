@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 import pytest
-from browser_kit import ask, expect, heard, press, row, setup
+
+from tests.browser.browser_kit import ask, expect, heard, press, row, setup
 
 OVERLAPS = """() => {
     const boxes = query => [...document.querySelectorAll(query)].filter(one => one.checkVisibility({visibilityProperty: true, contentVisibilityAuto: true})).map(one => [one, one.getBoundingClientRect()]);

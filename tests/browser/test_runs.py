@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_kit import AWKWARD, ask, drawn, expect, heard, row, setup, until_heard
+
+from tests.browser.browser_kit import AWKWARD, ask, drawn, expect, heard, row, setup, until_heard
 
 DIALOG = "dialog.resize-lora-dialog"
 RUN = ".resize-lora-run"

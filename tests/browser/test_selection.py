@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from browser_kit import ask, expect, row, setup
+from tests.browser.browser_kit import ask, expect, row, setup
 
 ONE_GRADIO = True  # see conftest.py
 

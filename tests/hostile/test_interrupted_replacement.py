@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from os_faults import CALLS, Faults, Killed
 
 from lib_resize.archive.entries import entries
 from lib_resize.archive.purging import purge
 from lib_resize.archive.replacing import replace
 from lib_resize.archive.restoring import restore
 from lib_resize.errors import OutputError
+from tests.hostile.os_faults import CALLS, Faults, Killed
 from tests.library import Library, contents
 
 MORE_CALLS = (*CALLS, "utime", "chmod", "fstat")

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from os_faults import Faults, Killed
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.engine.batch import resize
@@ -21,6 +20,7 @@ from lib_resize.hosts import host
 from lib_resize.panel.results import Results
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.hostile.os_faults import Faults, Killed
 from tests.material import plan_of
 
 FACTS: dict[str, Any] = {"recipe": "rank=1", "notes": []}

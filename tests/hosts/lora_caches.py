@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from standins import Loader, WebUI, module
+from tests.hosts.standins import Loader, WebUI, module
 
 Image = tuple[tuple[str, ...], ...]
 

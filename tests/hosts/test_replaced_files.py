@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lora_caches import LoraHost
-from standins import WebUI, module
 
 from lib_resize.errors import HostError, UsageError
 from lib_resize.hosts import guard
@@ -17,6 +15,8 @@ from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.standalone import StandaloneHost
 from lib_resize.hosts.webui import WebUI as DetectedHost
+from tests.hosts.lora_caches import LoraHost
+from tests.hosts.standins import WebUI, module
 
 KINDS: dict[str, type[DetectedHost]] = {"a1111": A1111Host, "forge": ForgeHost, "neo": ForgeHost}
 CACHES = ("networks_in_memory", "loaded_networks", "load_lora_state_dict", "available_networks")

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from panelhost import Browser
 
 from lib_resize.panel import file_manager
+from tests.panel.panelhost import Browser
 
 
 def write(root: Path, suffix: str, document: Any, name: str = "pastry") -> None:
@@ -93,7 +93,7 @@ def test_without_a_file_manager_the_reason_is_given(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(file_manager.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     error = browser.error("open_folder", name="pastry")
     assert error["kind"] == "unavailable"
     assert "No file manager" in error["message"]

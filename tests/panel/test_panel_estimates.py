@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from panelhost import Browser, fake_host
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.panel.service import Service
 from lib_resize.studies.survey import SurveyOptions, estimated_entry, survey
+from tests.panel.panelhost import Browser, fake_host
 
 ON = {"resize_lora_estimate": True}
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from panelhost import Browser, fake_host
 
 from lib_resize.archive.recovery import Recovered
 from lib_resize.archive.replacing import replace as replace_file
@@ -29,6 +28,7 @@ from lib_resize.hosts.standalone import StandaloneHost
 from lib_resize.panel.runs.document import RunDocument, RunItem, RunOrder
 from lib_resize.panel.runs.store import RunStore
 from lib_resize.panel.service import Service
+from tests.panel.panelhost import Browser, fake_host
 
 LOW = {"target": {"preset": "low"}, "least_gain": 0.0}
 NAMES = ("ink", "pastry", "third")

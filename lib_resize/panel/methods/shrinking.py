@@ -77,8 +77,12 @@ def shrink(desk: Desk, params: Json) -> Json:
 
 
 def _unknown(names: Sequence[str]) -> FileError:
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return FileError(f"{names[0]}{more}: no LoRA of this name is in the list. Refresh the list, or check the name.")
+    if len(names) == 1:
+        return FileError(f"{names[0]}: no LoRA of this name is in the list. Refresh the list, or check the name.")
+    return FileError(
+        f"{names[0]} and {len(names) - 1} more: no LoRA of these names is in the list. Refresh the list, or check the "
+        "names."
+    )
 
 
 def _excluded(row: PlanRow, params: Json) -> PlanRow:
