@@ -255,7 +255,7 @@ _COUNTED = (is_.LEFT, is_.FAILED, is_.RESTORED)
 
 
 def _settled(item: RunItem, there: set[str]) -> RunItem:
-    """Return a resized file as it is by now: the archive and the disk are the truth, also after the command line."""
+    """Return the present state of a resized file: the archive and the disk have it, also after the command line."""
     if item.state != is_.RESIZED or item.entry is None or item.entry in there:
         return item
     try:

@@ -73,7 +73,7 @@ def shrink(desk: Desk, order: ShrinkOrder, item: RunItem, handle: Handle) -> Run
 
 
 def _check(desk: Desk, lora: LoraFile, order: ShrinkOrder) -> None:
-    """Raise where the file is not any more as it was planned; it may be another one by now."""
+    """Raise where the file must be left alone: it may have changed since the run was planned."""
     try:
         facts = desk.library.facts(lora)
     except OSError as error:
