@@ -125,7 +125,7 @@ def read_preferences(values: Mapping[str, Any]) -> Preferences:
             found[setting.name] = _read(setting, values[setting.key])
         except Fault as error:
             notes.append(
-                f"Settings, {setting.label}: {error} {setting.default} is used."
+                f"Settings, {setting.label}: {error} Used instead: {setting.default}."
                 if setting.default
                 else f"Settings, {setting.label}: {error} The default is used."
             )
