@@ -15,8 +15,11 @@ NOT_ON_THE_PAGE = frozenset(
         # descriptions of the protocol; its checks find faults of the page, whose title is translated
         "panel/protocol/__init__.py",
         "panel/protocol/errors.py",
+        "panel/protocol/method.py",
         "panel/protocol/methods.py",
+        "panel/protocol/run_methods.py",
         "panel/protocol/objects.py",
+        "panel/protocol/run_objects.py",
         "panel/protocol/types.py",
         # warnings with values of their own, which the page translates by `template`
         "panel/lora_warnings.py",
@@ -68,7 +71,9 @@ LOCAL_FAULTS = frozenset(
 TEXT_OF_FAULTS = frozenset({"adapters/read/patterns.py", "files/header_json.py", "prompts/block_weights.py"})
 """Modules whose ValueErrors are quoted in messages."""
 
-LOG_CALLS = frozenset({"debug", "info", "warning", "guarded", "asked", "attempt", "read", "host_module", "compile"})
+LOG_CALLS = frozenset(
+    {"debug", "info", "warning", "guarded", "asked", "attempt", "attempt_list", "read", "host_module", "compile"}
+)
 """Functions whose texts go to the log."""
 
 TEXT_NAMES = frozenset({"error", "reason", "note", "why", "message", "problem", "advice", "expected"})
@@ -104,6 +109,7 @@ NOT_SHOWN = frozenset(
         "Forge Neo",
         "Resize LoRA",
         "Resize LoRA trash",
+        "Resize LoRA archive",
         "LoRA resize",
         "a copy of Resize LoRA",
         "a result of Resize LoRA",
@@ -121,7 +127,14 @@ NOT_SHOWN = frozenset(
         "preferred weight",
         "in memory",
         "waiting for the current image",
+        # titles of jobs, which the scripts show as they are
+        "Estimate {1} LoRAs",
+        "Restore {1}",
+        "Restore {1} originals",
+        "Shrink {1}",
+        "Shrink {1} LoRAs",
         # metadata, the log and the programmer
+        "No space left on device",
         "[{1}, ... {2} in all]",
         "difference of {1}, rank {2}; ",
         "merged from {1} files; ",

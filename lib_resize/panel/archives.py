@@ -107,10 +107,10 @@ class Archives:
             self._folder, self._known = archive.folder, {}
         stamps = {id: _stamp(archive.entries / f"{id}.json") for id in ids(archive)}
         if {id: stamp for id, (stamp, _) in self._known.items()} != stamps or not self._by_home:
-            self._known = dict(self._changed(archive, stamps))
+            self._known = dict(self._read_again(archive, stamps))
             self._by_home = {entry.home: entry for _, (_, entry) in sorted(self._known.items())}
 
-    def _changed(self, archive: Archive, stamps: Mapping[str, _Stamp | None]) -> Iterator[tuple[str, _Kept]]:
+    def _read_again(self, archive: Archive, stamps: Mapping[str, _Stamp | None]) -> Iterator[tuple[str, _Kept]]:
         for id, stamp in stamps.items():
             before = self._known.get(id)
             entry = before[1] if before is not None and before[0] == stamp else read_entry(archive, id)

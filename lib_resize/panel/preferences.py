@@ -124,7 +124,11 @@ def read_preferences(values: Mapping[str, Any]) -> Preferences:
         try:
             found[setting.name] = _read(setting, values[setting.key])
         except Fault as error:
-            notes.append(f"Settings, {setting.label}: {error} {setting.default or 'The default'} is used.")
+            notes.append(
+                f"Settings, {setting.label}: {error} Used instead: {setting.default}."
+                if setting.default
+                else f"Settings, {setting.label}: {error} The default is used."
+            )
     return Preferences(**found, notes=tuple(notes))
 
 

@@ -47,7 +47,7 @@ def shrink_plan(desk: Desk, params: Json) -> Json:
 def _request(desk: Desk, params: Json) -> PlanRequest:
     options = read_options({**params["options"], "folder": None}, remote=desk.host.is_remote())
     given = params["recipe"] is not None or params["target"] is not None
-    recipe = read_recipe(params, options, "A run") if given else None
+    recipe = read_recipe(params, options, "Shrinking") if given else None
     return PlanRequest(params["names"], recipe, options, params["again"])
 
 

@@ -26,6 +26,12 @@ _ALLOWED = {
     "continue": (is_.PAUSED, is_.INTERRUPTED),
     "stop": (is_.RUNNING, is_.PAUSED, is_.INTERRUPTED),
 }
+"""Action -> the states in which it is possible."""
+_REFUSED = {
+    "pause": "The run is {state}. Only a run that is running can be paused.",
+    "continue": "The run is {state}. Only a run that is paused or interrupted can be continued.",
+    "stop": "The run is {state}. Only a run that is running, paused or interrupted can be stopped.",
+}
 
 
 class Halted(Exception):  # noqa: N818 - the user asked for it
@@ -192,7 +198,7 @@ class Runs:
         run = self.get(id)
         state = self.state(run)
         if state not in _ALLOWED[action]:
-            raise Fault("refused", f"The run is {state}, so it cannot be {_PAST[action]}.")
+            raise Fault("refused", _REFUSED[action].format(state=state))
         return run
 
     def recovered(self, texts: list[str]) -> None:
@@ -250,7 +256,6 @@ def _counts(items: Sequence[RunItem]) -> Json:
     }
 
 
-_PAST = {"pause": "paused", "continue": "continued", "stop": "stopped"}
 _COUNTED = (is_.LEFT, is_.FAILED, is_.RESTORED)
 
 

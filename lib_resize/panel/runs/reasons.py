@@ -40,7 +40,7 @@ def reason(lora: LoraFile, facts: Facts, asked: Asked, *, is_replaced: bool) -> 
     """Return why a file is left alone; `is_replaced`: its original is in the archive."""
     on_disk = left_alone(lora.path)
     if on_disk is not None:
-        return LeftAlone(on_disk.kind, f"It {on_disk.message}.")
+        return LeftAlone(on_disk.kind, f"The file is left alone: it {on_disk.message}.")
     if facts.problem is not None:
         is_broken = facts.dtype is None or facts.problem.startswith(_BROKEN)
         return LeftAlone("broken" if is_broken else "kind", facts.problem)
