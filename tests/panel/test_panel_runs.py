@@ -25,6 +25,7 @@ from lib_resize.errors import OutputError
 from lib_resize.files.header import MODEL_HASH, read_header
 from lib_resize.files.metadata import RECORD
 from lib_resize.hosts.standalone import StandaloneHost
+from lib_resize.panel.faults import Fault
 from lib_resize.panel.runs.document import RunDocument, RunItem, RunOrder
 from lib_resize.panel.runs.store import RunStore
 from lib_resize.panel.service import Service
@@ -601,6 +602,8 @@ def test_two_services_do_not_work_on_one_run(root: Path, tmp_path: Path, slow: A
     for action in ("pause", "stop"):
         assert "Another program" in second.error("run_control", run=run["run"], action=action)["message"]
     assert second.error("run_control", run=run["run"], action="continue")["kind"] == "refused"
+    with pytest.raises(Fault, match="Another program"):  # it began after the check
+        second.service.desk.runs.own(second.service.desk.runs.get(run["run"]))
     for _ in range(10):
         slow.gate.release()
     first.done(run["job"])
