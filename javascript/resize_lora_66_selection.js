@@ -140,7 +140,7 @@
             const isRight = x(bytes) > width * 0.6;
             const text = {
                 x: x(bytes) + (isRight ? -8 : 8),
-                y: y(retention) + 13,
+                y: Math.min(y(retention) + 13, PLOT.height - PLOT.bottom - 4),
                 'text-anchor': isRight ? 'end' : 'start',
             };
             return draw(
