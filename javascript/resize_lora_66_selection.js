@@ -1,4 +1,4 @@
-/* The right side where several LoRAs are selected: totals, the curve of the sum, and what stands out. */
+/* The right side where several LoRAs are selected: totals, the curve of the sum, and outliers. */
 (function (resizeLora) {
     'use strict';
     if (resizeLora.selection) return;
