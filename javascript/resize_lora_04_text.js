@@ -55,8 +55,8 @@
         }
     }
 
-    const LONG = 20; // letters of a name that is cut
-    const TAIL = 10; // letters of its end that are always shown: there, versions differ
+    const LONG = 12; // letters of a name that is cut
+    const TAIL = 8; // letters of its end that are always shown: there, versions differ
 
     /* A name in two parts: where there is no room, the end of the first part is cut and never the second. */
     function nameParts(name) {

@@ -61,8 +61,8 @@
         });
     }
 
-    /* The files that stand out: [kind, file, value], for `most` and `least` bytes saved, and `worst`, the lowest
-       retention. Without two known values nothing stands out. */
+    /* The outliers: [kind, file, value], for `most` and `least` bytes saved, and `worst`, the lowest
+       retention. Without two known values there are none. */
     function outliers(files, gain, retention) {
         const gains = known(files, gain);
         const kept = known(files, retention);

@@ -1,4 +1,4 @@
-/* The right side where several LoRAs are selected: totals, the curve of the sum, and what stands out. */
+/* The right side where several LoRAs are selected: totals, the curve of the sum, and outliers. */
 (function (resizeLora) {
     'use strict';
     if (resizeLora.selection) return;
@@ -140,7 +140,7 @@
             const isRight = x(bytes) > width * 0.6;
             const text = {
                 x: x(bytes) + (isRight ? -8 : 8),
-                y: y(retention) + 13,
+                y: Math.min(y(retention) + 13, PLOT.height - PLOT.bottom - 4),
                 'text-anchor': isRight ? 'end' : 'start',
             };
             return draw(

@@ -5,6 +5,7 @@
 
     const {size} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {roomNeeded, sumsOf} = resizeLora.sums;
     const {PRESETS, state} = resizeLora.model;
     const {changedOptions, chosenRecipe, chosenTarget, isTargetValid, plainOptions} = resizeLora.choice;
@@ -141,7 +142,7 @@
         if (!sums.files) return t('With these limits, no LoRA is left to resize.');
         if (state.shrink.originals === 'none') return '';
         const needed = roomNeeded(sums, plan.archive.same_disk);
-        if (plan.archive.problem) return plan.archive.problem;
+        if (plan.archive.problem) return messageText(plan.archive.problem);
         if (plan.archive.free == null || plan.archive.free >= needed) return '';
         const values = {needed: size(needed), free: size(plan.archive.free)};
         return t('The disk of the archive has {free} free, and {needed} are needed.', values);

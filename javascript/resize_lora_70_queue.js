@@ -122,7 +122,12 @@
     }
 
     function makeJobRow(job) {
-        const row = el('div', {class: 'resize-lora-job', 'data-key': job.id, 'data-name': job.name});
+        const row = el('div', {
+            class: 'resize-lora-job',
+            'data-key': job.id,
+            'data-kind': job.kind,
+            'data-name': job.name,
+        });
         const range = {role: 'progressbar', 'aria-valuemin': '0', 'aria-valuemax': '100', 'aria-label': job.title};
         row.parts = {
             title: el('span', {class: 'resize-lora-cut'}),

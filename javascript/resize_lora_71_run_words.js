@@ -5,6 +5,7 @@
 
     const {count, size} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {spanText} = resizeLora.items;
     const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
 
@@ -47,9 +48,9 @@
 
     /* What a row says about a file of a run besides its figures. */
     function itemNote(item) {
-        if (item.state === 'left') return reasonText(item.reason) || item.message;
-        if (item.state === 'failed') return item.message || reasonText(item.reason);
-        const notes = item.notes || [];
+        if (item.state === 'left') return reasonText(item.reason) || messageText(item.message);
+        if (item.state === 'failed') return messageText(item.message) || reasonText(item.reason);
+        const notes = (item.notes || []).map(messageText);
         return [item.state === 'resized' ? '' : stateText(item.state), ...notes].filter(Boolean).join(' ');
     }
 
@@ -91,7 +92,8 @@
     function runText(run, job) {
         if (run.state === 'done') return endText(run);
         if (run.state === 'stopped') return `${t('Stopped')} · ${endText(run)}`;
-        if (run.state === 'paused') return [t('Paused'), run.message, workText(run, null)].filter(Boolean).join(' · ');
+        if (run.state === 'paused')
+            return [t('Paused'), messageText(run.message), workText(run, null)].filter(Boolean).join(' · ');
         if (run.state === 'interrupted') return `${t('Interrupted when the server ended')} · ${workText(run, null)}`;
         if (job && job.state === 'waits') return `${t('waiting for the current image')} · ${workText(run, null)}`;
         if (job && job.state === 'queued') {

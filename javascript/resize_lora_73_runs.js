@@ -5,6 +5,7 @@
 
     const {count, size, sizes} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {titleWith} = resizeLora.items;
     const {button} = resizeLora.elements;
     const {state} = resizeLora.model;
@@ -46,7 +47,7 @@
     function applyRuns({runs, recovered}) {
         const {awaited} = state.runs;
         state.runs.list = runs;
-        noteEach(recovered);
+        noteEach(recovered.map(messageText));
         for (const run of runs) {
             if (!OVER.includes(run.state)) awaited.add(run.run);
             else if (awaited.delete(run.run)) announce(run).catch(showError);
@@ -182,10 +183,10 @@
             plural(restored.length, '{n} original restored, {size}', '{n} originals restored, {size}', values),
         );
         noteEach(
-            refused.map(one => `${one.name}: ${one.message}`),
+            refused.map(one => `${one.name}: ${messageText(one.message)}`),
             {bad: true},
         );
-        noteEach(notes);
+        noteEach(notes.map(messageText));
     }
 
     /* Shows some texts as toasts that stay, and of more of them the first ones. */

@@ -5,6 +5,7 @@
 
     const {count, percent, saving, size, sizes} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {byText} = resizeLora.filter;
     const {el, input, labelled, quiet, setText, show} = resizeLora.elements;
     const {reasonText} = resizeLora.runWords;
@@ -163,7 +164,9 @@
     function leftLines(rows) {
         const names = [...rows].sort((a, b) => byText(a.name, b.name)).slice(0, MOST_LISTED);
         const more = rows.length - names.length;
-        const lines = names.map(row => el('li', {title: row.message}, row.name, quiet(` ${size(row.bytes_now)}`)));
+        const lines = names.map(row =>
+            el('li', {title: messageText(row.message)}, row.name, quiet(` ${size(row.bytes_now)}`)),
+        );
         return more > 0 ? [...lines, el('li', null, quiet(t('and {n} more', {n: count(more)})))] : lines;
     }
 

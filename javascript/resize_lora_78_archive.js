@@ -5,6 +5,7 @@
 
     const {size, sum} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {button, el, input, quiet, quietLine, setText, show} = resizeLora.elements;
     const {virtualList} = resizeLora.virtual;
     const {state} = resizeLora.model;
@@ -47,7 +48,7 @@
         const words = plural(entries.length, '{n} original, {size}', '{n} originals, {size}', values);
         parts.body.replaceChildren(
             el('p', null, el('strong', null, words), folder ? quiet(` · ${folder}`) : ''),
-            problem ? el('p', {class: 'resize-lora-fault', role: 'alert'}, problem) : '',
+            problem ? el('p', {class: 'resize-lora-fault', role: 'alert'}, messageText(problem)) : '',
             ...(entries.length ? [purgeTools(), ...groupsOf(entries)] : [quietLine(t('The archive is empty.'))]),
         );
     }

@@ -5,6 +5,7 @@
 
     const {count, percent, saving, size, sizes} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {csvText} = resizeLora.text;
     const {FILTERS, filterCounts, jsonText, sorted, tableOf} = resizeLora.items;
     const {button, chooser, download, el, input, quiet, setText, show} = resizeLora.elements;
@@ -172,7 +173,7 @@
         row.item = item;
         row.dataset.key = item.name;
         row.dataset.state = item.state;
-        row.title = item.message;
+        row.title = messageText(item.message);
         box.checked = parts.chosen.has(item.name);
         box.setAttribute('aria-label', t('Select {name}', {name: item.name}));
         setText(name, item.name);

@@ -5,6 +5,7 @@
 
     const {saving, size, sizes} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {watched} = resizeLora.items;
     const {button, el, head, quiet, section, setText, show} = resizeLora.elements;
     const {virtualList} = resizeLora.virtual;
@@ -148,7 +149,7 @@
         const isMade = item.bytes_after != null && item.state !== 'left';
         row.dataset.key = item.name;
         row.dataset.state = item.state;
-        row.title = item.message;
+        row.title = messageText(item.message);
         setText(row.parts.name, item.name);
         setText(row.parts.note, itemNote(item) || stateText(item.state));
         setText(row.parts.sizes, isMade ? sizes(item.bytes_before, item.bytes_after) : size(item.bytes_before));

@@ -5,6 +5,7 @@
 
     const {count, sizes, sum} = resizeLora.numbers;
     const {listed, plural, t} = resizeLora.words;
+    const {errorText, messageText} = resizeLora.messages;
     const {button} = resizeLora.elements;
     const {ENDED, state} = resizeLora.model;
     const {call} = resizeLora.wire;
@@ -48,11 +49,11 @@
         for (const result of ids) {
             try {
                 const {note} = await call('undo', {result});
-                if (note) toast(note);
+                if (note) toast(messageText(note));
                 done += 1;
             } catch (error) {
                 if (error.kind === 'stale') return;
-                refused.push(error.message);
+                refused.push(errorText(error));
             }
         }
         if (done) toast(plural(done, '{n} file moved to the trash', '{n} files moved to the trash'));

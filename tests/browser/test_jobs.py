@@ -17,7 +17,7 @@ def begin(page: Any, name: str) -> None:
 
 
 def job(page: Any, name: str) -> Any:
-    return page.locator(f'.resize-lora-job[data-name="{name}"]')
+    return page.locator(f'.resize-lora-job[data-kind="resize"][data-name="{name}"]')
 
 
 def asked(page: Any, method: str) -> list[dict[str, Any]]:

@@ -109,4 +109,4 @@ def test_words_of_experts_are_under_advanced_alone(page: Any) -> None:
     expect(page.locator("#resize_lora_recipe")).to_be_visible()
     expect(page.locator("#resize_lora_advanced")).to_contain_text("Key format")
     page.reload(wait_until="commit")
-    expect(page.locator("#resize_lora_recipe")).to_be_visible()  # as it was left
+    expect(page.locator("#resize_lora_recipe")).to_be_visible()  # still open

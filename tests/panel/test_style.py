@@ -39,7 +39,7 @@ def test_outside_of_media_only_our_own_elements_have_rules() -> None:
 def test_every_name_in_the_style_is_one_of_the_page() -> None:
     names = set(re.findall(r"[.#](resize[-_]lora[\w-]*)", STYLE))
     made = {f"resize_lora_{name}" for name in ("bake_prompt", "generate", "interrupt", "menu", "wipe", "wire")}
-    columns = {f"resize-lora-col-{name}" for name in ("after", "bytes", "dtype", "family", "kind", "name", "rank")}
+    columns = {f"resize-lora-col-{name}" for name in ("after", "bytes", "family", "gain", "kind", "name", "rank")}
     sections = {f"resize-lora-{name}" for name in ("library", "queue", "runs", "results", "study")}
     host = {"resize-lora-button"} if "resize-lora-button card-button" in CARD_BUTTON else set()
     unknown = {name for name in names - columns - sections - made - host if name not in PAGE}
