@@ -191,6 +191,9 @@ def test_an_original_that_changes_in_the_last_moment_stays(
     with pytest.raises(OutputError, match="changed while it was being replaced"):
         library.replaced("rank=2")
     assert library.lora.read_bytes() == b"newer"
+    kept = contents(library.archive.originals).values()
+    assert (library.original in kept) == (how == "replaced"), "written into, both names are one file"
+    assert b"newer" not in kept
     library.lora.rename(library.lora.with_name("mine"))
     directions = [one.direction for one in recover(library.archive)]
     assert directions == ([] if how == "written into" else ["completed"])
