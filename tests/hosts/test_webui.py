@@ -576,7 +576,7 @@ assert [axis.label for axis in plot.axis_options] == ["LoRA resize"], "for a hos
 dict(asked)["on_before_ui"]()
 assert len(plot.axis_options) == 1
 dict(asked)["on_ui_settings"]()
-assert len(settings) == 8 and {{row.section for row in settings.values()}} == {{("resize_lora", "Resize LoRA")}}
+assert len(settings) == 10 and {{row.section for row in settings.values()}} == {{("resize_lora", "Resize LoRA")}}
 dict(asked)["on_app_started"](None, None)
 dict(asked)["on_script_unloaded"]()
 plot = new_plot()
