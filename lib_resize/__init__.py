@@ -46,6 +46,8 @@ _HOMES: dict[str, str] = {
     "LoraAnalysis": "studies.lora_analysis",
     "RecipeSize": "studies.lora_analysis",
     "resize": "api",
+    "replace": "api_replacing",
+    "restore": "api_replacing",
     "plan": "api",
     "analyse": "api",
     "merge": "api",
@@ -69,6 +71,8 @@ if TYPE_CHECKING:
     from .api import resize as resize
     from .api import resize_all as resize_all
     from .api import upsample as upsample
+    from .api_replacing import replace as replace
+    from .api_replacing import restore as restore
     from .base.checkpoint import Checkpoint as Checkpoint
     from .engine.analysis import Analysis as Analysis
     from .engine.settings import Outcome as Outcome

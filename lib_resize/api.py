@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeAlias
 
-from .adapters.write.style import CONVERSIONS, DTYPES, Style
+from .api_options import FilePath, RecipeText, first_of, one_file, opened, planned_of, result_of, settings_of, style_of
 from .base.checkpoint import Checkpoint
 from .engine.batch import resize as resize_sources
 from .engine.settings import Outcome, Settings
@@ -23,14 +22,11 @@ from .extraction.extract import extract as extract_difference
 from .extraction.models import ExtractOptions
 from .plans import Plan, Result
 from .progress import Progress, Quiet
-from .prompts.sources import SUFFIX, Member, Source
+from .prompts.sources import Member, Source
 from .prompts.sources import expand as expand_sources
-from .recipe.grammar import ALL_RANKS, Recipe, parse_recipes
+from .recipe.grammar import ALL_RANKS, parse_recipes
 from .studies.inspection import Finding, describe
 from .studies.lora_analysis import LoraAnalysis, analyse_file
-
-FilePath: TypeAlias = "str | os.PathLike[str]"
-RecipeText: TypeAlias = "str | Recipe"
 
 
 def resize(
@@ -88,8 +84,8 @@ def resize(
         True
     """
     more = {"device": device, "threads": threads, "overwrite": overwrite, "sidecars": sidecars}
-    settings = _settings(recipe, output, base, _style(dtype, naming, convert), **more)
-    return _result(resize_sources([_file(source)], settings, progress))
+    settings = settings_of(recipe, output, base, style_of(dtype, naming, convert), **more)
+    return result_of(resize_sources([one_file(source)], settings, progress))
 
 
 def plan(
@@ -115,9 +111,9 @@ def plan(
         >>> 0 < planned.retention < 1
         True
     """
-    style = _style(dtype, naming, convert)
-    settings = _settings(recipe, None, base, style, device=device, threads=threads, dry_run=True)
-    return _planned(_first(resize_sources([_file(source)], settings, progress)))
+    style = style_of(dtype, naming, convert)
+    settings = settings_of(recipe, None, base, style, device=device, threads=threads, dry_run=True)
+    return planned_of(first_of(resize_sources([one_file(source)], settings, progress)))
 
 
 def analyse(
@@ -162,8 +158,8 @@ def analyse(
     for recipe in asked:
         if recipe.needs_base and base is None:
             raise UsageError(f"recipe {recipe} compares with the base model; pass a checkpoint as base.")
-    with _opened(base) as checkpoint:
-        return analyse_file(Path(source), asked, _style(dtype), checkpoint, threads)
+    with opened(base) as checkpoint:
+        return analyse_file(Path(source), asked, style_of(dtype), checkpoint, threads)
 
 
 def inspect(path: FilePath, *, base: FilePath | Checkpoint | None = None, threads: int | None = None) -> Finding:
@@ -183,7 +179,7 @@ def inspect(path: FilePath, *, base: FilePath | Checkpoint | None = None, thread
         >>> (found.family, found.kind)
         ('SDXL', 'LoRA')
     """
-    with _opened(base) as checkpoint:
+    with opened(base) as checkpoint:
         return describe(Path(path), base=checkpoint, threads=threads)
 
 
@@ -222,8 +218,8 @@ def merge(
     if not members or any(member.weight == 0 for member in members):
         raise UsageError("merge needs at least one LoRA, each with a strength other than 0.")
     more = {"device": device, "threads": threads, "overwrite": overwrite, "sidecars": False}
-    settings = _settings(recipe or ALL_RANKS, output, base, _style(dtype, naming, convert), **more)
-    return _result(resize_sources([Source(members)], settings, progress))
+    settings = settings_of(recipe or ALL_RANKS, output, base, style_of(dtype, naming, convert), **more)
+    return result_of(resize_sources([Source(members)], settings, progress))
 
 
 def extract(
@@ -266,10 +262,10 @@ def extract(
     """
     limit = f",max_conv_rank={conv_rank}" if conv_rank else ""
     more = {"device": device, "threads": threads, "overwrite": overwrite}
-    settings = _settings(recipe or f"rank={rank}{limit}", output, None, _style(dtype), **more)
+    settings = settings_of(recipe or f"rank={rank}{limit}", output, None, style_of(dtype), **more)
     options = ExtractOptions(rank, conv_rank, text_encoders, all_layers, biases)
     with closing(Checkpoint(Path(tuned))) as ours, closing(Checkpoint(Path(base))) as theirs:
-        return _result(extract_difference(ours, theirs, options, settings, progress or Quiet()))
+        return result_of(extract_difference(ours, theirs, options, settings, progress or Quiet()))
 
 
 def upsample(
@@ -302,8 +298,8 @@ def upsample(
         12
     """
     more = {"threads": threads, "overwrite": overwrite, "sidecars": sidecars}
-    settings = _settings(f"rank={rank},extend,seed={seed}", output, None, _style(dtype, naming), **more)
-    return _result(resize_sources([_file(source)], settings, progress))
+    settings = settings_of(f"rank={rank},extend,seed={seed}", output, None, style_of(dtype, naming), **more)
+    return result_of(resize_sources([one_file(source)], settings, progress))
 
 
 expand = upsample
@@ -332,68 +328,3 @@ def resize_all(
         fro_lora=1,min_rank=1,retain=0.88 None
     """
     return resize_sources(expand_sources([os.fspath(one) for one in sources]), settings or Settings(), progress)
-
-
-# Options --------------------------------------------------------------------------------------------------------
-
-
-def _settings(
-    recipe: RecipeText | None, output: FilePath | None, base: FilePath | Checkpoint | None, style: Style, **more: Any
-) -> Settings:
-    """Return the settings for one file and one recipe. Raises UsageError."""
-    recipes = (recipe,) if isinstance(recipe, Recipe) else parse_recipes(recipe) if recipe else ()
-    if len(recipes) > 1:
-        raise UsageError(f"recipe {recipe!r} is {len(recipes)} recipes; call once for each, or use resize_all.")
-    opened = base if base is None or isinstance(base, Checkpoint) else Path(base)
-    path = None if output is None else Path(output)
-    is_file = path is not None and path.suffix.lower() == SUFFIX and not path.is_dir()
-    folder, target = (None, path) if is_file else (path, None)
-    return Settings(recipes=recipes, base=opened, style=style, output=folder, target=target, **more)
-
-
-def _style(dtype: str, naming: str = "keep", convert: str = "auto") -> Style:
-    kohya = _one_of("naming", naming, ("keep", "kohya")) == "kohya"
-    word = _one_of("dtype", dtype, DTYPES)
-    return Style(DTYPES[word], kohya=kohya, convert=_one_of("convert", convert, CONVERSIONS))
-
-
-def _one_of(name: str, word: str, known: Iterable[str]) -> str:
-    if word not in known:
-        raise UsageError(f"{name} {word!r} is not known; use one of {', '.join(known)}.")
-    return word
-
-
-def _file(source: FilePath) -> Source:
-    """Return one file as a source. Raises UsageError for a folder."""
-    if Path(source).is_dir():
-        raise UsageError(f"{source} is a folder; name one file, or use resize_all.")
-    return Source((Member(Path(source)),))
-
-
-def _opened(base: FilePath | Checkpoint | None) -> AbstractContextManager[Checkpoint | None]:
-    """Open a checkpoint for a block. One that is already open stays open."""
-    if base is None or isinstance(base, Checkpoint):
-        return nullcontext(base)
-    return closing(Checkpoint(Path(base)))
-
-
-# Outcomes -------------------------------------------------------------------------------------------------------
-
-
-def _first(outcomes: Iterator[Outcome]) -> Outcome:
-    """Return the only outcome, or raise its error."""
-    (outcome,) = outcomes
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome
-
-
-def _planned(outcome: Outcome) -> Plan:
-    assert outcome.plan is not None, "only skip_existing skips, and this API does not offer it"
-    return outcome.plan
-
-
-def _result(outcomes: Iterator[Outcome]) -> Result:
-    outcome = _first(outcomes)
-    done = _planned(outcome)
-    return Result(Path(done.output), done, outcome.sidecars)

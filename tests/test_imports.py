@@ -38,8 +38,10 @@ ROOMS: dict[str, frozenset[str]] = {
         {"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "prompts", "recipe", "shown"}
     ),
     "shrinking": frozenset({"archive", "base", "engine", "errors", "files", "plans", "progress", "prompts"}),
+    "api_options": frozenset({"adapters", "base", "engine", "errors", "plans", "prompts", "recipe"}),
+    "api_replacing": frozenset({"api_options", "archive", "base", "errors", "plans", "progress", "shrinking"}),
     "api": frozenset(
-        {"adapters", "base", "engine", "errors", "extraction", "plans", "progress", "prompts", "recipe", "studies"}
+        {"api_options", "base", "engine", "errors", "extraction", "plans", "progress", "prompts", "recipe", "studies"}
     ),
     "cli": frozenset(
         {"adapters", "archive", "base", "demo", "engine", "errors", "extraction", "files", "linalg", "package", "plans"}

@@ -80,6 +80,13 @@ def default_archive(root: Path, scanned: Sequence[Path] = ()) -> Path:
     return next(existing, free[0] / NAME)
 
 
+def existing_archive(path: Path) -> Path | None:
+    """Return the archive in one of the folders above a file or folder, or in the folder itself; None without one."""
+    start = Path(os.path.abspath(path))  # noqa: PTH100 - links are not resolved: the archive may be next to one
+    places = dict.fromkeys((start, *start.parents, _real(path), *_real(path).parents))
+    return next((place / NAME for place in places if (place / NAME / "entries").is_dir()), None)
+
+
 def open_archive(folder: Path, roots: Sequence[Path], scanned: Sequence[Path] = ()) -> Archive:
     """Return the archive in a folder, which need not exist yet and is not created.
 

@@ -31,17 +31,17 @@ def find_archive(folder: str | None, paths: Sequence[Path]) -> Archive:
 
     Raises UsageError where there is none.
     """
-    from ..archive.place import NAME, Archive
+    from ..archive.place import NAME, Archive, existing_archive
 
     if folder is not None:
         if not (Path(folder) / "entries").is_dir():
             raise UsageError(f"--archive {folder}: is not an archive of Resize LoRA.")
         return Archive(Path(folder).resolve())
-    start = (paths[0] if paths else Path()).absolute()
-    for place in (start, *start.parents):
-        if (place / NAME / "entries").is_dir():
-            return Archive((place / NAME).resolve())
-    raise UsageError(f"no folder {NAME!r} was found in {start} or above it. Name it with --archive.")
+    start = paths[0] if paths else Path()
+    found = existing_archive(start)
+    if found is None:
+        raise UsageError(f"no folder {NAME!r} was found above {start.resolve()}. Name it with --archive.")
+    return Archive(found.resolve())
 
 
 def recover_and_print(archive: Archive, *, to_stderr: bool = False) -> None:

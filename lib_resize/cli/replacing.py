@@ -126,7 +126,8 @@ class _Tally:
         files = "1 file" if self.files == 1 else f"{self.files} files"
         yield (
             f"{files} {words}: {large(self.before)} before, {large(self.after)} after, "
-            f"{large(self.before - self.after)} freed in the LoRA folders; {self.left} left alone, {self.failed} failed."
+            f"{large(self.before - self.after)} freed in the LoRA folders; "
+            f"{self.left} left alone, {self.failed} failed."
         )
         if self.kept:
             yield (

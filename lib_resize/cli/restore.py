@@ -40,7 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     archive = find_archive(arguments.archive, paths)
     recover_and_print(archive)
     known = entries(archive)
-    chosen = known if arguments.all else of_run(known, arguments.of_run) if arguments.of_run else _of_paths(known, paths)
+    chosen = (
+        known if arguments.all else of_run(known, arguments.of_run) if arguments.of_run else _of_paths(known, paths)
+    )
     done = size = failed = 0
     for entry in chosen:
         try:

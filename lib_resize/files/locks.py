@@ -33,7 +33,7 @@ def folder_turn(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def file_turn(path: Path) -> Iterator[None]:
-    """Let one process or thread at a time work with what a lock file stands for, on every system.
+    """Let one process or thread at a time hold a lock file, on every system.
 
     The file is created where it is missing, and stays. Raises ``OSError`` where it cannot be opened.
     """

@@ -74,6 +74,15 @@ ROUTES = (
     Route("/cancel", "cancel", post=True),
     Route("/undo", "undo", post=True),
     Route("/restore", "restore", post=True),
+    Route("/archive", "archive"),
+    Route("/runs", "runs"),
+    Route("/run", "run"),
+    Route("/estimate", "estimate", post=True, status=202),
+    Route("/shrink_plan", "shrink_plan", post=True),
+    Route("/shrink", "shrink", post=True, status=202),
+    Route("/run_control", "run_control", post=True),
+    Route("/restore_originals", "restore_originals", post=True, status=202),
+    Route("/purge", "purge", post=True),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from .faults import Fault
 from .preferences import read_preferences
 
 _Stamp = tuple[int, int, int]
+_Kept = tuple[_Stamp | None, Entry]
 
 
 class Archives:
@@ -26,7 +27,7 @@ class Archives:
         self._host = host
         self._lock = threading.RLock()
         self._folder: Path | None = None
-        self._known: dict[str, tuple[_Stamp, Entry]] = {}
+        self._known: dict[str, _Kept] = {}
         self._by_home: dict[Path, Entry] = {}
 
     def archive(self) -> Archive:
@@ -104,17 +105,17 @@ class Archives:
             return
         if archive.folder != self._folder:
             self._folder, self._known = archive.folder, {}
-        stamps = {id: stamp for id in ids(archive) if (stamp := _stamp(archive.entries / f"{id}.json")) is not None}
-        if {id: stamp for id, (stamp, _) in self._known.items()} == stamps and self._by_home:
-            return
-        known = {}
+        stamps = {id: _stamp(archive.entries / f"{id}.json") for id in ids(archive)}
+        if {id: stamp for id, (stamp, _) in self._known.items()} != stamps or not self._by_home:
+            self._known = dict(self._changed(archive, stamps))
+            self._by_home = {entry.home: entry for _, (_, entry) in sorted(self._known.items())}
+
+    def _changed(self, archive: Archive, stamps: Mapping[str, _Stamp | None]) -> Iterator[tuple[str, _Kept]]:
         for id, stamp in stamps.items():
             before = self._known.get(id)
             entry = before[1] if before is not None and before[0] == stamp else read_entry(archive, id)
             if entry is not None:
-                known[id] = stamp, entry
-        self._known = known
-        self._by_home = {entry.home: entry for _, (_, entry) in sorted(known.items())}
+                yield id, (stamp, entry)
 
     # Sources ---------------------------------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class Desk:
 
     def files_moved(self) -> None:
         """Let the host and the library list files that were added or moved."""
-        self.refresher.changed(more=self.queue.has_foreground())
+        self.refresher.changed(more=self.queue.has_waiting(1))
         self.library.touch()
 
 

@@ -72,7 +72,7 @@ class Estimates:
         if not self.library.is_complete() or not read_preferences(lists.settings()).estimate:
             return
         with self._lock:
-            if self._job and self.queue.is_active(self._job):
+            if self._job and self.queue.knows(self._job, active=True):
                 return
             replaced = self.archives.by_home()
             due = [

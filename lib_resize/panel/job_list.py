@@ -73,12 +73,9 @@ class JobList:
             self.touch(job)
         return met, [job for job in met if job.id not in waiting]
 
-    def withdraw(self, id: str) -> bool:
-        """End a job that waits for its turn; return whether it did."""
-        if not any(job.id == id for job in self._waiting):
-            return False
-        self.cancel([id])
-        return True
+    def waiting_of(self, ids: Sequence[str]) -> list[str]:
+        """Return the ids of those jobs that wait for their turn."""
+        return [job.id for job in self._waiting if job.id in ids]
 
     def _active_of(self, ids: Sequence[str]) -> list[QueuedJob]:
         known = [self._jobs[id] for id in dict.fromkeys(ids) if id in self._jobs]

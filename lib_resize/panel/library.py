@@ -112,7 +112,7 @@ class Library:
         with self._lock:
             if family != self._family:
                 self._family = family
-                self._revise_all()
+                self.revise()
             complete = self.is_complete()
             files = [known for known in self._files.values() if known.revision > since]
             archived = self._archived() if files else {}
@@ -153,7 +153,9 @@ class Library:
     def revise(self) -> None:
         """Note that something changed that is not in the files, such as the archive: all are sent again."""
         with self._lock:
-            self._revise_all()
+            if self._files:
+                self._revision += 1
+                self._files = {name: replace(known, revision=self._revision) for name, known in self._files.items()}
 
     def predict(self, lora: LoraFile, stamp: Stamp, sizes: dict[str, int | None], *, estimated: bool = False) -> None:
         """Keep the size that each preset would write; an estimate in memory alone, as its own store has it."""
@@ -177,18 +179,6 @@ class Library:
         with self._lock:
             return [known.lora.name for known in self._files.values() if known.facts.source == source]
 
-    def families(self) -> dict[str, list[str]]:
-        """Return stem of an original -> names of the files made of it, in any number of steps. Waits for the scan."""
-        self._scan_if_needed(self._host, whole=False, refresh=False)
-        self.join()
-        with self._lock:
-            ours = {known.lora.name: known for known in self._files.values() if known.facts.source is not None}
-        sources = {known.lora.path.stem: str(known.facts.source) for known in ours.values()}
-        found: dict[str, list[str]] = {}
-        for name, known in ours.items():
-            found.setdefault(_first_source(known.lora.path.stem, sources), []).append(name)
-        return found
-
     def join(self, seconds: float = 60.0) -> None:
         """Wait for the scan that is running."""
         thread = self._thread
@@ -202,18 +192,13 @@ class Library:
             if self._thread is not None and self._thread.is_alive():
                 self._refresh = self._refresh or refresh
                 return self._thread
-            if not (whole or refresh or self._dirty or self._refresh or self._list_changed(lists)):
+            if not (whole or refresh or self._dirty or self._refresh or _list_changed(lists, self._files)):
                 return None
             self._dirty = False
             again, self._refresh = refresh or self._refresh, False
             self._thread = threading.Thread(target=self._scan, args=(again,), name="resize-lora-library", daemon=True)
             self._thread.start()
             return self._thread
-
-    def _list_changed(self, lists: HostLists) -> bool:
-        return {lora.name: lora.path for lora in lists.loras()} != {
-            name: known.lora.path for name, known in self._files.items()
-        }
 
     def _scan(self, refresh: bool) -> None:
         if refresh:
@@ -290,19 +275,9 @@ class Library:
             self._gone.pop(lora.name, None)
             self._files[lora.name] = replace(new, revision=self._revision)
 
-    def _revise_all(self) -> None:
-        if self._files:
-            self._revision += 1
-            self._files = {name: replace(known, revision=self._revision) for name, known in self._files.items()}
 
-
-def _first_source(stem: str, sources: Mapping[str, str]) -> str:
-    """Return the original that a file goes back to; files that name each other in a circle end the search."""
-    seen = set()
-    while stem in sources and stem not in seen:
-        seen.add(stem)
-        stem = sources[stem]
-    return stem
+def _list_changed(lists: HostLists, known: Mapping[str, _Known]) -> bool:
+    return {lora.name: lora.path for lora in lists.loras()} != {name: one.lora.path for name, one in known.items()}
 
 
 def root_names(roots: Sequence[Path]) -> list[str]:

@@ -122,8 +122,8 @@ class Queue:
         self.host = host
         self._to_error = to_error
         self._changed = threading.Condition()
-        self._pace = Pace()
-        self._jobs = JobList(self._pace)
+        self.pace = Pace()
+        self._jobs = JobList(self.pace)
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -157,38 +157,25 @@ class Queue:
             self._jobs.touch(job)
             return job.id
 
-    def cancel(self, ids: Sequence[str]) -> list[QueuedJob]:
-        """End jobs that have not begun and ask the running one to stop; return those that were active."""
+    def cancel(self, ids: Sequence[str], *, only_waiting: bool = False) -> list[QueuedJob]:
+        """End jobs that wait, and without `only_waiting` stop the running one; return those that were active."""
         with self._changed:
-            met, running = self._jobs.cancel(ids)
+            met, running = self._jobs.cancel(self._jobs.waiting_of(ids) if only_waiting else ids)
             self._changed.notify_all()
         for job in running:
             if job.spec.stop is not None:
                 _keep_stopping(job, job.spec.stop)
         return met
 
-    def withdraw(self, id: str) -> bool:
-        """End a job that waits for its turn; return whether it did."""
-        with self._changed:
-            return self._jobs.withdraw(id)
-
     def orders(self) -> dict[str, str]:
         """Return key -> id of each job that has a key and has not ended."""
         with self._changed:
             return {job.spec.key: job.id for job in self._jobs.active() if job.spec.key is not None}
 
-    def knows(self, id: str) -> bool:
+    def knows(self, id: str, *, active: bool = False) -> bool:
+        """Return whether a job is kept; with `active`, whether it waits or runs."""
         with self._changed:
-            return id in self._jobs
-
-    def is_active(self, id: str) -> bool:
-        """Return whether a job waits or runs."""
-        with self._changed:
-            return any(job.id == id for job in self._jobs.active())
-
-    def seconds_per_byte(self, kind: str) -> float | None:
-        """Return the pace of earlier jobs of a kind; None where none was measured."""
-        return self._pace.known(kind)
+            return any(job.id == id for job in self._jobs.active()) if active else id in self._jobs
 
     def status(self, since: int = 0) -> Json:
         """Return the jobs that changed since a revision, what is left to do, and the place of every active job."""
@@ -222,19 +209,15 @@ class Queue:
             yield
             self._jobs.touch(job)
 
-    def has_foreground(self) -> bool:
-        """Return whether a job waits that is not one of the background."""
-        return self.has_waiting(1)
-
     def has_waiting(self, rank: int) -> bool:
-        """Return whether a job of a lower rank waits."""
+        """Return whether a job of a lower rank waits, see `JobSpec.rank`; those of the foreground have rank 0."""
         with self._changed:
             return self._jobs.ahead(rank) > 0
 
     def wait_for_host(self, job: QueuedJob, check: Callable[[], None] = lambda: None) -> None:
         """Wait until the host is free. Raises Cancelled, and what `check` raises."""
         before = job.stage
-        while self._busy():
+        while _is_busy(self.host):
             if job.state != WAITS:
                 with self.changing(job):
                     job.state, job.stage = WAITS, "waiting for the current image"
@@ -246,12 +229,6 @@ class Queue:
         if job.state == WAITS:
             with self.changing(job):
                 job.state, job.stage = RUNNING, before
-
-    def _busy(self) -> bool:
-        try:
-            return self.host.busy() is not None
-        except Exception:  # a host that fails here would block all jobs
-            return False
 
     # The thread ------------------------------------------------------------------------------------------------
 
@@ -279,7 +256,7 @@ class Queue:
             with contextlib.suppress(Exception):
                 self.host.begin_job(job.spec.title)
             result = job.spec.run(Handle(self, job))
-            self._pace.measured(job.spec.kind, job.spec.bytes, job.elapsed)
+            self.pace.measured(job.spec.kind, job.spec.bytes, job.elapsed)
             self._finish(job, DONE, result)
         except GaveWay:
             with self._changed:
@@ -298,6 +275,13 @@ class Queue:
         with self.changing(job):
             job.result, job.error = result, error
             job.end(state)
+
+
+def _is_busy(host: Host) -> bool:
+    try:
+        return host.busy() is not None
+    except Exception:  # a host that fails here would block all jobs
+        return False
 
 
 def _keep_stopping(job: QueuedJob, stop: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
@@ -25,6 +25,25 @@ def names_of(loras: LoraList, members: Collection[str], source: str | None = Non
     return frozenset(name for name in wished if all(lora.name in members for lora in loras.candidates(name)))
 
 
+def families(library: Library, host: Host) -> dict[str, list[str]]:
+    """Return stem of an original -> names of the files made of it, in any number of steps. Waits for the scan."""
+    ours = {name: file for name, file in library.listed(host).items() if file.facts.source is not None}
+    sources = {file.lora.path.stem: str(file.facts.source) for file in ours.values()}
+    found: dict[str, list[str]] = {}
+    for name, file in ours.items():
+        found.setdefault(_first_source(file.lora.path.stem, sources), []).append(name)
+    return found
+
+
+def _first_source(stem: str, sources: Mapping[str, str]) -> str:
+    """Return the original that a file goes back to; files that name each other in a circle end the search."""
+    seen = set()
+    while stem in sources and stem not in seen:
+        seen.add(stem)
+        stem = sources[stem]
+    return stem
+
+
 class Versions:
     """Originals of the host's list and the files made of them. Every method may be called from any thread."""
 
@@ -36,7 +55,7 @@ class Versions:
         """Return, for each original that has versions, its name if it is in the list, then the versions."""
         by_stem = {lora.path.stem: lora.name for lora in self._host.loras()}
         found = []
-        for stem, versions in sorted(self._library.families().items()):
+        for stem, versions in sorted(families(self._library, self._host).items()):
             first = [by_stem[stem]] if stem in by_stem and by_stem[stem] not in versions else []
             found.append([*first, *sorted(versions)])
         return found
@@ -45,9 +64,9 @@ class Versions:
         """Return names and aliases of a LoRA, its original and all versions. Raises FileError for an unknown name."""
         loras = self._host.loras()
         lora = find(loras, name)
-        families = self._library.families()
-        stem = next((stem for stem, versions in families.items() if lora.name in versions), lora.path.stem)
-        members = {lora.name, *families.get(stem, ())} | {one.name for one in loras if one.path.stem == stem}
+        known = families(self._library, self._host)
+        stem = next((stem for stem, versions in known.items() if lora.name in versions), lora.path.stem)
+        members = {lora.name, *known.get(stem, ())} | {one.name for one in loras if one.path.stem == stem}
         return names_of(loras, members, stem)
 
     def unknown(self, names: Sequence[str]) -> list[str]:

@@ -265,7 +265,7 @@ def _with_spectra(found: Survey, options: SurveyOptions, store: SurveyStore, pro
     return replace(found, entries=tuple(_with_figures_of(entry, fresh.get(entry.content)) for entry in found.entries))
 
 
-def estimated_entry(path: Path, store: SurveyStore, runtime: Runtime) -> Entry:
+def estimated_entry(path: Path, store: SurveyStore, runtime: Runtime) -> SurveyedFile:
     """Return a file with estimates from a sample of its layers, or with the figures that the store has.
 
     A file that cannot be read has a `problem`, and raises nothing but Cancelled.

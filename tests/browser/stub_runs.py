@@ -88,7 +88,7 @@ class StubRuns:
     def _row(self, source: dict[str, Any], target: dict[str, Any], again: bool) -> dict[str, Any]:
         left = self._left(source, again)
         sizes = source["predicted"]
-        after = (sizes or {}).get(target.get("preset"))
+        after: int | None = (sizes or {}).get(target.get("preset"))
         message = source["problem"] or ("" if left is None else f"{source['name']}: {left}.")
         entry = self.entries.get(source["archived"] or "")
         return {
@@ -98,7 +98,7 @@ class StubRuns:
         }  # fmt: skip
 
     def _left(self, source: dict[str, Any], again: bool) -> str | None:
-        found = self.settings.get("plan_left", {}).get(source["name"])
+        found: str | None = self.settings.get("plan_left", {}).get(source["name"])
         if found is None and source["problem"]:
             found = "broken"
         if found is None and not again and (source["ours"] or source["archived"]):

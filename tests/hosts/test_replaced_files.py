@@ -128,7 +128,8 @@ def test_a_cache_that_is_missing_or_raises_costs_only_itself(
             return super().__getattribute__(name)
 
     broken = Broken("networks")
-    vars(broken).update(vars(webui.networks))
+    for key, value in vars(webui.networks).items():
+        setattr(broken, key, value)
     monkeypatch.setitem(sys.modules, "networks", broken)
     webui.image("style")
     host = KINDS[kind]()

@@ -29,8 +29,11 @@ from lib_resize.panel.protocol.errors import ERRORS  # noqa: E402
 HERE = Path(__file__).parent
 DOCUMENT = (HERE.parents[1] / "docs" / "api.md").read_text("utf-8")
 V1 = "/resize-lora/v1"
-POSTS = ["analyse", "plan", "resize", "cancel", "undo", "restore"]
-GETS = ["hello", "list", "jobs", "job/j1", "results", "trash"]
+POSTS = [
+    *("analyse", "plan", "resize", "cancel", "undo", "restore"),
+    *("estimate", "shrink_plan", "shrink", "run_control", "restore_originals", "purge"),
+]
+GETS = ["hello", "list", "jobs", "job/j1", "results", "trash", "archive", "runs", "run?run=0123456789abcdef"]
 ADMIN = "Basic " + base64.b64encode("admin:pass:wörd".encode()).decode()
 
 
@@ -132,7 +135,15 @@ def test_no_path_is_told(client: Client, browser: Browser, root: Path) -> None:
     browser.listed()
     answers = [client.get(f"{V1}/{path}") for path in GETS]
     answers += [client.post(f"{V1}/analyse", {"names": [str(root / "pastry")]})]
-    assert not [answer for answer in answers if str(root.parent) in answer.body.decode()]
+    assert not [answer for answer in answers if str(root.parent) in _without_archive(answer)]
+
+
+def _without_archive(answer: Any) -> str:
+    """The folder of the archive is shown on purpose, where the page is not remote."""
+    found = answer.json
+    for owner in (found, found.get("archive", {})):
+        owner.pop("folder", None)
+    return json.dumps(found)
 
 
 # The form of requests --------------------------------------------------------------------------------------------

@@ -37,12 +37,16 @@ def test_every_value_is_taken() -> None:
         "resize_lora_dtype": "Same as input",
         "resize_lora_reference": "No reference",
         "resize_lora_floor": 0.9,
+        "resize_lora_archive": " /disk/originals ",
+        "resize_lora_estimate": False,
         "resize_lora_sidecars": False,
         "resize_lora_card_menu": False,
         "resize_lora_card_button": False,
         "resize_lora_cpu": "an option of another kind",
     }
-    assert read_preferences(values) == Preferences("low", "_r{rank}", "same", "none", 0.9, False, False, False)
+    assert read_preferences(values) == Preferences(
+        "low", "_r{rank}", "same", "none", 0.9, "/disk/originals", False, False, False, False
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,6 +63,9 @@ def test_every_value_is_taken() -> None:
         ("floor", "high"),
         ("floor", float("nan")),
         ("sidecars", "yes"),
+        ("archive", "old/originals"),
+        ("archive", 5),
+        ("estimate", "always"),
         ("card_menu", None),
     ],
 )
@@ -77,6 +84,8 @@ def test_each_row_has_the_component_of_its_kind(gradio: Any) -> None:
         "resize_lora_dtype": "Radio",
         "resize_lora_reference": "Radio",
         "resize_lora_floor": "Slider",
+        "resize_lora_archive": "Textbox",
+        "resize_lora_estimate": "Checkbox",
         "resize_lora_sidecars": "Checkbox",
         "resize_lora_card_menu": "Checkbox",
         "resize_lora_card_button": "Checkbox",
@@ -86,7 +95,7 @@ def test_each_row_has_the_component_of_its_kind(gradio: Any) -> None:
 def test_what_the_host_lacks_or_the_command_line_takes_is_not_offered(gradio: Any) -> None:
     rows = {offer.key: offer for offer in setting_rows(cards=False, file_names=False)}
     assert not {key for key in rows if "card" in key}
-    assert rows["resize_lora_suffix"].arguments == {"visible": False}
+    assert rows["resize_lora_suffix"].arguments == rows["resize_lora_archive"].arguments == {"visible": False}
     assert all(offer.arguments.get("visible", True) for offer in setting_rows(cards=True, file_names=True))
 
 

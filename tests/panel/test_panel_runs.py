@@ -7,7 +7,10 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,14 @@ from typing import Any
 import pytest
 from panelhost import Browser, fake_host
 
+from lib_resize.archive.recovery import Recovered
+from lib_resize.archive.replacing import replace as replace_file
 from lib_resize.demo.synthetic import LoraOptions, write_lora
+from lib_resize.engine.writing import execute as write_file
 from lib_resize.errors import OutputError
 from lib_resize.files.header import MODEL_HASH, read_header
 from lib_resize.files.metadata import RECORD
 from lib_resize.hosts.standalone import StandaloneHost
-from lib_resize.panel.runs import one_file, working
 from lib_resize.panel.runs.document import RunDocument, RunItem, RunOrder
 from lib_resize.panel.runs.store import RunStore
 from lib_resize.panel.service import Service
@@ -344,15 +349,15 @@ def failing(
     monkeypatch: pytest.MonkeyPatch, name: str, error: Callable[[], Exception], times: int = 10**6
 ) -> list[str]:
     """Let the replacement of one file fail so many times; return the files that were tried."""
-    real, tried = one_file.replace_file, []
+    tried: list[str] = []
 
     def replace(archive: Any, replacement: Any) -> Any:
         tried.append(replacement.name)
         if replacement.name == name and tried.count(name) <= times:
             raise error()
-        return real(archive, replacement)
+        return replace_file(archive, replacement)
 
-    monkeypatch.setattr(one_file, "replace_file", replace)
+    monkeypatch.setattr("lib_resize.panel.runs.one_file.replace_file", replace)
     return tried
 
 
@@ -437,15 +442,14 @@ def test_a_batch_that_does_not_fit_is_refused_before_anything_is_written(
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Holds every file before it is written until it is let go; `entered` counts."""
     gate, entered = threading.Semaphore(0), threading.Semaphore(0)
-    real = one_file.execute
 
     def execute(job: Any, tools: Any, hashes: Any) -> Any:
         entered.release()
         while not gate.acquire(timeout=0.02):
             tools.progress.check()
-        return real(job, tools, hashes)
+        return write_file(job, tools, hashes)
 
-    monkeypatch.setattr(one_file, "execute", execute)
+    monkeypatch.setattr("lib_resize.panel.runs.one_file.execute", execute)
     made = type("Slow", (), {"gate": gate, "entered": entered})
     yield made
     for _ in range(100):
@@ -580,7 +584,7 @@ def test_a_file_that_was_replaced_but_not_recorded_is_found(root: Path, tmp_path
     document.state, document.ended = "running", None
     store.write(document)
     browser = serve(root, tmp_path)
-    monkeypatch.setattr(working, "shrink", lambda *_: pytest.fail("it is resized already"))
+    monkeypatch.setattr("lib_resize.panel.runs.working.shrink", lambda *_: pytest.fail("it is resized already"))
     job = browser.ask("run_control", run=run["run"], action="continue")["run"]["job"]
     done = browser.done(job)
     assert (done["state"], done["resized"], done["freed"]) == ("done", 1, run["freed"])
@@ -661,4 +665,115 @@ def test_a_damaged_run_is_not_listed(root: Path, tmp_path: Path, text: str) -> N
     (folder / "0123456789abcdef.json").write_text(text)
     assert browser.ask("runs")["runs"] == []
     assert browser.error("run", run="0123456789abcdef")["kind"] == "gone"
+    end(browser)
+
+
+# Compare ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["name", "entry"])
+def test_compare_shows_the_archived_original(browser: Browser, root: Path, by: str) -> None:
+    run = run_of(browser, names=["pastry"])
+    entry = items(browser, run["run"])["pastry"]["entry"]
+    chosen = {"name": "pastry"} if by == "name" else {"entry": entry}
+    found = browser.done(
+        browser.ask("compare", settings={"prompt": "x <lora:pastry:0.7>"}, without=True, **chosen)["job"]
+    )
+    assert found["original"] == {"name": "pastry original", "prompt": "x <lora:pastry original:0.7>"}
+    assert found["resized"] == {"name": "pastry", "prompt": "x <lora:pastry:0.7>"}
+    host: Any = browser.service.desk.host
+    requests = [event[1] for event in host.events if event[0] == "generate"]
+    (original,) = archived(root)
+    assert [one.get("files") for one in requests] == [{"pastry original": original}, None, None]
+    assert "pastry original" not in browser.listed()
+    browser.ask("purge", all=True, confirm=True)
+    assert browser.error("compare", settings={}, **chosen)["kind"] in ("file", "gone")
+
+
+def test_the_tag_of_a_replaced_file_is_its_own(browser: Browser) -> None:
+    run_of(browser, names=["pastry"])
+    tag = browser.ask("prompt_tag", name="pastry")
+    assert tag["tag"] == "<lora:pastry:1>"
+    assert tag["activation"] == "cake"
+    assert "pastry original" not in tag["old_names"]
+
+
+# Other processes -------------------------------------------------------------------------------------------------
+
+_SERVER = """
+import sys, time
+from pathlib import Path
+from lib_resize.hosts.standalone import StandaloneHost
+from lib_resize.panel.service import Service
+service = Service(StandaloneHost([Path(sys.argv[1])]), Path(sys.argv[2]))
+service.ask("shrink", {"target": {"preset": "low"}, "least_gain": 0.0})
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+def process(code: str, *arguments: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 0.4, 0.7, 1.0])
+def test_after_a_kill_the_run_goes_on_and_nothing_is_lost(root: Path, tmp_path: Path, delay: float) -> None:
+    before = contents(root)
+    names = {path: sha for path, sha in before.items() if path.endswith(".safetensors")}
+    server = process(_SERVER, root, tmp_path / "a.json")
+    assert server.stdout is not None
+    assert server.stdout.readline() == "begun\n"
+    time.sleep(delay)
+    server.kill()
+    server.communicate()
+    browser = serve(root, tmp_path)
+    browser.service.recovering.join(20)
+    originals = {sha256(path) for path in archived(root)}
+    for path, sha in names.items():
+        held = sha256(root / path)
+        assert (held == sha) != (sha in originals), "the original exists exactly once"
+    (run,) = browser.ask("runs")["runs"]
+    assert run["state"] in ("interrupted", "done")
+    if run["state"] == "interrupted":
+        job = browser.ask("run_control", run=run["run"], action="continue")["run"]["job"]
+        run = browser.done(job)
+    assert (run["state"], run["resized"], run["files"]) == ("done", 3, 3)
+    assert {sha256(path) for path in archived(root)} == set(names.values())
+    assert len(archived(root)) == 3
+    assert not [path for path in root.rglob("*") if path.suffix in (".staged", ".part", ".aside")]
+    browser.done(browser.ask("restore_originals", run=run["run"])["job"])
+    assert contents(root) == before
+    end(browser)
+
+
+def test_what_a_start_completed_is_said_once(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Recovered("ink", root / "ink.safetensors", "completed", f"{root}/ink.safetensors: was completed.")]
+    monkeypatch.setattr("lib_resize.panel.recovery.recover", lambda _: found)
+    browser = serve(root, tmp_path)
+    browser.service.recovering.join(20)
+    assert browser.ask("runs")["recovered"] == ["ink.safetensors: was completed."]
+    assert browser.ask("runs")["recovered"] == []
+    end(browser)
+
+
+def test_a_command_line_works_on_the_same_folder_meanwhile(root: Path, tmp_path: Path) -> None:
+    before = {name: sha256(next(root.rglob(f"{name}.safetensors"))) for name in NAMES}
+    browser = serve(root, tmp_path)
+    browser.listed()
+    command = process(
+        "from lib_resize.cli.main import main; import sys; sys.exit(main())",
+        Path("resize"),
+        root,
+        Path("-r"),
+        Path("low"),
+        Path("--replace"),
+    )
+    run = browser.done(browser.ask("shrink", **LOW)["job"])
+    command.communicate(timeout=60)
+    assert run["state"] == "done"
+    assert {path.stem: sha256(path) for path in archived(root)} == before
+    for name, sha in before.items():
+        assert sha256(next(root.rglob(f"{name}.safetensors"))) != sha
+    browser.done(browser.ask("restore_originals", all=True)["job"])
+    assert {name: sha256(next(root.rglob(f"{name}.safetensors"))) for name in NAMES} == before
     end(browser)

@@ -135,7 +135,7 @@ def test_restore_never_writes_over_a_newer_file(files: list[Path], bin_: Path) -
 def test_an_undo_that_fails_in_the_middle_is_taken_back(
     files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = trash.move
+    real = moving.move
 
     def fails_for_the_lora(old: Path, new: Path) -> None:
         if old.suffix == ".safetensors":
@@ -174,7 +174,7 @@ def test_a_trash_that_is_not_there_is_empty(tmp_path: Path) -> None:
 
 def test_the_lora_is_the_last_file_to_move(files: list[Path], bin_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
-    real = trash.move
+    real = moving.move
 
     def move(old: Path, new: Path) -> None:
         moved.append(old.suffix)

@@ -127,7 +127,7 @@ def _restore_one(desk: Desk, entry: Entry, done: _Restored) -> None:
     done.bytes += entry.bytes_before
     if found.changed:
         kept = ", ".join(path.name for path in found.changed)
-        done.notes.append(f"{entry.name}: {kept} was changed since, and stays as it is now.")
+        done.notes.append(f"{entry.name}: {kept} was changed since, so it was not restored.")
 
 
 # Purge ---------------------------------------------------------------------------------------------------------

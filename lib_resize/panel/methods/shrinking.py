@@ -16,7 +16,7 @@ from ..results import now
 from ..runs import document as is_
 from ..runs.document import RunDocument, RunItem, RunOrder
 from ..runs.planning import PlanRequest, PlanRow, archive_json, rows
-from ..runs.reasons import Left
+from ..runs.reasons import LeftAlone
 from ..runs.working import begin
 
 _SHARE_UNKNOWN = 0.5  # of a source, for the room on the disk, where the size of the new file is not known
@@ -39,7 +39,7 @@ def shrink_plan(desk: Desk, params: Json) -> Json:
         "rows": [row.to_json() for row in found],
         "recipe": None if asked.recipe is None else str(asked.recipe),
         "archive": archive_json(desk, [row.file.lora for row in found]),
-        "pace": desk.queue.seconds_per_byte("shrink"),
+        "pace": desk.queue.pace.known("shrink"),
         "unknown": unknown,
     }
 
@@ -86,9 +86,9 @@ def _excluded(row: PlanRow, params: Json) -> PlanRow:
         return row
     for folder in params["excluded_folders"]:
         if f"{row.file.folder}/".startswith(f"{folder}/"):
-            return replace(row, left=Left("folder", f"The folder {folder} is excluded."))
+            return replace(row, left=LeftAlone("folder", f"The folder {folder} is excluded."))
     if row.file.facts.family in params["excluded_families"]:
-        return replace(row, left=Left("family", f"The family {row.file.facts.family} is excluded."))
+        return replace(row, left=LeftAlone("family", f"The family {row.file.facts.family} is excluded."))
     return row
 
 

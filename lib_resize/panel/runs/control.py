@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,7 +160,7 @@ class Runs:
 
     def _end_cancelled(self) -> None:
         """Stop runs whose job was cancelled before it began."""
-        for live in [one for one in self._live.values() if one.job and not self._queue.is_active(one.job)]:
+        for live in [one for one in self._live.values() if one.job and not self._queue.knows(one.job, active=True)]:
             if not self._closing:
                 self.finish(live, is_.STOPPED)
 
@@ -177,7 +178,9 @@ class Runs:
             live = self._live.get(id)
             if live is not None:
                 live.wanted = state
-                if self._queue.withdraw(live.job):  # it waits for its turn: nothing has to be stopped
+                if self._queue.cancel(
+                    [live.job], only_waiting=True
+                ):  # it waits for its turn: nothing has to be stopped
                     self.finish(live, state)
             elif self.state(run) == is_.RUNNING:
                 raise Fault("refused", "Another program works on this run. Pause or stop it there.")
@@ -204,7 +207,7 @@ class Runs:
     def release_all(self) -> None:
         """Let other services continue the runs that have not begun here."""
         with self._lock:
-            for live in [one for one in self._live.values() if not self._queue.is_active(one.job)]:
+            for live in [one for one in self._live.values() if not self._queue.knows(one.job, active=True)]:
                 self._release(live)
 
     # The protocol ----------------------------------------------------------------------------------------------
@@ -215,13 +218,8 @@ class Runs:
         return [_settled(item, there) for item in list(run.items)]
 
     def to_json(self, run: RunDocument) -> Json:
-        """Return the `Run` of the protocol."""
-        items = self.items(run)
-        counts = {state: sum(item.state == state for item in items) for state in _COUNTED}
-        made = [item for item in items if item.state in (is_.RESIZED, is_.PURGED)]
-        before, after = sum(item.bytes for item in made), sum(item.bytes_after or 0 for item in made)
-        state = self.state(run)
-        live = self._live.get(run.id)
+        """Return the `Library run` of the protocol."""
+        state, live = self.state(run), self._live.get(run.id)
         return {
             "run": run.id,
             "began": run.began,
@@ -230,18 +228,26 @@ class Runs:
             "message": run.message,
             "recipe": run.order.recipe,
             "originals": run.order.originals,
-            "files": len(items),
-            "done": sum(item.is_finished for item in items),
-            **counts,
-            "resized": len(made),
-            "bytes_before": before,
-            "bytes_after": after,
-            "freed": before - after,
-            "archived": sum(item.bytes for item in items if item.entry is not None and item.state == is_.RESIZED),
+            **_counts(self.items(run)),
             "share": run.share,
             "seconds_left": run.seconds_left if state == is_.RUNNING else None,
             "job": live.job or None if live is not None else None,
         }
+
+
+def _counts(items: Sequence[RunItem]) -> Json:
+    made = [item for item in items if item.state in (is_.RESIZED, is_.PURGED)]
+    before, after = sum(item.bytes for item in made), sum(item.bytes_after or 0 for item in made)
+    return {
+        "files": len(items),
+        "done": sum(item.is_finished for item in items),
+        "resized": len(made),
+        **{state: sum(item.state == state for item in items) for state in _COUNTED},
+        "bytes_before": before,
+        "bytes_after": after,
+        "freed": before - after,
+        "archived": sum(item.bytes for item in made if item.entry is not None),
+    }
 
 
 _PAST = {"pause": "paused", "continue": "continued", "stop": "stopped"}
@@ -249,7 +255,7 @@ _COUNTED = (is_.LEFT, is_.FAILED, is_.RESTORED)
 
 
 def _settled(item: RunItem, there: set[str]) -> RunItem:
-    """Return a resized file as it is by now: the archive and the disk are the truth, also after the command line."""
+    """Return the present state of a resized file: the archive and the disk have it, also after the command line."""
     if item.state != is_.RESIZED or item.entry is None or item.entry in there:
         return item
     try:

@@ -1,4 +1,4 @@
-"""A run as it is recorded: what was asked, and what happened to each file."""
+"""The record of a run: the order, and the result of each file."""
 
 from __future__ import annotations
 

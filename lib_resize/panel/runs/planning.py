@@ -21,7 +21,7 @@ from ..options import Options
 from ..protocol.types import Json
 from ..references import reference_info
 from ..snapshot import Snapshot
-from .reasons import Asked, Left, copies, reason
+from .reasons import Asked, LeftAlone, copies, reason
 
 _BYTES = {"16": 1.0, "bf16": 1.0, "32": 2.0, "8": 0.5}
 """Dtype of the options -> size of the new file, relative to 16 bit numbers, which estimates are of."""
@@ -35,7 +35,7 @@ class PlanRow:
     bytes: int
     """Of the file that is resized."""
     after: int | None
-    left: Left | None
+    left: LeftAlone | None
 
     def to_json(self) -> Json:
         """Return the `Plan row` of the protocol."""
@@ -87,7 +87,7 @@ def _without_copies(found: list[PlanRow], files: Mapping[str, ListedFile]) -> li
     everything = [(file.lora, file.stamp[0]) for file in files.values() if file.facts.problem is None]
     same = copies(everything) if len(everything) > 1 else {}
     return [
-        replace(row, left=Left("copy", f"It has the same content as {same[row.file.lora.name]}."), after=None)
+        replace(row, left=LeftAlone("copy", f"It has the same content as {same[row.file.lora.name]}."), after=None)
         if row.left is None and row.file.lora.name in same
         else row
         for row in found

@@ -20,7 +20,7 @@ _BROKEN = "incomplete"
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftAlone:
     """A reason, a key of `protocol.run_objects.REASONS`."""
 
     kind: str
@@ -36,27 +36,27 @@ class Asked:
     again: bool
 
 
-def reason(lora: LoraFile, facts: Facts, asked: Asked, *, is_replaced: bool) -> Left | None:
+def reason(lora: LoraFile, facts: Facts, asked: Asked, *, is_replaced: bool) -> LeftAlone | None:
     """Return why a file is left alone; `is_replaced`: its original is in the archive."""
     on_disk = left_alone(lora.path)
     if on_disk is not None:
-        return Left(on_disk.kind, f"It {on_disk.message}.")
+        return LeftAlone(on_disk.kind, f"It {on_disk.message}.")
     if facts.problem is not None:
         is_broken = facts.dtype is None or facts.problem.startswith(_BROKEN)
-        return Left("broken" if is_broken else "kind", facts.problem)
+        return LeftAlone("broken" if is_broken else "kind", facts.problem)
     if not asked.again and (is_replaced or facts.source is not None):
-        return Left("resized", f"It was resized before, with {facts.recipe or 'another recipe'}.")
+        return LeftAlone("resized", f"It was resized before, with {facts.recipe or 'another recipe'}.")
     return _of_reference(facts, asked)
 
 
-def _of_reference(facts: Facts, asked: Asked) -> Left | None:
+def _of_reference(facts: Facts, asked: Asked) -> LeftAlone | None:
     if asked.recipe is None or not asked.recipe.needs_base:
         return None
     base = asked.reference
     if base.kind == "none":
-        return Left("reference", f"The recipe compares with a base model. {base.note or 'None was chosen.'}")
+        return LeftAlone("reference", f"The recipe compares with a base model. {base.note or 'None was chosen.'}")
     if facts.family is not None and base.family is not None and facts.family != base.family:
-        return Left("reference", f"It is made for {facts.family}, the base model {base.title} is {base.family}.")
+        return LeftAlone("reference", f"It is made for {facts.family}, the base model {base.title} is {base.family}.")
     return None
 
 

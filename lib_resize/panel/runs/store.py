@@ -1,6 +1,6 @@
 """Runs on the disk: a document each, and a list of finished files that is only appended to.
 
-``<id>.json``  the run as it began, or as it was at its last change of state; written whole
+``<id>.json``  the run at its start, or at its last change of state; written whole
 ``<id>.log``   a line for each file that was finished since; a crash loses the line that was being written, at most
 ``<id>.lock``  locked while a program works on the run
 """
