@@ -165,7 +165,7 @@ def test_the_host_reads_replaced_and_restored_files_again(browser: Browser) -> N
     run = run_of(browser, names=["pastry"])
     browser.done(browser.ask("restore_originals", run=run["run"])["job"])
     replaced = [event for event in host.events if event[0] == "replaced"]
-    assert replaced == [("replaced", "pastry", "locked")] * 2, "under the host's lock, so that no image comes in between"
+    assert replaced == [("replaced", "pastry", "locked")] * 2, "under the lock, so that no image comes in between"
 
 
 # Limits ----------------------------------------------------------------------------------------------------------
