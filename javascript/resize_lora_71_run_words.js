@@ -92,8 +92,9 @@
     function runText(run, job) {
         if (run.state === 'done') return endText(run);
         if (run.state === 'stopped') return `${t('Stopped')} · ${endText(run)}`;
-        if (run.state === 'paused')
-            {return [t('Paused'), messageText(run.message), workText(run, null)].filter(Boolean).join(' · ');}
+        if (run.state === 'paused') {
+            return [t('Paused'), messageText(run.message), workText(run, null)].filter(Boolean).join(' · ');
+        }
         if (run.state === 'interrupted') return `${t('Interrupted when the server ended')} · ${workText(run, null)}`;
         if (job && job.state === 'waits') return `${t('waiting for the current image')} · ${workText(run, null)}`;
         if (job && job.state === 'queued') {
