@@ -121,12 +121,15 @@ class _Run:
         """Plan one file, then write it."""
         settings, paths = self.settings, self.paths.of(source)
         path_for = paths if settings.target is None else _always(settings.target)
-        job = prepare(analysis, recipe, settings.style, path_for, suffix=settings.suffix)
+        refine = settings.refine
+        longest = None if refine is None else refine.longest
+        job = prepare(analysis, recipe, settings.style, path_for, suffix=settings.suffix, fit=longest)
         paths.claim(job.path, output_stem(source.name, recipe, job.choice.threshold, settings.suffix))
         if settings.skip_existing and exists(job.path):
             return Outcome(source.label, job.plan, job, skipped=job.path)
         if not settings.dry_run:
             check_target(job.path, RESULT, overwrite=settings.overwrite, inputs=self.inputs)
+            job = job if refine is None else refine(job, self.runtime)
         job = measured(job, self.runtime)
         if settings.dry_run:
             return Outcome(source.label, job.plan, job)
