@@ -94,13 +94,21 @@ def inputs_of(sources: Sequence[Source], inputs: Inputs | None = None) -> Inputs
 def check_recipes(settings: Settings) -> None:
     """Raise UsageError where a recipe needs a base model and there is none, or has a method that cannot be fitted."""
     for recipe in settings.all_recipes:
-        if settings.refine is not None and not recipe.is_exact:
-            raise UsageError(f"recipe {recipe}: factors are fitted from the exact decomposition. Remove the method.")
+        if settings.refine is not None:
+            check_can_be_fitted(recipe)
         if recipe.needs_base and settings.base is None:
             raise UsageError(
                 f"recipe {recipe} compares with the base model, and none is given. Name a checkpoint first or after "
                 f"--base, or use a recipe without a base model, such as -r medium."
             )
+
+
+def check_can_be_fitted(recipe: Recipe) -> None:
+    """Raise UsageError for a recipe whose factors do not come from the exact decomposition."""
+    if not recipe.is_exact:
+        raise UsageError(
+            f"recipe {recipe}: factors are fitted from the exact decomposition. Remove {recipe.method_items[0]}."
+        )
 
 
 def check_output(settings: Settings, inputs: Inputs) -> None:

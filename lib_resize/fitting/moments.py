@@ -58,8 +58,8 @@ class Target:
 
     @property
     def is_known(self) -> bool:
-        """Whether enough tokens were seen."""
-        return not self.unpaired and self.tokens >= LEAST_TOKENS * len(self.c)
+        """Whether enough tokens were seen, and not all of them zero."""
+        return not self.unpaired and self.tokens >= LEAST_TOKENS * len(self.c) and float(np.trace(self.c)) > 0
 
     def output(self, z: Tensor) -> Tensor:
         """Return what the present factors add, (tokens, n), for ``z = V^T x``, (tokens, r)."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .casts import Double, Single
 
@@ -36,11 +35,12 @@ def float8_pair(up: Single, down: Single, turns: int = TURNS) -> tuple[Single, S
     The factors are balanced: column j of up is as long as row j of down, columns are orthogonal, and so are rows.
     """
     strengths = np.einsum("ij,ij->j", up, up, dtype=np.float64)
-    if not (strengths > 0).all() or not np.isfinite(strengths).all():
-        return nearest(up), nearest(down)
-    t = equal_lengths(strengths)
-    left, right = up @ t.astype(np.float32), t.T.astype(np.float32) @ down
-    return _in_turns(left, right, turns)
+    alive = strengths > 0
+    out = np.zeros_like(up), np.zeros_like(down)
+    if alive.any():
+        t = equal_lengths(strengths[alive]).astype(np.float32)
+        out[0][:, alive], out[1][alive] = _in_turns(up[:, alive] @ t, t.T @ down[alive], turns)
+    return out
 
 
 def equal_lengths(s: Double) -> Double:
@@ -124,5 +124,3 @@ def nearest(values: Single) -> Single:
     shift = np.maximum(binade, np.float32(_SMALLEST_NORMAL)) * np.float32(1.5 * 2.0**20)
     return np.asarray(np.clip((values + shift) - shift, -_LARGEST, _LARGEST), np.float32)
 
-
-Rounded = NDArray[np.float32]
