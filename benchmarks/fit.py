@@ -1,9 +1,11 @@
-"""Fitted factors against plain truncation, on a small diffusion model that has a trained LoRA.
+"""Fitted factors against plain truncation, on a small diffusion model, or on your own.
 
     python -m benchmarks.fit --toy DIR --lora FILE --share 0.05
+    python -m benchmarks.fit --base MODEL --prompt TEXT --lora FILE --share 0.05 -d cuda
 
 ``DIR`` holds ``model.py``, with ``UNet``, ``sample(net, classes, noise, steps, trajectory)`` and ``lora_targets(net)``,
-and ``base.safetensors``. The share is that of the bytes of the original's factors in float16. Three figures are printed:
+and ``base.safetensors``. ``MODEL`` is what ``resize-lora fit`` reads; of it only eps is measured, on one unseen image.
+The share is that of the bytes of the original's factors in float16. Three figures are printed:
 
 * the error of ``fro_lora`` with plain truncation in float8;
 * the error of the fitted file of the same ranks and bytes;
@@ -11,6 +13,7 @@ and ``base.safetensors``. The share is that of the bytes of the original's facto
 
 An error is the mean squared difference from the original LoRA, over that of no LoRA: of the images of whole sampling
 runs (px), and of the model's output on the trajectory of the original (eps). The fit uses other noise than the judge.
+On the small model it uses, as a person does with a prompt, the classes that are judged: one image of each.
 """
 
 from __future__ import annotations
@@ -44,9 +47,11 @@ from lib_resize.engine.writing import execute
 from lib_resize.files.metadata import FitRecord
 from lib_resize.files.reader import SafeFile
 from lib_resize.fitting.calls import Call, recording
-from lib_resize.fitting.fit import Recorded, Recordings, fit_job
+from lib_resize.fitting.fit import Recorded, Recordings, fit_job, held_out_errors
 from lib_resize.fitting.layers import original_deltas
 from lib_resize.fitting.paired import FitOptions
+from lib_resize.fitting.pipeline import ImageOptions, open_pipeline
+from lib_resize.fitting.pipeline import record as record_pipeline
 from lib_resize.fitting.places import FitModel, Place, applied
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
@@ -261,6 +266,27 @@ def measure(folder: Path, lora: Path, share: float, seeds: int, images: int, ste
         )
 
 
+def measure_model(base: Path, lora: Path, share: float, wish: ImageOptions, device: str) -> Report:
+    """Compare both files of a share in a pipeline of diffusers, by the output of its denoiser on an unseen image."""
+    with cpu_runtime(Quiet(), None) as runtime, SafeFile(lora) as file:
+        analysis = analyse(read_lora(file), None, [], runtime)
+        job = planned(analysis, share, lora.parent)
+        recordings = record_pipeline(open_pipeline(base, device), job, wish, runtime)
+        denoiser = recordings.models[-1]
+        fitted_job = fit_job(job, recordings, FitOptions(), runtime)
+
+        def point(factor: float) -> Point:
+            other = planned(analysis, share * factor, lora.parent)
+            (error,) = held_out_errors([other], denoiser)
+            return factor_bytes(other), Errors(error, error)
+
+        plain, own = held_out_errors([job, fitted_job], denoiser)
+        first, aim = (factor_bytes(job), Errors(plain, plain)), Errors(own, own)
+        needed = needed_bytes([(size, errors.eps) for size, errors in _curve(first, aim, point)], own)
+        kept = bool(fitted_job.selection.fitted)
+        return Report(lora.stem, share, first[0], first[1], aim, kept, needed, needed)
+
+
 def _curve(first: Point, aim: Errors, point: Callable[[float], Point]) -> list[Point]:
     """Return points of plain truncation, from the first one until the aim is between two of them in both errors."""
     found = [first]
@@ -283,27 +309,48 @@ def as_text(report: Report) -> str:
     """Return a report in lines."""
     lines = [f"{report.lora}, {report.share:.3g} of the original's bytes in float16: {report.bytes} bytes of factors"]
     lines += [f"  {'':18}{'px':>10}{'eps':>10}"]
-    lines += [f"  {name:18}{e.px:10.5f}{e.eps:10.5f}" for name, e in (("plain", report.plain), ("fitted", report.fitted))]
+    lines += [
+        f"  {name:18}{e.px:10.5f}{e.eps:10.5f}" for name, e in (("plain", report.plain), ("fitted", report.fitted))
+    ]
     lines += [f"  {'plain needs, bytes':18}{report.bytes_for_px:10}{report.bytes_for_eps:10}"]
     lines += [f"  {'fitted / plain':18}{report.ratio_px:10.3f}{report.ratio_eps:10.3f}"]
-    return "\n".join([*lines, *([] if report.kept_fit else ["  the comparison on held-out calls kept plain truncation"])])
+    return "\n".join(
+        [*lines, *([] if report.kept_fit else ["  the comparison on held-out calls kept plain truncation"])]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure one LoRA at one share, and print the report."""
-    made = argparse.ArgumentParser(prog="python -m benchmarks.fit", description=__doc__.split("\n\n", maxsplit=1)[0])
-    made.add_argument("--toy", type=Path, required=True, metavar="DIR", help="the folder of the model")
-    made.add_argument("--lora", type=Path, required=True, metavar="FILE", help="a LoRA that was trained on it")
-    made.add_argument("--share", type=float, required=True, help="bytes of the factors over those of the original")
-    made.add_argument("--seeds", type=int, default=2, help=f"noise seeds of the judge, {JUDGED} images each (default: 2)")
-    made.add_argument("--images", type=int, default=8, help="images for the fit (default: 8, one of each judged class)")
-    made.add_argument("--steps", type=int, default=2, help="recorded steps of each image (default: 2)")
-    made.add_argument("--json", action="store_true", help="print JSON")
-    parsed = made.parse_args(arguments)
-    torch.set_num_threads(1)
-    report = measure(parsed.toy, parsed.lora, parsed.share, parsed.seeds, parsed.images, parsed.steps)
-    print(json.dumps(report.as_json(), indent=2) if parsed.json else as_text(report))
+    parsed = _parser().parse_args(arguments)
+    torch.set_num_threads(1 if parsed.toy else torch.get_num_threads())
+    if parsed.toy:
+        report = measure(parsed.toy, parsed.lora, parsed.share, parsed.seeds, parsed.images or 8, parsed.steps or 2)
+    else:
+        wish = ImageOptions(tuple(parsed.prompt), images=parsed.images or 4, steps=parsed.steps or 4)
+        report = measure_model(parsed.base, parsed.lora, parsed.share, wish, parsed.device)
+    text = json.dumps(report.as_json(), indent=2) if parsed.json else as_text(report)
+    sys.stdout.write(f"{text}\n")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m benchmarks.fit", description=__doc__.split("\n\n", maxsplit=1)[0])
+    models = made.add_mutually_exclusive_group(required=True)
+    models.add_argument("--toy", type=Path, metavar="DIR", help="the folder of the small model")
+    models.add_argument("--base", type=Path, metavar="MODEL", help="a model of diffusers, in place of the small one")
+    made.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="a prompt for --base")
+    made.add_argument("--lora", type=Path, required=True, metavar="FILE", help="a LoRA that was trained on the model")
+    made.add_argument("--share", type=float, required=True, help="bytes of the factors over those of the original")
+    made.add_argument(
+        "--seeds", type=int, default=2, help=f"noise seeds of the judge, {JUDGED} images each (default: 2)"
+    )
+    made.add_argument(
+        "--images", type=int, help="images for the fit (default: 8, one of each judged class; 4 of --base)"
+    )
+    made.add_argument("--steps", type=int, help="recorded steps of each image (default: 2; 4 of --base)")
+    made.add_argument("-d", "--device", default="cpu", help="device of --base (default: cpu)")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
 
 
 if __name__ == "__main__":

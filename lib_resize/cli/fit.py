@@ -42,7 +42,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--sampling-steps", type=positive_number, default=20, metavar="N", help="steps of each image (default: 20)")
     add("--image-size", type=_image_size, metavar="WxH", help="pixels of the images (default: those of the model)")
     add("--seed", type=whole_number, default=0, metavar="N", help="seed of the first image (default: 0)")
-    add("--batch", type=positive_number, default=4, metavar="N", help="samples at once; fewer need less memory (default: 4)")
+    add(
+        "--batch",
+        type=positive_number,
+        default=4,
+        metavar="N",
+        help="samples at once; fewer need less memory (default: 4)",
+    )
     add("-o", "--output", metavar="FILE", help="the new file, or a folder for it (default: next to the LoRA)")
     add_no_sidecars(parser)
     add_key_format_options(parser)

@@ -61,7 +61,9 @@ def _job_or_none(
         return None
 
 
-def _job(analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None, fit: FitRecord | None) -> ResizeJob:
+def _job(
+    analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None, fit: FitRecord | None
+) -> ResizeJob:
     _check_something_is_left(analysis)
     unpaired = check_partners(recipe, analysis.layers, analysis.base_name or "")
     layers = with_estimates(recipe, analysis.layers)

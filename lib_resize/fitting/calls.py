@@ -152,4 +152,4 @@ def _signature(tree: Any, samples: int) -> Any:
 
 
 def _shuffled(count: int, seed: int) -> list[int]:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()  # type: ignore[no-any-return]
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()

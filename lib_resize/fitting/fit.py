@@ -19,7 +19,7 @@ from ..engine.job import ResizeJob
 from ..engine.runtime import Runtime
 from ..files.metadata import FitRecord
 from ..linalg.factor import Pair
-from .calls import Call, call_repeated, mini_batches, outputs_of, samples_of
+from .calls import Call, Sample, call_repeated, mini_batches, outputs_of, samples_of
 from .layers import NOT_IN_MODEL, Census, original_deltas, pairs_of, targets_of, written_deltas
 from .paired import Deltas, FitOptions, fit_targets, with_less_memory
 from .places import FitModel, applied
@@ -48,7 +48,7 @@ class Recordings:
 
 
 @dataclass
-class _Found:
+class _FitSoFar:
     """What was found so far."""
 
     pairs: dict[int, Pair] = field(default_factory=dict)
@@ -63,7 +63,7 @@ def fit_job(job: ResizeJob, recordings: Recordings, options: FitOptions, runtime
 
     A note reports what was fitted, and both errors. Raises DeviceError where one sample does not fit into memory.
     """
-    found = _Found()
+    found = _FitSoFar()
     placed = {index for recorded in recordings.models for index in recorded.model.places}
     missing = sum(new.index not in placed for new in job.layout.layers)
     if missing:
@@ -74,16 +74,8 @@ def fit_job(job: ResizeJob, recordings: Recordings, options: FitOptions, runtime
     return with_fit(job, found.pairs, record, _note(job, found), runtime.arrays)
 
 
-def _fit_model(job: ResizeJob, recorded: Recorded, options: FitOptions, runtime: Runtime, found: _Found) -> None:
-    model = recorded.model
-    targets = targets_of(job, model, found.census)
-    if not targets:
-        return
-    own = frozenset(target.index for target in targets)
-    others = () if model.strength else original_deltas(job, model, without=own)
-    fit_targets(model, targets, others, recorded.calls, options, runtime.progress)
-    found.dropped += sum(target.dropped for target in targets)
-    pairs = pairs_of(job, targets, options.lam, found.census)
+def _fit_model(job: ResizeJob, recorded: Recorded, options: FitOptions, runtime: Runtime, found: _FitSoFar) -> None:
+    model, pairs = recorded.model, _fitted_pairs(job, recorded, options, runtime, found)
     if not pairs:
         return
     fitted = with_fit(job, pairs, FitRecord.longest([model.name]), "", runtime.arrays)
@@ -93,6 +85,21 @@ def _fit_model(job: ResizeJob, recorded: Recorded, options: FitOptions, runtime:
         found.pairs.update(pairs)
     else:
         found.worse.append(model.name)
+
+
+def _fitted_pairs(
+    job: ResizeJob, recorded: Recorded, options: FitOptions, runtime: Runtime, found: _FitSoFar
+) -> dict[int, Pair]:
+    """Return the fitted factors of a model by layer index. The memory of the moments is freed then."""
+    model = recorded.model
+    targets = targets_of(job, model, found.census)
+    if not targets:
+        return {}
+    own = frozenset(target.index for target in targets)
+    others = () if model.strength else original_deltas(job, model, without=own)
+    fit_targets(model, targets, others, recorded.calls, options, runtime.progress)
+    found.dropped += sum(target.dropped for target in targets)
+    return pairs_of(job, targets, options.lam, found.census)
 
 
 def held_out_errors(jobs: Sequence[ResizeJob], recorded: Recorded, batch: int = 4) -> list[float]:
@@ -120,12 +127,12 @@ def held_out_errors(jobs: Sequence[ResizeJob], recorded: Recorded, batch: int = 
     return [one / whole if whole > 0 and math.isfinite(whole) else math.nan for one in sums[2:]]
 
 
-def _output(model: FitModel, deltas: Deltas, samples: Sequence) -> Tensor:
+def _output(model: FitModel, deltas: Deltas, samples: Sequence[Sample]) -> Tensor:
     with torch.no_grad(), applied(deltas):
         return outputs_of(call_repeated(model.module, samples, 1, model.device)).double().cpu()
 
 
-def _note(job: ResizeJob, found: _Found) -> str:
+def _note(job: ResizeJob, found: _FitSoFar) -> str:
     fitted, total = len(found.pairs), len(job.layout.layers)
     parts = [f"fitted to images: {fitted} of {total} layers"]
     for name, (plain, own) in found.errors.items():

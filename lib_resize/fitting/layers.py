@@ -46,7 +46,7 @@ UNPAIRED = "not run sample by sample"
 
 def targets_of(job: ResizeJob, model: FitModel, census: Census) -> list[Target]:
     """Return the targets of a model: every kept LoRA layer, and each piece of one that was trained in pieces."""
-    found = []
+    found: list[Target] = []
     for new in job.layout.layers:
         place = model.places.get(new.index)
         if place is None:
@@ -87,7 +87,9 @@ def _original(up: Single, down: Single, s: np.ndarray, model: FitModel) -> Origi
     root = np.sqrt(s).astype(np.float32)
     gain = float(s.max())
     dtype, device = _dtype(model), model.device
-    return Original(_tensor(up * (root / np.float32(gain)), dtype, device), _tensor(down / root[:, None], dtype, device), gain)
+    return Original(
+        _tensor(up * (root / np.float32(gain)), dtype, device), _tensor(down / root[:, None], dtype, device), gain
+    )
 
 
 def pairs_of(job: ResizeJob, targets: Sequence[Target], lam: float, census: Census) -> dict[int, Pair]:
@@ -118,7 +120,9 @@ def _pair(job: ResizeJob, index: int, parts: Sequence[tuple[Target, Single, Sing
 # Deltas -----------------------------------------------------------------------------------------------------------
 
 
-def original_deltas(job: ResizeJob, model: FitModel, gain: float = 1.0, without: frozenset[int] = frozenset()) -> list[tuple[Place, Delta]]:
+def original_deltas(
+    job: ResizeJob, model: FitModel, gain: float = 1.0, without: frozenset[int] = frozenset()
+) -> list[tuple[Place, Delta]]:
     """Return the source's layers in a model, times `gain`, but those of the indices `without`.
 
     Layers whose delta is not known without the base weight (GLoRA), and those with DoRA's magnitudes, are left out.

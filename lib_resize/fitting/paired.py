@@ -1,4 +1,4 @@
-"""Fit all layers of a model at once from batches of pairs: each sample runs as in the original and as in the small file.
+"""Fit all layers of a model from batches of pairs: each sample runs as in the original and as in the small file.
 
 The model is called on ``[x ; x]``. A hook on the module of every layer makes the first half what the original gives and
 the second half what the small file gives, and gathers the moments of `moments` from both. Layers are solved in the
@@ -137,7 +137,9 @@ class _Pass:
         return add_rows(place, output, self._added(original, target.output(z[half:])))
 
     def _unchanged(self, target: Target, x: Tensor, output: Tensor) -> Tensor:
-        return add_rows(target.place, output, target.original.output(inner_products(target.place, x, target.original.down)))
+        return add_rows(
+            target.place, output, target.original.output(inner_products(target.place, x, target.original.down))
+        )
 
     def _added(self, original: Tensor, small: Tensor) -> Tensor:
         """Return what both halves get in addition to the module's own output, which has the LoRA if it is merged."""

@@ -13,6 +13,7 @@ from ..base.weights import BaseModel, Partner
 from .places import Place
 
 _IN_PROJECTION = ".in_proj_weight"
+_WITHOUT_LEVEL = ("encoder.layers.", "embeddings.", "final_layer_norm.")
 
 
 def places_in(adapter: Adapter, parts: Mapping[str, nn.Module]) -> dict[str, dict[int, Place]]:
@@ -22,19 +23,24 @@ def places_in(adapter: Adapter, parts: Mapping[str, nn.Module]) -> dict[str, dic
     diffusers, or ``model.diffusion_model``. Layers without a place are left out: those that the model does not have,
     or has in several modules, transposed, or with other rows or columns.
     """
-    shapes = {
-        f"{prefix}.{name}": tuple(parameter.shape)
+    weights = {
+        f"{prefix}.{_in_file(name)}": (prefix, name, tuple(parameter.shape))
         for prefix, part in parts.items()
         for name, parameter in part.named_parameters()
     }
-    base = read_base(shapes)
+    base = read_base({key: shape for key, (_, _, shape) in weights.items()})
     found: dict[str, dict[int, Place]] = {prefix: {} for prefix in parts}
     for index, layer in enumerate(adapter.layers):
         weight = _weight(base, layer.canonical, layer.stem, layer.size)
-        prefix = None if weight is None else next(one for one in parts if weight.key.startswith(f"{one}."))
-        if weight is not None and prefix is not None:
-            found[prefix][index] = _place(parts[prefix], weight, weight.key.removeprefix(f"{prefix}."))
+        if weight is not None:
+            prefix, name, _ = weights[weight.key]
+            found[prefix][index] = _place(parts[prefix], weight, name)
     return found
+
+
+def _in_file(name: str) -> str:
+    """Return the name of a weight in files: newer versions of transformers have no level ``text_model`` in memory."""
+    return f"text_model.{name}" if name.startswith(_WITHOUT_LEVEL) else name
 
 
 def _weight(base: BaseModel, canonical: str | None, stem: str, size: tuple[int, int]) -> Partner | None:

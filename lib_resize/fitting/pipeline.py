@@ -73,7 +73,9 @@ class PipelineFit:
     @property
     def longest(self) -> FitRecord:
         """The longest record that a fit may add to a file."""
-        return FitRecord.longest(name for name in (*_DENOISERS, *_TEXT_ENCODERS) if _part(self.pipeline, name) is not None)
+        return FitRecord.longest(
+            name for name in (*_DENOISERS, *_TEXT_ENCODERS) if _part(self.pipeline, name) is not None
+        )
 
     def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
         """Return the job with fitted factors where they are better. Raises UnsupportedError and DeviceError."""
@@ -91,18 +93,20 @@ def open_pipeline(path: Path, device: str) -> Any:
     """
     import diffusers
 
+    library: Any = diffusers
+
     dtype = torch.float32 if device == "cpu" else torch.float16
     try:
         if path.is_dir():
-            made = diffusers.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
+            made = library.DiffusionPipeline.from_pretrained(str(path), torch_dtype=dtype, local_files_only=True)
         else:
-            made = getattr(diffusers, _class_of(path)).from_single_file(str(path), torch_dtype=dtype)
+            made = getattr(library, _class_of(path)).from_single_file(str(path), torch_dtype=dtype)
     except ResizeError:
         raise
     except Exception as error:
+        reason = next(iter(str(error).splitlines()), repr(error))
         raise FileError(
-            f"{path}: diffusers cannot load it as a pipeline ({str(error).splitlines()[0] if str(error) else error!r}). "
-            f"Give a folder in the layout of diffusers."
+            f"{path}: diffusers cannot load it as a pipeline ({reason}). Give a folder in the layout of diffusers."
         ) from error
     made.set_progress_bar_config(disable=True)
     return made.to(device)
@@ -230,4 +234,3 @@ def _accepted(call: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return those arguments that a method of a pipeline has."""
     known = inspect.signature(call).parameters
     return {name: value for name, value in asked.items() if name in known}
-

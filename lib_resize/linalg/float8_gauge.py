@@ -123,4 +123,3 @@ def nearest(values: Single) -> Single:
     binade = (values.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
     shift = np.maximum(binade, np.float32(_SMALLEST_NORMAL)) * np.float32(1.5 * 2.0**20)
     return np.asarray(np.clip((values + shift) - shift, -_LARGEST, _LARGEST), np.float32)
-

@@ -1,8 +1,8 @@
 """The factors of rank k that give, from the inputs of a layer, what the original layer gave: a ridge regression.
 
 A layer has the weight W and the delta ``B A``, with B (n, r) and A (r, m), whose rows are orthonormal. In the original
-model its input is x and its output ``y = (W + B A) x``. In a model whose earlier layers are smaller its input is another
-one, x~. Wanted are P (n, k) and Q (k, r) with the least
+model its input is x and its output ``y = (W + B A) x``. In a model whose earlier layers are smaller its input differs:
+x~. Wanted are P (n, k) and Q (k, r) with the least
 
     E |y - W x~ - P Q A x~|^2 + l |B - P Q|_F^2,    l = lam tr(C) / r
 
@@ -11,13 +11,13 @@ of the LoRA. With ``z = A x~`` (r) and ``e = y - W x~`` (n), two moments suffice
 
     C = sum of z z^T (r, r),    S = sum of e z^T (n, r),    C' = C + l 1,    S' = S + l B
 
-The minimum over matrices of rank k is the truncation of ``S' C'^(-1/2) = U t V^T`` (Eckart and Young 1936; Izenman 1975,
-reduced-rank regression):
+The minimum over matrices of rank k is the truncation of ``S' C'^(-1/2) = U t V^T`` (Eckart and Young 1936; Izenman
+1975, reduced-rank regression):
 
     P = S' C'^(-1/2) V_k t_k^(-1/2),    Q = t_k^(1/2) V_k^T C'^(-1/2)
 
-V and t^2 are the eigenvectors and eigenvalues of ``C'^(-1/2) S'^T S' C'^(-1/2)``, so all problems are (r, r), in float64.
-The original outputs as the aim and the inputs of the small model follow AA-SVD (arXiv 2604.02119).
+V and t^2 are the eigenvectors and eigenvalues of ``C'^(-1/2) S'^T S' C'^(-1/2)``, so all problems are (r, r), in
+float64. The original outputs as the aim and the inputs of the small model follow AA-SVD (arXiv 2604.02119).
 """
 
 from __future__ import annotations

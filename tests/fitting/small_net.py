@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Net(nn.Module):
         self.last = nn.Linear(24, CHANNELS)
         self.unused = nn.Linear(16, 16)
 
-    def forward(self, x: Tensor, scale: float, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, scale: float, context: Tensor) -> Any:
         h = torch.tanh(self.one(torch.tanh(self.first(x))))
         h = torch.tanh(h + scale * self.grouped(h)).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(h).chunk(3, -1)
@@ -69,7 +70,12 @@ SHAPES = {
 
 
 def save_lora(
-    path: Path, shapes: Mapping[str, tuple[int, ...]] = SHAPES, decades: float = 0.7, prefix: str = "lora_unet_"
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]] = SHAPES,
+    *,
+    decades: float = 0.7,
+    strongest: float = 0.9,
+    prefix: str = "lora_unet_",
 ) -> Path:
     """Write a LoRA whose singular values fall by so many decades."""
     rng = np.random.default_rng(0)
@@ -79,7 +85,7 @@ def save_lora(
         u = np.linalg.qr(rng.standard_normal((n, RANK)))[0] * np.logspace(0, -decades, RANK)
         v = np.linalg.qr(rng.standard_normal((m, RANK)))[0].T
         stem = f"{prefix}{name.replace('.', '_')}"
-        data[f"{stem}.lora_up.weight"] = (0.9 * u).astype(np.float32).reshape(n, RANK, *(1 for _ in rest[1:]))
+        data[f"{stem}.lora_up.weight"] = (strongest * u).astype(np.float32).reshape(n, RANK, *(1 for _ in rest[1:]))
         data[f"{stem}.lora_down.weight"] = v.astype(np.float32).reshape(RANK, *rest)
         data[f"{stem}.alpha"] = np.array(RANK, np.float32)
     specs = file_order(TensorSpec(name, "F32", values.shape) for name, values in data.items())
@@ -126,4 +132,3 @@ class Scene:
 def scene_of(net: nn.Module, path: Path) -> Iterator[Scene]:
     with cpu_runtime(Quiet(), 1) as runtime, SafeFile(path) as file:
         yield Scene(net, analyse(read_lora(file), None, [], runtime), runtime, path.parent)
-

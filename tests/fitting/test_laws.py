@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,12 @@ from torch import Tensor, nn
 from lib_resize.engine.fitting_job import with_fit
 from lib_resize.errors import DeviceError
 from lib_resize.files.metadata import FitRecord
-from lib_resize.fitting import paired
 from lib_resize.fitting.calls import Call, call_repeated, mini_batches, recording, samples_of
 from lib_resize.fitting.fit import Recorded, Recordings, fit_job, held_out_errors
 from lib_resize.fitting.layers import Census, original_deltas, pairs_of, targets_of
 from lib_resize.fitting.moments import Target
 from lib_resize.fitting.paired import FitOptions, fit_targets
-from lib_resize.fitting.places import FitModel, LowRankDelta, Place, applied
+from lib_resize.fitting.places import FitModel, LowRankDelta, Place, add_rows, applied, hooked, inner_products, rows_of
 from lib_resize.progress import Quiet
 
 ALL = FitOptions(batch=10**6)
@@ -55,19 +55,19 @@ def test_a_batch_of_pairs_is_two_separate_runs(scene: Scene) -> None:
         aims[by_module[module].index] = output
 
     originals = original_deltas(job, model)
-    with torch.no_grad(), applied(originals), paired.hooked([(target.place.module, keep) for target in targets]):
+    with torch.no_grad(), applied(originals), hooked([(target.place.module, keep) for target in targets]):
         call_repeated(model.module, batch, 1, model.device)
 
     def follow(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         target = by_module[module]
-        z = paired.inner_products(target.place, inputs[0], target.original.down)
-        target.add(z, paired.rows_of(target.place, aims[target.index]) - paired.rows_of(target.place, output))
+        z = inner_products(target.place, inputs[0], target.original.down)
+        target.add(z, rows_of(target.place, aims[target.index]) - rows_of(target.place, output))
         target.solve()
-        return paired.add_rows(target.place, output, target.output(z))
+        return add_rows(target.place, output, target.output(z))
 
     own = frozenset(target.index for target in targets)
     others = original_deltas(job, model, without=own)
-    with torch.no_grad(), applied(others), paired.hooked([(target.place.module, follow) for target in targets]):
+    with torch.no_grad(), applied(others), hooked([(target.place.module, follow) for target in targets]):
         call_repeated(model.module, batch, 1, model.device)
     separate, together = products(targets), products(fitted(scene))
     assert separate.keys() == together.keys()
@@ -94,7 +94,7 @@ def test_all_ranks_give_the_lora_back(scene: Scene) -> None:
         job = scene.job("rank=8")
         for index, product in products(fitted(scene, recipe="rank=8", options=options)).items():
             form = job.analysis.adapter.layers[index].form
-            true = form.pair.scale * form.pair.up.bits @ form.pair.down.bits  # type: ignore[attr-defined]
+            true = form.pair.scale * form.pair.up.bits @ form.pair.down.bits
             assert np.linalg.norm(product - true) < 1e-4 * np.linalg.norm(true)
 
 
@@ -119,8 +119,8 @@ def merge(scene: Scene, strength: float) -> None:
     """Add the LoRA to the weights, as WebUIs do."""
     for index, place in scene.model().places.items():
         form = scene.analysis.adapter.layers[index].form
-        delta = form.pair.scale * form.pair.up.bits @ form.pair.down.bits  # type: ignore[attr-defined]
-        place.module.weight += strength * torch.from_numpy(delta).reshape(place.module.weight.shape)  # type: ignore[operator]
+        delta = form.pair.scale * form.pair.up.bits @ form.pair.down.bits
+        place.module.weight += strength * torch.from_numpy(delta).reshape(place.module.weight.shape)
 
 
 def compared(scene: Scene, strength: float = 0.0, options: FitOptions = ALL) -> tuple[float, float]:
@@ -136,17 +136,16 @@ def test_the_fitted_file_is_nearer_to_the_original_on_unseen_calls(scene: Scene)
         assert own < share * plain
 
 
-def test_all_layers_at_once_is_worse_than_in_the_order_of_the_model(scene: Scene) -> None:
+def test_all_layers_at_once_is_worse_than_in_the_order_of_the_model(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Why the order matters: each layer then corrects the errors that all layers before it have corrected already."""
     job, model = scene.job(), scene.model()
     targets = targets_of(job, model, Census())
     own = frozenset(target.index for target in targets)
-    solve = Target.solve
-    try:
-        Target.solve = lambda *_: None  # type: ignore[method-assign]  # every layer sees the inputs of the truncation
+    with monkeypatch.context() as patched:  # every layer sees the inputs of the truncation
+        patched.setattr(Target, "solve", lambda *_: None)
         fit_targets(model, targets, original_deltas(job, model, without=own), calls_of(8, 1), ALL, Quiet())
-    finally:
-        Target.solve = solve  # type: ignore[method-assign]
     at_once = with_fit(job, pairs_of(job, targets, 0.02, Census()), FitRecord.longest([]), "", scene.runtime.arrays)
     recordings = scene.recordings()
     in_order = fit_job(job, recordings, ALL, scene.runtime)
@@ -180,12 +179,16 @@ def test_hooks_are_gone_after_an_error(scene: Scene, net: Net, where: str, monke
         monkeypatch.setattr(fit, "outputs_of", fail)
     else:
         monkeypatch.setattr(net.last, "forward", fail)
+
+    def record() -> None:
+        with applied(original_deltas(scene.job(), scene.model())), recording(net):
+            call_repeated(net, samples_of(calls_of(1, 1)), 1, torch.device("cpu"))
+
+    def fit_all() -> None:
+        fit_job(scene.job(), recordings, FitOptions(), scene.runtime)
+
     with pytest.raises(ValueError, match="in the last layer"):
-        if where == "record":
-            with applied(original_deltas(scene.job(), scene.model())), recording(net):
-                call_repeated(net, samples_of(calls_of(1, 1)), 1, torch.device("cpu"))
-        else:
-            fit_job(scene.job(), recordings, FitOptions(), scene.runtime)
+        (record if where == "record" else fit_all)()
     assert hooks_of(net) == 0
 
 
@@ -193,14 +196,14 @@ def test_out_of_memory_halves_the_mini_batch_and_gives_the_same(scene: Scene, ne
     sizes: list[int] = []
     forward = net.last.forward
 
-    def limited(x: Tensor) -> Tensor:
+    def limited(x: Tensor) -> Any:
         sizes.append(len(x))
         if len(x) > 4:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
         return forward(x)
 
     expected = products(fitted(scene, options=FitOptions(batch=2)))
-    net.last.forward = limited  # type: ignore[method-assign]
+    net.last.forward = limited
     found = products(fitted(scene, options=FitOptions(batch=8)))
     assert sizes[:3] == [16, 8, 4]
     assert max(sizes[2:]) == 4
@@ -211,7 +214,7 @@ def test_a_device_that_holds_no_sample_is_an_error_with_a_way_out(scene: Scene, 
     def fail(_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    net.last.forward = fail  # type: ignore[method-assign]
+    net.last.forward = fail
     with pytest.raises(DeviceError, match="smaller images"):
         fitted(scene)
     assert hooks_of(net) == 0
@@ -234,7 +237,9 @@ def test_calls_with_nan_are_left_out_of_the_layers_that_they_reach(scene: Scene)
     assert (first.dropped, context.dropped) == (1, 0)
     assert first.tokens == next(one for one in expected if one.index == first.index).tokens
     assert all(np.isfinite(one).all() for one in products(targets).values())
-    made = fit_job(job, Recordings([Recorded(model, [*good, bad], calls_of(4, 2))], 8, 1, ""), FitOptions(batch=2), scene.runtime)
+    made = fit_job(
+        job, Recordings([Recorded(model, [*good, bad], calls_of(4, 2))], 8, 1, ""), FitOptions(batch=2), scene.runtime
+    )
     assert "calls of layers with NaN or infinite values left out" in made.plan.notes[-1]
 
 
@@ -287,7 +292,7 @@ class Attention(nn.Module):
         self.attn = nn.MultiheadAttention(16, 2)
         self.mlp = nn.Linear(16, 16)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         h = x.transpose(0, 1)
         return self.mlp(torch.tanh(self.attn(h, h, h, need_weights=False)[0].transpose(0, 1)))
 
@@ -319,7 +324,7 @@ def test_an_attention_whose_outputs_are_not_seen_is_fitted_to_its_inputs_alone(t
 
 def _dense(scene: Scene, index: int) -> np.ndarray:
     form = scene.analysis.adapter.layers[index].form
-    return np.asarray(form.pair.scale * form.pair.up.bits @ form.pair.down.bits)  # type: ignore[attr-defined]
+    return np.asarray(form.pair.scale * form.pair.up.bits @ form.pair.down.bits)
 
 
 def test_a_layer_that_is_not_run_sample_by_sample_is_truncated_plainly(tmp_path) -> None:
@@ -329,7 +334,7 @@ def test_a_layer_that_is_not_run_sample_by_sample_is_truncated_plainly(tmp_path)
             self.shared = nn.Linear(16, 16)
             self.last = nn.Linear(16, 16)
 
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x: Tensor) -> Any:
             return self.last(x + self.shared(torch.ones(3, 16)).mean(0))
 
     net = Odd().requires_grad_(False)

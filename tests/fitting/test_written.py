@@ -18,7 +18,7 @@ from lib_resize.engine.job import ResizeJob
 from lib_resize.engine.measuring import measured
 from lib_resize.engine.planning import prepare
 from lib_resize.engine.runtime import Runtime
-from lib_resize.engine.settings import Outcome, Settings
+from lib_resize.engine.settings import Settings
 from lib_resize.engine.writing import execute
 from lib_resize.errors import OutputError, UsageError
 from lib_resize.files.metadata import RECORD, FitRecord
@@ -28,6 +28,7 @@ from lib_resize.fitting.layers import Census, pairs_of, targets_of
 from lib_resize.fitting.paired import FitOptions, fit_targets
 from lib_resize.linalg.casts import doubles, round_to, singles
 from lib_resize.linalg.factor import Pair, Stored
+from lib_resize.plans import Plan
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipe, parse_recipes
@@ -41,13 +42,16 @@ def deltas(path: Path) -> dict[str, np.ndarray]:
         for key in kinds:
             stem, _, role = key.partition(".")
             if role == "lora_up.weight":
-                up, down = (doubles(file.bits(f"{stem}.lora_{w}.weight"), kinds[f"{stem}.lora_{w}.weight"]) for w in ("up", "down"))
+                up, down = (
+                    doubles(file.bits(f"{stem}.lora_{w}.weight"), kinds[f"{stem}.lora_{w}.weight"])
+                    for w in ("up", "down")
+                )
                 up, down = up.reshape(len(up), -1), down.reshape(len(down), -1)
                 found[stem] = file.scalar(f"{stem}.alpha") / len(down) * up @ down
     return found
 
 
-def record_of(path: Path) -> dict:
+def record_of(path: Path):
     with SafeFile(path) as file:
         return json.loads(file.header.metadata[RECORD])
 
@@ -110,10 +114,10 @@ def test_the_record_has_the_fit_and_no_prompt(scene: Scene) -> None:
 
 def test_a_file_is_checked_against_the_fitted_factors(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not against the truncation, and a fault in a fitted layer is found."""
-    from lib_resize.engine import writing
+    from lib_resize.engine import layer_values, writing
 
     job = measured(made(scene, "F16"), scene.runtime)
-    true_values = writing.storage_arrays
+    true_values = layer_values.storage_arrays
 
     def spoiled(*arguments):
         out = true_values(*arguments)
@@ -141,6 +145,7 @@ def test_where_the_fit_is_worse_plain_truncation_is_kept(scene: Scene, monkeypat
     job = fit_job(scene.job(), recordings, FitOptions(lam=1e-6), scene.runtime)
     assert job.selection.fitted == {}
     assert "plain truncation is kept there" in job.plan.notes[-1]
+    assert job.selection.fit is not None
     plain, own = job.selection.fit.errors["unet"]
     assert own >= plain
     path = write(job, scene).path
@@ -198,24 +203,28 @@ class Refine:
         return fit_job(job, self.scene.recordings(), FitOptions(), runtime)
 
 
-def run(scene: Scene, recipe: str, dtype: str = "F16", *, dry_run: bool = False) -> tuple[Outcome, Refine]:
+def run(scene: Scene, recipe: str, dtype: str = "F16", *, dry_run: bool = False) -> tuple[ResizeJob, Plan, Refine]:
     refine = Refine(scene)
-    settings = Settings(parse_recipes(recipe), scene.folder / "out", style=Style(dtype), refine=refine, dry_run=dry_run, threads=1)
+    settings = Settings(
+        parse_recipes(recipe), scene.folder / "out", style=Style(dtype), refine=refine, dry_run=dry_run, threads=1
+    )
     (outcome,) = resize([Source((Member(scene.analysis.adapter.paths[0]),))], settings)
-    return outcome, refine
+    assert outcome.error is None
+    assert outcome.job is not None
+    assert outcome.plan is not None
+    return outcome.job, outcome.plan, refine
 
 
 @pytest.mark.parametrize("dtype", ["F16", "F8_E4M3"])
 @pytest.mark.parametrize("size", [0.006, 0.0071, 0.0083])
 def test_a_size_is_kept_with_the_record_of_the_fit(scene: Scene, size: float, dtype: str) -> None:
-    outcome, _ = run(scene, f"fro_lora=1,min_rank=1,size={size}", dtype)
-    assert outcome.error is None
-    assert outcome.job.selection.fitted
-    assert Path(outcome.plan.output).stat().st_size == outcome.plan.bytes_after <= size * (1 << 20)
-    planned, refine = run(scene, f"fro_lora=1,min_rank=1,size={size}", dtype, dry_run=True)
+    job, plan, _ = run(scene, f"fro_lora=1,min_rank=1,size={size}", dtype)
+    assert job.selection.fitted
+    assert Path(plan.output).stat().st_size == plan.bytes_after <= size * (1 << 20)
+    _, planned, refine = run(scene, f"fro_lora=1,min_rank=1,size={size}", dtype, dry_run=True)
     assert refine.calls == 0
-    assert outcome.plan.bytes_after <= planned.plan.bytes_after
-    assert [layer.new_rank for layer in planned.plan.layers] == [layer.new_rank for layer in outcome.plan.layers]
+    assert plan.bytes_after <= planned.bytes_after
+    assert [layer.new_rank for layer in planned.layers] == [layer.new_rank for layer in plan.layers]
 
 
 @pytest.mark.parametrize("recipe", ["rank=2,rsvd", "rank=9,extend", "rank=2,projection"])
@@ -225,10 +234,8 @@ def test_a_method_without_the_exact_decomposition_is_refused_before_any_work(sce
 
 
 def test_padding_keeps_the_fitted_delta(scene: Scene) -> None:
-    outcome, _ = run(scene, "rank=2,pad", "F32")
-    assert outcome.error is None
-    job = outcome.job
-    found = deltas(Path(outcome.plan.output))
+    job, plan, _ = run(scene, "rank=2,pad", "F32")
+    found = deltas(Path(plan.output))
     for index, layer in job.selection.fitted.items():
         wanted = np.asarray(layer.form.pair.up.bits, np.float64) @ layer.form.pair.down.bits
         assert np.allclose(found[job.analysis.adapter.layers[index].stem], wanted, atol=1e-5)

@@ -63,7 +63,9 @@ def test_a_fifth_of_the_rounding_error():
     assert np.mean(both) < 0.22 * np.mean(plain)
 
 
-@pytest.mark.parametrize(("n", "m", "k", "decades"), [(40, 300, 8, 0.0), (300, 40, 8, 1.0), (16, 16, 16, 2.0), (64, 9, 9, 3.0)])
+@pytest.mark.parametrize(
+    ("n", "m", "k", "decades"), [(40, 300, 8, 0.0), (300, 40, 8, 1.0), (16, 16, 16, 2.0), (64, 9, 9, 3.0)]
+)
 def test_no_shape_or_spectrum_is_made_worse(n, m, k, decades):
     up, down, _ = balanced(n, m, k, decades)
     assert error(up, down, *float8_pair(up, down)) < error(up, down, nearest(up), nearest(down))
