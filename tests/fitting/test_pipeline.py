@@ -231,6 +231,19 @@ def test_a_dry_run_makes_no_image(folder: Path, pipe: Any, tmp_path: Path, capsy
     assert "Nothing was written" in capsys.readouterr().out
 
 
+def test_the_benchmark_measures_a_pipeline(folder: Path, pipe: Any, tmp_path: Path, capsys: Any) -> None:
+    """As a person with a GPU runs it on their own model."""
+    from benchmarks.fit import main as measure
+
+    source = lora_for(pipe, tmp_path / "a.safetensors")
+    words = ["--base", str(folder), "--prompt", PROMPT, "--lora", str(source), "--share", "0.2"]
+    assert measure([*words, "--images", "2", "--steps", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["fitted"]["eps"] < found["plain"]["eps"] < 1
+    assert found["ratio_eps"] < 1
+    assert list(tmp_path.iterdir()) == [source]
+
+
 @pytest.mark.parametrize("name", ["diffusers", "transformers", "torch"])
 def test_a_missing_library_is_named_with_the_way_to_install_it(
     tmp_path: Path, name: str, capsys: Any, monkeypatch: Any

@@ -309,6 +309,16 @@ def rounding(scene: Scene, recipe: str) -> dict[str, float]:
     return result
 
 
+@pytest.mark.parametrize(("recipe", "decades"), [("rank=8", 0.3), ("rank=8", 2.0), ("rank=7", 2.0)])
+def test_a_plan_estimates_the_rounding_that_is_measured(net, tmp_path, recipe: str, decades: float) -> None:
+    shapes = {f"l{i}": (200, 160) for i in range(4)}
+    with scene_of(net, save_lora(tmp_path / "g.safetensors", shapes, decades=decades)) as scene:
+        job = scene.job(recipe, "F8_E4M3")
+        planned = [layer.error_lora for layer in job.plan.layers]
+        found = [layer.error_lora for layer in measured(job, scene.runtime).plan.layers]
+    assert found == pytest.approx(planned, rel=0.25)
+
+
 def test_all_ranks_in_float8_are_rotated_and_fewer_are_not(tmp_path, net) -> None:
     shapes = {f"l{i}": (200, 160) for i in range(4)}
     with scene_of(net, save_lora(tmp_path / "f.safetensors", shapes, decades=2)) as scene:
