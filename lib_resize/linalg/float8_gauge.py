@@ -25,6 +25,7 @@ from .casts import Double, Single
 TURNS = 3
 """Roundings: down, up, down."""
 _BLOCK = 32  # rows that are rounded before their errors reach the others, in one product
+_DAMPING = 3e-3  # of the diagonal of H: a few times eps^2
 _LARGEST = np.float32(448.0)
 _SMALLEST_NORMAL = 2.0**-6
 
@@ -76,19 +77,23 @@ def _in_turns(up: Single, down: Single, turns: int) -> tuple[Single, Single]:
     left, right = nearest(up), down
     for turn in range(turns):
         if turn % 2 == 0:
-            right = _fitted_rows(left, up, down)
+            right = _fitted_rows(left, right, up, down)
         else:
-            left = _fitted_rows(right.T, down.T, up.T).T
+            left = _fitted_rows(right.T, left.T, down.T, up.T).T
     return np.ascontiguousarray(left), np.ascontiguousarray(right)
 
 
-def _fitted_rows(left: Single, up: Single, down: Single) -> Single:
-    """Return the rounded rows (k, m) that make ``left @ rows`` nearest to ``up @ down``, for a rounded left (n, k)."""
+def _fitted_rows(left: Single, rows: Single, up: Single, down: Single) -> Single:
+    """Return the rounded rows (k, m) that make ``left @ rows`` nearest to ``up @ down``, for a rounded left (n, k).
+
+    They are changed from the present `rows` no more than helps: a small eigenvalue of ``left^T left`` would ask for
+    rows so large that their own rounding costs more than they win.
+    """
     wide = left.astype(np.float64)
     h = wide.T @ wide
-    h += 1e-9 * np.trace(h) / len(h) * np.eye(len(h))
-    best = np.linalg.solve(h, wide.T @ up).astype(np.float32) @ down
-    return feedback_rounded(h, best)
+    h += _DAMPING * np.diag(np.diagonal(h))
+    missing = (wide.T @ up) @ down - (wide.T @ wide) @ rows
+    return feedback_rounded(h, (rows + np.linalg.solve(h, missing)).astype(np.float32))
 
 
 def feedback_rounded(h: Double, rows: Single) -> Single:

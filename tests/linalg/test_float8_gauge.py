@@ -71,6 +71,15 @@ def test_no_shape_or_spectrum_is_made_worse(n, m, k, decades):
     assert error(up, down, *float8_pair(up, down)) < error(up, down, nearest(up), nearest(down))
 
 
+@pytest.mark.parametrize("shift", range(0, 9))
+@pytest.mark.parametrize(("n", "m", "decades"), [(64, 64, 3.0), (64, 128, 5.0), (64, 128, 7.0), (80, 64, 4.0)])
+def test_square_factors_with_tiny_singular_values_are_not_blown_up(n, m, decades, shift):
+    """The rounded factor is then nearly singular, and a plain least squares fit of the other one explodes."""
+    up, down, _ = balanced(n, m, 64, decades, seed=shift)
+    up, down = up * np.float32(2.0**-shift), down * np.float32(2.0**-shift)
+    assert error(up, down, *float8_pair(up, down)) < 0.25 * error(up, down, nearest(up), nearest(down))
+
+
 def test_rank_one_and_dimensions_of_zeros():
     up, down, _ = balanced(50, 60, 1, 0)
     assert error(up, down, *float8_pair(up, down)) < 2e-3
