@@ -119,9 +119,9 @@ class Scene:
         places = places_in(self.analysis.adapter, {"unet": self.net})["unet"]
         return FitModel("unet", self.net, places, strength)
 
-    def job(self, recipe: str = "rank=2", dtype: str = "F32") -> ResizeJob:
+    def job(self, recipe: str = "rank=2", dtype: str = "F32", convert: str = "auto") -> ResizeJob:
         path_for = lambda stem: self.folder / f"{stem}.safetensors"  # noqa: E731
-        return prepare(self.analysis, parse_recipe(recipe), Style(dtype), path_for)
+        return prepare(self.analysis, parse_recipe(recipe), Style(dtype, convert=convert), path_for)
 
     def recordings(self, strength: float = 0.0) -> Recordings:
         recorded = Recorded(self.model(strength), calls_of(8, 1), calls_of(4, 2))

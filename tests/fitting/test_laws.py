@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_net import Net, Scene, calls_of, save_lora, scene_of
+from small_net import CHANNELS, Net, Scene, calls_of, save_lora, scene_of
 from torch import Tensor, nn
 
 from lib_resize.engine.fitting_job import with_fit
@@ -358,3 +358,41 @@ def test_a_piece_of_a_fused_layer_acts_on_its_rows(net: Net) -> None:
     assert torch.equal(changed[..., :16], plain[..., :16])
     assert torch.equal(changed[..., 32:], plain[..., 32:])
     assert torch.allclose(changed[..., 16:32] - plain[..., 16:32], x @ delta.down.T @ delta.up.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("module", "supported"),
+    [
+        (nn.Linear(4, 4), True),
+        (nn.Conv2d(4, 4, 3, stride=2, padding=1, dilation=2), True),
+        (nn.Conv2d(4, 4, 3, groups=2), False),
+        (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), False),
+        (nn.ConvTranspose2d(4, 4, 3), False),
+        (nn.Embedding(4, 4), False),
+    ],
+)
+def test_only_modules_whose_delta_can_be_followed_are_fitted(module: nn.Module, supported: bool) -> None:
+    assert Place(module).is_supported is supported
+
+
+def test_other_kinds_than_lora_are_truncated_plainly_and_counted(net: Net, tmp_path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(save_lora(tmp_path / "lora.safetensors"))
+    rng = np.random.default_rng(0)
+    for word in ("lora_up", "lora_down"):
+        del tensors[f"lora_unet_mlp.{word}.weight"]
+    for name, shape in (("w1_a", (24, 4)), ("w1_b", (4, 16)), ("w2_a", (24, 4)), ("w2_b", (4, 16))):
+        tensors[f"lora_unet_mlp.hada_{name}"] = rng.standard_normal(shape).astype(np.float32) / 4
+    tensors["lora_unet_last.dora_scale"] = np.ones((CHANNELS, 1), np.float32)
+    save_file(tensors, tmp_path / "mixed.safetensors")
+    with scene_of(net, tmp_path / "mixed.safetensors") as scene:
+        job, census = scene.job("fro_lora=1,retain=0.8", convert="none"), Census()
+        targets = targets_of(job, scene.model(), census)
+        assert census.plain["of another kind than LoRA"] == 2
+        stems = [job.analysis.adapter.layers[target.index].stem for target in targets]
+        assert {"lora_unet_mlp", "lora_unet_last"}.isdisjoint(stems)
+        made = fit_job(job, scene.recordings(), FitOptions(), scene.runtime)
+        assert "2 of another kind than LoRA" in made.plan.notes[-1]
+        plain, own = held_out_errors([job, made], scene.recordings().models[0])
+        assert own < plain
