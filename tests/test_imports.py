@@ -34,6 +34,7 @@ ROOMS: dict[str, frozenset[str]] = {
         {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe", "shown"}
     ),
     "extraction": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "recipe"}),
+    "fitting": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "progress"}),
     "studies": frozenset(
         {"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "prompts", "recipe", "shown"}
     ),
@@ -44,8 +45,8 @@ ROOMS: dict[str, frozenset[str]] = {
         {"api_options", "base", "engine", "errors", "extraction", "plans", "progress", "prompts", "recipe", "studies"}
     ),
     "cli": frozenset(
-        {"adapters", "archive", "base", "demo", "engine", "errors", "extraction", "files", "linalg", "package", "plans"}
-        | {"progress", "prompts", "recipe", "shown", "shrinking", "studies"}
+        {"adapters", "archive", "base", "demo", "engine", "errors", "extraction", "files", "fitting", "linalg"}
+        | {"package", "plans", "progress", "prompts", "recipe", "shown", "shrinking", "studies"}
     ),
     "package": frozenset(),
     "__main__": frozenset({"cli"}),
@@ -90,6 +91,7 @@ LIBRARIES: dict[str, frozenset[str]] = {
     "files.reader": frozenset({"numpy"}),
     "files.spool": frozenset({"numpy"}),
     "files.writer": frozenset({"numpy"}),
+    "fitting": frozenset({"numpy", "torch"}),
     "linalg": frozenset({"numpy"}),
     "recipe.scores": frozenset({"numpy"}),
     "recipe.select": frozenset({"numpy"}),
@@ -101,6 +103,7 @@ LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "base.gguf_store": frozenset({"gguf"}),
     "cli.output": frozenset({"tqdm"}),
     "files.writer": frozenset({"safetensors"}),
+    "fitting.pipeline": frozenset({"diffusers"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"numpy"}),
     "studies.plots": frozenset({"matplotlib"}),

@@ -85,13 +85,14 @@ FOREIGN_OPTIONS = {
     "benchmarks/README.md",
     "docs/api.md",
     "docs/coming-from.md",
+    "docs/fidelity.md",
     "docs/hosts.md",
     "docs/webui.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "RELEASE.md",
 }
-"""Pages that name options of other programs."""
+"""Pages that name options of other programs, or of benchmarks."""
 
 
 def section(title: str, text: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import Cancelled, FileError, ResizeError, UsageError, internal
 from ..linalg.threads import ask_for_one_blas_thread
-from . import archive, demo, extract, inspect, library, merge, resize, restore, ui, upsample
+from . import archive, demo, extract, fit, inspect, library, merge, resize, restore, ui, upsample
 from .command import Command
 from .output import complain
 
@@ -26,6 +26,7 @@ COMMANDS: tuple[Command, ...] = (
     upsample.COMMAND,
     merge.COMMAND,
     extract.COMMAND,
+    fit.COMMAND,
     inspect.COMMAND,
     library.COMMAND,
     restore.COMMAND,

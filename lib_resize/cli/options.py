@@ -44,6 +44,7 @@ def _number(what: str, least: int, most: int) -> Callable[[str], int]:
 rank = _number("a rank", 1, _MOST_RANK)
 rank_or_zero = _number("a rank", 0, _MOST_RANK)
 whole_number = _number("a whole number", 0, 2**63 - 1)
+positive_number = _number("a number", 1, 10_000)
 port = _number("a port", 1, 65535)
 _threads = _number("a number of threads", 1, 1024)
 

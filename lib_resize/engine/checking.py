@@ -88,7 +88,7 @@ def _probed_difference(found: Form, selection: Selection, new: NewLayer) -> floa
     assert isinstance(found, LowRank)
     assert isinstance(spectrum, Spectrum)
     x = layer_generator(0, new.layer.stem).standard_normal(form.size[1]).astype(np.float32)
-    kept = selection.choice.kept[new.index]
+    kept = selection.kept(new.index)
     inner = spectrum.p[:, kept] @ (spectrum.q[kept] @ (materialise(form.pair.down) @ x))
     wanted = np.float32(selection.recipe.rescale) * (materialise(form.pair.up) @ inner)
     written = np.float32(found.pair.scale) * (materialise(found.pair.up) @ (materialise(found.pair.down) @ x))

@@ -33,10 +33,11 @@ def write_spec(selection: Selection, new: NewLayer, arrays: Arrays, gain: float 
     """Return what a layer is written from; `gain` replaces the one that its alpha needs."""
     return WriteSpec(
         solved=selection.decomposition(new.index),
-        kept=selection.choice.kept[new.index],
+        kept=selection.kept(new.index),
         arrays=arrays,
         gain=(new.gain if gain is None else gain) * math.sqrt(selection.recipe.rescale),
         base=base_weight(selection, new) if new.layer.form.needs_base else None,
+        regauged=is_float8(new) and selection.is_regauged(new.index),
     )
 
 

@@ -6,7 +6,7 @@ Plans that only follow a slider have estimates: measuring computes the factors a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..adapters.merge.onto_base import magnitudes
 from ..adapters.write.layout import NewLayer
 from ..adapters.write.style import FLOAT8
 from ..errors import LayerError
+from ..linalg.casts import Single
 from ..linalg.dora import DoraWeight
 from ..linalg.factor import Pair, Stored
 from ..linalg.finite import without_float_warnings
@@ -50,12 +51,13 @@ def with_float8_errors(job: ResizeJob, runtime: Runtime) -> ResizeJob:
         return job
     runtime.progress.start("measure", len(found))
     rounded = dict.fromkeys(range(len(selection.analysis.layers)), 0.0)
+    rounding = dict(rounded)
     errors = in_order(runtime.pool, lambda new: _lost_in_float8(selection, new, runtime), found, runtime.ahead)
-    for new, lost in zip(found, errors, strict=True):
-        rounded[new.index] = lost
+    for new, (lost, by_rounding) in zip(found, errors, strict=True):
+        rounded[new.index], rounding[new.index] = lost, by_rounding
         runtime.progress.step()
     selection = replace(selection, rounded=rounded)
-    _check_float8(selection, found)
+    _check_float8(selection, found, rounding)
     plan = replace(
         job.plan,
         bytes_after=size(selection, job.path.stem),
@@ -65,27 +67,37 @@ def with_float8_errors(job: ResizeJob, runtime: Runtime) -> ResizeJob:
     return ResizeJob(selection, plan, job.path)
 
 
-def _lost_in_float8(selection: Selection, new: NewLayer, runtime: Runtime) -> float:
-    """Return the Frobenius norm of the source's delta minus the one that is written."""
-    form, values = new.layer.form, rounded_values(selection, new, runtime.arrays)
+def _lost_in_float8(selection: Selection, new: NewLayer, runtime: Runtime) -> tuple[float, float]:
+    """Return the Frobenius norm of the source's delta minus the one that is written, and the share of rounding in it.
+
+    Truncation and rounding are orthogonal, but for fitted factors, whose rounding is measured by itself.
+    """
+    form, values = selection.adapter.layers[new.index].form, rounded_values(selection, new, runtime.arrays)
     with without_float_warnings():
         if isinstance(form, LowRank):
-            up, down = (Stored(np.ascontiguousarray(values[role]), "F32") for role in form.roles)
-            error = relative_distance(Pair(up, down), form.pair)
+            error = relative_distance(_written_pair(form, values), form.pair)
         else:
             spec = whole(write_spec(selection, new, runtime.arrays, gain=1.0), form.rank)
             source = form.full(form.values(spec))
             error = relative_difference(form.full(values).astype(np.float64), source.astype(np.float64))
     s = selection.analysis.layers[new.index].s
-    return error * math.sqrt(float(s @ s))
+    lost = error * math.sqrt(float(s @ s))
+    if new.index in selection.fitted:
+        fitted = selection.fitted[new.index].form
+        return lost, relative_distance(_written_pair(fitted, values), fitted.pair) * selection.kept_norm(new.index)
+    return lost, math.sqrt(max(0.0, lost**2 - selection.truncation[new.index] ** 2))
 
 
-def _check_float8(selection: Selection, layers: Sequence[NewLayer]) -> None:
+def _written_pair(form: LowRank, values: Mapping[str, Single]) -> Pair:
+    up, down = (Stored(np.ascontiguousarray(values[role]), "F32") for role in form.roles)
+    return Pair(up, down)
+
+
+def _check_float8(selection: Selection, layers: Sequence[NewLayer], rounding_of: Mapping[int, float]) -> None:
     """Refuse a file in which rounding changes a layer too much: its numbers are too far apart for fp8."""
-    assert selection.rounded is not None
     for new in layers:
-        lost, kept = selection.truncation[new.index], selection.kept_norm(new.index)
-        rounding = math.sqrt(max(0.0, selection.rounded[new.index] ** 2 - lost**2))
+        kept = selection.kept_norm(new.index)
+        rounding = rounding_of[new.index]
         if not rounding <= max(ALLOWED[FLOAT8] * kept, NEGLIGIBLE * selection.norm):
             raise LayerError(
                 f"layer {new.layer.stem}: fp8 would change it by {rounding / kept:.1%}, more than the "

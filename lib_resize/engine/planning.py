@@ -9,6 +9,7 @@ from pathlib import Path
 from ..adapters.write.layout import OutputLayout, output_layout
 from ..adapters.write.style import Style
 from ..errors import ResizeError, UnsupportedError
+from ..files.metadata import FitRecord
 from ..plans import Plan
 from ..recipe.grammar import Recipe
 from ..recipe.scores import check_partners, with_estimates
@@ -27,36 +28,46 @@ PathFor = Callable[[str], Path]
 
 
 def prepare(
-    analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, *, suffix: str | None = None
+    analysis: Analysis,
+    recipe: Recipe,
+    style: Style,
+    path_for: PathFor,
+    *,
+    suffix: str | None = None,
+    fit: FitRecord | None = None,
 ) -> ResizeJob:
     """Select, lay out and size a file; its plan's `bytes_after` is exact.
+
+    `fit` is the longest record that a fit may add to the file; see `engine.fitting_job`.
 
     Where the analysis has the LoRA in a second form, the better of the two is used, or the one that `style` asks for,
     and a note says so. Raises PairingError where the recipe needs base layers that are missing, ResizeError where
     nothing fits.
     """
     other = analysis.others.get(style.convert)
-    converted = None if other is None else _job_or_none(other, recipe, style, path_for, suffix)
+    converted = None if other is None else _job_or_none(other, recipe, style, path_for, suffix, fit)
     if converted is None:
-        return _job(analysis, recipe, style, path_for, suffix)
-    own = _job_or_none(analysis, recipe, style, path_for, suffix)
+        return _job(analysis, recipe, style, path_for, suffix, fit)
+    own = _job_or_none(analysis, recipe, style, path_for, suffix, fit)
     return converted if own is None else _better(own, converted)
 
 
 def _job_or_none(
-    analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None
+    analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None, fit: FitRecord | None
 ) -> ResizeJob | None:
     try:
-        return _job(analysis, recipe, style, path_for, suffix)
+        return _job(analysis, recipe, style, path_for, suffix, fit)
     except ResizeError:
         return None
 
 
-def _job(analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None) -> ResizeJob:
+def _job(
+    analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None, fit: FitRecord | None
+) -> ResizeJob:
     _check_something_is_left(analysis)
     unpaired = check_partners(recipe, analysis.layers, analysis.base_name or "")
     layers = with_estimates(recipe, analysis.layers)
-    sizes = _Sizes(analysis, recipe, style, path_for, suffix)
+    sizes = _Sizes(analysis, recipe, style, path_for, suffix, fit)
     choice = choose(recipe, SelectionInput(layers, analysis.adapter.together, sizes.size_of))
     selection = replace(sizes.selection(choice), reduction=reduction(analysis, recipe, choice))
     path = sizes.path(choice)
@@ -66,12 +77,21 @@ def _job(analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, su
 class _Sizes:
     """The exact size of the file that a choice gives, while a recipe searches for a size."""
 
-    def __init__(self, analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None) -> None:
+    def __init__(
+        self,
+        analysis: Analysis,
+        recipe: Recipe,
+        style: Style,
+        path_for: PathFor,
+        suffix: str | None,
+        fit: FitRecord | None,
+    ) -> None:
         self._analysis = analysis
         self._recipe = recipe
         self._style = style
         self._path_for = path_for
         self._suffix = suffix
+        self._fit = fit
         self._strongest = [float(facts.strengths[0]) * recipe.rescale for facts in analysis.layers]
         self._layouts: dict[tuple[int, ...], OutputLayout] = {(0,) * len(analysis.layers): OutputLayout((), {}, ())}
 
@@ -79,7 +99,7 @@ class _Sizes:
         return size(self.selection(choice), self.path(choice).stem)
 
     def selection(self, choice: Choice) -> Selection:
-        return Selection(self._analysis, self._recipe, self._style, choice, self._layout(choice))
+        return Selection(self._analysis, self._recipe, self._style, choice, self._layout(choice), fit=self._fit)
 
     def path(self, choice: Choice) -> Path:
         return self._path_for(output_stem(self._analysis.adapter.name, self._recipe, choice.threshold, self._suffix))

@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from ..adapters.write.style import Style
 from ..base.checkpoint import Checkpoint
 from ..errors import OutputError, ResizeError, UsageError
+from ..files.metadata import FitRecord
 from ..files.target import RESULT, Inputs, check_folder, check_target
 from ..plans import Plan
 from ..prompts.sources import Source
 from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, Recipe, parse_recipes
 from .job import ResizeJob
+from .runtime import Runtime
+
+
+class Refine(Protocol):
+    """Changes what is written of a planned file: see `fitting`."""
+
+    @property
+    def longest(self) -> FitRecord:
+        """The longest record that it may add to the file, so that a size is kept."""
+        ...
+
+    def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
+        """Return the job with other factors of the same ranks. Raises ResizeError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -47,6 +63,8 @@ class Settings:
     """Returns why a planned file is not written; None writes it."""
     inputs: Inputs = field(default_factory=Inputs)
     """More files that must not be replaced; those of sources and base model are known."""
+    refine: Refine | None = None
+    """Called between the plan of a file and its writing; not for a dry run."""
 
     @property
     def all_recipes(self) -> tuple[Recipe, ...]:
@@ -81,13 +99,23 @@ def inputs_of(sources: Sequence[Source], inputs: Inputs | None = None) -> Inputs
 
 
 def check_recipes(settings: Settings) -> None:
-    """Raise UsageError where a recipe needs a base model and there is none."""
+    """Raise UsageError where a recipe needs a base model and there is none, or has a method that cannot be fitted."""
     for recipe in settings.all_recipes:
+        if settings.refine is not None:
+            check_can_be_fitted(recipe)
         if recipe.needs_base and settings.base is None:
             raise UsageError(
                 f"recipe {recipe} compares with the base model, and none is given. Name a checkpoint first or after "
                 f"--base, or use a recipe without a base model, such as -r medium."
             )
+
+
+def check_can_be_fitted(recipe: Recipe) -> None:
+    """Raise UsageError for a recipe whose factors do not come from the exact decomposition."""
+    if not recipe.is_exact:
+        raise UsageError(
+            f"recipe {recipe}: factors are fitted from the exact decomposition. Remove {recipe.method_items[0]}."
+        )
 
 
 def check_output(settings: Settings, inputs: Inputs) -> None:

@@ -57,6 +57,7 @@ def _record(selection: Selection, hashes: Sequence[str]) -> ResizeRecord:
         retention=selection.recorded_retention,
         merged=merged,
         extracted=adapter.extracted,
+        fit=selection.fit,
     )
 
 

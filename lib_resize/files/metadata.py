@@ -85,6 +85,42 @@ class MergedSource:
     weight: float | str
 
 
+PROMPT_HASH = 16
+"""Hex digits of the hash of a prompt."""
+_LONGEST = 0.0001234
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """How the factors were fitted to images, and what that did on calls of the model that were not used for the fit."""
+
+    images: int
+    steps: int
+    """Recorded steps of each image."""
+    prompt: str
+    """A short hash of the prompts; the prompts themselves are not kept."""
+    layers: int
+    """Fitted layers of the file; 0 where plain truncation was kept."""
+    errors: Mapping[str, tuple[float, float]]
+    """Model -> error of plain truncation and of the fitted factors: mean squared difference from the output with the
+    original LoRA, over that of the output without a LoRA."""
+    planned: bool = False
+    """Whether it is the longest record that a fit to come may write, for the size of the file."""
+
+    @classmethod
+    def longest(cls, models: Iterable[str]) -> FitRecord:
+        """Return the longest record for these models."""
+        return cls(10**6, 10**6, "0" * PROMPT_HASH, 10**6, dict.fromkeys(models, (_LONGEST, _LONGEST)), planned=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as JSON values."""
+        errors = {
+            name: {"plain": _short(plain), "fitted": _short(fitted)} for name, (plain, fitted) in self.errors.items()
+        }
+        counts = {"images": self.images, "steps": self.steps, "prompt": self.prompt, "layers": self.layers}
+        return {**counts, "errors": errors}
+
+
 @dataclass(frozen=True)
 class ResizeRecord:
     """How the new file was made; stored in it as JSON under ``resize_lora``."""
@@ -103,6 +139,8 @@ class ResizeRecord:
     """All sources of a merge; empty otherwise."""
     extracted: bool = False
     """Whether the sources are checkpoints, and the file is their difference."""
+    fit: FitRecord | None = None
+    """None where the factors were not fitted."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +280,8 @@ def _record(source: Mapping[str, str], record: ResizeRecord) -> str:
         "threshold": _finite(record.threshold),
         "retention": _finite(record.retention),
     }
+    if record.fit is not None:
+        fields["fit"] = record.fit.as_json()
     if MODEL_HASH in source:
         fields["source_model_hash"] = source[MODEL_HASH]
     if record.merged:
@@ -253,6 +293,11 @@ def _record(source: Mapping[str, str], record: ResizeRecord) -> str:
         earlier = before.pop("earlier", [])
         fields["earlier"] = [*(earlier if isinstance(earlier, list) else []), before]
     return json.dumps(fields, ensure_ascii=False)
+
+
+def _short(value: float) -> float | None:
+    """Return a figure with four digits."""
+    return _finite(float(f"{value:.4g}"))
 
 
 def _finite(value: float | None) -> float | None:

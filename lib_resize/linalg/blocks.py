@@ -94,3 +94,13 @@ def in_block_order(spectrum: Spectrum, kept: KeptIndices) -> NDArray[np.integer[
     if spectrum.owner is None:
         return kept
     return np.asarray(kept)[np.argsort(spectrum.owner[kept], kind="stable")]
+
+
+def pieces_in_order(solved: Any, kept: KeptIndices) -> list[slice]:
+    """Return the ranges of stored dimensions that belong to one piece each: all of them where there are no pieces."""
+    owner = getattr(solved, "owner", None)
+    if owner is None:
+        return [slice(0, len(kept))]
+    stored = np.sort(owner[kept], kind="stable")
+    edges = [0, *(np.flatnonzero(np.diff(stored)) + 1).tolist(), len(stored)]
+    return [slice(first, last) for first, last in pairwise(edges)]

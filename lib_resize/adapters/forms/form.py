@@ -62,6 +62,8 @@ class WriteSpec:
     """The delta is multiplied by the square of this."""
     base: Factor | None = None
     """The base layer's weight, for forms that need it."""
+    regauged: bool = False
+    """Whether up and down are rotated and rounded for float8; see `linalg.float8_gauge`."""
 
 
 class Form(ABC):

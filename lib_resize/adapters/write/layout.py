@@ -22,7 +22,9 @@ import numpy as np
 
 from ...errors import LayerError, UnsupportedError
 from ...files.header import TensorSpec, file_order
+from ...linalg.blocks import pieces_in_order
 from ...linalg.casts import LARGEST, Bits, Single, largest_magnitude, round_to
+from ...linalg.float8_gauge import float8_pair
 from ...names.family import layers
 from ...names.identify import canonical_id
 from ..forms.form import TensorSlot, WriteSpec
@@ -110,7 +112,7 @@ def layer_tensors(work: Sequence[tuple[NewLayer, WriteSpec]], rows: FillRows = z
     """
     exact: dict[TensorSpec, Single] = {}
     for new, one in work:
-        values = _filled(new, new.layer.form.values(one), rows)
+        values = _filled(new, _in_gauge(new, one), rows)
         for role, spec in new.tensors.items():
             _check_fits(new, spec, values[role])
             exact[spec] = values[role]
@@ -118,6 +120,20 @@ def layer_tensors(work: Sequence[tuple[NewLayer, WriteSpec]], rows: FillRows = z
     for dtype in {spec.dtype for spec in exact}:
         out.update(_rounded({spec: values for spec, values in exact.items() if spec.dtype == dtype}, dtype))
     return out
+
+
+def _in_gauge(new: NewLayer, one: WriteSpec) -> dict[str, Single]:
+    """Return the values of a layer; up and down in the gauge in which rounding to float8 costs least, if wanted.
+
+    Pieces of a fused layer stay separate.
+    """
+    form, values = new.layer.form, new.layer.form.values(one)
+    if not one.regauged or not isinstance(form, LowRank):
+        return values
+    up, down = (values[role].copy() for role in form.roles)
+    for piece in pieces_in_order(one.solved, one.kept):
+        up[:, piece], down[piece] = float8_pair(up[:, piece], down[piece])
+    return dict(zip(form.roles, (up, down), strict=True))
 
 
 def _filled(new: NewLayer, values: dict[str, Single], rows: FillRows) -> dict[str, Single]:
