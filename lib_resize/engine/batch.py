@@ -124,12 +124,11 @@ class _Run:
 
     def _planned(self, source: Source, analysis: Analysis, recipe: Recipe) -> ResizeJob:
         settings = self.settings
+        longest = None if settings.refine is None else settings.refine.longest
         if settings.staged is not None:
-            return prepare(analysis, recipe, settings.style, _always(settings.staged(source)))
+            return prepare(analysis, recipe, settings.style, _always(settings.staged(source)), fit=longest)
         paths = self.paths.of(source)
         path_for = paths if settings.target is None else _always(settings.target)
-        refine = settings.refine
-        longest = None if refine is None else refine.longest
         job = prepare(analysis, recipe, settings.style, path_for, suffix=settings.suffix, fit=longest)
         paths.claim(job.path, output_stem(source.name, recipe, job.choice.threshold, settings.suffix))
         return job
@@ -142,7 +141,7 @@ class _Run:
             return Outcome(source.label, job.plan, job, skipped=job.path)
         if not settings.dry_run:
             check_target(job.path, RESULT, overwrite=settings.overwrite, inputs=self.inputs)
-            job = job if refine is None else refine(job, self.runtime)
+            job = job if settings.refine is None else settings.refine(job, self.runtime)
         job = measured(job, self.runtime)
         declined = settings.decline(job.plan) if settings.decline else None
         if settings.dry_run or declined is not None:

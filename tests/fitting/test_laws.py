@@ -252,7 +252,7 @@ def test_samples_are_called_together_only_where_their_calls_agree() -> None:
     assert all(len({id(sample.call) for sample in batch}) == 1 for batch in batches)
 
 
-def test_a_call_is_repeated_as_it_was(net: Net) -> None:
+def test_a_call_is_repeated_with_its_arguments(net: Net) -> None:
     (call,) = calls_of(1, 7)
     with recording(net, lambda number: number == 1) as calls, torch.no_grad():
         net(*calls_of(1, 8)[0].args, **calls_of(1, 8)[0].kwargs)
