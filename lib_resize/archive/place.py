@@ -69,22 +69,27 @@ def lora_root(path: Path) -> Path:
 
 
 def default_archive(root: Path, scanned: Sequence[Path] = ()) -> Path:
-    """Return the folder of the archive for a LoRA folder: one that exists already, or a new one next to it.
+    """Return the folder of the archive for a LoRA folder: one next to it, or one above that has files of this folder.
 
     It is outside of all `scanned` folders. It is not created.
     """
     top = lora_root(root)
     closed = [_real(folder) for folder in (top, *scanned)]
     free = [folder for folder in top.parents if not _is_below(folder, closed)] or [top.parent]
-    existing = (folder / NAME for folder in free if (folder / NAME / "entries").is_dir())
+    existing = (folder / NAME for folder in free if _is_archive_of(folder / NAME, top))
     return next(existing, free[0] / NAME)
 
 
 def existing_archive(path: Path) -> Path | None:
-    """Return the archive in one of the folders above a file or folder, or in the folder itself; None without one."""
+    """Return the archive of a file or folder: in it, next to it, or above it with files of it; None without one."""
     start = Path(os.path.abspath(path))  # noqa: PTH100 - links are not resolved: the archive may be next to one
-    places = dict.fromkeys((start, *start.parents, _real(path), *_real(path).parents))
-    return next((place / NAME for place in places if (place / NAME / "entries").is_dir()), None)
+    found = (
+        folder / NAME
+        for place in dict.fromkeys((start, _real(path)))
+        for folder in (place, *place.parents)
+        if _is_archive_of(folder / NAME, place)
+    )
+    return next(found, None)
 
 
 def open_archive(folder: Path, roots: Sequence[Path], scanned: Sequence[Path] = ()) -> Archive:
@@ -130,6 +135,19 @@ def turn(archive: Archive) -> Iterator[None]:
                 write_whole(readme, _README.format(folder=archive.folder).encode("utf-8", "replace"))
         with file_turn(archive.folder / "lock"):
             yield
+
+
+def _is_archive_of(archive: Path, place: Path) -> bool:
+    """Return whether an archive in or above a place is meant for it: it is in it, next to it, or has files of it.
+
+    Another archive far above, such as one in the user's folder, is not.
+    """
+    if not (archive / "entries").is_dir():
+        return False
+    if archive.parent in (place, place.parent):
+        return True
+    below = place.relative_to(archive.parent).parts[0]
+    return (archive / "originals" / below).is_dir()
 
 
 def _has_other_files(folder: Path) -> bool:

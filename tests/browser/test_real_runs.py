@@ -120,7 +120,7 @@ def ended(page: Any) -> Any:
 def undo_all(page: Any) -> None:
     page.locator(f'{RUN} [data-action="report"]').first.click()
     box = page.locator("dialog")
-    box.locator('[data-action="undo-run"]').click()
+    box.locator('[data-action="undo-run"]:not(.resize-lora-toast *)').click()
     box.locator('[data-action="yes"]').click()
     expect(box.locator('[data-filter="restored"]')).to_have_text(f"Restored {COUNT}", timeout=60_000)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lib_resize.recipe.grammar import ALL_RANKS
 from tests.panel.panelhost import Browser
 
 N, M, R, LAYERS = 48, 40, 6, 3
@@ -114,7 +115,7 @@ def test_a_prompt_with_glora_is_baked_with_the_reference(browser: Browser, bases
     job = browser.wait(browser.ask("bake", prompt=prompt, name="mix", options={"reference": "none"})["job"])
     assert "GLoRA" in job["error"]["message"]
     options = {"reference": "one.safetensors", "dtype": "32"}
-    result = browser.done(browser.ask("bake", prompt=prompt, name="mix", options=options)["job"])
+    result = browser.done(browser.ask("bake", prompt=prompt, name="mix", recipe=ALL_RANKS, options=options)["job"])
     found = load_file(str(written(root, result)))
     for i, old in enumerate(deltas(root / "gl.safetensors", bases[0])):
         wanted = 0.5 * old - 2 * factors["lora_up.weight"].astype(np.float64) @ factors["lora_down.weight"]
