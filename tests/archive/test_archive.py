@@ -413,7 +413,9 @@ def test_the_default_archive_is_next_to_the_lora_folder(tmp_path: Path) -> None:
     assert default_archive(plain) == tmp_path / "Resize LoRA archive"
     assert default_archive(style, [tmp_path / "models"]) == tmp_path / "Resize LoRA archive"
     (tmp_path / "Resize LoRA archive" / "entries").mkdir(parents=True)
-    assert default_archive(style) == tmp_path / "Resize LoRA archive", "one that exists is used"
+    assert default_archive(style) == tmp_path / "models" / "Resize LoRA archive", "an archive of other folders is not"
+    (tmp_path / "Resize LoRA archive" / "originals" / "models").mkdir(parents=True)
+    assert default_archive(style) == tmp_path / "Resize LoRA archive", "one that has files of the folder is used"
     assert existing_archive(style / "x.safetensors") == tmp_path / "Resize LoRA archive"
 
 

@@ -59,6 +59,7 @@ def test_a_selection_and_a_run_that_fails_in_part(themed: Any) -> None:
         ask(themed, "status")
     ask(themed, "appear", {"name": "twin", "mib": 30, "same_name": [{"folder": "old", "bytes": 20 << 20}]})
     themed.click("#resize_lora_refresh")
+    expect(row(themed, "twin")).to_be_visible()
     themed.check("#resize_lora_all")
     expect(themed.locator("#resize_lora_sum_plot svg")).to_be_visible()
     ask(themed, "resize", {"names": ["broken"], "target": {"preset": "low"}})

@@ -29,6 +29,7 @@ from tests.hosts_real.kit import (
 from tests.panel_page import ask, expect, open_advanced, open_tab, row
 
 TITLES = ".resize-lora-row:visible .resize-lora-title"
+NAMES = "titles => titles.map(title => title.closest('.resize-lora-row').dataset.name)"
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_a_column_sorts_both_ways(tab: Any) -> None:
     for _ in range(2):
         head.click()
         tab.wait_for_timeout(300)
-        orders.append([sizes[name] for name in tab.locator(TITLES).all_inner_texts()])
+        orders.append([sizes[name] for name in tab.locator(TITLES).evaluate_all(NAMES)])
     assert len(orders[0]) > 3
     assert sorted(orders[0]) in (orders[0], orders[0][::-1])
     assert orders[0][0] != orders[1][0]
@@ -71,7 +72,7 @@ def test_search_and_families_filter(tab: Any) -> None:
     tab.locator("#resize_lora_fits").check()
     fitting = {one["name"] for one in files(tab) if one["fits"]}
     tab.wait_for_timeout(300)
-    assert set(tab.locator(TITLES).all_inner_texts()) <= fitting
+    assert set(tab.locator(TITLES).evaluate_all(NAMES)) <= fitting
     tab.locator("#resize_lora_fits").uncheck()
 
 
