@@ -40,7 +40,7 @@ def replaced(api: Api, name: str) -> Iterator[str]:
 
 def image(host: Rest, name: str) -> Any:
     """Return an image with a LoRA, as an array of integers."""
-    settings = {"prompt": f"a cake <lora:{name}:1>", "seed": 7, "steps": 2, "width": 64, "height": 64}
+    settings: dict[str, Any] = {"prompt": f"a cake <lora:{name}:1>", "seed": 7, "steps": 2, "width": 64, "height": 64}
     return _pixels(host.post("sdapi/v1/txt2img", **settings)["images"][0])
 
 
