@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fitting"))
 
-from small_net import save_lora
+from tests.fitting.small_net import save_lora
 
 from benchmarks import fit
 

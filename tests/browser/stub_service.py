@@ -122,7 +122,7 @@ PICTURES = {"original": 20, "resized": 60, "without": 200, "difference": 5}
 CHANGES = {name for name, method in METHODS.items() if method.changes}
 
 
-class StubService(StubRuns):  # type: ignore[misc]  # found by its bare name, as pytest does
+class StubService(StubRuns):
     """Answers like the service of the panel. `change` (a method of its own) sets up what a test needs."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_net import CHANNELS, Net, Scene, calls_of, save_lora, scene_of
+from tests.fitting.small_net import CHANNELS, Net, Scene, calls_of, save_lora, scene_of
 from torch import Tensor, nn
 
 from lib_resize.engine.fitting_job import with_fit

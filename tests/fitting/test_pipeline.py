@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 import torch
-from small_net import save_lora, scene_of
+from tests.fitting.small_net import save_lora, scene_of
 
 from lib_resize.cli.main import main
 from lib_resize.engine.batch import resize

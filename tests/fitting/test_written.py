@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_net import Scene, calls_of, save_lora, scene_of
+from tests.fitting.small_net import Scene, calls_of, save_lora, scene_of
 
 from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
