@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "fitting"))
 
-from tests.fitting.small_net import save_lora
-
 from benchmarks import fit
+from tests.fitting.small_net import save_lora
 
 MODEL = """
 import torch

@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
+
 from tests.fitting.small_net import Net, Scene, save_lora, scene_of
 
 

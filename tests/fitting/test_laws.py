@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.fitting.small_net import CHANNELS, Net, Scene, calls_of, save_lora, scene_of
 from torch import Tensor, nn
 
+from lib_resize.adapters.forms.form import Form
+from lib_resize.adapters.forms.lora import LowRank
 from lib_resize.engine.fitting_job import with_fit
 from lib_resize.errors import DeviceError
 from lib_resize.files.metadata import FitRecord
@@ -21,6 +22,7 @@ from lib_resize.fitting.moments import Target
 from lib_resize.fitting.paired import FitOptions, fit_targets
 from lib_resize.fitting.places import FitModel, LowRankDelta, Place, add_rows, applied, hooked, inner_products, rows_of
 from lib_resize.progress import Quiet
+from tests.fitting.small_net import CHANNELS, Net, Scene, calls_of, save_lora, scene_of
 
 ALL = FitOptions(batch=10**6)
 
@@ -93,8 +95,7 @@ def test_all_ranks_give_the_lora_back(scene: Scene) -> None:
     for options in (ALL, FitOptions(batch=3)):
         job = scene.job("rank=8")
         for index, product in products(fitted(scene, recipe="rank=8", options=options)).items():
-            form = job.analysis.adapter.layers[index].form
-            true = form.pair.scale * form.pair.up.bits @ form.pair.down.bits
+            true = delta_of(job.analysis.adapter.layers[index].form)
             assert np.linalg.norm(product - true) < 1e-4 * np.linalg.norm(true)
 
 
@@ -118,9 +119,16 @@ def test_a_merged_lora_is_fitted_as_one_that_is_not(scene: Scene, strength: floa
 def merge(scene: Scene, strength: float) -> None:
     """Add the LoRA to the weights, as WebUIs do."""
     for index, place in scene.model().places.items():
-        form = scene.analysis.adapter.layers[index].form
-        delta = form.pair.scale * form.pair.up.bits @ form.pair.down.bits
-        place.module.weight += strength * torch.from_numpy(delta).reshape(place.module.weight.shape)
+        weight = place.module.weight
+        assert isinstance(weight, Tensor)
+        delta = delta_of(scene.analysis.adapter.layers[index].form)
+        weight += strength * torch.from_numpy(delta).reshape(weight.shape)
+
+
+def delta_of(form: Form) -> np.ndarray:
+    """Return the matrix that a LoRA layer adds, (n, m)."""
+    assert isinstance(form, LowRank)
+    return np.asarray(form.pair.scale * form.pair.up.bits @ form.pair.down.bits)
 
 
 def compared(scene: Scene, strength: float = 0.0, options: FitOptions = ALL) -> tuple[float, float]:
@@ -192,7 +200,9 @@ def test_hooks_are_gone_after_an_error(scene: Scene, net: Net, where: str, monke
     assert hooks_of(net) == 0
 
 
-def test_out_of_memory_halves_the_mini_batch_and_gives_the_same(scene: Scene, net: Net) -> None:
+def test_out_of_memory_halves_the_mini_batch_and_gives_the_same(
+    scene: Scene, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sizes: list[int] = []
     forward = net.last.forward
 
@@ -203,18 +213,20 @@ def test_out_of_memory_halves_the_mini_batch_and_gives_the_same(scene: Scene, ne
         return forward(x)
 
     expected = products(fitted(scene, options=FitOptions(batch=2)))
-    net.last.forward = limited
+    monkeypatch.setattr(net.last, "forward", limited)
     found = products(fitted(scene, options=FitOptions(batch=8)))
     assert sizes[:3] == [16, 8, 4]
     assert max(sizes[2:]) == 4
     assert all(np.array_equal(one, found[index]) for index, one in expected.items())
 
 
-def test_a_device_that_holds_no_sample_is_an_error_with_a_way_out(scene: Scene, net: Net) -> None:
+def test_a_device_that_holds_no_sample_is_an_error_with_a_way_out(
+    scene: Scene, net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    net.last.forward = fail
+    monkeypatch.setattr(net.last, "forward", fail)
     with pytest.raises(DeviceError, match="smaller images"):
         fitted(scene)
     assert hooks_of(net) == 0
@@ -323,8 +335,7 @@ def test_an_attention_whose_outputs_are_not_seen_is_fitted_to_its_inputs_alone(t
 
 
 def _dense(scene: Scene, index: int) -> np.ndarray:
-    form = scene.analysis.adapter.layers[index].form
-    return np.asarray(form.pair.scale * form.pair.up.bits @ form.pair.down.bits)
+    return delta_of(scene.analysis.adapter.layers[index].form)
 
 
 def test_a_layer_that_is_not_run_sample_by_sample_is_truncated_plainly(tmp_path) -> None:

@@ -13,7 +13,6 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 import torch
-from tests.fitting.small_net import save_lora, scene_of
 
 from lib_resize.cli.main import main
 from lib_resize.engine.batch import resize
@@ -26,6 +25,7 @@ from lib_resize.fitting.pipeline import ImageOptions, PipelineFit, models_of, op
 from lib_resize.fitting.places import applied
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes
+from tests.fitting.small_net import save_lora, scene_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of third parties are not our business
 

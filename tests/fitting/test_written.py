@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.fitting.small_net import Scene, calls_of, save_lora, scene_of
 
 from lib_resize.adapters.write.style import Style
 from lib_resize.engine.batch import resize
@@ -32,6 +31,7 @@ from lib_resize.plans import Plan
 from lib_resize.progress import Quiet
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipe, parse_recipes
+from tests.fitting.small_net import Scene, calls_of, save_lora, scene_of
 
 
 def deltas(path: Path) -> dict[str, np.ndarray]:
