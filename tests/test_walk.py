@@ -36,6 +36,8 @@ TOOLS = frozenset(
     {
         "analysis",
         "base_weights",
+        "fitted_layer",
+        "fitting_job",
         "job",
         "layer_values",
         "notes",
