@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..archive.restoring import restore
 
     if sum(map(bool, (arguments.paths, arguments.of_run, arguments.all))) != 1:
-        raise UsageError("name the files or folders to restore, or a run with --run, or --all.")
+        raise UsageError("choose one of these: the files or folders to restore, a run with --run, or --all.")
     paths = [Path(path) for path in arguments.paths]
     archive = find_archive(arguments.archive, paths)
     recover_and_print(archive)
