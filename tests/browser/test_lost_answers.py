@@ -18,7 +18,7 @@ def test_an_order_without_an_answer_is_looked_for_and_not_given_twice(page: Any)
     page.click("#resize_lora_generate")
     until_heard(page, "resize", 1)
     page.clock.fast_forward(181_000)
-    page.wait_for_function(f"{box('request')}.includes('status')")  # Gradio drops it: another question is under way
+    page.wait_for_function(f"!{box('request')}.includes('resize')")  # Gradio drops it: another question is under way
     ask(page, "set", {"kept": []})
     page.wait_for_function(f"{box('reply')}.includes('same')")
     page.clock.fast_forward(16_000)
