@@ -13,7 +13,7 @@ class Reason:
     """Why a file is left alone."""
 
     kind: str
-    """``link``, ``hard_link``, ``read_only`` or ``missing``."""
+    """``link``, ``hard_link``, ``read_only`` or ``missing``; other rooms have more kinds."""
     message: str
 
 

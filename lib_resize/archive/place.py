@@ -116,7 +116,7 @@ def check_room(archive: Archive, bytes_needed: int, homes: Sequence[Path]) -> No
     On the archive's disk the originals stay where they are, so there is room needed for the new files. From another
     disk, whole originals are copied to the archive.
     """
-    place = _existing(archive.folder)
+    place = existing_folder(archive.folder)
     there = _device(place)
     moved = [path for path in homes if _device(path) != there]
     check_free(place, sum(_size(path) for path in moved) + len(homes) * _ENTRY_BYTES)
@@ -166,7 +166,8 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _existing(place: Path) -> Path:
+def existing_folder(place: Path) -> Path:
+    """Return a folder, or the nearest folder above it that exists."""
     while not place.exists() and place != place.parent:
         place = place.parent
     return place

@@ -143,7 +143,8 @@ class Archives:
 
     def checked_source(self, lora: LoraFile) -> LoraFile:
         """Return the same, after the content of the file was compared with that of the entry. Reads the file."""
-        found, entry = self.source(lora), self.at(lora.path)
+        entry = self.at(lora.path)
+        found = self._source(lora, entry)
         if found is lora or entry is None:
             return lora
         return found if sha256_of(lora.path) in (entry.sha256_after, entry.sha256_before) else lora

@@ -29,6 +29,8 @@ class _Work:
     files: Sequence[ListedFile]
     known: int = 0
     done: int = 0
+    bytes: int = 0
+    """Of the files that are done."""
     estimated: int = 0
     failed: int = 0
 
@@ -98,9 +100,9 @@ class Estimates:
                 handle.give_way()
                 handle.wait_for_host()
                 handle.file(work.done + 1, file.lora.name)
-                handle.portion(sum(one.stamp[0] for one in work.files[: work.done]) / total, file.stamp[0] / total)
+                handle.portion(work.bytes / total, file.stamp[0] / total)
                 self._one(work, file, store, handle)
-                work.done += 1
+                work.done, work.bytes = work.done + 1, work.bytes + file.stamp[0]
         finally:
             with contextlib.suppress(Exception):  # it saves time, and nothing depends on it
                 store.save()

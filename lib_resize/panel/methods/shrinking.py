@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ...archive.links import Reason
 from ...archive.place import check_room
 from ...errors import FileError
 from ..desk import Desk
@@ -16,7 +17,6 @@ from ..results import now
 from ..runs import document as is_
 from ..runs.document import RunDocument, RunItem, RunOrder
 from ..runs.planning import PlanRequest, PlanRow, archive_json, rows
-from ..runs.reasons import LeftAlone
 from ..runs.working import begin
 
 _SHARE_UNKNOWN = 0.5  # of a source, for the room on the disk, where the size of the new file is not known
@@ -90,9 +90,9 @@ def _excluded(row: PlanRow, params: Json) -> PlanRow:
         return row
     for folder in params["excluded_folders"]:
         if f"{row.file.folder}/".startswith(f"{folder}/"):
-            return replace(row, left=LeftAlone("folder", f"The folder {folder} is excluded."))
+            return replace(row, left=Reason("folder", f"The folder {folder} is excluded."))
     if row.file.facts.family in params["excluded_families"]:
-        return replace(row, left=LeftAlone("family", f"The family {row.file.facts.family} is excluded."))
+        return replace(row, left=Reason("family", f"The family {row.file.facts.family} is excluded."))
     return row
 
 

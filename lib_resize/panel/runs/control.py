@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -141,7 +141,8 @@ class Runs:
             recovered, self._recovered = self._recovered, []
         for run in runs[MOST:]:
             self.store.remove(run.id)
-        return {"runs": [self.to_json(run) for run in runs[:MOST]], "recovered": recovered}
+        there = _ids_in(self._archives)
+        return {"runs": [self.to_json(run, there) for run in runs[:MOST]], "recovered": recovered}
 
     def get(self, id: str) -> RunDocument:
         """Return a run. Raises Fault."""
@@ -220,11 +221,11 @@ class Runs:
 
     def items(self, run: RunDocument) -> list[RunItem]:
         """Return the files of a run; those whose originals are not in the archive any more are restored or purged."""
-        there = {entry.id for entry in self._archives.entries()}
-        return [_settled(item, there) for item in list(run.items)]
+        return _settled(run.items, _ids_in(self._archives))
 
-    def to_json(self, run: RunDocument) -> Json:
-        """Return the `Library run` of the protocol."""
+    def to_json(self, run: RunDocument, there: Collection[str] | None = None) -> Json:
+        """Return the `Library run` of the protocol; `there` are the ids of the archive, None: as they are now."""
+        there = _ids_in(self._archives) if there is None else there
         state, live = self.state(run), self._live.get(run.id)
         return {
             "run": run.id,
@@ -234,7 +235,7 @@ class Runs:
             "message": run.message,
             "recipe": run.order.recipe,
             "originals": run.order.originals,
-            **_counts(self.items(run)),
+            **_counts(_settled(run.items, there)),
             "share": run.share,
             "seconds_left": run.seconds_left if state == is_.RUNNING else None,
             "job": live.job or None if live is not None else None,
@@ -259,7 +260,15 @@ def _counts(items: Sequence[RunItem]) -> Json:
 _COUNTED = (is_.LEFT, is_.FAILED, is_.RESTORED)
 
 
-def _settled(item: RunItem, there: set[str]) -> RunItem:
+def _ids_in(archives: Archives) -> frozenset[str]:
+    return frozenset(entry.id for entry in archives.entries())
+
+
+def _settled(items: Sequence[RunItem], there: Collection[str]) -> list[RunItem]:
+    return [_settled_item(item, there) for item in list(items)]
+
+
+def _settled_item(item: RunItem, there: Collection[str]) -> RunItem:
     """Return the present state of a resized file: the archive and the disk have it, also after the command line."""
     if item.state != is_.RESIZED or item.entry is None or item.entry in there:
         return item

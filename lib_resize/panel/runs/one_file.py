@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...archive.links import Reason
 from ...archive.place import Archive
 from ...archive.replacing import Replacement, staged_path
 from ...archive.replacing import replace as replace_file
@@ -30,7 +31,7 @@ from ..queue import Handle
 from ..references import reference_info
 from . import document as is_
 from .document import RunItem, RunOrder
-from .reasons import Asked, LeftAlone, reason
+from .reasons import Asked, reason
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class InUse(Exception):  # noqa: N818 - the file is tried again
 
 
 class _NotResized(Exception):  # noqa: N818 - a decision
-    def __init__(self, left: LeftAlone, plan: Plan | None = None) -> None:
+    def __init__(self, left: Reason, plan: Plan | None = None) -> None:
         super().__init__(left.message)
         self.left = left
         self.plan = plan
@@ -68,7 +69,7 @@ def shrink(desk: Desk, order: ShrinkOrder, item: RunItem, handle: Handle) -> Run
     except _NotResized as refused:
         done = _left(item, refused.left, refused.plan)
     except PairingError as error:
-        done = _left(item, LeftAlone("reference", desk.folders.without(str(error))), None)
+        done = _left(item, Reason("reference", desk.folders.without(str(error))), None)
     return replace(done, seconds=round(max(time.monotonic() - began, 1e-3), 3))
 
 
@@ -77,7 +78,7 @@ def _check(desk: Desk, lora: LoraFile, order: ShrinkOrder) -> None:
     try:
         facts = desk.library.facts(lora)
     except OSError as error:
-        raise _NotResized(LeftAlone("missing", f"It cannot be read any more: {error.strerror}.")) from error
+        raise _NotResized(Reason("missing", f"It cannot be read any more: {error.strerror}.")) from error
     asked = Asked(order.recipe, reference_info(desk.snapshot(), order.options.reference), order.limits.again)
     is_replaced = desk.archives.source(lora) is not lora
     left = reason(lora, facts, asked, is_replaced=is_replaced)
@@ -85,7 +86,7 @@ def _check(desk: Desk, lora: LoraFile, order: ShrinkOrder) -> None:
         raise _NotResized(replace(left, message=desk.folders.without(left.message)))
 
 
-def _left(item: RunItem, left: LeftAlone, plan: Plan | None) -> RunItem:
+def _left(item: RunItem, left: Reason, plan: Plan | None) -> RunItem:
     figures = {} if plan is None else {"bytes_after": plan.bytes_after, "retention": plan.retention}
     return replace(item, state=is_.LEFT, reason=left.kind, message=left.message, **figures)  # type: ignore[arg-type]
 
@@ -143,10 +144,10 @@ def check_limits(plan: Plan, limits: RunOrder) -> None:
     """Raise where a file would gain too little, or lose too much."""
     if plan.bytes_after >= plan.bytes_before or 100 * plan.saved < limits.least_gain:
         gain = f"It would become smaller by {100 * max(0.0, plan.saved):.1f} %, less than {limits.least_gain:g} %."
-        raise _NotResized(LeftAlone("gain", gain), plan)
+        raise _NotResized(Reason("gain", gain), plan)
     if limits.floor is not None and plan.retention < limits.floor - 1e-9:
         kept = f"Its weight retention would be {plan.retention:.1%}, less than {limits.floor:.1%}."
-        raise _NotResized(LeftAlone("floor", kept), plan)
+        raise _NotResized(Reason("floor", kept), plan)
 
 
 def _replaced(desk: Desk, archive: Archive, replacement: Replacement) -> str | None:

@@ -7,9 +7,10 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ...archive.entries import Entry
+from ...archive.links import Reason
+from ...archive.place import existing_folder
 from ...errors import ResizeError
 from ...hosts.host import LoraFile
 from ...recipe.grammar import PRESETS, Recipe, parse_recipe
@@ -21,7 +22,7 @@ from ..options import Options
 from ..protocol.types import Json
 from ..references import reference_info
 from ..snapshot import Snapshot
-from .reasons import Asked, LeftAlone, copies, reason
+from .reasons import Asked, copies, reason
 
 _BYTES = {"16": 1.0, "bf16": 1.0, "32": 2.0, "8": 0.5}
 """Dtype of the options -> size of the new file, relative to 16 bit numbers, which estimates are of."""
@@ -35,7 +36,7 @@ class PlanRow:
     bytes: int
     """Of the file that is resized."""
     after: int | None
-    left: LeftAlone | None
+    left: Reason | None
 
     def to_json(self) -> Json:
         """Return the `Plan row` of the protocol."""
@@ -87,7 +88,7 @@ def _without_copies(found: list[PlanRow], files: Mapping[str, ListedFile]) -> li
     everything = [(file.lora, file.stamp[0]) for file in files.values() if file.facts.problem is None]
     same = copies(everything) if len(everything) > 1 else {}
     return [
-        replace(row, left=LeftAlone("copy", f"It has the same content as {same[row.file.lora.name]}."), after=None)
+        replace(row, left=Reason("copy", f"It has the same content as {same[row.file.lora.name]}."), after=None)
         if row.left is None and row.file.lora.name in same
         else row
         for row in found
@@ -139,7 +140,7 @@ def archive_json(desk: Desk, loras: Sequence[LoraFile]) -> Json:
     problem = desk.archives.problem()
     answer: Json = {"folder": desk.archives.folder(), "free": None, "same_disk": False, "problem": ""}
     try:
-        place = _existing(desk.archives.as_it_is().folder)
+        place = existing_folder(desk.archives.as_it_is().folder)
         usage = shutil.disk_usage(place)
         answer["free"] = usage.free if usage.total else None
         disks = {folder.stat().st_dev for folder in {lora.path.parent for lora in loras}}
@@ -147,9 +148,3 @@ def archive_json(desk: Desk, loras: Sequence[LoraFile]) -> Json:
     except (OSError, ResizeError) as error:
         problem = problem or str(error)
     return {**answer, "problem": desk.folders.without(problem)}
-
-
-def _existing(place: Path) -> Path:
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return place

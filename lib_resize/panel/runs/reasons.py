@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...archive.links import left_alone
+from ...archive.links import Reason, left_alone
 from ...files.header import open_file
 from ...hosts.host import LoraFile, same_file
 from ...recipe.grammar import Recipe
@@ -20,14 +20,6 @@ _BROKEN = "incomplete"
 
 
 @dataclass(frozen=True)
-class LeftAlone:
-    """A reason, a key of `protocol.run_objects.REASONS`."""
-
-    kind: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Asked:
     """What a run or a plan would do to each file."""
 
@@ -36,27 +28,27 @@ class Asked:
     again: bool
 
 
-def reason(lora: LoraFile, facts: Facts, asked: Asked, *, is_replaced: bool) -> LeftAlone | None:
+def reason(lora: LoraFile, facts: Facts, asked: Asked, *, is_replaced: bool) -> Reason | None:
     """Return why a file is left alone; `is_replaced`: its original is in the archive."""
     on_disk = left_alone(lora.path)
     if on_disk is not None:
-        return LeftAlone(on_disk.kind, f"The file is left alone: it {on_disk.message}.")
+        return Reason(on_disk.kind, f"The file is left alone: it {on_disk.message}.")
     if facts.problem is not None:
         is_broken = facts.dtype is None or facts.problem.startswith(_BROKEN)
-        return LeftAlone("broken" if is_broken else "kind", facts.problem)
+        return Reason("broken" if is_broken else "kind", facts.problem)
     if not asked.again and (is_replaced or facts.source is not None):
-        return LeftAlone("resized", f"It was resized before, with {facts.recipe or 'another recipe'}.")
+        return Reason("resized", f"It was resized before, with {facts.recipe or 'another recipe'}.")
     return _of_reference(facts, asked)
 
 
-def _of_reference(facts: Facts, asked: Asked) -> LeftAlone | None:
+def _of_reference(facts: Facts, asked: Asked) -> Reason | None:
     if asked.recipe is None or not asked.recipe.needs_base:
         return None
     base = asked.reference
     if base.kind == "none":
-        return LeftAlone("reference", f"The recipe compares with a base model. {base.note or 'None was chosen.'}")
+        return Reason("reference", f"The recipe compares with a base model. {base.note or 'None was chosen.'}")
     if facts.family is not None and base.family is not None and facts.family != base.family:
-        return LeftAlone("reference", f"It is made for {facts.family}, the base model {base.title} is {base.family}.")
+        return Reason("reference", f"It is made for {facts.family}, the base model {base.title} is {base.family}.")
     return None
 
 
