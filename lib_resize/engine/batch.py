@@ -150,10 +150,10 @@ class _Run:
         digests = [future.result() for future in hashes]
         plan = execute(job, self.runtime, digests, overwrite=settings.overwrite, inputs=self.inputs)
         if settings.staged is not None:
-            return Outcome(source.label, plan, job)
+            return Outcome(source.label, plan, job, sha256=digests[0])
         self.paths.of(source).written(job.path)
         copies, kept = sidecar_copies.copy(source.members[0].path, job.path, settings, replaced)
-        return Outcome(source.label, plan, job, sidecars=copies, kept=kept)
+        return Outcome(source.label, plan, job, sidecars=copies, kept=kept, sha256=digests[0])
 
 
 def _always(path: Path) -> Callable[[str], Path]:

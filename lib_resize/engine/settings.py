@@ -89,6 +89,8 @@ class Outcome:
     sidecars: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
     """Existing sidecars that Resize LoRA did not write, and that are kept."""
+    sha256: str = ""
+    """Of the first file of the source, hex; empty where nothing was written."""
 
 
 def inputs_of(sources: Sequence[Source], inputs: Inputs | None = None) -> Inputs:

@@ -17,7 +17,6 @@ from ..base.checkpoint import Checkpoint
 from ..engine.batch import resize
 from ..engine.settings import Outcome, Settings
 from ..errors import FileError, OutputError, ResizeError
-from ..files.moving import sha256_of
 from ..plans import Plan
 from ..progress import Progress
 from ..prompts.sources import Member, Source
@@ -111,9 +110,8 @@ def _replaced(
         return Shrunk(home, outcome, None if outcome.plan is None else too_little(outcome.plan, options))
     if settings.dry_run:
         return Shrunk(home, outcome)
-    digest = sha256_of(subject.source)
     facts = {**facts_of(settings), "retention": outcome.plan.retention, "threshold": outcome.plan.threshold}
-    asked = Replacement(home, staged, digest or "", options.run, home.stem, options.keep_originals, facts)
+    asked = Replacement(home, staged, outcome.sha256, options.run, home.stem, options.keep_originals, facts)
     return Shrunk(home, outcome, entry=replace(archive, asked))
 
 
