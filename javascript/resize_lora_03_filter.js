@@ -148,10 +148,15 @@
     function foldersOf(files) {
         const found = new Set();
         for (const {folder} of files) {
-            const parts = folder.split('/');
-            if (folder) parts.forEach((_, i) => found.add(parts.slice(0, i + 1).join('/')));
+            if (folder) withParents(folder).forEach(name => found.add(name));
         }
         return [...found].sort(byText);
+    }
+
+    /* A folder after the folders above it. */
+    function withParents(folder) {
+        const names = folder.split('/');
+        return names.map((_, i) => names.slice(0, i + 1).join('/'));
     }
 
     /* The filter of an earlier visit, without its search; what is not as it should be is left out. */
@@ -175,5 +180,16 @@
         return ['text', 'show', 'family', 'folder', 'gain', 'fits'].some(name => filter[name] !== FILTER[name]);
     }
 
-    resizeLora.filter = {FILTER, byText, familiesOf, foldersOf, gainOf, isFiltering, matching, rowsOf, savedFilter};
+    resizeLora.filter = {
+        FILTER,
+        byText,
+        familiesOf,
+        foldersOf,
+        gainOf,
+        isFiltering,
+        matching,
+        rowsOf,
+        savedFilter,
+        withParents,
+    };
 })((window.resizeLora = window.resizeLora || {}));

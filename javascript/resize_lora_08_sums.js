@@ -3,7 +3,7 @@
     'use strict';
     if (resizeLora.sums) return;
 
-    const {byText} = resizeLora.filter;
+    const {byText, withParents} = resizeLora.filter;
 
     /* Returns whether a folder is an excluded one or inside of one. '' has only the files of the LoRA folder itself. */
     function isExcluded(folder, excluded) {
@@ -22,11 +22,11 @@
     }
 
     function gainsTooLittle(before, after, leastGain) {
-        return after >= before || 100 * gainOf(before, after) < leastGain;
+        return after >= before || 100 * shareSaved(before, after) < leastGain;
     }
 
     /* The share of a file that is saved; negative where the new file is larger. */
-    function gainOf(before, after) {
+    function shareSaved(before, after) {
         return before > 0 ? 1 - after / before : 0;
     }
 
@@ -72,11 +72,6 @@
         return counted(rows.map(row => withParents(row.folder || '')));
     }
 
-    function withParents(folder) {
-        const names = folder.split('/');
-        return names.map((_, i) => names.slice(0, i + 1).join('/'));
-    }
-
     function counted(lists) {
         const found = new Map();
         for (const value of lists.flat()) found.set(value, (found.get(value) || 0) + 1);
@@ -89,5 +84,5 @@
         return isSameDisk ? sums.after + sums.unknown.bytes : sums.source;
     }
 
-    resizeLora.sums = {familyCounts, folderCounts, gainOf, roomNeeded, sumsOf};
+    resizeLora.sums = {familyCounts, folderCounts, shareSaved, roomNeeded, sumsOf};
 })((window.resizeLora = window.resizeLora || {}));

@@ -6,7 +6,7 @@
     const {count} = resizeLora.numbers;
     const {t} = resizeLora.words;
     const {byText} = resizeLora.filter;
-    const {gainOf} = resizeLora.sums;
+    const {shareSaved} = resizeLora.sums;
 
     const FILTERS = {
         all: () => true,
@@ -34,7 +34,9 @@
 
     /* The share that was saved; null where no new file was made. */
     function itemGain(item) {
-        return item.bytes_after == null || item.state === 'left' ? null : gainOf(item.bytes_before, item.bytes_after);
+        return item.bytes_after == null || item.state === 'left'
+            ? null
+            : shareSaved(item.bytes_before, item.bytes_after);
     }
 
     /* The files of a run in an order. Files without the value come last, and equal ones are sorted by name.

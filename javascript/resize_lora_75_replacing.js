@@ -5,29 +5,21 @@
 
     const {t} = resizeLora.words;
     const {button} = resizeLora.elements;
+    const {keep, kept} = resizeLora.storage;
     const {PRESET_WORDS, state} = resizeLora.model;
     const {showError, toast} = resizeLora.dialogs;
     const {start} = resizeLora.session;
     const {firstPreset, targetOf} = resizeLora.shrinkPlan;
     const {askToNotify, startRun} = resizeLora.runs;
 
-    const AT_ONCE_KEY = 'resize-lora-replace-at-once';
+    const AT_ONCE = 'replace-at-once';
 
     function isAtOnce() {
-        try {
-            return window.localStorage.getItem(AT_ONCE_KEY) === 'yes';
-        } catch {
-            return false;
-        }
+        return kept(AT_ONCE) === true;
     }
 
     function setAtOnce(on) {
-        try {
-            if (on) window.localStorage.setItem(AT_ONCE_KEY, 'yes');
-            else window.localStorage.removeItem(AT_ONCE_KEY);
-        } catch (error) {
-            console.warn('Resize LoRA: no local storage', error);
-        }
+        keep(AT_ONCE, on);
     }
 
     /* Replaces the LoRA of a card: after the dialog, or at once where that was chosen in it. */

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {beforeEach, test} from 'node:test';
 import {load, plain} from './load.mjs';
 
-const {familyCounts, folderCounts, gainOf, roomNeeded, sumsOf} = load().sums;
+const {familyCounts, folderCounts, shareSaved, roomNeeded, sumsOf} = load().sums;
 
 function row(name, more) {
     return {name, folder: 'styles', family: 'SDXL', bytes: 100, bytes_now: 100, left: null, after: 40, ...more};
@@ -97,7 +97,7 @@ test('a reason of the server is worth more than those of the dialog', () => {
 });
 
 test('a file of no bytes gains nothing', () => {
-    assert.equal(gainOf(0, 0), 0);
+    assert.equal(shareSaved(0, 0), 0);
 });
 
 test('folders count what is inside of them', () => {
