@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lib_resize.linalg.threads import ask_for_one_blas_thread
 
 ask_for_one_blas_thread()  # before numpy and torch: several workers with several threads each cost many times the CPU
 
+from lib_resize.archive.place import NAME as ARCHIVE  # noqa: E402
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora  # noqa: E402
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to what it starts in the background
@@ -20,6 +22,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell does that to wh
 
 settings.register_profile("without deadline", deadline=None)  # no test depends on the time that a busy machine needs
 settings.load_profile("without deadline")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_next_to_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fail a test that leaves an archive next to its own folder: other tests would find it."""
+    yield
+    assert not (tmp_path_factory.getbasetemp() / ARCHIVE).exists()
 
 
 @pytest.fixture(autouse=True)

@@ -49,9 +49,7 @@ def pastry(folder: Path) -> Path:
 def test_the_example_of_a_function_runs(
     name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for file in folder.iterdir():
-        shutil.copy(file, tmp_path / file.name)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "loras"))
     (found,) = doctest.DocTestFinder(recurse=False).find(
         getattr(HOMES[name], name), name, globs=vars(HOMES[name]).copy()
     )

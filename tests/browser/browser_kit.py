@@ -16,6 +16,7 @@ __all__ = [
     "ask",
     "change",
     "drawn",
+    "estimated",
     "expect",
     "heard",
     "open_advanced",
@@ -26,6 +27,15 @@ __all__ = [
     "shown_in",
     "until_heard",
 ]
+
+
+def estimated(page: Any) -> None:
+    """Have all sizes estimated, as a server does by itself, and show them."""
+    ask(page, "estimate")
+    for _ in range(6):
+        ask(page, "status")
+    page.click("#resize_lora_refresh")
+    expect(row(page, "hogs").locator(".resize-lora-col-after")).to_contain_text("≈")
 
 
 def setup(page: Any, **settings: Any) -> None:

@@ -144,21 +144,19 @@ def page(shared_page: SharedPage, address: str) -> Iterator[Any]:
 @pytest.fixture
 def phone(browser: Any, address: str) -> Iterator[Any]:
     """The same on a phone."""
-    faults: list[str] = []
-    page = _new_page(browser, faults, viewport={"width": 390, "height": 844}, has_touch=True)
-    try:
-        _load(page, address)
-        yield page
-    finally:
-        page.context.close()
-    assert faults == []
+    yield from _own_page(browser, address, viewport={"width": 390, "height": 844}, has_touch=True)
 
 
 @pytest.fixture
 def japanese(browser: Any, address: str) -> Iterator[Any]:
     """The same for a reader of Japanese."""
+    yield from _own_page(browser, address, viewport=WIDE, locale="ja-JP")
+
+
+def _own_page(browser: Any, address: str, **settings: Any) -> Iterator[Any]:
+    """A page that no other test uses."""
     faults: list[str] = []
-    page = _new_page(browser, faults, viewport=WIDE, locale="ja-JP")
+    page = _new_page(browser, faults, **settings)
     try:
         _load(page, address)
         yield page

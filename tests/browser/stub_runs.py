@@ -83,6 +83,7 @@ class StubRuns:
         }  # fmt: skip
 
     def _recipe(self, target: dict[str, Any]) -> str:
+        """Return the recipe of a target; `StubService`, which has this mixin, knows it."""
         raise NotImplementedError
 
     def _row(self, source: dict[str, Any], target: dict[str, Any], again: bool) -> dict[str, Any]:

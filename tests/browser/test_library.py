@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.browser_kit import ask, expect, heard, row, setup
+from tests.browser.browser_kit import ask, estimated, expect, heard, row, setup
 
 ONE_GRADIO = True  # see conftest.py
 
@@ -25,15 +25,6 @@ def selected(page: Any) -> list[str]:
         "rows => rows.filter(row => !row.hidden).map(row => row.dataset.name)"
     )
     return sorted(found)
-
-
-def estimated(page: Any) -> None:
-    """Has all sizes estimated, as a server does by itself."""
-    ask(page, "estimate")
-    for _ in range(6):
-        ask(page, "status")
-    page.click("#resize_lora_refresh")
-    expect(row(page, "hogs").locator(".resize-lora-col-after")).to_contain_text("≈")
 
 
 def test_an_original_and_its_versions_are_one_row_that_unfolds(page: Any, shot: Any) -> None:

@@ -5,17 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tests.browser.browser_kit import ask, expect, row, setup
+from tests.browser.browser_kit import ask, estimated, expect, row, setup
 
 ONE_GRADIO = True  # see conftest.py
-
-
-def estimated(page: Any) -> None:
-    ask(page, "estimate")
-    for _ in range(6):
-        ask(page, "status")
-    page.click("#resize_lora_refresh")
-    expect(row(page, "hogs").locator(".resize-lora-col-after")).to_contain_text("≈")
 
 
 def pick(page: Any, *names: str) -> None:

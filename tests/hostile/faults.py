@@ -80,6 +80,21 @@ def struck(action: Action, k: int, mode: str) -> End:
     return End(code, text, calls)
 
 
+def silent_child(work: Callable[[], int]) -> int:
+    """Fork a child that prints nothing and ends with the status that `work` returns; return its process id."""
+    pid = os.fork()
+    if pid == 0:
+        code = 97
+        try:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, 1)
+            os.dup2(nowhere, 2)
+            code = work()
+        finally:
+            os._exit(code)
+    return pid
+
+
 def _child(action: Action, striker: _Striker, printed: Path, made: Path) -> None:
     """Never returns, so that no test goes on in the child."""
     code, text = 96, io.StringIO()

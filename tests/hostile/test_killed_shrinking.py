@@ -24,6 +24,7 @@ from lib_resize.cli import main as cli
 from lib_resize.cli import work
 from lib_resize.files.atomic import sweep
 from lib_resize.shrinking import shrinking
+from tests.hostile.faults import silent_child
 from tests.library import JSONS, check_entries, check_facts, contents, sha256, write_sidecars, write_small_lora
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -51,17 +52,12 @@ def first(folder: Path) -> dict[Path, bytes]:
 
 def run(folder: Path, words: list[str], after: float | None = None) -> bool:
     """Run a command in a child, killed after so many seconds. Return whether it was killed."""
-    pid = os.fork()
-    if pid == 0:
-        code = 97
-        try:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
-            os.chdir(folder)
-            code = cli.main(words)
-        finally:
-            os._exit(code)
+
+    def command() -> int:
+        os.chdir(folder)
+        return cli.main(words)
+
+    pid = silent_child(command)
     if after is not None:
         time.sleep(after)
         os.kill(pid, signal.SIGKILL)

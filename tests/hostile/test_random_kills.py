@@ -24,16 +24,7 @@ COUNT = int(os.environ.get("RESIZE_LORA_KILLS", "4"))
 
 def killed(scene: Scene, after: float) -> bool:
     """Whether a run was ended that many seconds after its start, rather than by itself."""
-    pid = os.fork()
-    if pid == 0:
-        code = 97
-        try:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
-            code = scene.run()
-        finally:
-            os._exit(code)
+    pid = faults.silent_child(scene.run)
     time.sleep(after)
     os.kill(pid, signal.SIGKILL)
     return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
