@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,10 +53,12 @@ class Estimates:
 
     def start(self, files: Sequence[ListedFile]) -> str:
         """Add the job for these files; return its id. Raises Fault."""
-        replaced = self.archives.by_home()
-        todo = [one for one in files if self._is_open(one) and plain(one.lora.path) not in replaced]
+        todo = self._open(files)
         failed = sum(one.facts.problem is not None for one in files)
-        work = _Work(todo, known=len(files) - len(todo) - failed, failed=failed)
+        return self._add(_Work(todo, known=len(files) - len(todo) - failed, failed=failed))
+
+    def _add(self, work: _Work) -> str:
+        todo = work.files
         spec = JobSpec(
             kind="estimate",
             title=f"Estimate {len(todo)} LoRAs",
@@ -76,20 +78,16 @@ class Estimates:
         with self._lock:
             if self._job and self.queue.knows(self._job, active=True):
                 return
-            replaced = self.archives.by_home()
-            due = [
-                one
-                for one in self.library.listed(lists).values()
-                if self._is_open(one)
-                and (one.lora.path, one.stamp) not in self._tried
-                and plain(one.lora.path) not in replaced
-            ]
+            files = self.library.listed(lists).values()
+            due = self._open(one for one in files if (one.lora.path, one.stamp) not in self._tried)
             if due:
-                self._job = self.start(due)
+                self._job = self._add(_Work(due))
 
-    @staticmethod
-    def _is_open(file: ListedFile) -> bool:
-        return file.predicted is None and file.facts.problem is None
+    def _open(self, files: Iterable[ListedFile]) -> list[ListedFile]:
+        """Return the files of unknown size that can be estimated; those that replaced their originals are left out."""
+        unknown = [file for file in files if file.predicted is None and file.facts.problem is None]
+        replaced = self.archives.by_home() if unknown else {}
+        return [file for file in unknown if plain(file.lora.path) not in replaced]
 
     def _all(self, work: _Work, handle: Handle) -> Json:
         store = SurveyStore(self.library.cache)
