@@ -30,7 +30,6 @@
         resizeLora.results.setResults(await call('results'));
         await resizeLora.runs.readRuns();
         readLibrary().catch(showError);
-        await resizeLora.jobs.askStatus();
         resizeLora.jobs.poll();
     }
 

@@ -50,9 +50,11 @@
         }
     }
 
-    /* Jobs of this page that no status has shown yet may be active, and so may those of an order without an answer. */
+    /* Jobs of this page that no status has shown yet may be active, and so may those of an order without an answer.
+       Before the first status nothing is known. */
     function mayBeActive() {
-        return state.pending.order || activeJobs().length > 0 || [...state.ownJobs].some(id => !state.jobs.has(id));
+        const isUnknown = state.revision == null || [...state.ownJobs].some(id => !state.jobs.has(id));
+        return isUnknown || state.pending.order || activeJobs().length > 0;
     }
 
     function clearSilence() {

@@ -61,7 +61,7 @@ def test_escape_leaves_jobs_of_other_pages_and_knows_its_own_after_a_reload(page
     expect(page.locator("#resize_lora_interrupt")).to_be_disabled()
     assert active(page) == ["hogs"]
     job(page, "hogs").get_by_role("button").click()
-    expect(page.locator("#resize_lora_queue")).to_be_hidden()
+    expect(job(page, "hogs")).to_have_count(0)
 
 
 def test_a_batch_that_is_stopped_says_what_was_stopped_and_goes_on_when_asked(page: Any, shot: Any) -> None:
@@ -116,6 +116,14 @@ def test_a_status_that_fails_is_asked_again_until_the_job_has_ended(page: Any) -
     page.click("#resize_lora_generate")
     expect(page.locator(TOASTS)).to_contain_text("Retrying")
     expect(page.locator(".resize-lora-result")).to_have_count(1)
+    expect(page.locator(TOASTS)).not_to_contain_text("Retrying")
+
+
+def test_a_page_whose_first_status_fails_can_be_used_and_asks_again(page: Any) -> None:
+    setup(page, faults={"status": 2})
+    expect(page.locator(TOASTS)).to_contain_text("Retrying")
+    row(page, "hogs").click()
+    expect(page.locator("#resize_lora_generate")).to_be_enabled()
     expect(page.locator(TOASTS)).not_to_contain_text("Retrying")
 
 
