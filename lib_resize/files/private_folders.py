@@ -1,8 +1,8 @@
 """Folders for files that only this process uses, removed when it no longer needs them, or at the next start.
 
 A name is ``private-``, 8 digits for the machine, 8 random digits. The folder contains a file ``lock``, which is locked
-as long as its process runs: a folder of this machine whose lock is free was left by a killed process. Where the disk has
-no locks, and for other machines, a folder is removed a day after the last change. Standard library only.
+as long as its process runs: a folder of this machine whose lock is free was left by a killed process. Where the disk
+has no locks, and for other machines, a folder is removed a day after the last change. Standard library only.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _remove_if_dead(path: Path, *, is_own: bool) -> None:
     fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         locked = try_lock(fd)
-        is_dead = locked is True and (is_own or is_old) or locked is None and is_old
+        is_dead = (locked is True and (is_own or is_old)) or (locked is None and is_old)
         if is_dead:
             for entry in path.iterdir():
                 if entry.name != _LOCK:

@@ -9,9 +9,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 SHAPE = (4, 8, 8)
+
+
+def write_small_lora(path: Path, seed: int = 3, rank: int = 16) -> Path:
+    """Write a LoRA of twelve layers whose singular values fall, so that a search is quick."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for block in (1, 2, 4, 5, 7, 8):
+        for layer in ("to_q", "to_out_0"):
+            stem = f"lora_unet_input_blocks_{block}_1_transformer_blocks_0_attn1_{layer}"
+            falling = np.sqrt(np.exp(-np.arange(rank) / rng.uniform(2, 8)))
+            up, down = (
+                np.linalg.qr(rng.standard_normal((64, rank)))[0],
+                np.linalg.qr(rng.standard_normal((64, rank)))[0],
+            )
+            tensors[f"{stem}.lora_up.weight"] = (up * falling).astype(np.float16)
+            tensors[f"{stem}.lora_down.weight"] = (down * falling).T.astype(np.float16).copy()
+            tensors[f"{stem}.alpha"] = np.array(rank / 2, np.float16)
+    save_file(tensors, str(path), {"ss_network_dim": str(rank), "ss_network_alpha": str(rank / 2)})
+    return path
 
 
 class Drawing:
