@@ -11,7 +11,7 @@
     const {button, download, el, head, nameText, quiet, quietLine, section} = resizeLora.elements;
     const {keep} = resizeLora.storage;
     const {state} = resizeLora.model;
-    const {can} = resizeLora.choice;
+    const {can, changedOptions} = resizeLora.choice;
     const {call} = resizeLora.wire;
     const {menuItem, showMenu} = resizeLora.menu;
     const {showError, toast} = resizeLora.dialogs;
@@ -221,6 +221,7 @@
             hasTag && menuItem(t('Send and generate'), () => sendToPrompt(about, true), 'generate'),
             hasTag && menuItem(t('Copy tag'), () => copyTag(about), 'copy'),
             !result.baked && !result.extracted && compareItem(about),
+            state.files.has(result.name) && findItem(result.name),
             menuItem(t('Show in the library'), () => resizeLora.library.openInTab(result.output), 'show'),
             el('hr'),
             menuItem(t('Undo'), () => undo(result.result), 'undo'),
@@ -231,6 +232,12 @@
     function compareItem(about) {
         const reason = can('generate') ? '' : t('Image generation is not available here.');
         return menuItem(t('Compare'), () => resizeLora.compare.startComparison(about), 'compare', reason);
+    }
+
+    function findItem(name) {
+        const reason = can('generate') ? '' : t('Image generation is not available here.');
+        const find = () => resizeLora.find.openFind([name], {options: changedOptions()});
+        return menuItem(t('Find the smallest…'), find, 'find', reason);
     }
 
     function undo(result) {
