@@ -9,7 +9,7 @@ from typing import Any
 
 from . import webui_caches as caches
 from .guard import attempt, guarded, host_module, read
-from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, LoadedModel, SharedLock
+from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, GeneratedImage, LoadedModel, SharedLock
 from .webui_files import WebUIFiles
 from .webui_images import ImageGenerator
 from .webui_modules import cmd_options, networks, own_lock, queue_lock, shared
@@ -106,7 +106,7 @@ class WebUI(WebUIFiles, WebUIPage):
     def end_job(self) -> None:
         self._progress.end()
 
-    def generate(self, request: Mapping[str, Any]) -> Any:
+    def generate(self, request: Mapping[str, Any]) -> GeneratedImage:
         return self._images.generate(request)
 
     def stop_generating(self) -> None:

@@ -2,98 +2,43 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ..hosts.host import Host
 from .faults import Fault
 from .images import Images
-from .names import Notes, has_tag, replace_tags, tag, without_tags
-from .protocol.objects import IMAGE_SETTINGS
-from .protocol.types import Json, read_object
+from .picturing.prompting import ComparedFiles
+from .picturing.takes import Takes
+from .protocol.types import Json
 from .queue import Handle
 
 
-@dataclass(frozen=True)
-class ComparedFiles:
-    """The original and the new file, and how prompts refer to them."""
-
-    old: str
-    new: str
-    others: frozenset[str]
-    """Further names in the prompt that stand for either: aliases, other versions."""
-    notes: Notes
-    files: Mapping[str, Path] = field(default_factory=dict)
-    """Names that are not in the list, and their files, which the host knows for one image."""
-
-    @property
-    def names(self) -> frozenset[str]:
-        return self.others | {self.old, self.new}
-
-
-def read_settings(values: Mapping[str, Any]) -> Json:
-    """Return the settings that were given, with a seed. Raises Fault for settings and values that no host accepts."""
-    checked = read_object(dict(values), IMAGE_SETTINGS.fields, "settings")
-    found = {name: value for name, value in checked.items() if value not in (None, "")}
-    if found.get("seed", -1) < 0:
-        found["seed"] = secrets.randbelow(2**32)
-    return {"prompt": "", **found}
-
-
-def prompts(pair: ComparedFiles, prompt: str) -> tuple[str, str, str]:
-    """Return the prompt with the original, with the new file, and with neither."""
-    if not has_tag(prompt, pair.names):
-        words = ", ".join(part for part in (prompt.strip(), pair.notes.activation) if part)
-        prompt = f"{words} {tag(pair.old, pair.notes.weight)}".strip()
-    return (
-        replace_tags(prompt, pair.names, pair.old),
-        replace_tags(prompt, pair.names, pair.new),
-        without_tags(prompt, pair.names),
-    )
-
-
-def compare(
-    host: Host, pair: ComparedFiles, settings: Mapping[str, Any], without: bool, handle: Handle, images: Images
-) -> Json:
+def compare(host: Host, pair: ComparedFiles, settings: Json, without: bool, handle: Handle, images: Images) -> Json:
     """Render two or three images and measure their difference. Raises Cancelled, and what the host raises."""
-    texts = prompts(pair, settings["prompt"])
-    wanted: dict[str, tuple[str, str | None]] = {"original": (texts[0], pair.old), "resized": (texts[1], pair.new)}
-    if without:
-        wanted["without"] = (texts[2], None)
-    made: dict[str, Any] = {}
+    takes, seed = Takes(host, pair, settings), settings["seed"]
     handle.portion(0.0, 1.0)
-    handle.start("image", len(wanted))
-    for what, (prompt, name) in wanted.items():
-        handle.wait_for_host()
-        request = {**settings, "prompt": prompt, **_used(pair, name)}
-        made[what] = host.generate(request).convert("RGB")
-        handle.step()
-    difference = _Difference(made["original"], made["resized"])
-    effect = _Difference(made["original"], made["without"]).mean if without else None
-    compared = {what: {"name": name, "prompt": prompt} for what, (prompt, name) in wanted.items()}
+    handle.start("image", 3 if without else 2)
+    made = {
+        "original": takes.original(seed, handle),
+        "resized": takes.candidate(pair.new, pair.new, None, seed, handle),
+        **({"without": takes.without(seed, handle)} if without else {}),
+    }
+    pictures = {what: take.picture() for what, take in made.items()}
+    difference = _Difference(pictures["original"], pictures["resized"])
+    effect = _Difference(pictures["original"], pictures["without"]).mean if without else None
     return {
-        "original": compared["original"],
-        "resized": compared["resized"],
-        "without": compared.get("without"),
-        "pictures": images.keep({**made, "difference": difference.image()}),
+        "original": {"name": pair.old, "prompt": takes.prompts.original},
+        "resized": {"name": pair.new, "prompt": takes.prompts.of_file(pair.new)},
+        "without": {"name": None, "prompt": takes.prompts.without} if without else None,
+        "pictures": images.keep({**pictures, "difference": difference.image()}),
         "number": difference.mean,
         "largest": difference.largest,
         "effect": effect,
         "text": _text(difference.mean, effect),
-        "seed": settings.get("seed"),
-        "width": made["original"].width,
-        "height": made["original"].height,
+        "seed": seed,
+        "width": made["original"].size[0],
+        "height": made["original"].size[1],
     }
-
-
-def _used(pair: ComparedFiles, name: str | None) -> Json:
-    """Return the part of a request that is about the LoRA of an image."""
-    if name is None:
-        return {}
-    return {"loras": [name], **({"files": {name: pair.files[name]}} if name in pair.files else {})}
 
 
 def _text(number: float, effect: float | None) -> str:

@@ -7,9 +7,9 @@ import itertools
 from ..archive.entries import Entry
 from ..errors import FileError
 from ..hosts.host import LoraFile
-from .compare import ComparedFiles
 from .desk import Desk
 from .names import Notes, notes_of
+from .picturing.prompting import ComparedFiles
 from .protocol.types import Json
 from .snapshot import Snapshot
 from .versions import names_of, original

@@ -17,6 +17,7 @@ from lib_resize.hosts.host import (
     PROMPT,
     XYZ,
     CheckpointFile,
+    GeneratedImage,
     LoadedModel,
     LoraFile,
     LoraList,
@@ -46,6 +47,8 @@ class FakeHost:
     set: dict[str, Any] = field(default_factory=dict)
     """The host's settings page."""
     picture: Callable[[Mapping[str, Any]], Any] | None = None
+    latent: Callable[[Mapping[str, Any]], Any] | None = None
+    """The latents of an image; None: the host gives none."""
     events: list[tuple[Any, ...]] = field(default_factory=list)
     queue_lock: Any = field(default_factory=threading.Lock)
     """Hold it to act as if an image is being generated."""
@@ -145,14 +148,14 @@ class FakeHost:
     def end_job(self) -> None:
         self.events.append(("end_job",))
 
-    def generate(self, request: Mapping[str, Any]) -> Any:
+    def generate(self, request: Mapping[str, Any]) -> GeneratedImage:
         self.events.append(("generate", dict(request)))
         self._stopped.clear()
         with self._lock.alone():
             image = (self.picture or plain_picture)(request)
         if self._stopped.is_set():
             raise Cancelled("The image was stopped.")
-        return image
+        return GeneratedImage(image, None if self.latent is None else self.latent(request))
 
     def stop_generating(self) -> None:
         self.events.append(("stop_generating",))

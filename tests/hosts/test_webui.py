@@ -19,7 +19,7 @@ from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.access import Access
 from lib_resize.hosts.detect import detect
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.host import CARDS, XYZ
+from lib_resize.hosts.host import CARDS, XYZ, GeneratedImage
 from lib_resize.hosts.reforge import ReforgeHost
 from lib_resize.hosts.scan import INNER_TRASH, TRASH
 from lib_resize.hosts.standalone import StandaloneHost
@@ -291,7 +291,7 @@ def test_an_image_is_generated_under_the_lock_and_leaves_nothing_behind(
     webui.install(monkeypatch)
     with_style(webui)
     got = in_thread(lambda: kind().generate(REQUEST))
-    assert got == "picture"
+    assert got == GeneratedImage("picture")
     (made,) = webui.draws
     assert made.closed
     assert made.scripts is None
@@ -331,7 +331,7 @@ def test_any_exception_of_a_host_is_reported_and_the_lock_is_released(
 
 def test_forge_asked_from_its_main_thread_does_not_wait_for_itself(webui: WebUI, forge: ForgeHost) -> None:
     with_style(webui)
-    assert forge.generate(REQUEST) == "picture"
+    assert forge.generate(REQUEST).image == "picture"
 
 
 def test_stopping_ends_the_image(webui: WebUI) -> None:

@@ -8,6 +8,7 @@ from ..desk import Desk
 from ..faults import Fault
 from ..jobs import JobSpec
 from ..pairs import archived_files, compared_files
+from ..picturing.prompting import read_settings
 from ..protocol.types import Json
 
 
@@ -16,7 +17,7 @@ def compare(desk: Desk, params: Json) -> Json:
         raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
     lists = desk.snapshot()
     files = archived_files(desk, params, lists) or compared_files(desk, params, lists)
-    settings = images.read_settings(params["settings"])
+    settings = read_settings(params["settings"])
     if files.old == files.new or (files.old not in files.files and all(one.name != files.old for one in lists.loras())):
         raise Fault("file", f"The original of {files.new} is not in the list, so there is nothing to compare with.")
     spec = JobSpec(

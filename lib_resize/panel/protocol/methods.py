@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import objects as of
+from .find_methods import FIND_METHODS
 from .method import CHOICE, HOW, MOST_NAMES, NAMES, Method
 from .objects import BOOLEAN, INTEGER, NUMBER, TEXT, TEXTS
 from .run_methods import RUN_METHODS
@@ -379,15 +380,18 @@ _METHODS = (
     Method(
         "picture",
         "comparing",
-        "Return an image of a comparison",
+        "Return an image of a comparison or a search",
         Object("Picture", (Field("png", TEXT, "the PNG file in base64"),)),
         (Field("id", TEXT, "id of an image"),),
     ),
+    *FIND_METHODS,
     *RUN_METHODS,
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 """Name -> method, in the order of docs/panel-protocol.md."""
 
-JOB_RESULTS: dict[str, Object] = {method.name: method.job for method in _METHODS if method.job is not None}
+JOB_RESULTS: dict[str, Object] = {
+    method.kind or method.name: method.job for method in _METHODS if method.job is not None
+}
 """Kind of a job -> its result."""

@@ -355,50 +355,6 @@ SAME_ORDER = Object(
     ),
 )
 
-# Jobs ----------------------------------------------------------------------------------------------------------
-
-_JOB_KINDS = (
-    *("analyse", "resize", "bake", "bake_plan", "extract", "compare", "spectra"),
-    *("estimate", "shrink", "restore_originals"),
-)
-JOB = Object(
-    "Job",
-    (
-        Field("id", TEXT),
-        Field("batch", TEXT, "the same for all jobs of one call"),
-        Field("kind", Text(_JOB_KINDS)),
-        Field("title", TEXT),
-        Field(
-            "state",
-            Text(("queued", "waits", "running", "done", "failed", "cancelled")),
-            "`waits`: for an image of the host",
-        ),
-        Field("place", INTEGER, "number of jobs ahead when this was sent; `places` is up to date"),
-        Field("stage", TEXT, "such as `analyse`, `sizes`, `read base`, `write`, `image`; empty before and after"),
-        Field("done", INTEGER, "steps of this stage: layers, or images"),
-        Field("total", INTEGER, "0: there are no steps"),
-        Field("file", INTEGER, "file 2 of 3"),
-        Field("files", INTEGER),
-        Field("name", TEXT, "the file that it works on"),
-        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
-        Field("run", _or_null(TEXT), "of a `shrink`: id of its run"),
-        Field("share", NUMBER, "share of the whole job that is done, 0 to 1; of a `shrink` by bytes"),
-        Field("seconds_left", _or_null(NUMBER), "measured"),
-        Field("result", _or_null(JobResult()), "null before the end"),
-        Field("error", _or_null(ERROR)),
-    ),
-)
-CANCELLED_JOB = Object(
-    "Cancelled job",
-    (
-        Field("job", TEXT, "id"),
-        Field("kind", TEXT),
-        Field("name", TEXT),
-        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
-    ),
-)
-JOB_ID = Object("Job id", (Field("job", TEXT, "id of the job"),))
-
 # Prompts and images --------------------------------------------------------------------------------------------
 
 PROMPT_TAG = Object(
@@ -461,6 +417,66 @@ COMPARISON = Object(
         Field("height", INTEGER, "pixels"),
     ),
 )
+
+# Jobs ----------------------------------------------------------------------------------------------------------
+
+TRIAL = Object(
+    "Trial",
+    (
+        Field("bytes", INTEGER, "size of the file that was tried"),
+        Field("recipe", TEXT, "the recipe in full"),
+        Field("retention", NUMBER, "weight retention, 0 to 1"),
+        Field("kept", _or_null(NUMBER), "share of the LoRA's effect that it keeps, at most 1; null: no figure"),
+        Field("worst", _or_null(NUMBER), "the same of the image that differs most"),
+        Field("seeds", INTEGER, "images that it was measured with"),
+        Field("accepted", BOOLEAN, "it keeps the target"),
+        Field("fitted", BOOLEAN, "its factors were fitted to images of the original"),
+        Field("pictures", ListOf(IMAGE), "`original`, `resized` and `without`, of the first seed"),
+    ),
+)
+
+_JOB_KINDS = (
+    *("analyse", "resize", "bake", "bake_plan", "extract", "compare", "spectra"),
+    *("estimate", "shrink", "restore_originals", "find"),
+)
+JOB = Object(
+    "Job",
+    (
+        Field("id", TEXT),
+        Field("batch", TEXT, "the same for all jobs of one call"),
+        Field("kind", Text(_JOB_KINDS)),
+        Field("title", TEXT),
+        Field(
+            "state",
+            Text(("queued", "waits", "running", "done", "failed", "cancelled")),
+            "`waits`: for an image of the host",
+        ),
+        Field("place", INTEGER, "number of jobs ahead when this was sent; `places` is up to date"),
+        Field("stage", TEXT, "such as `analyse`, `sizes`, `read base`, `write`, `image`; empty before and after"),
+        Field("done", INTEGER, "steps of this stage: layers, or images"),
+        Field("total", INTEGER, "0: there are no steps"),
+        Field("file", INTEGER, "file 2 of 3"),
+        Field("files", INTEGER),
+        Field("name", TEXT, "the file that it works on"),
+        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
+        Field("run", _or_null(TEXT), "of a `shrink`: id of its run"),
+        Field("share", NUMBER, "share of the whole job that is done, 0 to 1; of a `shrink` by bytes"),
+        Field("seconds_left", _or_null(NUMBER), "measured"),
+        Field("trial", _or_null(TRIAL), "of a `find` that runs: the size that was measured last; else null"),
+        Field("result", _or_null(JobResult()), "null before the end"),
+        Field("error", _or_null(ERROR)),
+    ),
+)
+CANCELLED_JOB = Object(
+    "Cancelled job",
+    (
+        Field("job", TEXT, "id"),
+        Field("kind", TEXT),
+        Field("name", TEXT),
+        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
+    ),
+)
+JOB_ID = Object("Job id", (Field("job", TEXT, "id of the job"),))
 
 # spectra -------------------------------------------------------------------------------------------------------
 
