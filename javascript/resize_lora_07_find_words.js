@@ -50,7 +50,7 @@
     /* A prompt for several LoRAs: without tags, and with a place for the trigger words of each. */
     function templateOf(prompt) {
         const rest = prompt.replace(TAG, '').replace(/\s+/g, ' ');
-        const words = rest.replace(/(?:\s*,)+(?=\s*(?:,|$))/g, '').replace(/^[\s,]+|\s+$/g, '');
+        const words = rest.replace(/(?:\s*,)+/g, ',').replace(/^[\s,]+|[\s,]+$/g, '');
         if (words.includes(TRIGGER)) return words;
         return words ? `${TRIGGER}, ${words}` : TRIGGER;
     }

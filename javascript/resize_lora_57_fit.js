@@ -22,7 +22,7 @@
             'data-action': 'find',
             'aria-describedby': 'resize_lora_find_about',
         });
-        const about = t('Compares images of your prompt at several sizes. Nothing is saved without your consent.');
+        const about = t('Compares images of your prompt at several sizes. Nothing is saved unless you ask.');
         parts.box = el(
             'div',
             {class: 'resize-lora-images', hidden: !can('generate')},
@@ -38,7 +38,7 @@
             state.fit = checked;
         });
         box.querySelector('input').setAttribute('aria-describedby', 'resize_lora_fit_about');
-        return el('div', {class: 'resize-lora-images-line'}, box, quiet(fitHint(), {id: 'resize_lora_fit_about'}));
+        return el('div', {class: 'resize-lora-find-fit'}, box, quiet(fitHint(), {id: 'resize_lora_fit_about'}));
     }
 
     /* What a fit does and needs. */

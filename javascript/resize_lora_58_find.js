@@ -29,7 +29,7 @@
             return;
         }
         const settings = resizeLora.compare.imageSettings(tab);
-        openForm(newForm({names, options, settings}));
+        openForm(newForm({names, tab, options, settings}));
     }
 
     function openForm(form) {
@@ -40,12 +40,13 @@
         form.box.querySelector('[data-action="find-run"]').focus();
     }
 
-    function newForm({names, options, settings}) {
+    function newForm({names, tab, options, settings}) {
         const last = kept('find') || {};
         const isOne = names.length === 1;
         const prompt = isOne ? settings.prompt || '' : templateOf(settings.prompt || '');
         return {
             names,
+            tab,
             options,
             settings,
             goal: last.goal || '0.98',
@@ -64,16 +65,17 @@
     function showForm(form) {
         const {names} = form;
         const what = names.length > 1 ? t('{n} LoRAs: {names}', {n: count(names.length), names: listed(names, 3)}) : '';
-        form.body.replaceChildren(
+        const content = [
             el('p', null, el('strong', null, what || names[0])),
             el('p', null, introText(names)),
             goalField(form),
             promptFields(form),
             imagesField(form),
             fitField(form),
-            form.names.length === 1 ? resizeLora.findView.lastLine(form) : [],
+            names.length === 1 ? resizeLora.findView.lastLine(form) : [],
             foot(form),
-        );
+        ];
+        form.body.replaceChildren(...content.flat());
         drawForm(form);
         askTag(form);
     }
@@ -110,8 +112,9 @@
             if (value === OWN) field.focus();
         };
         const choices = goals().map(([value, text, hint]) => goalChoice(form, [value, text, hint], choose));
-        const group = {class: 'resize-lora-presets', role: 'radiogroup', 'aria-label': t('What must stay')};
-        return el('div', {class: 'resize-lora-find-goal'}, el('div', group, choices), parts.own);
+        const label = t("Share of the LoRA's effect on the images that must stay");
+        const group = {class: 'resize-lora-presets', role: 'radiogroup', 'aria-label': label};
+        return el('div', {class: 'resize-lora-find-goal'}, quiet(label), el('div', group, choices), parts.own);
     }
 
     function goalChoice(form, [value, text, hint], choose) {
@@ -120,10 +123,11 @@
             checked: value === form.goal,
             on: {change: () => choose(value)},
         });
-        const figure = value === OWN ? '…' : `${Math.round(100 * value)} %`;
+        const figure = quiet(`${Math.round(100 * value)} %`);
+        if (value === OWN) form.parts.ownText = figure;
         const name = el('span', {class: 'resize-lora-preset-name'}, text);
         const note = quiet(hint, {class: 'resize-lora-quiet resize-lora-preset-note'});
-        return el('label', {'data-key': value}, radio, name, quiet(figure), note);
+        return el('label', {'data-key': value}, radio, name, figure, note);
     }
 
     function promptFields(form) {
@@ -162,7 +166,9 @@
         });
         const hint = t('With more seeds the result is more certain and takes longer');
         parts.cost = el('p', {id: 'resize_lora_find_cost', role: 'status'});
-        const settings = quiet(t('As in the tab: {settings}', {settings: settingsText(form.settings)}));
+        const settings = quiet(
+            t('Settings of {tab}: {settings}', {tab: form.tab, settings: settingsText(form.settings)}),
+        );
         return [
             el('div', {class: 'resize-lora-find-images'}, labelled(t('Seeds'), select, hint), settings),
             parts.cost,
@@ -219,6 +225,7 @@
     function drawForm(form) {
         const {parts, names, seeds} = form;
         const isValid = shareOf(form) != null;
+        setText(parts.ownText, targetOf(form.own) == null ? '–' : `${Number(form.own)} %`);
         show(parts.own, form.goal === OWN);
         parts.ownField.setAttribute('aria-invalid', String(!isValid));
         setText(parts.fault, isValid ? '' : t('Enter a percentage from 50 to 99.9.'));

@@ -24,6 +24,8 @@
         const mine = {job, form, box: null, shown: null, view: 'slider', parts: {}};
         if (!form && state.finding) state.finding.box.close();
         const body = form ? form.body : el('div', {class: 'resize-lora-find'});
+        body.tabIndex = -1;
+        mine.parts.body = body;
         body.replaceChildren(...frame(mine));
         mine.box = form ? form.box : dialog(t('Find the smallest file'), body);
         state.finding = mine;
@@ -35,7 +37,7 @@
         if (note) note.close();
         state.toasts.delete(job);
         drawFind();
-        mine.parts.stop.focus();
+        body.focus();
     }
 
     function frame(mine) {
@@ -123,11 +125,16 @@
 
     function progressText(id, job) {
         if (!job) return t('queued');
-        if (job.state === 'done') return messageText(job.result.text);
+        if (job.state === 'done') return doneText(job.result);
         if (job.state === 'cancelled') return t('cancelled');
         if (job.state === 'failed') return t('failed');
         if (state.ending.has(id)) return t('Stops after this image…');
         return resizeLora.queue.jobText(job);
+    }
+
+    /* The figure below says what was found; where there is nothing to find, the server says why. */
+    function doneText({best, images: made, text}) {
+        return best && best.accepted ? t('{n} images', {n: count(made)}) : messageText(text);
     }
 
     function drawTrial(mine, trial, found) {
@@ -252,7 +259,7 @@
         const isOver = Boolean(job) && ENDED.includes(job.state);
         const isBest = Boolean(found && found.best);
         const isStopping = Boolean(job) && state.ending.has(job.id);
-        const hadFocus = [parts.stop, parts.cancel].includes(document.activeElement);
+        const hadFocus = [parts.body, parts.stop, parts.cancel].includes(document.activeElement);
         [parts.stop, parts.cancel].forEach(one => show(one, !isOver));
         parts.stop.disabled = !job || job.state === 'queued' || isStopping;
         show(parts.again, isOver);
@@ -303,7 +310,7 @@
             state.trials.set(job, trials);
             Object.assign(mine, {job, shown: null});
             drawFind();
-            mine.parts.stop.focus();
+            mine.parts.body.focus();
         } catch (error) {
             mine.parts[direction].disabled = false;
             setText(mine.parts.fault, errorText(error));
