@@ -3,7 +3,7 @@
     'use strict';
     if (resizeLora.findWords) return;
 
-    const {percent, size} = resizeLora.numbers;
+    const {percent, round, size} = resizeLora.numbers;
     const {t} = resizeLora.words;
 
     const STEPS = 5; // of the search between two sizes
@@ -21,7 +21,7 @@
     /* The share that a percentage in a field asks for; null where it is not one from 50 to 99.9. */
     function targetOf(text) {
         const number = String(text).trim() === '' ? NaN : Number(text);
-        return number >= 50 && number <= 99.9 ? number / 100 : null;
+        return number >= 50 && number <= 99.9 ? round(number / 100, 6) : null; // 99.9 / 100 is more than 0.999
     }
 
     function keptText({kept, worst}) {
