@@ -38,7 +38,7 @@
 
     /* The trials that are known with one more: each size once, with its last figures; the largest first. */
     function withTrial(trials, trial) {
-        const others = trials.filter(one => one.recipe !== trial.recipe || one.bytes !== trial.bytes);
+        const others = trials.filter(one => one.bytes !== trial.bytes);
         return [...others, trial].sort((one, other) => other.bytes - one.bytes);
     }
 

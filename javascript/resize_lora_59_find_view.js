@@ -105,7 +105,7 @@
 
     /* The trial whose images are shown: the one that was chosen, else the best, else the last one. */
     function trialShown(mine, trials, found) {
-        const chosen = mine.shown && trials.find(one => one.recipe === mine.shown);
+        const chosen = mine.shown && trials.find(one => one.bytes === mine.shown);
         const job = state.jobs.get(mine.job);
         return chosen || (found ? found.best : job && job.trial) || null;
     }
@@ -220,27 +220,27 @@
     function drawSteps(mine, trials, found) {
         const {parts} = mine;
         const shown = trialShown(mine, trials, found);
-        const key = JSON.stringify([trials, shown && shown.recipe, found && found.best]);
+        const key = JSON.stringify([trials, shown && shown.bytes, found && found.best]);
         if (parts.steps.dataset.key === key) return;
         parts.steps.dataset.key = key;
-        const at = document.activeElement && document.activeElement.dataset.recipe;
+        const at = document.activeElement && document.activeElement.dataset.bytes;
         const title = el('strong', null, t('Sizes tried'));
         const lines = trials.map(trial => stepLine(mine, trial, {shown, found}));
         parts.steps.replaceChildren(...(trials.length ? [title, el('ul', null, lines)] : []));
-        const same = at && [...parts.steps.querySelectorAll('button')].find(one => one.dataset.recipe === at);
+        const same = at && [...parts.steps.querySelectorAll('button')].find(one => one.dataset.bytes === at);
         if (same) same.focus();
     }
 
     function stepLine(mine, trial, {shown, found}) {
-        const isShown = Boolean(shown) && shown.recipe === trial.recipe;
-        const isBest = Boolean(found && found.best) && found.best.recipe === trial.recipe;
+        const isShown = Boolean(shown) && shown.bytes === trial.bytes;
+        const isBest = Boolean(found && found.best) && found.best.bytes === trial.bytes;
         const work = () => {
-            mine.shown = trial.recipe;
+            mine.shown = trial.bytes;
             drawFind();
         };
         const own = {
             class: 'resize-lora-find-step',
-            'data-recipe': trial.recipe,
+            'data-bytes': trial.bytes,
             'aria-pressed': String(isShown),
             'aria-label': `${trialText(trial)}, ${verdict(trial)}`,
         };

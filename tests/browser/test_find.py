@@ -211,13 +211,13 @@ def test_one_step_more_becomes_the_best(page: Any, direction: str) -> None:
     open_find(page)
     begin(page)
     expect(page.locator("#resize_lora_find_save")).to_be_visible()
-    before = page.locator("#resize_lora_find_steps [aria-pressed=true]").get_attribute("data-recipe")
+    before = page.locator("#resize_lora_find_steps [aria-pressed=true]").get_attribute("data-bytes")
     page.click(f"#resize_lora_find_{direction}")
     expect(page.locator("#resize_lora_find_steps button")).to_have_count(7)
     expect(page.locator("#resize_lora_find_save")).to_be_visible()
     best = page.locator("#resize_lora_find_steps [aria-pressed=true]")
     expect(best).to_contain_text("best")
-    assert best.get_attribute("data-recipe") != before
+    assert best.get_attribute("data-bytes") != before
     expect(page.locator(FIGURE)).to_contain_text("does not keep the target" if direction == "smaller" else "keeps the target")
     assert [one["direction"] for one in asked(page, "find_more")] == [direction]
 
