@@ -15,6 +15,8 @@ BRACKET = 1.10
 """The search ends where the smallest accepted size is less than this times a rejected one."""
 MOST_STEPS = 5
 """Bisections, besides both ends of the range."""
+DOWNHILL = 2
+"""Bisections after which the smallest file is tried, where all sizes were accepted so far."""
 FEW = 2
 """Images for most sizes."""
 WORST_MARGIN = 0.03
@@ -76,6 +78,7 @@ class SizeSearch:
         self._seeds = seeds
         self._tried: dict[int, Tried] = {}
         """Bytes -> the last measurement of that file."""
+        self._ends = (self._sizes.smallest, self._sizes.first, self._sizes.largest)
         self._low = sizes.smallest
         """No smaller file is accepted, or there is none."""
         self._smallest_is_known = False
@@ -103,19 +106,21 @@ class SizeSearch:
         """Return the next size to measure; None where the search is over."""
         if not self._tried:
             return Step(self._sizes.first, self._few)
+        if self._steps >= DOWNHILL and self._is_downhill():
+            return Step(self._sizes.smallest, self._few)
         if self._wants_bisection():
             return Step(math.isqrt(self._low * self._high), self._few)
         accepted = self._accepted()
         if not accepted:
             return Step(self._sizes.largest, self._seeds) if self._low < self._sizes.largest else None
         found = accepted[0]
-        if self._low == self._sizes.smallest < found.bytes and not self._smallest_is_known:
-            return Step(self._sizes.smallest, self._seeds)
+        if self._is_downhill() and self._sizes.smallest < found.bytes:
+            return Step(self._sizes.smallest, self._few)
         return Step(found.bytes, self._seeds) if found.seeds < self._seeds else None
 
     def learn(self, step: Step, tried: Tried) -> None:
         """Note the measurement of a step. Its file may be smaller than the step asked for: sizes are not continuous."""
-        if self._tried and tried.bytes not in self._tried:
+        if tried.bytes not in self._tried and step.bytes not in self._ends:
             self._steps += 1
         self._tried[tried.bytes] = tried
         self._smallest_is_known |= tried.bytes <= self._sizes.smallest
@@ -144,6 +149,10 @@ class SizeSearch:
         size = self.best.bytes / MORE if direction == "smaller" else self.best.bytes * MORE
         return Step(min(max(math.floor(size), self._sizes.smallest), self._sizes.largest), self._seeds)
 
+    def beyond(self, step: Step) -> Step:
+        """Return a step larger than one whose file was no larger than the best."""
+        return replace(step, bytes=min(math.ceil(step.bytes * MORE), self._sizes.largest))
+
     def learn_more(self, tried: Tried) -> None:
         """Note the measurement of such a step: it is the best from now on, accepted or not."""
         self._tried[tried.bytes] = self._chosen = tried
@@ -163,6 +172,10 @@ class SizeSearch:
         """Return the accepted files above every rejected one, smallest first."""
         accepted = (one for one in self._tried.values() if self.accepts(one) and one.bytes >= self._low)
         return sorted(accepted, key=lambda one: one.bytes)
+
+    def _is_downhill(self) -> bool:
+        """Return whether no size was rejected, and the smallest was not tried."""
+        return self._low == self._sizes.smallest and not self._smallest_is_known and bool(self._accepted())
 
     def _wants_bisection(self) -> bool:
         return self._steps < MOST_STEPS and self._high >= BRACKET * self._low and self._high > self._low + 1

@@ -55,7 +55,8 @@ class ImageGenerator:
             if self._stopped.is_set():
                 raise Cancelled("The image was stopped before it began.")
             with self._hidden.known(files):
-                return self._run(lambda: self._image(settings, loras))
+                made: GeneratedImage = self._run(lambda: self._image(settings, loras))
+                return made
 
     def stop(self) -> None:
         """Stop the image that is being generated or waits for the lock."""

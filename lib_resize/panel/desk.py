@@ -17,6 +17,7 @@ from .faults import error_json
 from .hiding import KnownFolders
 from .images import Images
 from .library import Library
+from .picturing.finds import Finds
 from .previews import Previews
 from .protocol.types import Json
 from .queue import Queue
@@ -46,6 +47,7 @@ class Desk:
     archives: Archives
     runs: Runs
     estimates: Estimates
+    finds: Finds
     recovered: threading.Event
     """Set once what a killed server left half done is completed or reverted."""
     adding: threading.Lock = field(default_factory=threading.Lock)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 from ...hosts.host import GENERATE
 from .. import compare as images
 from ..desk import Desk
@@ -31,7 +33,10 @@ def compare(desk: Desk, params: Json) -> Json:
 
 
 def picture(desk: Desk, params: Json) -> Json:
-    return desk.images.answer(params["id"])
+    found = desk.finds.picture(params["id"])
+    if found is None:
+        return desk.images.answer(params["id"])
+    return {"png": base64.b64encode(found).decode("ascii")}
 
 
 METHODS = {"compare": compare, "picture": picture}
