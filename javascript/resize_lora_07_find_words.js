@@ -4,7 +4,7 @@
     if (resizeLora.findWords) return;
 
     const {percent, round, size} = resizeLora.numbers;
-    const {t} = resizeLora.words;
+    const {plural, t} = resizeLora.words;
 
     const STEPS = 5; // of the search between two sizes
     const LAST_STEPS = 2; // those that are repeated with all seeds
@@ -30,6 +30,15 @@
         return worst == null
             ? t("keeps {kept} of the LoRA's effect", values)
             : t("keeps {kept} of the LoRA's effect (worst image {worst})", values);
+    }
+
+    /* What a comparison of images or a search found about a file; '' where there was none. */
+    function effectText(effect) {
+        return effect ? `${keptText(effect)}, ${seedsText(effect.seeds)}.` : '';
+    }
+
+    function seedsText(seeds) {
+        return plural(seeds, '{n} seed', '{n} seeds');
     }
 
     function trialText(trial) {
@@ -71,8 +80,10 @@
 
     resizeLora.findWords = {
         aboutImages,
+        effectText,
         hasTag,
         keptText,
+        seedsText,
         settingsText,
         targetOf,
         templateOf,

@@ -237,9 +237,11 @@
     /* How long it takes is known to the person from txt2img, and to nobody else before the first image. */
     function costText(images, loras) {
         const values = {n: count(images), all: count(images * loras)};
-        const each =
-            loras > 1 ? t('About {n} images for each LoRA, {all} together.', values) : t('About {n} images.', values);
-        return `${each} ${t('This takes as long as in txt2img: a few minutes on a GPU.')}`;
+        if (loras === 1) {
+            return `${t('About {n} images.', values)} ${t('They take as long as in txt2img: a few minutes on a GPU.')}`;
+        }
+        const each = t('About {n} images for each LoRA, {all} together.', values);
+        return `${each} ${t('They take as long as in txt2img: a few minutes for each LoRA on a GPU.')}`;
     }
 
     function tagText({names, prompt, tag}) {

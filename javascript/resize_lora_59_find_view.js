@@ -5,7 +5,7 @@
 
     const {count, percent, saving, size, sizes} = resizeLora.numbers;
     const {t} = resizeLora.words;
-    const {keptText, trialText, withTrial} = resizeLora.findWords;
+    const {keptText, seedsText, trialText, withTrial} = resizeLora.findWords;
     const {errorText, messageText} = resizeLora.messages;
     const {button, chooser, el, primaryButton, quiet, setText, show} = resizeLora.elements;
     const {ENDED, state} = resizeLora.model;
@@ -250,7 +250,7 @@
             el('span', {'aria-hidden': 'true'}, mark),
             el('span', null, size(trial.bytes)),
             el('span', null, percent(trial.kept)),
-            quiet(isBest ? t('best') : t('{n} seeds', {n: count(trial.seeds)})),
+            quiet(isBest ? t('best') : seedsText(trial.seeds)),
         );
         return el('li', null, line);
     }

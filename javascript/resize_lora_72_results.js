@@ -5,6 +5,7 @@
 
     const {percent, saving, sizes, sum} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {effectText} = resizeLora.findWords;
     const {messageText} = resizeLora.messages;
     const {csvText} = resizeLora.text;
     const {byBatch} = resizeLora.totals;
@@ -151,7 +152,7 @@
             'data-state': result.state,
         };
         const figure = (text, hint) => el('span', {class: 'resize-lora-result-figure', title: hint}, text);
-        const notes = (result.notes || []).map(messageText).join(' ');
+        const notes = [effectText(result.effect), ...(result.notes || []).map(messageText)].filter(Boolean).join(' ');
         return el(
             'div',
             own,
