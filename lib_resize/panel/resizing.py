@@ -14,8 +14,10 @@ from ..engine.job import ResizeJob
 from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.stamping import with_effect
 from ..engine.writing import execute
 from ..errors import OutputError
+from ..files.effect_record import EffectRecord
 from ..files.file_names import names_in_tree
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
@@ -85,13 +87,19 @@ def _aliases(loras: Sequence[LoraFile]) -> set[str]:
     return {lora.alias for lora in loras if lora.alias}
 
 
-def planned(analysis: Analysis, recipe: Recipe, options: Options, name: Namer) -> ResizeJob:
-    """Plan a file under the name that contains its own size. Raises what `prepare` raises."""
+def planned(
+    analysis: Analysis, recipe: Recipe, options: Options, name: Namer, effect: EffectRecord | None = None
+) -> ResizeJob:
+    """Plan a file under the name that contains its own size. Raises what `prepare` raises.
+
+    `effect` is what the file's record says of images; the recipe chooses as without it.
+    """
     source = analysis.adapter.paths[0]
     ending = filled(options.suffix, _guess(analysis, recipe))
     for _ in range(_TRIES):
         wished = name(source.stem + ending)
         job = prepare(analysis, recipe, options.style, partial(_always, wished))
+        job = job if effect is None else with_effect(job, effect)
         right = filled(options.suffix, _name_facts(job))
         if right == ending:
             break
@@ -180,8 +188,16 @@ def finish(
     return execute(job, runtime, [digest.result() for digest in digests])
 
 
-def write(analyses: Analyses, host: Host, order: ResizeOrder, handle: Handle, before_writing: BeforeWriting) -> NewFile:
-    """Write the file.
+def write(
+    analyses: Analyses,
+    host: Host,
+    order: ResizeOrder,
+    handle: Handle,
+    before_writing: BeforeWriting,
+    *,
+    effect: EffectRecord | None = None,
+) -> NewFile:
+    """Write the file, with `effect` in its record.
 
     Raises Cancelled, and what reading, planning and writing raise; no file is left behind then.
     """
@@ -199,7 +215,7 @@ def write(analyses: Analyses, host: Host, order: ResizeOrder, handle: Handle, be
         digest = tools.pool.submit(adapter.files[0].sha256)
         lists = Snapshot(host)
         name = namer(lists, lora, options, all_names(lists) | folded(order.taken))
-        job = planned(reattached(analysis, adapter, base), recipe, options, name)
+        job = planned(reattached(analysis, adapter, base), recipe, options, name, effect)
         plan = finish(job, tools, [digest], handle, before_writing)
         source_sha256 = digest.result()
     copies, notes = _sidecars(lora.path, job.path, source_sha256) if options.sidecars else ((), ())

@@ -79,7 +79,7 @@ class Conversation:
         found = self.job("find", name="pastry", target=0.9, settings={"prompt": "a cat"}, seeds=2)
         if found["best"] is not None:
             self.ask("picture", id=found["best"]["pictures"][0]["id"])
-        self.job("find_more", find=found["find"], direction="larger")
+        self.job("find_more", find=found["find"], direction="larger" if found["larger"] else "smaller")
         self.job("find_save", find=found["find"])
         many = self.ask("find", names=["ink", "nobody"], target=0.9, save=True)
         self.ask("find_stop", job=many["job"])

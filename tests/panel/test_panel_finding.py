@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from safetensors.numpy import load_file
 
 from lib_resize.effect.figures import squared_difference
 from lib_resize.files import private_folders
+from lib_resize.files.reader import SafeFile
+from lib_resize.hosts.host import LoraFile
 from lib_resize.panel import analyses, recovery
 from lib_resize.panel.picturing import candidates
 from lib_resize.panel.service import Service
@@ -432,6 +435,20 @@ def test_a_longer_name_does_not_change_the_dimensions_that_are_saved(browser: Br
     assert {key: value.shape for key, value in one.items()} == {key: value.shape for key, value in other.items()}
 
 
+def test_the_figure_is_kept_with_the_result_and_in_the_file(browser: Browser, root: Path) -> None:
+    result = found(browser)
+    saved = browser.done(browser.ask("find_save", find=result["find"])["job"])
+    best, effect = result["best"], saved["effect"]
+    assert (effect["kept"], effect["worst"]) == (round(best["kept"], 4), round(best["worst"], 4))
+    assert effect["seeds"] == 4
+    assert (effect["sampler"], effect["steps"], effect["basis"]) == ("Euler", 4, "latents")
+    with SafeFile(root / f"{saved['output']}.safetensors") as file:
+        record = json.loads(file.header.metadata["resize_lora"])
+    assert record["effect"]["kept"] == pytest.approx(best["kept"], abs=1e-4)
+    assert "a cat" not in json.dumps(record)
+    assert browser.ask("results")["results"][-1]["effect"] == effect
+
+
 def test_with_save_the_file_is_written_at_the_end(browser: Browser, root: Path) -> None:
     result = found(browser, save=True)
     assert result["result"]["name"] == "broth"
@@ -494,6 +511,81 @@ def test_an_archived_original_is_what_is_drawn_and_resized(browser: Browser, dra
     assert original["prompt"] == "a cat <lora:broth original:0.8>"
     assert original["files"]["broth original"].stat().st_size == whole
     assert result["best"]["accepted"]
+
+
+# Several LoRAs ------------------------------------------------------------------------------------------------------
+
+
+def jobs_of(browser: Browser, **params: Any) -> list[Any]:
+    answer = browser.ask("find", target=0.8, seeds=1, **params)
+    return [browser.done(job) for job in answer["jobs"]]
+
+
+def prompts_of(drawing: Drawing, name: str) -> set[str]:
+    return {one["prompt"] for one in drawing.drawn if one.get("loras") == [name]}
+
+
+def test_several_loras_are_found_and_saved_with_prompts_of_their_own(
+    browser: Browser, drawing: Drawing, root: Path
+) -> None:
+    for seed, name in enumerate(("salt", "sugar", "plain")):
+        write_small_lora(root / f"{name}.safetensors", seed=seed)
+    (root / "salt.json").write_text('{"activation text": "grains", "preferred weight": 0.7}', "utf-8")
+    (root / "sugar.civitai.info").write_text('{"trainedWords": ["cubes"]}', "utf-8")
+    settings = {"prompt": "a photo of {trigger}, on a table", "seed": 5}
+    answer = browser.ask(
+        "find", names=["salt", "sugar", "plain", "nobody"], target=0.8, seeds=1, settings=settings, save=True
+    )
+    assert [one["name"] for one in answer["refused"]] == ["nobody"]
+    results = [browser.done(job) for job in answer["jobs"]]
+    assert [one["name"] for one in results] == ["salt", "sugar", "plain"]
+    assert all((root / f"{one['result']['output']}.safetensors").exists() for one in results)
+    assert prompts_of(drawing, "salt") == {"a photo of grains, on a table <lora:salt:0.7>"}
+    assert prompts_of(drawing, "sugar") == {"a photo of cubes, on a table <lora:sugar:1>"}
+    assert prompts_of(drawing, "plain") == {"a photo of , on a table <lora:plain:1>"}
+
+
+def test_a_template_without_a_place_for_trigger_words_gets_them_added(
+    browser: Browser, drawing: Drawing, root: Path
+) -> None:
+    (root / "broth.json").write_text('{"activation text": "steam"}', "utf-8")
+    jobs_of(browser, names=["broth"], settings={"prompt": "a bowl"})
+    assert prompts_of(drawing, "broth") == {"a bowl, steam <lora:broth:1>"}
+
+
+INFOTEXT = (
+    "a bowl of soup\non a table <lora:broth:0.6> <lora:lost:1>\nNegative prompt: blurry\n"
+    "Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512"
+)
+
+
+@pytest.mark.parametrize("form", ["png", "jpg"])
+def test_the_prompt_of_an_example_image_is_used(
+    browser: Browser, drawing: Drawing, host: Any, root: Path, form: str
+) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    image, path = Image.new("RGB", (8, 8)), root / f"broth.{form}"
+    if form == "png":
+        info = PngInfo()
+        info.add_text("parameters", INFOTEXT)
+        image.save(path, pnginfo=info)
+    else:
+        exif = Image.Exif()
+        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + INFOTEXT.encode("utf-16-be")
+        image.save(path, exif=exif)
+    host.listed = [LoraFile("broth", root / "broth.safetensors", None, path)]
+    jobs_of(browser, names=["broth"], settings={"prompt": "{trigger}"})
+    assert prompts_of(drawing, "broth") == {"a bowl of soup\non a table <lora:broth:0.6>"}
+    assert {one["negative_prompt"] for one in drawing.drawn} == {"blurry"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_damaged_example_image_is_ignored(browser: Browser, drawing: Drawing, root: Path, content: bytes) -> None:
+    (root / "broth.png").write_bytes(content)
+    jobs_of(browser, names=["broth"], settings={"prompt": "a bowl"})
+    assert prompts_of(drawing, "broth") == {"a bowl <lora:broth:1>"}
 
 
 # A pixel-only host ---------------------------------------------------------------------------------------------------

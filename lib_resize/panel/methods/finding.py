@@ -14,6 +14,7 @@ from ..options import Options, read_options, target_recipe
 from ..picturing.finding import find_job, more_job, save_job
 from ..picturing.finds import Find, FindOrder
 from ..picturing.originals import original_pair
+from ..picturing.own_prompts import own_settings
 from ..picturing.prompting import read_settings, seeds_from
 from ..picturing.takes import Takes
 from ..protocol.find_objects import LEAST_TARGET, MOST_TARGET, SEEDS
@@ -28,7 +29,11 @@ def find(desk: Desk, params: Json) -> Json:
     _check(desk, params, options, lists)
     loras, refused = _loras(desk, params, lists)
     settings = read_settings(params["settings"])
-    finds = [_new_find(desk, lora, params, options, settings, lists) for lora in loras]
+    listed = {one.name for one in lists.loras()}
+    own = settings if params["name"] is not None else None
+    finds = [
+        _new_find(desk, lora, params, options, own or own_settings(lora, settings, listed), lists) for lora in loras
+    ]
     specs = [_spec(desk, one, number, len(finds)) for number, one in enumerate(finds, 1)]
     jobs = desk.queue.add_all(specs)
     for job, one in zip(jobs, finds, strict=True):

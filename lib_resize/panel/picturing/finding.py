@@ -9,12 +9,14 @@ from pathlib import Path
 from ...plans import Plan
 from ...recipe.grammar import Recipe, parse_recipe
 from ...shown import MIB
+from ..compare import figure_text, shown_share
 from ..desk import Desk
 from ..faults import Fault
 from ..making import make
 from ..protocol.types import Json
 from ..queue import Handle
 from ..resizing import BeforeWriting, NewFile, ResizeOrder, write
+from ..results import now
 from .finder import check_unchanged, search, search_more
 from .finds import Find, Measured
 
@@ -82,22 +84,19 @@ def _can_be(find: Find, direction: str) -> bool:
 def _text(find: Find) -> str:
     best, target = find.best, find.order.target
     if find.weak:
-        return (
-            "This prompt hardly shows the LoRA: without it the images differ no more than two images with one seed do. "
-            "Add its trigger words, or raise its strength."
-        )
+        assert find.base is not None
+        return figure_text(find.base)
     if best is None:
         return "The search was stopped before a size was measured."
-    kept, worst = best.figure.kept or 0.0, best.figure.worst or 0.0
     size = f"{best.plan.bytes_after / MIB:.1f} MiB"
     if best.json["accepted"]:
-        return f"{size} keeps {kept:.1%} of the LoRA's effect (worst image {worst:.1%})."
-    if not _can_be(find, "larger"):
-        return (
-            f"Even the largest file, {size} with all ranks, keeps {kept:.1%} of the LoRA's effect (worst image "
-            f"{worst:.1%}), less than {target:.1%}. Choose a lower target, or a wider dtype."
-        )
-    return f"{size} keeps {kept:.1%} of the LoRA's effect (worst image {worst:.1%}), less than {target:.1%}."
+        return f"{size} {figure_text(best.figure)}."
+    missed = f"less than {shown_share(target)}."
+    if _can_be(find, "larger"):
+        return f"{size} {figure_text(best.figure)}: {missed}"
+    return (
+        f"Even the largest file, {size}, {figure_text(best.figure)}: {missed} Choose a lower target, or a wider dtype."
+    )
 
 
 # The saved file --------------------------------------------------------------------------------------------------
@@ -118,13 +117,10 @@ def save_job(desk: Desk, find: Find, handle: Handle) -> Json:
     check_unchanged(find)
     order = find.order
     making = desk.results.making(order.lora.name, order.lora.path)
-    more = {"batch": handle.batch, **_effect(find, best)}
+    record = find.takes.record(best.figure)
+    effect = None if record is None else {**record.as_json(), "made": now()}
+    more = {"batch": handle.batch, "effect": effect}
     return make(desk, making, order.options, lambda before: _write(desk, find, best, handle, before), more)
-
-
-def _effect(find: Find, best: Measured) -> Json:
-    """Return the field of a `Result` that has the figure."""
-    return {}
 
 
 def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writing: BeforeWriting) -> NewFile:
@@ -136,10 +132,11 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
         before_writing(plan, path)
 
     lora, options = find.order.lora, find.order.options
+    effect = find.takes.record(best.figure)
     for recipe in _recipes(best):
         order = ResizeOrder(lora, find.order.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
-            return write(desk.analyses, desk.host, order, handle, before)
+            return write(desk.analyses, desk.host, order, handle, before, effect=effect)
         except _OtherRanks:
             continue
     raise Fault(

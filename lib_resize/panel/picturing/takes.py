@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...effect.figures import Distances, EffectFigure, effect_figure, squared_difference
+from ...files.effect_record import EffectRecord
+from ...files.metadata import prompt_hash
 from ...hosts.host import GeneratedImage, Host
 from ..faults import Fault
 from ..images import png
@@ -112,6 +114,23 @@ class Takes:
             for seed, original, small, bare in zip(seeds, originals, resized, without, strict=True)
         ]
         return effect_figure(distances, _distance(again[0], again[1], basis), basis)
+
+    def record(self, figure: EffectFigure) -> EffectRecord | None:
+        """Return what is kept of a figure of these images; None where they hardly show the LoRA."""
+        if figure.kept is None or figure.worst is None:
+            return None
+        width, height = next(iter(self._made.values())).size
+        return EffectRecord(
+            kept=figure.kept,
+            worst=figure.worst,
+            seeds=len(figure.seeds),
+            sampler=self._settings.get("sampler_name"),
+            steps=self._settings.get("steps"),
+            width=width,
+            height=height,
+            basis=figure.basis,
+            prompt=prompt_hash([self.prompts.original, self._settings.get("negative_prompt", "")]),
+        )
 
     def missing(self, key: str, seeds: Sequence[int]) -> int:
         """Return how many images `figure` would make."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from .objects import BOOLEAN, INTEGER, INTEGERS, NUMBER, REFUSED, RESULT, TEXT, TEXTS, TRIAL
-from .types import Field, ListOf, Nullable, Object, Text
+from .objects import BASIS, BOOLEAN, INTEGER, INTEGERS, NUMBER, REFUSED, RESULT, TEXT, TEXTS, TRIAL
+from .types import Field, ListOf, Nullable, Object
 
 LEAST_TARGET, MOST_TARGET = 0.5, 0.999
 """Shares of a LoRA's effect that a search may be asked for."""
 SEEDS = (1, 2, 4)
 """Numbers of images that a figure may be measured with."""
 DIRECTIONS = ("smaller", "larger")
-BASES = ("latents", "pixels")
 
 FOUND = Object(
     "Found",
@@ -22,7 +21,7 @@ FOUND = Object(
         Field("trials", ListOf(TRIAL), "in the order in which they were measured; each size once"),
         Field("effect", Nullable(NUMBER), "mean squared difference between the images with and without the LoRA"),
         Field("noise", Nullable(NUMBER), "the same between two images of the original with the same seed"),
-        Field("basis", Nullable(Text(BASES)), "what is compared; null before the first image"),
+        Field("basis", Nullable(BASIS), "what is compared; null before the first image"),
         Field("weak", BOOLEAN, "the prompt hardly shows the LoRA, so there is no figure and no `best`"),
         Field("seeds", INTEGERS, "seeds of the images"),
         Field("images", INTEGER, "images that were generated"),

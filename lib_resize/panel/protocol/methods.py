@@ -14,6 +14,8 @@ MOST_PREVIEWS = 48
 MOST_RESULTS = 500
 """Results of one answer."""
 LONGEST_PROMPT = 100_000
+MOST_SEEDS = 4
+"""Images of one comparison with each file."""
 
 # Parameters of several methods ---------------------------------------------------------------------------------
 
@@ -371,7 +373,8 @@ _METHODS = (
             *_RESULT_OR_NAME,
             Field("entry", TEXT, "id of an entry of the archive", None),
             Field("settings", of.IMAGE_SETTINGS, "settings of the image; others are the host's defaults", {}),
-            Field("without", BOOLEAN, "also render without the LoRA, as a baseline", False),
+            Field("without", BOOLEAN, "also render without the LoRA, which a figure needs", False),
+            Field("seeds", Integer(1, MOST_SEEDS), "number of seeds, with `without`; without it there is one", 1),
         ),
         ("result", "name", "entry"),
         job=of.COMPARISON,
