@@ -60,6 +60,7 @@
         target: {mode: 'preset', preset: 'medium', size: 50, retention: 0.92, rank: 16, recipe: ''},
         meaning: 'size', // of the slider
         options: {...DEFAULTS},
+        fit: false, // new files are fitted to images of the person's prompt
         withBaseline: true, // comparisons also render without the LoRA
         recipe: {text: null, ok: false}, // what the server last answered about the text in the recipe field
         isNumberInvalid: false,
@@ -82,6 +83,8 @@
         trash: {items: 0, bytes: 0},
         wasHere: false, // this browser has resized before
         bakedFrom: new Map(), // id of a bake -> {tab, prompt}
+        trials: new Map(), // id of a search for the smallest file -> what it has measured
+        ending: new Set(), // ids of searches that end after the current image
 
         // Runs over a library
         runs: {
@@ -117,6 +120,7 @@
         // What is open
         root: null, // the element that holds the tab
         baking: null, // the parts of the dialog *Bake my prompt*
+        finding: null, // the search for the smallest file whose dialog is open
         menu: null, // the menu of a card
         redraw: {timer: null, last: -Infinity, tries: 0, isDue: false}, // of the host's cards
     };

@@ -65,10 +65,13 @@
 
     function dropOldSession() {
         for (const note of state.toasts.values()) note.close();
+        if (state.finding) state.finding.box.close();
         const {toasts, bakedFrom, stopping, previewsAsked, jobs, ownJobs, orders, analyses, analysing} = state;
+        const {trials, ending} = state;
         [toasts, bakedFrom, stopping, previewsAsked, jobs, ownJobs, orders, analyses, analysing].forEach(all =>
             all.clear(),
         );
+        [trials, ending].forEach(all => all.clear());
         Object.assign(state, {plan: null, refusedPlan: null, analysedFor: '', epoch: state.epoch + 1});
         Object.assign(state, {revision: null, busy: null, secondsLeft: null});
         Object.assign(state.library, {revision: null, complete: false});

@@ -82,6 +82,7 @@
         resizeLora.queue.drawQueue();
         resizeLora.queue.drawActions();
         resizeLora.runs.onStatus();
+        resizeLora.findView.onStatus();
         return status.active > 0 || state.revision == null;
     }
 
@@ -129,11 +130,18 @@
         const isDone = job.state === 'done';
         if (resizeLora.runs.endRunJob(job, first)) return;
         if (job.kind === 'analyse') endAnalysis(job, first);
+        else if (job.kind === 'find') resizeLora.findView.endFind(job);
         else if (job.kind === 'spectra') resizeLora.study.endStudy(job);
         else if (job.kind === 'bake_plan') resizeLora.bakePlan.endPlan(job);
         else if (job.kind === 'estimate') resizeLora.library.drawLibrary();
         else if (job.kind !== 'compare' && isDone) resizeLora.results.addResult(job.result);
-        else if (isDone && note) resizeLora.compare.openComparison(job.result);
+        else if (isDone) endComparison(job, note);
+    }
+
+    /* The figure of a comparison is kept with the result, which is read again for it. */
+    function endComparison(job, note) {
+        if (note) resizeLora.compare.openComparison(job.result);
+        if (job.result.kept != null) call('results').then(resizeLora.results.setResults).catch(showError);
     }
 
     function endAnalysis(job, first) {
@@ -174,6 +182,12 @@
         cancel(ownActiveJobs().map(job => job.id));
     }
 
+    /* The same at Esc, which also closes the dialog of a search: a second press must not lose its images. */
+    function cancelAtKey() {
+        const jobs = ownActiveJobs().filter(job => job.kind !== 'find');
+        cancel(jobs.map(job => job.id));
+    }
+
     /* Shows a job in a toast until it ends, with a button to cancel it. */
     function follow(job, note) {
         resizeLora.ownJobs.addOwnJobs([job]);
@@ -189,7 +203,9 @@
         }
         state.toasts.delete(job.id);
         note.offer();
-        if (job.state === 'done') {
+        if (job.state === 'done' && job.kind === 'find') {
+            note.close(); // the outcome has a toast of its own
+        } else if (job.state === 'done') {
             showDone(job, note);
             note.countDown(resizeLora.undo.SECONDS);
         } else {
@@ -205,5 +221,5 @@
         else resizeLora.results.offerResult(job.result, note);
     }
 
-    resizeLora.jobs = {POLL_PAUSE, askStatus, cancel, cancelOwn, follow, poll};
+    resizeLora.jobs = {POLL_PAUSE, askStatus, cancel, cancelAtKey, cancelOwn, follow, poll};
 })((window.resizeLora = window.resizeLora || {}));

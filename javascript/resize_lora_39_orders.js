@@ -19,7 +19,7 @@
         finishTyping();
         const names = chosenNames();
         if (!names.length || state.pending.order || isBlocked(names)) return;
-        await queueResize({names, ...chosenTarget(), options: changedOptions()});
+        await queueResize({names, ...chosenTarget(), options: changedOptions(), ...resizeLora.fit.fitParams()});
     }
 
     /* A field applies its text when it loses the focus. */

@@ -58,6 +58,7 @@
             el('div', {class: 'resize-lora-subject'}, parts.subject, parts.subjectNote, parts.stop),
             resizeLora.details.frameDetails(),
             framePresets(),
+            resizeLora.fit.frameImages(),
             frameSlider(),
             resizeLora.selection.frameSelection(),
             resizeLora.intro.frameIntro(),
@@ -129,6 +130,7 @@
         resizeLora.plots.drawPlots();
         resizeLora.selection.drawSelection();
         resizeLora.details.drawDetails();
+        resizeLora.fit.drawImages();
         resizeLora.queue.drawActions();
     }
 

@@ -136,7 +136,9 @@
             stop: button(t('Cancel'), () => dismiss(job.id), {'data-action': 'stop'}),
         };
         row.bar = el('span', {class: 'resize-lora-progress', ...range}, row.parts.fill);
-        row.append(row.parts.title, row.parts.text, row.parts.stop, row.bar);
+        const open = job.kind === 'find' ? resizeLora.findView.showButton(job) : [];
+        row.classList.toggle('resize-lora-job-find', job.kind === 'find');
+        row.append(row.parts.title, row.parts.text, ...[open].flat(), row.parts.stop, row.bar);
         return row;
     }
 
@@ -153,7 +155,7 @@
     function fillJobRow(row, job) {
         const percentDone = job.total ? (100 * job.done) / job.total : 0;
         const origin = state.ownJobs.has(job.id) ? '' : t('started elsewhere');
-        setText(row.parts.title, job.kind === 'resize' ? job.name : job.title);
+        setText(row.parts.title, ['resize', 'find'].includes(job.kind) ? job.name : job.title);
         row.parts.title.title = job.title;
         setText(row.parts.text, [origin, jobText(job)].filter(Boolean).join(' · '));
         row.classList.toggle('resize-lora-failed', job.state === 'failed');
@@ -170,7 +172,9 @@
             return job.place ? plural(job.place, '{n} job ahead', '{n} jobs ahead') : t('queued');
         }
         const work =
-            job.kind === 'compare' ? [imageText(job)] : [fileText(job), layerText(job), job.stage && t(job.stage)];
+            job.kind === 'compare' || (job.kind === 'find' && job.stage === 'image')
+                ? [imageText(job)]
+                : [fileText(job), layerText(job), job.stage && t(job.stage)];
         const left = job.seconds_left == null ? '' : duration(job.seconds_left);
         return [...work, left].filter(Boolean).join(', ');
     }
@@ -187,7 +191,9 @@
 
     /* The image in progress, not those that are done. */
     function imageText(job) {
-        return job.total ? t('image {n} of {all}', {n: Math.min(job.done + 1, job.total), all: job.total}) : '';
+        const values = {n: Math.min(job.done + 1, job.total), all: job.total};
+        if (!job.total) return '';
+        return job.kind === 'find' ? t('image {n} of about {all}', values) : t('image {n} of {all}', values);
     }
 
     resizeLora.queue = {drawActions, drawQueue, frameActions, frameQueue, jobText, runButton};

@@ -5,13 +5,14 @@
 
     const {percent, saving, sizes, sum} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {effectText} = resizeLora.findWords;
     const {messageText} = resizeLora.messages;
     const {csvText} = resizeLora.text;
     const {byBatch} = resizeLora.totals;
     const {button, download, el, head, nameText, quiet, quietLine, section} = resizeLora.elements;
     const {keep} = resizeLora.storage;
     const {state} = resizeLora.model;
-    const {can} = resizeLora.choice;
+    const {can, changedOptions} = resizeLora.choice;
     const {call} = resizeLora.wire;
     const {menuItem, showMenu} = resizeLora.menu;
     const {showError, toast} = resizeLora.dialogs;
@@ -151,7 +152,7 @@
             'data-state': result.state,
         };
         const figure = (text, hint) => el('span', {class: 'resize-lora-result-figure', title: hint}, text);
-        const notes = (result.notes || []).map(messageText).join(' ');
+        const notes = [effectText(result.effect), ...(result.notes || []).map(messageText)].filter(Boolean).join(' ');
         return el(
             'div',
             own,
@@ -221,6 +222,7 @@
             hasTag && menuItem(t('Send and generate'), () => sendToPrompt(about, true), 'generate'),
             hasTag && menuItem(t('Copy tag'), () => copyTag(about), 'copy'),
             !result.baked && !result.extracted && compareItem(about),
+            state.files.has(result.name) && findItem(result.name),
             menuItem(t('Show in the library'), () => resizeLora.library.openInTab(result.output), 'show'),
             el('hr'),
             menuItem(t('Undo'), () => undo(result.result), 'undo'),
@@ -231,6 +233,12 @@
     function compareItem(about) {
         const reason = can('generate') ? '' : t('Image generation is not available here.');
         return menuItem(t('Compare'), () => resizeLora.compare.startComparison(about), 'compare', reason);
+    }
+
+    function findItem(name) {
+        const reason = can('generate') ? '' : t('Image generation is not available here.');
+        const find = () => resizeLora.find.openFind([name], {options: changedOptions()});
+        return menuItem(t('Find the smallest…'), find, 'find', reason);
     }
 
     function undo(result) {

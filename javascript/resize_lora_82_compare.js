@@ -125,5 +125,5 @@
         }
     }
 
-    resizeLora.compare = {openComparison, startComparison};
+    resizeLora.compare = {imageSettings, openComparison, startComparison, wipeView};
 })((window.resizeLora = window.resizeLora || {}));

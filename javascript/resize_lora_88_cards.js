@@ -65,6 +65,7 @@
         const items = [
             menuItem(t('Resize…'), () => openInTab(card.name), 'open'),
             PRESETS.map(preset),
+            menuItem(t('Find the smallest…'), () => findCard(card), 'find'),
             el('hr'),
             menuItem(replaceText(), () => replaceCard(card.name), 'replace'),
             menuItem(t('Compare with original'), compare, 'compare'),
@@ -90,6 +91,17 @@
         setText(item('replace').firstChild, replaceText());
         disable('replace', file && messageText(file.problem));
         disable('compare', whyNotCompared(file && file.ours));
+        const noImages = can('generate') ? '' : t('Image generation is not available here.');
+        disable('find', (file && messageText(file.problem)) || noImages);
+    }
+
+    function findCard({name, tab}) {
+        resizeLora.find.openFind([name], {tab, options: cardOptions()});
+    }
+
+    /* How a new file is written from a card: the settings of the host, not the choices in the tab. */
+    function cardOptions() {
+        return changedOptions((state.hello.defaults || {}).options || {});
     }
 
     function whyNotCompared(made) {
@@ -102,7 +114,7 @@
         const note = toast(`${card.name}: ${t('queued')}`, {stays: true});
         try {
             await start();
-            const options = changedOptions((state.hello.defaults || {}).options || {});
+            const options = cardOptions();
             const more = {...(Object.keys(options).length ? {options} : {}), ...(again ? {again} : {})};
             const answer = await call('resize', {names: [card.name], target: {preset}, ...more});
             reportCardOrder(card, preset, answer, note);

@@ -10,7 +10,7 @@
     const {closeMenu} = resizeLora.menu;
     const {placeToasts} = resizeLora.dialogs;
     const {start} = resizeLora.session;
-    const {cancelOwn, poll} = resizeLora.jobs;
+    const {cancelAtKey, poll} = resizeLora.jobs;
     const {drawLibrary, frameLibrary} = resizeLora.library;
     const {drawReference, frameReference} = resizeLora.reference;
     const {drawTarget, frameTarget} = resizeLora.target;
@@ -64,7 +64,7 @@
 
     /* A host's page presses the run button at Ctrl+Enter by itself; at Esc it presses only its own buttons. */
     function onTabKey(event) {
-        if (event.key === 'Escape' && !hasOtherUseForEscape(event.composedPath()[0])) cancelOwn();
+        if (event.key === 'Escape' && !hasOtherUseForEscape(event.composedPath()[0])) cancelAtKey();
         if (event.key === '?' && !isTyping(event.composedPath()[0])) resizeLora.help.openHelp();
         if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && !window.get_uiCurrentTabContent) {
             runButton().click();

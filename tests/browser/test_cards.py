@@ -32,7 +32,7 @@ def test_a_right_click_on_any_part_of_a_card_shows_our_menu_alone(host: Any, par
     card(host, tab).locator(part).click(button="right")
     menu = host.locator("#resize_lora_menu")
     expect(menu).to_be_visible()
-    expect(menu.get_by_role("menuitem")).to_have_count(6)
+    expect(menu.get_by_role("menuitem")).to_have_count(7)
     assert not host.evaluate("window.otherMenus")
 
 
