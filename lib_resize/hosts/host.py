@@ -8,12 +8,13 @@ features, never for names of hosts:
 ``prompt``        the page has prompts into which a LoRA can be written
 ``cards``         the page has cards of LoRAs
 ``xyz``           the host has an X/Y/Z plot
+``fit``           new factors can be fitted to images of the loaded model
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ GENERATE = "generate"
 PROMPT = "prompt"
 CARDS = "cards"
 XYZ = "xyz"
+FIT = "fit"
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,34 @@ class LoadedModel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LivePart:
+    """A torch module of the model in memory. Keep no reference to it after the call that gave it."""
+
+    name: str
+    """For messages: ``unet``, ``text_encoder`` or ``text_encoder_2``."""
+    prefix: str
+    """Of its weights in a single-file checkpoint, such as ``model.diffusion_model``; without the last dot."""
+    module: Any
+
+
+class ImageWatch(Protocol):
+    """Work with the model before and after one image, under the host's lock, in the thread that generates images.
+
+    `before` is called with the model's parts, and returns what must be called when the image is made or has failed.
+    `after` is called where it was made: the parts are on the host's device, with the LoRAs of the image applied, and in
+    the host's contexts of torch, without gradients. Either may raise ResizeError and Cancelled.
+    """
+
+    def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:
+        """Prepare for the image, such as by hooks; return how to undo that."""
+        ...
+
+    def after(self, parts: Sequence[LivePart]) -> None:
+        """Use the model."""
+        ...
+
+
 class HostFiles(Protocol):
     """The files that a host knows."""
 
@@ -304,8 +334,10 @@ class Host(HostFiles, HostModel, Protocol):
         """Remove the job from the host's progress, after success and failure alike."""
         ...
 
-    def generate(self, request: Mapping[str, Any]) -> Any:
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
         """Generate one image (a PIL image) under the host's lock. Nothing is saved, and no state of the host changes.
+
+        `watch` needs the feature ``fit``.
 
         `request` has ``prompt`` and may have ``negative_prompt``, ``seed``, ``steps``, ``cfg_scale``, ``width``,
         ``height``, ``sampler_name``, ``scheduler``, ``loras``: names that must be applied, and ``files``: a mapping of
