@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .host import LoadedModel
+from .host import LivePart, LoadedModel
 from .keys import DENOISER
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
+from .webui_watching import TEXT_ENCODERS, UNET
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class A1111Host(WebUI):
 
     name = "AUTOMATIC1111"
     lora_options = (*WebUI.lora_options, "lyco_dir_backcompat")
+    has_live_parts = True
 
     def _loaded(self) -> LoadedModel | None:
         model = loaded_model()
@@ -78,6 +81,16 @@ class A1111Host(WebUI):
         if info is None or not _is_torch(model):
             return None
         return A1111Model(str(info.title), Path(info.filename), family_of(model), _identity(model), self.device)
+
+    def _parts(self) -> Sequence[LivePart]:
+        model = loaded_model()
+        if model is None or not _is_torch(model):
+            return ()
+        encoders = iter(TEXT_ENCODERS)
+        return [
+            LivePart(UNET if prefix == DENOISER else next(encoders), prefix.rstrip("."), module)
+            for prefix, module in itertools.islice(_roots(model), 1 + len(TEXT_ENCODERS))
+        ]
 
 
 def _is_torch(model: Any) -> bool:

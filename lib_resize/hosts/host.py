@@ -198,19 +198,22 @@ class LivePart:
 
 
 class ImageWatch(Protocol):
-    """Work with the model before and after one image, under the host's lock, in the thread that generates images.
+    """Work with the model before and after one image, under the host's lock, in the thread that generates images."""
 
-    `before` is called with the model's parts, and returns what must be called when the image is made or has failed.
-    `after` is called where it was made: the parts are on the host's device, with the LoRAs of the image applied, and in
-    the host's contexts of torch, without gradients. Either may raise ResizeError and Cancelled.
-    """
+    @property
+    def bytes(self) -> int:
+        """Memory of the device that `after` needs in addition to the model."""
+        ...
 
     def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:
-        """Prepare for the image, such as by hooks; return how to undo that."""
+        """Prepare for the image, such as by hooks; return how to undo that, which is called also after an error."""
         ...
 
     def after(self, parts: Sequence[LivePart]) -> None:
-        """Use the model."""
+        """Use the model. Called where the image was made, without gradients and in the host's contexts of torch.
+
+        The denoiser is where the host computes, with the LoRAs of the image applied. It must be unchanged afterwards.
+        """
         ...
 
 
@@ -337,7 +340,7 @@ class Host(HostFiles, HostModel, Protocol):
     def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
         """Generate one image (a PIL image) under the host's lock. Nothing is saved, and no state of the host changes.
 
-        `watch` needs the feature ``fit``.
+        `watch` needs the feature ``fit``, and may raise ResizeError and Cancelled.
 
         `request` has ``prompt`` and may have ``negative_prompt``, ``seed``, ``steps``, ``cfg_scale``, ``width``,
         ``height``, ``sampler_name``, ``scheduler``, ``loras``: names that must be applied, and ``files``: a mapping of

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from . import webui_caches as caches
 from .guard import attempt, guarded, host_module, read
-from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, LoadedModel, SharedLock
+from .host import CARDS, FIT, GENERATE, LOADED_MODEL, PROMPT, XYZ, ImageWatch, LivePart, LoadedModel, SharedLock
 from .webui_files import WebUIFiles
 from .webui_images import ImageGenerator
 from .webui_modules import cmd_options, networks, own_lock, queue_lock, shared
 from .webui_page import WebUIPage
 from .webui_progress import JOB, WebUIProgress
+from .webui_watching import WatchedModel, torch_as_in_images
 
 
 class WebUI(WebUIFiles, WebUIPage):
     """A `host.Host` for the whole family. Subclasses know where their host keeps its model."""
 
     name = "WebUI"
+    has_live_parts = False
+    """Whether `_parts` is implemented."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +41,8 @@ class WebUI(WebUIFiles, WebUIPage):
             found.add(LOADED_MODEL)
         if self._has_lock and host_module("modules.processing") is not None and shared("state") is not None:
             found.add(GENERATE)
+        if {LOADED_MODEL, GENERATE} <= found and networks() is not None and self.has_live_parts:
+            found.add(FIT)
         if networks() is not None:
             found.add(CARDS)
         if self.xyz_script() is not None:
@@ -106,8 +111,18 @@ class WebUI(WebUIFiles, WebUIPage):
     def end_job(self) -> None:
         self._progress.end()
 
-    def generate(self, request: Mapping[str, Any]) -> Any:
-        return self._images.generate(request)
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
+        watched = None if watch is None else WatchedModel(watch, self._parts, self._at_work)
+        return self._images.generate(request, watched)
+
+    def _parts(self) -> Sequence[LivePart]:
+        """Return the modules of the model in memory; none where there is none."""
+        return ()
+
+    def _at_work(self, bytes: int) -> AbstractContextManager[None]:
+        """Make the model ready to be called after an image, with its LoRAs, and so many bytes free."""
+        self.make_room(bytes)
+        return torch_as_in_images()
 
     def stop_generating(self) -> None:
         self._images.stop()

@@ -13,6 +13,7 @@ from .hidden_loras import HiddenLoras
 from .host import SharedLock
 from .webui_modules import networks, shared
 from .webui_progress import JOB
+from .webui_watching import WatchedModel
 
 IMAGE_KEYS = frozenset(
     {"prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "sampler_name", "scheduler"}
@@ -29,14 +30,15 @@ class ImageGenerator:
         self._run = run
         self._hidden = hidden
         self._running = threading.Event()
+        self._watched = False
         self._stopped = threading.Event()
 
     @property
     def running(self) -> bool:
-        """Whether an image is being generated."""
-        return self._running.is_set()
+        """Whether an image is being generated, or a watch works with the model."""
+        return self._running.is_set() or self._watched
 
-    def generate(self, request: Mapping[str, Any]) -> Any:
+    def generate(self, request: Mapping[str, Any], watched: WatchedModel | None = None) -> Any:
         """Generate an image. See `host.Host.generate`."""
         settings = dict(request)
         loras, files = tuple(settings.pop("loras", ())), dict(settings.pop("files", {}))
@@ -50,7 +52,16 @@ class ImageGenerator:
             if self._stopped.is_set():
                 raise Cancelled("The image was stopped before it began.")
             with self._hidden.known(files):
-                return self._run(lambda: self._image(settings, loras))
+                if watched is None:
+                    return self._run(lambda: self._image(settings, loras))
+                return self._run(lambda: self._around(watched, settings, loras))
+
+    def _around(self, watched: WatchedModel, settings: dict[str, Any], loras: tuple[str, ...]) -> Any:
+        self._watched = True
+        try:
+            return watched.around(lambda: self._image(settings, loras))
+        finally:
+            self._watched = False
 
     def stop(self) -> None:
         """Stop the image that is being generated or waits for the lock."""

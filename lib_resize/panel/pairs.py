@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-
 from ..archive.entries import Entry
 from ..errors import FileError
 from ..hosts.host import LoraFile
 from .compare import ComparedFiles
 from .desk import Desk
-from .names import Notes, notes_of
+from .names import Notes, free_name, notes_of
 from .protocol.types import Json
 from .snapshot import Snapshot
 from .versions import names_of, original
@@ -46,9 +44,7 @@ def _with_archived(entry: Entry, lists: Snapshot) -> ComparedFiles:
     new = lists.loras().at(entry.home)
     if new is None or entry.original is None or not entry.is_there:
         raise FileError(f"{entry.name}: the original or the file that replaced it is not there any more.")
-    names = {lora.name for lora in lists.loras()}
-    wished = (f"{new.name} original{'' if number == 1 else f' {number}'}" for number in itertools.count(1))
-    old = next(name for name in wished if name not in names)
+    old = free_name(new.name, {lora.name for lora in lists.loras()})
     others = names_of(lists.loras(), {new.name}) - {new.name}
     return ComparedFiles(old, new.name, others, notes_of(new.path), {old: entry.original})
 

@@ -17,6 +17,7 @@ from lib_resize.hosts.host import (
     PROMPT,
     XYZ,
     CheckpointFile,
+    ImageWatch,
     LoadedModel,
     LoraFile,
     LoraList,
@@ -145,7 +146,8 @@ class FakeHost:
     def end_job(self) -> None:
         self.events.append(("end_job",))
 
-    def generate(self, request: Mapping[str, Any]) -> Any:
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
+        assert watch is None, "this host has no model"
         self.events.append(("generate", dict(request)))
         self._stopped.clear()
         with self._lock.alone():
