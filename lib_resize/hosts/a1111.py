@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from .keys import DENOISER
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
-from .webui_watching import TEXT_ENCODERS, UNET
+from .webui_watching import TEXT_ENCODERS, UNET, LiveModel, torch_as_in_images
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,6 @@ class A1111Host(WebUI):
 
     name = "AUTOMATIC1111"
     lora_options = (*WebUI.lora_options, "lyco_dir_backcompat")
-    has_live_parts = True
 
     def _loaded(self) -> LoadedModel | None:
         model = loaded_model()
@@ -82,7 +82,17 @@ class A1111Host(WebUI):
             return None
         return A1111Model(str(info.title), Path(info.filename), family_of(model), _identity(model), self.device)
 
-    def _parts(self) -> Sequence[LivePart]:
+    def _live(self) -> LiveModel:
+        return MergedModules(self)
+
+
+@dataclass(frozen=True)
+class MergedModules:
+    """The modules of the loaded model. LoRAs of the last image stay merged into their weights."""
+
+    host: A1111Host
+
+    def parts(self) -> Sequence[LivePart]:
         model = loaded_model()
         if model is None or not _is_torch(model):
             return ()
@@ -91,6 +101,10 @@ class A1111Host(WebUI):
             LivePart(UNET if prefix == DENOISER else next(encoders), prefix.rstrip("."), module)
             for prefix, module in itertools.islice(_roots(model), 1 + len(TEXT_ENCODERS))
         ]
+
+    def at_work(self, bytes: int) -> AbstractContextManager[None]:
+        self.host.make_room(bytes)
+        return torch_as_in_images()
 
 
 def _is_torch(model: Any) -> bool:

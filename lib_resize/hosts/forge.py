@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from .keys import DENOISER, HostTensor, host_tensors
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below, torch_name
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
-from .webui_watching import UNET
+from .webui_watching import UNET, LiveModel
 
 _LARGE_BATCH = (4, 4, 128, 128)
 """Shape of latents for which the host frees memory: its batches are twice as large."""
@@ -87,7 +87,6 @@ class ForgeHost(WebUI):
     """Forge, and Forge Neo with its several folders of LoRAs."""
 
     name = "Forge"
-    has_live_parts = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,36 +128,8 @@ class ForgeHost(WebUI):
         with guarded("freeing memory of the device"):
             manager.soft_empty_cache()
 
-    def _parts(self) -> Sequence[LivePart]:
-        """Return the denoiser. LoRAs are in the same module, whichever patcher it is read from."""
-        model = attribute(loaded_model(), "forge_objects.unet.model.diffusion_model")
-        return () if model is None else (LivePart(UNET, DENOISER.rstrip("."), model),)
-
-    def _at_work(self, bytes: int) -> AbstractContextManager[None]:
-        self.make_room(bytes)
-        return self._sampling(_patched_denoiser(loaded_model()))
-
-    @contextmanager
-    def _sampling(self, patcher: Any) -> Iterator[None]:
-        """Put the denoiser where the host computes, with its LoRAs, as the host does for the steps of an image."""
-        import torch
-
-        functions = host_module("backend.sampling.sampling_function")
-        with torch.inference_mode():
-            if functions is None:
-                self._load(patcher)
-                yield
-                return
-            functions.sampling_prepare(patcher, torch.empty(_LARGE_BATCH, device="meta"))
-            try:
-                yield
-            finally:
-                functions.sampling_cleanup(patcher)
-
-    def _load(self, patcher: Any) -> None:
-        load = read(self._memory(), "load_model_gpu")
-        if callable(load):
-            load(patcher)
+    def _live(self) -> LiveModel:
+        return PatchedModules(self.make_room, self._memory)
 
     def _memory(self) -> Any | None:
         """Return the module that manages the device's memory."""
@@ -187,6 +158,42 @@ class ForgeHost(WebUI):
         if not results:
             raise HostError("Forge's main thread returned no image.")
         return results[0]
+
+
+@dataclass(frozen=True)
+class PatchedModules:
+    """The denoiser of the loaded model. LoRAs are in the same module, whichever patcher it is read from."""
+
+    make_room: Callable[[int], None]
+    memory: Callable[[], Any]
+    """Returns the module that manages the device's memory."""
+
+    def parts(self) -> Sequence[LivePart]:
+        model = attribute(loaded_model(), "forge_objects.unet.model.diffusion_model")
+        return () if model is None else (LivePart(UNET, DENOISER.rstrip("."), model),)
+
+    @contextmanager
+    def at_work(self, bytes: int) -> Iterator[None]:
+        """Put the denoiser where the host computes, with its LoRAs, as the host does for the steps of an image."""
+        import torch
+
+        self.make_room(bytes)
+        patcher, functions = _patched_denoiser(loaded_model()), host_module("backend.sampling.sampling_function")
+        with torch.inference_mode():
+            if functions is None:
+                self._load(patcher)
+                yield
+                return
+            functions.sampling_prepare(patcher, torch.empty(_LARGE_BATCH, device="meta"))
+            try:
+                yield
+            finally:
+                functions.sampling_cleanup(patcher)
+
+    def _load(self, patcher: Any) -> None:
+        load = read(self.memory(), "load_model_gpu")
+        if callable(load):
+            load(patcher)
 
 
 def _patched_denoiser(model: Any) -> Any:

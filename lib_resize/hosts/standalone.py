@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, HostError
-from .host import CheckpointFile, ImageWatch, LoadedModel, LoraFile, LoraList, SharedLock
+from .host import CheckpointFile, ImageWatch, LoadedModel, LoraFile, LoraList
 from .listing import ListedLora, LoraListCache, find
+from .locks import SharedLock
 from .scan import checkpoint_paths, lora_paths, real_folders
 from .trash_places import TrashPlaces
 

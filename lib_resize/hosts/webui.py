@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from ..errors import HostError
 from . import webui_caches as caches
 from .guard import attempt, guarded, host_module, read
-from .host import CARDS, FIT, GENERATE, LOADED_MODEL, PROMPT, XYZ, ImageWatch, LivePart, LoadedModel, SharedLock
+from .host import CARDS, FIT, GENERATE, LOADED_MODEL, PROMPT, XYZ, ImageWatch, LoadedModel
+from .locks import SharedLock
 from .webui_files import WebUIFiles
 from .webui_images import ImageGenerator
 from .webui_modules import cmd_options, networks, own_lock, queue_lock, shared
 from .webui_page import WebUIPage
 from .webui_progress import JOB, WebUIProgress
-from .webui_watching import WatchedModel, torch_as_in_images
+from .webui_watching import LiveModel, WatchedModel
 
 
 class WebUI(WebUIFiles, WebUIPage):
     """A `host.Host` for the whole family. Subclasses know where their host keeps its model."""
 
     name = "WebUI"
-    has_live_parts = False
-    """Whether `_parts` is implemented."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class WebUI(WebUIFiles, WebUIPage):
             found.add(LOADED_MODEL)
         if self._has_lock and host_module("modules.processing") is not None and shared("state") is not None:
             found.add(GENERATE)
-        if {LOADED_MODEL, GENERATE} <= found and networks() is not None and self.has_live_parts:
+        if {LOADED_MODEL, GENERATE} <= found and networks() is not None and self._live() is not None:
             found.add(FIT)
         if networks() is not None:
             found.add(CARDS)
@@ -112,17 +112,16 @@ class WebUI(WebUIFiles, WebUIPage):
         self._progress.end()
 
     def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
-        watched = None if watch is None else WatchedModel(watch, self._parts, self._at_work)
-        return self._images.generate(request, watched)
+        if watch is None:
+            return self._images.generate(request)
+        live = self._live()
+        if live is None:
+            raise HostError(f"{self.name} does not let this extension call its model.")
+        return self._images.generate(request, WatchedModel(watch, live))
 
-    def _parts(self) -> Sequence[LivePart]:
-        """Return the modules of the model in memory; none where there is none."""
-        return ()
-
-    def _at_work(self, bytes: int) -> AbstractContextManager[None]:
-        """Make the model ready to be called after an image, with its LoRAs, and so many bytes free."""
-        self.make_room(bytes)
-        return torch_as_in_images()
+    def _live(self) -> LiveModel | None:
+        """Return the access to the modules of the loaded model; None where this host gives none."""
+        return None
 
     def stop_generating(self) -> None:
         self._images.stop()

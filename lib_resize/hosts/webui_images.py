@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
 from .guard import read
 from .hidden_loras import HiddenLoras
-from .host import SharedLock
+from .locks import SharedLock
 from .webui_modules import networks, shared
 from .webui_progress import JOB
 from .webui_watching import WatchedModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .guard import host_module, read
 from .host import ImageWatch, LivePart
@@ -16,25 +16,34 @@ UNET = "unet"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
+class LiveModel(Protocol):
+    """The modules of a host's loaded model. Use it under the lock, in the image thread."""
+
+    def parts(self) -> Sequence[LivePart]:
+        """Return the parts of the model in memory, the denoiser first; none where there is none yet."""
+        ...
+
+    def at_work(self, bytes: int) -> AbstractContextManager[None]:
+        """Make the denoiser ready to be called after an image, with its LoRAs, and so many bytes free."""
+        ...
+
+
 @dataclass(frozen=True)
 class WatchedModel:
-    """A watch, and how the host gives access to its model. Call `around` under the lock, in the image thread."""
+    """A watch, and the model that it watches. Call `around` under the lock, in the image thread."""
 
     watch: ImageWatch
-    parts: Callable[[], Sequence[LivePart]]
-    """Returns the parts of the model in memory; none where it has none yet."""
-    at_work: Callable[[int], AbstractContextManager[None]]
-    """Called with bytes: makes the model ready to be called, with so much free memory."""
+    live: LiveModel
 
     def around(self, make: Callable[[], T]) -> T:
         """Return what `make` returns: an image. Raises what it and the watch raise."""
-        undo = self.watch.before(self.parts())
+        undo = self.watch.before(self.live.parts())
         try:
             made = make()
         finally:
             undo()
-        with self.at_work(self.watch.bytes):
-            self.watch.after(self.parts())
+        with self.live.at_work(self.watch.bytes):
+            self.watch.after(self.live.parts())
         return made
 
 

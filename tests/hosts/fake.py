@@ -21,8 +21,8 @@ from lib_resize.hosts.host import (
     LoadedModel,
     LoraFile,
     LoraList,
-    SharedLock,
 )
+from lib_resize.hosts.locks import SharedLock
 
 ALL_FEATURES = frozenset({LOADED_MODEL, GENERATE, PROMPT, CARDS, XYZ})
 ENDINGS = (".safetensors", ".pt", ".ckpt")
