@@ -162,16 +162,15 @@ def strength_in(model: FitModel, job: ResizeJob, calls: Sequence[Call]) -> float
     None where recorded calls, with the LoRA at strength 1, cannot be repeated in either way.
     """
     source = original_deltas(job, model)
+    wanted = [(call, call.output.double()) for call in calls if call.output is not None]
     own = added = effect = 0.0
-    for call in calls:
-        if call.output is not None:
-            wanted = call.output.double()
-            plain, more = _repeated(model, (), call), _repeated(model, source, call)
-            own += _square(plain - wanted)
-            added += _square(more - wanted)
-            effect += _square(more - plain)
+    for call, output in wanted:
+        plain, more = _repeated(model, (), call), _repeated(model, source, call)
+        own += _square(plain - output)
+        added += _square(more - output)
+        effect += _square(more - plain)
     nearest = min(own, added)
-    if not calls or not nearest <= _SAME * effect:  # also for NaN
+    if not wanted or not nearest <= _SAME * effect:  # also for NaN
         return None
     return 1.0 if own == nearest else 0.0
 
