@@ -1,4 +1,4 @@
-"""A WebUI with a model that runs: its images are sampling runs of a small net, with LoRAs applied as hosts apply them."""
+"""A WebUI with a model that runs: its images are sampling runs of a small net; LoRAs are applied as hosts do."""
 
 from __future__ import annotations
 
