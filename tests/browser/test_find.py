@@ -143,7 +143,14 @@ def test_what_is_asked_is_what_the_dialog_shows(page: Any) -> None:
     expect(page.locator("#resize_lora_find_fault")).to_be_empty()
     run.click()
     finished(page)
-    settings = {"prompt": "a cat, <lora:pastry-sdxl:1>", "negative_prompt": "", "seed": -1, "steps": 20, "width": 1024, "height": 768}
+    settings = {
+        "prompt": "a cat, <lora:pastry-sdxl:1>",
+        "negative_prompt": "",
+        "seed": -1,
+        "steps": 20,
+        "width": 1024,
+        "height": 768,
+    }
     assert asked(page) == [{"name": "pastry-sdxl", "target": 0.995, "settings": settings, "seeds": 2, "options": {}}]
 
 
@@ -174,7 +181,9 @@ def test_a_prompt_without_the_tag_gets_it_and_the_dialog_reports_it(page: Any) -
 
 def test_another_family_and_a_missing_gpu_are_reported_before(page: Any) -> None:
     box = open_find(page, "snorlax_sd15")
-    expect(box.locator(".resize-lora-warnings")).to_contain_text("Not made for the loaded checkpoint (SDXL): snorlax_sd15")
+    expect(box.locator(".resize-lora-warnings")).to_contain_text(
+        "Not made for the loaded checkpoint (SDXL): snorlax_sd15"
+    )
     expect(box.locator(".resize-lora-warnings")).to_contain_text("uses the CPU")
 
 
@@ -218,7 +227,9 @@ def test_one_step_more_becomes_the_best(page: Any, direction: str) -> None:
     best = page.locator("#resize_lora_find_steps [aria-pressed=true]")
     expect(best).to_contain_text("best")
     assert best.get_attribute("data-bytes") != before
-    expect(page.locator(FIGURE)).to_contain_text("does not keep the target" if direction == "smaller" else "keeps the target")
+    expect(page.locator(FIGURE)).to_contain_text(
+        "does not keep the target" if direction == "smaller" else "keeps the target"
+    )
     assert [one["direction"] for one in asked(page, "find_more")] == [direction]
 
 
@@ -421,7 +432,14 @@ def test_the_fit_goes_with_a_resize(page: Any) -> None:
     assert fitted["fit"] == {
         "images": 4,
         "steps": 4,
-        "settings": {"prompt": TAGGED, "negative_prompt": "blurry", "seed": -1, "steps": 20, "width": 1024, "height": 768},
+        "settings": {
+            "prompt": TAGGED,
+            "negative_prompt": "blurry",
+            "seed": -1,
+            "steps": 20,
+            "width": 1024,
+            "height": 768,
+        },
     }
 
 
