@@ -114,6 +114,7 @@ def test_notes_cover_no_button(page: Any, width: int) -> None:
 def test_a_note_in_a_dialog_is_in_the_dialog(page: Any) -> None:
     page.click("#resize_lora_advanced summary")
     page.fill("#resize_lora_recipe", "nonsense=1")
+    expect(page.locator("#resize_lora_fault")).to_contain_text("nonsense")  # which moves the buttons down
     page.click("#resize_lora_extract")
     page.select_option("#resize_lora_extract_target", "panel")
     page.click("#resize_lora_extract_run")
