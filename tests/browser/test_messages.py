@@ -7,6 +7,8 @@ from typing import Any
 
 from tests.browser.browser_kit import expect, row, setup
 
+ONE_GRADIO = True  # see conftest.py
+
 GONE = "/loras/<b>{1}</b> $&.safetensors: no such file. Check the path, and that the drive is connected."
 CUT = (
     "hogs.safetensors: the file is cut off: 12 bytes are missing of 40 bytes of tensor data; expected a whole file. "

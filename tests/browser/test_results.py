@@ -10,6 +10,8 @@ import pytest
 
 from tests.browser.browser_kit import ask, expect, heard, press, row, setup
 
+ONE_GRADIO = True  # see conftest.py
+
 OVERLAPS = """() => {
     const boxes = query => [...document.querySelectorAll(query)].filter(one => one.checkVisibility({visibilityProperty: true, contentVisibilityAuto: true})).map(one => [one, one.getBoundingClientRect()]);
     const found = [];

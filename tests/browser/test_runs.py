@@ -14,6 +14,8 @@ import pytest
 
 from tests.browser.browser_kit import AWKWARD, ask, drawn, expect, heard, open_advanced, row, setup, until_heard
 
+ONE_GRADIO = True  # see conftest.py
+
 DIALOG = "dialog.resize-lora-dialog"
 RUN = ".resize-lora-run"
 TOASTS = "#resize_lora_toasts"
