@@ -32,11 +32,6 @@
             : t("keeps {kept} of the LoRA's effect (worst image {worst})", values);
     }
 
-    /* What a comparison of images or a search found about a file; '' where there was none. */
-    function effectText(effect) {
-        return effect ? `${keptText(effect)}, ${seedsText(effect.seeds)}.` : '';
-    }
-
     function seedsText(seeds) {
         return plural(seeds, '{n} seed', '{n} seeds');
     }
@@ -80,7 +75,6 @@
 
     resizeLora.findWords = {
         aboutImages,
-        effectText,
         hasTag,
         keptText,
         seedsText,

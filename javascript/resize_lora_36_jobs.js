@@ -135,13 +135,7 @@
         else if (job.kind === 'bake_plan') resizeLora.bakePlan.endPlan(job);
         else if (job.kind === 'estimate') resizeLora.library.drawLibrary();
         else if (job.kind !== 'compare' && isDone) resizeLora.results.addResult(job.result);
-        else if (isDone) endComparison(job, note);
-    }
-
-    /* The figure of a comparison is kept with the result, which is read again for it. */
-    function endComparison(job, note) {
-        if (note) resizeLora.compare.openComparison(job.result);
-        if (job.result.kept != null) call('results').then(resizeLora.results.setResults).catch(showError);
+        else if (isDone && note) resizeLora.compare.openComparison(job.result);
     }
 
     function endAnalysis(job, first) {

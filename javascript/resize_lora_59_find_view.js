@@ -368,14 +368,14 @@
         return button(t('Show'), open, {'data-action': 'show-find', 'aria-label': `${t('Show')}: ${job.title}`});
     }
 
-    /* A search ended. Where nobody looks at it, a toast says so until it is read. */
+    /* A search ended. Where nobody looks at it, a toast says so; it stays where nothing was saved. */
     function endFind(job) {
         const isOwn = state.ownJobs.has(job.id);
         if (job.state === 'done' && job.result.result) resizeLora.results.addResult(job.result.result);
         state.ending.delete(job.id);
         if (isOpen(job.id)) addOwnJobs([]); // a reload need not report it again
         if (isOpen(job.id) || job.state !== 'done' || !isOwn) return;
-        const note = toast(`${job.name}: ${messageText(job.result.text)}`, {stays: true});
+        const note = toast(`${job.name}: ${messageText(job.result.text)}`, {stays: !job.result.result});
         note.offer(showButton(job, note.close));
     }
 

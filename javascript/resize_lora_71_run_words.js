@@ -5,7 +5,6 @@
 
     const {count, size} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
-    const {effectText} = resizeLora.findWords;
     const {messageText} = resizeLora.messages;
     const {spanText} = resizeLora.items;
     const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
@@ -53,7 +52,7 @@
     function itemNote(item) {
         if (item.state === 'left') return reasonText(item.reason) || messageText(item.message);
         if (item.state === 'failed') return messageText(item.message) || reasonText(item.reason);
-        const notes = [effectText(item.effect), ...(item.notes || []).map(messageText)];
+        const notes = (item.notes || []).map(messageText);
         return [item.state === 'resized' ? '' : stateText(item.state), ...notes].filter(Boolean).join(' ');
     }
 

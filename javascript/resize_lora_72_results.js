@@ -5,7 +5,6 @@
 
     const {percent, saving, sizes, sum} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
-    const {effectText} = resizeLora.findWords;
     const {messageText} = resizeLora.messages;
     const {csvText} = resizeLora.text;
     const {byBatch} = resizeLora.totals;
@@ -152,7 +151,7 @@
             'data-state': result.state,
         };
         const figure = (text, hint) => el('span', {class: 'resize-lora-result-figure', title: hint}, text);
-        const notes = [effectText(result.effect), ...(result.notes || []).map(messageText)].filter(Boolean).join(' ');
+        const notes = (result.notes || []).map(messageText).join(' ');
         return el(
             'div',
             own,

@@ -29,11 +29,11 @@ test('a figure names the worst image where it is known, and nothing where there 
     assert.equal(words.trialText(trial(1048576, {kept: null})), '1.00 MB');
 });
 
-test('the figure of a file says of how many seeds it is', () => {
-    assert.equal(words.effectText(null), '');
-    const effect = {kept: 0.978, worst: 0.961, seeds: 4};
-    assert.equal(words.effectText(effect), "keeps 97.8 % of the LoRA's effect (worst image 96.1 %), 4 seeds.");
-    assert.match(words.effectText({...effect, seeds: 1}), /, 1 seed\.$/);
+test('one seed has another form than several', () => {
+    assert.deepEqual(
+        [1, 4].map(seeds => words.seedsText(seeds)),
+        ['1 seed', '4 seeds'],
+    );
 });
 
 test('a size that is measured again replaces its first figures, and the largest is first', () => {
