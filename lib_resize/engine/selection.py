@@ -14,6 +14,7 @@ from ..adapters.forms.lora import LowRank
 from ..adapters.layer import Adapter
 from ..adapters.write.layout import OutputLayout, becomes_float8
 from ..adapters.write.style import Style
+from ..files.effect_record import EffectRecord
 from ..files.metadata import FitRecord
 from ..linalg.truncate import KeptIndices, discarded_norm, norm_of_strengths
 from ..plans import LayerPlan
@@ -52,6 +53,8 @@ class Selection:
     fit: FitRecord | None = None
     """What the file's record says of the fit. Before the fit the longest record, so that the planned size is never too
     small."""
+    effect: EffectRecord | None = None
+    """What the file's record says of images that were compared; None: nothing."""
 
     @property
     def adapter(self) -> Adapter:

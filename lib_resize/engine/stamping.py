@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from .. import __version__
 from ..adapters.layer import Adapter
 from ..adapters.write.layout import OutputLayout
+from ..files.effect_record import EffectRecord
 from ..files.metadata import LayerFact, MergedSource, MetadataFacts, ResizeRecord, updated_metadata
 from ..files.writer import file_bytes
+from .job import ResizeJob
 from .selection import Selection
 
 _UNKNOWN_HASH = "0" * 64
@@ -38,6 +41,12 @@ def metadata(selection: Selection, stem: str, hashes: Sequence[str] = ()) -> dic
     return updated_metadata(adapter.metadata, facts)
 
 
+def with_effect(job: ResizeJob, effect: EffectRecord) -> ResizeJob:
+    """Return the job with a figure of its images in the file's record, and its size with that."""
+    selection = replace(job.selection, effect=effect)
+    return replace(job, selection=selection, plan=replace(job.plan, bytes_after=size(selection, job.path.stem)))
+
+
 def _layers(layout: OutputLayout) -> dict[str, LayerFact]:
     return {
         new.stem: LayerFact(new.rank, new.alpha_value if new.alpha else None, new.layer.form.is_conv)
@@ -58,6 +67,7 @@ def _record(selection: Selection, hashes: Sequence[str]) -> ResizeRecord:
         merged=merged,
         extracted=adapter.extracted,
         fit=selection.fit,
+        effect=selection.effect,
     )
 
 

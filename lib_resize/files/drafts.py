@@ -32,12 +32,12 @@ _TRIES = 100
 
 def new_path(folder: Path) -> Path:
     """Return a new random name in a folder."""
-    return folder / f".resize-lora-{_machine()}{os.urandom(4).hex()}.part"
+    return folder / f".resize-lora-{machine()}{os.urandom(4).hex()}.part"
 
 
 def staged_path(folder: Path) -> Path:
     """Return a new random name in a folder for a complete file that will replace another one."""
-    return folder / f".resize-lora-{_machine()}{os.urandom(4).hex()}-{os.getpid()}.staged"
+    return folder / f".resize-lora-{machine()}{os.urandom(4).hex()}-{os.getpid()}.staged"
 
 
 def create(folder: Path) -> tuple[Path, int]:
@@ -68,10 +68,10 @@ def sweep(folder: str | os.PathLike[str]) -> None:
         for item in found:
             if match := _NAME.fullmatch(item.name):
                 with contextlib.suppress(OSError):
-                    _remove_if_dead(item, is_own=match[1] == _machine())
+                    _remove_if_dead(item, is_own=match[1] == machine())
             elif match := _STAGED.fullmatch(item.name):
                 with contextlib.suppress(OSError):
-                    _remove_if_abandoned(item, int(match[2]), is_own=match[1] == _machine())
+                    _remove_if_abandoned(item, int(match[2]), is_own=match[1] == machine())
 
 
 def _remove_if_abandoned(item: os.DirEntry[str], process: int, *, is_own: bool) -> None:
@@ -138,6 +138,6 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 @cache
-def _machine() -> str:
+def machine() -> str:
     """Return 8 hex digits for this machine. Without a network address they are random, which only delays removal."""
     return hashlib.sha256(f"{platform.node()} {uuid.getnode()}".encode()).hexdigest()[:8]

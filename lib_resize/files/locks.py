@@ -52,14 +52,21 @@ def try_file(path: Path) -> int | None:
     The file is created where it is missing. Raises ``OSError`` where it cannot be opened.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    if try_lock(fd) is False:
+        os.close(fd)
+        return None
+    return fd
+
+
+def try_lock(fd: int) -> bool | None:
+    """Lock an open file until it is closed. False: another process or thread has it; None: a disk without locks."""
     try:
         _try(fd)
     except (BlockingIOError, PermissionError):
-        os.close(fd)
+        return False
+    except OSError:
         return None
-    except OSError:  # a disk without locks
-        pass
-    return fd
+    return True
 
 
 def _try(fd: int) -> None:

@@ -22,6 +22,7 @@ After a resize, the fields hold:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections import Counter
@@ -29,6 +30,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .effect_record import EffectRecord
 from .file_names import storable
 from .header import MODEL_HASH, PLACEHOLDERS
 
@@ -90,6 +92,11 @@ PROMPT_HASH = 16
 _LONGEST = 0.0001234
 
 
+def prompt_hash(prompts: Iterable[str]) -> str:
+    """Return the hash of prompts that is kept in the file."""
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:PROMPT_HASH]
+
+
 @dataclass(frozen=True)
 class FitRecord:
     """How the factors were fitted to images, and what that did on calls of the model that were not used for the fit."""
@@ -140,6 +147,7 @@ class ResizeRecord:
     extracted: bool = False
     """Whether the sources are checkpoints, and the file is their difference."""
     fit: FitRecord | None = None
+    effect: EffectRecord | None = None
     """None where the factors were not fitted."""
 
 
@@ -282,6 +290,8 @@ def _record(source: Mapping[str, str], record: ResizeRecord) -> str:
     }
     if record.fit is not None:
         fields["fit"] = record.fit.as_json()
+    if record.effect is not None:
+        fields["effect"] = record.effect.as_json()
     if MODEL_HASH in source:
         fields["source_model_hash"] = source[MODEL_HASH]
     if record.merged:

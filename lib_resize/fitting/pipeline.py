@@ -6,9 +6,8 @@ The LoRA is never loaded into the pipeline. Hooks add it to the outputs of the m
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ..base.checkpoint import Checkpoint
 from ..engine.job import ResizeJob
 from ..engine.runtime import Runtime
 from ..errors import FileError, ResizeError, UnsupportedError
-from ..files.metadata import PROMPT_HASH, FitRecord
+from ..files.metadata import FitRecord, prompt_hash
 from .calls import Call, recording
 from .fit import Recorded, Recordings, fit_job
 from .layers import original_deltas
@@ -54,11 +53,6 @@ class ImageOptions:
     size: tuple[int, int] | None = None
     """(width, height) in pixels; None: the default of the pipeline."""
     seed: int = 0
-
-
-def prompt_hash(prompts: Iterable[str]) -> str:
-    """Return the hash of prompts that is kept in the file."""
-    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:PROMPT_HASH]
 
 
 @dataclass

@@ -29,6 +29,16 @@ FIT = "fit"
 
 
 @dataclass(frozen=True)
+class GeneratedImage:
+    """One image that the host made."""
+
+    image: Any
+    """A PIL image."""
+    latent: Any | None = None
+    """Its final latents as a numpy array, float32 (channels, height, width); None where the host gives none."""
+
+
+@dataclass(frozen=True)
 class LoraFile:
     """A LoRA that the host lists."""
 
@@ -336,8 +346,8 @@ class Host(HostFiles, HostModel, Protocol):
         """Remove the job from the host's progress, after success and failure alike."""
         ...
 
-    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
-        """Generate one image (a PIL image) under the host's lock. Nothing is saved, and no state of the host changes.
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> GeneratedImage:
+        """Generate one image under the host's lock. Nothing is saved, and no state of the host changes.
 
         `watch` needs the feature ``fit``, and may raise ResizeError and Cancelled.
 
@@ -345,7 +355,7 @@ class Host(HostFiles, HostModel, Protocol):
         ``height``, ``sampler_name``, ``scheduler``, ``loras``: names that must be applied, and ``files``: a mapping of
         names to paths of LoRA files outside of the list, which the host knows under these names during this image
         only. Raises ``UsageError`` for other keys and for names that are taken, ``Cancelled`` after `stop_generating`,
-        ``FileError`` where a LoRA was not applied, and ``HostError`` where the host cannot do it.
+        ``FileError`` where the host reports that a LoRA was not applied, and ``HostError`` where the host cannot do it.
         """
         ...
 

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import HostError
 from . import webui_caches as caches
 from .guard import attempt, guarded, host_module, read
-from .host import CARDS, FIT, GENERATE, LOADED_MODEL, PROMPT, XYZ, ImageWatch, LoadedModel
+from .host import CARDS, FIT, GENERATE, LOADED_MODEL, PROMPT, XYZ, GeneratedImage, ImageWatch, LoadedModel
 from .locks import SharedLock
 from .webui_files import WebUIFiles
 from .webui_images import ImageGenerator
@@ -111,7 +111,7 @@ class WebUI(WebUIFiles, WebUIPage):
     def end_job(self) -> None:
         self._progress.end()
 
-    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> GeneratedImage:
         if watch is None:
             return self._images.generate(request)
         live = self._live()

@@ -8,9 +8,11 @@ from contextlib import closing
 from typing import Any
 
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
-from .guard import read
+from .guard import attempt_list, read
 from .hidden_loras import HiddenLoras
+from .host import GeneratedImage
 from .locks import SharedLock
+from .webui_latents import keeping_latents
 from .webui_modules import networks, shared
 from .webui_progress import JOB
 from .webui_watching import WatchedModel
@@ -19,6 +21,9 @@ IMAGE_KEYS = frozenset(
     {"prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "sampler_name", "scheduler"}
 )
 """Keys of a request besides ``loras`` and ``files``; the host's own names."""
+
+_ADDED_NETWORK = "sd_lora"  # the host's option "Add network to prompt": a LoRA that every prompt gets
+_NO_NETWORK = "None"
 
 
 class ImageGenerator:
@@ -32,13 +37,14 @@ class ImageGenerator:
         self._running = threading.Event()
         self._watched = False
         self._stopped = threading.Event()
+        self._applied = AppliedLoras()
 
     @property
     def running(self) -> bool:
         """Whether an image is being generated, or a watch works with the model."""
         return self._running.is_set() or self._watched
 
-    def generate(self, request: Mapping[str, Any], watched: WatchedModel | None = None) -> Any:
+    def generate(self, request: Mapping[str, Any], watched: WatchedModel | None = None) -> GeneratedImage:
         """Generate an image. See `host.Host.generate`."""
         settings = dict(request)
         loras, files = tuple(settings.pop("loras", ())), dict(settings.pop("files", {}))
@@ -52,11 +58,14 @@ class ImageGenerator:
             if self._stopped.is_set():
                 raise Cancelled("The image was stopped before it began.")
             with self._hidden.known(files):
-                if watched is None:
-                    return self._run(lambda: self._image(settings, loras))
-                return self._run(lambda: self._around(watched, settings, loras))
+                made: GeneratedImage = self._run(lambda: self._watched_image(settings, loras, watched))
+                return made
 
-    def _around(self, watched: WatchedModel, settings: dict[str, Any], loras: tuple[str, ...]) -> Any:
+    def _watched_image(
+        self, settings: dict[str, Any], loras: tuple[str, ...], watched: WatchedModel | None
+    ) -> GeneratedImage:
+        if watched is None:
+            return self._image(settings, loras)
         self._watched = True
         try:
             return watched.around(lambda: self._image(settings, loras))
@@ -69,26 +78,28 @@ class ImageGenerator:
         if self._running.is_set():
             _state().interrupt()
 
-    def _image(self, settings: dict[str, Any], loras: tuple[str, ...]) -> Any:
+    def _image(self, settings: dict[str, Any], loras: tuple[str, ...]) -> GeneratedImage:
         from modules import processing
 
         state = _state()
         state.begin(job=JOB)
         state.job_count = 1
         self._running.set()
+        self._applied.look()
         try:
-            made = processing.StableDiffusionProcessingTxt2Img(
+            made = keeping_latents(processing.StableDiffusionProcessingTxt2Img)(
                 sd_model=shared("sd_model"),
                 batch_size=1,
                 n_iter=1,
                 do_not_save_samples=True,
                 do_not_save_grid=True,
+                **_without_added_network(),
                 **settings,
             )
             made.scripts = None
             with closing(made):
                 result = processing.process_images(made)
-            return self._accepted(result, loras)
+            return GeneratedImage(self._accepted(result, loras), read(made, "kept_latent"))
         except (Cancelled, ResizeError):
             raise
         except Exception as error:  # hosts and their extensions raise anything
@@ -102,9 +113,9 @@ class ImageGenerator:
         state = _state()
         if self._stopped.is_set() or state.interrupted or getattr(state, "stopping_generation", False):
             raise Cancelled("The image was stopped.")
-        missing = _not_applied(loras)
+        comments = str(getattr(result, "comments", "") or "").strip()
+        missing = self._applied.missing(loras, comments)
         if missing:
-            comments = str(getattr(result, "comments", "") or "").strip()
             found = f"{', '.join(missing)}: the WebUI did not apply this LoRA."
             raise FileError(f"{found} {comments}" if comments else found)
         if not result.images:
@@ -119,9 +130,30 @@ def _state() -> Any:
     return state
 
 
-def _not_applied(loras: tuple[str, ...]) -> list[str]:
-    applied = read(networks(), "loaded_networks")
-    if applied is None:
-        return []
-    names = {read(one, "name") for one in applied}
-    return [name for name in loras if name not in names]
+def _without_added_network() -> dict[str, Any]:
+    """Return settings of one image with which the host adds no LoRA to its prompt; the host restores its option."""
+    added = read(shared("opts"), _ADDED_NETWORK)
+    return {} if added in (None, "", _NO_NETWORK) else {"override_settings": {_ADDED_NETWORK: _NO_NETWORK}}
+
+
+class AppliedLoras:
+    """Which LoRAs a host applied to its last image, as far as it shows that.
+
+    Some hosts never fill their list: while it was always empty, an empty list proves nothing.
+    """
+
+    def __init__(self) -> None:
+        self._is_kept = False
+
+    def look(self) -> set[Any] | None:
+        """Return the names in the host's list; None where the host shows nothing."""
+        found = attempt_list("applied LoRAs", read(networks(), "loaded_networks"))
+        self._is_kept = self._is_kept or bool(found)
+        return {read(one, "name") for one in found} if self._is_kept else None
+
+    def missing(self, loras: tuple[str, ...], comments: str) -> list[str]:
+        """Return the names that were not applied; `comments` are the host's on the image, and used without a list."""
+        applied = self.look()
+        if applied is None:
+            return [name for name in loras if name in comments]
+        return [name for name in loras if name not in applied]

@@ -2,104 +2,124 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from ..effect.figures import EffectFigure
+from ..files.effect_record import EffectRecord
 from ..hosts.host import Host
 from .faults import Fault
 from .images import Images
-from .names import Notes, has_tag, replace_tags, tag, without_tags
-from .protocol.objects import IMAGE_SETTINGS
-from .protocol.types import Json, read_object
+from .picturing.prompting import ComparedFiles, seeds_from
+from .picturing.takes import Takes
+from .protocol.types import Json
 from .queue import Handle
+
+_NO_EFFECT = (
+    "The image without the LoRA equals the original: the LoRA has no effect on this prompt, or the WebUI did not "
+    "apply it. Try another prompt."
+)
+_WEAK = (
+    "This prompt hardly shows the LoRA: without it, the image changes little more than from one image of the same seed "
+    "to the next. Try another prompt."
+)
 
 
 @dataclass(frozen=True)
-class ComparedFiles:
-    """The original and the new file, and how prompts refer to them."""
+class Compared:
+    """What a comparison found."""
 
-    old: str
-    new: str
-    others: frozenset[str]
-    """Further names in the prompt that stand for either: aliases, other versions."""
-    notes: Notes
-    files: Mapping[str, Path] = field(default_factory=dict)
-    """Names that are not in the list, and their files, which the host knows for one image."""
+    answer: Json
+    """The `Comparison` of the protocol."""
+    record: EffectRecord | None
+    """What is kept of its figure; None without a figure."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The images to compare."""
+
+    settings: Json
+    """See `picturing.prompting.read_settings`."""
+    without: bool
+    """Whether to render without the LoRA too, which a figure needs."""
+    seeds: int = 1
 
     @property
-    def names(self) -> frozenset[str]:
-        return self.others | {self.old, self.new}
+    def all_seeds(self) -> list[int]:
+        """The seeds of the images; without a figure there is one."""
+        return seeds_from(self.settings["seed"], self.seeds if self.without else 1)
 
 
-def read_settings(values: Mapping[str, Any]) -> Json:
-    """Return the settings that were given, with a seed. Raises Fault for settings and values that no host accepts."""
-    checked = read_object(dict(values), IMAGE_SETTINGS.fields, "settings")
-    found = {name: value for name, value in checked.items() if value not in (None, "")}
-    if found.get("seed", -1) < 0:
-        found["seed"] = secrets.randbelow(2**32)
-    return {"prompt": "", **found}
-
-
-def prompts(pair: ComparedFiles, prompt: str) -> tuple[str, str, str]:
-    """Return the prompt with the original, with the new file, and with neither."""
-    if not has_tag(prompt, pair.names):
-        words = ", ".join(part for part in (prompt.strip(), pair.notes.activation) if part)
-        prompt = f"{words} {tag(pair.old, pair.notes.weight)}".strip()
-    return (
-        replace_tags(prompt, pair.names, pair.old),
-        replace_tags(prompt, pair.names, pair.new),
-        without_tags(prompt, pair.names),
-    )
-
-
-def compare(
-    host: Host, pair: ComparedFiles, settings: Mapping[str, Any], without: bool, handle: Handle, images: Images
-) -> Json:
-    """Render two or three images and measure their difference. Raises Cancelled, and what the host raises."""
-    texts = prompts(pair, settings["prompt"])
-    wanted: dict[str, tuple[str, str | None]] = {"original": (texts[0], pair.old), "resized": (texts[1], pair.new)}
-    if without:
-        wanted["without"] = (texts[2], None)
-    made: dict[str, Any] = {}
+def compare(host: Host, pair: ComparedFiles, wish: Wish, handle: Handle, images: Images) -> Compared:
+    """Render images of each seed and measure their difference. Raises Cancelled, and what the host raises."""
+    takes, seeds = Takes(host, pair, wish.settings), wish.all_seeds
     handle.portion(0.0, 1.0)
-    handle.start("image", len(wanted))
-    for what, (prompt, name) in wanted.items():
-        handle.wait_for_host()
-        request = {**settings, "prompt": prompt, **_used(pair, name)}
-        made[what] = host.generate(request).convert("RGB")
-        handle.step()
-    difference = _Difference(made["original"], made["resized"])
-    effect = _Difference(made["original"], made["without"]).mean if without else None
-    compared = {what: {"name": name, "prompt": prompt} for what, (prompt, name) in wanted.items()}
+    handle.start("image", takes.missing(pair.new, seeds) if wish.without else 2)
+    figure = takes.figure(pair.new, pair.new, None, seeds, handle) if wish.without else None
+    made = {
+        "original": takes.original(seeds[0], handle),
+        "resized": takes.candidate(pair.new, pair.new, None, seeds[0], handle),
+        **({"without": takes.without(seeds[0], handle)} if wish.without else {}),
+    }
+    answer = {
+        "original": {"name": pair.old, "prompt": takes.prompts.original},
+        "resized": {"name": pair.new, "prompt": takes.prompts.of_file(pair.new)},
+        "without": {"name": None, "prompt": takes.prompts.without} if wish.without else None,
+        **_pixels({what: take.picture() for what, take in made.items()}, images),
+        **_figure_json(figure),
+        "seeds": seeds,
+        "seed": seeds[0],
+        "width": made["original"].size[0],
+        "height": made["original"].size[1],
+    }
+    answer["text"] = _text(answer) if figure is None else figure_text(figure)
+    return Compared(answer, None if figure is None else takes.record(figure))
+
+
+def _pixels(pictures: Mapping[str, Any], images: Images) -> Json:
+    """Keep the images of one seed, and return the part of a `Comparison` that is about their pixels."""
+    difference = _Difference(pictures["original"], pictures["resized"])
+    without = pictures.get("without")
     return {
-        "original": compared["original"],
-        "resized": compared["resized"],
-        "without": compared.get("without"),
-        "pictures": images.keep({**made, "difference": difference.image()}),
+        "pictures": images.keep({**pictures, "difference": difference.image()}),
         "number": difference.mean,
         "largest": difference.largest,
-        "effect": effect,
-        "text": _text(difference.mean, effect),
-        "seed": settings.get("seed"),
-        "width": made["original"].width,
-        "height": made["original"].height,
+        "effect": None if without is None else _Difference(pictures["original"], without).mean,
     }
 
 
-def _used(pair: ComparedFiles, name: str | None) -> Json:
-    """Return the part of a request that is about the LoRA of an image."""
-    if name is None:
-        return {}
-    return {"loras": [name], **({"files": {name: pair.files[name]}} if name in pair.files else {})}
+def _figure_json(figure: EffectFigure | None) -> Json:
+    if figure is None:
+        return {"kept": None, "worst": None, "noise": None, "basis": None, "weak": False}
+    return {
+        "kept": figure.kept,
+        "worst": figure.worst,
+        "noise": figure.noise,
+        "basis": figure.basis,
+        "weak": figure.kept is None,
+    }
 
 
-def _text(number: float, effect: float | None) -> str:
-    if effect is None:
-        return f"mean pixel difference {number:.3g} of 255"
-    return f"mean pixel difference {number:.3g} of 255; without the LoRA {effect:.3g}"
+def figure_text(figure: EffectFigure) -> str:
+    """Return a figure as a sentence."""
+    if figure.effect <= 0.0:
+        return _NO_EFFECT
+    if figure.kept is None or figure.worst is None:
+        return _WEAK
+    kept = f"keeps {shown_share(figure.kept)} of the LoRA's effect"
+    return kept if len(figure.seeds) == 1 else f"{kept} (worst image {shown_share(figure.worst)})"
+
+
+def shown_share(share: float) -> str:
+    """Return a share of the effect in percent: 100 only for equal images, and 0 where nothing is kept."""
+    percent = min(100.0 * share, 99.9) if share < 1.0 else 100.0
+    return f"{max(percent, 0.0):.1f} %"
+
+
+def _text(answer: Json) -> str:
+    return f"mean pixel difference {answer['number']:.3g} of 255"
 
 
 class _Difference:

@@ -18,6 +18,7 @@ from .fitting import Fits
 from .hiding import KnownFolders
 from .images import Images
 from .library import Library
+from .picturing.finds import Finds
 from .previews import Previews
 from .protocol.types import Json
 from .queue import Queue
@@ -47,6 +48,7 @@ class Desk:
     archives: Archives
     runs: Runs
     estimates: Estimates
+    finds: Finds
     recovered: threading.Event
     """Set once what a killed server left half done is completed or reverted."""
     adding: threading.Lock = field(default_factory=threading.Lock)

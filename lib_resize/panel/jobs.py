@@ -68,6 +68,8 @@ class QueuedJob:
     total: int = 0
     file: int = 1
     name: str = ""
+    trial: Json | None = None
+    """Of a search: the size that it measured last."""
     result: Any = None
     error: Json | None = None
     revision: int = 0
@@ -97,7 +99,7 @@ class QueuedJob:
         return self.share + (self.portion * self.done / self.total if self.total else 0.0)
 
     def end(self, state: str) -> None:
-        self.state, self.stage, self.done, self.total = state, "", 0, 0
+        self.state, self.stage, self.done, self.total, self.trial = state, "", 0, 0, None
         self.ended.set()
 
     def pause(self) -> None:
@@ -133,6 +135,7 @@ class QueuedJob:
             "run": self.spec.work,
             "share": self.part,
             "seconds_left": seconds_left,
+            "trial": self.trial,
             "result": self.result,
             "error": self.error,
         }

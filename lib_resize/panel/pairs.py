@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..archive.entries import Entry
 from ..errors import FileError
 from ..hosts.host import LoraFile
-from .compare import ComparedFiles
 from .desk import Desk
-from .names import Notes, free_name, notes_of
+from .names import Notes, notes_of
+from .picturing.originals import hidden_name
+from .picturing.prompting import ComparedFiles
 from .protocol.types import Json
 from .snapshot import Snapshot
 from .versions import names_of, original
@@ -26,17 +29,40 @@ def compared_files(desk: Desk, params: Json, lists: Snapshot) -> ComparedFiles:
     return _with_original(desk, found, result.source.stem if result.source else None, lists)
 
 
-def archived_files(desk: Desk, params: Json, lists: Snapshot) -> ComparedFiles | None:
-    """Return the file of `entry`, or of a `name` that has an original in the archive; else None.
+@dataclass(frozen=True)
+class ComparedPair:
+    """Two files to compare, and what this program recorded of the new one."""
+
+    files: ComparedFiles
+    result: str | None = None
+    """Id of the result that the new file is, unchanged."""
+    entry: Entry | None = None
+    """The entry of the archive that has the original."""
+
+
+def pair_of(desk: Desk, params: Json, lists: Snapshot) -> ComparedPair:
+    """Return the file of `entry`, `result` or `name` and its original, which may be in the archive.
 
     Raises Fault and FileError.
     """
+    entry = _entry(desk, params, lists)
+    if entry is not None:
+        return ComparedPair(_with_archived(entry, lists), entry=entry)
+    if params["result"] is None:
+        made = desk.results.at(lists.find(params["name"]).path)
+    else:
+        made = desk.results.at(desk.results.get(params["result"]).path)
+    return ComparedPair(compared_files(desk, params, lists), None if made is None else made.id)
+
+
+def _entry(desk: Desk, params: Json, lists: Snapshot) -> Entry | None:
+    """Return `entry`, or that of a `name` that has an original in the archive; else None."""
     if params["entry"] is not None:
-        return _with_archived(desk.archives.entry(params["entry"]), lists)
+        return desk.archives.entry(params["entry"])
     if params["name"] is None:
         return None
     entry = desk.archives.at(lists.find(params["name"]).path)
-    return _with_archived(entry, lists) if entry is not None and entry.is_there else None
+    return entry if entry is not None and entry.is_there else None
 
 
 def _with_archived(entry: Entry, lists: Snapshot) -> ComparedFiles:
@@ -44,7 +70,7 @@ def _with_archived(entry: Entry, lists: Snapshot) -> ComparedFiles:
     new = lists.loras().at(entry.home)
     if new is None or entry.original is None or not entry.is_there:
         raise FileError(f"{entry.name}: the original or the file that replaced it is not there any more.")
-    old = free_name(new.name, {lora.name for lora in lists.loras()})
+    old = hidden_name(new.name, {lora.name for lora in lists.loras()})
     others = names_of(lists.loras(), {new.name}) - {new.name}
     return ComparedFiles(old, new.name, others, notes_of(new.path), {old: entry.original})
 

@@ -88,6 +88,16 @@ class Handle:
             self._job.done += count
         self._report_to_host()
 
+    def expect(self, total: int) -> None:
+        """Correct the number of steps of this stage; those that are done stay."""
+        with self._queue.changing(self._job):
+            self._job.total = max(total, self._job.done)
+
+    def show(self, trial: Json) -> None:
+        """Show a size that was measured: the `Trial` of the protocol."""
+        with self._queue.changing(self._job):
+            self._job.trial = trial
+
     def wait_for_host(self) -> None:
         """Return when the host is free, and show until then that the job waits. Raises Cancelled."""
         self._queue.wait_for_host(self._job, self.check)

@@ -9,6 +9,7 @@ from ..archive.recovery import recover
 from ..files.atomic import sweep
 from ..files.walk import walk
 from .desk import Desk
+from .picturing.candidates import sweep as sweep_trials
 
 
 def start(desk: Desk) -> threading.Thread:
@@ -27,6 +28,8 @@ def _recover(desk: Desk) -> None:
         desk.recovered.set()
     with contextlib.suppress(Exception):  # what could not be restored is still in the trash
         desk.results.recover()
+    with contextlib.suppress(Exception):  # files of a search, which no list shows
+        sweep_trials(desk.library.cache.parent, host)
     with contextlib.suppress(Exception):  # a folder that cannot be read is left alone
         for root in [*host.lora_roots(), *host.trash_roots()]:
             for folder in walk(root):

@@ -15,8 +15,10 @@ from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, cpu_runtime
 from ..engine.settings import Refine
+from ..engine.stamping import with_effect
 from ..engine.writing import execute
 from ..errors import OutputError
+from ..files.effect_record import EffectRecord
 from ..files.file_names import names_in_tree
 from ..files.metadata import FitRecord
 from ..files.reader import SafeFile
@@ -88,17 +90,24 @@ def _aliases(loras: Sequence[LoraFile]) -> set[str]:
 
 
 def planned(
-    analysis: Analysis, recipe: Recipe, options: Options, name: Namer, fit: FitRecord | None = None
+    analysis: Analysis,
+    recipe: Recipe,
+    options: Options,
+    name: Namer,
+    effect: EffectRecord | None = None,
+    fit: FitRecord | None = None,
 ) -> ResizeJob:
-    """Plan a file under the name that contains its own size; `fit` is the longest record of a fit to come.
+    """Plan a file under the name that contains its own size. Raises what `prepare` raises.
 
-    Raises what `prepare` raises.
+    `effect` is what the file's record says of images; the recipe chooses as without it. `fit` is the longest record of
+    a fit to come.
     """
     source = analysis.adapter.paths[0]
     ending = filled(options.suffix, _guess(analysis, recipe))
     for _ in range(_TRIES):
         wished = name(source.stem + ending)
         job = prepare(analysis, recipe, options.style, partial(_always, wished), fit=fit)
+        job = job if effect is None else with_effect(job, effect)
         right = filled(options.suffix, _name_facts(job))
         if right == ending:
             break
@@ -193,9 +202,11 @@ def write(
     order: ResizeOrder,
     handle: Handle,
     before_writing: BeforeWriting,
+    *,
+    effect: EffectRecord | None = None,
     refine: Refine | None = None,
 ) -> NewFile:
-    """Write the file, with the factors that `refine` makes of the planned ones.
+    """Write the file, with `effect` in its record, and with the factors that `refine` makes of the planned ones.
 
     Raises Cancelled, and what reading, planning and writing raise; no file is left behind then.
     """
@@ -215,7 +226,7 @@ def write(
         lists = Snapshot(host)
         name = namer(lists, lora, options, all_names(lists) | folded(order.taken))
         longest = None if refine is None else refine.longest
-        job = planned(reattached(analysis, adapter, base), recipe, options, name, longest)
+        job = planned(reattached(analysis, adapter, base), recipe, options, name, effect, longest)
         if refine is not None:
             job = refine(job, replace(tools, progress=handle.part(analysed, 1.0 - analysed - last, handle.check)))
             handle.portion(1.0 - last, last)

@@ -85,6 +85,22 @@ class Results:
             return None
         return record if record.file.looks_unchanged() else None
 
+    def at(self, path: Path) -> Record | None:
+        """Return the latest result that is the file at a path, unchanged; None for other files."""
+        found = [one for one in self.records.all() if one.path == path and one.file is not None]
+        record = found[-1] if found else None
+        return record if record is not None and record.file is not None and record.file.looks_unchanged() else None
+
+    def keep_effect(self, id: str, effect: Json) -> None:
+        """Keep an `Effect record` of the protocol with a result, in place of an earlier one.
+
+        A result that is not listed any more keeps none. Raises OutputError; it is kept for this session nevertheless.
+        """
+        with self._moving:
+            record = self.records.get(id)
+            if record is not None:
+                self.records.write(replace(record, facts={**record.facts, "effect": effect}))
+
     # Undo and restore ------------------------------------------------------------------------------------------
 
     def undo(self, id: str) -> Json:
@@ -165,6 +181,7 @@ class Results:
             "state": state,
             "changed": state == THERE and record.file is not None and not record.file.looks_unchanged(),
             "earlier": record.session != self._session,
+            "effect": None,
             **record.facts,
         }
 

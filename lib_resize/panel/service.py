@@ -18,6 +18,7 @@ from .hiding import KnownFolders
 from .images import Images
 from .library import Library
 from .methods import ANSWERS
+from .picturing.finds import Finds
 from .previews import Previews
 from .protocol.methods import METHODS
 from .questions import check_session, id_of, plain, read_question
@@ -52,6 +53,7 @@ class Service:
             archives=archives,
             runs=Runs(host, queue, archives),
             estimates=Estimates(host, library, queue, archives),
+            finds=Finds(lambda job: queue.knows(job, active=True)),
             recovered=threading.Event(),
         )
         self.recovering = recovery.start(self.desk)

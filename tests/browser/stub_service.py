@@ -23,6 +23,7 @@ from lib_resize.panel.faults import Fault
 from lib_resize.panel.lora_warnings import TEMPLATES
 from lib_resize.panel.protocol.methods import METHODS
 from lib_resize.prompts.tags import parse_prompt, replaced
+from tests.browser.stub_finds import StubFinds
 from tests.browser.stub_runs import StubError, StubRuns
 
 MIB = 1 << 20
@@ -122,7 +123,7 @@ PICTURES = {"original": 20, "resized": 60, "without": 200, "difference": 5}
 CHANGES = {name for name, method in METHODS.items() if method.changes}
 
 
-class StubService(StubRuns):
+class StubService(StubRuns, StubFinds):
     """Answers like the service of the panel. `change` (a method of its own) sets up what a test needs."""
 
     def __init__(self) -> None:
@@ -151,6 +152,7 @@ class StubService(StubRuns):
         self.analysed: set[str] = set()
         self.revision = self.library_revision = 1
         self.reset_runs()
+        self.reset_finds()
         self.heard.clear()
         return {}
 
@@ -324,6 +326,10 @@ class StubService(StubRuns):
             if self.step_run(job):
                 self._finish(job)
             return
+        if job["kind"] == "find":
+            if self.step_find(job):
+                self._finish(job)
+            return
         total = 3 if job["kind"] == "compare" else 986
         job["state"], job["stage"], job["total"] = "running", "image" if job["kind"] == "compare" else "analyse", total
         job["done"] += max(1, total // self.settings["slow"])
@@ -332,7 +338,7 @@ class StubService(StubRuns):
             self._finish(job)
 
     def _finish(self, job: dict[str, Any]) -> None:
-        job["stage"], job["done"], job["total"], job["seconds_left"] = "", 0, 0, None
+        job["stage"], job["done"], job["total"], job["seconds_left"], job["trial"] = "", 0, 0, None, None
         try:
             job["result"], job["state"] = job["work"](), "done"
         except StubError as error:
@@ -354,7 +360,7 @@ class StubService(StubRuns):
             "id": key, "kind": kind, "title": title, "state": "queued", "place": 0, "stage": "", "done": 0, "total": 0,
             "file": place[0], "files": place[1], "name": name, "seconds_left": None, "result": None, "error": None,
             "batch": batch or secrets.token_hex(8), "recipe": recipe, "revision": self.revision, "work": work,
-            "run": None, "share": 0.0,
+            "run": None, "share": 0.0, "trial": None,
         }  # fmt: skip
         return key
 
@@ -559,12 +565,19 @@ class StubService(StubRuns):
             found = self.jobs.get(key)
             if found and found["state"] in ACTIVE:
                 self.revision += 1
-                found |= {"state": "cancelled", "revision": self.revision, "stage": "", "done": 0, "total": 0}
+                found |= {
+                    "state": "cancelled",
+                    "revision": self.revision,
+                    "stage": "",
+                    "done": 0,
+                    "total": 0,
+                    "trial": None,
+                }
                 ended.append({"job": key, "kind": found["kind"], "name": found["name"], "recipe": found["recipe"]})
         return {"cancelled": ended}
 
     def do_picture(self, id: str) -> dict[str, Any]:
-        return {"png": png(PICTURES[id])}
+        return {"png": png(PICTURES[id.partition(":")[0]])}
 
     def do_results(self, before: str = "", limit: int = 500) -> dict[str, Any]:
         gone = [one for one in self.made.values() if one["state"] == "trashed"]

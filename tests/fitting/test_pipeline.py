@@ -18,10 +18,10 @@ from lib_resize.cli.main import main
 from lib_resize.engine.batch import resize
 from lib_resize.engine.job import ResizeJob
 from lib_resize.engine.settings import Settings
-from lib_resize.files.metadata import RECORD
+from lib_resize.files.metadata import RECORD, prompt_hash
 from lib_resize.files.reader import SafeFile
 from lib_resize.fitting.layers import original_deltas
-from lib_resize.fitting.pipeline import ImageOptions, PipelineFit, models_of, open_pipeline, prompt_hash
+from lib_resize.fitting.pipeline import ImageOptions, PipelineFit, models_of, open_pipeline
 from lib_resize.fitting.places import applied
 from lib_resize.prompts.sources import Member, Source
 from lib_resize.recipe.grammar import parse_recipes

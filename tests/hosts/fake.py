@@ -17,6 +17,7 @@ from lib_resize.hosts.host import (
     PROMPT,
     XYZ,
     CheckpointFile,
+    GeneratedImage,
     ImageWatch,
     LoadedModel,
     LoraFile,
@@ -47,6 +48,8 @@ class FakeHost:
     set: dict[str, Any] = field(default_factory=dict)
     """The host's settings page."""
     picture: Callable[[Mapping[str, Any]], Any] | None = None
+    latent: Callable[[Mapping[str, Any]], Any] | None = None
+    """The latents of an image; None: the host gives none."""
     events: list[tuple[Any, ...]] = field(default_factory=list)
     queue_lock: Any = field(default_factory=threading.Lock)
     """Hold it to act as if an image is being generated."""
@@ -146,7 +149,7 @@ class FakeHost:
     def end_job(self) -> None:
         self.events.append(("end_job",))
 
-    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> Any:
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> GeneratedImage:
         assert watch is None, "this host has no model"
         self.events.append(("generate", dict(request)))
         self._stopped.clear()
@@ -154,7 +157,7 @@ class FakeHost:
             image = (self.picture or plain_picture)(request)
         if self._stopped.is_set():
             raise Cancelled("The image was stopped.")
-        return image
+        return GeneratedImage(image, None if self.latent is None else self.latent(request))
 
     def stop_generating(self) -> None:
         self.events.append(("stop_generating",))

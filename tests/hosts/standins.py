@@ -6,6 +6,7 @@ import threading
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,10 +274,32 @@ class Shared(types.ModuleType):
     cmd_opts: Any
     state: Any
     model_data: ModelData
+    opts: Options
 
     @property
     def sd_model(self) -> Any:
         return self.model_data.sd_model or self.model_data.get_sd_model()
+
+
+class Options:
+    """``modules.shared.opts``: the user's settings, which an image can change while it is made."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.data:
+            return self.data[name]
+        raise AttributeError(name)
+
+    @contextmanager
+    def changed(self, values: Mapping[str, Any]) -> Iterator[None]:
+        stored = {name: self.data[name] for name in values if name in self.data}
+        self.data.update(values)
+        try:
+            yield
+        finally:
+            self.data.update(stored)
 
 
 def options(**changes: Any) -> SimpleNamespace:
@@ -304,6 +327,9 @@ class WebUI:
     picture: Any = "picture"
     draws: list[Any] = field(default_factory=list)
     on_draw: Any = None
+    comments: str = "Lora not found: style"
+    sampled: Any = None
+    """What the sampler returns."""
 
     def __post_init__(self) -> None:
         self.cmd_opts.lora_dir = str(self.lora_dir)
@@ -311,6 +337,7 @@ class WebUI:
         self.lock = FifoLock()
         self.data = ModelData(self.model)
         self.calls: list[Any] = []
+        self.options = Options()
         self.modules: dict[str, Any] = {
             "modules": module("modules", __path__=[]),
             "modules.shared": self._shared(),
@@ -336,6 +363,7 @@ class WebUI:
     def _shared(self) -> Shared:
         shared = Shared("modules.shared")
         shared.cmd_opts, shared.state, shared.model_data = self.cmd_opts, self.state, self.data
+        shared.opts = self.options
         return shared
 
     def _processing(self) -> types.ModuleType:
@@ -350,16 +378,22 @@ class WebUI:
 
             def __init__(self, **settings: Any) -> None:
                 self.settings, self.closed, self.scripts = settings, False, "scripts"
+                self.override_settings = settings.get("override_settings", {})
                 webui.draws.append(self)
+
+            def sample(self, **_: Any) -> Any:
+                return webui.sampled
 
             def close(self) -> None:
                 self.closed = True
 
         def process_images(made: Any) -> SimpleNamespace:
             assert webui.lock._lock.locked(), "an image without the lock"
-            if webui.on_draw is not None:
-                webui.on_draw(made)
-            return SimpleNamespace(images=[webui.picture], comments="Lora not found: style")
+            with webui.options.changed(made.override_settings):
+                if webui.on_draw is not None:
+                    webui.on_draw(made)
+                made.sample(conditioning=None)
+            return SimpleNamespace(images=[webui.picture], comments=webui.comments)
 
         return module(
             "modules.processing",

@@ -185,8 +185,8 @@ def test_a_hidden_lora_is_known_to_its_image_alone(kind: str, webui: LoraHost, f
         seen.append(([one.name for one in host.loras()], "archived" in webui.networks.available_networks))
 
     webui.webui.on_draw = look
-    image = host.generate(request("archived", archived))
-    assert image[0] == ("Alias: the original",)
+    made = host.generate(request("archived", archived))
+    assert made.image[0] == ("Alias: the original",)
     assert seen == [(["style"], True)], "the host knows it, our list does not"
     assert tables(webui) == before
     assert host.loras() == listed
@@ -200,7 +200,7 @@ def test_the_same_hidden_name_may_be_another_file_next_time(kind: str, webui: Lo
     other = archived.with_name("other.safetensors")
     other.write_text("Alias: another")
     os.utime(other, (1, 1))
-    assert host.generate(request("archived", other))[0] == ("Alias: another",)
+    assert host.generate(request("archived", other)).image[0] == ("Alias: another",)
 
 
 def test_a_hidden_lora_is_forgotten_after_an_error(kind: str, webui: LoraHost, archived: Path) -> None:

@@ -8,18 +8,21 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from lib_resize.errors import Cancelled, FileError, HostError, UsageError
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.access import Access
 from lib_resize.hosts.detect import detect
 from lib_resize.hosts.forge import ForgeHost
-from lib_resize.hosts.host import CARDS, XYZ
+from lib_resize.hosts.host import CARDS, XYZ, GeneratedImage
 from lib_resize.hosts.reforge import ReforgeHost
 from lib_resize.hosts.scan import INNER_TRASH, TRASH
 from lib_resize.hosts.standalone import StandaloneHost
@@ -291,7 +294,7 @@ def test_an_image_is_generated_under_the_lock_and_leaves_nothing_behind(
     webui.install(monkeypatch)
     with_style(webui)
     got = in_thread(lambda: kind().generate(REQUEST))
-    assert got == "picture"
+    assert got == GeneratedImage("picture")
     (made,) = webui.draws
     assert made.closed
     assert made.scripts is None
@@ -308,6 +311,94 @@ def test_a_lora_that_was_not_applied_is_reported(kind: Any, webui: WebUI, monkey
     webui.install(monkeypatch)
     with pytest.raises(FileError, match="style: the WebUI did not apply this LoRA"):
         in_thread(lambda: kind().generate(REQUEST))
+
+
+def test_an_empty_list_of_applied_loras_proves_nothing_where_it_was_always_empty(webui: WebUI) -> None:
+    """Some hosts never fill it: the LoRA was applied nevertheless."""
+    webui.comments = ""
+    assert A1111Host().generate(REQUEST).image == "picture"
+
+
+@pytest.mark.parametrize("seen", ["an image of ours", "an image of the user's"])
+def test_an_empty_list_is_reported_once_the_list_was_seen_to_be_kept(webui: WebUI, seen: str) -> None:
+    webui.comments = ""
+    host, applied = A1111Host(), webui.modules["networks"].loaded_networks
+    if seen == "an image of ours":
+        with_style(webui)
+        host.generate(REQUEST)
+    else:
+        applied.append(SimpleNamespace(name="another"))
+    webui.on_draw = lambda made: applied.clear()
+    with pytest.raises(FileError, match="style: the WebUI did not apply this LoRA"):
+        host.generate(REQUEST)
+
+
+# Latents and options of an image ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_an_image_has_the_latents_that_the_host_sampled(webui: WebUI, dtype: torch.dtype) -> None:
+    with torch.inference_mode():
+        webui.sampled = torch.randn(1, 4, 8, 6).to(dtype)
+    made = A1111Host().generate({"prompt": "a cat"})
+    assert made.latent.dtype == np.float32
+    assert np.array_equal(made.latent, webui.sampled[0].float().numpy())
+    with torch.inference_mode():
+        webui.sampled.zero_()
+    assert np.abs(made.latent).max() > 0, "the host may use its memory again"
+
+
+class Decoded(list[Any]):
+    already_decoded = True
+
+
+@pytest.mark.parametrize(
+    "sampled",
+    [
+        None,
+        Decoded([torch.zeros(3, 8, 8)]),
+        torch.zeros(2, 4, 8, 8),
+        torch.zeros(4, 8, 8),
+        torch.full((1, 4, 8, 8), torch.nan),
+        SimpleNamespace(shape=(1, 4, 8, 8)),
+    ],
+    ids=["none", "decoded", "two images", "no batch", "nan", "another object"],
+)
+def test_what_is_not_the_latents_of_one_image_is_none_and_no_error(webui: WebUI, sampled: Any) -> None:
+    webui.sampled = sampled
+    assert A1111Host().generate({"prompt": "a cat"}) == GeneratedImage("picture", None)
+
+
+def test_an_extension_in_place_of_the_hosts_class_gives_an_image_without_latents(webui: WebUI) -> None:
+    own = webui.modules["modules.processing"].StableDiffusionProcessingTxt2Img
+    webui.modules["modules.processing"].StableDiffusionProcessingTxt2Img = lambda **settings: own(**settings)
+    webui.sampled = torch.zeros(1, 4, 8, 8)
+    assert A1111Host().generate({"prompt": "a cat"}) == GeneratedImage("picture", None)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_option_of_the_host_adds_a_network_to_our_image_and_it_is_restored(webui: WebUI, fails: bool) -> None:
+    webui.options.data["sd_lora"] = "always"
+    seen: list[Any] = []
+
+    def draw(made: Any) -> None:
+        seen.append(webui.options.sd_lora)
+        if fails:
+            raise RuntimeError("out of memory")
+
+    webui.on_draw = draw
+    with pytest.raises(HostError) if fails else nullcontext():
+        A1111Host().generate({"prompt": "a cat"})
+    assert seen == ["None"]
+    assert webui.options.data == {"sd_lora": "always"}
+
+
+@pytest.mark.parametrize("options", [{}, {"sd_lora": "None"}, {"sd_lora": ""}])
+def test_a_host_without_such_an_option_is_not_given_one(webui: WebUI, options: dict[str, Any]) -> None:
+    webui.options.data.update(options)
+    A1111Host().generate({"prompt": "a cat"})
+    assert "override_settings" not in webui.draws[0].settings
+    assert webui.options.data == options
 
 
 @pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
@@ -331,7 +422,7 @@ def test_any_exception_of_a_host_is_reported_and_the_lock_is_released(
 
 def test_forge_asked_from_its_main_thread_does_not_wait_for_itself(webui: WebUI, forge: ForgeHost) -> None:
     with_style(webui)
-    assert forge.generate(REQUEST) == "picture"
+    assert forge.generate(REQUEST).image == "picture"
 
 
 def test_stopping_ends_the_image(webui: WebUI) -> None:

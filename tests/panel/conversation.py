@@ -73,6 +73,19 @@ class Conversation:
         compared = self.job("compare", result=made["result"], settings={"prompt": "a cat"}, without=True)
         self.ask("picture", id=compared["pictures"][0]["id"])
 
+        self._finds()
+
+    def _finds(self) -> None:
+        found = self.job("find", name="pastry", target=0.9, settings={"prompt": "a cat"}, seeds=2)
+        if found["best"] is not None:
+            self.ask("picture", id=found["best"]["pictures"][0]["id"])
+        self.job("find_more", find=found["find"], direction="larger" if found["larger"] else "smaller")
+        self.job("find_save", find=found["find"])
+        many = self.ask("find", names=["ink", "nobody"], target=0.9, save=True)
+        self.ask("find_stop", job=many["job"])
+        self._browser.wait(many["job"])
+        self.ask("find", name="pastry", target=2)  # no share
+
     def _results(self, made: dict[str, Any]) -> None:
         self.ask("results")
         self.ask("undo", result=made["result"])

@@ -578,12 +578,12 @@ def test_two_pictures_are_compared_with_one_seed_and_a_number(browser: Browser, 
     result = browser.done(browser.ask("compare", result=made["result"], settings=settings_, without=True)["job"])
     asked = [event[1] for event in host.events if event[0] == "generate"]
     assert [one["prompt"] for one in asked] == [
-        "a cake <lora:pastry:0.6:te=1>",
+        *["a cake <lora:pastry:0.6:te=1>"] * 2,  # the second time for the noise
         f"a cake <lora:{made['output']}:0.6:te=1>",
         "a cake",
     ]
     assert len({one["seed"] for one in asked}) == 1
-    assert [one.get("loras") for one in asked] == [["pastry"], [made["output"]], None]
+    assert [one.get("loras") for one in asked] == [["pastry"], ["pastry"], [made["output"]], None]
     assert result["seed"] == asked[0]["seed"]
     assert 0 < result["number"] <= result["largest"] <= 255
     assert result["effect"] > 0

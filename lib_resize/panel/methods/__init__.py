@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..desk import Desk
 from ..protocol.types import Json
-from . import analysing, archiving, comparing, extracting, looking, prompts, resizing, results, runs, shrinking
+from . import analysing, archiving, comparing, extracting, finding, looking, prompts, resizing, results, runs, shrinking
 
 Answer = Callable[[Desk, Json], Json]
 """Returns the fields of the method's result. Raises ResizeError."""
@@ -22,6 +22,7 @@ ANSWERS: dict[str, Answer] = {
     **prompts.METHODS,
     **extracting.METHODS,
     **comparing.METHODS,
+    **finding.METHODS,
     **shrinking.METHODS,
     **runs.METHODS,
     **archiving.METHODS,

@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+
+from ...errors import ResizeError
+from ...files.effect_record import EffectRecord
 from ...hosts.host import GENERATE
 from .. import compare as images
 from ..desk import Desk
 from ..faults import Fault
 from ..jobs import JobSpec
-from ..pairs import archived_files, compared_files
+from ..pairs import ComparedPair, pair_of
+from ..picturing.prompting import read_settings
 from ..protocol.types import Json
+from ..queue import Handle
+from ..results import now
+from ..runs.effects import keep_effect
 
 
 def compare(desk: Desk, params: Json) -> Json:
     if GENERATE not in desk.host.features:
         raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
     lists = desk.snapshot()
-    files = archived_files(desk, params, lists) or compared_files(desk, params, lists)
-    settings = images.read_settings(params["settings"])
+    pair = pair_of(desk, params, lists)
+    files, wish = pair.files, images.Wish(read_settings(params["settings"]), params["without"], params["seeds"])
     if files.old == files.new or (files.old not in files.files and all(one.name != files.old for one in lists.loras())):
         raise Fault("file", f"The original of {files.new} is not in the list, so there is nothing to compare with.")
     spec = JobSpec(
         kind="compare",
         title=f"{files.old} and {files.new}",
-        run=lambda handle: images.compare(desk.host, files, settings, params["without"], handle, desk.images),
+        run=lambda handle: _compared(desk, pair, wish, handle),
         name=files.new,
         stop=desk.host.stop_generating,
     )
     return {"job": desk.queue.add(spec)}
 
 
+def _compared(desk: Desk, pair: ComparedPair, wish: images.Wish, handle: Handle) -> Json:
+    found = images.compare(desk.host, pair.files, wish, handle, desk.images)
+    if found.record is not None:
+        with contextlib.suppress(ResizeError):  # such as a full disk: the answer has the figure
+            _keep(desk, pair, found.record)
+    return found.answer
+
+
+def _keep(desk: Desk, pair: ComparedPair, record: EffectRecord) -> None:
+    """Keep a figure with the result, or the file of a run, that it is about. Raises OutputError."""
+    effect = {**record.as_json(), "made": now()}
+    if pair.result is not None:
+        desk.results.keep_effect(pair.result, effect)
+    if pair.entry is not None:
+        keep_effect(desk.runs, pair.entry, effect)
+
+
 def picture(desk: Desk, params: Json) -> Json:
-    return desk.images.answer(params["id"])
+    found = desk.finds.picture(params["id"])
+    if found is None:
+        return desk.images.answer(params["id"])
+    return {"png": base64.b64encode(found).decode("ascii")}
 
 
 METHODS = {"compare": compare, "picture": picture}

@@ -29,6 +29,8 @@ class Method:
     """False where none of them may be given, too."""
     job: Object | None = None
     """The result of the job that it starts."""
+    kind: str | None = None
+    """The kind of the job, where it is not the method's name."""
     changes: bool = False
     """Whether it changes something, so that a page of an earlier server may not ask it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import objects as of
+from .find_methods import FIND_METHODS
 from .method import CHOICE, HOW, MOST_NAMES, NAMES, Method
 from .objects import BOOLEAN, INTEGER, NUMBER, TEXT, TEXTS
 from .run_methods import RUN_METHODS
@@ -13,6 +14,8 @@ MOST_PREVIEWS = 48
 MOST_RESULTS = 500
 """Results of one answer."""
 LONGEST_PROMPT = 100_000
+MOST_SEEDS = 4
+"""Images of one comparison with each file."""
 
 # Parameters of several methods ---------------------------------------------------------------------------------
 
@@ -375,7 +378,8 @@ _METHODS = (
             *_RESULT_OR_NAME,
             Field("entry", TEXT, "id of an entry of the archive", None),
             Field("settings", of.IMAGE_SETTINGS, "settings of the image; others are the host's defaults", {}),
-            Field("without", BOOLEAN, "also render without the LoRA, as a baseline", False),
+            Field("without", BOOLEAN, "also render without the LoRA, which a figure needs", False),
+            Field("seeds", Integer(1, MOST_SEEDS), "number of seeds, with `without`; without it there is one", 1),
         ),
         ("result", "name", "entry"),
         job=of.COMPARISON,
@@ -384,15 +388,18 @@ _METHODS = (
     Method(
         "picture",
         "comparing",
-        "Return an image of a comparison",
+        "Return an image of a comparison or a search",
         Object("Picture", (Field("png", TEXT, "the PNG file in base64"),)),
         (Field("id", TEXT, "id of an image"),),
     ),
+    *FIND_METHODS,
     *RUN_METHODS,
 )
 
 METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 """Name -> method, in the order of docs/panel-protocol.md."""
 
-JOB_RESULTS: dict[str, Object] = {method.name: method.job for method in _METHODS if method.job is not None}
+JOB_RESULTS: dict[str, Object] = {
+    method.kind or method.name: method.job for method in _METHODS if method.job is not None
+}
 """Kind of a job -> its result."""

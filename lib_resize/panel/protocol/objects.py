@@ -16,6 +16,7 @@ TEXT, INTEGER, NUMBER, BOOLEAN = Text(), Integer(), Number(), Boolean()
 TEXTS, INTEGERS = ListOf(TEXT), ListOf(INTEGER)
 
 PRESET = Text(tuple(PRESETS))
+BASIS = Text(("latents", "pixels"))
 
 
 def _or_null(type: Type) -> Nullable:
@@ -322,6 +323,21 @@ PLAN = Object(
 
 # Results -------------------------------------------------------------------------------------------------------
 
+EFFECT_RECORD = Object(
+    "Effect record",
+    (
+        Field("kept", NUMBER, "share of the LoRA's effect on the images that the file keeps, at most 1"),
+        Field("worst", NUMBER, "the same of the image that differs most"),
+        Field("seeds", INTEGER, "number of images"),
+        Field("sampler", _or_null(TEXT), "null: the host's default"),
+        Field("steps", _or_null(INTEGER), "null: the host's default"),
+        Field("width", INTEGER, "pixels"),
+        Field("height", INTEGER, "pixels"),
+        Field("basis", BASIS, "what was compared"),
+        Field("prompt", TEXT, "a hash of the prompts; they are not kept"),
+        Field("made", NUMBER, "moment"),
+    ),
+)
 RESULT = Object(
     "Result",
     (
@@ -342,6 +358,7 @@ RESULT = Object(
         Field("seconds", NUMBER, "how long it took"),
         Field("device", TEXT, "what computed the norms of the reference"),
         Field("reference", REFERENCE, "the reference that was used; kind `none` where none was"),
+        Field("effect", _or_null(EFFECT_RECORD), "of the last comparison of images that gave a figure"),
         Field("batch", TEXT, "of `resize`: the same for all results of one call", optional=True),
         Field("baked", TEXTS, "of `bake`: the tags that the file replaces", optional=True),
         Field("extracted", BOOLEAN, "of `extract`: true", optional=True),
@@ -368,50 +385,6 @@ SAME_ORDER = Object(
         Field("result", _or_null(TEXT), "the result that exists"),
     ),
 )
-
-# Jobs ----------------------------------------------------------------------------------------------------------
-
-_JOB_KINDS = (
-    *("analyse", "resize", "bake", "bake_plan", "extract", "compare", "spectra"),
-    *("estimate", "shrink", "restore_originals"),
-)
-JOB = Object(
-    "Job",
-    (
-        Field("id", TEXT),
-        Field("batch", TEXT, "the same for all jobs of one call"),
-        Field("kind", Text(_JOB_KINDS)),
-        Field("title", TEXT),
-        Field(
-            "state",
-            Text(("queued", "waits", "running", "done", "failed", "cancelled")),
-            "`waits`: for an image of the host",
-        ),
-        Field("place", INTEGER, "number of jobs ahead when this was sent; `places` is up to date"),
-        Field("stage", TEXT, "such as `analyse`, `sizes`, `read base`, `write`, `image`; empty before and after"),
-        Field("done", INTEGER, "steps of this stage: layers, or images"),
-        Field("total", INTEGER, "0: there are no steps"),
-        Field("file", INTEGER, "file 2 of 3"),
-        Field("files", INTEGER),
-        Field("name", TEXT, "the file that it works on"),
-        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
-        Field("run", _or_null(TEXT), "of a `shrink`: id of its run"),
-        Field("share", NUMBER, "share of the whole job that is done, 0 to 1; of a `shrink` by bytes"),
-        Field("seconds_left", _or_null(NUMBER), "measured"),
-        Field("result", _or_null(JobResult()), "null before the end"),
-        Field("error", _or_null(ERROR)),
-    ),
-)
-CANCELLED_JOB = Object(
-    "Cancelled job",
-    (
-        Field("job", TEXT, "id"),
-        Field("kind", TEXT),
-        Field("name", TEXT),
-        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
-    ),
-)
-JOB_ID = Object("Job id", (Field("job", TEXT, "id of the job"),))
 
 # Prompts and images --------------------------------------------------------------------------------------------
 
@@ -466,15 +439,81 @@ COMPARISON = Object(
         Field("resized", COMPARED),
         Field("without", _or_null(COMPARED), "null where it was not asked for"),
         Field("pictures", ListOf(IMAGE)),
-        Field("number", NUMBER, "mean difference of the pixels, 0 to 255, over all three colours"),
+        Field("kept", _or_null(NUMBER), "share of the LoRA's effect that the new file keeps, at most 1; see below"),
+        Field("worst", _or_null(NUMBER), "the same of the image that differs most, with the mean effect of all"),
+        Field("noise", _or_null(NUMBER), "mean squared difference of two images of the original with one seed"),
+        Field("basis", _or_null(BASIS), "what `kept`, `worst` and `noise` compare; null without `without`"),
+        Field("seeds", INTEGERS, "of the images that were made"),
+        Field("weak", BOOLEAN, "the images hardly show the LoRA, so there is no figure"),
+        Field("number", NUMBER, "mean difference of the pixels, 0 to 255, over all three colours; of the first seed"),
         Field("largest", INTEGER, "largest difference, 0 to 255"),
         Field("effect", _or_null(NUMBER), "the same mean between `original` and `without`, as a baseline"),
-        Field("text", TEXT, "such as `mean pixel difference 1.8 of 255; without the LoRA 34.2`"),
-        Field("seed", INTEGER),
+        Field("text", TEXT, "such as `keeps 97.8 % of the LoRA's effect (worst image 96.1 %)`"),
+        Field("seed", INTEGER, "the first seed, which `pictures` are of"),
         Field("width", INTEGER, "pixels"),
         Field("height", INTEGER, "pixels"),
     ),
 )
+
+# Jobs ----------------------------------------------------------------------------------------------------------
+
+TRIAL = Object(
+    "Trial",
+    (
+        Field("bytes", INTEGER, "size of the file that was tried"),
+        Field("recipe", TEXT, "the recipe in full"),
+        Field("retention", NUMBER, "weight retention, 0 to 1"),
+        Field("kept", _or_null(NUMBER), "share of the LoRA's effect that it keeps, at most 1; null: no figure"),
+        Field("worst", _or_null(NUMBER), "the same of the image that differs most"),
+        Field("seeds", INTEGER, "images that it was measured with"),
+        Field("accepted", BOOLEAN, "it keeps the target"),
+        Field("fitted", BOOLEAN, "its factors were fitted to images of the original"),
+        Field("pictures", ListOf(IMAGE), "`original`, `resized` and `without`, of the first seed"),
+    ),
+)
+
+_JOB_KINDS = (
+    *("analyse", "resize", "bake", "bake_plan", "extract", "compare", "spectra"),
+    *("estimate", "shrink", "restore_originals", "find"),
+)
+JOB = Object(
+    "Job",
+    (
+        Field("id", TEXT),
+        Field("batch", TEXT, "the same for all jobs of one call"),
+        Field("kind", Text(_JOB_KINDS)),
+        Field("title", TEXT),
+        Field(
+            "state",
+            Text(("queued", "waits", "running", "done", "failed", "cancelled")),
+            "`waits`: for an image of the host",
+        ),
+        Field("place", INTEGER, "number of jobs ahead when this was sent; `places` is up to date"),
+        Field("stage", TEXT, "such as `analyse`, `sizes`, `read base`, `write`, `image`; empty before and after"),
+        Field("done", INTEGER, "steps of this stage: layers, or images"),
+        Field("total", INTEGER, "0: there are no steps"),
+        Field("file", INTEGER, "file 2 of 3"),
+        Field("files", INTEGER),
+        Field("name", TEXT, "the file that it works on"),
+        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
+        Field("run", _or_null(TEXT), "of a `shrink`: id of its run"),
+        Field("share", NUMBER, "share of the whole job that is done, 0 to 1; of a `shrink` by bytes"),
+        Field("seconds_left", _or_null(NUMBER), "measured"),
+        Field("trial", _or_null(TRIAL), "of a `find` that runs: the size that was measured last; else null"),
+        Field("result", _or_null(JobResult()), "null before the end"),
+        Field("error", _or_null(ERROR)),
+    ),
+)
+CANCELLED_JOB = Object(
+    "Cancelled job",
+    (
+        Field("job", TEXT, "id"),
+        Field("kind", TEXT),
+        Field("name", TEXT),
+        Field("recipe", _or_null(TEXT), "of a `resize`: the recipe in full"),
+    ),
+)
+JOB_ID = Object("Job id", (Field("job", TEXT, "id of the job"),))
 
 # spectra -------------------------------------------------------------------------------------------------------
 

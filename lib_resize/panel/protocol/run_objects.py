@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .objects import BOOLEAN, INTEGER, NUMBER, TEXT, TEXTS
+from .objects import BOOLEAN, EFFECT_RECORD, INTEGER, NUMBER, TEXT, TEXTS
 from .types import Field, ListOf, MapOf, Nullable, Object, Text
 
 REASONS: dict[str, str] = {
@@ -121,6 +121,7 @@ ITEM = Object(
         Field("notes", TEXTS, "for the user"),
         Field("entry", Nullable(TEXT), "id of the entry of the archive"),
         Field("seconds", NUMBER, "how long it took"),
+        Field("effect", Nullable(EFFECT_RECORD), "of the last comparison of images that gave a figure"),
     ),
 )
 

@@ -35,6 +35,8 @@ class RunItem:
     notes: tuple[str, ...] = ()
     entry: str | None = None
     seconds: float = 0.0
+    effect: Json | None = None
+    """The `Effect record` of the protocol, of the last comparison of images."""
 
     @property
     def is_finished(self) -> bool:
@@ -53,10 +55,11 @@ class RunItem:
 
 def read_item(document: Mapping[str, Any]) -> RunItem:
     """Return an item from its JSON form. Raises ValueError, KeyError and TypeError."""
-    values = {one.name: document[one.name] for one in fields(RunItem)}
+    values = {one.name: document[one.name] for one in fields(RunItem) if one.name != "effect"}
     path = Path(values["path"])
     if not path.is_absolute():
         raise ValueError("not an absolute path")
+    values["effect"] = document.get("effect")  # runs of earlier versions have none
     return RunItem(**{**values, "path": path, "bytes": int(values["bytes"]), "notes": tuple(values["notes"])})
 
 

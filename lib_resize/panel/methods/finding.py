@@ -1,0 +1,136 @@
+"""The search for the smallest file that draws the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...hosts.host import GENERATE, LoraFile
+from ..desk import Desk, size_of
+from ..faults import Fault
+from ..jobs import JobSpec
+from ..making import check_reference
+from ..names import output_folder
+from ..options import Options, read_options, target_recipe
+from ..picturing.finding import find_job, more_job, save_job
+from ..picturing.finds import Find, FindOrder
+from ..picturing.originals import original_pair
+from ..picturing.own_prompts import own_settings
+from ..picturing.prompting import read_settings, seeds_from
+from ..picturing.takes import Takes
+from ..protocol.find_objects import LEAST_TARGET, MOST_TARGET, SEEDS
+from ..protocol.types import Json
+from ..snapshot import Snapshot
+
+FIT = "fit"
+
+
+def find(desk: Desk, params: Json) -> Json:
+    lists, options = desk.snapshot(), read_options(params["options"], remote=desk.host.is_remote())
+    _check(desk, params, options, lists)
+    loras, refused = _loras(desk, params, lists)
+    settings = read_settings(params["settings"])
+    listed = {one.name for one in lists.loras()}
+    own = settings if params["name"] is not None else None
+    finds = [
+        _new_find(desk, lora, params, options, own or own_settings(lora, settings, listed), lists) for lora in loras
+    ]
+    specs = [_spec(desk, one, number, len(finds)) for number, one in enumerate(finds, 1)]
+    jobs = desk.queue.add_all(specs)
+    for job, one in zip(jobs, finds, strict=True):
+        desk.finds.begin(job, one)
+    return {"job": jobs[0] if jobs else None, "jobs": jobs, "refused": refused}
+
+
+def _check(desk: Desk, params: Json, options: Options, lists: Snapshot) -> None:
+    _check_host(desk)
+    if not LEAST_TARGET <= params["target"] <= MOST_TARGET:
+        found = params["target"]
+        raise Fault("request", f"target: must be a number from {LEAST_TARGET} to {MOST_TARGET}, found {found:g}.")
+    if params["seeds"] not in SEEDS:
+        raise Fault("request", f"seeds: must be one of {', '.join(map(str, SEEDS))}, found {params['seeds']}.")
+    if options.rescale != 1.0:
+        raise Fault(
+            "request",
+            f"rescale {options.rescale:g}: another strength makes another image, so nothing could be compared. "
+            "Set it to 1.",
+        )
+    if params["fit"] and FIT not in desk.host.features:
+        raise Fault("unavailable", f"{desk.host.name} cannot fit a LoRA to its images from here.")
+    check_reference([target_recipe({"retention": 1.0}, options)], options, lists)
+
+
+def _check_host(desk: Desk) -> None:
+    if GENERATE not in desk.host.features:
+        raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
+
+
+def _loras(desk: Desk, params: Json, lists: Snapshot) -> tuple[Sequence[LoraFile], list[Json]]:
+    if params["name"] is not None:
+        return [lists.find(params["name"])], []
+    return desk.look_up(params["names"], lists)
+
+
+def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settings: Json, lists: Snapshot) -> Find:
+    output_folder(lora.path, lists.lora_roots(), options.folder)  # fail now, not after the search
+    source = desk.archives.source(lora)
+    pair = original_pair(desk, lora, source, lists)
+    seeds = tuple(seeds_from(settings["seed"], params["seeds"]))
+    order = FindOrder(lora, source, float(params["target"]), seeds, options, params["fit"], params["save"])
+    return Find(order, Takes(desk.host, pair, settings))
+
+
+def _spec(desk: Desk, one: Find, file: int, files: int) -> JobSpec:
+    name = one.order.lora.name
+    return JobSpec(
+        kind="find",
+        title=f"Find the smallest {name}",
+        run=lambda handle: find_job(desk, one, handle),
+        name=name,
+        file=file,
+        files=files,
+        stop=desk.host.stop_generating,
+    )
+
+
+def find_more(desk: Desk, params: Json) -> Json:
+    _check_host(desk)
+    one, direction = desk.finds.get(params["find"]), params["direction"]
+    if one.search is None or not one.search.can_be(direction) or one.best is None:
+        raise Fault("refused", f"{one.order.lora.name}: no {direction} file is possible.")
+    one.stop.clear()
+    name = one.order.lora.name
+    spec = JobSpec(
+        kind="find",
+        title=f"Find the smallest {name}: {direction}",
+        run=lambda handle: more_job(desk, one, direction, handle),
+        name=name,
+        stop=desk.host.stop_generating,
+    )
+    job = desk.queue.add(spec)
+    desk.finds.begin(job, one)
+    return {"job": job}
+
+
+def find_stop(desk: Desk, params: Json) -> Json:
+    if not desk.queue.knows(params["job"]):
+        raise Fault("gone", f"There is no job {params['job']!r}.")
+    return {"stopped": desk.finds.stop(params["job"])}
+
+
+def find_save(desk: Desk, params: Json) -> Json:
+    one = desk.finds.get(params["find"])
+    if one.best is None:
+        raise Fault("gone", "The search has no file that could be saved. Find the smallest file again.")
+    lora, recipe = one.order.lora, one.best.plan.recipe
+    spec = JobSpec(
+        kind="resize",
+        title=f"{lora.name}: {recipe}",
+        run=lambda handle: save_job(desk, one, handle),
+        name=lora.name,
+        bytes=size_of(lora),
+        recipe=recipe,
+    )
+    return {"job": desk.queue.add(spec)}
+
+
+METHODS = {"find": find, "find_more": find_more, "find_stop": find_stop, "find_save": find_save}

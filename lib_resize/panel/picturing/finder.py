@@ -1,0 +1,225 @@
+"""The work of a search for the smallest file: sizes are written, drawn and measured, one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ...effect.figures import Distances, EffectFigure, effect_figure
+from ...effect.search import FEW, SizeSearch, Step, Tried, is_lost
+from ...hosts.host import Host, plain_title
+from ...recipe.grammar import parse_recipe
+from ...studies.catalogue import stamp_of
+from ..cached import CachedAnalysis
+from ..desk import Desk
+from ..faults import Fault
+from ..protocol.types import Json
+from ..queue import Handle
+from .candidates import Candidate, Candidates, private_folder
+from .finds import Find, Measured
+from .takes import Take, squared_distance
+
+_ANALYSIS = 0.05  # share of a search before its first image
+
+
+class _Stopped(Exception):  # noqa: N818 - the person wants the best so far
+    pass
+
+
+def search(desk: Desk, find: Find, handle: Handle) -> None:
+    """Search until the smallest file is found, or the search is stopped.
+
+    Raises Cancelled, Fault, FileError where the LoRA was changed meanwhile, and what the host raises.
+    """
+    with contextlib.suppress(_Stopped), _finder(desk, find, handle) as finder:
+        finder.search()
+
+
+def search_more(desk: Desk, find: Find, direction: str, handle: Handle) -> None:
+    """Measure one file that is "smaller" or "larger" than the best, which it then is. Raises what `search` raises."""
+    with contextlib.suppress(_Stopped), _finder(desk, find, handle) as finder:
+        finder.one_more(direction)
+
+
+def check_unchanged(find: Find) -> None:
+    """Raise Fault where the LoRA is another file than the one that was analysed."""
+    name, path = find.order.lora.name, find.order.source.path
+    try:
+        is_same = find.stamp is None or stamp_of(path) == find.stamp
+    except OSError as error:
+        raise Fault("file", f"{name}: cannot be read any more: {error.strerror}. Refresh the list.") from error
+    if not is_same:
+        raise Fault("file", f"{name}: changed on the disk since the search began. Find the smallest file again.")
+
+
+@contextlib.contextmanager
+def _finder(desk: Desk, find: Find, handle: Handle) -> Iterator[Finder]:
+    def check() -> None:
+        if find.stop.is_set():
+            raise _Stopped
+
+    check_unchanged(find)
+    kept = _analysed(desk, find, handle.part(0.0, _ANALYSIS, check))
+    find.stamp = kept.stamp
+    with private_folder(desk.library.cache.parent, desk.host) as folder:
+        yield Finder(desk.host, find, kept, folder, handle.part(_ANALYSIS, 1 - _ANALYSIS, check))
+
+
+def _analysed(desk: Desk, find: Find, handle: Handle) -> CachedAnalysis:
+    order, options = find.order, find.order.options
+    if desk.archives.checked_source(order.lora).path != order.source.path:
+        raise Fault("file", f"{order.lora.name}: was replaced since the search began. Find the smallest file again.")
+    handle.portion(0.0, 1.0)
+    kept = desk.analyses.made(order.source, handle, options.convert, options.reference)
+    recipe = parse_recipe(f"{options.scores},retain=1")
+    return desk.analyses.with_base(kept, [recipe], options.reference, handle)
+
+
+class Finder:
+    """One job of a search. Its methods raise `_Stopped` between images where the person wants the best so far."""
+
+    def __init__(self, host: Host, find: Find, kept: CachedAnalysis, folder: Path, handle: Handle) -> None:
+        order = find.order
+        self._host = host
+        self._find = find
+        self._takes = find.takes
+        self._handle = handle
+        self._candidates = Candidates(host, kept, order.options, folder)
+        self._search = find.search or SizeSearch(self._candidates.sizes, order.target, len(order.seeds))
+        self._before = self._takes.made
+        find.search = self._search
+
+    def search(self) -> None:
+        """Measure sizes until the search is over, or the prompt turns out to show nothing of the LoRA."""
+        self._begin(self._search.images_left())
+        self._find.model = _model(self._host)
+        self._find.base = self._base_figure(self._find.order.seeds[:FEW])
+        self._find.weak = self._find.base.kept is None
+        while not self._find.weak and (step := self._search.next()) is not None:
+            measured = self._measured(self._candidates.of_size(step.bytes, self._handle), step, may_give_up=True)
+            if measured is None:
+                return
+            self._search.learn(step, _tried(measured))
+            self._keep(measured)
+            self._handle.expect(self._expected(self._search.images_left()))
+
+    def one_more(self, direction: str) -> None:
+        """Measure one file beyond the best with all images."""
+        self._begin(len(self._find.order.seeds))
+        step = self._search.more(direction)
+        candidate = self._candidates.of_size(step.bytes, self._handle)
+        while self._is_best(candidate) and direction == "larger" and step.bytes < self._candidates.sizes.largest:
+            step = self._search.beyond(step)
+            candidate = self._candidates.of_size(step.bytes, self._handle)
+        measured = self._measured(candidate, step, may_give_up=False)
+        if measured is not None:
+            self._search.learn_more(_tried(measured))
+            self._keep(measured)
+
+    def _is_best(self, candidate: Candidate) -> bool:
+        best = self._find.best
+        return best is not None and best.key == candidate.key
+
+    # Figures -----------------------------------------------------------------------------------------------------
+
+    def _base_figure(self, seeds: Sequence[int]) -> EffectFigure:
+        """Return effect and noise; `kept` is None where the images hardly show the LoRA, else 1."""
+        takes, handle = self._takes, self._handle
+        originals = [takes.original(seed, handle) for seed in seeds]
+        noise, _ = squared_distance([originals[0], takes.again(handle)])
+        bare = [
+            squared_distance([takes.without(seed, handle), original]) for seed, original in _pairs(seeds, originals)
+        ]
+        self._check_model()
+        distances = [Distances(seed, 0.0, distance) for seed, (distance, _) in zip(seeds, bare, strict=True)]
+        return effect_figure(distances, noise, bare[0][1])
+
+    def _measured(self, candidate: Candidate, step: Step, *, may_give_up: bool) -> Measured | None:
+        """Return what images show of a file; None where the prompt hardly shows the LoRA after all."""
+        seeds = self._find.order.seeds[: step.seeds]
+        figure = self._lost(candidate, seeds) if may_give_up else None
+        if figure is None:
+            figure = self._takes.figure(candidate.key, candidate.name, candidate.path, seeds, self._handle)
+        self._check_model()
+        if figure.kept is None or figure.worst is None:
+            self._find.weak, self._find.base = True, figure
+            return None
+        accepted = self._search.accepts(Tried(candidate.plan.bytes_after, figure.kept, figure.worst, len(figure.seeds)))
+        return Measured(candidate.key, candidate.plan, figure, False, self._trial(candidate, figure, accepted))
+
+    def _lost(self, candidate: Candidate, seeds: Sequence[int]) -> EffectFigure | None:
+        """Return the figure of the first images where they are too far off for the others to matter; else None."""
+        takes, handle, made = self._takes, self._handle, list[float]()
+        originals = [takes.original(seed, handle) for seed in seeds]
+        bare = [
+            squared_distance([takes.without(seed, handle), original])[0] for seed, original in _pairs(seeds, originals)
+        ]
+        for seed, original in _pairs(seeds[:-1], originals):
+            image = takes.candidate(candidate.key, candidate.name, candidate.path, seed, handle)
+            distance, basis = squared_distance([image, original])
+            made.append(distance)
+            if is_lost(made, bare, self._find.order.target):
+                effect = sum(bare) / len(bare)
+                kept, worst = 1 - sum(made) / len(made) / effect, 1 - max(made) / effect
+                noise = self._find.base.noise if self._find.base is not None else 0.0
+                return EffectFigure(kept, worst, effect, noise, basis, tuple(seeds[: len(made)]))
+        return None
+
+    def _trial(self, candidate: Candidate, figure: EffectFigure, accepted: bool) -> Json:
+        takes, find, seed, handle = self._takes, self._find, self._find.order.seeds[0], self._handle
+        resized = takes.candidate(candidate.key, candidate.name, candidate.path, seed, handle)
+        return {
+            "bytes": candidate.plan.bytes_after,
+            "recipe": candidate.plan.recipe,
+            "retention": candidate.plan.retention,
+            "kept": figure.kept,
+            "worst": figure.worst,
+            "seeds": len(figure.seeds),
+            "accepted": accepted,
+            "fitted": False,
+            "pictures": [
+                find.show("original", "", takes.original(seed, handle)),
+                find.show("resized", candidate.key, resized),
+                find.show("without", "", takes.without(seed, handle)),
+            ],
+        }
+
+    def _keep(self, measured: Measured) -> None:
+        find = self._find
+        find.measured[measured.plan.bytes_after] = measured
+        self._candidates.keep_only([] if find.best is None else [find.best.key])
+        self._handle.show(measured.json)
+
+    def _check_model(self) -> None:
+        if _model(self._host) != self._find.model:
+            raise Fault("reference", "The checkpoint was changed during the search. Find the smallest file again.")
+
+    # Progress ----------------------------------------------------------------------------------------------------
+
+    def _begin(self, candidates: int) -> None:
+        self._handle.portion(0.0, 1.0)
+        self._handle.start("image", self._expected(candidates))
+
+    def _expected(self, candidates: int) -> int:
+        """Return the images of this job: those made, and those that are needed besides `candidates` more."""
+        seeds = self._find.order.seeds
+        others = self._takes.missing("", seeds) - len(seeds)
+        return self._takes.made - self._before + others + candidates
+
+
+def _pairs(seeds: Sequence[int], takes: Sequence[Take]) -> Iterator[tuple[int, Take]]:
+    return zip(seeds, takes, strict=False)
+
+
+def _tried(measured: Measured) -> Tried:
+    figure = measured.figure
+    assert figure.kept is not None
+    assert figure.worst is not None
+    return Tried(measured.plan.bytes_after, figure.kept, figure.worst, len(figure.seeds))
+
+
+def _model(host: Host) -> str:
+    """Return the checkpoint of the next image; hosts append a hash to its title at some time."""
+    loaded = host.loaded()
+    return plain_title(host.pending() or ("" if loaded is None else loaded.title))

@@ -1,0 +1,137 @@
+"""The searches for the smallest file: their state, and the last ones, which can go on and be saved."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ...effect.figures import EffectFigure
+from ...effect.search import SizeSearch
+from ...hosts.host import LoraFile
+from ...plans import Plan
+from ...studies.catalogue import Stamp
+from ..faults import Fault
+from ..options import Options
+from ..protocol.types import Json
+from .takes import Take, Takes
+
+MOST = 4
+"""Searches that are kept."""
+
+
+@dataclass(frozen=True)
+class FindOrder:
+    """What is searched for."""
+
+    lora: LoraFile
+    """It gives the new file its name and its sidecars."""
+    source: LoraFile
+    """What is read: the same file, or its original in the archive."""
+    target: float
+    seeds: tuple[int, ...]
+    options: Options
+    fit: bool = False
+    save: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file that was tried, and what images showed of it."""
+
+    key: str
+    """See `candidates.Candidate`."""
+    plan: Plan
+    figure: EffectFigure
+    fitted: bool
+    json: Json
+    """The `Trial` of the protocol."""
+
+
+@dataclass
+class Find:
+    """One search. Its job alone changes it; other threads read and stop it."""
+
+    order: FindOrder
+    takes: Takes
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    stop: threading.Event = field(default_factory=threading.Event)
+    stamp: Stamp | None = None
+    """Of the source when it was analysed."""
+    model: str = ""
+    """The checkpoint of its images."""
+    search: SizeSearch | None = None
+    measured: dict[int, Measured] = field(default_factory=dict)
+    """Bytes -> the last measurement, in the order of the first ones."""
+    base: EffectFigure | None = None
+    """Effect and noise of the images without any candidate."""
+    weak: bool = False
+    pictures: dict[str, Take] = field(default_factory=dict)
+    """Image id -> image."""
+    _ids: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Measured | None:
+        """The file that the search has found so far."""
+        best = None if self.search is None else self.search.best
+        return None if best is None or self.weak else self.measured.get(best.bytes)
+
+    def show(self, what: str, key: str, take: Take) -> Json:
+        """Return the `Image` of the protocol; each image has one id."""
+        id = self._ids.setdefault((what, key), secrets.token_hex(8))
+        self.pictures[id] = take
+        return {"id": id, "what": what, "width": take.size[0], "height": take.size[1]}
+
+
+class Finds:
+    """The last searches of a service. Every method may be called from any thread."""
+
+    def __init__(self, is_active: Callable[[str], bool], most: int = MOST) -> None:
+        """`is_active` returns whether a job waits or runs."""
+        self._is_active = is_active
+        self._most = most
+        self._kept: OrderedDict[str, Find] = OrderedDict()
+        self._jobs: dict[str, Find] = {}
+        """Job -> its search."""
+        self._lock = threading.Lock()
+
+    def begin(self, job: str, find: Find) -> None:
+        """Note which search a job works on."""
+        with self._lock:
+            self._jobs = {id: one for id, one in self._jobs.items() if self._is_active(id)}
+            self._jobs[job] = find
+
+    def end(self, find: Find, *, keep: bool) -> None:
+        """Keep a search that has ended in place of the oldest one, or forget it."""
+        with self._lock:
+            self._kept.pop(find.id, None)
+            if keep:
+                self._kept[find.id] = find
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+
+    def get(self, id: str) -> Find:
+        """Return a search that has ended. Raises Fault."""
+        with self._lock:
+            found = self._kept.get(id)
+        if found is None:
+            raise Fault("gone", f"Only the last {self._most} searches are kept. Find the smallest file again.")
+        return found
+
+    def stop(self, job: str) -> bool:
+        """Let a job end after its current image; return whether it had not ended."""
+        with self._lock:
+            found = self._jobs.get(job)
+        if found is None or not self._is_active(job):
+            return False
+        found.stop.set()
+        return True
+
+    def picture(self, id: str) -> bytes | None:
+        """Return an image of a search that is kept, or that runs, as a PNG file."""
+        with self._lock:
+            known: Sequence[Find] = [*self._kept.values(), *self._jobs.values()]
+        found = next((find.pictures[id] for find in known if id in find.pictures), None)
+        return None if found is None else found.image
