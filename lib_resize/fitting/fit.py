@@ -45,7 +45,7 @@ class Recordings:
     images: int
     steps: int
     prompt: str
-    """The hash of the prompts; see `prompt_hash`."""
+    """The hash of the prompts; see `metadata.prompt_hash`."""
     set_aside: Mapping[int, str] = field(default_factory=dict)
     """Index of a layer that is not fitted, in none of the models -> why, as words for a count."""
     unused: int = 0

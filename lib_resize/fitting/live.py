@@ -49,7 +49,7 @@ class ImageCalls:
     """Of the image for the comparison."""
     steps: int
     prompt: str
-    """The hash of the prompts; see `pipeline.prompt_hash`."""
+    """The hash of the prompts; see `metadata.prompt_hash`."""
     unused: int = 0
     """Calls that cannot be repeated."""
     device: str = "cpu"

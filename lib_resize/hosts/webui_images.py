@@ -58,16 +58,17 @@ class ImageGenerator:
             if self._stopped.is_set():
                 raise Cancelled("The image was stopped before it began.")
             with self._hidden.known(files):
-                made: GeneratedImage = self._run(lambda: self._around(watched, settings, loras))
+                made: GeneratedImage = self._run(lambda: self._watched_image(settings, loras, watched))
                 return made
 
-    def _around(self, watched: WatchedModel | None, settings: dict[str, Any], loras: tuple[str, ...]) -> GeneratedImage:
+    def _watched_image(
+        self, settings: dict[str, Any], loras: tuple[str, ...], watched: WatchedModel | None
+    ) -> GeneratedImage:
         if watched is None:
             return self._image(settings, loras)
         self._watched = True
         try:
-            made: GeneratedImage = watched.around(lambda: self._image(settings, loras))
-            return made
+            return watched.around(lambda: self._image(settings, loras))
         finally:
             self._watched = False
 

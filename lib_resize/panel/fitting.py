@@ -6,25 +6,24 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from ..adapters.layer import Adapter
 from ..engine.job import ResizeJob
 from ..engine.runtime import Runtime
 from ..errors import HostError
 from ..files.metadata import FitRecord, prompt_hash
-from ..hosts.host import FIT, Host, ImageWatch, LivePart, LoadedModel, LoraFile
+from ..hosts.host import FIT, Host, ImageWatch, LivePart, LoadedModel
 from ..progress import Progress
 from ..studies.catalogue import stamp_of
 from .faults import Fault
-from .names import free_name, has_tag, notes_of, tag, with_full_strength
-from .picturing.prompting import read_settings
+from .names import with_full_strength
+from .picturing.prompting import ComparedFiles, Prompts, read_settings
 from .protocol.objects import FIT as FIT_FIELDS
 from .protocol.types import Json, read_object
 from .queue import Handle
 from .references import family_of
 from .snapshot import HostLists
-from .versions import names_of
 
 if TYPE_CHECKING:
     from ..fitting.live import ImageCalls, ImageRecorder
@@ -50,6 +49,15 @@ class FitImages:
         return {**self.request, "seed": self.request["seed"] + number, **changes}
 
 
+@runtime_checkable
+class WaitsForHost(Protocol):
+    """A progress display that can wait until the host is free, such as `Handle`."""
+
+    def wait_for_host(self) -> None:
+        """Return when no image of a user is being made. Raises Cancelled."""
+        ...
+
+
 class HostFit:
     """An `engine.settings.Refine`: fits planned files of one LoRA in the host's model.
 
@@ -59,6 +67,7 @@ class HostFit:
     """
 
     def __init__(self, host: Host, images: FitImages) -> None:
+        """Nothing is made yet."""
         self._host, self._images = host, images
         self._recorded: ImageCalls | None = None
         self._model: str | None = None
@@ -82,6 +91,11 @@ class HostFit:
         steps = min(int(self._images.request.get("steps", _FEW_STEPS)), _FEW_STEPS)
         self._generate(self._images.of(self._images.images, steps=steps), fitting, runtime.progress)
         return fitting.job
+
+    @property
+    def images_left(self) -> int:
+        """How many images `record` makes."""
+        return 0 if self._recorded is not None else self._images.images + 1
 
     def record(self, progress: Progress) -> None:
         """Make the images, unless that was done. Raises what `__call__` raises."""
@@ -109,7 +123,7 @@ class HostFit:
         )
 
     def _generate(self, request: Json, watch: ImageWatch, progress: Progress) -> None:
-        if isinstance(progress, Handle):
+        if isinstance(progress, WaitsForHost):
             progress.wait_for_host()
         self._host.generate(request, watch)
 
@@ -222,23 +236,16 @@ def read_fit(values: Mapping[str, Any]) -> Json:
     return {**found, "settings": read_settings(found["settings"] or {})}
 
 
-def fit_images(lora: LoraFile, source: LoraFile, fit: Json, lists: HostLists) -> FitImages:
+def fit_images(pair: ComparedFiles, fit: Json) -> FitImages:
     """Return the images of a LoRA's fit, with a checked `Fit`.
 
-    `source` is what is resized: the LoRA itself, or its original in the archive, which the host knows by another name
-    for each image. A prompt without the LoRA gets its activation text and its tag.
+    `pair` says how prompts refer to it. A prompt without the LoRA gets its activation text and its tag.
     """
-    settings, loras = fit["settings"], lists.loras()
-    names = names_of(loras, {lora.name}) | {lora.name}
-    is_listed = source.path == lora.path
-    name = lora.name if is_listed else free_name(lora.name, {one.name for one in loras})
-    prompt = settings["prompt"]
-    if not has_tag(prompt, names):
-        words = ", ".join(part for part in (prompt.strip(), notes_of(lora.path).activation) if part)
-        prompt = f"{words} {tag(name, 1.0)}".strip()
-    request = {**settings, "prompt": with_full_strength(prompt, names | {name}, name), "loras": [name]}
-    if not is_listed:
-        request["files"] = {name: Path(source.path)}
+    settings = fit["settings"]
+    prompt = with_full_strength(Prompts.of(pair, settings["prompt"]).with_tag, pair.names, pair.old)
+    request = {**settings, "prompt": prompt, "loras": [pair.old]}
+    if pair.files:
+        request["files"] = dict(pair.files)
     return FitImages(request, fit["images"], fit["steps"])
 
 
@@ -249,11 +256,11 @@ class Fits:
     _key: str = ""
     _fit: HostFit | None = field(default=None, repr=False)
 
-    def of(self, host: Host, lora: LoraFile, source: LoraFile, fit: Json, lists: HostLists) -> HostFit:
-        """Return the fit of a LoRA to the images of a checked `Fit`; see `fit_images`."""
-        images = fit_images(lora, source, fit, lists)
-        loaded = _title(host.loaded())
-        key = json.dumps([images.request, images.images, images.steps, stamp_of(source.path), loaded], default=str)
+    def of(self, host: Host, pair: ComparedFiles, fit: Json, source: Path) -> HostFit:
+        """Return the fit of a LoRA to the images of a checked `Fit`; `source` is its file."""
+        images = fit_images(pair, fit)
+        stamp, loaded = stamp_of(source), _title(host.loaded())
+        key = json.dumps([images.request, images.images, images.steps, stamp, loaded], default=str)
         if self._fit is None or key != self._key:
             self._key, self._fit = key, HostFit(host, images)
         return self._fit

@@ -109,12 +109,6 @@ def _parts(below: str) -> list[str]:
     return parts
 
 
-def free_name(name: str, taken: Collection[str]) -> str:
-    """Return a name for the original of a LoRA that no other has, during an image."""
-    wished = (f"{name} original{'' if number == 1 else f' {number}'}" for number in itertools.count(1))
-    return next(one for one in wished if one not in taken)
-
-
 # Prompts -------------------------------------------------------------------------------------------------------
 
 

@@ -94,12 +94,13 @@ def planned(
     recipe: Recipe,
     options: Options,
     name: Namer,
-    fit: FitRecord | None = None,
     effect: EffectRecord | None = None,
+    fit: FitRecord | None = None,
 ) -> ResizeJob:
-    """Plan a file under the name that contains its own size; `fit` is the longest record of a fit to come.
+    """Plan a file under the name that contains its own size. Raises what `prepare` raises.
 
-    `effect` is what the file's record says of images; the recipe chooses as without it. Raises what `prepare` raises.
+    `effect` is what the file's record says of images; the recipe chooses as without it. `fit` is the longest record of
+    a fit to come.
     """
     source = analysis.adapter.paths[0]
     ending = filled(options.suffix, _guess(analysis, recipe))
@@ -201,11 +202,11 @@ def write(
     order: ResizeOrder,
     handle: Handle,
     before_writing: BeforeWriting,
-    refine: Refine | None = None,
     *,
     effect: EffectRecord | None = None,
+    refine: Refine | None = None,
 ) -> NewFile:
-    """Write the file, with the factors that `refine` makes of the planned ones, and with `effect` in its record.
+    """Write the file, with `effect` in its record, and with the factors that `refine` makes of the planned ones.
 
     Raises Cancelled, and what reading, planning and writing raise; no file is left behind then.
     """
@@ -225,7 +226,7 @@ def write(
         lists = Snapshot(host)
         name = namer(lists, lora, options, all_names(lists) | folded(order.taken))
         longest = None if refine is None else refine.longest
-        job = planned(reattached(analysis, adapter, base), recipe, options, name, longest, effect)
+        job = planned(reattached(analysis, adapter, base), recipe, options, name, effect, longest)
         if refine is not None:
             job = refine(job, replace(tools, progress=handle.part(analysed, 1.0 - analysed - last, handle.check)))
             handle.portion(1.0 - last, last)

@@ -66,7 +66,7 @@ class Scene:
 
 @pytest.fixture
 def open_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Scene]]:
-    services = []
+    services: list[Service] = []
 
     def open_one(kind: str, **options: Any) -> Scene:
         number = len(services)

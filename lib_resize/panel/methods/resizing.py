@@ -14,6 +14,7 @@ from ..making import check_reference, make
 from ..names import output_folder
 from ..options import Options, read_options, read_recipes
 from ..orders import FileOrder, file_orders, new_and_same
+from ..picturing.refining import refine_for
 from ..protocol.types import Json
 from ..queue import Handle, check_amount
 from ..references import reference_info
@@ -67,11 +68,11 @@ def _spec(desk: Desk, one: FileOrder, options: Options, fit: Json | None, file: 
 def _resize_one(desk: Desk, one: FileOrder, options: Options, fit: Json | None, handle: Handle) -> Json:
     source = desk.archives.checked_source(one.lora)
     order = ResizeOrder(one.lora, source, one.recipe, options, frozenset(desk.results.trash.names()))
-    refine = None if fit is None else desk.fits.of(desk.host, one.lora, source, fit, desk.snapshot())
+    refine = None if fit is None else refine_for(desk, one.lora, source, fit, desk.snapshot())
     making = desk.results.making(one.lora.name, one.lora.path, one.order)
 
     def write_file(before_writing: BeforeWriting) -> NewFile:
-        new = write(desk.analyses, desk.host, order, handle, before_writing, refine)
+        new = write(desk.analyses, desk.host, order, handle, before_writing, refine=refine)
         making.depends_on(new.reference.title)
         return new
 
