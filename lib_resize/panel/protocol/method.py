@@ -52,3 +52,7 @@ HOW = (
     Field("target", of.TARGET, "a preset, size, retention or rank in place of a recipe", None),
     Field("options", of.OPTIONS, "how the file is written", {}),
 )
+RESULT_OR_NAME = (
+    Field("result", TEXT, "id of a result", None),
+    Field("name", TEXT, "a LoRA of the list", None),
+)

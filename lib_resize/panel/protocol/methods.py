@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from . import objects as of
-from .find_methods import FIND_METHODS
-from .method import CHOICE, HOW, MOST_NAMES, NAMES, Method
+from .image_methods import IMAGE_METHODS
+from .method import CHOICE, HOW, MOST_NAMES, NAMES, RESULT_OR_NAME, Method
 from .objects import BOOLEAN, INTEGER, NUMBER, TEXT, TEXTS
 from .run_methods import RUN_METHODS
 from .run_objects import ARCHIVE_SIZE
@@ -14,8 +14,6 @@ MOST_PREVIEWS = 48
 MOST_RESULTS = 500
 """Results of one answer."""
 LONGEST_PROMPT = 100_000
-MOST_SEEDS = 4
-"""Images of one comparison with each file."""
 
 # Parameters of several methods ---------------------------------------------------------------------------------
 
@@ -24,11 +22,6 @@ _SINCE = Field("since", INTEGER, "the `revision` of the last answer", 0)
 _PROMPT = Field("prompt", Text(longest=LONGEST_PROMPT))
 _RESULT = Field("result", TEXT, "id of a result")
 _OUTPUT_NAME = Field("name", TEXT, "name of the new file; it becomes unique by `_2`", "")
-_RESULT_OR_NAME = (
-    Field("result", TEXT, "id of a result", None),
-    Field("name", TEXT, "a LoRA of the list", None),
-)
-
 _METHODS = (
     Method(
         "hello",
@@ -298,7 +291,7 @@ _METHODS = (
                 ),
             ),
         ),
-        _RESULT_OR_NAME,
+        RESULT_OR_NAME,
         ("result", "name"),
     ),
     Method(
@@ -369,30 +362,7 @@ _METHODS = (
         job=of.RESULT,
         changes=True,
     ),
-    Method(
-        "compare",
-        "comparing",
-        "Render the same image with the original and with the new file, in the background",
-        of.JOB_ID,
-        (
-            *_RESULT_OR_NAME,
-            Field("entry", TEXT, "id of an entry of the archive", None),
-            Field("settings", of.IMAGE_SETTINGS, "settings of the image; others are the host's defaults", {}),
-            Field("without", BOOLEAN, "also render without the LoRA, which a figure needs", False),
-            Field("seeds", Integer(1, MOST_SEEDS), "number of seeds, with `without`; without it there is one", 1),
-        ),
-        ("result", "name", "entry"),
-        job=of.COMPARISON,
-        changes=True,
-    ),
-    Method(
-        "picture",
-        "comparing",
-        "Return an image of a comparison or a search",
-        Object("Picture", (Field("png", TEXT, "the PNG file in base64"),)),
-        (Field("id", TEXT, "id of an image"),),
-    ),
-    *FIND_METHODS,
+    *IMAGE_METHODS,
     *RUN_METHODS,
 )
 

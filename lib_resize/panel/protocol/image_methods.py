@@ -1,15 +1,41 @@
-"""All that a page may ask about the search for the smallest file."""
+"""All that a page may ask about images: comparisons, and the search for the smallest file."""
 
 from __future__ import annotations
 
 from . import find_objects as of
-from .method import NAMES, Method
-from .objects import BOOLEAN, IMAGE_SETTINGS, JOB_ID, NUMBER, OPTIONS, RESULT, TEXT
+from .method import NAMES, RESULT_OR_NAME, Method
+from .objects import BOOLEAN, COMPARISON, IMAGE_SETTINGS, JOB_ID, NUMBER, OPTIONS, RESULT, TEXT
 from .types import Field, Integer, Object, Text
+
+MOST_SEEDS = 4
+"""Images of one comparison with each file."""
 
 _FIND = Field("find", TEXT, "id of a search; the last 4 are kept")
 
-FIND_METHODS = (
+IMAGE_METHODS = (
+    Method(
+        "compare",
+        "comparing",
+        "Render the same image with the original and with the new file, in the background",
+        JOB_ID,
+        (
+            *RESULT_OR_NAME,
+            Field("entry", TEXT, "id of an entry of the archive", None),
+            Field("settings", IMAGE_SETTINGS, "settings of the image; others are the host's defaults", {}),
+            Field("without", BOOLEAN, "also render without the LoRA, which a figure needs", False),
+            Field("seeds", Integer(1, MOST_SEEDS), "number of seeds, with `without`; without it there is one", 1),
+        ),
+        ("result", "name", "entry"),
+        job=COMPARISON,
+        changes=True,
+    ),
+    Method(
+        "picture",
+        "comparing",
+        "Return an image of a comparison or a search",
+        Object("Picture", (Field("png", TEXT, "the PNG file in base64"),)),
+        (Field("id", TEXT, "id of an image"),),
+    ),
     Method(
         "find",
         "finding",
@@ -31,7 +57,7 @@ FIND_METHODS = (
                 "LoRAs without a prompt of their own: `{trigger}` becomes the trigger words",
                 {},
             ),
-            Field("seeds", Integer(1, 4), "images that decide: 1, 2 or 4, with consecutive seeds", 4),
+            Field("seeds", Integer(1, MOST_SEEDS), "images that decide: 1, 2 or 4, with consecutive seeds", 4),
             Field("options", OPTIONS, "how the file is written", {}),
             Field("fit", BOOLEAN, "fit the factors to images of the original first; needs the feature `fit`", False),
             Field("save", BOOLEAN, "write the file that was found", False),
