@@ -147,6 +147,38 @@ def test_a_prompt_that_hardly_shows_the_lora_ends_before_any_file_is_written(
     assert not any(one.get("files") for one in drawing.drawn)
 
 
+def test_a_prompt_that_turns_out_weak_with_more_images_ends_the_search(
+    browser: Browser, drawing: Drawing, host: Any
+) -> None:
+    """Two seeds show the LoRA well enough, and the other two do not show it at all."""
+    plain, again = drawing.latent, list[int]()
+
+    def latent(request: Any) -> Any:
+        seed = request["seed"]
+        used = {**request, "loras": request.get("loras", []) if seed < 9 else []}
+        found = plain(used)
+        if request.get("loras") == ["broth"] and seed == 7:
+            again.append(1)
+            if len(again) == 2:  # the noise is a quarter of the effect: more than a third of that of all four
+                bare = plain({"prompt": "", "seed": 7})
+                return found + np.float32(np.sqrt(squared_difference(found, bare) / 4))
+        return found
+
+    host.latent = latent
+    result = found(browser)
+    assert result["weak"]
+    assert result["best"] is None
+    assert len(result["trials"]) > 1
+    assert result["noise"] * 3 > result["effect"]
+
+
+def test_a_file_that_one_image_rejects_is_drawn_no_more(browser: Browser) -> None:
+    result = found(browser)
+    rejected = [one for one in result["trials"] if one["seeds"] == 1]
+    assert rejected
+    assert all(not one["accepted"] and one["worst"] < 0.87 for one in rejected)
+
+
 def test_a_target_that_no_size_reaches_ends_with_the_largest(browser: Browser, drawing: Drawing, host: Any) -> None:
     drawing.noise = 0.0
     plain = drawing.latent
@@ -321,7 +353,7 @@ def test_the_job_counts_images_and_shows_the_last_trial(browser: Browser, host: 
 
     def latent(request: Any) -> Any:
         if id:
-            seen.append(browser.job(id[0]))
+            seen.append(Browser(browser.service).job(id[0]))
         return drawing.latent(request)
 
     gate = threading.Event()
@@ -357,7 +389,7 @@ def test_an_image_of_the_person_goes_first(browser: Browser, host: Any, drawing:
 def test_stop_ends_after_the_current_image_with_the_best_so_far(browser: Browser, host: Any, drawing: Drawing) -> None:
     id: list[str] = []
     ready = threading.Event()
-    Tap(host, drawing, 13, lambda: (ready.wait(20), browser.ask("find_stop", job=id[0])))
+    Tap(host, drawing, 13, lambda: (ready.wait(20), Browser(browser.service).ask("find_stop", job=id[0])))
     id.append(find(browser, target=0.8))
     ready.set()
     result = browser.done(id[0])
