@@ -64,6 +64,7 @@ TARGET = Object(
         Field("size", NUMBER, "largest size in MiB", None),
         Field("retention", NUMBER, "weight retention to keep, 0 to 1", None),
         Field("rank", INTEGER, "rank of every layer, at least 1", None),
+        Field("effect", NUMBER, "share of the effect on images to keep, as in `find`; of `shrink` and its plan", None),
     ),
     exactly_one=True,
 )
