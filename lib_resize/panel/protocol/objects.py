@@ -84,6 +84,20 @@ IMAGE_SETTINGS = Object(
     ),
 )
 
+FIT = Object(
+    "Fit",
+    (
+        Field(
+            "settings",
+            IMAGE_SETTINGS,
+            "of the images. A prompt without the LoRA's tag gets it; its strength is 1 in these images",
+            None,
+        ),
+        Field("images", Integer(1, 16), "images for the fit; one more is made for the comparison", 4),
+        Field("steps", Integer(1, 16), "recorded steps of each image", 4),
+    ),
+)
+
 # Of many answers -----------------------------------------------------------------------------------------------
 
 REFERENCE = Object(
