@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 
 from lib_resize.effect.figures import squared_difference
 from lib_resize.files import private_folders
+from lib_resize.files.metadata import FitRecord
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.host import LoraFile
 from lib_resize.panel import analyses, recovery
@@ -481,6 +483,30 @@ def test_the_figure_is_kept_with_the_result_and_in_the_file(browser: Browser, ro
     assert browser.ask("results")["results"][-1]["effect"] == effect
 
 
+def test_a_header_that_became_longer_does_not_cost_a_dimension(browser: Browser, root: Path) -> None:
+    """The size of the recipe is that of the header with the short name, to the byte."""
+    result = found(browser)
+    find_ = browser.service.desk.finds.get(result["find"])
+    best = find_.best
+    assert best is not None
+    exact = f"{best.plan.recipe.rpartition('=')[0]}={best.plan.bytes_after / (1 << 20):.6f}"
+    find_.measured[best.plan.bytes_after] = replace(best, plan=replace(best.plan, recipe=exact))
+    find_.order = replace(find_.order, options=replace(find_.order.options, suffix="_{size}_of_a_very_long_name"))
+    saved = browser.done(browser.ask("find_save", find=result["find"])["job"])
+    ranks = [layer.new_rank for layer in best.plan.layers]
+    tensors = load_file(str(root / f"{saved['output']}.safetensors"))
+    assert sorted(len(value) for key, value in tensors.items() if "lora_down" in key) == sorted(ranks)
+    assert saved["bytes_after"] > best.plan.bytes_after
+
+
+def test_a_failed_search_takes_the_place_of_none(browser: Browser, host: Any, drawing: Drawing) -> None:
+    ids = [found(browser, seeds=1, target=0.6)["find"] for _ in range(4)]
+    host.latent = lambda _: 1 / 0
+    assert browser.wait(find(browser))["state"] == "failed"
+    host.latent = drawing.latent
+    browser.done(browser.ask("find_save", find=ids[0])["job"])
+
+
 def test_with_save_the_file_is_written_at_the_end(browser: Browser, root: Path) -> None:
     result = found(browser, save=True)
     assert result["result"]["name"] == "broth"
@@ -543,6 +569,56 @@ def test_an_archived_original_is_what_is_drawn_and_resized(browser: Browser, dra
     assert original["prompt"] == "a cat <lora:broth original:0.8>"
     assert original["files"]["broth original"].stat().st_size == whole
     assert result["best"]["accepted"]
+
+
+# Fitted files ------------------------------------------------------------------------------------------------------
+
+
+class Refining:
+    """A fit that changes nothing, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+
+    @property
+    def longest(self) -> FitRecord:
+        return FitRecord.longest(["unet"])
+
+    def __call__(self, job: Any, runtime: Any) -> Any:
+        runtime.progress.start("make images", 5)
+        runtime.progress.step()
+        self.bytes.append(job.plan.bytes_after)
+        return job
+
+
+def test_with_fit_each_candidate_and_the_saved_file_are_fitted_by_one_fit(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, drawing: Drawing, host: Any
+) -> None:
+    refining, asked = Refining(), []
+
+    def refine_for(desk: Any, lora: Any, source: Any, fit: Any, lists: Any) -> Refining:
+        asked.append(fit)
+        return refining
+
+    monkeypatch.setattr("lib_resize.panel.picturing.finder.refine_for", refine_for)
+    monkeypatch.setattr("lib_resize.panel.methods.finding.check_host_fits", lambda _: None)
+    stages = set()
+
+    def latent(request: Any) -> Any:
+        job = Browser(browser.service).ask("status")["queue"][-1]
+        stages.add((job["stage"], job["done"] == len(drawing.drawn)))
+        return drawing.latent(request)
+
+    host.latent = latent
+    result = found(browser, fit=True)
+    assert {one["bytes"] for one in result["trials"]} <= set(refining.bytes)
+    assert [one["settings"]["prompt"] for one in asked] == [SETTINGS["prompt"]]
+    assert stages == {("image", True)}  # steps of the fit do not count as images
+    assert not result["best"]["fitted"]  # this fit made nothing better
+    before = len(refining.bytes)
+    browser.done(browser.ask("find_save", find=result["find"])["job"])
+    assert len(refining.bytes) == before + 1
+    assert len(asked) == 1
 
 
 # Several LoRAs ------------------------------------------------------------------------------------------------------
