@@ -240,6 +240,18 @@ def test_a_cache_inside_of_a_scanned_folder_is_not_used(host: Any, root: Path, t
     assert candidates.places(root / "cache", host) == candidates.places(tmp_path, host)[1:]
 
 
+def test_where_no_folder_is_possible_the_search_ends_with_what_to_do(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    for places in ([], [blocked / "below"]):
+        monkeypatch.setattr(candidates, "places", lambda *_, places=places: places)
+        job = browser.wait(find(browser))
+        assert job["error"]["kind"] == "output"
+        assert "RESIZE_LORA_CACHE" in job["error"]["message"]
+
+
 def test_no_two_files_have_the_same_name_in_the_host(browser: Browser, drawing: Drawing) -> None:
     result = found(browser)
     browser.done(browser.ask("find_more", find=result["find"], direction="smaller")["job"])

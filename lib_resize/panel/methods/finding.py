@@ -81,12 +81,15 @@ def find_more(desk: Desk, params: Json) -> Json:
     check_host(desk)
     one, direction = desk.finds.get(params["find"]), params["direction"]
     if one.search is None or not one.search.can_be(direction) or one.best is None:
-        raise Fault("refused", f"{one.order.lora.name}: no {direction} file is possible.")
+        name = one.order.lora.name
+        if direction == "smaller":
+            raise Fault("refused", f"{name}: no smaller file is possible.")
+        raise Fault("refused", f"{name}: no larger file is possible.")
     one.stop.clear()
     name = one.order.lora.name
     spec = JobSpec(
         kind="find",
-        title=f"Find the smallest {name}: {direction}",
+        title=f"Find the smallest {name}",
         run=lambda handle: more_job(desk, one, direction, handle),
         name=name,
         stop=desk.host.stop_generating,
