@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters.layer import Adapter
 from ..engine.fitting_job import with_fit
 from ..engine.job import ResizeJob
 from ..engine.runtime import Runtime
 from ..errors import UnsupportedError
 from ..files.metadata import FitRecord
+from ..names.families import component
 from .calls import CONSTANTS, Call, call_repeated, leaves_of, outputs_of, recording, samples_of
 from .fit import Recorded, Recordings, fit_job
 from .layers import original_deltas
@@ -127,20 +129,26 @@ def fit_live(
     """
     places = places_in(job.analysis.adapter, {prefix: module for prefix, (_, module) in parts.items()})
     prefix, (name, module) = next(iter(parts.items()))
+    layers = enumerate(job.analysis.adapter.layers)
+    aside = {
+        index: IN_TEXT_ENCODER for index, layer in layers if component(layer.canonical or layer.stem).startswith("te")
+    }
     if not any(places.values()):
-        raise UnsupportedError(
-            f"{job.analysis.adapter.name}: none of its layers is in the loaded model. Load a model of its family."
-        )
+        raise UnsupportedError(_nothing_to_fit(job.analysis.adapter, aside))
     model = FitModel(name, module, places[prefix], where=torch.device(recorded.device))
     strength = strength_in(model, job, recorded.held_out)
     calls = [call for image in recorded.images for call in image]
     if strength is None or not calls:
         return _plain(job, recorded, runtime)
-    others = {index for own, inside in places.items() if own != prefix for index in inside}
-    aside = dict.fromkeys(others, IN_TEXT_ENCODER)
     models = [Recorded(replace(model, strength=strength), calls, recorded.held_out)]
     facts = Recordings(models, len(recorded.images), recorded.steps, recorded.prompt, aside, recorded.unused)
     return fit_job(job, facts, options, runtime)
+
+
+def _nothing_to_fit(adapter: Adapter, aside: Mapping[int, str]) -> str:
+    if len(aside) == len(adapter.layers):
+        return f"{adapter.name}: all its layers are of text encoders, which are not fitted. Resize it without a fit."
+    return f"{adapter.name}: none of its layers is in the loaded model. Load a model of its family."
 
 
 def _plain(job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> ResizeJob:

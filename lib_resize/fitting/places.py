@@ -34,7 +34,15 @@ class Place:
         module = self.module
         if isinstance(module, nn.Conv2d):
             return module.groups == 1 and module.padding_mode == "zeros"
-        return isinstance(module, (nn.Linear, nn.MultiheadAttention))
+        return isinstance(module, nn.MultiheadAttention) or is_linear(module)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear map, also one that is no `torch.nn.Linear`, as in Forge."""
+    if isinstance(module, nn.Linear):
+        return True
+    shape = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    return type(module).__name__ == "Linear" and tuple(getattr(module.weight, "shape", ())) == shape
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from .keys import DENOISER
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
-from .webui_watching import TEXT_ENCODERS, UNET, LiveModel, torch_as_in_images
+from .webui_watching import UNET, LiveModel, torch_as_in_images
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,7 @@ class MergedModules:
         model = loaded_model()
         if model is None or not _is_torch(model):
             return ()
-        encoders = iter(TEXT_ENCODERS)
-        return [
-            LivePart(UNET if prefix == DENOISER else next(encoders), prefix.rstrip("."), module)
-            for prefix, module in itertools.islice(_roots(model), 1 + len(TEXT_ENCODERS))
-        ]
+        return (LivePart(UNET, DENOISER.rstrip("."), model.model.diffusion_model),)
 
     def at_work(self, bytes: int) -> AbstractContextManager[None]:
         self.host.make_room(bytes)

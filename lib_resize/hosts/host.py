@@ -200,7 +200,7 @@ class LivePart:
     """A torch module of the model in memory. Keep no reference to it after the call that gave it."""
 
     name: str
-    """For messages: ``unet``, ``text_encoder`` or ``text_encoder_2``."""
+    """For messages, such as ``unet``."""
     prefix: str
     """Of its weights in a single-file checkpoint, such as ``model.diffusion_model``; without the last dot."""
     module: Any

@@ -13,7 +13,6 @@ from .host import ImageWatch, LivePart
 T = TypeVar("T")
 
 UNET = "unet"
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 
 
 class LiveModel(Protocol):

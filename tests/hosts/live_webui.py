@@ -39,6 +39,21 @@ class Denoiser(Net):
         return found * (1 + timesteps.reshape(-1, 1, 1, 1) / 100) + self.noise * torch.randn(x.shape)
 
 
+class ForgeLinear(nn.Module):
+    """A linear map that is no `torch.nn.Linear`."""
+
+    def __init__(self, same: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = same.in_features, same.out_features
+        self.weight, self.bias = same.weight, same.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+ForgeLinear.__name__ = "Linear"
+
+
 @dataclass
 class LiveWebUI:
     """The modules of a host, whose images are made by `draw`."""
@@ -54,6 +69,10 @@ class LiveWebUI:
     def __post_init__(self) -> None:
         torch.manual_seed(self.seed)
         self.net = Denoiser().eval()
+        if self.kind == PATCHED:
+            for name, one in list(self.net.named_children()):
+                if isinstance(one, nn.Linear):
+                    setattr(self.net, name, ForgeLinear(one))
         self.folder.mkdir(exist_ok=True)
         self.webui = WebUI(self.folder, self._model(), on_draw=self.draw)
         if self.kind == PATCHED:

@@ -113,7 +113,7 @@ def test_stopping_the_job_stops_its_image(browser: Browser, host: Any, drawing: 
     def latent(request: Any) -> Any:
         if len(drawing.drawn) == 6:
             browser.until(lambda: ids)
-            browser.ask("cancel", job=ids[0])
+            Browser(browser.service).ask("cancel", job=ids[0])
         return drawing.latent(request)
 
     host.latent = latent
@@ -131,7 +131,7 @@ def test_a_paused_run_goes_on_with_its_settings(browser: Browser, host: Any, dra
     def latent(request: Any) -> Any:
         if len(drawing.drawn) == 6:
             browser.until(lambda: runs)
-            browser.ask("run_control", run=runs[0], action="pause")
+            Browser(browser.service).ask("run_control", run=runs[0], action="pause")
         return drawing.latent(request)
 
     host.latent = latent

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from ...hosts.host import LoraFile
 from ..desk import Desk, size_of
 from ..faults import Fault
+from ..fitting import check_host as check_host_fits
+from ..fitting import read_fit
 from ..jobs import JobSpec
 from ..making import check_reference
 from ..names import output_folder
@@ -20,8 +22,6 @@ from ..picturing.prompting import read_settings, seeds_from
 from ..picturing.takes import Takes
 from ..protocol.types import Json
 from ..snapshot import Snapshot
-
-FIT = "fit"
 
 
 def find(desk: Desk, params: Json) -> Json:
@@ -43,8 +43,8 @@ def find(desk: Desk, params: Json) -> Json:
 
 def _check(desk: Desk, params: Json, options: Options, lists: Snapshot) -> None:
     check_search(desk, params["target"], params["seeds"], options)
-    if params["fit"] and FIT not in desk.host.features:
-        raise Fault("unavailable", f"{desk.host.name} cannot fit a LoRA to its images from here.")
+    if params["fit"]:
+        check_host_fits(lists)
     check_reference([target_recipe({"retention": 1.0}, options)], options, lists)
 
 
@@ -57,9 +57,10 @@ def _loras(desk: Desk, params: Json, lists: Snapshot) -> tuple[Sequence[LoraFile
 def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settings: Json, lists: Snapshot) -> Find:
     output_folder(lora.path, lists.lora_roots(), options.folder)  # fail now, not after the search
     source = desk.archives.source(lora)
+    fit = read_fit({"settings": settings}) if params["fit"] else None
     pair = original_pair(desk, lora, source, lists)
     seeds = tuple(seeds_from(settings["seed"], params["seeds"]))
-    order = FindOrder(lora, source, float(params["target"]), seeds, options, params["fit"], params["save"])
+    order = FindOrder(lora, source, float(params["target"]), seeds, options, fit, params["save"])
     return Find(order, Takes(desk.host, pair, settings))
 
 
@@ -80,12 +81,15 @@ def find_more(desk: Desk, params: Json) -> Json:
     check_host(desk)
     one, direction = desk.finds.get(params["find"]), params["direction"]
     if one.search is None or not one.search.can_be(direction) or one.best is None:
-        raise Fault("refused", f"{one.order.lora.name}: no {direction} file is possible.")
+        name = one.order.lora.name
+        if direction == "smaller":
+            raise Fault("refused", f"{name}: no smaller file is possible.")
+        raise Fault("refused", f"{name}: no larger file is possible.")
     one.stop.clear()
     name = one.order.lora.name
     spec = JobSpec(
         kind="find",
-        title=f"Find the smallest {name}: {direction}",
+        title=f"Find the smallest {name}",
         run=lambda handle: more_job(desk, one, direction, handle),
         name=name,
         stop=desk.host.stop_generating,

@@ -16,6 +16,7 @@ from ...engine.analysis import Analysis
 from ...engine.job import ResizeJob
 from ...engine.measuring import with_float8_errors
 from ...engine.runtime import Runtime, cpu_runtime
+from ...engine.settings import Refine
 from ...engine.writing import execute
 from ...errors import OutputError
 from ...files import private_folders
@@ -70,18 +71,23 @@ class Candidate:
     """The name by which the host knows it during an image; never used for another file."""
     path: Path
     plan: Plan
+    fitted: bool = False
+    """Its factors were fitted to images of the original, which made it better."""
 
 
 class Candidates:
     """Writes candidates into a folder, from one analysis that is kept in memory."""
 
-    def __init__(self, host: Host, kept: CachedAnalysis, options: Options, folder: Path) -> None:
+    def __init__(
+        self, host: Host, kept: CachedAnalysis, options: Options, folder: Path, refine: Refine | None = None
+    ) -> None:
         """`kept` has the base norms that the scores of the options need. Raises ResizeError where no file is possible,
         and what `bases.analysis_for` raises."""
         self._host = host
         self._kept = kept
         self._options = options
         self._folder = folder
+        self._refine = refine
         self._written: dict[str, Candidate] = {}
         self._digest = ""
         self.sizes = self._sizes()
@@ -91,13 +97,13 @@ class Candidates:
 
         Raises Cancelled, FileError where the LoRA was changed since it was analysed, and OutputError.
         """
-        recipe, options = self._recipe_of(bytes), self._options
+        recipe = self._recipe_of(bytes)
         with (
             reopened(self._kept) as adapter,
-            open_required_base(adapter, self._host, options.reference) as base,
-            cpu_runtime(_Checked(handle)) as tools,
+            open_required_base(adapter, self._host, self._options.reference) as base,
+            cpu_runtime(handle.quiet()) as tools,
         ):
-            job = planned(reattached(self._analysis(recipe), adapter, base), recipe, options, self._path)
+            job = self._planned(reattached(self._analysis(recipe), adapter, base), recipe)
             key = _key(job)
             if key not in self._written:
                 self._digest = self._digest or adapter.files[0].sha256()
@@ -112,11 +118,12 @@ class Candidates:
                 candidate.path.unlink()
 
     def _write(self, job: ResizeJob, key: str, tools: Runtime) -> Candidate:
+        job = job if self._refine is None else self._refine(job, tools)
         try:
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
-        return Candidate(key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan)
+        return Candidate(key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan, bool(job.selection.fitted))
 
     # Plans -------------------------------------------------------------------------------------------------------
 
@@ -141,7 +148,11 @@ class Candidates:
         return target_recipe(target, self._options)
 
     def _bytes(self, recipe: Recipe) -> int:
-        return planned(self._analysis(recipe), recipe, self._options, self._path).plan.bytes_after
+        return self._planned(self._analysis(recipe), recipe).plan.bytes_after
+
+    def _planned(self, analysis: Analysis, recipe: Recipe) -> ResizeJob:
+        longest = None if self._refine is None else self._refine.longest
+        return planned(analysis, recipe, self._options, self._path, None, longest)
 
     def _analysis(self, recipe: Recipe) -> Analysis:
         return analysis_for(self._kept, recipe, self._options.reference, self._host, self._options.convert)
@@ -163,16 +174,3 @@ def _not_written(error: OutputError) -> OutputError:
             "or set RESIZE_LORA_CACHE to a folder on another disk."
         )
     return OutputError(f"The next size cannot be written to the folder for temporary files. {error}")
-
-
-class _Checked:
-    """A progress display that only passes on when to stop: the job counts images."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-
-    def start(self, stage: str, total: int) -> None:  # noqa: ARG002 - of the protocol
-        self._handle.check()
-
-    def step(self, count: int = 1) -> None:  # noqa: ARG002 - of the protocol
-        self._handle.check()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...effect.figures import Distances, EffectFigure, effect_figure
 from ...effect.search import FEW, SizeSearch, Step, Tried, is_lost
+from ...engine.settings import Refine
 from ...hosts.host import Host, plain_title
 from ...recipe.grammar import parse_recipe
 from ...studies.catalogue import stamp_of
@@ -18,6 +19,7 @@ from ..protocol.types import Json
 from ..queue import Handle
 from .candidates import Candidate, Candidates, private_folder
 from .finds import Find, Measured
+from .refining import refine_for
 from .takes import Take, squared_distance
 
 _ANALYSIS = 0.05  # share of a search before its first image
@@ -62,8 +64,17 @@ def _finder(desk: Desk, find: Find, handle: Handle) -> Iterator[Finder]:
     check_unchanged(find)
     kept = _analysed(desk, find, handle.part(0.0, _ANALYSIS, check))
     find.stamp = kept.stamp
+    find.refine = refine_of(desk, find)
     with private_folder(desk.library.cache.parent, desk.host) as folder:
         yield Finder(desk.host, find, kept, folder, handle.part(_ANALYSIS, 1 - _ANALYSIS, check))
+
+
+def refine_of(desk: Desk, find: Find) -> Refine | None:
+    """Return the fit of a search, with the images that it has made; None where factors are truncated."""
+    order = find.order
+    if order.fit is None or find.refine is not None:
+        return find.refine
+    return refine_for(desk, order.lora, order.source, order.fit, desk.snapshot())
 
 
 def _analysed(desk: Desk, find: Find, handle: Handle) -> CachedAnalysis:
@@ -85,7 +96,7 @@ class Finder:
         self._find = find
         self._takes = find.takes
         self._handle = handle
-        self._candidates = Candidates(host, kept, order.options, folder)
+        self._candidates = Candidates(host, kept, order.options, folder, find.refine)
         self._search = find.search or SizeSearch(self._candidates.sizes, order.target, len(order.seeds))
         self._before = self._takes.made
         find.search = self._search
@@ -146,7 +157,7 @@ class Finder:
             self._find.weak, self._find.base = True, figure
             return None
         accepted = self._search.accepts(Tried(candidate.plan.bytes_after, figure.kept, figure.worst, len(figure.seeds)))
-        return Measured(candidate.key, candidate.plan, figure, False, self._trial(candidate, figure, accepted))
+        return Measured(candidate.key, candidate.plan, figure, self._trial(candidate, figure, accepted))
 
     def _lost(self, candidate: Candidate, seeds: Sequence[int]) -> EffectFigure | None:
         """Return the figure of the first images where they are too far off for the others to matter; else None."""
@@ -177,7 +188,7 @@ class Finder:
             "worst": figure.worst,
             "seeds": len(figure.seeds),
             "accepted": accepted,
-            "fitted": False,
+            "fitted": candidate.fitted,
             "pictures": [
                 find.show("original", "", takes.original(seed, handle)),
                 find.show("resized", candidate.key, resized),

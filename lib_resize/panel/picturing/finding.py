@@ -91,13 +91,15 @@ def found_text(find: Find) -> str:
     if best is None:
         return "The search was stopped before a size was measured."
     size = f"{best.plan.bytes_after / MIB:.1f} MiB"
+    kept, worst = shown_share(best.figure.kept or 0.0), shown_share(best.figure.worst or 0.0)
     if best.json["accepted"]:
-        return f"{size} {figure_text(best.figure)}."
-    missed = f"less than {shown_share(target)}."
+        return f"{size} keeps {kept} of the LoRA's effect (worst image {worst})."
+    goal = shown_share(target)
     if _can_be(find, "larger"):
-        return f"{size} {figure_text(best.figure)}: {missed}"
+        return f"{size} keeps {kept} of the LoRA's effect (worst image {worst}). The target is {goal}."
     return (
-        f"Even the largest file, {size}, {figure_text(best.figure)}: {missed} Choose a lower target, or a wider dtype."
+        f"Even the largest file, {size}, keeps only {kept} of the LoRA's effect (worst image {worst}). The target is "
+        f"{goal}: choose a lower one, or a wider dtype."
     )
 
 
@@ -136,7 +138,7 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
     for recipe in recipes_of(best):
         order = ResizeOrder(lora, find.order.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
-            return write(desk.analyses, desk.host, order, handle, before, effect=effect)
+            return write(desk.analyses, desk.host, order, handle, before, effect=effect, refine=find.refine)
         except _OtherRanks:
             continue
     raise Fault(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from ...effect.figures import EffectFigure
 from ...effect.search import SizeSearch
+from ...engine.settings import Refine
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...studies.catalogue import Stamp
@@ -33,7 +34,8 @@ class FindOrder:
     target: float
     seeds: tuple[int, ...]
     options: Options
-    fit: bool = False
+    fit: Json | None = None
+    """A checked `Fit` of the protocol; None: factors are truncated."""
     save: bool = False
 
 
@@ -45,7 +47,6 @@ class Measured:
     """See `candidates.Candidate`."""
     plan: Plan
     figure: EffectFigure
-    fitted: bool
     json: Json
     """The `Trial` of the protocol."""
 
@@ -60,6 +61,8 @@ class Find:
     stop: threading.Event = field(default_factory=threading.Event)
     stamp: Stamp | None = None
     """Of the source when it was analysed."""
+    refine: Refine | None = None
+    """The fit of `order.fit`, which has its images once they are made."""
     model: str = ""
     """The checkpoint of its images."""
     search: SizeSearch | None = None
