@@ -24,6 +24,8 @@
             missing: t('Not found'),
             gain: t('Gains too little'),
             floor: t('Below the retention floor'),
+            weak: t('The prompt hardly shows the LoRA'),
+            effect: t('No size keeps enough of the effect'),
             folder: t('In an excluded folder'),
             family: t('In an excluded family'),
             in_use: t('Open in another program'),

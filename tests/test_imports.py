@@ -35,7 +35,7 @@ ROOMS: dict[str, frozenset[str]] = {
         {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe", "shown"}
     ),
     "extraction": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "recipe"}),
-    "fitting": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "progress"}),
+    "fitting": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress"}),
     "studies": frozenset(
         {"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "prompts", "recipe", "shown"}
     ),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_CONSTANTS = (bool, int, float, str, bytes, type(None), torch.dtype)
+CONSTANTS = (bool, int, float, str, bytes, type(None), torch.dtype)
+"""Types of arguments that are the same for all samples, besides tensors."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Call:
     kwargs: Mapping[str, Any]
     samples: int
     """The size of the batch: the first dimension of the first tensor."""
+    output: Tensor | None = None
+    """What it returned, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,19 @@ class Sample:
 
 
 @contextlib.contextmanager
-def recording(module: nn.Module, wanted: Callable[[int], bool] = lambda _: True) -> Iterator[list[Call]]:
-    """Record calls of a module inside of the block.
+def recording(
+    module: nn.Module, wanted: Callable[[int], bool] = lambda _: True, *, outputs: bool = False
+) -> Iterator[list[Call]]:
+    """Record calls of a module inside of the block, and their `outputs` if that is set.
 
     `wanted` gets the number of a call, from 0, and returns whether to keep it. Calls without a tensor are ignored.
     """
     calls: list[Call] = []
     seen = 0
+
+    def keep_output(_: nn.Module, __: Any, output: Any) -> None:
+        if calls and calls[-1].output is None and wanted(seen - 1):
+            calls[-1] = replace(calls[-1], output=_copied(outputs_of(output)))
 
     def look(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal seen
@@ -46,15 +55,18 @@ def recording(module: nn.Module, wanted: Callable[[int], bool] = lambda _: True)
         if wanted(seen - 1):
             calls.extend(_recorded(args, kwargs))
 
-    handle = module.register_forward_pre_hook(look, with_kwargs=True)
+    handles = [module.register_forward_pre_hook(look, with_kwargs=True)]
     try:
+        if outputs:
+            handles.append(module.register_forward_hook(keep_output))
         yield calls
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _recorded(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Call]:
-    first = next((leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()), None)
+    first = next((leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor) and leaf.dim()), None)
     if first is not None:
         yield Call(_mapped(args, _copied), _mapped(kwargs, _copied), int(first.shape[0]))
 
@@ -128,12 +140,13 @@ def _zipped(trees: Sequence[Any], change: Callable[[Sequence[Any]], Any]) -> Any
     return change(trees)
 
 
-def _leaves(tree: Any) -> Iterator[Any]:
+def leaves_of(tree: Any) -> Iterator[Any]:
+    """Yield what is in nested dictionaries, lists and tuples."""
     if isinstance(tree, dict):
         tree = tuple(tree.values())
     if type(tree) in (list, tuple):
         for part in tree:
-            yield from _leaves(part)
+            yield from leaves_of(part)
     else:
         yield tree
 
@@ -145,7 +158,7 @@ def _signature(tree: Any, samples: int) -> Any:
     if type(tree) in (list, tuple):
         return tuple(_signature(part, samples) for part in tree)
     if not isinstance(tree, Tensor):
-        return tree if isinstance(tree, _CONSTANTS) else id(tree)
+        return tree if isinstance(tree, CONSTANTS) else id(tree)
     if _is_batched(tree, samples):
         return str(tree.dtype), tuple(tree.shape[1:])
     return str(tree.dtype), tuple(tree.shape), tuple(tree.flatten().tolist())

@@ -8,7 +8,8 @@ they are written.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -44,7 +45,11 @@ class Recordings:
     images: int
     steps: int
     prompt: str
-    """The hash of the prompts; see `prompt_hash`."""
+    """The hash of the prompts; see `metadata.prompt_hash`."""
+    set_aside: Mapping[int, str] = field(default_factory=dict)
+    """Index of a layer that is not fitted, in none of the models -> why, as words for a count."""
+    unused: int = 0
+    """Calls that cannot be repeated, for the note."""
 
 
 @dataclass
@@ -64,14 +69,17 @@ def fit_job(job: ResizeJob, recordings: Recordings, options: FitOptions, runtime
     A note reports what was fitted, and both errors. Raises DeviceError where one sample does not fit into memory.
     """
     found = _FitSoFar()
-    placed = {index for recorded in recordings.models for index in recorded.model.places}
-    missing = sum(new.index not in placed for new in job.layout.layers)
-    if missing:
-        found.census.plain[NOT_IN_MODEL] += missing
+    found.census.plain.update(_without_place(job, recordings))
     for recorded in recordings.models:
         _fit_model(job, recorded, options, runtime, found)
     record = FitRecord(recordings.images, recordings.steps, recordings.prompt, len(found.pairs), found.errors)
-    return with_fit(job, found.pairs, record, _note(job, found), runtime.arrays)
+    return with_fit(job, found.pairs, record, _note(job, found, recordings.unused), runtime.arrays)
+
+
+def _without_place(job: ResizeJob, recordings: Recordings) -> Counter[str]:
+    placed = {index for recorded in recordings.models for index in recorded.model.places}
+    indices = (new.index for new in job.layout.layers if new.index not in placed)
+    return Counter(recordings.set_aside.get(index, NOT_IN_MODEL) for index in indices)
 
 
 def _fit_model(job: ResizeJob, recorded: Recorded, options: FitOptions, runtime: Runtime, found: _FitSoFar) -> None:
@@ -132,7 +140,7 @@ def _output(model: FitModel, deltas: Deltas, samples: Sequence[Sample]) -> Tenso
         return outputs_of(call_repeated(model.module, samples, 1, model.device)).double().cpu()
 
 
-def _note(job: ResizeJob, found: _FitSoFar) -> str:
+def _note(job: ResizeJob, found: _FitSoFar, unused: int) -> str:
     fitted, total = len(found.pairs), len(job.layout.layers)
     parts = [f"fitted to images: {fitted} of {total} layers"]
     for name, (plain, own) in found.errors.items():
@@ -140,6 +148,8 @@ def _note(job: ResizeJob, found: _FitSoFar) -> str:
         parts.append(f"{name}: error on an image that was not used {own:.3g}, plain truncation {plain:.3g}{ending}")
     if found.census.plain:
         parts.append(f"truncated plainly: layers {found.census.note()}")
+    if unused:
+        parts.append(f"{unused} calls of the model left out, because they cannot be repeated")
     if found.dropped:
         parts.append(f"{found.dropped} calls of layers with NaN or infinite values left out")
     return "; ".join(parts)

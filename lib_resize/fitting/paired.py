@@ -21,7 +21,7 @@ from ..linalg.regression import RIDGE
 from ..progress import Progress
 from .calls import Call, call_repeated, mini_batches, samples_of
 from .moments import Target
-from .places import Delta, FitModel, Place, add_rows, applied, hooked, inner_products, rows_of
+from .places import Delta, FitModel, Place, add_rows, applied, hooked, inner_products, rows_of, without_casts
 
 MANY_TOKENS = 2048
 """Tokens of a call of which all are used."""
@@ -114,8 +114,9 @@ class _Pass:
     def _hook(self, targets: Sequence[Target]) -> Callable[..., Any]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
             given = output
-            for target in targets:
-                output = self._followed(target, inputs, given, output)
+            with without_casts(targets[0].original.up.device):
+                for target in targets:
+                    output = self._followed(target, inputs, given, output)
             return output
 
         return hook

@@ -34,7 +34,15 @@ class Place:
         module = self.module
         if isinstance(module, nn.Conv2d):
             return module.groups == 1 and module.padding_mode == "zeros"
-        return isinstance(module, (nn.Linear, nn.MultiheadAttention))
+        return isinstance(module, nn.MultiheadAttention) or is_linear(module)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Return whether a module is a linear map, also one that is no `torch.nn.Linear`, as in Forge."""
+    if isinstance(module, nn.Linear):
+        return True
+    shape = getattr(module, "out_features", None), getattr(module, "in_features", None)
+    return type(module).__name__ == "Linear" and tuple(getattr(module.weight, "shape", ())) == shape
 
 
 @dataclass(frozen=True)
@@ -49,11 +57,13 @@ class FitModel:
     """Index of a layer in the adapter -> its place."""
     strength: float = 0.0
     """The strength at which the LoRA is merged into the weights; 0 where it is not."""
+    where: torch.device | None = None
+    """Where its inputs must be, for a host that keeps parameters elsewhere; None: where its parameters are."""
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are."""
-        return next(self.module.parameters()).device
+        """Where it computes."""
+        return next(self.module.parameters()).device if self.where is None else self.where
 
 
 # Tokens ---------------------------------------------------------------------------------------------------------
@@ -163,12 +173,18 @@ def applied(deltas: Sequence[tuple[Place, Delta]]) -> Iterator[None]:
             by_module.setdefault(place.module, []).append((place, delta))
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        for place, delta in by_module[module]:
-            output = delta.add(place, inputs[0], output)
+        with without_casts(output.device):
+            for place, delta in by_module[module]:
+                output = delta.add(place, inputs[0], output)
         return output
 
     with hooked([(module, hook) for module in by_module]):
         yield
+
+
+def without_casts(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without torch's automatic casts, in which hosts run their models: sums need their own dtype."""
+    return torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .host import LoadedModel
+from .host import LivePart, LoadedModel
 from .keys import DENOISER
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
+from .webui_watching import UNET, LiveModel, torch_as_in_images
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,26 @@ class A1111Host(WebUI):
         if info is None or not _is_torch(model):
             return None
         return A1111Model(str(info.title), Path(info.filename), family_of(model), _identity(model), self.device)
+
+    def _live(self) -> LiveModel:
+        return MergedModules(self)
+
+
+@dataclass(frozen=True)
+class MergedModules:
+    """The modules of the loaded model. LoRAs of the last image stay merged into their weights."""
+
+    host: A1111Host
+
+    def parts(self) -> Sequence[LivePart]:
+        model = loaded_model()
+        if model is None or not _is_torch(model):
+            return ()
+        return (LivePart(UNET, DENOISER.rstrip("."), model.model.diffusion_model),)
+
+    def at_work(self, bytes: int) -> AbstractContextManager[None]:
+        self.host.make_room(bytes)
+        return torch_as_in_images()
 
 
 def _is_torch(model: Any) -> bool:

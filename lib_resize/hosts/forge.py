@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import HostError
 from .guard import guarded, host_module, read
-from .host import LoadedModel
+from .host import LivePart, LoadedModel
 from .keys import DENOISER, HostTensor, host_tensors
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below, torch_name
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
+from .webui_watching import UNET, LiveModel
+
+_LARGE_BATCH = (4, 4, 128, 128)
+"""Shape of latents for which the host frees memory: its batches are twice as large."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,9 @@ class ForgeHost(WebUI):
         with guarded("freeing memory of the device"):
             manager.soft_empty_cache()
 
+    def _live(self) -> LiveModel:
+        return PatchedModules(self.make_room, self._memory)
+
     def _memory(self) -> Any | None:
         """Return the module that manages the device's memory."""
         return host_module("backend.memory_management")
@@ -150,6 +158,48 @@ class ForgeHost(WebUI):
         if not results:
             raise HostError("Forge's main thread returned no image.")
         return results[0]
+
+
+@dataclass(frozen=True)
+class PatchedModules:
+    """The denoiser of the loaded model. LoRAs are in the same module, whichever patcher it is read from."""
+
+    make_room: Callable[[int], None]
+    memory: Callable[[], Any]
+    """Returns the module that manages the device's memory."""
+
+    def parts(self) -> Sequence[LivePart]:
+        model = attribute(loaded_model(), "forge_objects.unet.model.diffusion_model")
+        return () if model is None else (LivePart(UNET, DENOISER.rstrip("."), model),)
+
+    @contextmanager
+    def at_work(self, bytes: int) -> Iterator[None]:
+        """Put the denoiser where the host computes, with its LoRAs, as the host does for the steps of an image."""
+        import torch
+
+        self.make_room(bytes)
+        patcher, functions = _patched_denoiser(loaded_model()), host_module("backend.sampling.sampling_function")
+        with torch.inference_mode():
+            if functions is None:
+                self._load(patcher)
+                yield
+                return
+            functions.sampling_prepare(patcher, torch.empty(_LARGE_BATCH, device="meta"))
+            try:
+                yield
+            finally:
+                functions.sampling_cleanup(patcher)
+
+    def _load(self, patcher: Any) -> None:
+        load = read(self.memory(), "load_model_gpu")
+        if callable(load):
+            load(patcher)
+
+
+def _patched_denoiser(model: Any) -> Any:
+    """Return the patcher of the denoiser with the LoRAs of the last image."""
+    applied = attribute(model, "forge_objects_after_applying_lora.unet")
+    return attribute(model, "forge_objects.unet") if applied is None else applied
 
 
 def _own_name() -> str:

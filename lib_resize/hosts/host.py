@@ -8,13 +8,13 @@ features, never for names of hosts:
 ``prompt``        the page has prompts into which a LoRA can be written
 ``cards``         the page has cards of LoRAs
 ``xyz``           the host has an X/Y/Z plot
+``fit``           new factors can be fitted to images of the loaded model
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ GENERATE = "generate"
 PROMPT = "prompt"
 CARDS = "cards"
 XYZ = "xyz"
+FIT = "fit"
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,37 @@ class LoadedModel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class LivePart:
+    """A torch module of the model in memory. Keep no reference to it after the call that gave it."""
+
+    name: str
+    """For messages, such as ``unet``."""
+    prefix: str
+    """Of its weights in a single-file checkpoint, such as ``model.diffusion_model``; without the last dot."""
+    module: Any
+
+
+class ImageWatch(Protocol):
+    """Work with the model before and after one image, under the host's lock, in the thread that generates images."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the device that `after` needs in addition to the model."""
+        ...
+
+    def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:
+        """Prepare for the image, such as by hooks; return how to undo that, which is called also after an error."""
+        ...
+
+    def after(self, parts: Sequence[LivePart]) -> None:
+        """Use the model. Called where the image was made, without gradients and in the host's contexts of torch.
+
+        The denoiser is where the host computes, with the LoRAs of the image applied. It must be unchanged afterwards.
+        """
+        ...
+
+
 class HostFiles(Protocol):
     """The files that a host knows."""
 
@@ -314,8 +346,10 @@ class Host(HostFiles, HostModel, Protocol):
         """Remove the job from the host's progress, after success and failure alike."""
         ...
 
-    def generate(self, request: Mapping[str, Any]) -> GeneratedImage:
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> GeneratedImage:
         """Generate one image under the host's lock. Nothing is saved, and no state of the host changes.
+
+        `watch` needs the feature ``fit``, and may raise ResizeError and Cancelled.
 
         `request` has ``prompt`` and may have ``negative_prompt``, ``seed``, ``steps``, ``cfg_scale``, ``width``,
         ``height``, ``sampler_name``, ``scheduler``, ``loras``: names that must be applied, and ``files``: a mapping of
@@ -328,53 +362,3 @@ class Host(HostFiles, HostModel, Protocol):
     def stop_generating(self) -> None:
         """Stop the image that `generate` is making, and no other."""
         ...
-
-
-class HostLock(Protocol):
-    """The methods of a host's lock that this program uses."""
-
-    def acquire(self, blocking: bool = ..., /) -> object:
-        """Acquire the lock; with `blocking` False, return something false where it is held."""
-        ...
-
-    def release(self) -> object:
-        """Release the lock."""
-        ...
-
-
-class SharedLock:
-    """A host's lock that is not re-entrant, held once for all threads of this program that read."""
-
-    def __init__(self, lock: HostLock) -> None:
-        self._lock = lock
-        self._mutex = threading.Lock()
-        self._holders = 0
-
-    @property
-    def held(self) -> bool:
-        """Whether a thread of this program holds the lock in `shared`."""
-        return self._holders > 0
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Hold the lock, together with other threads in `shared`."""
-        with self._mutex:  # others wait here while the first one waits for the lock
-            if self._holders == 0:
-                self._lock.acquire()
-            self._holders += 1
-        try:
-            yield
-        finally:
-            with self._mutex:
-                self._holders -= 1
-                if self._holders == 0:
-                    self._lock.release()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Hold the lock without any other thread, those in `shared` included."""
-        self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileError, HostError
-from .host import CheckpointFile, GeneratedImage, LoadedModel, LoraFile, LoraList, SharedLock
+from .host import CheckpointFile, GeneratedImage, ImageWatch, LoadedModel, LoraFile, LoraList
 from .listing import ListedLora, LoraListCache, find
+from .locks import SharedLock
 from .scan import checkpoint_paths, lora_paths, real_folders
 from .trash_places import TrashPlaces
 
@@ -141,7 +142,7 @@ class StandaloneHost(FolderFiles):
     def end_job(self) -> None:
         """Do nothing: the page shows the progress."""
 
-    def generate(self, request: Mapping[str, Any]) -> GeneratedImage:  # noqa: ARG002
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> GeneratedImage:  # noqa: ARG002
         raise HostError("Images can be compared only inside of a WebUI; this page runs without one.")
 
     def stop_generating(self) -> None:

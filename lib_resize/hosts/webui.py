@@ -7,14 +7,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from ..errors import HostError
 from . import webui_caches as caches
 from .guard import attempt, guarded, host_module, read
-from .host import CARDS, GENERATE, LOADED_MODEL, PROMPT, XYZ, GeneratedImage, LoadedModel, SharedLock
+from .host import CARDS, FIT, GENERATE, LOADED_MODEL, PROMPT, XYZ, GeneratedImage, ImageWatch, LoadedModel
+from .locks import SharedLock
 from .webui_files import WebUIFiles
 from .webui_images import ImageGenerator
 from .webui_modules import cmd_options, networks, own_lock, queue_lock, shared
 from .webui_page import WebUIPage
 from .webui_progress import JOB, WebUIProgress
+from .webui_watching import LiveModel, WatchedModel
 
 
 class WebUI(WebUIFiles, WebUIPage):
@@ -38,6 +41,8 @@ class WebUI(WebUIFiles, WebUIPage):
             found.add(LOADED_MODEL)
         if self._has_lock and host_module("modules.processing") is not None and shared("state") is not None:
             found.add(GENERATE)
+        if {LOADED_MODEL, GENERATE} <= found and networks() is not None and self._live() is not None:
+            found.add(FIT)
         if networks() is not None:
             found.add(CARDS)
         if self.xyz_script() is not None:
@@ -106,8 +111,17 @@ class WebUI(WebUIFiles, WebUIPage):
     def end_job(self) -> None:
         self._progress.end()
 
-    def generate(self, request: Mapping[str, Any]) -> GeneratedImage:
-        return self._images.generate(request)
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> GeneratedImage:
+        if watch is None:
+            return self._images.generate(request)
+        live = self._live()
+        if live is None:
+            raise HostError(f"{self.name} does not let this extension call its model.")
+        return self._images.generate(request, WatchedModel(watch, live))
+
+    def _live(self) -> LiveModel | None:
+        """Return the access to the modules of the loaded model; None where this host gives none."""
+        return None
 
     def stop_generating(self) -> None:
         self._images.stop()

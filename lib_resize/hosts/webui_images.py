@@ -10,10 +10,12 @@ from typing import Any
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
 from .guard import attempt_list, read
 from .hidden_loras import HiddenLoras
-from .host import GeneratedImage, SharedLock
+from .host import GeneratedImage
+from .locks import SharedLock
 from .webui_latents import keeping_latents
 from .webui_modules import networks, shared
 from .webui_progress import JOB
+from .webui_watching import WatchedModel
 
 IMAGE_KEYS = frozenset(
     {"prompt", "negative_prompt", "seed", "steps", "cfg_scale", "width", "height", "sampler_name", "scheduler"}
@@ -33,15 +35,16 @@ class ImageGenerator:
         self._run = run
         self._hidden = hidden
         self._running = threading.Event()
+        self._watched = False
         self._stopped = threading.Event()
         self._applied = AppliedLoras()
 
     @property
     def running(self) -> bool:
-        """Whether an image is being generated."""
-        return self._running.is_set()
+        """Whether an image is being generated, or a watch works with the model."""
+        return self._running.is_set() or self._watched
 
-    def generate(self, request: Mapping[str, Any]) -> GeneratedImage:
+    def generate(self, request: Mapping[str, Any], watched: WatchedModel | None = None) -> GeneratedImage:
         """Generate an image. See `host.Host.generate`."""
         settings = dict(request)
         loras, files = tuple(settings.pop("loras", ())), dict(settings.pop("files", {}))
@@ -55,8 +58,19 @@ class ImageGenerator:
             if self._stopped.is_set():
                 raise Cancelled("The image was stopped before it began.")
             with self._hidden.known(files):
-                made: GeneratedImage = self._run(lambda: self._image(settings, loras))
+                made: GeneratedImage = self._run(lambda: self._watched_image(settings, loras, watched))
                 return made
+
+    def _watched_image(
+        self, settings: dict[str, Any], loras: tuple[str, ...], watched: WatchedModel | None
+    ) -> GeneratedImage:
+        if watched is None:
+            return self._image(settings, loras)
+        self._watched = True
+        try:
+            return watched.around(lambda: self._image(settings, loras))
+        finally:
+            self._watched = False
 
     def stop(self) -> None:
         """Stop the image that is being generated or waits for the lock."""

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from .guard import attempt_list, host_module, read, warn_once
-from .host import CheckpointFile, HostLock
+from .host import CheckpointFile
+from .locks import HostLock
 
 
 def networks() -> Any | None:

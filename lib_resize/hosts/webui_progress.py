@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .guard import guarded, read
-from .host import HostLock
+from .locks import HostLock
 from .webui_modules import shared
 
 JOB = "resize-lora"

@@ -14,6 +14,7 @@ from .analyses import Analyses
 from .archives import Archives
 from .estimates import Estimates
 from .faults import error_json
+from .fitting import Fits
 from .hiding import KnownFolders
 from .images import Images
 from .library import Library
@@ -52,6 +53,7 @@ class Desk:
     """Set once what a killed server left half done is completed or reverted."""
     adding: threading.Lock = field(default_factory=threading.Lock)
     """Held while orders are compared with the queue and added to it."""
+    fits: Fits = field(default_factory=Fits)
 
     def snapshot(self) -> Snapshot:
         """Return the lists of the host for one call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Collection, Sequence
@@ -166,6 +167,12 @@ def has_tag(prompt: str, names: Collection[str]) -> bool:
 def replace_tags(prompt: str, names: Collection[str], new: str) -> str:
     """Return a prompt with one LoRA in place of others, with the same multipliers."""
     return _tags_of(names).sub(lambda match: f"<{match[1]}:{new}{match[3]}>", prompt) if names else prompt
+
+
+def with_full_strength(prompt: str, names: Collection[str], new: str) -> str:
+    """Return a prompt with one LoRA in place of others, once, where the first was, at strength 1."""
+    tags = itertools.chain([tag(new, 1.0)], itertools.repeat(""))
+    return _tags_of(names).sub(lambda _: next(tags), prompt).strip() if names else prompt
 
 
 def without_tags(prompt: str, names: Collection[str]) -> str:

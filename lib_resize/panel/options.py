@@ -90,8 +90,10 @@ def target_recipe(target: Mapping[str, Any], options: Options) -> Recipe:
     """Return the recipe of a slider or button. Raises RecipeError and Fault."""
     given = {name: value for name, value in read_object(target, TARGET.fields, "target").items() if value is not None}
     if len(given) != 1:
-        raise Fault("request", f"target: give exactly one of {', '.join(_SELECTIONS)}.")
+        raise Fault("request", f"target: give exactly one of {', '.join(field.name for field in TARGET.fields)}.")
     ((kind, value),) = given.items()
+    if kind == "effect":
+        raise Fault("request", "target: effect is for a run over the library, or call find for one LoRA.")
     scores = [] if kind == "rank" else [options.scores]
     rescale = [] if options.rescale == 1.0 else [f"rescale={format_number(options.rescale, 6)}"]
     return parse_recipe(",".join([*scores, _SELECTIONS[kind](value), *rescale]))

@@ -25,15 +25,22 @@ class FileOrder:
 
 
 def file_orders(
-    loras: Sequence[LoraFile], recipes: Sequence[Recipe], options: Options, reference: str | None
+    loras: Sequence[LoraFile],
+    recipes: Sequence[Recipe],
+    options: Options,
+    reference: str | None,
+    fit: Json | None = None,
 ) -> list[FileOrder]:
-    """Return the orders of a call, each once; `reference` is the title of the checkpoint that recipes may use."""
+    """Return the orders of a call, each once; `reference` is the title of the checkpoint that recipes may use.
+
+    `fit` is how the files are fitted to images, as the page sent it.
+    """
     found: dict[str, FileOrder] = {}
     chosen = asdict(options)
     for lora in loras:
         stamp = _stamp(lora)
         for recipe in recipes:
-            key = json.dumps([str(lora.path), str(recipe), chosen], sort_keys=True)
+            key = json.dumps([str(lora.path), str(recipe), chosen, *([] if fit is None else [fit])], sort_keys=True)
             found.setdefault(key, FileOrder(lora, recipe, Ordered(key, stamp, reference)))
     return list(found.values())
 

@@ -124,6 +124,15 @@ class PartHandle(Handle):
         self._own_check()
         super().check()
 
+    def part(self, before: float, share: float, check: Callable[[], None]) -> Handle:
+        first, whole = self._place
+
+        def both() -> None:
+            self._own_check()
+            check()
+
+        return PartHandle(self._queue, self._job, (first + whole * before, whole * share), both)
+
     def portion(self, done: float, next_one: float) -> None:
         before, share = self._place
         super().portion(before + share * done, share * next_one)

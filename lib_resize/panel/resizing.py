@@ -14,11 +14,13 @@ from ..engine.job import ResizeJob
 from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.settings import Refine
 from ..engine.stamping import with_effect
 from ..engine.writing import execute
 from ..errors import OutputError
 from ..files.effect_record import EffectRecord
 from ..files.file_names import names_in_tree
+from ..files.metadata import FitRecord
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
 from ..hosts.host import Host, LoraFile
@@ -88,17 +90,23 @@ def _aliases(loras: Sequence[LoraFile]) -> set[str]:
 
 
 def planned(
-    analysis: Analysis, recipe: Recipe, options: Options, name: Namer, effect: EffectRecord | None = None
+    analysis: Analysis,
+    recipe: Recipe,
+    options: Options,
+    name: Namer,
+    effect: EffectRecord | None = None,
+    fit: FitRecord | None = None,
 ) -> ResizeJob:
     """Plan a file under the name that contains its own size. Raises what `prepare` raises.
 
-    `effect` is what the file's record says of images; the recipe chooses as without it.
+    `effect` is what the file's record says of images; the recipe chooses as without it. `fit` is the longest record of
+    a fit to come.
     """
     source = analysis.adapter.paths[0]
     ending = filled(options.suffix, _guess(analysis, recipe))
     for _ in range(_TRIES):
         wished = name(source.stem + ending)
-        job = prepare(analysis, recipe, options.style, partial(_always, wished))
+        job = prepare(analysis, recipe, options.style, partial(_always, wished), fit=fit)
         job = job if effect is None else with_effect(job, effect)
         right = filled(options.suffix, _name_facts(job))
         if right == ending:
@@ -196,17 +204,19 @@ def write(
     before_writing: BeforeWriting,
     *,
     effect: EffectRecord | None = None,
+    refine: Refine | None = None,
 ) -> NewFile:
-    """Write the file, with `effect` in its record.
+    """Write the file, with `effect` in its record, and with the factors that `refine` makes of the planned ones.
 
     Raises Cancelled, and what reading, planning and writing raise; no file is left behind then.
     """
     lora, recipe, options = order.lora, order.recipe, order.options
-    handle.portion(0.0, 0.6)
+    analysed, last = (0.6, 0.4) if refine is None else (0.2, 0.1)
+    handle.portion(0.0, analysed)
     kept = analyses.made(order.source, handle, options.convert, options.reference)
     analyses.with_base(kept, [recipe], options.reference, handle)
     analysis = analysis_for(kept, recipe, options.reference, host, options.convert)
-    handle.portion(0.6, 0.4)
+    handle.portion(1.0 - last, last)
     with (
         reopened(kept) as adapter,
         open_required_base(adapter, host, options.reference) as base,
@@ -215,7 +225,11 @@ def write(
         digest = tools.pool.submit(adapter.files[0].sha256)
         lists = Snapshot(host)
         name = namer(lists, lora, options, all_names(lists) | folded(order.taken))
-        job = planned(reattached(analysis, adapter, base), recipe, options, name, effect)
+        longest = None if refine is None else refine.longest
+        job = planned(reattached(analysis, adapter, base), recipe, options, name, effect, longest)
+        if refine is not None:
+            job = refine(job, replace(tools, progress=handle.part(analysed, 1.0 - analysed - last, handle.check)))
+            handle.portion(1.0 - last, last)
         plan = finish(job, tools, [digest], handle, before_writing)
         source_sha256 = digest.result()
     copies, notes = _sidecars(lora.path, job.path, source_sha256) if options.sidecars else ((), ())

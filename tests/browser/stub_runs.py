@@ -121,7 +121,11 @@ class StubRuns:
         excluded_families: list[str] | None = None,
         originals: str = "archive",
         confirm: bool = False,
+        settings: Any = None,
+        seeds: int = 4,
     ) -> dict[str, Any]:
+        effect = (target or {}).get("effect")
+        target = {"retention": 1.0} if effect else target
         if originals == "none" and not confirm:
             raise StubError("confirm", "The originals will not be kept. Confirm it.")
         if originals == "archive" and self.settings.get("archive_problem"):
@@ -132,7 +136,7 @@ class StubRuns:
         self.items[run] = [self._item(row, limits) for row in rows]
         self.runs[run] = {
             "run": run, "began": time.time(), "ended": None, "state": "running", "message": "", "job": None,
-            "recipe": recipe or self._recipe(target), "originals": originals, "seconds_left": None,
+            "recipe": recipe or self._recipe(target), "originals": originals, "seconds_left": None, "effect": effect,
         }  # fmt: skip
         return {"run": run, "job": self._start(run)}
 

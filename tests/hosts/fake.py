@@ -18,11 +18,12 @@ from lib_resize.hosts.host import (
     XYZ,
     CheckpointFile,
     GeneratedImage,
+    ImageWatch,
     LoadedModel,
     LoraFile,
     LoraList,
-    SharedLock,
 )
+from lib_resize.hosts.locks import SharedLock
 
 ALL_FEATURES = frozenset({LOADED_MODEL, GENERATE, PROMPT, CARDS, XYZ})
 ENDINGS = (".safetensors", ".pt", ".ckpt")
@@ -148,7 +149,8 @@ class FakeHost:
     def end_job(self) -> None:
         self.events.append(("end_job",))
 
-    def generate(self, request: Mapping[str, Any]) -> GeneratedImage:
+    def generate(self, request: Mapping[str, Any], watch: ImageWatch | None = None) -> GeneratedImage:
+        assert watch is None, "this host has no model"
         self.events.append(("generate", dict(request)))
         self._stopped.clear()
         with self._lock.alone():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -203,12 +204,26 @@ class FifoLock:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._mutex = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
 
     def acquire(self, blocking: bool = True) -> bool:
-        return self._lock.acquire(blocking)
+        with self._mutex:
+            if self._lock.acquire(False):
+                return True
+            if not blocking:
+                return False
+            turn = threading.Event()
+            self._waiting.append(turn)
+        return turn.wait()
 
     def release(self) -> None:
-        self._lock.release()
+        """The next in the line has it at once."""
+        with self._mutex:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._lock.release()
 
     __enter__ = acquire
 

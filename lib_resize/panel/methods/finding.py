@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...hosts.host import GENERATE, LoraFile
+from ...hosts.host import LoraFile
 from ..desk import Desk, size_of
 from ..faults import Fault
 from ..jobs import JobSpec
@@ -13,11 +13,11 @@ from ..names import output_folder
 from ..options import Options, read_options, target_recipe
 from ..picturing.finding import find_job, more_job, save_job
 from ..picturing.finds import Find, FindOrder
+from ..picturing.orders import check_host, check_search
 from ..picturing.originals import original_pair
 from ..picturing.own_prompts import own_settings
 from ..picturing.prompting import read_settings, seeds_from
 from ..picturing.takes import Takes
-from ..protocol.find_objects import LEAST_TARGET, MOST_TARGET, SEEDS
 from ..protocol.types import Json
 from ..snapshot import Snapshot
 
@@ -42,26 +42,10 @@ def find(desk: Desk, params: Json) -> Json:
 
 
 def _check(desk: Desk, params: Json, options: Options, lists: Snapshot) -> None:
-    _check_host(desk)
-    if not LEAST_TARGET <= params["target"] <= MOST_TARGET:
-        found = params["target"]
-        raise Fault("request", f"target: must be a number from {LEAST_TARGET} to {MOST_TARGET}, found {found:g}.")
-    if params["seeds"] not in SEEDS:
-        raise Fault("request", f"seeds: must be one of {', '.join(map(str, SEEDS))}, found {params['seeds']}.")
-    if options.rescale != 1.0:
-        raise Fault(
-            "request",
-            f"rescale {options.rescale:g}: another strength makes another image, so nothing could be compared. "
-            "Set it to 1.",
-        )
+    check_search(desk, params["target"], params["seeds"], options)
     if params["fit"] and FIT not in desk.host.features:
         raise Fault("unavailable", f"{desk.host.name} cannot fit a LoRA to its images from here.")
     check_reference([target_recipe({"retention": 1.0}, options)], options, lists)
-
-
-def _check_host(desk: Desk) -> None:
-    if GENERATE not in desk.host.features:
-        raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
 
 
 def _loras(desk: Desk, params: Json, lists: Snapshot) -> tuple[Sequence[LoraFile], list[Json]]:
@@ -93,7 +77,7 @@ def _spec(desk: Desk, one: Find, file: int, files: int) -> JobSpec:
 
 
 def find_more(desk: Desk, params: Json) -> Json:
-    _check_host(desk)
+    check_host(desk)
     one, direction = desk.finds.get(params["find"]), params["direction"]
     if one.search is None or not one.search.can_be(direction) or one.best is None:
         raise Fault("refused", f"{one.order.lora.name}: no {direction} file is possible.")

@@ -8,9 +8,11 @@ from dataclasses import replace
 from ...archive.links import Reason
 from ...archive.place import check_room
 from ...errors import FileError
+from ...recipe.grammar import Recipe
 from ..desk import Desk
 from ..faults import Fault
-from ..options import read_options, read_recipe
+from ..options import read_options, read_recipe, target_recipe
+from ..picturing.orders import effect_order, has_effect
 from ..protocol.types import Json
 from ..records import new_id
 from ..results import now
@@ -47,7 +49,10 @@ def shrink_plan(desk: Desk, params: Json) -> Json:
 def _request(desk: Desk, params: Json) -> PlanRequest:
     options = read_options({**params["options"], "folder": None}, remote=desk.host.is_remote())
     given = params["recipe"] is not None or params["target"] is not None
-    recipe = read_recipe(params, options, "Shrinking") if given else None
+    if given and has_effect(params["target"]):
+        recipe: Recipe | None = target_recipe({"retention": 1.0}, options)
+    else:
+        recipe = read_recipe(params, options, "Shrinking") if given else None
     return PlanRequest(params["names"], recipe, options, params["again"])
 
 
@@ -70,6 +75,7 @@ def shrink(desk: Desk, params: Json) -> Json:
         least_gain=float(params["least_gain"]),
         floor=params["floor"],
         originals=params["originals"],
+        effect=effect_order(desk, params, asked.options) if has_effect(params["target"]) else None,
     )
     with desk.adding:
         run = RunDocument(new_id(), now(), order, [_item(row) for row in found])

@@ -30,7 +30,7 @@ def find_job(desk: Desk, find: Find, handle: Handle) -> Json:
     keep = False
     try:
         search(desk, find, handle)
-        result = save_job(desk, find, handle) if find.order.save and _is_reached(find) else None
+        result = save_job(desk, find, handle) if find.order.save and is_reached(find) else None
         keep = True
     finally:
         desk.finds.end(find, keep=keep)
@@ -46,7 +46,8 @@ def more_job(desk: Desk, find: Find, direction: str, handle: Handle) -> Json:
     return found_json(find, None)
 
 
-def _is_reached(find: Find) -> bool:
+def is_reached(find: Find) -> bool:
+    """Return whether a file was found that keeps the target."""
     return find.best is not None and bool(find.best.json["accepted"])
 
 
@@ -72,7 +73,7 @@ def found_json(find: Find, result: Json | None) -> Json:
         "images": find.takes.made,
         "smaller": can_be("smaller"),
         "larger": can_be("larger"),
-        "text": _text(find),
+        "text": found_text(find),
         "result": result,
     }
 
@@ -81,7 +82,8 @@ def _can_be(find: Find, direction: str) -> bool:
     return find.search is not None and find.search.can_be(direction)
 
 
-def _text(find: Find) -> str:
+def found_text(find: Find) -> str:
+    """Return the outcome in a sentence."""
     best, target = find.best, find.order.target
     if find.weak:
         assert find.base is not None
@@ -124,16 +126,14 @@ def save_job(desk: Desk, find: Find, handle: Handle) -> Json:
 
 
 def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writing: BeforeWriting) -> NewFile:
-    wanted = [layer.new_rank for layer in best.plan.layers]
-
     def before(plan: Plan, path: Path) -> None:
-        if [layer.new_rank for layer in plan.layers] != wanted:
+        if not has_ranks(plan, best):
             raise _OtherRanks
         before_writing(plan, path)
 
     lora, options = find.order.lora, find.order.options
     effect = find.takes.record(best.figure)
-    for recipe in _recipes(best):
+    for recipe in recipes_of(best):
         order = ResizeOrder(lora, find.order.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
             return write(desk.analyses, desk.host, order, handle, before, effect=effect)
@@ -144,7 +144,12 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
     )
 
 
-def _recipes(best: Measured) -> list[Recipe]:
+def has_ranks(plan: Plan, best: Measured) -> bool:
+    """Return whether a planned file has the dimensions of the one that was drawn."""
+    return [layer.new_rank for layer in plan.layers] == [layer.new_rank for layer in best.plan.layers]
+
+
+def recipes_of(best: Measured) -> list[Recipe]:
     """Return the recipe of a file, and others that allow for a longer header, until it has the same dimensions."""
     first = parse_recipe(best.plan.recipe)
     if first.selection != "size":

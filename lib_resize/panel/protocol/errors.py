@@ -27,7 +27,9 @@ ERRORS: dict[str, ErrorKind] = {
         "call `analyse` with the same `recipe`, then try again",
         409,
     ),
-    "reference": ErrorKind("the recipe compares with a base model, and there is none, or it is of another family", 409),
+    "reference": ErrorKind(
+        "the recipe or the fit needs a base model, and there is none, or it is of another family", 409
+    ),
     "refused": ErrorKind(
         "impossible with these values: no layer is left, the size is too small, the dtype too narrow; too many jobs",
         422,

@@ -39,7 +39,7 @@ _METHODS = (
             (
                 Field("session", TEXT, "id of this service"),
                 Field("host", TEXT, "name of the host"),
-                Field("features", TEXTS, "some of `loaded_model`, `generate`, `prompt`, `cards`, `xyz`"),
+                Field("features", TEXTS, "some of `loaded_model`, `generate`, `prompt`, `cards`, `xyz`, `fit`"),
                 Field("version", TEXT, "version of Resize LoRA"),
                 Field("device", TEXT, "such as `cpu` or `cuda:0`"),
                 Field("remote", BOOLEAN, "the page is served to other machines; offer no folder field"),
@@ -192,7 +192,12 @@ _METHODS = (
                 Field("refused", ListOf(of.REFUSED), "names that are unknown"),
             ),
         ),
-        (NAMES, *HOW, Field("again", BOOLEAN, "make the same once more, under another name", False)),
+        (
+            NAMES,
+            *HOW,
+            Field("again", BOOLEAN, "make the same once more, under another name", False),
+            Field("fit", of.FIT, "fit the new factors to images of the loaded model; needs the feature `fit`", None),
+        ),
         CHOICE,
         job=of.RESULT,
         changes=True,

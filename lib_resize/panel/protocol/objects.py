@@ -64,6 +64,7 @@ TARGET = Object(
         Field("size", NUMBER, "largest size in MiB", None),
         Field("retention", NUMBER, "weight retention to keep, 0 to 1", None),
         Field("rank", INTEGER, "rank of every layer, at least 1", None),
+        Field("effect", NUMBER, "share of the effect on images to keep, as in `find`; of `shrink` and its plan", None),
     ),
     exactly_one=True,
 )
@@ -80,6 +81,20 @@ IMAGE_SETTINGS = Object(
         Field("height", INTEGER, "pixels", None),
         Field("sampler_name", TEXT, "", None),
         Field("scheduler", TEXT, "", None),
+    ),
+)
+
+FIT = Object(
+    "Fit",
+    (
+        Field(
+            "settings",
+            IMAGE_SETTINGS,
+            "of the images. A prompt without the LoRA's tag gets it; its strength is 1 in these images",
+            None,
+        ),
+        Field("images", Integer(1, 16), "images for the fit; one more is made for the comparison", 4),
+        Field("steps", Integer(1, 16), "recorded steps of each image", 4),
     ),
 )
 

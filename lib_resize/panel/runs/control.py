@@ -234,6 +234,7 @@ class Runs:
             "state": state,
             "message": run.message,
             "recipe": run.order.recipe,
+            "effect": None if run.order.effect is None else run.order.effect["target"],
             "originals": run.order.originals,
             **_counts(_settled(run.items, there)),
             "share": run.share,

@@ -75,6 +75,8 @@ class RunOrder:
     """Percent."""
     floor: float | None = None
     originals: str = ARCHIVED
+    effect: Json | None = None
+    """`target`, `seeds` and `settings` of a search by images for each file; None: the recipe decides."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from ...archive.place import Archive
 from ...archive.replacing import Replacement, staged_path
 from ...archive.replacing import replace as replace_file
 from ...engine.analysing import reattached
+from ...engine.job import ResizeJob
 from ...engine.measuring import with_float8_errors
 from ...engine.planning import prepare
 from ...engine.runtime import cpu_runtime
@@ -29,9 +30,14 @@ from ..desk import Desk
 from ..options import Options
 from ..queue import Handle
 from ..references import reference_info
+from ..results import now
 from . import document as is_
+from .by_images import FoundFile, NoSize, found_file
 from .document import RunItem, RunOrder
 from .reasons import Asked, reason
+
+_SEARCH = 0.9
+"""Share of the search in the work on a file."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,9 @@ def _shrunk(desk: Desk, order: ShrinkOrder, lora: LoraFile, item: RunItem, handl
     source = desk.archives.checked_source(lora)
     staged = staged_path(lora.path)
     try:
-        plan, digest = _written(desk, order, source, staged, handle)
+        found = _by_images(desk, order, lora, source, handle)
+        part = handle if found is None else handle.part(_SEARCH, 1 - _SEARCH, handle.check)
+        plan, digest = _written(desk, order, source, staged, part, found)
         notes = tuple(desk.folders.without(note) for note in plan.notes)
         facts = {"recipe": plan.recipe, "retention": plan.retention, "notes": list(notes)}
         keep = order.limits.originals == is_.ARCHIVED
@@ -115,10 +123,24 @@ def _shrunk(desk: Desk, order: ShrinkOrder, lora: LoraFile, item: RunItem, handl
         retention=plan.retention,
         notes=notes,
         entry=entry,
+        effect=None if found is None else {**found.record.as_json(), "made": now()},
     )
 
 
-def _written(desk: Desk, order: ShrinkOrder, source: LoraFile, staged: Path, handle: Handle) -> tuple[Plan, str]:
+def _by_images(desk: Desk, order: ShrinkOrder, lora: LoraFile, source: LoraFile, handle: Handle) -> FoundFile | None:
+    """Find the file by its images, where the run asks for that."""
+    if order.limits.effect is None:
+        return None
+    part = handle.part(0.0, _SEARCH, handle.check)
+    try:
+        return found_file(desk, lora, source, order.options, order.limits.effect, part)
+    except NoSize as error:
+        raise _NotResized(Reason(error.kind, str(error))) from error
+
+
+def _written(
+    desk: Desk, order: ShrinkOrder, source: LoraFile, staged: Path, handle: Handle, found: FoundFile | None
+) -> tuple[Plan, str]:
     """Write the new file under a temporary name; return its plan, and the SHA-256 of its source."""
     options, recipe = order.options, order.recipe
     handle.portion(0.0, 0.6)
@@ -133,7 +155,12 @@ def _written(desk: Desk, order: ShrinkOrder, source: LoraFile, staged: Path, han
     ):
         digest = tools.pool.submit(adapter.files[0].sha256)
         style = replace(options.style, keep_name=True)
-        job = with_float8_errors(prepare(reattached(analysis, adapter, base), recipe, style, lambda _: staged), tools)
+        whole = reattached(analysis, adapter, base)
+
+        def plan_of(one: Recipe) -> ResizeJob:
+            return prepare(whole, one, style, lambda _: staged)
+
+        job = with_float8_errors(plan_of(recipe) if found is None else found.planned(plan_of), tools)
         check_limits(job.plan, order.limits)
         handle.check()
         plan = execute(job, tools, [digest.result()])

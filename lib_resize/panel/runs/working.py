@@ -34,6 +34,7 @@ def begin(desk: Desk, run: RunDocument) -> str:
         work=run.id,
         background=True,
         skipped=run.share if waiting else 0.0,
+        stop=None if run.order.effect is None else desk.host.stop_generating,
     )
     try:
         live.job = desk.queue.add(spec)

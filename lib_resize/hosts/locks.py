@@ -1,0 +1,58 @@
+"""A host's lock, as this program uses it. Standard library only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class HostLock(Protocol):
+    """The methods of a host's lock that this program uses."""
+
+    def acquire(self, blocking: bool = ..., /) -> object:
+        """Acquire the lock; with `blocking` False, return something false where it is held."""
+        ...
+
+    def release(self) -> object:
+        """Release the lock."""
+        ...
+
+
+class SharedLock:
+    """A host's lock that is not re-entrant, held once for all threads of this program that read."""
+
+    def __init__(self, lock: HostLock) -> None:
+        self._lock = lock
+        self._mutex = threading.Lock()
+        self._holders = 0
+
+    @property
+    def held(self) -> bool:
+        """Whether a thread of this program holds the lock in `shared`."""
+        return self._holders > 0
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Hold the lock, together with other threads in `shared`."""
+        with self._mutex:  # others wait here while the first one waits for the lock
+            if self._holders == 0:
+                self._lock.acquire()
+            self._holders += 1
+        try:
+            yield
+        finally:
+            with self._mutex:
+                self._holders -= 1
+                if self._holders == 0:
+                    self._lock.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the lock without any other thread, those in `shared` included."""
+        self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()

@@ -1,0 +1,266 @@
+"""Fit new factors to images that the WebUI makes with its loaded model. torch is needed when a fit begins."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from ..adapters.layer import Adapter
+from ..engine.job import ResizeJob
+from ..engine.runtime import Runtime
+from ..errors import HostError
+from ..files.metadata import FitRecord, prompt_hash
+from ..hosts.host import FIT, Host, ImageWatch, LivePart, LoadedModel
+from ..progress import Progress
+from ..studies.catalogue import stamp_of
+from .faults import Fault
+from .names import with_full_strength
+from .picturing.prompting import ComparedFiles, Prompts, read_settings
+from .protocol.objects import FIT as FIT_FIELDS
+from .protocol.types import Json, read_object
+from .queue import Handle
+from .references import family_of
+from .snapshot import HostLists
+
+if TYPE_CHECKING:
+    from ..fitting.live import ImageCalls, ImageRecorder
+
+_UNET = "unet"
+_FEW_STEPS = 4  # of an image whose only purpose is that the host applies the LoRA
+_WORK_BYTES = 1 << 30  # of the device, for the activations of a mini-batch
+
+
+@dataclass(frozen=True)
+class FitImages:
+    """The images of a fit."""
+
+    request: Json
+    """Of `Host.generate`: the prompt has the LoRA at strength 1, and there is a seed."""
+    images: int = 4
+    """Images for the fit; one more is made for the comparison."""
+    steps: int = 4
+    """Recorded steps of each image."""
+
+    def of(self, number: int, **changes: Any) -> Json:
+        """Return the request of an image, from 0."""
+        return {**self.request, "seed": self.request["seed"] + number, **changes}
+
+
+@runtime_checkable
+class WaitsForHost(Protocol):
+    """A progress display that can wait until the host is free, such as `Handle`."""
+
+    def wait_for_host(self) -> None:
+        """Return when no image of a user is being made. Raises Cancelled."""
+        ...
+
+
+class HostFit:
+    """An `engine.settings.Refine`: fits planned files of one LoRA in the host's model.
+
+    The images are made once, for the first file; each file then costs a few steps of one more image. Under the host's
+    lock, the model is called in the thread in which the host makes images, right after an image with the LoRA. The
+    progress of the runtime should be a `Handle`, so that a user's own images go first.
+    """
+
+    def __init__(self, host: Host, images: FitImages) -> None:
+        """Nothing is made yet."""
+        self._host, self._images = host, images
+        self._recorded: ImageCalls | None = None
+        self._model: str | None = None
+
+    @property
+    def longest(self) -> FitRecord:
+        """The longest record that a fit may add to a file."""
+        return FitRecord.longest([_UNET])
+
+    def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
+        """Return the job with fitted factors where they are better.
+
+        Raises Fault where the model cannot be used, and Cancelled, FileError, DeviceError and HostError.
+        """
+        check_model(self._host, job.analysis.adapter)
+        self.record(runtime.progress)
+        assert self._recorded is not None
+        _portion(runtime.progress, 0.7, 0.3)
+        runtime.progress.start("apply LoRA", 1)
+        fitting = _Fitting(job, self._recorded, runtime)
+        steps = min(int(self._images.request.get("steps", _FEW_STEPS)), _FEW_STEPS)
+        self._generate(self._images.of(self._images.images, steps=steps), fitting, runtime.progress)
+        return fitting.job
+
+    @property
+    def images_left(self) -> int:
+        """How many images `record` makes."""
+        return 0 if self._recorded is not None else self._images.images + 1
+
+    def record(self, progress: Progress) -> None:
+        """Make the images, unless that was done. Raises what `__call__` raises."""
+        if self._recorded is not None:
+            self._check_same_model()
+            return
+        from ..fitting.live import ImageCalls
+
+        _portion(progress, 0.0, 0.7)
+        self._model = _title(self._host.loaded())
+        made = [_Recording(self._images.steps) for _ in range(self._images.images + 1)]
+        progress.start("make images", len(made))
+        for number, watch in enumerate(made):
+            self._generate(self._images.of(number), watch, progress)
+            progress.step()
+        self._check_same_model()
+        request = self._images.request
+        self._recorded = ImageCalls(
+            images=[one.calls for one in made[:-1]],
+            held_out=made[-1].calls,
+            steps=self._images.steps,
+            prompt=prompt_hash([request["prompt"], request.get("negative_prompt", "")]),
+            unused=sum(one.unused for one in made),
+            device=made[-1].device,
+        )
+
+    def _generate(self, request: Json, watch: ImageWatch, progress: Progress) -> None:
+        if isinstance(progress, WaitsForHost):
+            progress.wait_for_host()
+        self._host.generate(request, watch)
+
+    def _check_same_model(self) -> None:
+        now = _title(self._host.loaded())
+        if now != self._model:
+            raise HostError(f"The loaded model changed from {self._model} to {now} during the fit. Start again.")
+
+
+def _title(loaded: LoadedModel | None) -> str | None:
+    return None if loaded is None else loaded.title
+
+
+def _portion(progress: Progress, done: float, next_one: float) -> None:
+    if isinstance(progress, Handle):
+        progress.portion(done, next_one)
+
+
+class _Recording:
+    """A watch that records one image."""
+
+    bytes = 0
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._recorder: ImageRecorder | None = None
+        self.calls: Sequence[Any] = ()
+        self.unused = 0
+        self.device = "cpu"
+
+    def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:
+        from ..fitting.live import ImageRecorder
+
+        if not parts:
+            raise HostError("The model was unloaded before the images of the fit. Load it, and start again.")
+        self._recorder = ImageRecorder(parts[0].module)
+        return self._recorder.close
+
+    def after(self, parts: Sequence[LivePart]) -> None:  # noqa: ARG002 - the recording is all
+        assert self._recorder is not None
+        self.device = self._recorder.device
+        self.calls, self.unused = self._recorder.calls(self._steps)
+        self._recorder = None
+
+
+class _Fitting:
+    """A watch that fits a job."""
+
+    def __init__(self, job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> None:
+        self.job = job
+        self._recorded, self._runtime = recorded, runtime
+
+    @property
+    def bytes(self) -> int:
+        """The LoRA in float16, its moments in float32, and a mini-batch."""
+        return 4 * self.job.analysis.adapter.bytes + _WORK_BYTES
+
+    def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:  # noqa: ARG002 - the image is made for its LoRA
+        return lambda: None
+
+    def after(self, parts: Sequence[LivePart]) -> None:
+        from ..fitting.live import fit_live
+        from ..fitting.paired import FitOptions
+
+        if not parts:
+            raise HostError("The model was unloaded during the fit. Load it, and start again.")
+        modules = {part.prefix: (part.name, part.module) for part in parts}
+        self.job = fit_live(self.job, modules, self._recorded, FitOptions(), self._runtime)
+
+
+# What can be fitted -----------------------------------------------------------------------------------------------
+
+
+def check_host(host: HostLists) -> None:
+    """Raise Fault where the host cannot fit, now or ever."""
+    if FIT not in host.features:
+        raise Fault("unavailable", f"{host.name} does not let this extension call its model, so nothing is fitted.")
+    loaded, pending = host.loaded(), host.pending()
+    if loaded is None or pending is not None:
+        what = "No model is loaded" if pending is None else f"{pending} is selected but not loaded"
+        raise Fault("reference", f"{what}, and a fit needs the LoRA's base model in memory. Generate an image first.")
+    reason = loaded.quantised()
+    if reason is not None:
+        raise Fault(
+            "refused",
+            f"{loaded.title} is in memory with {reason}, which cannot be fitted to. Load it as float16 or bfloat16, "
+            "or resize without a fit.",
+        )
+
+
+def check_model(host: Host, adapter: Adapter) -> None:
+    """Raise Fault where the host cannot fit, or its model is of another family than the LoRA."""
+    check_host(host)
+    loaded = host.loaded()
+    family = None if loaded is None else loaded.family or (family_of(loaded.path) if loaded.path else None)
+    if loaded is not None and family and adapter.family and adapter.family.name != family:
+        raise Fault(
+            "reference",
+            f"{adapter.name} is made for {adapter.family.name}, the loaded model {loaded.title} is {family}. "
+            "Load a model of the LoRA's family, or resize without a fit.",
+        )
+
+
+# Which images -----------------------------------------------------------------------------------------------------
+
+
+def read_fit(values: Mapping[str, Any]) -> Json:
+    """Return a checked `Fit` of the protocol: image settings with a seed, and counts. Raises Fault."""
+    found = read_object(dict(values), FIT_FIELDS.fields, "fit")
+    return {**found, "settings": read_settings(found["settings"] or {})}
+
+
+def fit_images(pair: ComparedFiles, fit: Json) -> FitImages:
+    """Return the images of a LoRA's fit, with a checked `Fit`.
+
+    `pair` says how prompts refer to it. A prompt without the LoRA gets its activation text and its tag.
+    """
+    settings = fit["settings"]
+    prompt = with_full_strength(Prompts.of(pair, settings["prompt"]).with_tag, pair.names, pair.old)
+    request = {**settings, "prompt": prompt, "loras": [pair.old]}
+    if pair.files:
+        request["files"] = dict(pair.files)
+    return FitImages(request, fit["images"], fit["steps"])
+
+
+@dataclass
+class Fits:
+    """The fit of the LoRA that was fitted last, so that several sizes of it share its images."""
+
+    _key: str = ""
+    _fit: HostFit | None = field(default=None, repr=False)
+
+    def of(self, host: Host, pair: ComparedFiles, fit: Json, source: Path) -> HostFit:
+        """Return the fit of a LoRA to the images of a checked `Fit`; `source` is its file."""
+        images = fit_images(pair, fit)
+        stamp, loaded = stamp_of(source), _title(host.loaded())
+        key = json.dumps([images.request, images.images, images.steps, stamp, loaded], default=str)
+        if self._fit is None or key != self._key:
+            self._key, self._fit = key, HostFit(host, images)
+        return self._fit

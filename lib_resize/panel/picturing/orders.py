@@ -1,0 +1,50 @@
+"""What a search is asked for, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...hosts.host import GENERATE
+from ..desk import Desk
+from ..faults import Fault
+from ..options import Options
+from ..protocol.find_objects import LEAST_TARGET, MOST_TARGET, SEEDS
+from ..protocol.objects import TARGET
+from ..protocol.types import Json, read_object
+from .prompting import read_settings
+
+
+def check_host(desk: Desk) -> None:
+    """Raise Fault where the host makes no images."""
+    if GENERATE not in desk.host.features:
+        raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
+
+
+def check_search(desk: Desk, target: float, seeds: int, options: Options) -> None:
+    """Raise Fault where a search is impossible with these values."""
+    check_host(desk)
+    if not LEAST_TARGET <= target <= MOST_TARGET:
+        raise Fault("request", f"target: must be a number from {LEAST_TARGET} to {MOST_TARGET}, found {target:g}.")
+    if seeds not in SEEDS:
+        raise Fault("request", f"seeds: must be one of {', '.join(map(str, SEEDS))}, found {seeds}.")
+    if options.rescale != 1.0:
+        raise Fault(
+            "request",
+            f"rescale {options.rescale:g}: another strength makes another image, so nothing could be compared. "
+            "Set it to 1.",
+        )
+
+
+def has_effect(target: Mapping[str, Any] | None) -> bool:
+    """Return whether a `Target` of the protocol is about images."""
+    return target is not None and target.get("effect") is not None
+
+
+def effect_order(desk: Desk, params: Json, options: Options) -> Json:
+    """Return `RunOrder.effect` of the parameters of `shrink`. Raises Fault."""
+    target = read_object(params["target"], TARGET.fields, "target")
+    if sum(value is not None for value in target.values()) > 1:
+        raise Fault("request", "target: effect is given alone.")
+    check_search(desk, target["effect"], params["seeds"], options)
+    return {"target": float(target["effect"]), "seeds": params["seeds"], "settings": read_settings(params["settings"])}

@@ -1,0 +1,72 @@
+"""A file of a run by its effect on images: the smallest one that keeps the target is found first, then written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...engine.job import ResizeJob
+from ...engine.stamping import with_effect
+from ...files.effect_record import EffectRecord
+from ...hosts.host import LoraFile
+from ...recipe.grammar import Recipe
+from ..desk import Desk
+from ..faults import Fault
+from ..options import Options
+from ..picturing.finder import check_unchanged, search
+from ..picturing.finding import found_text, has_ranks, is_reached, recipes_of
+from ..picturing.finds import Find, FindOrder, Measured
+from ..picturing.originals import original_pair
+from ..picturing.own_prompts import own_settings
+from ..picturing.prompting import seeds_from
+from ..picturing.takes import Takes
+from ..protocol.types import Json
+from ..queue import Handle
+
+
+class NoSize(Exception):  # noqa: N818 - a decision
+    """No file keeps the target, or the prompt hardly shows the LoRA."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """The smallest file that keeps the target."""
+
+    best: Measured
+    record: EffectRecord
+    find: Find
+
+    def planned(self, plan: Callable[[Recipe], ResizeJob]) -> ResizeJob:
+        """Return the plan with the dimensions that were drawn. Raises Fault where the LoRA was changed since."""
+        check_unchanged(self.find)
+        for recipe in recipes_of(self.best):
+            job = with_effect(plan(recipe), self.record)
+            if has_ranks(job.plan, self.best):
+                return job
+        raise Fault("refused", f"{self.find.order.lora.name}: the file that was drawn cannot be planned again.")
+
+
+def found_file(
+    desk: Desk, lora: LoraFile, source: LoraFile, options: Options, asked: Json, handle: Handle
+) -> FoundFile:
+    """Search for the file of one LoRA; `asked` is `RunOrder.effect`.
+
+    Raises NoSize, and what `finder.search` raises.
+    """
+    lists = desk.snapshot()
+    settings = own_settings(lora, asked["settings"], {one.name for one in lists.loras()})
+    seeds = tuple(seeds_from(settings["seed"], asked["seeds"]))
+    order = FindOrder(lora, source, asked["target"], seeds, options)
+    find = Find(order, Takes(desk.host, original_pair(desk, lora, source, lists), settings))
+    search(desk, find, handle)
+    best = find.best
+    record = None if best is None else find.takes.record(best.figure)
+    if best is None or record is None:
+        raise NoSize("weak", found_text(find))
+    if not is_reached(find):
+        raise NoSize("effect", found_text(find))
+    return FoundFile(best, record, find)

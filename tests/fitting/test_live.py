@@ -1,0 +1,138 @@
+"""Calls that are recorded in a program that makes the images itself, and repeated later."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from lib_resize.errors import UnsupportedError
+from lib_resize.fitting.calls import Call, call_repeated, outputs_of, samples_of
+from lib_resize.fitting.fit import fit_job
+from lib_resize.fitting.layers import Census, original_deltas, targets_of
+from lib_resize.fitting.live import (
+    IN_TEXT_ENCODER,
+    ImageCalls,
+    ImageRecorder,
+    fit_live,
+    of_steps,
+    repeatable,
+    strength_in,
+)
+from lib_resize.fitting.paired import FitOptions, fit_targets
+from lib_resize.fitting.places import applied
+from lib_resize.progress import Quiet
+from tests.fitting.small_net import Net, Scene, calls_of
+
+
+def at(*times: float) -> list[Call]:
+    return [Call((torch.zeros(2, 3), torch.full((2,), time)), {}, 2) for time in times]
+
+
+def times_of(calls: list[Call]) -> list[float]:
+    return [float(call.args[1][0]) for call in calls]
+
+
+def test_steps_are_spread_over_the_image_and_all_calls_of_a_step_stay_together() -> None:
+    calls = at(*(time for time in range(20, 0, -1) for _ in range(2)))  # the prompts one after the other
+    assert times_of(of_steps(calls, 4)) == [18, 18, 13, 13, 8, 8, 3, 3]
+    assert times_of(of_steps(calls, 1)) == [10, 10]
+    assert len(of_steps(calls, 100)) == len(calls)
+    assert of_steps([], 4) == []
+
+
+@pytest.mark.parametrize("name", ["timesteps", "timestep"])
+def test_times_are_found_by_their_names_too(name: str) -> None:
+    calls = [Call((torch.zeros(1, 3),), {name: torch.tensor([float(time)])}, 1) for time in (3, 3, 2, 2, 1, 1)]
+    assert [float(call.kwargs[name]) for call in of_steps(calls, 1)] == [2, 2]
+
+
+def test_what_says_which_sample_is_what_is_left_out_of_repeated_calls() -> None:
+    options = {"cond_or_uncond": [1, 0], "sigmas": torch.ones(1), "block": ("input", 3), "patches": {}, "scale": 2.0}
+    call = Call((torch.zeros(2, 3),), {"control": None, "transformer_options": options}, 2)
+    found = repeatable(call)
+    assert found is not None
+    assert found.kwargs == {"control": None, "transformer_options": {"patches": {}, "scale": 2.0}}
+    assert call.kwargs["transformer_options"] is options
+    options["patches"] = {"attn1": [print]}
+    assert repeatable(call) is None
+
+
+@pytest.mark.parametrize("merged", [0.0, 1.0])
+def test_how_the_model_has_the_lora_is_found(scene: Scene, net: Net, merged: float) -> None:
+    job, calls = scene.job(), with_outputs(scene, net)
+    with applied(original_deltas(job, scene.model(), merged)):
+        assert strength_in(scene.model(), job, calls) == merged
+
+
+@pytest.mark.parametrize("strength", [0.5, -1.0, 3.0])
+def test_a_model_in_another_state_is_refused(scene: Scene, net: Net, strength: float) -> None:
+    job, calls = scene.job(), with_outputs(scene, net)
+    with applied(original_deltas(job, scene.model(), strength)):
+        assert strength_in(scene.model(), job, calls) is None
+    assert strength_in(scene.model(), job, []) is None
+    assert strength_in(scene.model(), job, calls_of(2, 2)) is None  # no outputs to compare with
+    broken = [replace(call, output=torch.full_like(call.output, torch.nan)) for call in calls]  # type: ignore[arg-type]
+    assert strength_in(scene.model(), job, broken) is None
+
+
+def with_outputs(scene: Scene, net: Net) -> list[Call]:
+    """Calls as they are recorded with the original LoRA."""
+    recorder = ImageRecorder(net)
+    with torch.no_grad(), applied(original_deltas(scene.job(), scene.model())):
+        for call in calls_of(3, 2):
+            call_repeated(net, samples_of([call]), 1, torch.device("cpu"))
+    recorder.close()
+    calls, unused = recorder.calls(3)
+    assert (len(calls), unused, recorder.device) == (3, 0, "cpu")
+    return calls
+
+
+def test_a_recording_ends_and_has_the_outputs(net: Net) -> None:
+    recorder = ImageRecorder(net)
+    (call,) = calls_of(1, 1)
+    wanted = outputs_of(call_repeated(net, samples_of([call]), 1, torch.device("cpu")))
+    recorder.close()
+    assert not net._forward_hooks
+    assert not net._forward_pre_hooks
+    (found,), _ = recorder.calls(4)
+    assert found.output is not None
+    assert torch.equal(found.output, wanted)
+    assert found.output is not wanted
+
+
+def test_layers_that_are_set_aside_are_counted_with_the_reason(scene: Scene, net: Net) -> None:
+    whole = scene.recordings()
+    (recorded,) = whole.models
+    index, *others = recorded.model.places
+    places = {one: recorded.model.places[one] for one in others}
+    models = [replace(recorded, model=replace(recorded.model, places=places))]
+    aside = replace(whole, models=models, set_aside={index: IN_TEXT_ENCODER}, unused=3)
+    note = fit_job(scene.job(), aside, FitOptions(), scene.runtime).plan.notes[-1]
+    assert "1 of a text encoder" in note
+    assert "not found in the model" not in note
+    assert "3 calls of the model left out" in note
+
+
+def test_a_lora_without_a_layer_in_the_model_is_refused(scene: Scene) -> None:
+    recorded = ImageCalls([[]], [], 4, "0" * 16)
+    with pytest.raises(UnsupportedError, match="none of its layers is in the loaded model"):
+        fit_live(scene.job(), {"x": ("unet", torch.nn.Linear(3, 3))}, recorded, FitOptions(), scene.runtime)
+
+
+def moments(scene: Scene, **casts: Any) -> dict[int, torch.Tensor]:
+    targets = targets_of(scene.job(), scene.model(), Census(Counter()))
+    with torch.autocast("cpu", torch.bfloat16, **casts):
+        fit_targets(scene.model(), targets, (), calls_of(2, 1), FitOptions(), Quiet())
+    return {target.index: target.s for target in targets if target.tokens}
+
+
+def test_sums_have_their_own_dtype_where_the_host_casts_automatically(scene: Scene) -> None:
+    """Sums of 16-bit numbers would lose all but the largest."""
+    cast, plain = moments(scene, enabled=True), moments(scene, enabled=False)
+    assert all(one.dtype == torch.float32 for one in cast.values())
+    for index, one in cast.items():
+        assert float((one - plain[index]).norm()) < 0.1 * float(plain[index].norm())

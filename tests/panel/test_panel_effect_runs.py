@@ -1,0 +1,187 @@
+"""Runs over a library by the effect on images: each LoRA is replaced by the smallest file that keeps the target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib_resize.files.reader import SafeFile
+from lib_resize.panel.picturing import candidates
+from lib_resize.panel.runs.document import RunOrder, read_document
+from tests.panel.drawing import Drawing, write_small_lora
+from tests.panel.panelhost import Browser, fake_host
+
+TARGET = {"effect": 0.9}
+SETTINGS = {"prompt": "a photo of {trigger}", "seed": 5}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "models" / "Lora"
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(("salt", "sugar")):
+        write_small_lora(folder / f"{name}.safetensors", seed=seed)
+    (folder / "salt.json").write_text('{"activation text": "grains"}', "utf-8")
+    return folder
+
+
+@pytest.fixture
+def drawing(root: Path) -> Drawing:
+    return Drawing(lambda name: root / f"{name}.safetensors")
+
+
+@pytest.fixture
+def host(root: Path, drawing: Drawing) -> Any:
+    return fake_host(root, latent=drawing.latent)
+
+
+def shrunk(browser: Browser, **params: Any) -> dict[str, Any]:
+    started = browser.ask("shrink", **{"target": TARGET, "settings": SETTINGS, "seeds": 2, "least_gain": 0.0, **params})
+    browser.done(started["job"])
+    return browser.ask("run", run=started["run"])  # type: ignore[no-any-return]
+
+
+def test_each_lora_is_replaced_by_the_file_that_a_search_finds(browser: Browser, drawing: Drawing, root: Path) -> None:
+    before = {path.stem: path.stat().st_size for path in root.glob("*.safetensors")}
+    searched = {}
+    for name in before:
+        job = browser.ask("find", names=[name], target=0.9, seeds=2, settings=SETTINGS)["job"]
+        searched[name] = browser.done(job)["best"]
+    found = shrunk(browser)
+    assert found["run"]["effect"] == 0.9
+    items = {item["name"]: item for item in found["items"]}
+    assert {item["state"] for item in items.values()} == {"resized"}
+    for name, item in items.items():
+        path = root / f"{name}.safetensors"
+        assert path.stat().st_size == item["bytes_after"] < before[name]
+        assert item["effect"]["kept"] == round(searched[name]["kept"], 4)
+        assert item["retention"] == searched[name]["retention"]
+        with SafeFile(path) as file:
+            assert json.loads(file.header.metadata["resize_lora"])["effect"]["kept"] == item["effect"]["kept"]
+    prompts = {one["prompt"] for one in drawing.drawn if one.get("loras") == ["salt"]}
+    assert prompts == {"a photo of grains <lora:salt:1>"}
+    assert not list((browser.service.desk.library.cache.parent / candidates.FOLDER).rglob("*"))
+
+
+def test_a_lora_that_its_prompt_hardly_shows_is_left_alone_with_that_reason(
+    browser: Browser, host: Any, drawing: Drawing, root: Path
+) -> None:
+    plain = drawing.latent
+    host.latent = lambda request: plain(
+        {**request, "loras": [] if "sugar" in str(request) else request.get("loras", [])}
+    )
+    before = (root / "sugar.safetensors").read_bytes()
+    items = {item["name"]: item for item in shrunk(browser)["items"]}
+    assert (items["sugar"]["state"], items["sugar"]["reason"]) == ("left", "weak")
+    assert items["sugar"]["message"]
+    assert items["salt"]["state"] == "resized"
+    assert (root / "sugar.safetensors").read_bytes() == before
+
+
+def test_a_lora_of_which_no_size_keeps_the_target_is_left_alone(
+    browser: Browser, host: Any, drawing: Drawing, root: Path
+) -> None:
+    plain = drawing.latent
+    host.latent = lambda request: plain(request) + (3.0 if request.get("files") else 0.0)
+    before = {path: path.read_bytes() for path in root.glob("*.safetensors")}
+    items = shrunk(browser)["items"]
+    assert {(item["state"], item["reason"]) for item in items} == {("left", "effect")}
+    assert all("Even the largest file" in item["message"] for item in items)
+    assert {path: path.read_bytes() for path in root.glob("*.safetensors")} == before
+
+
+def test_limits_of_a_run_hold_for_files_that_are_found_by_images(browser: Browser) -> None:
+    items = shrunk(browser, least_gain=99.0)["items"]
+    assert {(item["state"], item["reason"]) for item in items} == {("left", "gain")}
+
+
+def test_a_restored_original_is_the_lora_as_it_was(browser: Browser, root: Path) -> None:
+    before = (root / "salt.safetensors").read_bytes()
+    run = shrunk(browser)["run"]["run"]
+    assert (root / "salt.safetensors").read_bytes() != before
+    browser.done(browser.ask("restore_originals", run=run)["job"])
+    assert (root / "salt.safetensors").read_bytes() == before
+
+
+def test_stopping_the_job_stops_its_image(browser: Browser, host: Any, drawing: Drawing, root: Path) -> None:
+    before = {path: path.read_bytes() for path in root.glob("*.safetensors")}
+    ids: list[str] = []
+
+    def latent(request: Any) -> Any:
+        if len(drawing.drawn) == 6:
+            browser.until(lambda: ids)
+            browser.ask("cancel", job=ids[0])
+        return drawing.latent(request)
+
+    host.latent = latent
+    started = browser.ask("shrink", target=TARGET, settings=SETTINGS, seeds=2, least_gain=0.0)
+    ids.append(started["job"])
+    assert browser.wait(started["job"])["state"] == "cancelled"
+    assert ("stop_generating",) in host.events
+    assert len(drawing.drawn) == 7
+    assert {path: path.read_bytes() for path in root.glob("*.safetensors")} == before
+
+
+def test_a_paused_run_goes_on_with_its_settings(browser: Browser, host: Any, drawing: Drawing) -> None:
+    runs: list[str] = []
+
+    def latent(request: Any) -> Any:
+        if len(drawing.drawn) == 6:
+            browser.until(lambda: runs)
+            browser.ask("run_control", run=runs[0], action="pause")
+        return drawing.latent(request)
+
+    host.latent = latent
+    started = browser.ask("shrink", target=TARGET, settings=SETTINGS, seeds=2, least_gain=0.0)
+    runs.append(started["run"])
+    browser.wait(started["job"])
+    assert browser.ask("run", run=runs[0])["run"]["state"] == "paused"
+    going_on = browser.ask("run_control", run=runs[0], action="continue")
+    browser.done(going_on["run"]["job"])
+    items = browser.ask("run", run=runs[0])["items"]
+    assert {item["state"] for item in items} == {"resized"}, items
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        ({"target": {"effect": 0.1}}, "request"),
+        ({"target": {"effect": 0.9, "preset": "low"}}, "request"),
+        ({"seeds": 3}, "request"),
+        ({"options": {"rescale": 0.5}}, "request"),
+        ({"settings": {"outdir": "x"}}, "request"),
+    ],
+)
+def test_what_cannot_be_searched_is_reported_before_the_run(browser: Browser, params: Any, kind: str) -> None:
+    assert browser.error("shrink", **{"target": TARGET, "settings": SETTINGS, **params})["kind"] == kind
+    assert browser.ask("runs")["runs"] == []
+
+
+def test_a_host_without_images_refuses_such_a_run(browser: Browser, host: Any) -> None:
+    host.features = frozenset()
+    assert browser.error("shrink", target=TARGET)["kind"] == "unavailable"
+
+
+def test_the_plan_lists_what_would_be_searched(browser: Browser) -> None:
+    plan = browser.ask("shrink_plan", target=TARGET)
+    assert [(row["name"], row["left"], row["after"]) for row in plan["rows"]] == [
+        ("salt", None, None),
+        ("sugar", None, None),
+    ]
+
+
+def test_other_methods_refuse_the_target(browser: Browser) -> None:
+    error = browser.error("resize", names=["salt"], target=TARGET)
+    assert error["kind"] == "request"
+    assert "find" in error["message"]
+
+
+def test_runs_of_earlier_versions_have_no_target() -> None:
+    order = {"recipe": "rank=1", "options": {}, "again": False, "least_gain": 1.0, "floor": None, "originals": "none"}
+    document = {
+        "version": 1, "id": "a", "began": 0, "ended": None, "state": "done", "message": "", "order": order, "items": [],
+    }  # fmt: skip
+    assert read_document(document, "a").order == RunOrder("rank=1", {}, least_gain=1.0, originals="none")
