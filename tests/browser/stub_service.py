@@ -504,7 +504,13 @@ class StubService(StubRuns, StubFinds):
         return {"ok": True, "message": "", "column": 0, "full": text, "needs_base": "ckpt" in text}
 
     def do_resize(
-        self, names: list[str], recipe: str = "", target: Any = None, options: Any = None, again: bool = False
+        self,
+        names: list[str],
+        recipe: str = "",
+        target: Any = None,
+        options: Any = None,
+        again: bool = False,
+        fit: Any = None,
     ) -> dict[str, Any]:
         jobs: list[str] = []
         refused: list[dict[str, Any]] = []

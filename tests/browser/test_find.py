@@ -86,7 +86,7 @@ def test_the_dialog_says_what_it_does_and_what_it_takes(page: Any, shot: Any) ->
     expect(box).to_contain_text("Nothing is saved until you press Save")
     expect(page.locator("#resize_lora_find_cost")).to_contain_text("About 23 images")
     expect(page.locator("#resize_lora_find_cost")).to_contain_text("on a GPU")
-    expect(box).to_contain_text("1024×768 · 20 steps · random seed")
+    expect(box).to_contain_text(re.compile(r"1024.768 · 20 steps · random seed"))
     expect(page.locator("#resize_lora_find_prompt")).to_have_value(TAGGED)
     expect(page.locator("#resize_lora_find_negative")).to_have_value("blurry")
     expect(page.locator("#resize_lora_find_tag")).to_be_empty()
@@ -295,12 +295,14 @@ def test_esc_closes_the_dialog_and_the_search_goes_on(page: Any, shot: Any) -> N
     assert asked(page, "cancel") == []
 
 
-def test_the_row_of_the_queue_opens_the_search_after_its_toast_was_closed(page: Any) -> None:
+def test_the_row_of_the_queue_opens_the_search_after_its_toast_was_closed(page: Any, shot: Any) -> None:
     box = open_find(page)
     begin(page)
     pause_after_first_trial(page)
     page.keyboard.press("Escape")
     page.locator('.resize-lora-toast [data-action="close"]').click()
+    page.locator(".resize-lora-job").scroll_into_view_if_needed()
+    shot(page, "find-queue")
     page.locator('.resize-lora-job [data-action="show-find"]').click()
     expect(box).to_be_visible()
     page.keyboard.press("Escape")
@@ -481,3 +483,12 @@ def test_the_dialog_fits_a_phone(phone: Any, shot: Any) -> None:
     phone.keyboard.press("Escape")
     phone.locator(".resize-lora-images").scroll_into_view_if_needed()
     shot(phone, "find-tab-phone")
+    ask(phone, "set", {"paused": True})
+    phone.locator("#resize_lora_find").tap()
+    phone.locator("#resize_lora_find_run").tap()
+    phone.keyboard.press("Escape")
+    shown = phone.locator('.resize-lora-job [data-action="show-find"]')
+    shown.scroll_into_view_if_needed()
+    shot(phone, "find-queue-phone")
+    apart = shown.bounding_box(), phone.locator('.resize-lora-job [data-action="stop"]').bounding_box()
+    assert apart[0]["x"] + apart[0]["width"] <= apart[1]["x"]

@@ -39,7 +39,7 @@ def test_a_row_has_one_main_action_and_a_menu(page: Any) -> None:
         assert rows.nth(i).locator("button").count() == 2
     rows.first.locator('[data-action="menu"]').click()
     keys = page.locator("#resize_lora_menu [role=menuitem]").evaluate_all("all => all.map(one => one.dataset.key)")
-    assert keys == ["generate", "copy", "compare", "show", "undo"]
+    assert keys == ["generate", "copy", "compare", "find", "show", "undo"]
 
 
 def test_the_files_of_one_run_are_a_group_with_its_totals(page: Any) -> None:
