@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from ...hosts.host import LoraFile
 from ..desk import Desk, size_of
 from ..faults import Fault
+from ..fitting import HostFit, check_can_fit, fit_images, fit_of_search
 from ..jobs import JobSpec
 from ..making import check_reference
 from ..names import output_folder
@@ -20,8 +21,6 @@ from ..picturing.prompting import read_settings, seeds_from
 from ..picturing.takes import Takes
 from ..protocol.types import Json
 from ..snapshot import Snapshot
-
-FIT = "fit"
 
 
 def find(desk: Desk, params: Json) -> Json:
@@ -43,8 +42,8 @@ def find(desk: Desk, params: Json) -> Json:
 
 def _check(desk: Desk, params: Json, options: Options, lists: Snapshot) -> None:
     check_search(desk, params["target"], params["seeds"], options)
-    if params["fit"] and FIT not in desk.host.features:
-        raise Fault("unavailable", f"{desk.host.name} cannot fit a LoRA to its images from here.")
+    if params["fit"]:
+        check_can_fit(lists)
     check_reference([target_recipe({"retention": 1.0}, options)], options, lists)
 
 
@@ -60,7 +59,8 @@ def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settin
     pair = original_pair(desk, lora, source, lists)
     seeds = tuple(seeds_from(settings["seed"], params["seeds"]))
     order = FindOrder(lora, source, float(params["target"]), seeds, options, params["fit"], params["save"])
-    return Find(order, Takes(desk.host, pair, settings))
+    fit = HostFit(desk.host, fit_images(pair, fit_of_search(settings))) if params["fit"] else None
+    return Find(order, Takes(desk.host, pair, settings), fit=fit)
 
 
 def _spec(desk: Desk, one: Find, file: int, files: int) -> JobSpec:

@@ -16,6 +16,7 @@ from ...engine.analysis import Analysis
 from ...engine.job import ResizeJob
 from ...engine.measuring import with_float8_errors
 from ...engine.runtime import Runtime, cpu_runtime
+from ...engine.settings import Refine
 from ...engine.writing import execute
 from ...errors import OutputError
 from ...files import private_folders
@@ -70,14 +71,21 @@ class Candidate:
     """The name by which the host knows it during an image; never used for another file."""
     path: Path
     plan: Plan
+    fitted: bool = False
+    """Whether its factors were fitted, and were better than plain truncation."""
 
 
 class Candidates:
     """Writes candidates into a folder, from one analysis that is kept in memory."""
 
-    def __init__(self, host: Host, kept: CachedAnalysis, options: Options, folder: Path) -> None:
-        """`kept` has the base norms that the scores of the options need. Raises ResizeError where no file is possible,
-        and what `bases.analysis_for` raises."""
+    def __init__(
+        self, host: Host, kept: CachedAnalysis, options: Options, folder: Path, refine: Refine | None = None
+    ) -> None:
+        """`kept` has the base norms that the scores of the options need; `refine` makes other factors of planned files.
+
+        Raises ResizeError where no file is possible, and what `bases.analysis_for` raises.
+        """
+        self._refine = refine
         self._host = host
         self._kept = kept
         self._options = options
@@ -97,7 +105,7 @@ class Candidates:
             open_required_base(adapter, self._host, options.reference) as base,
             cpu_runtime(_Checked(handle)) as tools,
         ):
-            job = planned(reattached(self._analysis(recipe), adapter, base), recipe, options, self._path)
+            job = self._planned(reattached(self._analysis(recipe), adapter, base), recipe)
             key = _key(job)
             if key not in self._written:
                 self._digest = self._digest or adapter.files[0].sha256()
@@ -112,11 +120,13 @@ class Candidates:
                 candidate.path.unlink()
 
     def _write(self, job: ResizeJob, key: str, tools: Runtime) -> Candidate:
+        if self._refine is not None:
+            job = self._refine(job, tools)
         try:
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
-        return Candidate(key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan)
+        return Candidate(key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan, is_fitted(job))
 
     # Plans -------------------------------------------------------------------------------------------------------
 
@@ -141,13 +151,22 @@ class Candidates:
         return target_recipe(target, self._options)
 
     def _bytes(self, recipe: Recipe) -> int:
-        return planned(self._analysis(recipe), recipe, self._options, self._path).plan.bytes_after
+        return self._planned(self._analysis(recipe), recipe).plan.bytes_after
+
+    def _planned(self, analysis: Analysis, recipe: Recipe) -> ResizeJob:
+        longest = None if self._refine is None else self._refine.longest
+        return planned(analysis, recipe, self._options, self._path, fit=longest)
 
     def _analysis(self, recipe: Recipe) -> Analysis:
         return analysis_for(self._kept, recipe, self._options.reference, self._host, self._options.convert)
 
     def _path(self, stem: str) -> Path:
         return self._folder / f"{stem}{SUFFIX}"
+
+
+def is_fitted(job: ResizeJob) -> bool:
+    fit = job.selection.fit
+    return fit is not None and not fit.planned and fit.layers > 0
 
 
 def _key(job: ResizeJob) -> str:
@@ -170,6 +189,9 @@ class _Checked:
 
     def __init__(self, handle: Handle) -> None:
         self._handle = handle
+
+    def wait_for_host(self) -> None:
+        self._handle.wait_for_host()
 
     def start(self, stage: str, total: int) -> None:  # noqa: ARG002 - of the protocol
         self._handle.check()

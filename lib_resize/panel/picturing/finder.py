@@ -85,7 +85,8 @@ class Finder:
         self._find = find
         self._takes = find.takes
         self._handle = handle
-        self._candidates = Candidates(host, kept, order.options, folder)
+        self._candidates = Candidates(host, kept, order.options, folder, find.fit)
+        self._fit_images = 0
         self._search = find.search or SizeSearch(self._candidates.sizes, order.target, len(order.seeds))
         self._before = self._takes.made
         find.search = self._search
@@ -96,6 +97,8 @@ class Finder:
         self._find.model = _model(self._host)
         self._find.base = self._base_figure(self._find.order.seeds[:FEW])
         self._find.weak = self._find.base.kept is None
+        if not self._find.weak:
+            self._record()
         while not self._find.weak and (step := self._search.next()) is not None:
             measured = self._measured(self._candidates.of_size(step.bytes, self._handle), step, may_give_up=True)
             if measured is None:
@@ -116,6 +119,12 @@ class Finder:
         if measured is not None:
             self._search.learn_more(_tried(measured))
             self._keep(measured)
+
+    def _record(self) -> None:
+        """Make the images of the fit, where one was asked for and has none yet."""
+        if self._find.fit is not None:
+            self._fit_images = self._find.fit.images_left
+            self._find.fit.record(_Images(self._handle))
 
     def _is_best(self, candidate: Candidate) -> bool:
         best = self._find.best
@@ -146,7 +155,9 @@ class Finder:
             self._find.weak, self._find.base = True, figure
             return None
         accepted = self._search.accepts(Tried(candidate.plan.bytes_after, figure.kept, figure.worst, len(figure.seeds)))
-        return Measured(candidate.key, candidate.plan, figure, False, self._trial(candidate, figure, accepted))
+        return Measured(
+            candidate.key, candidate.plan, figure, candidate.fitted, self._trial(candidate, figure, accepted)
+        )
 
     def _lost(self, candidate: Candidate, seeds: Sequence[int]) -> EffectFigure | None:
         """Return the figure of the first images where they are too far off for the others to matter; else None."""
@@ -177,7 +188,7 @@ class Finder:
             "worst": figure.worst,
             "seeds": len(figure.seeds),
             "accepted": accepted,
-            "fitted": False,
+            "fitted": candidate.fitted,
             "pictures": [
                 find.show("original", "", takes.original(seed, handle)),
                 find.show("resized", candidate.key, resized),
@@ -205,7 +216,25 @@ class Finder:
         """Return the images of this job: those made, and those that are needed besides `candidates` more."""
         seeds = self._find.order.seeds
         others = self._takes.missing("", seeds) - len(seeds)
-        return self._takes.made - self._before + others + candidates
+        fit = self._find.fit
+        of_fit = self._fit_images or (0 if fit is None else fit.images_left)
+        return self._takes.made - self._before + others + candidates + of_fit
+
+
+class _Images:
+    """A progress display for images of the fit, which count as those of the search."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+
+    def wait_for_host(self) -> None:
+        self._handle.wait_for_host()
+
+    def start(self, stage: str, total: int) -> None:  # noqa: ARG002 - of the protocol
+        self._handle.check()
+
+    def step(self, count: int = 1) -> None:
+        self._handle.step(count)
 
 
 def _pairs(seeds: Sequence[int], takes: Sequence[Take]) -> Iterator[tuple[int, Take]]:

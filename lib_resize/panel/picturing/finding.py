@@ -136,7 +136,7 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
     for recipe in recipes_of(best):
         order = ResizeOrder(lora, find.order.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
-            return write(desk.analyses, desk.host, order, handle, before, effect=effect)
+            return write(desk.analyses, desk.host, order, handle, before, effect=effect, refine=find.fit)
         except _OtherRanks:
             continue
     raise Fault(

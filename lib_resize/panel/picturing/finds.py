@@ -14,6 +14,7 @@ from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...studies.catalogue import Stamp
 from ..faults import Fault
+from ..fitting import HostFit
 from ..options import Options
 from ..protocol.types import Json
 from .takes import Take, Takes
@@ -68,6 +69,8 @@ class Find:
     base: EffectFigure | None = None
     """Effect and noise of the images without any candidate."""
     weak: bool = False
+    fit: HostFit | None = None
+    """Fits the files to images of the original; None where that was not asked for."""
     pictures: dict[str, Take] = field(default_factory=dict)
     """Image id -> image."""
     _ids: dict[tuple[str, str], str] = field(default_factory=dict)
