@@ -129,10 +129,8 @@ def fit_live(
     """
     places = places_in(job.analysis.adapter, {prefix: module for prefix, (_, module) in parts.items()})
     prefix, (name, module) = next(iter(parts.items()))
-    layers = enumerate(job.analysis.adapter.layers)
-    aside = {
-        index: IN_TEXT_ENCODER for index, layer in layers if component(layer.canonical or layer.stem).startswith("te")
-    }
+    owners = [component(layer.canonical or layer.stem) for layer in job.analysis.adapter.layers]
+    aside = {index: IN_TEXT_ENCODER for index, owner in enumerate(owners) if owner.startswith("te")}
     if not any(places.values()):
         raise UnsupportedError(_nothing_to_fit(job.analysis.adapter, aside))
     model = FitModel(name, module, places[prefix], where=torch.device(recorded.device))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from ..adapters.layer import Adapter
 from ..engine.job import ResizeJob
 from ..engine.runtime import Runtime
-from ..errors import HostError
+from ..errors import FileError, HostError
 from ..files.metadata import FitRecord, prompt_hash
 from ..hosts.host import FIT, Host, ImageWatch, LivePart, LoadedModel
 from ..progress import Progress
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _UNET = "unet"
 _FEW_STEPS = 4  # of an image whose only purpose is that the host applies the LoRA
+_OTHER_SEEDS = 1000
 _WORK_BYTES = 1 << 30  # of the device, for the activations of a mini-batch
 
 
@@ -197,7 +198,7 @@ class _Fitting:
 # What can be fitted -----------------------------------------------------------------------------------------------
 
 
-def check_host(host: HostLists) -> None:
+def check_can_fit(host: HostLists) -> None:
     """Raise Fault where the host cannot fit, now or ever."""
     if FIT not in host.features:
         raise Fault("unavailable", f"{host.name} does not let this extension call its model, so nothing is fitted.")
@@ -216,7 +217,7 @@ def check_host(host: HostLists) -> None:
 
 def check_model(host: Host, adapter: Adapter) -> None:
     """Raise Fault where the host cannot fit, or its model is of another family than the LoRA."""
-    check_host(host)
+    check_can_fit(host)
     loaded = host.loaded()
     family = None if loaded is None else loaded.family or (family_of(loaded.path) if loaded.path else None)
     if loaded is not None and family and adapter.family and adapter.family.name != family:
@@ -234,6 +235,11 @@ def read_fit(values: Mapping[str, Any]) -> Json:
     """Return a checked `Fit` of the protocol: image settings with a seed, and counts. Raises Fault."""
     found = read_object(dict(values), FIT_FIELDS.fields, "fit")
     return {**found, "settings": read_settings(found["settings"] or {})}
+
+
+def fit_of_search(settings: Json) -> Json:
+    """Return the `Fit` for a search with these image settings: its seeds are others than those of the comparison."""
+    return {"settings": {**settings, "seed": (settings["seed"] + _OTHER_SEEDS) % 2**32}, "images": 4, "steps": 4}
 
 
 def fit_images(pair: ComparedFiles, fit: Json) -> FitImages:
@@ -259,8 +265,11 @@ class Fits:
     def of(self, host: Host, pair: ComparedFiles, fit: Json, source: Path) -> HostFit:
         """Return the fit of a LoRA to the images of a checked `Fit`; `source` is its file."""
         images = fit_images(pair, fit)
-        stamp, loaded = stamp_of(source), _title(host.loaded())
-        key = json.dumps([images.request, images.images, images.steps, stamp, loaded], default=str)
+        try:
+            stamp = stamp_of(source)
+        except OSError as error:
+            raise FileError(f"{source}: {error.strerror}. Refresh the list.") from error
+        key = json.dumps([images.request, images.images, images.steps, stamp, _title(host.loaded())], default=str)
         if self._fit is None or key != self._key:
             self._key, self._fit = key, HostFit(host, images)
         return self._fit

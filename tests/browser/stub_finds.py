@@ -51,7 +51,7 @@ class StubFinds:
                     raise
                 refused.append({"name": one, "kind": error.kind, "message": str(error)})
                 continue
-            find = {
+            find: dict[str, Any] = {
                 "find": secrets.token_hex(8), "source": source, "target": target, "trials": [], "low": LEAST,
                 "high": MOST, "share": MOST, "fit": fit, "save": save, "first": int((settings or {}).get("seed") or 7),
                 "count": seeds, "stopped": False, "left": 6, "best": None,
@@ -73,7 +73,7 @@ class StubFinds:
         job["trial"] = find["trials"][-1]
         job["done"] = total - 2 * find["left"]
         job["share"], job["seconds_left"] = job["done"] / total, 4.0 * find["left"]
-        return find["left"] <= 0
+        return bool(find["left"] <= 0)
 
     def _try(self, find: dict[str, Any], share: float) -> None:
         error = (0.05 / share) ** 2 * 0.02 / self.settings.get("strength", 1.0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.casts import singles
 from tests.fitting.small_net import CHANNELS, SIDE, Net
-from tests.hosts.standins import Loader, WebUI, add_backend, module
+from tests.hosts.standins import Loader, OnDisk, WebUI, add_backend, module
 
 MERGED, BESIDE, PATCHED = "merged", "beside", "patched"
 """A1111 with LoRAs in its weights; the same with LoRAs added during images only; Forge."""
@@ -30,7 +30,7 @@ class Denoiser(Net):
     on_call: Callable[[dict[str, Any]], None] | None = None
     noise = 0.0
 
-    def forward(self, x: Tensor, timesteps: Any = None, context: Any = None, **more: Any) -> Any:
+    def forward(self, x: Tensor, timesteps: Any = None, context: Any = None, **more: Any) -> Any:  # type: ignore[override]
         if self.on_call is not None:
             self.on_call(more)
         for options in (one for one in more.values() if isinstance(one, dict)):
@@ -83,6 +83,9 @@ class LiveWebUI:
                 sampling_prepare=lambda patcher, x: self.webui.calls.append(("prepare", patcher, tuple(x.shape))),
                 sampling_cleanup=lambda patcher: self.webui.calls.append(("cleanup", patcher)),
             )
+        networks = self.webui.modules["networks"]
+        networks.network = SimpleNamespace(NetworkOnDisk=lambda name, path: OnDisk(name, path, name))
+        networks.available_network_aliases, networks.available_network_hash_lookup = {}, {}
         self.requests: list[dict[str, Any]] = []
         self.count = 0
         self.after_image: dict[str, Tensor] = {}

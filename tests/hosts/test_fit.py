@@ -52,6 +52,12 @@ class Scene:
         (job,) = self.browser.ask("resize", **{**ORDER, "again": True, **changes})["jobs"]
         return self.browser.wait(job)
 
+    def done(self, job: str) -> Any:
+        """Wait for a job with many images, and return its result."""
+        ended = self.browser.wait(job, seconds=300)
+        assert ended["state"] == "done", ended["error"]
+        return ended["result"]
+
     def path(self, result: Any) -> Path:
         return self.live.folder / f"{result['output']}.safetensors"
 
@@ -168,6 +174,27 @@ def test_the_same_fit_is_not_made_twice_but_another_is(scene: Scene) -> None:
     scene.browser.done(first["jobs"][0])
     assert scene.browser.ask("resize", **ORDER)["jobs"] == []
     assert len(scene.browser.ask("resize", **{**ORDER, "fit": None})["jobs"]) == 1
+
+
+def test_a_search_fits_each_size_and_saves_what_it_drew(scene: Scene) -> None:
+    """The fit's images have seeds of their own, so the figure is of images that were not used."""
+    settings = {"prompt": "a red fox <lora:style:1>", "seed": 50, "steps": 6}
+    options = {"dtype": "32", "sidecars": False}
+    order = {"name": "style", "target": 0.9, "settings": settings, "seeds": 2, "options": options}
+    found = scene.done(scene.browser.ask("find", **order, fit=True)["job"])
+    assert found["trials"]
+    assert all(trial["fitted"] for trial in found["trials"])
+    seeds = [request["seed"] for request in scene.live.requests]
+    assert {seed for seed in seeds if seed < 100} == {50, 51}
+    assert [seed for seed in dict.fromkeys(seeds) if seed > 100] == [1050, 1051, 1052, 1053, 1054]
+    saved = scene.done(scene.browser.ask("find_save", find=found["find"])["job"])
+    assert any(note.startswith("fitted to images") for note in saved["notes"])
+    assert saved["effect"]["kept"] == pytest.approx(found["best"]["kept"], abs=1e-3)
+    plain = scene.done(scene.browser.ask("find", **order)["job"])
+    first, second = found["trials"][0], plain["trials"][0]  # of the same dimensions: the files differ by the record
+    assert second["bytes"] < first["bytes"] < second["bytes"] + 500
+    assert first["kept"] > second["kept"]
+    scene.check_nothing_is_left()
 
 
 # The host, meanwhile --------------------------------------------------------------------------------------------

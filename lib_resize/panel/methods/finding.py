@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from ...hosts.host import LoraFile
 from ..desk import Desk, size_of
 from ..faults import Fault
-from ..fitting import check_host as check_host_fits
-from ..fitting import read_fit
+from ..fitting import check_can_fit, fit_of_search
 from ..jobs import JobSpec
 from ..making import check_reference
 from ..names import output_folder
@@ -44,7 +43,7 @@ def find(desk: Desk, params: Json) -> Json:
 def _check(desk: Desk, params: Json, options: Options, lists: Snapshot) -> None:
     check_search(desk, params["target"], params["seeds"], options)
     if params["fit"]:
-        check_host_fits(lists)
+        check_can_fit(lists)
     check_reference([target_recipe({"retention": 1.0}, options)], options, lists)
 
 
@@ -57,7 +56,7 @@ def _loras(desk: Desk, params: Json, lists: Snapshot) -> tuple[Sequence[LoraFile
 def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settings: Json, lists: Snapshot) -> Find:
     output_folder(lora.path, lists.lora_roots(), options.folder)  # fail now, not after the search
     source = desk.archives.source(lora)
-    fit = read_fit({"settings": settings}) if params["fit"] else None
+    fit = fit_of_search(settings) if params["fit"] else None
     pair = original_pair(desk, lora, source, lists)
     seeds = tuple(seeds_from(settings["seed"], params["seeds"]))
     order = FindOrder(lora, source, float(params["target"]), seeds, options, fit, params["save"])

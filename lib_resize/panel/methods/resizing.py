@@ -8,7 +8,7 @@ from ...engine.settings import check_can_be_fitted
 from ...recipe.grammar import Recipe
 from ..desk import Desk, size_of
 from ..faults import Fault
-from ..fitting import check_host, read_fit
+from ..fitting import check_can_fit, read_fit
 from ..jobs import JobSpec
 from ..making import check_reference, make
 from ..names import output_folder
@@ -44,7 +44,7 @@ def _fit(values: Json | None, recipes: Sequence[Recipe], lists: Snapshot) -> Jso
     """Return a checked `Fit`, with one seed for all files; None for none. Raises Fault where nothing can be fitted."""
     if values is None:
         return None
-    check_host(lists)
+    check_can_fit(lists)
     for recipe in recipes:
         check_can_be_fitted(recipe)
     return read_fit(values)

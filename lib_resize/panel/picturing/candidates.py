@@ -71,6 +71,8 @@ class Candidate:
     """The name by which the host knows it during an image; never used for another file."""
     path: Path
     plan: Plan
+    bytes: int
+    """The size as it was planned; the record of a fit may turn out shorter."""
     fitted: bool = False
     """Its factors were fitted to images of the original, which made it better."""
 
@@ -118,12 +120,14 @@ class Candidates:
                 candidate.path.unlink()
 
     def _write(self, job: ResizeJob, key: str, tools: Runtime) -> Candidate:
+        planned_bytes = job.plan.bytes_after
         job = job if self._refine is None else self._refine(job, tools)
         try:
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
-        return Candidate(key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan, bool(job.selection.fitted))
+        name, is_fitted = f"resize-lora-trial-{secrets.token_hex(6)}", bool(job.selection.fitted)
+        return Candidate(key, name, job.path, plan, planned_bytes, is_fitted)
 
     # Plans -------------------------------------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from ...effect.figures import EffectFigure
 from ...effect.search import SizeSearch
-from ...engine.settings import Refine
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...studies.catalogue import Stamp
 from ..faults import Fault
+from ..fitting import HostFit
 from ..options import Options
 from ..protocol.types import Json
 from .takes import Take, Takes
@@ -46,6 +46,8 @@ class Measured:
     key: str
     """See `candidates.Candidate`."""
     plan: Plan
+    bytes: int
+    """By which the search knows it; see `candidates.Candidate`."""
     figure: EffectFigure
     json: Json
     """The `Trial` of the protocol."""
@@ -61,7 +63,7 @@ class Find:
     stop: threading.Event = field(default_factory=threading.Event)
     stamp: Stamp | None = None
     """Of the source when it was analysed."""
-    refine: Refine | None = None
+    refine: HostFit | None = None
     """The fit of `order.fit`, which has its images once they are made."""
     model: str = ""
     """The checkpoint of its images."""
