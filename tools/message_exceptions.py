@@ -15,7 +15,7 @@ NOT_ON_THE_PAGE = frozenset(
         # descriptions of the protocol; its checks find faults of the page, whose title is translated
         "panel/protocol/__init__.py",
         "panel/protocol/errors.py",
-        "panel/protocol/find_methods.py",
+        "panel/protocol/image_methods.py",
         "panel/protocol/find_objects.py",
         "panel/protocol/method.py",
         "panel/protocol/methods.py",

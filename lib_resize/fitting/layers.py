@@ -32,9 +32,9 @@ class Census:
 
     plain: Counter[str] = field(default_factory=Counter)
 
-    def note(self) -> str:
-        """Return the counts as a text; empty if there are none."""
-        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.plain.items()))
+    def notes(self) -> list[str]:
+        """Return one note for each reason, with its count."""
+        return [f"{count} layers truncated plainly: {reason}" for reason, count in sorted(self.plain.items())]
 
 
 NOT_IN_MODEL = "not found in the model"

@@ -86,7 +86,7 @@ class ImageRecorder:
 
 
 def of_steps(calls: Sequence[Call], steps: int) -> list[Call]:
-    """Return all calls of `steps` of the image's steps, which are told apart by their times."""
+    """Return all calls of `steps` of the image's steps, which have different times."""
     by_time: dict[Any, list[Call]] = {}
     for number, call in enumerate(calls):
         by_time.setdefault(_time_of(call, number), []).append(call)
@@ -155,9 +155,11 @@ def _plain(job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> ResizeJob:
         job,
         {},
         record,
-        "not fitted, truncated plainly: calls of the model that were recorded during the images gave other results "
-        "when they were repeated. Disable extensions and options that change the model while it samples, such as token "
-        "merging",
+        [
+            "not fitted, truncated plainly: calls of the model that were recorded during the images gave other results "
+            "when they were repeated. Disable extensions and options that change the model while it samples, such as "
+            "token merging"
+        ],
         runtime.arrays,
     )
 

@@ -72,7 +72,7 @@ class Candidate:
     path: Path
     plan: Plan
     bytes: int
-    """The size as it was planned; the record of a fit may turn out shorter."""
+    """The planned size; the record of a fit may turn out shorter."""
     fitted: bool = False
     """Its factors were fitted to images of the original, which made it better."""
 
@@ -141,7 +141,7 @@ class Candidates:
         )
 
     def _recipe_of(self, bytes: int) -> Recipe:
-        """Return the recipe of a size; both ends of the range are exact, whatever is the length of a recipe's text."""
+        """Return the recipe of a size; both ends of the range are exact for a recipe's text of any length."""
         if bytes >= self.sizes.largest:
             return self._recipe({"retention": 1.0})
         if bytes <= self.sizes.smallest:
