@@ -71,6 +71,8 @@ class Candidate:
     """The name by which the host knows it during an image; never used for another file."""
     path: Path
     plan: Plan
+    bytes: int
+    """The size as it was planned; a fit may leave the record of the file shorter."""
     fitted: bool = False
     """Whether its factors were fitted, and were better than plain truncation."""
 
@@ -120,13 +122,16 @@ class Candidates:
                 candidate.path.unlink()
 
     def _write(self, job: ResizeJob, key: str, tools: Runtime) -> Candidate:
+        planned_bytes = job.plan.bytes_after
         if self._refine is not None:
             job = self._refine(job, tools)
         try:
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
-        return Candidate(key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan, is_fitted(job))
+        return Candidate(
+            key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan, planned_bytes, is_fitted(job)
+        )
 
     # Plans -------------------------------------------------------------------------------------------------------
 

@@ -154,9 +154,14 @@ class Finder:
         if figure.kept is None or figure.worst is None:
             self._find.weak, self._find.base = True, figure
             return None
-        accepted = self._search.accepts(Tried(candidate.plan.bytes_after, figure.kept, figure.worst, len(figure.seeds)))
+        accepted = self._search.accepts(Tried(candidate.bytes, figure.kept, figure.worst, len(figure.seeds)))
         return Measured(
-            candidate.key, candidate.plan, figure, candidate.fitted, self._trial(candidate, figure, accepted)
+            candidate.key,
+            candidate.plan,
+            candidate.bytes,
+            figure,
+            candidate.fitted,
+            self._trial(candidate, figure, accepted),
         )
 
     def _lost(self, candidate: Candidate, seeds: Sequence[int]) -> EffectFigure | None:
@@ -198,7 +203,7 @@ class Finder:
 
     def _keep(self, measured: Measured) -> None:
         find = self._find
-        find.measured[measured.plan.bytes_after] = measured
+        find.measured[measured.bytes] = measured
         self._candidates.keep_only([] if find.best is None else [find.best.key])
         self._handle.show(measured.json)
 
@@ -245,7 +250,7 @@ def _tried(measured: Measured) -> Tried:
     figure = measured.figure
     assert figure.kept is not None
     assert figure.worst is not None
-    return Tried(measured.plan.bytes_after, figure.kept, figure.worst, len(figure.seeds))
+    return Tried(measured.bytes, figure.kept, figure.worst, len(figure.seeds))
 
 
 def _model(host: Host) -> str:

@@ -45,6 +45,8 @@ class Measured:
     key: str
     """See `candidates.Candidate`."""
     plan: Plan
+    bytes: int
+    """By which the search knows it; see `candidates.Candidate`."""
     figure: EffectFigure
     fitted: bool
     json: Json
