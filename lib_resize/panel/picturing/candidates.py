@@ -137,7 +137,7 @@ class Candidates:
         )
 
     def _recipe_of(self, bytes: int) -> Recipe:
-        """Return the recipe of a size; both ends of the range are exact, whatever is the length of a recipe's text."""
+        """Return the recipe of a size; both ends of the range are exact, for a text of any length."""
         if bytes >= self.sizes.largest:
             return self._recipe({"retention": 1.0})
         if bytes <= self.sizes.smallest:
