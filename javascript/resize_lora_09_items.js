@@ -28,6 +28,7 @@
         'bytes_after',
         'gain',
         'retention',
+        'effect',
         'notes',
         'seconds',
     ];
@@ -81,7 +82,8 @@
     function tableOf(items) {
         const rows = items.map(item => {
             const gain = itemGain(item);
-            const cells = {...item, gain, notes: notesOf(item).join(' ')};
+            const effect = item.effect ? item.effect.kept : '';
+            const cells = {...item, gain, effect, notes: notesOf(item).join(' ')};
             return COLUMNS.map(column => cells[column] ?? '');
         });
         return [COLUMNS, ...rows];

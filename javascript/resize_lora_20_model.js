@@ -61,6 +61,7 @@
         meaning: 'size', // of the slider
         options: {...DEFAULTS},
         withBaseline: true, // comparisons also render without the LoRA
+        comparedSeeds: 1, // images of a comparison with each file: 1, 2 or 4
         recipe: {text: null, ok: false}, // what the server last answered about the text in the recipe field
         isNumberInvalid: false,
         plan: null, // {key, result} of the last plan

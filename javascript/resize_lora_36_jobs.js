@@ -133,7 +133,7 @@
         else if (job.kind === 'bake_plan') resizeLora.bakePlan.endPlan(job);
         else if (job.kind === 'estimate') resizeLora.library.drawLibrary();
         else if (job.kind !== 'compare' && isDone) resizeLora.results.addResult(job.result);
-        else if (isDone && note) resizeLora.compare.openComparison(job.result);
+        else if (isDone && note) resizeLora.compare.openComparison(job.result, job.id);
     }
 
     function endAnalysis(job, first) {

@@ -6,6 +6,7 @@
     const {percent, saving, sizes, sum} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
+    const {effectHint, effectText} = resizeLora.effect;
     const {csvText} = resizeLora.text;
     const {byBatch} = resizeLora.totals;
     const {button, download, el, head, nameText, quiet, quietLine, section} = resizeLora.elements;
@@ -27,6 +28,7 @@
         'bytes_after',
         'saved',
         'retention',
+        'effect',
         'recipe',
         'state',
     ];
@@ -160,8 +162,16 @@
             figure(saving(result.bytes_before, result.bytes_after)),
             figure(percent(result.retention), t('Weight retention')),
             el('span', {class: 'resize-lora-result-tools'}, resultTools(result)),
+            resultEffect(result),
             notes ? quiet(notes, {class: 'resize-lora-quiet resize-lora-result-note'}) : [],
         );
+    }
+
+    /* The figure of the last comparison of images. */
+    function resultEffect(result) {
+        if (!result.effect) return [];
+        const own = {class: 'resize-lora-quiet resize-lora-result-note', 'data-key': 'effect'};
+        return quiet(effectText(result.effect), {...own, title: effectHint(result.effect)});
     }
 
     function resultName(result) {
@@ -256,7 +266,10 @@
     }
 
     function saveCsv() {
-        const rows = state.results.map(result => CSV_COLUMNS.map(column => result[column]));
+        const rows = state.results.map(result => {
+            const cells = {...result, effect: result.effect ? result.effect.kept : ''};
+            return CSV_COLUMNS.map(column => cells[column]);
+        });
         const text = csvText([CSV_COLUMNS, ...rows]);
         const address = URL.createObjectURL(new Blob([text], {type: 'text/csv'}));
         download(address, 'resize-lora.csv');

@@ -6,6 +6,7 @@
     const {count, percent, saving, size, sizes} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
+    const {effectHint, effectText} = resizeLora.effect;
     const {csvText} = resizeLora.text;
     const {FILTERS, filterCounts, jsonText, sorted, tableOf} = resizeLora.items;
     const {button, chooser, download, el, input, quiet, setText, show} = resizeLora.elements;
@@ -177,8 +178,8 @@
         box.checked = parts.chosen.has(item.name);
         box.setAttribute('aria-label', t('Select {name}', {name: item.name}));
         setText(name, item.name);
-        setText(note, [item.folder, text].filter(Boolean).join(' · '));
-        note.title = text;
+        setText(note, [item.folder, effectText(item.effect), text].filter(Boolean).join(' · '));
+        note.title = [effectHint(item.effect), text].filter(Boolean).join('\n');
         setText(cells.sizes, isMade ? sizes(item.bytes_before, item.bytes_after) : size(item.bytes_before));
         setText(cells.saved, isMade ? saving(item.bytes_before, item.bytes_after) : '');
         setText(cells.retention, item.retention == null ? '' : percent(item.retention));

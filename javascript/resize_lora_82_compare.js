@@ -5,6 +5,7 @@
 
     const {round} = resizeLora.numbers;
     const {t} = resizeLora.words;
+    const {messageText} = resizeLora.messages;
     const {button, chooser, download, el, hostRoot, input, quiet, show} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {call} = resizeLora.wire;
@@ -26,13 +27,18 @@
     };
     const TEXT_SETTINGS = ['prompt', 'negative_prompt', 'sampler_name', 'scheduler'];
 
-    async function startComparison(about, tab) {
+    const SEEDS = [1, 2, 4]; // numbers of images to choose from
+    const asked = new Map(); // id of a job -> its parameters, so that it can be repeated with more images
+
+    function startComparison(about, tab) {
+        const settings = imageSettings(tab || 'txt2img');
+        return ask({...about, settings, without: state.withBaseline, seeds: state.comparedSeeds});
+    }
+
+    async function ask(params) {
         try {
-            const {job} = await callForFile('compare', {
-                ...about,
-                settings: imageSettings(tab || 'txt2img'),
-                without: state.withBaseline,
-            });
+            const {job} = await callForFile('compare', params);
+            asked.set(job, params);
             follow(job, toast(t('Compare'), {stays: true}));
         } catch (error) {
             showError(error);
@@ -52,20 +58,27 @@
     }
 
     /* The images are asked for one by one, because they are large. */
-    async function openComparison(result) {
+    async function openComparison(result, job) {
         try {
             const images = {};
             for (const {id, what} of result.pictures) {
                 const {png} = await call('picture', {id});
                 images[what] = `data:image/png;base64,${png}`;
             }
-            showComparison(result, images);
+            showComparison(result, images, asked.get(job));
+            if (result.kept != null) await readKept();
         } catch (error) {
             showError(error);
         }
     }
 
-    function showComparison(result, images) {
+    /* Reads the results and the open report again: the figure is kept with the file. */
+    async function readKept() {
+        resizeLora.results.setResults(await call('results'));
+        if (state.runs.page) await resizeLora.runs.readItems(state.runs.page);
+    }
+
+    function showComparison(result, images, params) {
         const wipe = wipeView(images);
         const names = {slider: t('Side by side'), difference: t('Difference'), without: t('Without the LoRA')};
         const pages = {slider: wipe.stage};
@@ -79,9 +92,32 @@
         });
         const save = button(t('Save images'), () => saveImages(result, images), {id: 'resize_lora_save_pictures'});
         const about = [result.resized.name, `seed ${result.seed}`, `${result.width}×${result.height}`].join(' · ');
-        const tools = el('div', {class: 'resize-lora-tools'}, view, save, quiet(about));
-        dialog(t('Compare'), [Object.values(pages), wipe.slider, el('p', null, differenceText(result)), tools]);
+        const more = params && params.without ? seedChooser(result, params, () => box.close()) : [];
+        const tools = el('div', {class: 'resize-lora-tools'}, view, more, save, quiet(about));
+        const box = dialog(t('Compare'), [Object.values(pages), wipe.slider, figureLines(result), tools]);
         wipe.slider.focus();
+    }
+
+    /* Another number of images repeats the comparison, with the same first seed. */
+    function seedChooser(result, params, close) {
+        const choices = SEEDS.map(n => [String(n), t('Images: {n}', {n})]);
+        const choose = value => {
+            state.comparedSeeds = Number(value);
+            close();
+            ask({...params, settings: {...params.settings, seed: result.seed}, seeds: state.comparedSeeds});
+        };
+        const chosen = String(result.seeds.length);
+        const select = chooser('resize_lora_seeds', t('Number of images'), choices, chosen, choose);
+        select.title = t('More images make the figure more certain.');
+        return select;
+    }
+
+    /* What the comparison says, and below it the pixels. */
+    function figureLines(result) {
+        const pixels = differenceText(result);
+        if (result.kept == null && !result.weak) return el('p', null, pixels);
+        const own = {class: 'resize-lora-effect', 'data-weak': String(result.weak)};
+        return [el('p', own, messageText(result.text)), el('p', {class: 'resize-lora-quiet'}, pixels)];
     }
 
     function image(address, text) {

@@ -15,6 +15,8 @@ NOT_ON_THE_PAGE = frozenset(
         # descriptions of the protocol; its checks find faults of the page, whose title is translated
         "panel/protocol/__init__.py",
         "panel/protocol/errors.py",
+        "panel/protocol/find_methods.py",
+        "panel/protocol/find_objects.py",
         "panel/protocol/method.py",
         "panel/protocol/methods.py",
         "panel/protocol/run_methods.py",

@@ -52,13 +52,20 @@ class PrivateFolder:
 
 def create(parents: Sequence[Path]) -> PrivateFolder:
     """Create a folder in the first of some folders where that is possible. Raises ``OutputError``."""
-    why = "no folder is possible"
+    failed: OSError | None = None
     for parent in parents:
         try:
             return _created(parent)
         except OSError as error:
-            why = f"{error.strerror or error}"
-    raise OutputError(f"No folder for temporary files can be created: {why}. Set RESIZE_LORA_CACHE to another folder.")
+            failed = error
+    if failed is None:
+        raise OutputError(
+            "All folders for temporary files are in folders that are scanned for models. Set RESIZE_LORA_CACHE to a "
+            "folder outside of them."
+        )
+    raise OutputError(
+        f"No folder for temporary files can be created: {failed.strerror}. Set RESIZE_LORA_CACHE to another folder."
+    ) from failed
 
 
 def _created(parent: Path) -> PrivateFolder:

@@ -35,8 +35,7 @@ def _latent(sampled: Any) -> Any | None:
     import numpy as np
     import torch
 
-    is_one = isinstance(sampled, torch.Tensor) and sampled.dim() == _AXES and len(sampled) == 1
-    if not is_one or getattr(sampled, "already_decoded", False):
+    if not isinstance(sampled, torch.Tensor) or sampled.dim() != _AXES or len(sampled) != 1:
         return None
     latent = np.array(sampled[0].detach().float().cpu().numpy(), np.float32)
     return latent if np.isfinite(latent).all() else None

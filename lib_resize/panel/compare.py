@@ -21,8 +21,8 @@ _NO_EFFECT = (
     "apply it. Try another prompt."
 )
 _WEAK = (
-    "This prompt hardly shows the LoRA: without it, the image changes little more than from one image of the same seed "
-    "to the next. Try another prompt."
+    "This prompt hardly shows the LoRA: without it, the image changes little more than between two images of the same "
+    "seed. Try another prompt."
 )
 
 
@@ -108,8 +108,10 @@ def figure_text(figure: EffectFigure) -> str:
         return _NO_EFFECT
     if figure.kept is None or figure.worst is None:
         return _WEAK
-    kept = f"keeps {shown_share(figure.kept)} of the LoRA's effect"
-    return kept if len(figure.seeds) == 1 else f"{kept} (worst image {shown_share(figure.worst)})"
+    kept, worst = shown_share(figure.kept), shown_share(figure.worst)
+    if len(figure.seeds) == 1:
+        return f"keeps {kept} of the LoRA's effect"
+    return f"keeps {kept} of the LoRA's effect (worst image {worst})"
 
 
 def shown_share(share: float) -> str:

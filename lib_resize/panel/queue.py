@@ -66,6 +66,10 @@ class Handle:
         which may raise."""
         return PartHandle(self._queue, self._job, (before, share), check)
 
+    def quiet(self) -> Handle:
+        """Return a handle for work whose steps are not shown: this one only passes on when to stop and to wait."""
+        return QuietHandle(self._queue, self._job, self.check)
+
     def portion(self, done: float, next_one: float) -> None:
         """Set the share of the job that is done, and the share of its next stage, 0 to 1: for the time left."""
         with self._queue.changing(self._job):
@@ -136,6 +140,36 @@ class PartHandle(Handle):
     def portion(self, done: float, next_one: float) -> None:
         before, share = self._place
         super().portion(before + share * done, share * next_one)
+
+
+class QuietHandle(Handle):
+    """A handle that shows nothing, so that the steps of the job stay those of other work."""
+
+    def __init__(self, queue: Queue, job: QueuedJob, check: Callable[[], None]) -> None:
+        super().__init__(queue, job)
+        self._own_check = check
+
+    def check(self) -> None:
+        self._own_check()
+
+    def part(self, before: float, share: float, check: Callable[[], None]) -> Handle:  # noqa: ARG002 - nothing is shown
+        def both() -> None:
+            self.check()
+            check()
+
+        return QuietHandle(self._queue, self._job, both)
+
+    def portion(self, done: float, next_one: float) -> None:
+        pass
+
+    def file(self, number: int, name: str) -> None:
+        pass
+
+    def start(self, stage: str, total: int) -> None:  # noqa: ARG002 - nothing is shown
+        self.check()
+
+    def step(self, count: int = 1) -> None:  # noqa: ARG002 - nothing is shown
+        self.check()
 
 
 class Queue:

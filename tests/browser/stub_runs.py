@@ -149,8 +149,14 @@ class StubRuns:
         return {
             "name": row["name"], "folder": row["folder"], "family": row["family"], "state": "left" if reason else "waiting",
             "reason": reason, "message": message, "bytes_before": row["bytes"], "bytes_after": None, "retention": None,
-            "notes": [], "entry": None, "seconds": 0.0, "least_gain": limits["least_gain"],
+            "notes": [], "entry": None, "seconds": 0.0, "effect": None, "least_gain": limits["least_gain"],
         }  # fmt: skip
+
+    def keep_effect(self, entry: str, effect: dict[str, Any]) -> None:
+        """A comparison of an archived original had a figure."""
+        for item in self.items[self.entries[entry]["run"]]:
+            if item["entry"] == entry:
+                item["effect"] = effect
 
     def _start(self, run: str) -> str:
         waiting = [item for item in self.items[run] if item["state"] == "waiting"]

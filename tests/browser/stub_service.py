@@ -24,6 +24,7 @@ from lib_resize.panel.lora_warnings import TEMPLATES
 from lib_resize.panel.protocol.methods import METHODS
 from lib_resize.prompts.tags import parse_prompt, replaced
 from tests.browser.stub_finds import StubFinds
+from tests.browser.stub_images import PICTURES, comparison, effect_record, images_of
 from tests.browser.stub_runs import StubError, StubRuns
 
 MIB = 1 << 20
@@ -119,7 +120,6 @@ def png(seed: int) -> str:
 
 
 ACTIVE = ("queued", "running", "waits")
-PICTURES = {"original": 20, "resized": 60, "without": 200, "difference": 5}
 CHANGES = {name for name, method in METHODS.items() if method.changes}
 
 
@@ -309,7 +309,7 @@ class StubService(StubRuns, StubFinds):
         reset = since is not None and since < self.pruned
         changed = [job for job in self.jobs.values() if reset or since is None or job["revision"] > since]
         return {
-            "queue": [{k: v for k, v in job.items() if k not in ("revision", "work")} for job in changed],
+            "queue": [{k: v for k, v in job.items() if k not in ("revision", "work", "images")} for job in changed],
             "reset": reset, "revision": self.revision, "active": len(active), "busy": self.settings.get("busy"), "seconds_left": None,
             "places": {job["id"]: [place, job["seconds_left"]] for place, job in enumerate(active)},
             "library": self.library_revision, "reference": self._reference(), "session": self.session,
@@ -330,11 +330,12 @@ class StubService(StubRuns, StubFinds):
             if self.step_find(job):
                 self._finish(job)
             return
-        total = 3 if job["kind"] == "compare" else 986
-        job["state"], job["stage"], job["total"] = "running", "image" if job["kind"] == "compare" else "analyse", total
+        is_comparison = job["kind"] == "compare"
+        total = job["images"] if is_comparison else 986
+        job["state"], job["stage"], job["total"] = "running", "image" if is_comparison else "analyse", total
         job["done"] += max(1, total // self.settings["slow"])
         job["seconds_left"] = max(0.0, (total - job["done"]) / 100)
-        if job["done"] >= total - (self.settings["slow"] if total > 3 else 0):
+        if job["done"] >= total - (0 if is_comparison else self.settings["slow"]):
             self._finish(job)
 
     def _finish(self, job: dict[str, Any]) -> None:
@@ -553,7 +554,7 @@ class StubService(StubRuns, StubFinds):
                 "recipe": recipe or self._recipe(target), "notes": self.settings.get("notes", []), "ranks": point["ranks"],
                 "layers_gone": point["layers_gone"], "sidecars": 1, "state": "there", "made": time.time(),
                 "seconds": 1.0, "device": "cpu", "reference": self._reference(), "earlier": False, "changed": False,
-                "batch": batch,
+                "batch": batch, "effect": None,
             }  # fmt: skip
             return self.made[key]
 
@@ -717,15 +718,22 @@ class StubService(StubRuns, StubFinds):
         return {"job": self._job("extract", f"difference → {stem}", stem, work)}
 
     def do_compare(
-        self, settings: dict[str, Any], name: str = "", result: str = "", entry: str = "", without: bool = False
+        self,
+        settings: dict[str, Any],
+        name: str = "",
+        result: str = "",
+        entry: str = "",
+        without: bool = False,
+        seeds: int = 1,
     ) -> Any:
-        return {"job": self._job("compare", f"Compare {name or result or entry}", name, self._compared)}
+        def work() -> dict[str, Any]:
+            effect = effect_record(seeds) if without and not self.settings.get("weak") else None
+            if effect and result in self.made:
+                self.made[result]["effect"] = effect
+            if effect and entry:
+                self.keep_effect(entry, effect)
+            return comparison(without, seeds, effect, settings.get("seed", 1))
 
-    def _compared(self) -> dict[str, Any]:
-        return {
-            "original": {"name": "pastry-sdxl", "prompt": ""}, "resized": {"name": "pastry-sdxl_46mb", "prompt": ""},
-            "without": {"name": None, "prompt": ""},
-            "pictures": [{"id": what, "what": what, "width": 64, "height": 64} for what in PICTURES],
-            "number": 1.8, "largest": 40, "effect": 34.2, "seed": 1, "width": 64, "height": 64,
-            "text": "mean pixel difference 1.8 of 255; without the LoRA 34.2",
-        }  # fmt: skip
+        job = self._job("compare", f"Compare {name or result or entry}", name, work)
+        self.jobs[job]["images"] = images_of(without, seeds)
+        return {"job": job}

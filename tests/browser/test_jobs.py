@@ -188,7 +188,7 @@ def test_a_comparison_counts_pictures_and_can_be_stopped(page: Any) -> None:
     ask(page, "set", {"paused": 0})
     ask(page, "status")
     ask(page, "set", {"paused": 1})
-    expect(compared).to_contain_text(re.compile(r"image [23] of 3"))
+    expect(compared).to_contain_text(re.compile(r"image [23] of 4"))
     expect(compared).not_to_contain_text("layer")
     compared.get_by_role("button").click()
     expect(compared).to_have_count(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -311,6 +312,7 @@ def test_a_comparison_shows_both_under_one_slider_with_its_number(page: Any, sho
     analysed(page)
     page.click("#resize_lora_generate")
     press(page, page.locator(".resize-lora-result").first, "compare")
+    expect(page.locator(".resize-lora-effect")).to_have_text("keeps 97.8 % of the LoRA's effect")
     expect(page.locator("dialog")).to_contain_text("Mean pixel difference 1.8 of 255; without the LoRA 34.2.")
     page.focus("#resize_lora_wipe")
     for _ in range(10):
@@ -334,8 +336,56 @@ def test_a_comparison_leaves_the_third_picture_out_where_it_is_not_wanted(page: 
     page.uncheck("#resize_lora_without")
     page.click("#resize_lora_generate")
     press(page, page.locator(".resize-lora-result").first, "compare")
-    expect(page.locator("dialog")).to_be_visible()
+    expect(page.locator("dialog")).to_contain_text("Mean pixel difference 1.8 of 255.")
+    expect(page.locator(".resize-lora-effect")).to_have_count(0)
+    expect(page.locator("#resize_lora_seeds")).to_have_count(0)
     assert [one["params"]["without"] for one in heard(page) if one["method"] == "compare"] == [False]
+
+
+def test_a_comparison_is_repeated_with_more_images_of_the_same_first_seed(page: Any, shot: Any) -> None:
+    analysed(page)
+    page.click("#resize_lora_generate")
+    result = page.locator(".resize-lora-result").first
+    press(page, result, "compare")
+    expect(page.locator("#resize_lora_seeds")).to_have_value("1")
+    page.select_option("#resize_lora_seeds", "4")
+    expect(page.locator(".resize-lora-effect")).to_have_text("keeps 97.8 % of the LoRA's effect (worst image 96.1 %)")
+    expect(page.locator("#resize_lora_seeds")).to_have_value("4")
+    shot(page, "compare-4")
+    page.keyboard.press("Escape")
+    press(page, result, "compare")
+    expect(page.locator("#resize_lora_seeds")).to_have_value("4")
+    asked = [one["params"] for one in heard(page) if one["method"] == "compare"]
+    assert [one["seeds"] for one in asked] == [1, 4, 4]
+    assert [one["settings"].get("seed") for one in asked] == [None, 1, None]
+    assert len({json.dumps({**one, "seeds": 1, "settings": {}}) for one in asked}) == 1
+
+
+def test_the_figure_of_a_comparison_is_shown_at_its_result(page: Any, shot: Any) -> None:
+    analysed(page)
+    page.click("#resize_lora_generate")
+    result = page.locator(".resize-lora-result").first
+    expect(result).to_be_visible()
+    effect = result.locator('[data-key="effect"]')
+    expect(effect).to_have_count(0)
+    press(page, result, "compare")
+    expect(page.locator(".resize-lora-effect")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(effect).to_have_text("Effect kept: 97.8 %")
+    expect(effect).to_have_attribute("title", re.compile("^Worst image: 97.8 % · Images: 1 · Euler a · 20 steps · 64"))
+    shot(page, "result-effect")
+
+
+def test_a_prompt_that_does_not_show_the_lora_gives_no_figure_and_says_so(page: Any, shot: Any) -> None:
+    setup(page, weak=True)
+    row(page, "pastry-sdxl").click()
+    page.click("#resize_lora_generate")
+    result = page.locator(".resize-lora-result").first
+    press(page, result, "compare")
+    expect(page.locator('.resize-lora-effect[data-weak="true"]')).to_contain_text("has no effect on this prompt")
+    shot(page, "compare-weak")
+    page.keyboard.press("Escape")
+    expect(result.locator('[data-key="effect"]')).to_have_count(0)
 
 
 def test_each_lack_has_its_own_sentence(page: Any, shot: Any) -> None:

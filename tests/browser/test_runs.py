@@ -443,6 +443,8 @@ def test_compare_reads_the_original_of_the_archive(page: Any) -> None:
     expect(page.locator(".resize-lora-stage").first).to_be_visible()
     entry = next(one["entry"] for one in ask(page, "archive")["entries"] if one["name"] == "hogs")
     assert asked(page, "compare")[0]["entry"] == entry
+    page.keyboard.press("Escape")
+    expect(box.locator('[data-key="hogs"]')).to_contain_text("Effect kept: 97.8 %")
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])

@@ -26,7 +26,7 @@ function item(name, state, more) {
 
 const ITEMS = [
     item('a', 'resized', {bytes_after: 50, retention: 0.95}),
-    item('b', 'resized', {bytes_after: 20, retention: 0.9}),
+    item('b', 'resized', {bytes_after: 20, retention: 0.9, effect: {kept: 0.97}}),
     item('c', 'left', {reason: 'gain', bytes_after: 95, retention: 0.2}),
     item('d', 'failed', {message: '=1+1'}),
     item('e', 'resized', {bytes_after: 50, retention: 0.9, notes: ['one', 'two']}),
@@ -70,6 +70,7 @@ test('a table has a head, each file, and no formula', () => {
     assert.equal(table.length, 9);
     assert.equal(table[1][column('gain')], 0.5);
     assert.equal(table[3][column('gain')], '');
+    assert.deepEqual([table[1][column('effect')], table[2][column('effect')]], ['', 0.97]);
     assert.equal(table[5][column('notes')], 'one two');
     assert.match(all.text.csvText(table), /,"'=1\+1",/);
 });

@@ -15,16 +15,25 @@ from lib_resize.archive.entries import Entry
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.effect.figures import EffectFigure
 from lib_resize.errors import Cancelled, OutputError
-from lib_resize.files.metadata import prompt_hash
+from lib_resize.files.effect_record import EffectRecord
+from lib_resize.files.header import read_header
+from lib_resize.files.metadata import RECORD, prompt_hash
+from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.host import GeneratedImage
 from lib_resize.panel.compare import figure_text, shown_share
 from lib_resize.panel.faults import Fault
-from lib_resize.panel.names import Notes
+from lib_resize.panel.jobs import JobSpec
+from lib_resize.panel.names import Notes, size_word
+from lib_resize.panel.options import read_options
 from lib_resize.panel.picturing.prompting import ComparedFiles, seeds_from
 from lib_resize.panel.picturing.takes import Takes, squared_distance
+from lib_resize.panel.protocol.objects import OPTIONS
+from lib_resize.panel.protocol.types import read_object
 from lib_resize.panel.records import Records
+from lib_resize.panel.resizing import NewFile, ResizeOrder, write
 from lib_resize.panel.runs.effects import keep_effect
 from lib_resize.panel.service import Service
+from lib_resize.recipe.grammar import parse_recipe
 from tests.panel.panelhost import Browser, fake_host
 
 PROMPT = "a cake <lora:pastry:1>"
@@ -328,6 +337,55 @@ def test_a_file_that_no_run_replaced_keeps_no_figure(browser: Browser) -> None:
     entry = Entry("id", "", "closed", "pastry", Path("/a"), None, 1, 1, "", "")
     keep_effect(browser.service.desk.runs, entry, expected())
     assert browser.ask("runs")["runs"] == []
+
+
+# The record of a file ---------------------------------------------------------------------------------------------
+
+
+def written(browser: Browser, recipe: str, options: Any, effect: EffectRecord | None) -> NewFile:
+    desk = browser.service.desk
+    lora = desk.host.resolve("pastry")
+    order = ResizeOrder(lora, lora, parse_recipe(recipe), read_options(options, remote=False))
+    found: list[NewFile] = []
+
+    def run(handle: Any) -> Any:
+        found.append(write(desk.analyses, desk.host, order, handle, lambda plan, path: None, effect=effect))
+        return {}
+
+    browser.done(desk.queue.add(JobSpec(kind="resize", title="pastry", run=run, name="pastry")))
+    return found[0]
+
+
+@pytest.mark.parametrize("dtype", ["16", "8"])
+@pytest.mark.parametrize("recipe", ["rank=2", "fro_lora=1,min_rank=1,size=0.2"])
+def test_a_file_that_is_written_with_a_figure_has_it_in_its_record_and_the_planned_size(
+    browser: Browser, recipe: str, dtype: str
+) -> None:
+    effect = EffectRecord(0.97841, 0.96119, 4, "Euler a", None, 832, 1216, "latents", prompt_hash([PROMPT, ""]))
+    options = read_options_of(dtype)
+    plain, new = written(browser, recipe, options, None), written(browser, recipe, options, effect)
+    for one in (plain, new):
+        assert one.path.stat().st_size == one.plan.bytes_after
+        assert size_word(one.plan.bytes_after) in one.path.stem
+    record = json.loads(read_header(new.path).metadata[RECORD])
+    assert record.pop("effect") == {
+        "kept": 0.9784,
+        "worst": 0.9612,
+        "seeds": 4,
+        "sampler": "Euler a",
+        "steps": None,
+        "width": 832,
+        "height": 1216,
+        "basis": "latents",
+        "prompt": effect.prompt,
+    }
+    assert record == json.loads(read_header(plain.path).metadata[RECORD])
+    with SafeFile(plain.path) as one, SafeFile(new.path) as other:
+        assert all(np.array_equal(one.bits(key), other.bits(key)) for key in one.header.entries)
+
+
+def read_options_of(dtype: str) -> dict[str, Any]:
+    return read_object({"dtype": dtype}, OPTIONS.fields, "options")
 
 
 # Takes -----------------------------------------------------------------------------------------------------------

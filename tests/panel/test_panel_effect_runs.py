@@ -98,7 +98,7 @@ def test_limits_of_a_run_hold_for_files_that_are_found_by_images(browser: Browse
     assert {(item["state"], item["reason"]) for item in items} == {("left", "gain")}
 
 
-def test_a_restored_original_is_the_lora_as_it_was(browser: Browser, root: Path) -> None:
+def test_restoring_brings_the_original_back(browser: Browser, root: Path) -> None:
     before = (root / "salt.safetensors").read_bytes()
     run = shrunk(browser)["run"]["run"]
     assert (root / "salt.safetensors").read_bytes() != before
@@ -113,7 +113,7 @@ def test_stopping_the_job_stops_its_image(browser: Browser, host: Any, drawing: 
     def latent(request: Any) -> Any:
         if len(drawing.drawn) == 6:
             browser.until(lambda: ids)
-            browser.ask("cancel", job=ids[0])
+            Browser(browser.service).ask("cancel", job=ids[0])
         return drawing.latent(request)
 
     host.latent = latent
@@ -131,7 +131,7 @@ def test_a_paused_run_goes_on_with_its_settings(browser: Browser, host: Any, dra
     def latent(request: Any) -> Any:
         if len(drawing.drawn) == 6:
             browser.until(lambda: runs)
-            browser.ask("run_control", run=runs[0], action="pause")
+            Browser(browser.service).ask("run_control", run=runs[0], action="pause")
         return drawing.latent(request)
 
     host.latent = latent

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 
 from lib_resize.effect.figures import squared_difference
 from lib_resize.files import private_folders
+from lib_resize.files.metadata import FitRecord
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.host import LoraFile
 from lib_resize.panel import analyses, recovery
@@ -147,6 +149,38 @@ def test_a_prompt_that_hardly_shows_the_lora_ends_before_any_file_is_written(
     assert not any(one.get("files") for one in drawing.drawn)
 
 
+def test_a_prompt_that_turns_out_weak_with_more_images_ends_the_search(
+    browser: Browser, drawing: Drawing, host: Any
+) -> None:
+    """Two seeds show the LoRA well enough, and the other two do not show it at all."""
+    plain, again = drawing.latent, list[int]()
+
+    def latent(request: Any) -> Any:
+        seed = request["seed"]
+        used = {**request, "loras": request.get("loras", []) if seed < 9 else []}
+        found = plain(used)
+        if request.get("loras") == ["broth"] and seed == 7:
+            again.append(1)
+            if len(again) == 2:  # the noise is a quarter of the effect: more than a third of that of all four
+                bare = plain({"prompt": "", "seed": 7})
+                return found + np.float32(np.sqrt(squared_difference(found, bare) / 4))
+        return found
+
+    host.latent = latent
+    result = found(browser)
+    assert result["weak"]
+    assert result["best"] is None
+    assert len(result["trials"]) > 1
+    assert result["noise"] * 3 > result["effect"]
+
+
+def test_a_file_that_one_image_rejects_is_drawn_no_more(browser: Browser) -> None:
+    result = found(browser)
+    rejected = [one for one in result["trials"] if one["seeds"] == 1]
+    assert rejected
+    assert all(not one["accepted"] and one["worst"] < 0.87 for one in rejected)
+
+
 def test_a_target_that_no_size_reaches_ends_with_the_largest(browser: Browser, drawing: Drawing, host: Any) -> None:
     drawing.noise = 0.0
     plain = drawing.latent
@@ -204,6 +238,18 @@ def test_candidates_are_in_no_folder_that_the_host_scans_and_gone_afterwards(
 
 def test_a_cache_inside_of_a_scanned_folder_is_not_used(host: Any, root: Path, tmp_path: Path) -> None:
     assert candidates.places(root / "cache", host) == candidates.places(tmp_path, host)[1:]
+
+
+def test_where_no_folder_is_possible_the_search_ends_with_what_to_do(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    for places in ([], [blocked / "below"]):
+        monkeypatch.setattr(candidates, "places", lambda *_, places=places: places)
+        job = browser.wait(find(browser))
+        assert job["error"]["kind"] == "output"
+        assert "RESIZE_LORA_CACHE" in job["error"]["message"]
 
 
 def test_no_two_files_have_the_same_name_in_the_host(browser: Browser, drawing: Drawing) -> None:
@@ -321,7 +367,7 @@ def test_the_job_counts_images_and_shows_the_last_trial(browser: Browser, host: 
 
     def latent(request: Any) -> Any:
         if id:
-            seen.append(browser.job(id[0]))
+            seen.append(Browser(browser.service).job(id[0]))
         return drawing.latent(request)
 
     gate = threading.Event()
@@ -357,7 +403,7 @@ def test_an_image_of_the_person_goes_first(browser: Browser, host: Any, drawing:
 def test_stop_ends_after_the_current_image_with_the_best_so_far(browser: Browser, host: Any, drawing: Drawing) -> None:
     id: list[str] = []
     ready = threading.Event()
-    Tap(host, drawing, 13, lambda: (ready.wait(20), browser.ask("find_stop", job=id[0])))
+    Tap(host, drawing, 13, lambda: (ready.wait(20), Browser(browser.service).ask("find_stop", job=id[0])))
     id.append(find(browser, target=0.8))
     ready.set()
     result = browser.done(id[0])
@@ -449,6 +495,30 @@ def test_the_figure_is_kept_with_the_result_and_in_the_file(browser: Browser, ro
     assert browser.ask("results")["results"][-1]["effect"] == effect
 
 
+def test_a_header_that_became_longer_does_not_cost_a_dimension(browser: Browser, root: Path) -> None:
+    """The size of the recipe is that of the header with the short name, to the byte."""
+    result = found(browser)
+    find_ = browser.service.desk.finds.get(result["find"])
+    best = find_.best
+    assert best is not None
+    exact = f"{best.plan.recipe.rpartition('=')[0]}={best.plan.bytes_after / (1 << 20):.6f}"
+    find_.measured[best.plan.bytes_after] = replace(best, plan=replace(best.plan, recipe=exact))
+    find_.order = replace(find_.order, options=replace(find_.order.options, suffix="_{size}_of_a_very_long_name"))
+    saved = browser.done(browser.ask("find_save", find=result["find"])["job"])
+    ranks = [layer.new_rank for layer in best.plan.layers]
+    tensors = load_file(str(root / f"{saved['output']}.safetensors"))
+    assert sorted(len(value) for key, value in tensors.items() if "lora_down" in key) == sorted(ranks)
+    assert saved["bytes_after"] > best.plan.bytes_after
+
+
+def test_a_failed_search_takes_the_place_of_none(browser: Browser, host: Any, drawing: Drawing) -> None:
+    ids = [found(browser, seeds=1, target=0.6)["find"] for _ in range(4)]
+    host.latent = lambda _: 1 / 0
+    assert browser.wait(find(browser))["state"] == "failed"
+    host.latent = drawing.latent
+    browser.done(browser.ask("find_save", find=ids[0])["job"])
+
+
 def test_with_save_the_file_is_written_at_the_end(browser: Browser, root: Path) -> None:
     result = found(browser, save=True)
     assert result["result"]["name"] == "broth"
@@ -511,6 +581,56 @@ def test_an_archived_original_is_what_is_drawn_and_resized(browser: Browser, dra
     assert original["prompt"] == "a cat <lora:broth original:0.8>"
     assert original["files"]["broth original"].stat().st_size == whole
     assert result["best"]["accepted"]
+
+
+# Fitted files ------------------------------------------------------------------------------------------------------
+
+
+class Refining:
+    """A fit that changes nothing, and counts its calls."""
+
+    def __init__(self) -> None:
+        self.bytes: list[int] = []
+
+    @property
+    def longest(self) -> FitRecord:
+        return FitRecord.longest(["unet"])
+
+    def __call__(self, job: Any, runtime: Any) -> Any:
+        runtime.progress.start("make images", 5)
+        runtime.progress.step()
+        self.bytes.append(job.plan.bytes_after)
+        return job
+
+
+def test_with_fit_each_candidate_and_the_saved_file_are_fitted_by_one_fit(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, drawing: Drawing, host: Any
+) -> None:
+    refining, asked = Refining(), []
+
+    def refine_for(desk: Any, lora: Any, source: Any, fit: Any, lists: Any) -> Refining:
+        asked.append(fit)
+        return refining
+
+    monkeypatch.setattr("lib_resize.panel.picturing.finder.refine_for", refine_for)
+    monkeypatch.setattr("lib_resize.panel.methods.finding.check_can_fit", lambda _: None)
+    stages = set()
+
+    def latent(request: Any) -> Any:
+        job = Browser(browser.service).ask("status")["queue"][-1]
+        stages.add((job["stage"], job["done"] == len(drawing.drawn)))
+        return drawing.latent(request)
+
+    host.latent = latent
+    result = found(browser, fit=True)
+    assert {one["bytes"] for one in result["trials"]} <= set(refining.bytes)
+    assert [one["settings"]["prompt"] for one in asked] == [SETTINGS["prompt"]]
+    assert stages == {("image", True)}  # steps of the fit do not count as images
+    assert not result["best"]["fitted"]  # this fit made nothing better
+    before = len(refining.bytes)
+    browser.done(browser.ask("find_save", find=result["find"])["job"])
+    assert len(refining.bytes) == before + 1
+    assert len(asked) == 1
 
 
 # Several LoRAs ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...hosts.host import LoraFile
 from ..desk import Desk, size_of
 from ..faults import Fault
-from ..fitting import HostFit, check_can_fit, fit_images, fit_of_search
+from ..fitting import check_can_fit, read_fit, with_other_seeds
 from ..jobs import JobSpec
 from ..making import check_reference
 from ..names import output_folder
@@ -56,11 +56,11 @@ def _loras(desk: Desk, params: Json, lists: Snapshot) -> tuple[Sequence[LoraFile
 def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settings: Json, lists: Snapshot) -> Find:
     output_folder(lora.path, lists.lora_roots(), options.folder)  # fail now, not after the search
     source = desk.archives.source(lora)
+    fit = read_fit({"settings": with_other_seeds(settings)}) if params["fit"] else None
     pair = original_pair(desk, lora, source, lists)
     seeds = tuple(seeds_from(settings["seed"], params["seeds"]))
-    order = FindOrder(lora, source, float(params["target"]), seeds, options, params["fit"], params["save"])
-    fit = HostFit(desk.host, fit_images(pair, fit_of_search(settings))) if params["fit"] else None
-    return Find(order, Takes(desk.host, pair, settings), fit=fit)
+    order = FindOrder(lora, source, float(params["target"]), seeds, options, fit, params["save"])
+    return Find(order, Takes(desk.host, pair, settings))
 
 
 def _spec(desk: Desk, one: Find, file: int, files: int) -> JobSpec:
@@ -80,12 +80,15 @@ def find_more(desk: Desk, params: Json) -> Json:
     check_host(desk)
     one, direction = desk.finds.get(params["find"]), params["direction"]
     if one.search is None or not one.search.can_be(direction) or one.best is None:
-        raise Fault("refused", f"{one.order.lora.name}: no {direction} file is possible.")
+        name = one.order.lora.name
+        if direction == "smaller":
+            raise Fault("refused", f"{name}: no smaller file is possible.")
+        raise Fault("refused", f"{name}: no larger file is possible.")
     one.stop.clear()
     name = one.order.lora.name
     spec = JobSpec(
         kind="find",
-        title=f"Find the smallest {name}: {direction}",
+        title=f"Find the smallest {name}",
         run=lambda handle: more_job(desk, one, direction, handle),
         name=name,
         stop=desk.host.stop_generating,

@@ -74,7 +74,7 @@ class Candidate:
     bytes: int
     """The size as it was planned; a fit may leave the record of the file shorter."""
     fitted: bool = False
-    """Whether its factors were fitted, and were better than plain truncation."""
+    """Its factors were fitted to images of the original, which made it better."""
 
 
 class Candidates:
@@ -83,15 +83,13 @@ class Candidates:
     def __init__(
         self, host: Host, kept: CachedAnalysis, options: Options, folder: Path, refine: Refine | None = None
     ) -> None:
-        """`kept` has the base norms that the scores of the options need; `refine` makes other factors of planned files.
-
-        Raises ResizeError where no file is possible, and what `bases.analysis_for` raises.
-        """
-        self._refine = refine
+        """`kept` has the base norms that the scores of the options need. Raises ResizeError where no file is possible,
+        and what `bases.analysis_for` raises."""
         self._host = host
         self._kept = kept
         self._options = options
         self._folder = folder
+        self._refine = refine
         self._written: dict[str, Candidate] = {}
         self._digest = ""
         self.sizes = self._sizes()
@@ -101,11 +99,11 @@ class Candidates:
 
         Raises Cancelled, FileError where the LoRA was changed since it was analysed, and OutputError.
         """
-        recipe, options = self._recipe_of(bytes), self._options
+        recipe = self._recipe_of(bytes)
         with (
             reopened(self._kept) as adapter,
-            open_required_base(adapter, self._host, options.reference) as base,
-            cpu_runtime(_Checked(handle)) as tools,
+            open_required_base(adapter, self._host, self._options.reference) as base,
+            cpu_runtime(handle.quiet()) as tools,
         ):
             job = self._planned(reattached(self._analysis(recipe), adapter, base), recipe)
             key = _key(job)
@@ -122,16 +120,14 @@ class Candidates:
                 candidate.path.unlink()
 
     def _write(self, job: ResizeJob, key: str, tools: Runtime) -> Candidate:
-        planned_bytes = job.plan.bytes_after
-        if self._refine is not None:
-            job = self._refine(job, tools)
+        bytes = job.plan.bytes_after
+        job = job if self._refine is None else self._refine(job, tools)
         try:
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
-        return Candidate(
-            key, f"resize-lora-trial-{secrets.token_hex(6)}", job.path, plan, planned_bytes, is_fitted(job)
-        )
+        name, fitted = f"resize-lora-trial-{secrets.token_hex(6)}", bool(job.selection.fitted)
+        return Candidate(key, name, job.path, plan, bytes, fitted)
 
     # Plans -------------------------------------------------------------------------------------------------------
 
@@ -145,7 +141,7 @@ class Candidates:
         )
 
     def _recipe_of(self, bytes: int) -> Recipe:
-        """Return the recipe of a size; both ends of the range are exact, whatever is the length of a recipe's text."""
+        """Return the recipe of a size; both ends of the range are exact, for a text of any length."""
         if bytes >= self.sizes.largest:
             return self._recipe({"retention": 1.0})
         if bytes <= self.sizes.smallest:
@@ -160,18 +156,13 @@ class Candidates:
 
     def _planned(self, analysis: Analysis, recipe: Recipe) -> ResizeJob:
         longest = None if self._refine is None else self._refine.longest
-        return planned(analysis, recipe, self._options, self._path, fit=longest)
+        return planned(analysis, recipe, self._options, self._path, None, longest)
 
     def _analysis(self, recipe: Recipe) -> Analysis:
         return analysis_for(self._kept, recipe, self._options.reference, self._host, self._options.convert)
 
     def _path(self, stem: str) -> Path:
         return self._folder / f"{stem}{SUFFIX}"
-
-
-def is_fitted(job: ResizeJob) -> bool:
-    fit = job.selection.fit
-    return fit is not None and not fit.planned and fit.layers > 0
 
 
 def _key(job: ResizeJob) -> str:
@@ -187,19 +178,3 @@ def _not_written(error: OutputError) -> OutputError:
             "or set RESIZE_LORA_CACHE to a folder on another disk."
         )
     return OutputError(f"The next size cannot be written to the folder for temporary files. {error}")
-
-
-class _Checked:
-    """A progress display that only passes on when to stop: the job counts images."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-
-    def wait_for_host(self) -> None:
-        self._handle.wait_for_host()
-
-    def start(self, stage: str, total: int) -> None:  # noqa: ARG002 - of the protocol
-        self._handle.check()
-
-    def step(self, count: int = 1) -> None:  # noqa: ARG002 - of the protocol
-        self._handle.check()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...engine.job import ResizeJob
 from ...engine.runtime import Runtime
+from ...engine.settings import Refine
 from ...files.metadata import FitRecord
 from ...plans import Plan
 from ...recipe.grammar import Recipe, parse_recipe
@@ -15,7 +16,6 @@ from ...shown import MIB
 from ..compare import figure_text, shown_share
 from ..desk import Desk
 from ..faults import Fault
-from ..fitting import HostFit
 from ..making import make
 from ..protocol.types import Json
 from ..queue import Handle
@@ -95,13 +95,15 @@ def found_text(find: Find) -> str:
     if best is None:
         return "The search was stopped before a size was measured."
     size = f"{best.plan.bytes_after / MIB:.1f} MiB"
+    kept, worst = shown_share(best.figure.kept or 0.0), shown_share(best.figure.worst or 0.0)
     if best.json["accepted"]:
-        return f"{size} {figure_text(best.figure)}."
-    missed = f"less than {shown_share(target)}."
+        return f"{size} keeps {kept} of the LoRA's effect (worst image {worst})."
+    goal = shown_share(target)
     if _can_be(find, "larger"):
-        return f"{size} {figure_text(best.figure)}: {missed}"
+        return f"{size} keeps {kept} of the LoRA's effect (worst image {worst}). The target is {goal}."
     return (
-        f"Even the largest file, {size}, {figure_text(best.figure)}: {missed} Choose a lower target, or a wider dtype."
+        f"Even the largest file, {size}, keeps only {kept} of the LoRA's effect (worst image {worst}). The target is "
+        f"{goal}: choose a lower one, or a wider dtype."
     )
 
 
@@ -137,7 +139,7 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
 
     lora, options = find.order.lora, find.order.options
     effect = find.takes.record(best.figure)
-    refine = None if find.fit is None else _SameRanks(find.fit, best)
+    refine = None if find.refine is None else _SameRanks(find.refine, best)
     for recipe in recipes_of(best):
         order = ResizeOrder(lora, find.order.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
@@ -156,9 +158,9 @@ def has_ranks(plan: Plan, best: Measured) -> bool:
 
 @dataclass(frozen=True)
 class _SameRanks:
-    """A fit of the file that was drawn; others are refused before any work."""
+    """A fit of the file that was drawn; a plan with other dimensions is refused before any image."""
 
-    fit: HostFit
+    fit: Refine
     best: Measured
 
     @property

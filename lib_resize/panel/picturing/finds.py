@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from ...effect.figures import EffectFigure
 from ...effect.search import SizeSearch
+from ...engine.settings import Refine
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...studies.catalogue import Stamp
 from ..faults import Fault
-from ..fitting import HostFit
 from ..options import Options
 from ..protocol.types import Json
 from .takes import Take, Takes
@@ -34,7 +34,8 @@ class FindOrder:
     target: float
     seeds: tuple[int, ...]
     options: Options
-    fit: bool = False
+    fit: Json | None = None
+    """A checked `Fit` of the protocol; None: factors are truncated."""
     save: bool = False
 
 
@@ -48,7 +49,6 @@ class Measured:
     bytes: int
     """By which the search knows it; see `candidates.Candidate`."""
     figure: EffectFigure
-    fitted: bool
     json: Json
     """The `Trial` of the protocol."""
 
@@ -63,6 +63,8 @@ class Find:
     stop: threading.Event = field(default_factory=threading.Event)
     stamp: Stamp | None = None
     """Of the source when it was analysed."""
+    refine: Refine | None = None
+    """The fit of `order.fit`, which has its images once they are made."""
     model: str = ""
     """The checkpoint of its images."""
     search: SizeSearch | None = None
@@ -71,8 +73,6 @@ class Find:
     base: EffectFigure | None = None
     """Effect and noise of the images without any candidate."""
     weak: bool = False
-    fit: HostFit | None = None
-    """Fits the files to images of the original; None where that was not asked for."""
     pictures: dict[str, Take] = field(default_factory=dict)
     """Image id -> image."""
     _ids: dict[tuple[str, str], str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""All that a page may ask about the search for the smallest file."""
+"""All that a page may ask about images that were made, and about the search for the smallest file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ from .types import Field, Integer, Object, Text
 _FIND = Field("find", TEXT, "id of a search; the last 4 are kept")
 
 FIND_METHODS = (
+    Method(
+        "picture",
+        "comparing",
+        "Return an image of a comparison or a search",
+        Object("Picture", (Field("png", TEXT, "the PNG file in base64"),)),
+        (Field("id", TEXT, "id of an image"),),
+    ),
     Method(
         "find",
         "finding",

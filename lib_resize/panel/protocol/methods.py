@@ -385,13 +385,6 @@ _METHODS = (
         job=of.COMPARISON,
         changes=True,
     ),
-    Method(
-        "picture",
-        "comparing",
-        "Return an image of a comparison or a search",
-        Object("Picture", (Field("png", TEXT, "the PNG file in base64"),)),
-        (Field("id", TEXT, "id of an image"),),
-    ),
     *FIND_METHODS,
     *RUN_METHODS,
 )

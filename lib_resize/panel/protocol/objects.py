@@ -440,7 +440,12 @@ COMPARISON = Object(
         Field("resized", COMPARED),
         Field("without", _or_null(COMPARED), "null where it was not asked for"),
         Field("pictures", ListOf(IMAGE)),
-        Field("kept", _or_null(NUMBER), "share of the LoRA's effect that the new file keeps, at most 1; see below"),
+        Field(
+            "kept",
+            _or_null(NUMBER),
+            "share of the LoRA's effect that the new file keeps, at most 1: 1 less the mean squared difference of "
+            "`resized` from `original` over that of `without`, both over all seeds; null without a figure",
+        ),
         Field("worst", _or_null(NUMBER), "the same of the image that differs most, with the mean effect of all"),
         Field("noise", _or_null(NUMBER), "mean squared difference of two images of the original with one seed"),
         Field("basis", _or_null(BASIS), "what `kept`, `worst` and `noise` compare; null without `without`"),

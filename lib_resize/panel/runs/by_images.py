@@ -47,7 +47,7 @@ class FoundFile:
             job = with_effect(plan(recipe), self.record)
             if has_ranks(job.plan, self.best):
                 return job
-        raise Fault("refused", f"{self.find.order.lora.name}: the file that was drawn cannot be planned again.")
+        raise Fault("refused", f"{self.find.order.lora.name}: the file that was drawn cannot be written again.")
 
 
 def found_file(
