@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..adapters.forms.form import relative_distance
@@ -18,8 +18,10 @@ from .selection import Selection
 from .stamping import size
 
 
-def with_fit(job: ResizeJob, pairs: Mapping[int, Pair], record: FitRecord, note: str, arrays: Arrays) -> ResizeJob:
-    """Return the job with other factors for some LoRA layers, by index, with its record, its note and its size.
+def with_fit(
+    job: ResizeJob, pairs: Mapping[int, Pair], record: FitRecord, notes: Sequence[str], arrays: Arrays
+) -> ResizeJob:
+    """Return the job with other factors for some LoRA layers, by index, with its record, its notes and its size.
 
     A pair has as many dimensions as the plan keeps of its layer. Layers without a pair stay truncated. Raises
     LayerError for NaN and infinities.
@@ -33,7 +35,7 @@ def with_fit(job: ResizeJob, pairs: Mapping[int, Pair], record: FitRecord, note:
         bytes_after=size(selection, job.path.stem),
         retention=selection.retention,
         layers=tuple(selection.layer_plans()),
-        notes=(*job.plan.notes, note),
+        notes=(*job.plan.notes, *notes),
     )
     return replace(job, selection=selection, plan=plan)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -66,14 +66,14 @@ class _FitSoFar:
 def fit_job(job: ResizeJob, recordings: Recordings, options: FitOptions, runtime: Runtime) -> ResizeJob:
     """Return the job with fitted factors in every model where they are better than plain truncation.
 
-    A note reports what was fitted, and both errors. Raises DeviceError where one sample does not fit into memory.
+    Notes report what was fitted, and both errors. Raises DeviceError where one sample does not fit into memory.
     """
     found = _FitSoFar()
     found.census.plain.update(_without_place(job, recordings))
     for recorded in recordings.models:
         _fit_model(job, recorded, options, runtime, found)
     record = FitRecord(recordings.images, recordings.steps, recordings.prompt, len(found.pairs), found.errors)
-    return with_fit(job, found.pairs, record, _note(job, found, recordings.unused), runtime.arrays)
+    return with_fit(job, found.pairs, record, list(_notes(job, found, recordings.unused)), runtime.arrays)
 
 
 def _without_place(job: ResizeJob, recordings: Recordings) -> Counter[str]:
@@ -86,7 +86,7 @@ def _fit_model(job: ResizeJob, recorded: Recorded, options: FitOptions, runtime:
     model, pairs = recorded.model, _fitted_pairs(job, recorded, options, runtime, found)
     if not pairs:
         return
-    fitted = with_fit(job, pairs, FitRecord.longest([model.name]), "", runtime.arrays)
+    fitted = with_fit(job, pairs, FitRecord.longest([model.name]), [], runtime.arrays)
     plain_error, fitted_error = held_out_errors([job, fitted], recorded, options.batch)
     found.errors[model.name] = plain_error, fitted_error
     if fitted_error < plain_error:
@@ -140,16 +140,19 @@ def _output(model: FitModel, deltas: Deltas, samples: Sequence[Sample]) -> Tenso
         return outputs_of(call_repeated(model.module, samples, 1, model.device)).double().cpu()
 
 
-def _note(job: ResizeJob, found: _FitSoFar, unused: int) -> str:
-    fitted, total = len(found.pairs), len(job.layout.layers)
-    parts = [f"fitted to images: {fitted} of {total} layers"]
+def _notes(job: ResizeJob, found: _FitSoFar, unused: int) -> Iterator[str]:
+    yield f"fitted to images: {len(found.pairs)} of {len(job.layout.layers)} layers"
     for name, (plain, own) in found.errors.items():
-        ending = "; plain truncation is kept there" if name in found.worse else ""
-        parts.append(f"{name}: error on an image that was not used {own:.3g}, plain truncation {plain:.3g}{ending}")
-    if found.census.plain:
-        parts.append(f"truncated plainly: layers {found.census.note()}")
+        if name in found.worse:
+            yield (
+                f"{name}: plain truncation is kept; its error on an image that was not used is {plain:.3g}, that of "
+                f"the fit {own:.3g}"
+            )
+        else:
+            yield f"{name}: error on an image that was not used {own:.3g}, plain truncation {plain:.3g}"
+    for reason, count in sorted(found.census.plain.items()):
+        yield f"layers truncated plainly: {count} {reason}"
     if unused:
-        parts.append(f"{unused} calls of the model left out, because they cannot be repeated")
+        yield f"{unused} calls of the model left out, because they cannot be repeated"
     if found.dropped:
-        parts.append(f"{found.dropped} calls of layers with NaN or infinite values left out")
-    return "; ".join(parts)
+        yield f"{found.dropped} calls of layers with NaN or infinite values left out"

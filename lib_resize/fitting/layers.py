@@ -32,10 +32,6 @@ class Census:
 
     plain: Counter[str] = field(default_factory=Counter)
 
-    def note(self) -> str:
-        """Return the counts as a text; empty if there are none."""
-        return ", ".join(f"{count} {reason}" for reason, count in sorted(self.plain.items()))
-
 
 NOT_IN_MODEL = "not found in the model"
 OTHER_KIND = "of another kind than LoRA"

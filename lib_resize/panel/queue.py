@@ -92,7 +92,7 @@ class Handle:
             self._job.done += count
         self._report_to_host()
 
-    def expect(self, total: int) -> None:
+    def set_total(self, total: int) -> None:
         """Correct the number of steps of this stage; those that are done stay."""
         with self._queue.changing(self._job):
             self._job.total = max(total, self._job.done)

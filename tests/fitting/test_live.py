@@ -111,10 +111,10 @@ def test_layers_that_are_set_aside_are_counted_with_the_reason(scene: Scene, net
     places = {one: recorded.model.places[one] for one in others}
     models = [replace(recorded, model=replace(recorded.model, places=places))]
     aside = replace(whole, models=models, set_aside={index: IN_TEXT_ENCODER}, unused=3)
-    note = fit_job(scene.job(), aside, FitOptions(), scene.runtime).plan.notes[-1]
-    assert "1 of a text encoder" in note
-    assert "not found in the model" not in note
-    assert "3 calls of the model left out" in note
+    notes = fit_job(scene.job(), aside, FitOptions(), scene.runtime).plan.notes
+    assert "layers truncated plainly: 1 of a text encoder" in notes
+    assert not any("not found in the model" in note for note in notes)
+    assert "3 calls of the model left out, because they cannot be repeated" in notes
 
 
 def test_a_lora_without_a_layer_in_the_model_is_refused(scene: Scene) -> None:

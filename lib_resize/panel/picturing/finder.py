@@ -113,7 +113,7 @@ class Finder:
                 return
             self._search.learn(step, _tried(measured))
             self._keep(measured)
-            self._handle.expect(self._expected(self._search.images_left()))
+            self._handle.set_total(self._expected(self._search.images_left()))
 
     def one_more(self, direction: str) -> None:
         """Measure one file beyond the best with all images."""
