@@ -86,7 +86,7 @@ def _fit_model(job: ResizeJob, recorded: Recorded, options: FitOptions, runtime:
     model, pairs = recorded.model, _fitted_pairs(job, recorded, options, runtime, found)
     if not pairs:
         return
-    fitted = with_fit(job, pairs, FitRecord.longest([model.name]), (), runtime.arrays)
+    fitted = with_fit(job, pairs, FitRecord.longest([model.name]), [], runtime.arrays)
     plain_error, fitted_error = held_out_errors([job, fitted], recorded, options.batch)
     found.errors[model.name] = plain_error, fitted_error
     if fitted_error < plain_error:
@@ -141,13 +141,17 @@ def _output(model: FitModel, deltas: Deltas, samples: Sequence[Sample]) -> Tenso
 
 
 def _notes(job: ResizeJob, found: _FitSoFar, unused: int) -> Iterator[str]:
-    fitted, total = len(found.pairs), len(job.layout.layers)
-    yield f"fitted to images: {fitted} of {total} layers"
+    yield f"fitted to images: {len(found.pairs)} of {len(job.layout.layers)} layers"
     for name, (plain, own) in found.errors.items():
-        yield f"{name}: error on an image that was not used {own:.3g}, plain truncation {plain:.3g}"
-    for name in found.worse:
-        yield f"{name}: plain truncation is kept, because the fit is not better"
-    yield from found.census.notes()
+        if name in found.worse:
+            yield (
+                f"{name}: plain truncation is kept; its error on an image that was not used is {plain:.3g}, that of "
+                f"the fit {own:.3g}"
+            )
+        else:
+            yield f"{name}: error on an image that was not used {own:.3g}, plain truncation {plain:.3g}"
+    for reason, count in sorted(found.census.plain.items()):
+        yield f"layers truncated plainly: {count} {reason}"
     if unused:
         yield f"{unused} calls of the model left out, because they cannot be repeated"
     if found.dropped:

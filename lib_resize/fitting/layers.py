@@ -32,10 +32,6 @@ class Census:
 
     plain: Counter[str] = field(default_factory=Counter)
 
-    def notes(self) -> list[str]:
-        """Return one note for each reason, with its count."""
-        return [f"{count} layers truncated plainly: {reason}" for reason, count in sorted(self.plain.items())]
-
 
 NOT_IN_MODEL = "not found in the model"
 OTHER_KIND = "of another kind than LoRA"

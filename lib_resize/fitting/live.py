@@ -39,6 +39,11 @@ _SAME = 0.05
 """Share of the LoRA's own effect by which a repeated call may differ: automatic casts, not another state."""
 
 IN_TEXT_ENCODER = "of a text encoder"
+_NOT_REPEATED = (
+    "not fitted, truncated plainly: calls of the model that were recorded during the images gave other results "
+    "when they were repeated. Disable extensions and options that change the model while it samples, such as token "
+    "merging"
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class ImageRecorder:
 
 
 def of_steps(calls: Sequence[Call], steps: int) -> list[Call]:
-    """Return all calls of `steps` of the image's steps, which have different times."""
+    """Return all calls of `steps` of the image's steps, which are told apart by their times."""
     by_time: dict[Any, list[Call]] = {}
     for number, call in enumerate(calls):
         by_time.setdefault(_time_of(call, number), []).append(call)
@@ -155,11 +160,7 @@ def _plain(job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> ResizeJob:
         job,
         {},
         record,
-        [
-            "not fitted, truncated plainly: calls of the model that were recorded during the images gave other results "
-            "when they were repeated. Disable extensions and options that change the model while it samples, such as "
-            "token merging"
-        ],
+        [_NOT_REPEATED],
         runtime.arrays,
     )
 

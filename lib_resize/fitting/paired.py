@@ -63,7 +63,7 @@ def fit_targets(
             target.reset()
         batches = mini_batches(samples_of(calls), size, options.seed)
         fit = _Pass(model, targets, options)
-        progress.start(f"fit {model.name}", len(batches))
+        progress.start("fit layers", len(batches))
         with torch.no_grad(), applied(others), hooked(fit.hooks):
             for number, batch in enumerate(batches):
                 fit.begin(len(batch), number, last=number + 1 == len(batches))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from ..adapters.layer import Adapter
 from ..engine.job import ResizeJob
@@ -50,15 +50,6 @@ class FitImages:
         return {**self.request, "seed": self.request["seed"] + number, **changes}
 
 
-@runtime_checkable
-class WaitsForHost(Protocol):
-    """A progress display that can wait until the host is free, such as `Handle`."""
-
-    def wait_for_host(self) -> None:
-        """Return when no image of a user is being made. Raises Cancelled."""
-        ...
-
-
 class HostFit:
     """An `engine.settings.Refine`: fits planned files of one LoRA in the host's model.
 
@@ -93,11 +84,6 @@ class HostFit:
         self._generate(self._images.of(self._images.images, steps=steps), fitting, runtime.progress)
         return fitting.job
 
-    @property
-    def images_left(self) -> int:
-        """How many images `record` makes."""
-        return 0 if self._recorded is not None else self._images.images + 1
-
     def record(self, progress: Progress) -> None:
         """Make the images, unless that was done. Raises what `__call__` raises."""
         if self._recorded is not None:
@@ -124,7 +110,7 @@ class HostFit:
         )
 
     def _generate(self, request: Json, watch: ImageWatch, progress: Progress) -> None:
-        if isinstance(progress, WaitsForHost):
+        if isinstance(progress, Handle):
             progress.wait_for_host()
         self._host.generate(request, watch)
 
@@ -237,9 +223,9 @@ def read_fit(values: Mapping[str, Any]) -> Json:
     return {**found, "settings": read_settings(found["settings"] or {})}
 
 
-def fit_of_search(settings: Json) -> Json:
-    """Return the `Fit` for a search with these image settings: its seeds are others than those of the comparison."""
-    return {"settings": {**settings, "seed": (settings["seed"] + _OTHER_SEEDS) % 2**32}, "images": 4, "steps": 4}
+def with_other_seeds(settings: Json) -> Json:
+    """Return image settings for the fit of files that are compared with these settings, on images it has not seen."""
+    return {**settings, "seed": (settings["seed"] + _OTHER_SEEDS) % 2**32}
 
 
 def fit_images(pair: ComparedFiles, fit: Json) -> FitImages:

@@ -215,6 +215,6 @@ def test_a_file_is_lost_once_one_image_misses_too_much_for_the_others_to_matter(
     assert not is_lost([0.09], without, 0.98)
     assert is_lost([0.11], without, 0.98)
     assert is_lost([0.0, 0.11], without, 0.98)
-    for resized in (0.0, 0.05, 0.5):  # a lost file is rejected for any second image
+    for resized in (0.0, 0.05, 0.5):  # the second image cannot save it
         kept, worst = 1 - (0.11 + resized) / 4, 1 - max(0.11, resized) / 2
         assert not is_accepted(kept, worst, 0.98)

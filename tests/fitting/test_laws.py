@@ -154,7 +154,7 @@ def test_all_layers_at_once_is_worse_than_in_the_order_of_the_model(
     with monkeypatch.context() as patched:  # every layer sees the inputs of the truncation
         patched.setattr(Target, "solve", lambda *_: None)
         fit_targets(model, targets, original_deltas(job, model, without=own), calls_of(8, 1), ALL, Quiet())
-    at_once = with_fit(job, pairs_of(job, targets, 0.02, Census()), FitRecord.longest([]), (), scene.runtime.arrays)
+    at_once = with_fit(job, pairs_of(job, targets, 0.02, Census()), FitRecord.longest([]), [], scene.runtime.arrays)
     recordings = scene.recordings()
     in_order = fit_job(job, recordings, ALL, scene.runtime)
     first, second = held_out_errors([at_once, in_order], recordings.models[0])
@@ -356,7 +356,7 @@ def test_a_layer_that_is_not_run_sample_by_sample_is_truncated_plainly(tmp_path)
         fit_targets(scene.model(), targets, (), [call], ALL, Quiet())
         pairs = pairs_of(job, targets, 0.02, census)
         assert [job.analysis.adapter.layers[index].stem for index in pairs] == ["lora_unet_last"]
-        assert census.notes() == ["1 layers truncated plainly: not run sample by sample"]
+        assert census.plain == {"not run sample by sample": 1}
 
 
 def test_a_piece_of_a_fused_layer_acts_on_its_rows(net: Net) -> None:
@@ -404,6 +404,6 @@ def test_other_kinds_than_lora_are_truncated_plainly_and_counted(net: Net, tmp_p
         stems = [job.analysis.adapter.layers[target.index].stem for target in targets]
         assert {"lora_unet_mlp", "lora_unet_last"}.isdisjoint(stems)
         made = fit_job(job, scene.recordings(), FitOptions(), scene.runtime)
-        assert "2 layers truncated plainly: of another kind than LoRA" in made.plan.notes
+        assert "layers truncated plainly: 2 of another kind than LoRA" in made.plan.notes
         plain, own = held_out_errors([job, made], scene.recordings().models[0])
         assert own < plain

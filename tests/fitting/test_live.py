@@ -112,9 +112,9 @@ def test_layers_that_are_set_aside_are_counted_with_the_reason(scene: Scene, net
     models = [replace(recorded, model=replace(recorded.model, places=places))]
     aside = replace(whole, models=models, set_aside={index: IN_TEXT_ENCODER}, unused=3)
     notes = fit_job(scene.job(), aside, FitOptions(), scene.runtime).plan.notes
-    assert "1 layers truncated plainly: of a text encoder" in notes
+    assert "layers truncated plainly: 1 of a text encoder" in notes
     assert not any("not found in the model" in note for note in notes)
-    assert any(note.startswith("3 calls of the model left out") for note in notes)
+    assert "3 calls of the model left out, because they cannot be repeated" in notes
 
 
 def test_a_lora_without_a_layer_in_the_model_is_refused(scene: Scene) -> None:

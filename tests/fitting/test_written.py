@@ -143,7 +143,7 @@ def test_where_the_fit_is_worse_plain_truncation_is_kept(scene: Scene, monkeypat
     recordings = Recordings([Recorded(scene.model(), other, calls_of(4, 2))], 1, 1, "")
     job = fit_job(scene.job(), recordings, FitOptions(lam=1e-6), scene.runtime)
     assert job.selection.fitted == {}
-    assert "unet: plain truncation is kept, because the fit is not better" in job.plan.notes
+    assert any(note.startswith("unet: plain truncation is kept") for note in job.plan.notes)
     assert job.selection.fit is not None
     plain, own = job.selection.fit.errors["unet"]
     assert own >= plain
@@ -244,7 +244,7 @@ def test_factors_of_another_rank_are_refused(scene: Scene) -> None:
     job = scene.job()
     pair = Pair(Stored(np.zeros((16, 3), np.float32), "F32"), Stored(np.zeros((3, 16), np.float32), "F32"))
     with pytest.raises(ValueError, match="the rank of the plan"):
-        with_fit(job, {0: pair}, FitRecord.longest([]), (), scene.runtime.arrays)
+        with_fit(job, {0: pair}, FitRecord.longest([]), [], scene.runtime.arrays)
 
 
 def test_a_fused_layer_that_was_trained_in_pieces_stays_in_pieces(net, tmp_path) -> None:
@@ -269,7 +269,7 @@ def test_a_fused_layer_that_was_trained_in_pieces_stays_in_pieces(net, tmp_path)
         assert sum(target.rank for target in fused) == 7
         fit_targets(scene.model(), targets, (), calls_of(8, 1), FitOptions(), Quiet())
         pairs = pairs_of(job, targets, 0.02, census)
-        made = with_fit(job, pairs, FitRecord.longest([]), (), scene.runtime.arrays)
+        made = with_fit(job, pairs, FitRecord.longest([]), [], scene.runtime.arrays)
         errors = held_out_errors([job, made], scene.recordings().models[0])
         assert errors[1] < errors[0]
         written = write(made, scene).path

@@ -98,7 +98,7 @@ def test_limits_of_a_run_hold_for_files_that_are_found_by_images(browser: Browse
     assert {(item["state"], item["reason"]) for item in items} == {("left", "gain")}
 
 
-def test_a_restored_original_is_the_same_lora_again(browser: Browser, root: Path) -> None:
+def test_restoring_brings_the_original_back(browser: Browser, root: Path) -> None:
     before = (root / "salt.safetensors").read_bytes()
     run = shrunk(browser)["run"]["run"]
     assert (root / "salt.safetensors").read_bytes() != before

@@ -591,17 +591,10 @@ class Refining:
 
     def __init__(self) -> None:
         self.bytes: list[int] = []
-        self.images_left = 2
 
     @property
     def longest(self) -> FitRecord:
         return FitRecord.longest(["unet"])
-
-    def record(self, progress: Any) -> None:
-        """Make no image, but count them."""
-        progress.start("make images", self.images_left)
-        progress.step(self.images_left)
-        self.images_left = 0
 
     def __call__(self, job: Any, runtime: Any) -> Any:
         runtime.progress.start("make images", 5)
@@ -625,15 +618,14 @@ def test_with_fit_each_candidate_and_the_saved_file_are_fitted_by_one_fit(
 
     def latent(request: Any) -> Any:
         job = Browser(browser.service).ask("status")["queue"][-1]
-        of_fit = 2 - refining.images_left
-        stages.add((job["stage"], job["done"] == len(drawing.drawn) + of_fit, job["total"] >= job["done"]))
+        stages.add((job["stage"], job["done"] == len(drawing.drawn)))
         return drawing.latent(request)
 
     host.latent = latent
     result = found(browser, fit=True)
     assert {one["bytes"] for one in result["trials"]} <= set(refining.bytes)
     assert [one["settings"]["prompt"] for one in asked] == [SETTINGS["prompt"]]
-    assert stages == {("image", True, True)}  # images of the fit count, its other steps do not
+    assert stages == {("image", True)}  # steps of the fit do not count as images
     assert not result["best"]["fitted"]  # this fit made nothing better
     before = len(refining.bytes)
     browser.done(browser.ask("find_save", find=result["find"])["job"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ...hosts.host import LoraFile
 from ..desk import Desk, size_of
 from ..faults import Fault
-from ..fitting import check_can_fit, fit_of_search
+from ..fitting import check_can_fit, read_fit, with_other_seeds
 from ..jobs import JobSpec
 from ..making import check_reference
 from ..names import output_folder
@@ -56,7 +56,7 @@ def _loras(desk: Desk, params: Json, lists: Snapshot) -> tuple[Sequence[LoraFile
 def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settings: Json, lists: Snapshot) -> Find:
     output_folder(lora.path, lists.lora_roots(), options.folder)  # fail now, not after the search
     source = desk.archives.source(lora)
-    fit = fit_of_search(settings) if params["fit"] else None
+    fit = read_fit({"settings": with_other_seeds(settings)}) if params["fit"] else None
     pair = original_pair(desk, lora, source, lists)
     seeds = tuple(seeds_from(settings["seed"], params["seeds"]))
     order = FindOrder(lora, source, float(params["target"]), seeds, options, fit, params["save"])

@@ -72,7 +72,7 @@ class Candidate:
     path: Path
     plan: Plan
     bytes: int
-    """The planned size; the record of a fit may turn out shorter."""
+    """The size as it was planned; a fit may leave the record of the file shorter."""
     fitted: bool = False
     """Its factors were fitted to images of the original, which made it better."""
 
@@ -120,14 +120,14 @@ class Candidates:
                 candidate.path.unlink()
 
     def _write(self, job: ResizeJob, key: str, tools: Runtime) -> Candidate:
-        planned_bytes = job.plan.bytes_after
+        bytes = job.plan.bytes_after
         job = job if self._refine is None else self._refine(job, tools)
         try:
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
-        name, is_fitted = f"resize-lora-trial-{secrets.token_hex(6)}", bool(job.selection.fitted)
-        return Candidate(key, name, job.path, plan, planned_bytes, is_fitted)
+        name, fitted = f"resize-lora-trial-{secrets.token_hex(6)}", bool(job.selection.fitted)
+        return Candidate(key, name, job.path, plan, bytes, fitted)
 
     # Plans -------------------------------------------------------------------------------------------------------
 
@@ -141,7 +141,7 @@ class Candidates:
         )
 
     def _recipe_of(self, bytes: int) -> Recipe:
-        """Return the recipe of a size; both ends of the range are exact for a recipe's text of any length."""
+        """Return the recipe of a size; both ends of the range are exact, for a text of any length."""
         if bytes >= self.sizes.largest:
             return self._recipe({"retention": 1.0})
         if bytes <= self.sizes.smallest:

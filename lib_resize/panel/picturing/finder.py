@@ -8,13 +8,13 @@ from pathlib import Path
 
 from ...effect.figures import Distances, EffectFigure, effect_figure
 from ...effect.search import FEW, SizeSearch, Step, Tried, is_lost
+from ...engine.settings import Refine
 from ...hosts.host import Host, plain_title
 from ...recipe.grammar import parse_recipe
 from ...studies.catalogue import stamp_of
 from ..cached import CachedAnalysis
 from ..desk import Desk
 from ..faults import Fault
-from ..fitting import HostFit
 from ..protocol.types import Json
 from ..queue import Handle
 from .candidates import Candidate, Candidates, private_folder
@@ -69,7 +69,7 @@ def _finder(desk: Desk, find: Find, handle: Handle) -> Iterator[Finder]:
         yield Finder(desk.host, find, kept, folder, handle.part(_ANALYSIS, 1 - _ANALYSIS, check))
 
 
-def refine_of(desk: Desk, find: Find) -> HostFit | None:
+def refine_of(desk: Desk, find: Find) -> Refine | None:
     """Return the fit of a search, with the images that it has made; None where factors are truncated."""
     order = find.order
     if order.fit is None or find.refine is not None:
@@ -99,7 +99,6 @@ class Finder:
         self._candidates = Candidates(host, kept, order.options, folder, find.refine)
         self._search = find.search or SizeSearch(self._candidates.sizes, order.target, len(order.seeds))
         self._before = self._takes.made
-        self._fit_images = 0
         find.search = self._search
 
     def search(self) -> None:
@@ -108,8 +107,6 @@ class Finder:
         self._find.model = _model(self._host)
         self._find.base = self._base_figure(self._find.order.seeds[:FEW])
         self._find.weak = self._find.base.kept is None
-        if not self._find.weak:
-            self._record()
         while not self._find.weak and (step := self._search.next()) is not None:
             measured = self._measured(self._candidates.of_size(step.bytes, self._handle), step, may_give_up=True)
             if measured is None:
@@ -130,12 +127,6 @@ class Finder:
         if measured is not None:
             self._search.learn_more(_tried(measured))
             self._keep(measured)
-
-    def _record(self) -> None:
-        """Make the images of the fit, where one was asked for and has none yet."""
-        if self._find.refine is not None:
-            self._fit_images = self._find.refine.images_left
-            self._find.refine.record(_FitImages(self._handle))
 
     def _is_best(self, candidate: Candidate) -> bool:
         best = self._find.best
@@ -166,8 +157,8 @@ class Finder:
             self._find.weak, self._find.base = True, figure
             return None
         accepted = self._search.accepts(Tried(candidate.bytes, figure.kept, figure.worst, len(figure.seeds)))
-        trial = self._trial(candidate, figure, accepted)
-        return Measured(candidate.key, candidate.plan, candidate.bytes, figure, trial)
+        shown = self._trial(candidate, figure, accepted)
+        return Measured(candidate.key, candidate.plan, candidate.bytes, figure, shown)
 
     def _lost(self, candidate: Candidate, seeds: Sequence[int]) -> EffectFigure | None:
         """Return the figure of the first images where they are too far off for the others to matter; else None."""
@@ -226,25 +217,7 @@ class Finder:
         """Return the images of this job: those made, and those that are needed besides `candidates` more."""
         seeds = self._find.order.seeds
         others = self._takes.missing("", seeds) - len(seeds)
-        refine = self._find.refine
-        of_fit = self._fit_images or (0 if refine is None else refine.images_left)
-        return self._takes.made - self._before + others + candidates + of_fit
-
-
-class _FitImages:
-    """A progress display for images of the fit, which count as those of the search."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-
-    def wait_for_host(self) -> None:
-        self._handle.wait_for_host()
-
-    def start(self, stage: str, total: int) -> None:  # noqa: ARG002 - of the protocol
-        self._handle.check()
-
-    def step(self, count: int = 1) -> None:
-        self._handle.step(count)
+        return self._takes.made - self._before + others + candidates
 
 
 def _pairs(seeds: Sequence[int], takes: Sequence[Take]) -> Iterator[tuple[int, Take]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ...engine.job import ResizeJob
+from ...engine.runtime import Runtime
+from ...engine.settings import Refine
+from ...files.metadata import FitRecord
 from ...plans import Plan
 from ...recipe.grammar import Recipe, parse_recipe
 from ...shown import MIB
@@ -135,10 +139,11 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
 
     lora, options = find.order.lora, find.order.options
     effect = find.takes.record(best.figure)
+    refine = None if find.refine is None else _SameRanks(find.refine, best)
     for recipe in recipes_of(best):
         order = ResizeOrder(lora, find.order.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
-            return write(desk.analyses, desk.host, order, handle, before, effect=effect, refine=find.refine)
+            return write(desk.analyses, desk.host, order, handle, before, effect=effect, refine=refine)
         except _OtherRanks:
             continue
     raise Fault(
@@ -151,10 +156,27 @@ def has_ranks(plan: Plan, best: Measured) -> bool:
     return [layer.new_rank for layer in plan.layers] == [layer.new_rank for layer in best.plan.layers]
 
 
+@dataclass(frozen=True)
+class _SameRanks:
+    """A fit of the file that was drawn; a plan with other dimensions is refused before any image."""
+
+    fit: Refine
+    best: Measured
+
+    @property
+    def longest(self) -> FitRecord:
+        return self.fit.longest
+
+    def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
+        if not has_ranks(job.plan, self.best):
+            raise _OtherRanks
+        return self.fit(job, runtime)
+
+
 def recipes_of(best: Measured) -> list[Recipe]:
     """Return the recipe of a file, and others that allow for a longer header, until it has the same dimensions."""
     first = parse_recipe(best.plan.recipe)
     if first.selection != "size":
         return [first]
-    sizes = [(best.plan.bytes_after + extra * _SLACK) / MIB for extra in range(_TRIES)]
+    sizes = [(best.bytes + extra * _SLACK) / MIB for extra in range(_TRIES)]
     return [first, *(replace(first, value=round(size, 6), text="") for size in sizes)]

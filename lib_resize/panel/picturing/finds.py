@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from ...effect.figures import EffectFigure
 from ...effect.search import SizeSearch
+from ...engine.settings import Refine
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...studies.catalogue import Stamp
 from ..faults import Fault
-from ..fitting import HostFit
 from ..options import Options
 from ..protocol.types import Json
 from .takes import Take, Takes
@@ -63,7 +63,7 @@ class Find:
     stop: threading.Event = field(default_factory=threading.Event)
     stamp: Stamp | None = None
     """Of the source when it was analysed."""
-    refine: HostFit | None = None
+    refine: Refine | None = None
     """The fit of `order.fit`, which has its images once they are made."""
     model: str = ""
     """The checkpoint of its images."""
