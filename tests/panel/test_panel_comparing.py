@@ -380,8 +380,8 @@ def test_a_file_that_is_written_with_a_figure_has_it_in_its_record_and_the_plann
         "prompt": effect.prompt,
     }
     assert record == json.loads(read_header(plain.path).metadata[RECORD])
-    with SafeFile(plain.path) as one, SafeFile(new.path) as other:
-        assert all(np.array_equal(one.bits(key), other.bits(key)) for key in one.header.entries)
+    with SafeFile(plain.path) as first, SafeFile(new.path) as second:
+        assert all(np.array_equal(first.bits(key), second.bits(key)) for key in first.header.entries)
 
 
 def read_options_of(dtype: str) -> dict[str, Any]:
