@@ -169,8 +169,8 @@ class SizeSearch:
         return accepted[0].bytes if accepted else self._sizes.largest
 
     def _accepted(self) -> list[Tried]:
-        """Return the accepted files above every rejected one, smallest first."""
-        accepted = (one for one in self._tried.values() if self.accepts(one) and one.bytes >= self._low)
+        """Return the accepted files, smallest first: all are above every rejected one, since steps are between them."""
+        accepted = (one for one in self._tried.values() if self.accepts(one))
         return sorted(accepted, key=lambda one: one.bytes)
 
     def _is_downhill(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from lib_resize.effect.search import (
     BRACKET,
+    DOWNHILL,
     FEW,
     MORE,
     WORST_MARGIN,
@@ -133,6 +134,7 @@ def test_a_target_that_even_the_smallest_reaches_ends_with_the_smallest() -> Non
     assert best is not None
     assert best.bytes == SIZES.smallest
     assert best.seeds == 4
+    assert found.images == FEW * (1 + DOWNHILL) + 4
     assert not found.search.can_be("smaller")
 
 

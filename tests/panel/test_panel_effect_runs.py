@@ -106,6 +106,23 @@ def test_restoring_brings_the_original_back(browser: Browser, root: Path) -> Non
     assert (root / "salt.safetensors").read_bytes() == before
 
 
+def test_the_share_of_a_run_rises_from_image_to_image_and_from_file_to_file(
+    browser: Browser, host: Any, drawing: Drawing
+) -> None:
+    seen: list[tuple[int, float]] = []
+
+    def latent(request: Any) -> Any:
+        job = Browser(browser.service).ask("status")["queue"][-1]
+        seen.append((job["file"], job["share"]))
+        return drawing.latent(request)
+
+    host.latent = latent
+    shrunk(browser)
+    assert seen == sorted(seen)
+    first, second = ([share for file, share in seen if file == number] for number in (1, 2))
+    assert 0.3 < first[-1] < 0.5 <= second[0] < second[-1] < 1
+
+
 def test_stopping_the_job_stops_its_image(browser: Browser, host: Any, drawing: Drawing, root: Path) -> None:
     before = {path: path.read_bytes() for path in root.glob("*.safetensors")}
     ids: list[str] = []
@@ -139,6 +156,7 @@ def test_a_paused_run_goes_on_with_its_settings(browser: Browser, host: Any, dra
     runs.append(started["run"])
     browser.wait(started["job"])
     assert browser.ask("run", run=runs[0])["run"]["state"] == "paused"
+    assert len(drawing.drawn) == 7  # after the image of that moment
     going_on = browser.ask("run_control", run=runs[0], action="continue")
     browser.done(going_on["run"]["job"])
     items = browser.ask("run", run=runs[0])["items"]
