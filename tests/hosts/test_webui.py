@@ -341,12 +341,12 @@ def test_an_empty_list_is_reported_once_the_list_was_seen_to_be_kept(webui: WebU
 def test_an_image_has_the_latents_that_the_host_sampled(webui: WebUI, dtype: torch.dtype) -> None:
     with torch.inference_mode():
         webui.sampled = torch.randn(1, 4, 8, 6).to(dtype)
-    made = A1111Host().generate({"prompt": "a cat"})
-    assert made.latent.dtype == np.float32
-    assert np.array_equal(made.latent, webui.sampled[0].float().numpy())
+    latent: Any = A1111Host().generate({"prompt": "a cat"}).latent
+    assert latent.dtype == np.float32
+    assert np.array_equal(latent, webui.sampled[0].float().numpy())
     with torch.inference_mode():
         webui.sampled.zero_()
-    assert np.abs(made.latent).max() > 0, "the host may use its memory again"
+    assert np.abs(latent).max() > 0, "the host may use its memory again"
 
 
 class Decoded(list[Any]):
