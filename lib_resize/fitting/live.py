@@ -91,7 +91,7 @@ class ImageRecorder:
 
 
 def of_steps(calls: Sequence[Call], steps: int) -> list[Call]:
-    """Return all calls of `steps` of the image's steps, which have different times."""
+    """Return all calls of `steps` of the image's steps, which differ in their times."""
     by_time: dict[Any, list[Call]] = {}
     for number, call in enumerate(calls):
         by_time.setdefault(_time_of(call, number), []).append(call)

@@ -83,6 +83,12 @@ ROUTES = (
     Route("/run_control", "run_control", post=True),
     Route("/restore_originals", "restore_originals", post=True, status=202),
     Route("/purge", "purge", post=True),
+    Route("/compare", "compare", post=True, status=202),
+    Route("/picture", "picture"),
+    Route("/find", "find", post=True, status=202),
+    Route("/find_more", "find_more", post=True, status=202),
+    Route("/find_stop", "find_stop", post=True),
+    Route("/find_save", "find_save", post=True, status=202),
 )
 
 

@@ -19,7 +19,7 @@ from lib_resize.linalg.casts import singles
 from tests.fitting.small_net import CHANNELS, SIDE, Net
 from tests.hosts.standins import Loader, OnDisk, WebUI, add_backend, module
 
-MERGED, ADDED, PATCHED = "merged", "added", "patched"
+MERGED, SEPARATE, PATCHED = "merged", "separate", "patched"
 """A1111 with LoRAs in its weights; the same with LoRAs added during images only; Forge."""
 STEPS = 6
 

@@ -20,6 +20,7 @@ from tests.hosts_real.rest import Api, Rest
 
 WITHOUT = {
     "cards": "has no cards of LoRAs",
+    "fit": "does not let the extension call its model",
     "generate": "cannot generate images for the extension",
     "loaded_model": "has no model in memory",
     "prompt": "has no prompts in its page",

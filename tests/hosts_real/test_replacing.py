@@ -38,9 +38,10 @@ def replaced(api: Api, name: str) -> Iterator[str]:
         api.done(api.post("restore_originals", 202, run=answer["run"])["job"])
 
 
-def image(host: Rest, name: str) -> Any:
-    """Return an image with a LoRA, as an array of integers."""
-    settings: dict[str, Any] = {"prompt": f"a cake <lora:{name}:1>", "seed": 7, "steps": 2, "width": 64, "height": 64}
+def image(host: Rest, what: str | dict[str, Any]) -> Any:
+    """Return an image with a LoRA, or with settings of the WebUI's API, as an array of integers."""
+    few = {"prompt": f"a cake <lora:{what}:1>", "seed": 7, "steps": 2, "width": 64, "height": 64}
+    settings: dict[str, Any] = few if isinstance(what, str) else what
     return _pixels(host.post("sdapi/v1/txt2img", **settings)["images"][0])
 
 

@@ -72,7 +72,7 @@ class Candidate:
     path: Path
     plan: Plan
     bytes: int
-    """The planned size; a fit may make the record of the file shorter."""
+    """The planned size; the record of a fit may be shorter than planned."""
     fitted: bool = False
     """Its factors were fitted to images of the original, which made it better."""
 

@@ -21,10 +21,10 @@ from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import FIT
 from lib_resize.panel.service import Service
 from tests.fitting.small_net import SHAPES, save_lora
-from tests.hosts.live_webui import ADDED, MERGED, PATCHED, LiveWebUI, lora_deltas
+from tests.hosts.live_webui import MERGED, PATCHED, SEPARATE, LiveWebUI, lora_deltas
 from tests.panel.panelhost import Browser
 
-KINDS = [MERGED, ADDED, PATCHED]
+KINDS = [MERGED, SEPARATE, PATCHED]
 PROMPT = "a red fox <lora:style:0.5>"
 FITTED = {"settings": {"prompt": PROMPT, "seed": 5, "steps": 6}, "images": 4, "steps": 3}
 ORDER = {"names": ["style"], "recipe": "rank=2", "options": {"dtype": "32", "sidecars": False}, "fit": FITTED}

@@ -1,0 +1,86 @@
+"""Figures of images, the search for the smallest file and the fit, with the images that the WebUI really makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.hosts_real.rest import Api, Rest
+from tests.hosts_real.test_replacing import image
+
+pytestmark = pytest.mark.needs("generate")
+STEPS = 4
+
+
+@pytest.fixture
+def name(api: Api) -> str:
+    """A small LoRA of the loaded model's family whose rank can be reduced."""
+    sound = [one for one in api.files() if not one["problem"] and not one["ours"] and one["fits"] is not False]
+    return str(min((one for one in sound if (one["rank"] or 0) > 4), key=lambda one: one["bytes"])["name"])
+
+
+def settings(name: str, seed: int = 7) -> dict[str, Any]:
+    prompt = f"a cake <lora:{name}:1>"
+    return {"prompt": prompt, "seed": seed, "steps": STEPS, "width": 64, "height": 64, "cfg_scale": 4}
+
+
+def pixels_of(host: Rest, name: str | None, seed: int) -> Any:
+    """Return an image through the WebUI's own API, 0 to 1."""
+    asked = settings(name or "", seed)
+    return image(host, asked if name else {**asked, "prompt": "a cake"}) / 255
+
+
+def test_a_comparison_has_a_figure_and_a_host_that_repeats_itself_no_noise(api: Api, name: str) -> None:
+    made = api.resized(name, target={"rank": 1})
+    result = api.done(
+        api.post("compare", 202, result=made["result"], settings=settings(name), without=True, seeds=2)["job"]
+    )["result"]
+    assert result["basis"] == "latents"
+    assert result["noise"] < result["effect"] / 3
+    assert result["kept"] < 1
+    assert result["worst"] <= result["kept"]
+    assert api.results()[made["result"]]["effect"]["kept"] == pytest.approx(result["kept"], abs=1e-3)
+
+
+def test_the_smallest_file_is_found_saved_and_nothing_else_is_left(host: Rest, api: Api, name: str) -> None:
+    before, listed = image(host, settings(name)), api.names()
+    order = {"name": name, "target": 0.9, "settings": settings(name), "seeds": 2}
+    job = api.done(api.post("find", 202, **order)["job"])
+    assert job["state"] == "done", job["error"]
+    found = job["result"]
+    assert not found["weak"], found["text"]
+    best = found["best"]
+    assert best["accepted"]
+    assert best["kept"] >= 0.9
+    assert all(one["bytes"] > best["bytes"] for one in found["trials"] if one["accepted"] and one != best)
+    assert api.names() == listed
+    assert np.array_equal(image(host, settings(name)), before)
+    larger = api.done(api.post("find_more", 202, find=found["find"], direction="larger")["job"])["result"]["best"]
+    assert larger["bytes"] > best["bytes"]
+    saved = api.done(api.post("find_save", 202, find=found["find"])["job"])["result"]
+    assert saved["effect"]["kept"] == pytest.approx(larger["kept"], abs=1e-3)
+    assert api.names() == listed | {saved["output"]}
+    assert kept(host, name, saved["output"], [7, 8]) == pytest.approx(larger["kept"], abs=0.05)  # of pixels
+
+
+@pytest.mark.needs("fit")
+def test_a_fitted_file_is_nearer_to_the_original_on_seeds_that_were_not_used(host: Rest, api: Api, name: str) -> None:
+    before = image(host, settings(name))
+    target = {"rank": 2}
+    plain = api.resized(name, target=target, options={"suffix": "_plain"})
+    fit = {"settings": settings(name, 100), "images": 4, "steps": 4}
+    fitted = api.resized(name, target=target, options={"suffix": "_fitted"}, fit=fit)
+    assert any(note.startswith("fitted to images") for note in fitted["notes"]), fitted["notes"]
+    assert np.array_equal(image(host, settings(name)), before)
+    seeds = [31, 32, 33, 34]
+    assert kept(host, name, fitted["output"], seeds) > kept(host, name, plain["output"], seeds)
+
+
+def kept(host: Rest, name: str, other: str, seeds: list[int]) -> float:
+    """Return how much of the effect a file keeps, of the pixels of the WebUI's own images."""
+    originals = [pixels_of(host, name, seed) for seed in seeds]
+    away = [np.square(pixels_of(host, other, seed) - one).mean() for seed, one in zip(seeds, originals, strict=True)]
+    effect = [np.square(pixels_of(host, None, seed) - one).mean() for seed, one in zip(seeds, originals, strict=True)]
+    return float(1 - np.sum(away) / np.sum(effect))
