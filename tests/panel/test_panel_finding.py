@@ -62,6 +62,14 @@ def found(browser: Browser, **params: Any) -> Any:
     return browser.done(find(browser, **params))
 
 
+def test_sizes_whose_files_have_one_name_are_drawn_each_by_its_own_file(browser: Browser, drawing: Drawing) -> None:
+    result = found(browser, options={"suffix": "_small"})
+    assert len({one["bytes"] for one in result["trials"]}) > 1
+    assert len({one["kept"] for one in result["trials"]}) > 1
+    saved = browser.done(browser.ask("find_save", find=result["find"])["job"])
+    assert saved["output"] == "broth_small"
+
+
 def trials_of(browser: Browser) -> Path:
     return browser.service.desk.library.cache.parent / candidates.FOLDER
 

@@ -92,6 +92,7 @@ class Candidates:
         self._refine = refine
         self._written: dict[str, Candidate] = {}
         self._digest = ""
+        self._number = 0
         self.sizes = self._sizes()
 
     def of_size(self, bytes: int, handle: Handle) -> Candidate:
@@ -100,6 +101,7 @@ class Candidates:
         Raises Cancelled, FileError where the LoRA was changed since it was analysed, and OutputError.
         """
         recipe = self._recipe_of(bytes)
+        self._number += 1
         with (
             reopened(self._kept) as adapter,
             open_required_base(adapter, self._host, self._options.reference) as base,
@@ -123,6 +125,7 @@ class Candidates:
         bytes = job.plan.bytes_after
         job = job if self._refine is None else self._refine(job, tools)
         try:
+            _make_folder(job.path.parent)
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
@@ -162,13 +165,21 @@ class Candidates:
         return analysis_for(self._kept, recipe, self._options.reference, self._host, self._options.convert)
 
     def _path(self, stem: str) -> Path:
-        return self._folder / f"{stem}{SUFFIX}"
+        """Return a path in a folder of its own: files of several sizes may have one name, such as ``style_2mb``."""
+        return self._folder / str(self._number) / f"{stem}{SUFFIX}"
 
 
 def _key(job: ResizeJob) -> str:
     forms = [type(layer.form).__name__ for layer in job.analysis.adapter.layers]
     kept = [[int(index) for index in one] for one in job.choice.kept]
     return hashlib.sha256(repr((forms, kept)).encode()).hexdigest()
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path.name}: {error.strerror}") from error
 
 
 def _not_written(error: OutputError) -> OutputError:
