@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from lib_resize.files.reader import SafeFile
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.fitting import moments
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
@@ -195,6 +195,15 @@ def test_a_search_fits_each_size_and_saves_what_it_drew(scene: Scene) -> None:
     scene.check_nothing_is_left()
 
 
+def test_a_search_with_a_fit_ends(open_scene: Callable[..., Scene]) -> None:
+    """A fitted file may be smaller than planned by its record; the search must know it by the planned size."""
+    scene = open_scene(MERGED)
+    order = {"name": "style", "target": 0.9, "settings": {**FITTED["settings"]}, "seeds": 2, "fit": True}  # type: ignore[dict-item]
+    found = scene.done(scene.browser.ask("find", **order, options={"dtype": "32"})["job"])
+    assert found["best"]["accepted"]
+    assert scene.live.count < 60
+
+
 # The host, meanwhile --------------------------------------------------------------------------------------------
 
 
@@ -340,15 +349,13 @@ def test_a_quantised_model_is_refused(scene: Scene) -> None:
 
 def test_a_model_of_another_family_is_refused(open_scene: Callable[..., Scene]) -> None:
     scene = open_scene(MERGED)
-    shapes = {"input_blocks_1_1_transformer_blocks_0_attn1_to_q": (320, 320), "middle_block_1_proj_in": (1280, 1280)}
-    path = save_lora(scene.live.folder / "sd15.safetensors", shapes)
-    scene.live.webui.add_lora("sd15", path)
-    scene.live.webui.model.is_sdxl = True
-    ended = scene.ended(names=["sd15"])
-    with SafeFile(path):
-        pass
-    assert ended["state"] == "failed"
-    assert ended["error"]["kind"] in ("reference", "file")
+    path = write_lora(scene.live.folder / "pastry.safetensors", LoraOptions(rank=2, text_encoders=False))
+    scene.live.webui.add_lora("pastry", path)
+    scene.live.webui.model.is_sd1 = True
+    error = scene.ended(names=["pastry"], recipe="rank=1")["error"]
+    assert error["kind"] == "reference"
+    assert "pastry is made for SDXL, the loaded model tiny.safetensors [abc] is SD1.5" in error["message"]
+    assert scene.live.count == 0
 
 
 def test_a_model_that_changes_during_the_fit_ends_it(open_scene: Callable[..., Scene]) -> None:
