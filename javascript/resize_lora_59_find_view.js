@@ -187,6 +187,7 @@
             'data-bytes': trial.bytes,
             'aria-pressed': String(isShown),
             'aria-label': `${trialText(trial)}, ${verdict(trial)}`,
+            title: `${keptText(trial)}: ${verdict(trial)}`, // the worst image may decide
         };
         const mark = trial.accepted ? '✓' : '✗';
         const line = button('', work, own);

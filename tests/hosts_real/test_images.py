@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.hosts_real.rest import Api, Rest
+from tests.hosts_real.kit import choose, long_wait, prompt, small, take
+from tests.hosts_real.rest import Api, Rest, until
 from tests.hosts_real.test_replacing import image
+from tests.panel_page import expect, open_tab
 
 pytestmark = pytest.mark.needs("generate")
 STEPS = 4
@@ -63,6 +65,31 @@ def test_the_smallest_file_is_found_saved_and_nothing_else_is_left(host: Rest, a
     assert saved["effect"]["kept"] == pytest.approx(larger["kept"], abs=1e-3)
     assert api.names() == listed | {saved["output"]}
     assert kept(host, name, saved["output"], [7, 8]) == pytest.approx(larger["kept"], abs=0.05)  # of pixels
+
+
+@pytest.mark.needs("prompt")
+def test_a_person_finds_the_smallest_file_in_the_tab_and_saves_it(webui: Any, api: Api, name: str) -> None:
+    small(webui, steps=STEPS)
+    prompt(webui, f"a cake <lora:{name}:1>")
+    open_tab(webui, "resize_lora")
+    choose(webui, name)
+    webui.locator("#resize_lora_find").click()
+    expect(webui.locator("#resize_lora_find_prompt")).to_have_value(f"a cake <lora:{name}:1>")
+    webui.locator("#resize_lora_find_seeds").select_option("2")
+    webui.locator("#resize_lora_find_goal_9").check(force=True)
+    take(webui, "find-form")
+    listed = api.names()
+    webui.locator("#resize_lora_find_run").click()
+    expect(webui.locator("#resize_lora_find_steps button").first).to_be_visible(timeout=long_wait())
+    take(webui, "find-running")
+    expect(webui.locator("#resize_lora_find_save")).to_be_visible(timeout=long_wait())
+    take(webui, "find-found")
+    assert api.names() == listed
+    webui.locator("#resize_lora_find_save").click()
+    expect(webui.locator("dialog[open]")).to_have_count(0, timeout=long_wait())
+    (saved,) = until(lambda: api.names() - listed, "the saved file")
+    expect(webui.locator(".resize-lora-result").filter(has_text=saved).first).to_contain_text("%")
+    take(webui, "find-saved")
 
 
 @pytest.mark.needs("fit")
