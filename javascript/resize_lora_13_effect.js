@@ -6,6 +6,7 @@
     const {count, percent} = resizeLora.numbers;
     const {t} = resizeLora.words;
 
+    const SEEDS = [1, 2, 4]; // numbers of images to choose from
     const MOST = 0.999; // of images that are not equal
 
     /* A share of the effect: 100 % only for equal images, and 0 % where nothing is kept. */
@@ -28,5 +29,5 @@
         return [worst, images, ...settings].filter(Boolean).join(' · ');
     }
 
-    resizeLora.effect = {effectHint, effectText};
+    resizeLora.effect = {SEEDS, effectHint, effectText, shareText};
 })((window.resizeLora = window.resizeLora || {}));

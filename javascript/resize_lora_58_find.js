@@ -6,6 +6,7 @@
     const {count} = resizeLora.numbers;
     const {listed, t} = resizeLora.words;
     const {aboutImages, hasTag, settingsText, targetOf, templateOf} = resizeLora.findWords;
+    const {SEEDS} = resizeLora.effect;
     const {errorText} = resizeLora.messages;
     const {checkbox, chooser, el, input, labelled, primaryButton, quiet, setText, show} = resizeLora.elements;
     const {keep, kept} = resizeLora.storage;
@@ -18,7 +19,6 @@
     const {fitHint} = resizeLora.fit;
 
     const OWN = 'own';
-    const SEEDS = [1, 2, 4];
 
     /* Opens the dialog about LoRAs. `tab`: the tab of the host whose prompt is used; `options`: of the new file. */
     async function openFind(names, {tab = 'txt2img', options = {}} = {}) {

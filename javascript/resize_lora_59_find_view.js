@@ -3,9 +3,10 @@
     'use strict';
     if (resizeLora.findView) return;
 
-    const {count, percent, saving, size, sizes} = resizeLora.numbers;
+    const {count, saving, size, sizes} = resizeLora.numbers;
     const {t} = resizeLora.words;
     const {keptText, seedsText, trialText, withTrial} = resizeLora.findWords;
+    const {shareText} = resizeLora.effect;
     const {errorText, messageText} = resizeLora.messages;
     const {button, el, primaryButton, quiet, setText, show} = resizeLora.elements;
     const {ENDED, state} = resizeLora.model;
@@ -194,7 +195,7 @@
         line.append(
             el('span', {'aria-hidden': 'true'}, mark),
             el('span', null, size(trial.bytes)),
-            el('span', null, percent(trial.kept)),
+            el('span', null, shareText(trial.kept)),
             quiet(isBest ? t('best') : seedsText(trial.seeds)),
         );
         return el('li', null, line);

@@ -6,6 +6,7 @@
     const {round} = resizeLora.numbers;
     const {t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
+    const {SEEDS} = resizeLora.effect;
     const {button, chooser, download, el, hostRoot, input, quiet, show} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {call} = resizeLora.wire;
@@ -27,7 +28,6 @@
     };
     const TEXT_SETTINGS = ['prompt', 'negative_prompt', 'sampler_name', 'scheduler'];
 
-    const SEEDS = [1, 2, 4]; // numbers of images to choose from
     const asked = new Map(); // id of a job -> its parameters, so that it can be repeated with more images
 
     function startComparison(about, tab) {

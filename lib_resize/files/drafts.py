@@ -48,7 +48,7 @@ def create(folder: Path) -> tuple[Path, int]:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
             try:
                 _lock(fd, wait=True)
-                if _is_at(fd, path):
+                if is_at(fd, path):
                     return path, fd
             except BaseException:
                 os.close(fd)
@@ -107,7 +107,7 @@ def _remove_if_dead(item: os.DirEntry[str], *, is_own: bool) -> None:
     if is_own or age > _STALE_SECONDS:
         fd = os.open(item.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            if _lock(fd, wait=False) and _is_at(fd, Path(item.path)):
+            if _lock(fd, wait=False) and is_at(fd, Path(item.path)):
                 Path(item.path).unlink()
         finally:
             os.close(fd)
@@ -129,7 +129,7 @@ def _lock(fd: int, *, wait: bool) -> bool:
     return True
 
 
-def _is_at(fd: int, path: Path) -> bool:
+def is_at(fd: int, path: Path) -> bool:
     """Return whether a path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(fd), os.lstat(path))

@@ -147,8 +147,9 @@ class ResizeRecord:
     extracted: bool = False
     """Whether the sources are checkpoints, and the file is their difference."""
     fit: FitRecord | None = None
-    effect: EffectRecord | None = None
     """None where the factors were not fitted."""
+    effect: EffectRecord | None = None
+    """None where no images were compared."""
 
 
 @dataclass(frozen=True)

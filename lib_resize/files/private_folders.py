@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import OutputError
-from .drafts import machine
+from .drafts import is_at, machine
 from .locks import try_lock
 
 _NAME = re.compile(r"private-([0-9a-f]{8})[0-9a-f]{8}")
@@ -75,7 +75,7 @@ def _created(parent: Path) -> PrivateFolder:
         path.mkdir(mode=0o700)
         with contextlib.suppress(FileNotFoundError):  # swept before it was locked
             fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-            if try_lock(fd) is not False and _is_at(fd, path / _LOCK):
+            if try_lock(fd) is not False and is_at(fd, path / _LOCK):
                 return PrivateFolder(path, fd)
             os.close(fd)
     raise FileExistsError(f"no free name for a temporary folder in {parent}")
@@ -113,10 +113,3 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink()
-
-
-def _is_at(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except OSError:
-        return False

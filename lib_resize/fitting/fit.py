@@ -126,7 +126,7 @@ def held_out_errors(jobs: Sequence[ResizeJob], recorded: Recorded, batch: int = 
     def run(size: int) -> None:
         sums[:] = [0.0] * len(variants)
         for samples in mini_batches(samples_of(recorded.held_out), size, 0):
-            outputs = [_output(model, deltas, samples) for deltas in variants]
+            outputs = [output_with(model, deltas, samples) for deltas in variants]
             for i, output in enumerate(outputs):
                 sums[i] += float((output - outputs[0]).square().sum())
 
@@ -135,7 +135,8 @@ def held_out_errors(jobs: Sequence[ResizeJob], recorded: Recorded, batch: int = 
     return [one / whole if whole > 0 and math.isfinite(whole) else math.nan for one in sums[2:]]
 
 
-def _output(model: FitModel, deltas: Deltas, samples: Sequence[Sample]) -> Tensor:
+def output_with(model: FitModel, deltas: Deltas, samples: Sequence[Sample]) -> Tensor:
+    """Return what a model gives for some samples with deltas added, float64 on the CPU."""
     with torch.no_grad(), applied(deltas):
         return outputs_of(call_repeated(model.module, samples, 1, model.device)).double().cpu()
 

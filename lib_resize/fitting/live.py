@@ -21,12 +21,12 @@ from ..engine.runtime import Runtime
 from ..errors import UnsupportedError
 from ..files.metadata import FitRecord
 from ..names.families import component
-from .calls import CONSTANTS, Call, call_repeated, leaves_of, outputs_of, recording, samples_of
-from .fit import Recorded, Recordings, fit_job
+from .calls import CONSTANTS, Call, leaves_of, recording, samples_of
+from .fit import Recorded, Recordings, fit_job, output_with
 from .layers import original_deltas
-from .paired import Deltas, FitOptions
+from .paired import FitOptions
 from .pairing import places_in
-from .places import FitModel, applied
+from .places import FitModel
 
 _OPTIONS = "transformer_options"  # the argument of Forge and its relatives
 _OF_ONE_BATCH = frozenset(
@@ -156,13 +156,7 @@ def _nothing_to_fit(adapter: Adapter, aside: Mapping[int, str]) -> str:
 
 def _plain(job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> ResizeJob:
     record = FitRecord(len(recorded.images), recorded.steps, recorded.prompt, 0, {})
-    return with_fit(
-        job,
-        {},
-        record,
-        [_NOT_REPEATED],
-        runtime.arrays,
-    )
+    return with_fit(job, {}, record, [_NOT_REPEATED], runtime.arrays)
 
 
 def strength_in(model: FitModel, job: ResizeJob, calls: Sequence[Call]) -> float | None:
@@ -174,7 +168,7 @@ def strength_in(model: FitModel, job: ResizeJob, calls: Sequence[Call]) -> float
     wanted = [(call, call.output.double()) for call in calls if call.output is not None]
     own = added = effect = 0.0
     for call, output in wanted:
-        plain, more = _repeated(model, (), call), _repeated(model, source, call)
+        plain, more = (output_with(model, deltas, samples_of([call])) for deltas in ((), source))
         own += _square(plain - output)
         added += _square(more - output)
         effect += _square(more - plain)
@@ -182,11 +176,6 @@ def strength_in(model: FitModel, job: ResizeJob, calls: Sequence[Call]) -> float
     if not wanted or not nearest <= _SAME * effect:  # also for NaN
         return None
     return 1.0 if own == nearest else 0.0
-
-
-def _repeated(model: FitModel, deltas: Deltas, call: Call) -> Tensor:
-    with torch.no_grad(), applied(deltas):
-        return outputs_of(call_repeated(model.module, samples_of([call]), 1, model.device)).double().cpu()
 
 
 def _square(values: Tensor) -> float:

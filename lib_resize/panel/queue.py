@@ -130,12 +130,8 @@ class PartHandle(Handle):
 
     def part(self, before: float, share: float, check: Callable[[], None]) -> Handle:
         first, whole = self._place
-
-        def both() -> None:
-            self._own_check()
-            check()
-
-        return PartHandle(self._queue, self._job, (first + whole * before, whole * share), both)
+        place = (first + whole * before, whole * share)
+        return PartHandle(self._queue, self._job, place, _both(self._own_check, check))
 
     def portion(self, done: float, next_one: float) -> None:
         before, share = self._place
@@ -153,11 +149,7 @@ class QuietHandle(Handle):
         self._own_check()
 
     def part(self, before: float, share: float, check: Callable[[], None]) -> Handle:  # noqa: ARG002 - nothing is shown
-        def both() -> None:
-            self.check()
-            check()
-
-        return QuietHandle(self._queue, self._job, both)
+        return QuietHandle(self._queue, self._job, _both(self._own_check, check))
 
     def portion(self, done: float, next_one: float) -> None:
         pass
@@ -170,6 +162,14 @@ class QuietHandle(Handle):
 
     def step(self, count: int = 1) -> None:  # noqa: ARG002 - nothing is shown
         self.check()
+
+
+def _both(first: Callable[[], None], second: Callable[[], None]) -> Callable[[], None]:
+    def both() -> None:
+        first()
+        second()
+
+    return both
 
 
 class Queue:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ..errors import OutputError, ResizeError
+from ..files.effect_record import EffectRecord
 from ..hosts.host import Host
 from . import gathering, trash
 from .faults import Fault
@@ -257,3 +258,8 @@ def _place(records: Sequence[Record], id: str) -> int:
 
 def now() -> float:
     return round(time.time(), 3)
+
+
+def effect_json(record: EffectRecord) -> Json:
+    """Return the `Effect record` of the protocol, with this moment."""
+    return {**record.as_json(), "made": now()}

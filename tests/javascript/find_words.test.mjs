@@ -25,6 +25,7 @@ test('a target is a percentage from 50 to 99.9', () => {
 test('a figure names the worst image where it is known, and nothing where there is no figure', () => {
     assert.equal(words.keptText({kept: 0.978, worst: 0.961}), "keeps 97.8 % of the LoRA's effect (worst image 96.1 %)");
     assert.equal(words.keptText({kept: 0.978, worst: null}), "keeps 97.8 % of the LoRA's effect");
+    assert.equal(words.keptText({kept: 0.9999, worst: -0.1}), "keeps 99.9 % of the LoRA's effect (worst image 0.0 %)");
     assert.equal(words.keptText({kept: null, worst: null}), '');
     assert.equal(words.trialText(trial(1048576, {kept: null})), '1.00 MB');
 });

@@ -10,6 +10,7 @@ import pytest
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.panel.service import Service
+from tests.panel.drawing import Drawing
 from tests.panel.panelhost import Browser, fake_host
 
 
@@ -25,6 +26,12 @@ def pantry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path, pantry: Path) -> Path:
     """The host's LoRA folder."""
     return Path(shutil.copytree(pantry, tmp_path / "models" / "Lora"))
+
+
+@pytest.fixture
+def drawing(root: Path) -> Drawing:
+    """A host's images, which depend on the LoRA files of the folder."""
+    return Drawing(lambda name: root / f"{name}.safetensors")
 
 
 @pytest.fixture

@@ -29,11 +29,6 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def drawing(root: Path) -> Drawing:
-    return Drawing(lambda name: root / f"{name}.safetensors")
-
-
-@pytest.fixture
 def host(root: Path, drawing: Drawing) -> Any:
     return fake_host(root, latent=drawing.latent)
 

@@ -45,11 +45,6 @@ def root(tmp_path: Path, broth: Path) -> Path:
 
 
 @pytest.fixture
-def drawing(root: Path) -> Drawing:
-    return Drawing(lambda name: root / f"{name}.safetensors")
-
-
-@pytest.fixture
 def host(root: Path, drawing: Drawing) -> Any:
     return fake_host(root, latent=drawing.latent)
 

@@ -7,22 +7,21 @@ import contextlib
 
 from ...errors import ResizeError
 from ...files.effect_record import EffectRecord
-from ...hosts.host import GENERATE
 from .. import compare as images
 from ..desk import Desk
 from ..faults import Fault
 from ..jobs import JobSpec
 from ..pairs import ComparedPair, pair_of
+from ..picturing.orders import check_host
 from ..picturing.prompting import read_settings
 from ..protocol.types import Json
 from ..queue import Handle
-from ..results import now
+from ..results import effect_json
 from ..runs.effects import keep_effect
 
 
 def compare(desk: Desk, params: Json) -> Json:
-    if GENERATE not in desk.host.features:
-        raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
+    check_host(desk)
     lists = desk.snapshot()
     pair = pair_of(desk, params, lists)
     files, wish = pair.files, images.Wish(read_settings(params["settings"]), params["without"], params["seeds"])
@@ -48,7 +47,7 @@ def _compared(desk: Desk, pair: ComparedPair, wish: images.Wish, handle: Handle)
 
 def _keep(desk: Desk, pair: ComparedPair, record: EffectRecord) -> None:
     """Keep a figure with the result, or the file of a run, that it is about. Raises OutputError."""
-    effect = {**record.as_json(), "made": now()}
+    effect = effect_json(record)
     if pair.result is not None:
         desk.results.keep_effect(pair.result, effect)
     if pair.entry is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ...hosts.host import LoraFile
 from ..desk import Desk, size_of
@@ -12,7 +13,7 @@ from ..jobs import JobSpec
 from ..making import check_reference
 from ..names import output_folder
 from ..options import Options, read_options, target_recipe
-from ..picturing.finding import find_job, more_job, save_job
+from ..picturing.finding import best_of, find_job, more_job, save_job
 from ..picturing.finds import Find, FindOrder
 from ..picturing.orders import check_host, check_search
 from ..picturing.originals import original_pair
@@ -20,6 +21,7 @@ from ..picturing.own_prompts import own_settings
 from ..picturing.prompting import read_settings, seeds_from
 from ..picturing.takes import Takes
 from ..protocol.types import Json
+from ..queue import Handle
 from ..snapshot import Snapshot
 
 
@@ -33,7 +35,7 @@ def find(desk: Desk, params: Json) -> Json:
     finds = [
         _new_find(desk, lora, params, options, own or own_settings(lora, settings, listed), lists) for lora in loras
     ]
-    specs = [_spec(desk, one, number, len(finds)) for number, one in enumerate(finds, 1)]
+    specs = [_spec(desk, one, partial(find_job, desk, one), number, len(finds)) for number, one in enumerate(finds, 1)]
     jobs = desk.queue.add_all(specs)
     for job, one in zip(jobs, finds, strict=True):
         desk.finds.begin(job, one)
@@ -63,12 +65,12 @@ def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settin
     return Find(order, Takes(desk.host, pair, settings))
 
 
-def _spec(desk: Desk, one: Find, file: int, files: int) -> JobSpec:
+def _spec(desk: Desk, one: Find, run: Callable[[Handle], Json], file: int = 1, files: int = 1) -> JobSpec:
     name = one.order.lora.name
     return JobSpec(
         kind="find",
         title=f"Find the smallest {name}",
-        run=lambda handle: find_job(desk, one, handle),
+        run=run,
         name=name,
         file=file,
         files=files,
@@ -79,21 +81,13 @@ def _spec(desk: Desk, one: Find, file: int, files: int) -> JobSpec:
 def find_more(desk: Desk, params: Json) -> Json:
     check_host(desk)
     one, direction = desk.finds.get(params["find"]), params["direction"]
-    if one.search is None or not one.search.can_be(direction) or one.best is None:
+    if not one.can_be(direction):
         name = one.order.lora.name
         if direction == "smaller":
             raise Fault("refused", f"{name}: no smaller file is possible.")
         raise Fault("refused", f"{name}: no larger file is possible.")
     one.stop.clear()
-    name = one.order.lora.name
-    spec = JobSpec(
-        kind="find",
-        title=f"Find the smallest {name}",
-        run=lambda handle: more_job(desk, one, direction, handle),
-        name=name,
-        stop=desk.host.stop_generating,
-    )
-    job = desk.queue.add(spec)
+    job = desk.queue.add(_spec(desk, one, lambda handle: more_job(desk, one, direction, handle)))
     desk.finds.begin(job, one)
     return {"job": job}
 
@@ -106,9 +100,7 @@ def find_stop(desk: Desk, params: Json) -> Json:
 
 def find_save(desk: Desk, params: Json) -> Json:
     one = desk.finds.get(params["find"])
-    if one.best is None:
-        raise Fault("gone", "The search has no file that could be saved. Find the smallest file again.")
-    lora, recipe = one.order.lora, one.best.plan.recipe
+    lora, recipe = one.order.lora, best_of(one).plan.recipe
     spec = JobSpec(
         kind="resize",
         title=f"{lora.name}: {recipe}",

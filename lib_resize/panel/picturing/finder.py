@@ -136,15 +136,19 @@ class Finder:
 
     def _base_figure(self, seeds: Sequence[int]) -> EffectFigure:
         """Return effect and noise; `kept` is None where the images hardly show the LoRA, else 1."""
-        takes, handle = self._takes, self._handle
-        originals = [takes.original(seed, handle) for seed in seeds]
-        noise, _ = squared_distance([originals[0], takes.again(handle)])
-        bare = [
-            squared_distance([takes.without(seed, handle), original]) for seed, original in _pairs(seeds, originals)
-        ]
+        noise = self._takes.noise(self._handle)
+        _, bare = self._originals(seeds)
         self._check_model()
         distances = [Distances(seed, 0.0, distance) for seed, (distance, _) in zip(seeds, bare, strict=True)]
         return effect_figure(distances, noise, bare[0][1])
+
+    def _originals(self, seeds: Sequence[int]) -> tuple[list[Take], list[tuple[float, str]]]:
+        """Return the images of the original, and the squared difference of each from that without the LoRA."""
+        takes, handle = self._takes, self._handle
+        originals = [takes.original(seed, handle) for seed in seeds]
+        return originals, [
+            squared_distance([takes.without(seed, handle), one]) for seed, one in _pairs(seeds, originals)
+        ]
 
     def _measured(self, candidate: Candidate, step: Step, *, may_give_up: bool) -> Measured | None:
         """Return what images show of a file; None where the prompt hardly shows the LoRA after all."""
@@ -163,10 +167,8 @@ class Finder:
     def _lost(self, candidate: Candidate, seeds: Sequence[int]) -> EffectFigure | None:
         """Return the figure of the first images where they are too far off for the others to matter; else None."""
         takes, handle, made = self._takes, self._handle, list[float]()
-        originals = [takes.original(seed, handle) for seed in seeds]
-        bare = [
-            squared_distance([takes.without(seed, handle), original])[0] for seed, original in _pairs(seeds, originals)
-        ]
+        originals, without = self._originals(seeds)
+        bare = [distance for distance, _ in without]
         for seed, original in _pairs(seeds[:-1], originals):
             image = takes.candidate(candidate.key, candidate.name, candidate.path, seed, handle)
             distance, basis = squared_distance([image, original])

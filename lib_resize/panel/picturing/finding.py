@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ..making import make
 from ..protocol.types import Json
 from ..queue import Handle
 from ..resizing import BeforeWriting, NewFile, ResizeOrder, write
-from ..results import now
+from ..results import effect_json
 from .finder import check_unchanged, search, search_more
 from .finds import Find, Measured
 
@@ -62,7 +61,6 @@ def found_json(find: Find, result: Json | None) -> Json:
     """Return the `Found` of the protocol."""
     best, order = find.best, find.order
     figure = find.base if best is None else best.figure
-    can_be: Callable[[str], bool] = lambda direction: best is not None and _can_be(find, direction)  # noqa: E731
     return {
         "find": find.id,
         "name": order.lora.name,
@@ -75,15 +73,11 @@ def found_json(find: Find, result: Json | None) -> Json:
         "weak": find.weak,
         "seeds": list(order.seeds),
         "images": find.takes.made,
-        "smaller": can_be("smaller"),
-        "larger": can_be("larger"),
+        "smaller": find.can_be("smaller"),
+        "larger": find.can_be("larger"),
         "text": found_text(find),
         "result": result,
     }
-
-
-def _can_be(find: Find, direction: str) -> bool:
-    return find.search is not None and find.search.can_be(direction)
 
 
 def found_text(find: Find) -> str:
@@ -99,7 +93,7 @@ def found_text(find: Find) -> str:
     if best.json["accepted"]:
         return f"{size} keeps {kept} of the LoRA's effect (worst image {worst})."
     goal = shown_share(target)
-    if _can_be(find, "larger"):
+    if find.can_be("larger"):
         return f"{size} keeps {kept} of the LoRA's effect (worst image {worst}). The target is {goal}."
     return (
         f"Even the largest file, {size}, keeps only {kept} of the LoRA's effect (worst image {worst}). The target is "
@@ -114,19 +108,24 @@ class _OtherRanks(Exception):  # noqa: N818 - the recipe is adjusted
     pass
 
 
+def best_of(find: Find) -> Measured:
+    """Return the best file of a search. Raises Fault where there is none."""
+    if find.best is None:
+        raise Fault("gone", "The search has no file that could be saved. Find the smallest file again.")
+    return find.best
+
+
 def save_job(desk: Desk, find: Find, handle: Handle) -> Json:
     """Write the best file of a search next to its source, and return its `Result`.
 
     Its dimensions are those that were drawn. Raises Fault where the LoRA was changed, and what writing raises.
     """
-    best = find.best
-    if best is None:
-        raise Fault("gone", "The search has no file that could be saved. Find the smallest file again.")
+    best = best_of(find)
     check_unchanged(find)
     order = find.order
     making = desk.results.making(order.lora.name, order.lora.path)
     record = find.takes.record(best.figure)
-    effect = None if record is None else {**record.as_json(), "made": now()}
+    effect = None if record is None else effect_json(record)
     more = {"batch": handle.batch, "effect": effect}
     return make(desk, making, order.options, lambda before: _write(desk, find, best, handle, before), more)
 

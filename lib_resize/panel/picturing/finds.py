@@ -83,6 +83,10 @@ class Find:
         best = None if self.search is None else self.search.best
         return None if best is None or self.weak else self.measured.get(best.bytes)
 
+    def can_be(self, direction: str) -> bool:
+        """Return whether a file that is "smaller" or "larger" than the best can be tried."""
+        return self.search is not None and self.best is not None and self.search.can_be(direction)
+
     def show(self, what: str, key: str, take: Take) -> Json:
         """Return the `Image` of the protocol; each image has one id."""
         id = self._ids.setdefault((what, key), secrets.token_hex(8))

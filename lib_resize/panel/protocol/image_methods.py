@@ -7,7 +7,7 @@ from .method import NAMES, RESULT_OR_NAME, Method
 from .objects import BOOLEAN, COMPARISON, IMAGE_SETTINGS, JOB_ID, NUMBER, OPTIONS, RESULT, TEXT
 from .types import Field, Integer, Object, Text
 
-MOST_SEEDS = 4
+MOST_SEEDS = max(of.SEEDS)
 """Images of one comparison with each file."""
 
 _FIND = Field("find", TEXT, "id of a search; the last 4 are kept")

@@ -30,7 +30,7 @@ from ..desk import Desk
 from ..options import Options
 from ..queue import Handle
 from ..references import reference_info
-from ..results import now
+from ..results import effect_json
 from . import document as is_
 from .by_images import FoundFile, NoSize, found_file
 from .document import RunItem, RunOrder
@@ -123,7 +123,7 @@ def _shrunk(desk: Desk, order: ShrinkOrder, lora: LoraFile, item: RunItem, handl
         retention=plan.retention,
         notes=notes,
         entry=entry,
-        effect=None if found is None else {**found.record.as_json(), "made": now()},
+        effect=None if found is None else effect_json(found.record),
     )
 
 

@@ -3,8 +3,9 @@
     'use strict';
     if (resizeLora.findWords) return;
 
-    const {percent, round, size} = resizeLora.numbers;
+    const {round, size} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
+    const {shareText} = resizeLora.effect;
 
     const STEPS = 5; // of the search between two sizes
     const LAST_STEPS = 2; // those that are repeated with all seeds
@@ -26,7 +27,7 @@
 
     function keptText({kept, worst}) {
         if (kept == null) return '';
-        const values = {kept: percent(kept), worst: percent(worst)};
+        const values = {kept: shareText(kept), worst: shareText(worst)};
         return worst == null
             ? t("keeps {kept} of the LoRA's effect", values)
             : t("keeps {kept} of the LoRA's effect (worst image {worst})", values);
