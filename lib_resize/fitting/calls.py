@@ -93,8 +93,8 @@ def mini_batches(samples: Sequence[Sample], most: int, seed: int) -> list[list[S
     return [found[i] for i in _shuffled(len(found), seed)]
 
 
-def call_repeated(module: nn.Module, samples: Sequence[Sample], times: int, device: torch.device) -> Any:
-    """Call a module with some samples as one batch, which is repeated `times` times: ``[x ; x]`` for 2."""
+def call_repeated(module: Callable[..., Any], samples: Sequence[Sample], times: int, device: torch.device) -> Any:
+    """Call a module or function with some samples as one batch, which is repeated `times` times: ``[x ; x]`` for 2."""
     first = samples[0].call
 
     def batch(leaves: Sequence[Any]) -> Any:

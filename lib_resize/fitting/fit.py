@@ -83,11 +83,13 @@ def _without_place(job: ResizeJob, recordings: Recordings) -> Counter[str]:
 
 
 def _fit_model(job: ResizeJob, recorded: Recorded, options: FitOptions, runtime: Runtime, found: _FitSoFar) -> None:
-    model, pairs = recorded.model, _fitted_pairs(job, recorded, options, runtime, found)
-    if not pairs:
-        return
-    fitted = with_fit(job, pairs, FitRecord.longest([model.name]), [], runtime.arrays)
-    plain_error, fitted_error = held_out_errors([job, fitted], recorded, options.batch)
+    model = recorded.model
+    with model.ready():
+        pairs = _fitted_pairs(job, recorded, options, runtime, found)
+        if not pairs:
+            return
+        fitted = with_fit(job, pairs, FitRecord.longest([model.name]), [], runtime.arrays)
+        plain_error, fitted_error = held_out_errors([job, fitted], recorded, options.batch)
     found.errors[model.name] = plain_error, fitted_error
     if fitted_error < plain_error:
         found.pairs.update(pairs)
@@ -138,7 +140,7 @@ def held_out_errors(jobs: Sequence[ResizeJob], recorded: Recorded, batch: int = 
 def output_with(model: FitModel, deltas: Deltas, samples: Sequence[Sample]) -> Tensor:
     """Return what a model gives for some samples with deltas added, float64 on the CPU."""
     with torch.no_grad(), applied(deltas):
-        return outputs_of(call_repeated(model.module, samples, 1, model.device)).double().cpu()
+        return outputs_of(call_repeated(model.called, samples, 1, model.device)).double().cpu()
 
 
 def _notes(job: ResizeJob, found: _FitSoFar, unused: int) -> Iterator[str]:

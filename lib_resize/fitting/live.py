@@ -1,15 +1,17 @@
 """Fit in a program that makes the images itself: calls of its model are recorded, and repeated when it is idle.
 
-Whether the LoRA is in the model at that moment, in its weights or otherwise, is not assumed but found by repeating a
-recorded call.
+Whether the LoRA is in the model at that moment, in its weights or otherwise, is not assumed but found by repeating
+recorded calls, of the denoiser and of the text encoders.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +22,15 @@ from ..engine.job import ResizeJob
 from ..engine.runtime import Runtime
 from ..errors import UnsupportedError
 from ..files.metadata import FitRecord
+from ..linalg.arrays import is_out_of_memory
 from ..names.families import component
-from .calls import CONSTANTS, Call, leaves_of, recording, samples_of
+from .calls import CONSTANTS, Call, call_repeated, leaves_of, recording, samples_of
 from .fit import Recorded, Recordings, fit_job, output_with
 from .layers import original_deltas
 from .paired import FitOptions
 from .pairing import places_in
-from .places import FitModel
+from .places import FitModel, Place
+from .texts import TextCalls
 
 _OPTIONS = "transformer_options"  # the argument of Forge and its relatives
 _OF_ONE_BATCH = frozenset(
@@ -38,12 +42,53 @@ _TIMES = ("timesteps", "timestep", "t")
 _SAME = 0.05
 """Share of the LoRA's own effect by which a repeated call may differ: automatic casts, not another state."""
 
+_WORK_BYTES = 1 << 30
+"""Of the device, for the activations of a mini-batch."""
+
 IN_TEXT_ENCODER = "of a text encoder"
+TEXT_NOT_REPEATED = "of a text encoder that gave other results when texts were encoded again"
+MODEL_NOT_REPEATED = "of a denoiser that gave other results when its calls were repeated"
 _NOT_REPEATED = (
     "not fitted, truncated plainly: calls of the model that were recorded during the images gave other results "
     "when they were repeated. Disable extensions and options that change the model while it samples, such as token "
     "merging"
 )
+
+
+class ModelPart(Protocol):
+    """A module of the program's model: the denoiser, or a text encoder."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    @property
+    def prefix(self) -> str:
+        """Of its weights in checkpoints."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """The module in memory."""
+        ...
+
+    @property
+    def texts(self) -> TextRoute | None:
+        """How texts are encoded with it; None for a denoiser."""
+        ...
+
+    def ready(self, bytes: int) -> AbstractContextManager[None]:
+        """Make it ready to be called, with so much more memory of the device free."""
+        ...
+
+
+class TextRoute(Protocol):
+    """How the program encodes texts, with all of its text encoders."""
+
+    def encode(self, texts: Any) -> Any:
+        """Return the conditioning of a list of texts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +106,8 @@ class ImageCalls:
     """Calls that cannot be repeated."""
     device: str = "cpu"
     """Where the model got its inputs, as torch names it."""
+    texts: TextCalls | None = None
+    """Calls of the text encoders, where the LoRA changes them."""
 
 
 class ImageRecorder:
@@ -119,39 +166,46 @@ def repeatable(call: Call) -> Call | None:
     return replace(call, kwargs=kwargs) if plain else None
 
 
+def changes_texts(adapter: Adapter) -> bool:
+    """Return whether a LoRA has layers of text encoders."""
+    return bool(_of_texts(adapter))
+
+
+def _of_texts(adapter: Adapter) -> set[int]:
+    owners = [component(layer.canonical or layer.stem) for layer in adapter.layers]
+    return {index for index, owner in enumerate(owners) if owner.startswith("te")}
+
+
 def fit_live(
-    job: ResizeJob,
-    parts: Mapping[str, tuple[str, nn.Module]],
-    recorded: ImageCalls,
-    options: FitOptions,
-    runtime: Runtime,
+    job: ResizeJob, parts: Sequence[ModelPart], recorded: ImageCalls, options: FitOptions, runtime: Runtime
 ) -> ResizeJob:
     """Return the job with factors that are fitted in the model as it is now, if they are better; see `fit_job`.
 
-    `parts` are names and modules by prefix in checkpoints, the denoiser first; only that one is fitted. Where its
-    calls cannot be repeated, the job has plain truncation and a note. Raises UnsupportedError where no layer of the
-    LoRA is in the model, and DeviceError where one sample does not fit into memory.
+    Text encoders come first. Layers of a part whose calls cannot be repeated are truncated plainly, which a note
+    reports. Raises UnsupportedError where no layer of the LoRA is in the model, and DeviceError where one sample does
+    not fit into memory.
     """
-    places = places_in(job.analysis.adapter, {prefix: module for prefix, (_, module) in parts.items()})
-    prefix, (name, module) = next(iter(parts.items()))
-    owners = [component(layer.canonical or layer.stem) for layer in job.analysis.adapter.layers]
-    aside = {index: IN_TEXT_ENCODER for index, owner in enumerate(owners) if owner.startswith("te")}
+    adapter = job.analysis.adapter
+    places = places_in(adapter, {part.prefix: part.module for part in parts})
     if not any(places.values()):
-        raise UnsupportedError(_nothing_to_fit(job.analysis.adapter, aside))
-    model = FitModel(name, module, places[prefix], where=torch.device(recorded.device))
-    strength = strength_in(model, job, recorded.held_out)
-    calls = [call for image in recorded.images for call in image]
-    if strength is None or not calls:
+        raise UnsupportedError(
+            f"{adapter.name}: none of its layers is in the loaded model. Load a model of its family."
+        )
+    live = _Live(job, recorded, {part.prefix: places[part.prefix] for part in parts})
+    aside = dict.fromkeys(_of_texts(adapter), IN_TEXT_ENCODER)
+    encoders = [part for part in parts if part.texts is not None and places[part.prefix]]
+    texts = live.text_encoders(encoders)
+    if not texts:
+        aside.update((index, TEXT_NOT_REPEATED) for part in encoders for index in places[part.prefix])
+    denoisers = [part for part in parts if part.texts is None and places[part.prefix]]
+    images = [found for part in denoisers if (found := live.denoiser(part)) is not None]
+    if not images:
+        aside.update((index, MODEL_NOT_REPEATED) for part in denoisers for index in places[part.prefix])
+    if not texts and not images:
         return _plain(job, recorded, runtime)
-    models = [Recorded(replace(model, strength=strength), calls, recorded.held_out)]
+    models = [*texts, *images]
     facts = Recordings(models, len(recorded.images), recorded.steps, recorded.prompt, aside, recorded.unused)
     return fit_job(job, facts, options, runtime)
-
-
-def _nothing_to_fit(adapter: Adapter, aside: Mapping[int, str]) -> str:
-    if len(aside) == len(adapter.layers):
-        return f"{adapter.name}: all its layers are of text encoders, which are not fitted. Resize it without a fit."
-    return f"{adapter.name}: none of its layers is in the loaded model. Load a model of its family."
 
 
 def _plain(job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> ResizeJob:
@@ -159,16 +213,69 @@ def _plain(job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> ResizeJob:
     return with_fit(job, {}, record, [_NOT_REPEATED], runtime.arrays)
 
 
-def strength_in(model: FitModel, job: ResizeJob, calls: Sequence[Call]) -> float | None:
-    """Return the strength at which the model has the LoRA by itself now: 1, or 0 where hooks must add it.
+@dataclass(frozen=True)
+class _Live:
+    """The model as it is now. What it finds has the strength at which the model has the LoRA by itself."""
+
+    job: ResizeJob
+    recorded: ImageCalls
+    places: Mapping[str, Mapping[int, Place]]
+
+    def denoiser(self, part: ModelPart) -> Recorded | None:
+        """Return the denoiser with its calls; None where they cannot be repeated."""
+        calls = [call for image in self.recorded.images for call in image]
+        model = self._model(part, self.recorded.device)
+        with model.ready():
+            strength = strength_in([model], self.job, self.recorded.held_out)
+        if strength is None or not calls:
+            return None
+        return Recorded(replace(model, strength=strength), calls, self.recorded.held_out)
+
+    def text_encoders(self, parts: Sequence[ModelPart]) -> list[Recorded]:
+        """Return the text encoders with calls of all of them; empty where those cannot be repeated."""
+        calls = self.recorded.texts
+        if calls is None or not parts:
+            return []
+        models = [
+            self._model(part, calls.device, calls.called_by(part.texts.encode))
+            for part in parts
+            if part.texts is not None
+        ]
+        with models[0].ready():
+            strength = strength_in(models, self.job, calls.heard) if _can_repeat(models[0], calls) else None
+        if strength is None:
+            return []
+        return [Recorded(replace(model, strength=strength), calls.calls, calls.held_out) for model in models]
+
+    def _model(self, part: ModelPart, device: str, call: Callable[..., Any] | None = None) -> FitModel:
+        ready = partial(part.ready, 4 * self.job.analysis.adapter.bytes + _WORK_BYTES)  # float16, moments in float32
+        where = torch.device(device)
+        return FitModel(part.name, part.module, self.places[part.prefix], where=where, call=call, ready=ready)
+
+
+def _can_repeat(model: FitModel, calls: TextCalls) -> bool:
+    """Return whether the program encodes the texts of the fit, each twice in a batch."""
+    try:
+        with torch.no_grad():
+            for sample in samples_of([*calls.calls, *calls.held_out]):
+                call_repeated(model.called, [sample], 2, model.device)
+    except Exception as error:  # programs and their extensions raise anything
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        return False
+    return True
+
+
+def strength_in(models: Sequence[FitModel], job: ResizeJob, calls: Sequence[Call]) -> float | None:
+    """Return the strength at which models that run together have the LoRA by themselves: 1, or 0 if hooks must add it.
 
     None where recorded calls, with the LoRA at strength 1, cannot be repeated in either way.
     """
-    source = original_deltas(job, model)
+    source = [delta for model in models for delta in original_deltas(job, model)]
     wanted = [(call, call.output.double()) for call in calls if call.output is not None]
     own = added = effect = 0.0
     for call, output in wanted:
-        plain, more = (output_with(model, deltas, samples_of([call])) for deltas in ((), source))
+        plain, more = (output_with(models[0], deltas, samples_of([call])) for deltas in ((), source))
         own += _square(plain - output)
         added += _square(more - output)
         effect += _square(more - plain)

@@ -67,7 +67,7 @@ def fit_targets(
         with torch.no_grad(), applied(others), hooked(fit.hooks):
             for number, batch in enumerate(batches):
                 fit.begin(len(batch), number, last=number + 1 == len(batches))
-                call_repeated(model.module, batch, 2, model.device)
+                call_repeated(model.called, batch, 2, model.device)
                 progress.step()
 
     with_less_memory(run, options.batch, model)

@@ -26,6 +26,7 @@ from .layers import original_deltas
 from .paired import Deltas, FitOptions
 from .pairing import places_in
 from .places import FitModel, applied
+from .texts import reordered, shortened
 
 _DENOISERS = ("unet", "transformer")
 _TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -196,8 +197,8 @@ def _with_batched_step(call: Call) -> Call:
 
 def _record_text(pipeline: Any, model: FitModel, wish: ImageOptions) -> Recorded:
     """Record the tokens of the prompts, and of an unseen order of their words for the comparison."""
-    texts = list(dict.fromkeys((*wish.prompts, wish.negative, *(_shortened(one) for one in wish.prompts))))
-    return Recorded(model, _encoded(pipeline, model, texts), _encoded(pipeline, model, [_reordered(wish.prompts[0])]))
+    texts = list(dict.fromkeys((*wish.prompts, wish.negative, *(shortened(one) for one in wish.prompts))))
+    return Recorded(model, _encoded(pipeline, model, texts), _encoded(pipeline, model, [reordered(wish.prompts[0])]))
 
 
 def _encoded(pipeline: Any, model: FitModel, texts: Sequence[str]) -> list[Call]:
@@ -212,16 +213,6 @@ def _encoded(pipeline: Any, model: FitModel, texts: Sequence[str]) -> list[Call]
             }
             pipeline.encode_prompt(**_accepted(pipeline.encode_prompt, asked))
     return calls
-
-
-def _shortened(prompt: str) -> str:
-    return ",".join(prompt.split(",")[:-1])
-
-
-def _reordered(prompt: str) -> str:
-    """Return the words of a prompt in reverse order; for a single word another text with it."""
-    words = prompt.split()
-    return " ".join(reversed(words)) if len(words) > 1 else f"a photo of {prompt}"
 
 
 def _accepted(call: Any, asked: Mapping[str, Any]) -> dict[str, Any]:

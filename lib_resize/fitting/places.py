@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,13 +52,22 @@ class FitModel:
     name: str
     """For messages, such as ``unet``."""
     module: nn.Module
-    """What is called, recorded and replayed."""
+    """It contains the modules of `places`."""
     places: Mapping[int, Place]
     """Index of a layer in the adapter -> its place."""
     strength: float = 0.0
     """The strength at which the LoRA is merged into the weights; 0 where it is not."""
     where: torch.device | None = None
     """Where its inputs must be, for a host that keeps parameters elsewhere; None: where its parameters are."""
+    call: Callable[..., Any] | None = None
+    """What runs the module, where that is not a call of itself: another function that uses it."""
+    ready: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+    """Makes it ready to be called, for the time of the context: hosts move their models."""
+
+    @property
+    def called(self) -> Callable[..., Any]:
+        """What is called with recorded arguments."""
+        return self.module if self.call is None else self.call
 
     @property
     def device(self) -> torch.device:

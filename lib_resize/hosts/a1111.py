@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .host import LivePart, LoadedModel
+from .host import TEXT_ENCODERS, UNET, LivePart, LoadedModel
 from .keys import DENOISER
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
-from .webui_watching import UNET, LiveModel, torch_as_in_images
+from .webui_texts import text_route
+from .webui_watching import LiveModel, torch_as_in_images
+
+_ENCODERS = ("transformer", "model")
+"""Where a text encoder has its module: that of transformers, or of OpenCLIP. So are they named in files."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +99,25 @@ class MergedModules:
         model = loaded_model()
         if model is None or not _is_torch(model):
             return ()
-        return (LivePart(UNET, DENOISER.rstrip("."), model.model.diffusion_model),)
+        denoiser = LivePart(UNET, DENOISER.rstrip("."), model.model.diffusion_model, ready=self._ready)
+        return (denoiser, *self._text_encoders(model))
 
-    def at_work(self, bytes: int) -> AbstractContextManager[None]:
-        self.host.make_room(bytes)
+    def at_work(self) -> AbstractContextManager[None]:
         return torch_as_in_images()
+
+    def _text_encoders(self, model: Any) -> Iterator[LivePart]:
+        route = text_route(model)
+        roots = [(prefix, root) for prefix, root in _roots(model) if prefix != DENOISER]
+        for name, (prefix, root) in zip(TEXT_ENCODERS, roots, strict=False):
+            for own in _ENCODERS:
+                module = attribute(root, own)
+                if route is not None and attribute(module, "named_parameters") is not None:
+                    yield LivePart(name, prefix + own, module, route, self._ready)
+
+    @contextmanager
+    def _ready(self, bytes: int) -> Iterator[None]:
+        self.host.make_room(bytes)
+        yield
 
 
 def _is_torch(model: Any) -> bool:

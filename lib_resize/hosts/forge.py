@@ -5,20 +5,25 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import HostError
 from .guard import guarded, host_module, read
-from .host import LivePart, LoadedModel
+from .host import TEXT_ENCODERS, UNET, LivePart, LoadedModel
 from .keys import DENOISER, HostTensor, host_tensors
 from .tensors import attribute, copied, dtype_name, packing, readable, shapes_below, torch_name
 from .webui import WebUI
 from .webui_modules import family_of, loaded_model
-from .webui_watching import UNET, LiveModel
+from .webui_texts import text_route
+from .webui_watching import LiveModel
 
+_TEXT_ENCODERS = {"clip_l": 0, "clip_h": 0, "clip_g": 1, "t5xxl": 2}
+"""The host's name of a text encoder -> its number among `TEXT_ENCODERS`."""
+_SAVED_TEXT_ENCODERS = "text_encoders"
+"""Before these names in the files that the host saves, in which the weights have its names."""
 _LARGE_BATCH = (4, 4, 128, 128)
 """Shape of latents for which the host frees memory: its batches are twice as large."""
 
@@ -162,33 +167,54 @@ class ForgeHost(WebUI):
 
 @dataclass(frozen=True)
 class PatchedModules:
-    """The denoiser of the loaded model. LoRAs are in the same module, whichever patcher it is read from."""
+    """The modules of the loaded model. LoRAs are in the same module, whichever patcher it is read from."""
 
     make_room: Callable[[int], None]
     memory: Callable[[], Any]
     """Returns the module that manages the device's memory."""
 
     def parts(self) -> Sequence[LivePart]:
-        model = attribute(loaded_model(), "forge_objects.unet.model.diffusion_model")
-        return () if model is None else (LivePart(UNET, DENOISER.rstrip("."), model),)
+        model = loaded_model()
+        module = attribute(model, "forge_objects.unet.model.diffusion_model")
+        if module is None:
+            return ()
+        return (LivePart(UNET, DENOISER.rstrip("."), module, ready=self._denoiser_ready), *self._text_encoders(model))
+
+    def at_work(self) -> AbstractContextManager[None]:
+        import torch
+
+        return torch.inference_mode()
+
+    def _text_encoders(self, model: Any) -> Iterator[LivePart]:
+        route, encoders = text_route(model), attribute(model, "forge_objects.clip.cond_stage_model")
+        for own, number in _TEXT_ENCODERS.items():
+            module = attribute(encoders, f"{own}.transformer")
+            if route is not None and module is not None:
+                prefix = f"{_SAVED_TEXT_ENCODERS}.{own}.transformer"
+                yield LivePart(TEXT_ENCODERS[number], prefix, module, route, self._texts_ready)
 
     @contextmanager
-    def at_work(self, bytes: int) -> Iterator[None]:
+    def _texts_ready(self, bytes: int) -> Iterator[None]:
+        """Make room; the host puts the text encoders where it computes whenever it encodes."""
+        self.make_room(bytes)
+        yield
+
+    @contextmanager
+    def _denoiser_ready(self, bytes: int) -> Iterator[None]:
         """Put the denoiser where the host computes, with its LoRAs, as the host does for the steps of an image."""
         import torch
 
         self.make_room(bytes)
         patcher, functions = _patched_denoiser(loaded_model()), host_module("backend.sampling.sampling_function")
-        with torch.inference_mode():
-            if functions is None:
-                self._load(patcher)
-                yield
-                return
-            functions.sampling_prepare(patcher, torch.empty(_LARGE_BATCH, device="meta"))
-            try:
-                yield
-            finally:
-                functions.sampling_cleanup(patcher)
+        if functions is None:
+            self._load(patcher)
+            yield
+            return
+        functions.sampling_prepare(patcher, torch.empty(_LARGE_BATCH, device="meta"))
+        try:
+            yield
+        finally:
+            functions.sampling_cleanup(patcher)
 
     def _load(self, patcher: Any) -> None:
         load = read(self.memory(), "load_model_gpu")

@@ -14,7 +14,7 @@ features, never for names of hosts:
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,10 @@ PROMPT = "prompt"
 CARDS = "cards"
 XYZ = "xyz"
 FIT = "fit"
+
+UNET = "unet"
+TEXT_ENCODERS = ("text encoder 1", "text encoder 2", "text encoder 3")
+"""Names of the parts of a model, in the order of LoRA files: ``te1``, ``te2`` and ``te3``."""
 
 
 @dataclass(frozen=True)
@@ -195,24 +199,43 @@ class LoadedModel(Protocol):
         ...
 
 
+class TextRoute(Protocol):
+    """The host's way from texts to conditioning, with all text encoders. Use it under the lock, in the image thread."""
+
+    def encode(self, texts: Any) -> Any:
+        """Return the conditioning of a list of texts, of the host's own class, with the LoRAs of the last image."""
+        ...
+
+    def listen(self, heard: Callable[[Any, Any], None]) -> Callable[[], None]:
+        """Call `heard` with the texts and the conditioning whenever the host encodes texts, until the returned function
+        is called. The host forgets conditioning of before, so that it encodes the texts of the next image."""
+        ...
+
+
+def always_ready(bytes: int) -> AbstractContextManager[None]:  # noqa: ARG001 - see `LivePart.ready`
+    """Do nothing, for a part that is where it is called."""
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class LivePart:
     """A torch module of the model in memory. Keep no reference to it after the call that gave it."""
 
     name: str
-    """For messages, such as ``unet``."""
+    """For messages, such as ``unet`` or ``text encoder 1``."""
     prefix: str
-    """Of its weights in a single-file checkpoint, such as ``model.diffusion_model``; without the last dot."""
+    """Of its weights in a checkpoint that has them under the same names, such as ``model.diffusion_model``; without the
+    last dot."""
     module: Any
+    texts: TextRoute | None = None
+    """How the host calls a text encoder; None for a denoiser."""
+    ready: Callable[[int], AbstractContextManager[None]] = always_ready
+    """Puts the part where the host computes, with the LoRAs of the last image and so many bytes free; after an image
+    only."""
 
 
 class ImageWatch(Protocol):
     """Work with the model before and after one image, under the host's lock, in the thread that generates images."""
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the device that `after` needs in addition to the model."""
-        ...
 
     def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:
         """Prepare for the image, such as by hooks; return how to undo that, which is called also after an error."""
@@ -221,7 +244,7 @@ class ImageWatch(Protocol):
     def after(self, parts: Sequence[LivePart]) -> None:
         """Use the model. Called where the image was made, without gradients and in the host's contexts of torch.
 
-        The denoiser is where the host computes, with the LoRAs of the image applied. It must be unchanged afterwards.
+        A part can be called inside of its `ready` only. The model must be unchanged afterwards.
         """
         ...
 

@@ -58,13 +58,18 @@ def forget(names: Collection[str]) -> None:
             _forget_layers(model, names)
         with guarded("the LoRAs that are applied to the model"):
             _forget_patches(model)
+    forget_prompts()
+    for section in _DISK_CACHES:
+        with guarded("the cache of hashes and metadata"):
+            _forget_on_disk(section, names)
+
+
+def forget_prompts() -> None:
+    """Make the host encode the texts of its next image again."""
     for owner, caches in _PROMPT_CACHES.items():
         for cache in caches:
             with guarded("the cache of prompts"):
                 _empty(read(host_module("modules.processing"), owner), cache)
-    for section in _DISK_CACHES:
-        with guarded("the cache of hashes and metadata"):
-            _forget_on_disk(section, names)
 
 
 def _forget_networks(names: Collection[str]) -> None:

@@ -12,8 +12,6 @@ from .host import ImageWatch, LivePart
 
 T = TypeVar("T")
 
-UNET = "unet"
-
 
 class LiveModel(Protocol):
     """The modules of a host's loaded model. Use it under the lock, in the image thread."""
@@ -22,8 +20,8 @@ class LiveModel(Protocol):
         """Return the parts of the model in memory, the denoiser first; none where there is none yet."""
         ...
 
-    def at_work(self, bytes: int) -> AbstractContextManager[None]:
-        """Make the denoiser ready to be called after an image, with its LoRAs, and so many bytes free."""
+    def at_work(self) -> AbstractContextManager[None]:
+        """Return the host's contexts of torch, for calls of the model after an image."""
         ...
 
 
@@ -41,7 +39,7 @@ class WatchedModel:
             made = make()
         finally:
             undo()
-        with self.live.at_work(self.watch.bytes):
+        with self.live.at_work():
             self.watch.after(self.live.parts())
         return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ..engine.job import ResizeJob
 from ..engine.runtime import Runtime
 from ..errors import FileError, HostError
 from ..files.metadata import FitRecord, prompt_hash
-from ..hosts.host import FIT, Host, ImageWatch, LivePart, LoadedModel
+from ..hosts.host import FIT, TEXT_ENCODERS, UNET, Host, ImageWatch, LivePart, LoadedModel
 from ..progress import Progress
 from ..studies.catalogue import stamp_of
 from .faults import Fault
@@ -27,11 +28,10 @@ from .snapshot import HostLists
 
 if TYPE_CHECKING:
     from ..fitting.live import ImageCalls, ImageRecorder
+    from ..fitting.texts import TextCalls, TextRecorder
 
-_UNET = "unet"
 _FEW_STEPS = 4  # of an image whose only purpose is that the host applies the LoRA
 _OTHER_SEEDS = 1000
-_WORK_BYTES = 1 << 30  # of the device, for the activations of a mini-batch
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class HostFit:
     @property
     def longest(self) -> FitRecord:
         """The longest record that a fit may add to a file."""
-        return FitRecord.longest([_UNET])
+        return FitRecord.longest([UNET, *TEXT_ENCODERS])
 
     def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
         """Return the job with fitted factors where they are better.
@@ -75,7 +75,7 @@ class HostFit:
         Raises Fault where the model cannot be used, and Cancelled, FileError, DeviceError and HostError.
         """
         check_model(self._host, job.analysis.adapter)
-        self.record(runtime.progress)
+        self.record(job.analysis.adapter, runtime.progress)
         assert self._recorded is not None
         _portion(runtime.progress, 0.7, 0.3)
         runtime.progress.start("apply LoRA", 1)
@@ -84,16 +84,17 @@ class HostFit:
         self._generate(self._images.of(self._images.images, steps=steps), fitting, runtime.progress)
         return fitting.job
 
-    def record(self, progress: Progress) -> None:
-        """Make the images, unless that was done. Raises what `__call__` raises."""
+    def record(self, adapter: Adapter, progress: Progress) -> None:
+        """Make the images with a LoRA, unless that was done. Raises what `__call__` raises."""
         if self._recorded is not None:
             self._check_same_model()
             return
-        from ..fitting.live import ImageCalls
+        from ..fitting.live import ImageCalls, changes_texts
 
         _portion(progress, 0.0, 0.7)
         self._model = _title(self._host.loaded())
         made = [_Recording(self._images.steps) for _ in range(self._images.images + 1)]
+        made[0].with_texts = changes_texts(adapter)
         progress.start("make images", len(made))
         for number, watch in enumerate(made):
             self._generate(self._images.of(number), watch, progress)
@@ -107,6 +108,7 @@ class HostFit:
             prompt=prompt_hash([request["prompt"], request.get("negative_prompt", "")]),
             unused=sum(one.unused for one in made),
             device=made[-1].device,
+            texts=made[0].texts,
         )
 
     def _generate(self, request: Json, watch: ImageWatch, progress: Progress) -> None:
@@ -132,28 +134,39 @@ def _portion(progress: Progress, done: float, next_one: float) -> None:
 class _Recording:
     """A watch that records one image."""
 
-    bytes = 0
-
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._recorder: ImageRecorder | None = None
+        self._texts: TextRecorder | None = None
+        self.with_texts = False
+        """Whether to record the text encoders too."""
+        self.texts: TextCalls | None = None
         self.calls: Sequence[Any] = ()
         self.unused = 0
         self.device = "cpu"
 
     def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:
         from ..fitting.live import ImageRecorder
+        from ..fitting.texts import TextRecorder
 
         if not parts:
             raise HostError("The model was unloaded before the images of the fit. Load it, and start again.")
-        self._recorder = ImageRecorder(parts[0].module)
-        return self._recorder.close
+        with ExitStack() as stack:
+            self._recorder = ImageRecorder(parts[0].module)
+            stack.callback(self._recorder.close)
+            route = next((part.texts for part in parts if part.texts is not None), None)
+            if self.with_texts and route is not None:
+                self._texts = TextRecorder()
+                stack.callback(route.listen(self._texts.hear))
+            return stack.pop_all().close
 
     def after(self, parts: Sequence[LivePart]) -> None:  # noqa: ARG002 - the recording is all
         assert self._recorder is not None
         self.device = self._recorder.device
         self.calls, self.unused = self._recorder.calls(self._steps)
         self._recorder = None
+        if self._texts is not None:
+            self.texts = self._texts.calls()
 
 
 class _Fitting:
@@ -162,11 +175,6 @@ class _Fitting:
     def __init__(self, job: ResizeJob, recorded: ImageCalls, runtime: Runtime) -> None:
         self.job = job
         self._recorded, self._runtime = recorded, runtime
-
-    @property
-    def bytes(self) -> int:
-        """The LoRA in float16, its moments in float32, and a mini-batch."""
-        return 4 * self.job.analysis.adapter.bytes + _WORK_BYTES
 
     def before(self, parts: Sequence[LivePart]) -> Callable[[], None]:  # noqa: ARG002 - the image is made for its LoRA
         return lambda: None
@@ -177,8 +185,7 @@ class _Fitting:
 
         if not parts:
             raise HostError("The model was unloaded during the fit. Load it, and start again.")
-        modules = {part.prefix: (part.name, part.module) for part in parts}
-        self.job = fit_live(self.job, modules, self._recorded, FitOptions(), self._runtime)
+        self.job = fit_live(self.job, parts, self._recorded, FitOptions(), self._runtime)
 
 
 # What can be fitted -----------------------------------------------------------------------------------------------

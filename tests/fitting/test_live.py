@@ -65,18 +65,18 @@ def test_what_says_which_sample_is_what_is_left_out_of_repeated_calls() -> None:
 def test_how_the_model_has_the_lora_is_found(scene: Scene, net: Net, merged: float) -> None:
     job, calls = scene.job(), with_outputs(scene, net)
     with applied(original_deltas(job, scene.model(), merged)):
-        assert strength_in(scene.model(), job, calls) == merged
+        assert strength_in([scene.model()], job, calls) == merged
 
 
 @pytest.mark.parametrize("strength", [0.5, -1.0, 3.0])
 def test_a_model_in_another_state_is_refused(scene: Scene, net: Net, strength: float) -> None:
     job, calls = scene.job(), with_outputs(scene, net)
     with applied(original_deltas(job, scene.model(), strength)):
-        assert strength_in(scene.model(), job, calls) is None
-    assert strength_in(scene.model(), job, []) is None
-    assert strength_in(scene.model(), job, calls_of(2, 2)) is None  # no outputs to compare with
+        assert strength_in([scene.model()], job, calls) is None
+    assert strength_in([scene.model()], job, []) is None
+    assert strength_in([scene.model()], job, calls_of(2, 2)) is None  # no outputs to compare with
     broken = [replace(call, output=torch.full_like(call.output, torch.nan)) for call in calls]  # type: ignore[arg-type]
-    assert strength_in(scene.model(), job, broken) is None
+    assert strength_in([scene.model()], job, broken) is None
 
 
 def with_outputs(scene: Scene, net: Net) -> list[Call]:
