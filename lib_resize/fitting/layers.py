@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ def _targets(job: ResizeJob, index: int, form: LowRank, place: Place, model: Fit
     for piece in np.unique(owner[kept]).tolist():
         own, (first, last) = owner[order] == piece, blocks[piece].rows
         start = place.rows[0] if place.rows else 0
-        inside = Place(place.module, (start + first, start + last), place.sees_output)
+        inside = replace(place, rows=(start + first, start + last))
         rank = int(np.count_nonzero(owner[kept] == piece))
         original = _original(up[first:last, own], down[own], solved.s[order[own]], model)
         yield Target(index, inside, rank, original, first)

@@ -54,6 +54,20 @@ def _weight(base: BaseModel, canonical: str | None, stem: str, size: tuple[int, 
 
 def _place(part: nn.Module, weight: Partner, name: str) -> Place:
     rows = weight.parts[0].rows
-    if name.endswith(_IN_PROJECTION):
-        return Place(part.get_submodule(name.removesuffix(_IN_PROJECTION)), rows, sees_output=False)
-    return Place(part.get_submodule(name.removesuffix(".weight")), rows)
+    owner = name.removesuffix(_IN_PROJECTION).removesuffix(".weight")
+    first = _batch_dimension(part, owner)
+    return Place(part.get_submodule(owner), rows, sees_output=owner + _IN_PROJECTION != name, batch_dimension=first)
+
+
+def _batch_dimension(part: nn.Module, name: str) -> int:
+    """Return 1 for a module with the tokens before the samples: attention of torch shows it, and its block has it too.
+
+    The module itself and those that contain it are looked at, with their direct children.
+    """
+    around = part.get_submodule(name)
+    attention = [around] if isinstance(around, nn.MultiheadAttention) else []
+    while name and not attention:
+        name = name.rpartition(".")[0]
+        children = part.get_submodule(name).children()
+        attention = [child for child in children if isinstance(child, nn.MultiheadAttention)]
+    return 1 if attention and not attention[0].batch_first else 0

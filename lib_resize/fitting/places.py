@@ -21,12 +21,8 @@ class Place:
     """The half-open range of its outputs that the layer changes, as in a fused q/k/v; None for all."""
     sees_output: bool = True
     """False where only the input of the layer passes a hook: q, k and v of `torch.nn.MultiheadAttention`."""
-
-    @property
-    def batch_dimension(self) -> int:
-        """The dimension of its input that counts samples."""
-        is_attention = isinstance(self.module, nn.MultiheadAttention)
-        return 1 if is_attention and not self.module.batch_first else 0
+    batch_dimension: int = 0
+    """The dimension of its input that counts samples: 1 where tokens come first, as in OpenCLIP."""
 
     @property
     def is_supported(self) -> bool:
@@ -87,30 +83,31 @@ def inner_products(place: Place, x: Tensor, down: Tensor) -> Tensor:
     if isinstance(module, nn.Conv2d):
         kernels = down.reshape(len(down), -1, *module.kernel_size)
         kernels = kernels.to(x.dtype)
-        return as_tokens(module, functional.conv2d(x, kernels, None, module.stride, module.padding, module.dilation))
-    if place.batch_dimension == 1:
-        x = x.transpose(0, 1)
-    return functional.linear(x, down.to(x.dtype)).reshape(-1, len(down))
+        return as_tokens(place, functional.conv2d(x, kernels, None, module.stride, module.padding, module.dilation))
+    return as_tokens(place, functional.linear(x, down.to(x.dtype)))
 
 
-def as_tokens(module: nn.Module, output: Tensor) -> Tensor:
+def as_tokens(place: Place, output: Tensor) -> Tensor:
     """Return an output as rows, (tokens, n), sample after sample."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(place.module, nn.Conv2d):
         return output.movedim(1, -1).reshape(-1, output.shape[1])
-    return output.reshape(-1, output.shape[-1])
+    return output.movedim(place.batch_dimension, 0).reshape(-1, output.shape[-1])
 
 
-def as_output(module: nn.Module, tokens: Tensor, like: Tensor) -> Tensor:
+def as_output(place: Place, tokens: Tensor, like: Tensor) -> Tensor:
     """Return rows (tokens, n) in the shape of an output; the reverse of `as_tokens`."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(place.module, nn.Conv2d):
         samples, _, height, width = like.shape
         return tokens.reshape(samples, height, width, -1).movedim(-1, 1)
+    if place.batch_dimension:
+        length, samples, *_ = like.shape
+        return tokens.reshape(samples, length, tokens.shape[-1]).movedim(0, 1)
     return tokens.reshape(*like.shape[:-1], tokens.shape[-1])
 
 
 def add_rows(place: Place, output: Tensor, tokens: Tensor) -> Tensor:
     """Return the output with rows (tokens, n of the layer) added where the layer acts."""
-    added = as_output(place.module, tokens.to(output.dtype), output)
+    added = as_output(place, tokens.to(output.dtype), output)
     if place.rows is None:
         return output + added
     total = output.clone()
@@ -120,7 +117,7 @@ def add_rows(place: Place, output: Tensor, tokens: Tensor) -> Tensor:
 
 def rows_of(place: Place, output: Tensor) -> Tensor:
     """Return the part of an output that the layer changes, as rows (tokens, n of the layer)."""
-    return as_tokens(place.module, _cut(place, output))
+    return as_tokens(place, _cut(place, output))
 
 
 def _cut(place: Place, output: Tensor) -> Tensor:
@@ -170,7 +167,7 @@ class DenseDelta:
             found = functional.conv2d(x, kernels, None, module.stride, module.padding, module.dilation, module.groups)
         else:
             found = functional.linear(x, weight)
-        return add_rows(place, output, as_tokens(module, found) * self.gain)
+        return add_rows(place, output, as_tokens(place, found) * self.gain)
 
 
 @contextlib.contextmanager

@@ -318,7 +318,10 @@ def test_an_attention_whose_outputs_are_not_seen_is_fitted_to_its_inputs_alone(t
     with scene_of(net, save_lora(tmp_path / "c.safetensors", shapes)) as scene:
         stems = [layer.stem for layer in scene.analysis.adapter.layers]
         q, mlp = stems.index("lora_unet_q"), stems.index("lora_unet_mlp")
-        places = {q: Place(net.attn, (0, 16), sees_output=False), mlp: Place(net.mlp)}
+        places = {
+            q: Place(net.attn, (0, 16), sees_output=False, batch_dimension=int(not net.attn.batch_first)),
+            mlp: Place(net.mlp),
+        }
         model, job = FitModel("te", net, places, 1.0), scene.job("rank=3")
         net.mlp.weight += torch.from_numpy(_dense(scene, mlp))
         net.attn.in_proj_weight[:16] += torch.from_numpy(_dense(scene, q))

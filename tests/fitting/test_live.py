@@ -24,6 +24,7 @@ from lib_resize.fitting.live import (
 from lib_resize.fitting.moments import Target
 from lib_resize.fitting.paired import FitOptions, fit_targets
 from lib_resize.fitting.places import applied
+from lib_resize.hosts.host import LivePart
 from lib_resize.progress import Quiet
 from tests.fitting.small_net import Net, Scene, calls_of
 
@@ -120,7 +121,7 @@ def test_layers_that_are_set_aside_are_counted_with_the_reason(scene: Scene, net
 def test_a_lora_without_a_layer_in_the_model_is_refused(scene: Scene) -> None:
     recorded = ImageCalls([[]], [], 4, "0" * 16)
     with pytest.raises(UnsupportedError, match="none of its layers is in the loaded model"):
-        fit_live(scene.job(), {"x": ("unet", torch.nn.Linear(3, 3))}, recorded, FitOptions(), scene.runtime)
+        fit_live(scene.job(), [LivePart("unet", "x", torch.nn.Linear(3, 3))], recorded, FitOptions(), scene.runtime)
 
 
 def test_sums_have_their_own_dtype_where_the_host_casts_automatically(

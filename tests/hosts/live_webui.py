@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.casts import singles
 from tests.fitting.small_net import CHANNELS, SIDE, Net
+from tests.hosts.live_texts import TextEncoders, Texts, context_of
 from tests.hosts.standins import Loader, OnDisk, WebUI, add_backend, module
 
 MERGED, SEPARATE, PATCHED = "merged", "separate", "patched"
@@ -63,6 +64,8 @@ class LiveWebUI:
     seed: int = 3
     lora_options: dict[str, Any] = field(default_factory=dict)
     """More of Forge's options of a call."""
+    with_texts: bool = False
+    """Whether it has text encoders that make the denoiser's context."""
     drawn: Callable[[int], None] | None = None
     """Called after each image with its number, from 1, while the lock is held."""
 
@@ -73,6 +76,8 @@ class LiveWebUI:
             for name, one in list(self.net.named_children()):
                 if isinstance(one, nn.Linear):
                     setattr(self.net, name, ForgeLinear(one))
+        merged = self.kind == MERGED
+        self.texts = TextEncoders(open_clip=merged, outside=self.kind == SEPARATE) if self.with_texts else None
         self.folder.mkdir(exist_ok=True)
         self.webui = WebUI(self.folder, self._model(), on_draw=self.draw)
         if self.kind == PATCHED:
@@ -83,6 +88,8 @@ class LiveWebUI:
                 sampling_prepare=lambda patcher, x: self.webui.calls.append(("prepare", patcher, tuple(x.shape))),
                 sampling_cleanup=lambda patcher: self.webui.calls.append(("cleanup", patcher)),
             )
+        processing = self.webui.modules["modules.processing"]
+        self.caches = processing.StableDiffusionProcessing.cached_c, processing.StableDiffusionProcessing.cached_uc
         networks = self.webui.modules["networks"]
         networks.network = SimpleNamespace(NetworkOnDisk=lambda name, path: OnDisk(name, path, name))
         networks.available_network_aliases, networks.available_network_hash_lookup = {}, {}
@@ -92,21 +99,29 @@ class LiveWebUI:
 
     def _model(self) -> Any:
         info = SimpleNamespace(filename="tiny.safetensors", title="tiny.safetensors [abc]", sha256="abc")
+        texts = self.texts
         if self.kind != PATCHED:
-            return SimpleNamespace(model=SimpleNamespace(diffusion_model=self.net), sd_checkpoint_info=info)
+            model = SimpleNamespace(model=SimpleNamespace(diffusion_model=self.net), sd_checkpoint_info=info)
+            if texts is not None:
+                model.conditioner, model.get_learned_conditioning = texts.as_conditioner(), texts.encode
+            return model
         outer: Any = nn.Module()
         outer.diffusion_model, outer.lora_loader = self.net, Loader()
         unet = SimpleNamespace(model=outer, backup={})
-        objects = SimpleNamespace(unet=unet, clip=None)
-        return SimpleNamespace(forge_objects=objects, forge_objects_original=objects, sd_checkpoint_info=info)
+        objects = SimpleNamespace(unet=unet, clip=None if texts is None else texts.as_clip())
+        model = SimpleNamespace(forge_objects=objects, forge_objects_original=objects, sd_checkpoint_info=info)
+        if texts is not None:
+            model.get_learned_conditioning = texts.encode
+        return model
 
     def weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.net.named_parameters()}
 
     @property
     def hooks(self) -> int:
-        """How many hooks are on the net and its modules."""
-        return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in self.net.modules())
+        """How many hooks are on the net, the text encoders and their modules."""
+        own = 0 if self.texts is None else self.texts.hooks
+        return own + sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in self.net.modules())
 
     # Images -------------------------------------------------------------------------------------------------
 
@@ -114,14 +129,19 @@ class LiveWebUI:
         """Make the image of a request."""
         self.requests.append(made.settings)
         with torch.inference_mode() if self.kind == PATCHED else torch.no_grad():
-            latent = self.sample(made.settings["prompt"], made.settings["seed"], made.settings.get("steps", STEPS))
+            latent = self.sample(
+                made.settings["prompt"],
+                made.settings["seed"],
+                made.settings.get("steps", STEPS),
+                made.settings.get("negative_prompt", ""),
+            )
         self.webui.picture = _picture(latent)
         self.count += 1
         self.after_image = self.weights()
         if self.drawn is not None:
             self.drawn(self.count)
 
-    def sample(self, prompt: str, seed: int, steps: int = STEPS) -> Tensor:
+    def sample(self, prompt: str, seed: int, steps: int = STEPS, negative: str = "") -> Tensor:
         """Return the final latents, and leave the LoRAs of the prompt applied as this host does."""
         tags = re.findall(r"<lora:([^:>]+):([^>]+)>", prompt)
         applied = [(self.webui.modules["networks"].available_networks[name].filename, float(w)) for name, w in tags]
@@ -129,12 +149,24 @@ class LiveWebUI:
         words = re.sub(r"<[^>]*>", "", prompt).strip()
         with self._with_loras(applied):
             x = torch.randn(1, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-            context = torch.cat([_context(words), _context("")])
+            context = torch.cat(self._contexts(words, negative, tags))
             for step in range(steps):
                 time = torch.full((2,), 20.0 * (steps - step))
                 cond, uncond = self.net(torch.cat([x, x]), time, context=context, **self._options(step)).chunk(2)
                 x = 0.8 * x + 0.3 * (uncond + 2 * (cond - uncond))
         return x
+
+    def _contexts(self, words: str, negative: str, tags: list[Any]) -> list[Tensor]:
+        """The contexts of a prompt and its negative prompt, from the host's caches where they are the same as before."""
+        texts = self.texts
+        if texts is None:
+            return [_context(words), _context(negative)]
+        for cache, text in zip(self.caches, (words, negative), strict=True):
+            if cache[0] != (text, tags):
+                asked = Texts([text], is_negative_prompt=text == negative)
+                with texts.during_image():
+                    cache[:2] = (text, tags), self.webui.model.get_learned_conditioning(asked)
+        return [context_of(cache[1]["crossattn"][0]) for cache in self.caches]
 
     def _options(self, step: int) -> dict[str, Any]:
         if self.kind != PATCHED:
@@ -164,10 +196,16 @@ class LiveWebUI:
 
     def _changes(self, applied: list[tuple[str, float]]) -> Iterator[tuple[str, Tensor]]:
         total: dict[str, Tensor] = {}
+        of_texts: dict[str, Tensor] = {}
         for path, strength in applied:
             for name, delta in lora_deltas(Path(path)).items():
+                if name.startswith("lora_te"):
+                    of_texts[name] = of_texts.get(name, 0.0) + strength * delta
+                    continue
                 weight = self.net.get_parameter(f"{name}.weight")
                 total[f"{name}.weight"] = total.get(f"{name}.weight", 0.0) + strength * delta.reshape(weight.shape)
+        if self.texts is not None:
+            self.texts.apply(of_texts)
         yield from total.items()
 
     def _merge(self, changes: dict[str, Tensor]) -> None:
