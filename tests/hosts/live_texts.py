@@ -1,4 +1,4 @@
-"""Text encoders of a stand-in WebUI: one of transformers' layout and one of OpenCLIP's, with LoRAs as hosts apply them."""
+"""Text encoders of a stand-in WebUI, in the layouts of transformers and OpenCLIP, with LoRAs as hosts apply them."""
 
 from __future__ import annotations
 
@@ -174,11 +174,8 @@ class TextEncoders:
 
     def as_conditioner(self) -> Any:
         """A1111's, for SDXL."""
-        wrapped = [SimpleNamespace(transformer=self.first)]
-        if hasattr(self.second, "text_model"):
-            wrapped.append(SimpleNamespace(transformer=self.second))
-        else:
-            wrapped.append(SimpleNamespace(model=self.second))
+        wrapped = [nn.Module(), nn.Module()]
+        wrapped[0].transformer, wrapped[1].model = self.first, self.second
         return SimpleNamespace(embedders=[SimpleNamespace(wrapped=one) for one in wrapped])
 
     def as_clip(self) -> Any:
@@ -187,6 +184,17 @@ class TextEncoders:
         both.clip_l, both.clip_g = nn.Module(), nn.Module()
         both.clip_l.transformer, both.clip_g.transformer = self.first, self.second
         return SimpleNamespace(cond_stage_model=both, patcher=SimpleNamespace(backup={}))
+
+
+class TextModel(SimpleNamespace):
+    """A host's model with the method that encodes texts."""
+
+    def __init__(self, texts: TextEncoders, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._texts = texts
+
+    def get_learned_conditioning(self, texts: Texts) -> dict[str, Tensor]:
+        return self._texts.encode(texts)
 
 
 def _embedded(text: str) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.casts import singles
 from tests.fitting.small_net import CHANNELS, SIDE, Net
-from tests.hosts.live_texts import TextEncoders, Texts, context_of
+from tests.hosts.live_texts import TextEncoders, TextModel, Texts, context_of
 from tests.hosts.standins import Loader, OnDisk, WebUI, add_backend, module
 
 MERGED, SEPARATE, PATCHED = "merged", "separate", "patched"
@@ -101,18 +101,17 @@ class LiveWebUI:
         info = SimpleNamespace(filename="tiny.safetensors", title="tiny.safetensors [abc]", sha256="abc")
         texts = self.texts
         if self.kind != PATCHED:
-            model = SimpleNamespace(model=SimpleNamespace(diffusion_model=self.net), sd_checkpoint_info=info)
-            if texts is not None:
-                model.conditioner, model.get_learned_conditioning = texts.as_conditioner(), texts.encode
-            return model
+            denoiser = SimpleNamespace(diffusion_model=self.net)
+            if texts is None:
+                return SimpleNamespace(model=denoiser, sd_checkpoint_info=info)
+            return TextModel(texts, model=denoiser, sd_checkpoint_info=info, conditioner=texts.as_conditioner())
         outer: Any = nn.Module()
         outer.diffusion_model, outer.lora_loader = self.net, Loader()
         unet = SimpleNamespace(model=outer, backup={})
         objects = SimpleNamespace(unet=unet, clip=None if texts is None else texts.as_clip())
-        model = SimpleNamespace(forge_objects=objects, forge_objects_original=objects, sd_checkpoint_info=info)
-        if texts is not None:
-            model.get_learned_conditioning = texts.encode
-        return model
+        if texts is None:
+            return SimpleNamespace(forge_objects=objects, forge_objects_original=objects, sd_checkpoint_info=info)
+        return TextModel(texts, forge_objects=objects, forge_objects_original=objects, sd_checkpoint_info=info)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self.net.named_parameters()}
@@ -157,7 +156,7 @@ class LiveWebUI:
         return x
 
     def _contexts(self, words: str, negative: str, tags: list[Any]) -> list[Tensor]:
-        """The contexts of a prompt and its negative prompt, from the host's caches where they are the same as before."""
+        """The contexts of a prompt and its negative prompt, from the host's caches where nothing has changed."""
         texts = self.texts
         if texts is None:
             return [_context(words), _context(negative)]
