@@ -129,6 +129,8 @@ NOT_SHOWN = frozenset(
         "preferred weight",
         "in memory",
         "waiting for the current image",
+        # a prompt
+        "a photo of {1}",
         # titles of jobs, which the scripts show as they are
         "Estimate {1} LoRAs",
         "Restore {1}",

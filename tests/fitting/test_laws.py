@@ -337,6 +337,43 @@ def test_an_attention_whose_outputs_are_not_seen_is_fitted_to_its_inputs_alone(t
         assert np.linalg.norm(seen @ (p @ v - true).T) < 0.5 * np.linalg.norm(seen @ (plain - true).T)
 
 
+class Block(nn.Module):
+    """Attention with the tokens first, and a map in the same block that sees them so too."""
+
+    def __init__(self, *, batch_first: bool) -> None:
+        super().__init__()
+        self.mid = nn.Module()
+        self.mid.attn, self.mid.mlp = nn.MultiheadAttention(16, 2, batch_first=batch_first), nn.Linear(16, 16)
+        self.after = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Any:
+        h = x if self.mid.attn.batch_first else x.transpose(0, 1)  # type: ignore[union-attr]
+        h = torch.tanh(self.mid.mlp(torch.tanh(self.mid.attn(h, h, h, need_weights=False)[0])))  # type: ignore[operator]
+        return self.after(h if self.mid.attn.batch_first else h.transpose(0, 1))  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+def test_a_block_with_the_tokens_first_is_fitted_as_one_with_the_samples_first(tmp_path, strength: float) -> None:
+    path = save_lora(tmp_path / "block.safetensors", {"mid.mlp": (16, 16), "after": (16, 16)})
+    x = torch.randn(12, 5, 4, generator=torch.Generator().manual_seed(1)) @ torch.randn(4, 16)
+    found = []
+    for batch_first in (True, False):
+        torch.manual_seed(7)
+        net = Block(batch_first=batch_first).requires_grad_(False)
+        with scene_of(net, path) as scene:
+            model, job = scene.model(strength), scene.job("rank=3")
+            if strength:
+                for index, place in model.places.items():
+                    place.module.weight += torch.from_numpy(_dense(scene, index))  # type: ignore[operator]
+            recorded = Recorded(model, [Call((x,), {}, 12)], [Call((x[:3],), {}, 3)])
+            fitted = fit_job(job, Recordings([recorded], 1, 1, "0" * 16), FitOptions(), scene.runtime)
+            notes = fitted.plan.notes
+            assert "fitted to images: 2 of 2 layers" in notes, notes
+            found.append([*held_out_errors([fitted], recorded), *held_out_errors([job], recorded)])
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert found[0][0] < found[0][1]
+
+
 def _dense(scene: Scene, index: int) -> np.ndarray:
     return delta_of(scene.analysis.adapter.layers[index].form)
 

@@ -24,6 +24,7 @@ from lib_resize.fitting.live import (
 from lib_resize.fitting.moments import Target
 from lib_resize.fitting.paired import FitOptions, fit_targets
 from lib_resize.fitting.places import applied
+from lib_resize.fitting.texts import TextRecorder, TextsByNumber, reordered, shortened
 from lib_resize.hosts.host import LivePart
 from lib_resize.progress import Quiet
 from tests.fitting.small_net import Net, Scene, calls_of
@@ -144,3 +145,64 @@ def test_sums_have_their_own_dtype_where_the_host_casts_automatically(
         wanted = sum(z.T @ z for z in rows)
         assert isinstance(wanted, torch.Tensor)
         assert float((torch.from_numpy(target.c) - wanted).norm()) < 1e-5 * float(wanted.norm())
+
+
+# Text encoders ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shorter", "other"),
+    [
+        ("a red fox, on a wall", "a red fox", "wall a on fox, red a"),
+        ("a (red fox, sitting:1.2), on a wall", "a (red fox, sitting:1.2)", "wall a on (red fox, sitting:1.2), a"),
+        (r"a \(red fox\), on it", r"a \(red fox\)", r"it on fox\), \(red a"),
+        ("cake", "", "a photo of cake"),
+        ("fox fox", "", "a photo of fox fox"),
+        ("a fox), (on a wall", "a fox)", "(on a wall fox), a"),
+    ],
+)
+def test_other_texts_keep_what_is_in_brackets_together(prompt: str, shorter: str, other: str) -> None:
+    assert shortened(prompt) == shorter
+    assert reordered(prompt) == other
+
+
+class Prompts(list):  # type: ignore[type-arg]
+    """A list with attributes, as programs have."""
+
+    width = 0
+
+
+def test_texts_are_encoded_again_in_a_list_like_the_recorded_one() -> None:
+    def encode(texts: Prompts) -> dict[str, torch.Tensor]:
+        assert type(texts) is Prompts
+        rows = torch.tensor([[float(len(text)), float(texts.width)] for text in texts])
+        return {"crossattn": rows[:, :, None], "vector": rows}
+
+    recorder = TextRecorder()
+    for width, texts in ((64, ["a fox, red", "one"]), (32, ["", "fog"]), (16, ["", ""])):
+        given = Prompts(texts)
+        given.width = width
+        recorder.hear(given, encode(given))
+    calls = recorder.calls()
+    assert calls is not None
+    called = calls.called_by(encode)  # type: ignore[arg-type]
+    for call in calls.heard:
+        assert call.output is not None
+        assert torch.equal(called(*call.args, **call.kwargs), call.output)
+    by_text = {calls.texts[int(call.args[0])]: call.kwargs["like"] for call in calls.calls}
+    assert by_text == {"a fox": 0, "a fox, red": 0, "one": 0, "fog": 1}
+    unseen = {calls.texts[int(call.args[0])]: call.kwargs["like"] for call in calls.held_out}
+    assert unseen == {"red fox, a": 0, "a photo of one": 0, "a photo of fog": 1}
+
+
+def test_what_is_no_conditioning_of_texts_is_not_recorded() -> None:
+    recorder = TextRecorder()
+    recorder.hear("a text", torch.ones(6, 2))
+    recorder.hear([], torch.ones(0, 2))
+    recorder.hear([1], torch.ones(1, 2))
+    recorder.hear(["a", "b"], [torch.ones(1, 2), torch.ones(1, 2)])  # a tensor for each text
+    recorder.hear(["a"], {"guidance": 3.5})
+    recorder.hear([""], torch.ones(1, 2))  # nothing to fit to
+    assert recorder.calls() is None
+    with pytest.raises(ValueError, match="no tensor with so many rows"):
+        TextsByNumber(lambda _: [torch.ones(1, 2)] * 2, ["a"], [["a"]])(torch.tensor([0, 0]), 0)
