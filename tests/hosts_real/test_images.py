@@ -105,6 +105,22 @@ def test_a_fitted_file_is_nearer_to_the_original_on_seeds_that_were_not_used(hos
     assert kept(host, name, fitted["output"], seeds) > kept(host, name, plain["output"], seeds)
 
 
+@pytest.mark.needs("fit")
+def test_text_encoders_are_fitted_and_left_as_they_were(host: Rest, api: Api) -> None:
+    """Of the LoRA with the most layers; every fit reports the layers of text encoders, fitted or not."""
+    sound = [one for one in api.files() if not one["problem"] and not one["ours"] and one["fits"] is not False]
+    name = str(max((one for one in sound if (one["rank"] or 0) > 4), key=lambda one: one["layers"])["name"])
+    before = image(host, settings(name))
+    fit = {"settings": settings(name, 100), "images": 1, "steps": 1}
+    notes = api.resized(name, target={"rank": 2}, options={"suffix": "_fitted"}, fit=fit)["notes"]
+    of_texts = [note for note in notes if "text encoder" in note]
+    if not of_texts:
+        pytest.skip(f"{name} has no layers of text encoders")
+    assert any(note.startswith("text encoder 1: error on an image that was not used") for note in of_texts), notes
+    assert not any(note.startswith("layers truncated plainly") for note in of_texts), notes
+    assert np.array_equal(image(host, settings(name)), before)
+
+
 def kept(host: Rest, name: str, other: str, seeds: list[int]) -> float:
     """Return how much of the effect a file keeps, of the pixels of the WebUI's own images."""
     originals = [pixels_of(host, name, seed) for seed in seeds]
