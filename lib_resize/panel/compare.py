@@ -70,6 +70,7 @@ def compare(host: Host, pair: ComparedFiles, wish: Wish, handle: Handle, images:
         **_pixels({what: take.picture() for what, take in made.items()}, images),
         **_figure_json(figure),
         "seeds": seeds,
+        "note": "",
         "seed": seeds[0],
         "width": made["original"].size[0],
         "height": made["original"].size[1],

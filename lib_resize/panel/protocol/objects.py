@@ -455,6 +455,7 @@ COMPARISON = Object(
         Field("largest", INTEGER, "largest difference, 0 to 255"),
         Field("effect", _or_null(NUMBER), "the same mean between `original` and `without`, as a baseline"),
         Field("text", TEXT, "such as `keeps 97.8 % of the LoRA's effect (worst image 96.1 %)`"),
+        Field("note", TEXT, "why the figure is not in the new file; empty where it is, or where there is none"),
         Field("seed", INTEGER, "the first seed, which `pictures` are of"),
         Field("width", INTEGER, "pixels"),
         Field("height", INTEGER, "pixels"),
