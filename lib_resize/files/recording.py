@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -59,15 +60,18 @@ class _Contents:
 
 
 def _written(path: Path, staged: Path, contents: _Contents, chunks: Iterator[bytes]) -> Copied:
-    written = write_safetensors(staged, contents.specs, contents.metadata, chunks)
     try:
+        written = write_safetensors(staged, contents.specs, contents.metadata, chunks)
         with in_plain_words(staged):
             shutil.copymode(path, staged)
             os.utime(staged)  # hosts compare times, and must see a newer file
             new = sha256_of(staged)
         if new is None or written.model_hash != contents.metadata.get(MODEL_HASH):
             raise OutputError(f"{path}: its tensors are not the ones that its hash names, so it stays.")
-    except BaseException:
-        staged.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+        if isinstance(error, OutputError):  # it names the file, not the copy
+            raise OutputError(str(error).replace(str(staged), str(path))) from error
         raise
     return Copied(staged, contents.was, new)

@@ -104,4 +104,5 @@ def _replacing(desk: Desk, path: Path) -> Iterator[None]:
 
 
 def _refused(desk: Desk, error: ResizeError) -> str:
-    return f"The figure is not in the file. {desk.folders.without(str(error))}"
+    message = desk.folders.without(str(error))
+    return f"The figure is not in the file. {message}"

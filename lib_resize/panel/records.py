@@ -253,4 +253,12 @@ def _completed(record: Record) -> Record | None:
 
 def _is_gone(path: Path) -> bool:
     """Return whether a file was deleted; False where its folder cannot be reached, as a drive may come back."""
-    return path.parent.is_dir() and not os.path.lexists(path)
+    if not path.parent.is_dir():
+        return False
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a disk that reports an error proves nothing
+        return False
+    return False

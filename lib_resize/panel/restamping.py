@@ -51,8 +51,10 @@ def put_copy(records: _Records, record: Record, copied: Copied, facts: Mapping[s
             put_staged(copied.staged, path)
     finally:
         done = settled(planned)
+        if done is planned and file.looks_unchanged():  # where that cannot be read, both contents stay in the record
+            done = replace(done, next=())
         with contextlib.suppress(ResizeError):  # the next start finishes it
-            records.write(replace(done, next=()))
+            records.write(done)
     wanted = {one.path: one.sha256 for one in planned.next}
     return tuple(one.path.name for one in done.sidecars if wanted.get(one.path, one.sha256) != one.sha256)
 
@@ -60,17 +62,21 @@ def put_copy(records: _Records, record: Record, copied: Copied, facts: Mapping[s
 def settled(record: Record) -> Record:
     """Return a record with the contents that its files have, after a step that may have been cut off.
 
-    Sidecars that are still the old ones are updated. Never raises.
+    Sidecars that are still the old ones are updated. What cannot be read now keeps both contents. Never raises.
     """
     if record.file is None or not record.next or not record.next[0].is_unchanged():
         return record
-    new = record.next[0]
+    new, *others = record.next
+    written: set[Path] = set()
     with contextlib.suppress(OSError, ResizeError):
-        _update_sidecars(record, record.file, new)
-    later = {one.path: one for one in record.next[1:] if one.is_unchanged()}
+        written = _update_sidecars(record, record.file, new)
+    later = {one.path: one for one in others}
+    done = {path for path, one in later.items() if path in written or one.is_unchanged()}
+    sidecars = tuple(later[one.path] if one.path in done else one for one in record.sidecars)
+    unknown = tuple(one for one in sidecars if one.path in later and one.path not in done and not one.is_unchanged())
     facts = {**record.facts, **_sizes(record.facts, new.bytes)}
-    sidecars = tuple(later.get(one.path, one) for one in record.sidecars)
-    return replace(record, file=new, bytes=new.bytes, sidecars=sidecars, facts=facts, next=())
+    left = (new, *(later[one.path] for one in unknown)) if unknown else ()
+    return replace(record, file=new, bytes=new.bytes, sidecars=sidecars, facts=facts, next=left)
 
 
 def _sizes(facts: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -104,9 +110,13 @@ def _own_updates(record: Record, file: Mark, new: Mark) -> Iterator[tuple[Path, 
             yield path, old, data
 
 
-def _update_sidecars(record: Record, file: Mark, new: Mark) -> None:
+def _update_sidecars(record: Record, file: Mark, new: Mark) -> set[Path]:
+    """Write the sidecars anew; return those that are written. Raises OSError where they cannot be read."""
+    written = set()
     for path, _, data in _own_updates(record, file, new):
         with contextlib.suppress(OSError, ResizeError):
             mode = path.stat().st_mode
             write_whole(path, data, overwrite=True)
+            written.add(path)
             path.chmod(mode & 0o7777)
+    return written

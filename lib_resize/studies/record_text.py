@@ -27,7 +27,10 @@ def _fit_lines(fit: FitRecord) -> Iterator[str]:
         errors = [f"{shown(name, _NAME)}: {error}" for name, error in zip(fit.errors, errors, strict=True)]
     made = f"fitted to {images} ({_count(fit.layers, 'layer')})"
     if fit.layers == 0:
-        made, errors = f"fitted to {images}, but no layer became better, so the factors are those of plain truncation", []
+        made, errors = (
+            f"fitted to {images}, but no layer became better, so the factors are those of plain truncation",
+            [],
+        )
     yield "; ".join([made, *errors, f"prompt {fit.prompt}"])
 
 

@@ -35,9 +35,7 @@ FIT = {
 """Records in a file, as `details` shows them."""
 
 
-def comparison(
-    without: bool, seeds: int, effect: dict[str, Any] | None, seed: int, note: str = ""
-) -> dict[str, Any]:
+def comparison(without: bool, seeds: int, effect: dict[str, Any] | None, seed: int, note: str = "") -> dict[str, Any]:
     """A `Comparison` of the protocol; `effect` is its figure, None for a weak prompt."""
     shown = [what for what in PICTURES if without or what != "without"]
     return {
