@@ -29,7 +29,7 @@ def keep_figure(desk: Desk, pair: ComparedPair, record: EffectRecord, handle: Ha
     """Keep a figure; return a note where it is not in the file, else an empty text.
 
     A file that this program has no record of is left alone. What cannot be recorded either, such as on a full disk, is
-    in the answer of the comparison. Raises Cancelled while the file waits for the host; the figure is kept nevertheless.
+    in the answer of the comparison. Raises Cancelled while the file waits for the host; the figure is kept then.
     """
     effect = effect_json(record)
     if pair.result is not None:

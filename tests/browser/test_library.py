@@ -167,7 +167,7 @@ def test_trigger_words_the_page_and_the_folder_of_a_lora(page: Any) -> None:
     expect(link).to_have_attribute("rel", "noopener noreferrer")
     expect(details.locator('[data-what="record"]')).to_have_text(
         [
-            "Effect kept: 97.8 % · Worst image: 96.1 % · Images: 4 · Euler a · 20 steps · 64×64",
+            "Effect kept: 97.8 % · Worst image: 96.1 % · Images: 4 · Euler a · 20 steps · 64×64",  # noqa: RUF001
             "Fitted to images: 771 layers · Images: 4 · 4 steps · unet: error 0.241 instead of 0.357",
         ]
     )

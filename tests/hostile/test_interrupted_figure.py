@@ -18,7 +18,7 @@ from lib_resize.files import drafts
 from lib_resize.files.atomic import sweep
 from lib_resize.files.effect_record import EffectRecord
 from lib_resize.files.header import read_header
-from lib_resize.files.recording import copy_with_effect
+from lib_resize.files.recording import Copied, copy_with_effect
 from lib_resize.panel.results import Results
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
@@ -76,10 +76,14 @@ def fresh(root: Path, bin_: Path, ours: dict[str, bytes]) -> tuple[Results, str]
     return results, making.made("ink_2", sidecars, facts).id
 
 
-def put(results: Results, id: str, root: Path) -> tuple[str, ...]:
+def copy(root: Path) -> Copied:
     copied = copy_with_effect(root / NAME, drafts.staged_path(root), EFFECT)
     assert copied is not None
-    return results.put_copy(id, copied, EFFECT.as_json())
+    return copied
+
+
+def put(results: Results, id: str, root: Path, copied: Copied | None = None) -> tuple[str, ...]:
+    return results.put_copy(id, copied or copy(root), EFFECT.as_json())
 
 
 def swept(root: Path) -> None:
@@ -98,9 +102,10 @@ def test_after_any_fault_the_result_is_known_whole_and_can_be_undone(
         at += 1
         results, id = fresh(root, bin_, ours)
         error, behind = None, ()
+        copied = None if kind in ("kill", "EIO") else copy(root)  # once for all errors: it is the same copy
         with Faults(at, kind, MORE_CALLS) as faults:
             try:
-                behind = put(results, id, root)
+                behind = put(results, id, root, copied)
             except (Killed, ResizeError, OSError) as raised:
                 error = raised
         for server in (results, results_of(root, bin_, "later")) if kind != "kill" else (results_of(root, bin_, "x"),):
@@ -116,6 +121,8 @@ def test_after_any_fault_the_result_is_known_whole_and_can_be_undone(
             assert now == with_figure, at
             check_facts(root / NAME)
         elif error is not None and kind != "kill":
+            if copied is not None:
+                copied.staged.unlink(missing_ok=True)
             assert now == ours[NAME], at
             assert {name: (root / name).read_bytes() for name in ours} == ours, at
         swept(root)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...adapters.write.style import CONVERSIONS, DTYPES
-from ...files.own_record import EFFECT, FIT
+from ...files import own_record
 from ...recipe.grammar import PRESETS
 from .types import Boolean, Field, Integer, JobResult, ListOf, MapOf, Nullable, Number, Object, Text, Type
 
@@ -435,7 +435,9 @@ DETAILS = Object(
         Field("description", TEXT, "plain text, shortened; empty where there is none"),
         Field("fit", _or_null(FIT_RECORD), "how the file was fitted to images, by its record"),
         Field("effect", _or_null(FILE_EFFECT), "the figure of a comparison of images in its record"),
-        Field("unreadable", ListOf(Text((FIT, EFFECT))), "records that this program did not write"),
+        Field(
+            "unreadable", ListOf(Text((own_record.FIT, own_record.EFFECT))), "records that this program did not write"
+        ),
         Field("path", _or_null(TEXT), "path of the file; null where the page is served to other machines"),
     ),
 )
