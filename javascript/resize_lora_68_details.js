@@ -1,10 +1,11 @@
-/* Trigger words, the Civitai page and the folder of the current LoRA. */
+/* Trigger words, the Civitai page, the folder and the records of the current LoRA. */
 (function (resizeLora) {
     'use strict';
     if (resizeLora.details) return;
 
     const {t} = resizeLora.words;
     const {button, el, later, quiet, show} = resizeLora.elements;
+    const {recordLines} = resizeLora.effect;
     const {state} = resizeLora.model;
     const {isSelection} = resizeLora.choice;
     const {call} = resizeLora.wire;
@@ -48,7 +49,8 @@
             const open = {'data-action': 'open-folder', title: found.path};
             content.push(button(t('Open folder'), () => openFolder(found.name), open));
         }
-        return content;
+        const lines = recordLines(found).map(line => quiet(line, {'data-what': 'record'}));
+        return [...content, ...lines];
     }
 
     const askSoon = later(async () => {

@@ -7,7 +7,7 @@
     const {t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
     const {SEEDS} = resizeLora.effect;
-    const {button, chooser, download, el, hostRoot, input, quiet, show} = resizeLora.elements;
+    const {button, chooser, download, el, hostRoot, input, quiet, quietLine, show} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {call} = resizeLora.wire;
     const {dialog, showError, toast} = resizeLora.dialogs;
@@ -117,7 +117,8 @@
         const pixels = differenceText(result);
         if (result.kept == null && !result.weak) return el('p', null, pixels);
         const own = {class: 'resize-lora-effect', 'data-weak': String(result.weak)};
-        return [el('p', own, messageText(result.text)), el('p', {class: 'resize-lora-quiet'}, pixels)];
+        const note = result.note ? [quietLine(messageText(result.note))] : [];
+        return [el('p', own, messageText(result.text)), quietLine(pixels), ...note];
     }
 
     function image(address, text) {

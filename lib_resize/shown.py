@@ -59,3 +59,9 @@ def mib(size: int) -> str:
     """Return a size in MiB with at least three digits: 45.3, 217.9, 1204."""
     value = size / MIB
     return f"{value:.0f}" if value >= 1000 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def shown_share(share: float) -> str:
+    """Return a share of the effect in percent: 100 only for equal images, and 0 where nothing is kept."""
+    percent = min(100.0 * share, 99.9) if share < 1.0 else 100.0
+    return f"{max(percent, 0.0):.1f} %"

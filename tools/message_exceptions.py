@@ -35,6 +35,7 @@ NOT_ON_THE_PAGE = frozenset(
         # results of `inspect` for a terminal
         "studies/inspection.py",
         "studies/plots.py",
+        "studies/record_text.py",
     }
 )
 """Modules whose texts the page never shows."""

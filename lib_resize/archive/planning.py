@@ -36,6 +36,8 @@ class Replacement:
     keep_original: bool = True
     facts: Mapping[str, Any] = field(default_factory=dict)
     """JSON values for the entry."""
+    replaced: float | None = None
+    """When the original was replaced, in seconds since 1970, where only the smaller file changes; None: now."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _again(asked: Replacement, lora: _Contents, updates: Sequence[_Update], earl
         bytes_after=asked.staged.stat().st_size,
         sha256_after=lora.new,
         sidecars=tuple(sidecars.values()),
-        replaced=time.time(),
+        replaced=time.time() if asked.replaced is None else asked.replaced,
         facts=dict(asked.facts),
     )
     lora_exchange = Exchange(lora.home, aside(lora.home), lora.was, lora.new)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Show the family, kind, ranks and dtypes of LoRA files, how many of their dimensions matter, the predicted size at
-several retentions, and what hosts would refuse."""
+several retentions, the images that they were fitted to and compared on, and what hosts would refuse."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -185,7 +185,12 @@ def updated_metadata(source: Mapping[str, str], facts: MetadataFacts) -> dict[st
 
 def has_resize_record(metadata: Mapping[str, str]) -> bool:
     """Return whether this program wrote the file."""
-    return bool(_json_object(metadata.get(RECORD)).get("version"))
+    return bool(resize_record(metadata).get("version"))
+
+
+def resize_record(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return the record of this program in a file, as JSON values of any kind; empty where it has none."""
+    return _json_object(metadata.get(RECORD))
 
 
 def shared_metadata(sources: Sequence[Mapping[str, str]]) -> dict[str, str]:

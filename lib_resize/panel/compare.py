@@ -9,6 +9,7 @@ from typing import Any
 from ..effect.figures import EffectFigure
 from ..files.effect_record import EffectRecord
 from ..hosts.host import Host
+from ..shown import shown_share
 from .faults import Fault
 from .images import Images
 from .picturing.prompting import ComparedFiles, seeds_from
@@ -70,6 +71,7 @@ def compare(host: Host, pair: ComparedFiles, wish: Wish, handle: Handle, images:
         **_pixels({what: take.picture() for what, take in made.items()}, images),
         **_figure_json(figure),
         "seeds": seeds,
+        "note": "",
         "seed": seeds[0],
         "width": made["original"].size[0],
         "height": made["original"].size[1],
@@ -112,12 +114,6 @@ def figure_text(figure: EffectFigure) -> str:
     if len(figure.seeds) == 1:
         return f"keeps {kept} of the LoRA's effect"
     return f"keeps {kept} of the LoRA's effect (worst image {worst})"
-
-
-def shown_share(share: float) -> str:
-    """Return a share of the effect in percent: 100 only for equal images, and 0 where nothing is kept."""
-    percent = min(100.0 * share, 99.9) if share < 1.0 else 100.0
-    return f"{max(percent, 0.0):.1f} %"
 
 
 def _text(answer: Json) -> str:

@@ -1,4 +1,5 @@
-"""What the files next to a LoRA say about it: trigger words, its page on Civitai, a description.
+"""What a LoRA's own record and the files next to it say about it: images it was fitted to and compared on, trigger
+words, its page on Civitai, a description.
 
 Read are the JSON files of Civitai Helper (`.civitai.info`), LoRA Manager (`.metadata.json`), StabilityMatrix
 (`.cm-info.json`) and of the WebUI itself (`.json`). A file that is missing or damaged says nothing.
@@ -14,7 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import FileError
+from ..files.header import read_header
+from ..files.metadata import FitRecord
+from ..files.own_record import ImageRecords, image_records
 from .names import notes_of
+from .protocol.types import Json
 
 _SUFFIXES = (".civitai.info", ".metadata.json", ".cm-info.json", ".json")
 _MOST_BYTES = 4 << 20
@@ -46,6 +52,20 @@ def details_of(lora: Path) -> Details:
     page = next(filter(None, map(_page, documents)), None)
     description = next(filter(None, map(_description, documents)), "")
     return Details(notes_of(lora).activation, words, page, description)
+
+
+def records_of(lora: Path) -> ImageRecords:
+    """Return the records of a fit and of a comparison in a LoRA; none where it cannot be read."""
+    try:
+        return image_records(read_header(lora).metadata)
+    except FileError:
+        return ImageRecords()
+
+
+def fit_json(fit: FitRecord) -> Json:
+    """Return the `Fit record` of the protocol."""
+    errors = [{"model": name, "plain": plain, "fitted": fitted} for name, (plain, fitted) in fit.errors.items()]
+    return {**fit.as_json(), "errors": errors}
 
 
 def _documents(path: Path) -> Iterator[Document]:

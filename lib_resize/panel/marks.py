@@ -31,11 +31,15 @@ class Mark:
 
     def looks_unchanged(self) -> bool:
         """Return whether size and time are the same. Does not read the file."""
-        return _stamp(self.path) == (self.bytes, self.modified)
+        return stamp_at(self.path) == (self.bytes, self.modified)
+
+    def looks_replaced(self) -> bool:
+        """Return whether a file has the path, with another size or time. Does not read the file."""
+        return stamp_at(self.path) not in (None, (self.bytes, self.modified))
 
     def is_unchanged(self) -> bool:
         """Return whether the content is the same. Reads the file; its time may differ, as after a copy."""
-        found = _stamp(self.path)
+        found = stamp_at(self.path)
         if found is None or found[0] != self.bytes:
             return False
         try:
@@ -46,10 +50,18 @@ class Mark:
 
 def mark_of(path: Path) -> Mark:
     """Return the mark of a file as it is now. Raises OSError."""
-    found = _stamp(path)
+    found = stamp_at(path)
     if found is None:
         raise FileNotFoundError(f"{path}: not a regular file")
     return Mark(path, *found, _sha256(path))
+
+
+def mark_at(path: Path, file: Path, sha256: str) -> Mark:
+    """Return the mark that a complete `file` of known content will have once it is moved to `path`. Raises OSError."""
+    found = stamp_at(file)
+    if found is None:
+        raise FileNotFoundError(f"{file}: not a regular file")
+    return Mark(path, *found, sha256)
 
 
 def read_mark(document: Mapping[str, Any]) -> Mark:
@@ -60,7 +72,7 @@ def read_mark(document: Mapping[str, Any]) -> Mark:
     return Mark(path, int(document["bytes"]), int(document["modified"]), sha256)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp_at(path: Path) -> tuple[int, int] | None:
     """Return size and time of a regular file; None for anything else, links included."""
     try:
         found = os.lstat(path)

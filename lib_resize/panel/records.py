@@ -24,6 +24,7 @@ from ..files.atomic import write_whole
 from ..files.header import MODEL_HASH, read_header
 from ..files.metadata import RECORD
 from .marks import Mark, mark_of, model_hash, read_mark
+from .restamping import settled
 
 VERSION = 1
 MOST = 5000
@@ -69,6 +70,8 @@ class Record:
     file: Mark | None = None
     """The new file once it exists; None before."""
     sidecars: tuple[Mark, ...] = ()
+    next: tuple[Mark, ...] = ()
+    """The new file, first, and its sidecars, with the contents that a step under way gives them."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,6 +82,7 @@ class Record:
             "order": None if self.order is None else asdict(self.order),
             "file": None if self.file is None else self.file.to_json(),
             "sidecars": [one.to_json() for one in self.sidecars],
+            "next": [one.to_json() for one in self.next],
         }
 
 
@@ -127,8 +131,9 @@ class Records:
         if _NAME.fullmatch(f"{id}.json") is None:
             return None
         with self._lock:
-            if id not in self._known:
-                self._read(id)
+            record = self._known.get(id)
+            if record is None or (record.file is not None and record.file.looks_replaced()):
+                self._read(id)  # another server may have changed file and record
             record = self._known.get(id)
         return record if record is not None and record.file is not None else None
 
@@ -177,12 +182,11 @@ class Records:
             record = _parsed(json.loads(file.read_text("ascii")), id)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, StopIteration):
             return
-        if record.file is None:
-            completed = _completed(record)
-            if completed is not None:
-                record = completed
-                with contextlib.suppress(ResizeError):
-                    self.write(record)
+        found = _completed(record) if record.file is None else settled(record)
+        if found is not None and found != record:
+            record = found
+            with contextlib.suppress(ResizeError):
+                self.write(record)
         self._keep(record)
 
     def _listed(self) -> list[str]:
@@ -212,6 +216,7 @@ def _parsed(document: Mapping[str, Any], id: str) -> Record:
         order=None if order is None else _parsed_order(order),
         file=None if file is None else read_mark(file),
         sidecars=tuple(map(read_mark, document["sidecars"])),
+        next=tuple(map(read_mark, document.get("next", ()))),  # records of earlier versions have none
     )
 
 
@@ -248,4 +253,12 @@ def _completed(record: Record) -> Record | None:
 
 def _is_gone(path: Path) -> bool:
     """Return whether a file was deleted; False where its folder cannot be reached, as a drive may come back."""
-    return path.parent.is_dir() and not os.path.lexists(path)
+    if not path.parent.is_dir():
+        return False
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:  # a disk that reports an error proves nothing
+        return False
+    return False

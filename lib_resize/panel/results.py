@@ -17,15 +17,17 @@ from types import TracebackType
 
 from ..errors import OutputError, ResizeError
 from ..files.effect_record import EffectRecord
+from ..files.recording import Copied
 from ..hosts.host import Host
 from . import gathering, trash
 from .faults import Fault
 from .library import folder_of
-from .marks import Mark, mark_of
+from .marks import Mark, mark_of, stamp_at
 from .names import inside
 from .protocol.methods import MOST_RESULTS
 from .protocol.types import Json
 from .records import Facts, Ordered, Record, Records, new_id
+from .restamping import put_copy
 from .trash_items import TrashItems
 
 THERE, TRASHED, GONE = "there", "trashed", "gone"
@@ -68,7 +70,7 @@ class Results:
         items = self.trash.all()
         by_result = {item.result: item for item in items if item.result is not None}
         return {
-            "results": [self._to_json(record, by_result) for record in listed],
+            "results": [self._to_json(self.records.get(one.id) or one, by_result) for one in listed],
             "more": len(listed) < len(records),
             "trash": {"items": len(items), "bytes": sum(item.bytes for item in items)},
         }
@@ -89,7 +91,7 @@ class Results:
     def at(self, path: Path) -> Record | None:
         """Return the latest result that is the file at a path, unchanged; None for other files."""
         found = [one for one in self.records.all() if one.path == path and one.file is not None]
-        record = found[-1] if found else None
+        record = self.records.get(found[-1].id) if found else None
         return record if record is not None and record.file is not None and record.file.looks_unchanged() else None
 
     def keep_effect(self, id: str, effect: Json) -> None:
@@ -101,6 +103,19 @@ class Results:
             record = self.records.get(id)
             if record is not None:
                 self.records.write(replace(record, facts={**record.facts, "effect": effect}))
+
+    def is_source(self, path: Path) -> bool:
+        """Return whether the file at a path, as it is now, is what another result was made of."""
+        made = [one for one in self.records.all() if one.source == path and os.path.lexists(one.path)]
+        return any(one.order is None or one.order.stamp == stamp_at(path) for one in made)
+
+    def put_copy(self, id: str, copied: Copied, effect: Json) -> tuple[str, ...]:
+        """Replace a result by its copy with a figure; return the names of sidecars that could not be updated.
+
+        Raises Fault, and OutputError where the result is left unchanged.
+        """
+        with self._moving:
+            return put_copy(self.records, self.get(id), copied, {"effect": effect})
 
     # Undo and restore ------------------------------------------------------------------------------------------
 

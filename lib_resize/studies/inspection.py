@@ -23,11 +23,15 @@ from ..engine.planning import prepare
 from ..engine.reading import read_lora
 from ..engine.runtime import cpu_runtime
 from ..errors import ResizeError
+from ..files.effect_record import EffectRecord
+from ..files.metadata import FitRecord
+from ..files.own_record import ImageRecords, image_records
 from ..files.reader import SafeFile
 from ..names.key_formats import file_key_format
 from ..progress import Quiet
 from ..recipe.grammar import Recipe, parse_recipe
 from ..shown import mib
+from .record_text import record_lines
 from .spectra import ALL_BASE_SCORES, LayerSpectrum, Study, effective_rank, layer_spectra, study
 
 RETENTIONS = (0.99, 0.95, 0.92, 0.88)
@@ -58,10 +62,18 @@ class Finding:
     """Weight retention -> bytes of the float16 file; None if it cannot be resized so."""
     warnings: tuple[str, ...]
     """Parts of the file that hosts refuse or apply wrongly."""
+    fit: FitRecord | None = None
+    """How its factors were fitted to images, by its record."""
+    effect: EffectRecord | None = None
+    """How much of the LoRA's effect it keeps on images, by its record."""
+    unreadable: tuple[str, ...] = ()
+    """Records that are not as this program writes them: ``fit``, ``effect``."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as JSON values."""
-        return asdict(self)
+        fit = None if self.fit is None else self.fit.as_json()
+        effect = None if self.effect is None else self.effect.as_json()
+        return {**asdict(self), "fit": fit, "effect": effect}
 
     def as_text(self) -> str:
         """Return the finding as text."""
@@ -72,6 +84,7 @@ class Finding:
             f"  key format: {self.spelling}",
             f"  {self.layers} layers, {self.zero} of them zero; rank {ranks}; effective rank {self.effective_rank:.1f}",
             "  predicted: " + ", ".join(self._prediction(name, size) for name, size in self.predicted.items()),
+            *(f"  {line}" for line in record_lines(ImageRecords(self.fit, self.effect, self.unreadable))),
             *(f"  ! {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -110,6 +123,7 @@ def analysed(path: Path, base: Checkpoint | None, recipes: Sequence[Recipe], thr
 
 def _finding(path: Path, analysis: Analysis) -> Finding:
     adapter = analysis.adapter
+    records = image_records(adapter.files[0].header.metadata)
     return Finding(
         source=str(path),
         bytes=adapter.bytes,
@@ -123,6 +137,9 @@ def _finding(path: Path, analysis: Analysis) -> Finding:
         effective_rank=mean_effective_rank(analysis),
         predicted={f"{share:g}": _predicted(analysis, share) for share in RETENTIONS},
         warnings=tuple(_warnings(adapter)),
+        fit=records.fit,
+        effect=records.effect,
+        unreadable=records.unreadable,
     )
 
 

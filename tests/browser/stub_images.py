@@ -27,7 +27,15 @@ def effect_record(seeds: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def comparison(without: bool, seeds: int, effect: dict[str, Any] | None, seed: int) -> dict[str, Any]:
+FILE_EFFECT = {name: value for name, value in effect_record(4).items() if name != "made"}
+FIT = {
+    "images": 4, "steps": 4, "prompt": "0123456789abcdef", "layers": 771,
+    "errors": [{"model": "unet", "plain": 0.357, "fitted": 0.241}],
+}  # fmt: skip
+"""Records in a file, as `details` shows them."""
+
+
+def comparison(without: bool, seeds: int, effect: dict[str, Any] | None, seed: int, note: str = "") -> dict[str, Any]:
     """A `Comparison` of the protocol; `effect` is its figure, None for a weak prompt."""
     shown = [what for what in PICTURES if without or what != "without"]
     return {
@@ -38,6 +46,7 @@ def comparison(without: bool, seeds: int, effect: dict[str, Any] | None, seed: i
         "kept": effect and effect["kept"], "worst": effect and effect["worst"], "weak": without and effect is None,
         "noise": 0.0 if without else None, "basis": "latents" if without else None,
         "seed": seed, "seeds": list(range(seed, seed + (seeds if without else 1))), "text": _text(without, seeds, effect),
+        "note": note,
     }  # fmt: skip
 
 

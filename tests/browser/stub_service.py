@@ -24,7 +24,7 @@ from lib_resize.panel.lora_warnings import TEMPLATES
 from lib_resize.panel.protocol.methods import METHODS
 from lib_resize.prompts.tags import parse_prompt, replaced
 from tests.browser.stub_finds import StubFinds
-from tests.browser.stub_images import PICTURES, comparison, effect_record, images_of
+from tests.browser.stub_images import FILE_EFFECT, FIT, PICTURES, comparison, effect_record, images_of
 from tests.browser.stub_runs import StubError, StubRuns
 
 MIB = 1 << 20
@@ -289,11 +289,12 @@ class StubService(StubRuns, StubFinds):
         known = {
             "pastry-sdxl": {
                 "activation": "prbstyle", "trained_words": ["prbstyle", "a <b>cake</b>"], "description": "Cakes & tea.",
-                "civitai": "https://civitai.com/models/7?modelVersionId=12",
+                "civitai": "https://civitai.com/models/7?modelVersionId=12", "fit": FIT, "effect": FILE_EFFECT,
             },
         }  # fmt: skip
         path = None if self.settings.get("remote") else f"/loras/{name}.safetensors"
         empty: dict[str, Any] = {"activation": "", "trained_words": [], "civitai": None, "description": ""}
+        empty |= {"fit": None, "effect": None, "unreadable": []}
         return {"name": name, **empty, **known.get(name, {}), "path": path}
 
     def do_open_folder(self, name: str) -> dict[str, Any]:
@@ -738,7 +739,8 @@ class StubService(StubRuns, StubFinds):
                 self.made[result]["effect"] = effect
             if effect and entry:
                 self.keep_effect(entry, effect)
-            return comparison(without, seeds, effect, settings.get("seed", 1))
+            note = self.settings.get("compare_note", "")
+            return comparison(without, seeds, effect, settings.get("seed", 1), note)
 
         job = self._job("compare", f"Compare {name or result or entry}", name, work)
         self.jobs[job]["images"] = images_of(without, seeds)

@@ -165,11 +165,18 @@ def test_trigger_words_the_page_and_the_folder_of_a_lora(page: Any) -> None:
     link = details.locator('[data-action="civitai"]')
     expect(link).to_have_attribute("href", "https://civitai.com/models/7?modelVersionId=12")
     expect(link).to_have_attribute("rel", "noopener noreferrer")
+    expect(details.locator('[data-what="record"]')).to_have_text(
+        [
+            "Effect kept: 97.8 % · Worst image: 96.1 % · Images: 4 · Euler a · 20 steps · 64×64",  # noqa: RUF001
+            "Fitted to images: 771 layers · Images: 4 · 4 steps · unet: error 0.241 instead of 0.357",
+        ]
+    )
     details.locator('[data-action="open-folder"]').click()
     page.wait_for_timeout(300)
     assert [one["params"] for one in heard(page) if one["method"] == "open_folder"] == [{"name": "pastry-sdxl"}]
     row(page, "hogs").click()
     expect(details.locator('[data-action="civitai"]')).to_have_count(0)
+    expect(details.locator('[data-what="record"]')).to_have_count(0)
 
 
 def test_a_remote_page_offers_no_folder(page: Any) -> None:

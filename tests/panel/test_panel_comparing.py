@@ -20,7 +20,7 @@ from lib_resize.files.header import read_header
 from lib_resize.files.metadata import RECORD, prompt_hash
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.host import GeneratedImage
-from lib_resize.panel.compare import figure_text, shown_share
+from lib_resize.panel.compare import figure_text
 from lib_resize.panel.faults import Fault
 from lib_resize.panel.jobs import JobSpec
 from lib_resize.panel.names import Notes, size_word
@@ -34,6 +34,7 @@ from lib_resize.panel.resizing import NewFile, ResizeOrder, write
 from lib_resize.panel.runs.effects import keep_effect
 from lib_resize.panel.service import Service
 from lib_resize.recipe.grammar import parse_recipe
+from lib_resize.shown import shown_share
 from tests.panel.panelhost import Browser, fake_host
 
 PROMPT = "a cake <lora:pastry:1>"
@@ -129,6 +130,8 @@ def test_every_image_waits_for_the_host(browser: Browser, host: Any) -> None:
         host.working_on = None
         assert begun.wait(10)
         assert len(requests(host)) == count
+    browser.wait(id, ("waits",))  # the file gets the figure between two images
+    host.working_on = None
     assert browser.done(id)["kept"] is not None
 
 
@@ -317,7 +320,9 @@ def test_a_run_keeps_the_figure_of_its_file(browser: Browser, host: Any, tmp_pat
     assert browser.done(browser.ask("compare", **asked)["job"])["kept"] == pytest.approx(0.75)
     again = {item["name"]: item for item in browser.ask("run", run=run)["items"]}
     assert again["pastry"]["effect"]["kept"] == 0.75
-    assert {**again["pastry"], "effect": None} == items["pastry"]
+    size = (root / "pastry.safetensors").stat().st_size  # with the figure in its record
+    assert size > items["pastry"]["bytes_after"]
+    assert {**again["pastry"], "effect": None} == {**items["pastry"], "bytes_after": size}
     assert again["ink"] == items["ink"]
     store = browser.service.desk.runs.store
     stored = store.read(run)

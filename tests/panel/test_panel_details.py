@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from lib_resize.files.header import TensorSpec, encode, read_header
+from lib_resize.files.metadata import RECORD
 from lib_resize.panel import file_manager
 from tests.panel.panelhost import Browser
 
@@ -23,6 +25,9 @@ def test_a_lora_without_sidecars_has_no_details_but_its_path(browser: Browser, r
         "trained_words": [],
         "civitai": None,
         "description": "",
+        "fit": None,
+        "effect": None,
+        "unreadable": [],
         "path": str(root / "pastry.safetensors"),
     }
 
@@ -97,3 +102,40 @@ def test_without_a_file_manager_the_reason_is_given(
     error = browser.error("open_folder", name="pastry")
     assert error["kind"] == "unavailable"
     assert "No file manager" in error["message"]
+
+
+# Records in the file -----------------------------------------------------------------------------------------------
+
+
+def with_record(root: Path, text: str) -> None:
+    path = root / "pastry.safetensors"
+    header = read_header(path)
+    data = path.read_bytes()[header.data_start :]
+    specs = [TensorSpec(name, one.dtype, one.shape) for name, one in header.entries.items()]
+    path.write_bytes(encode(specs, {**header.metadata, RECORD: text}) + data)
+
+
+def test_the_records_of_images_are_details(browser: Browser, root: Path) -> None:
+    fit = {"images": 4, "steps": 4, "prompt": "0123456789abcdef", "layers": 771}
+    effect = {
+        "kept": 0.978, "worst": 0.961, "seeds": 4, "sampler": "Euler a", "steps": 20, "width": 832, "height": 1216,
+        "basis": "latents", "prompt": "0123456789abcdef",
+    }  # fmt: skip
+    errors = {"unet": {"plain": 0.357, "fitted": 0.241}}
+    with_record(root, json.dumps({"version": "1", "fit": {**fit, "errors": errors}, "effect": effect}))
+    found = browser.ask("details", name="pastry")
+    assert found["fit"] == {**fit, "errors": [{"model": "unet", "plain": 0.357, "fitted": 0.241}]}
+    assert (found["effect"], found["unreadable"]) == (effect, [])
+
+
+@pytest.mark.parametrize("text", ["", "[", "7", "[" * 100_000, '{"fit": 7, "effect": {"kept": "<b>"}}'])
+def test_records_that_we_did_not_write_are_not_shown(browser: Browser, root: Path, text: str) -> None:
+    with_record(root, text)
+    found = browser.ask("details", name="pastry")
+    assert (found["fit"], found["effect"]) == (None, None)
+    assert found["unreadable"] == (["fit", "effect"] if "fit" in text else [])
+
+
+def test_a_file_that_cannot_be_read_has_no_records(browser: Browser, root: Path) -> None:
+    (root / "pastry.safetensors").write_bytes(b"no safetensors file")
+    assert browser.ask("details", name="pastry")["effect"] is None

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 
-from ...errors import ResizeError
-from ...files.effect_record import EffectRecord
 from .. import compare as images
 from ..desk import Desk
 from ..faults import Fault
 from ..jobs import JobSpec
+from ..keeping import keep_figure
 from ..pairs import ComparedPair, pair_of
 from ..picturing.orders import check_host
 from ..picturing.prompting import read_settings
 from ..protocol.types import Json
 from ..queue import Handle
-from ..results import effect_json
-from ..runs.effects import keep_effect
 
 
 def compare(desk: Desk, params: Json) -> Json:
@@ -39,19 +35,9 @@ def compare(desk: Desk, params: Json) -> Json:
 
 def _compared(desk: Desk, pair: ComparedPair, wish: images.Wish, handle: Handle) -> Json:
     found = images.compare(desk.host, pair.files, wish, handle, desk.images)
-    if found.record is not None:
-        with contextlib.suppress(ResizeError):  # such as a full disk: the answer has the figure
-            _keep(desk, pair, found.record)
-    return found.answer
-
-
-def _keep(desk: Desk, pair: ComparedPair, record: EffectRecord) -> None:
-    """Keep a figure with the result, or the file of a run, that it is about. Raises OutputError."""
-    effect = effect_json(record)
-    if pair.result is not None:
-        desk.results.keep_effect(pair.result, effect)
-    if pair.entry is not None:
-        keep_effect(desk.runs, pair.entry, effect)
+    if found.record is None:
+        return found.answer
+    return {**found.answer, "note": keep_figure(desk, pair, found.record, handle)}
 
 
 def picture(desk: Desk, params: Json) -> Json:

@@ -8,7 +8,7 @@ from ...errors import RecipeError
 from ...recipe.grammar import LIMITS, PRESETS, SCORES, SELECTIONS
 from .. import file_manager
 from ..desk import Desk
-from ..details import details_of
+from ..details import details_of, fit_json, records_of
 from ..faults import Fault
 from ..options import exact_recipes
 from ..preferences import read_preferences
@@ -61,13 +61,16 @@ def previews(desk: Desk, params: Json) -> Json:
 
 def details(desk: Desk, params: Json) -> Json:
     lora = desk.snapshot().find(params["name"])
-    found = details_of(lora.path)
+    found, records = details_of(lora.path), records_of(lora.path)
     return {
         "name": lora.name,
         "activation": found.activation,
         "trained_words": list(found.trained_words),
         "civitai": found.civitai,
         "description": found.description,
+        "fit": None if records.fit is None else fit_json(records.fit),
+        "effect": None if records.effect is None else records.effect.as_json(),
+        "unreadable": list(records.unreadable),
         "path": None if desk.host.is_remote() else str(lora.path),
     }
 

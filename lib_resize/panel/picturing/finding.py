@@ -11,8 +11,8 @@ from ...engine.settings import Refine
 from ...files.metadata import FitRecord
 from ...plans import Plan
 from ...recipe.grammar import Recipe, parse_recipe
-from ...shown import MIB
-from ..compare import figure_text, shown_share
+from ...shown import MIB, shown_share
+from ..compare import figure_text
 from ..desk import Desk
 from ..faults import Fault
 from ..making import make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...adapters.write.style import CONVERSIONS, DTYPES
+from ...files import own_record
 from ...recipe.grammar import PRESETS
 from .types import Boolean, Field, Integer, JobResult, ListOf, MapOf, Nullable, Number, Object, Text, Type
 
@@ -324,21 +325,18 @@ PLAN = Object(
 
 # Results -------------------------------------------------------------------------------------------------------
 
-EFFECT_RECORD = Object(
-    "Effect record",
-    (
-        Field("kept", NUMBER, "share of the LoRA's effect on the images that the file keeps, at most 1"),
-        Field("worst", NUMBER, "the same of the image that differs most"),
-        Field("seeds", INTEGER, "number of images"),
-        Field("sampler", _or_null(TEXT), "null: the host's default"),
-        Field("steps", _or_null(INTEGER), "null: the host's default"),
-        Field("width", INTEGER, "pixels"),
-        Field("height", INTEGER, "pixels"),
-        Field("basis", BASIS, "what was compared"),
-        Field("prompt", TEXT, "a hash of the prompts; they are not kept"),
-        Field("made", NUMBER, "moment"),
-    ),
+_EFFECT = (
+    Field("kept", NUMBER, "share of the LoRA's effect on the images that the file keeps, at most 1"),
+    Field("worst", NUMBER, "the same of the image that differs most"),
+    Field("seeds", INTEGER, "number of images"),
+    Field("sampler", _or_null(TEXT), "null: the host's default"),
+    Field("steps", _or_null(INTEGER), "null: the host's default"),
+    Field("width", INTEGER, "pixels"),
+    Field("height", INTEGER, "pixels"),
+    Field("basis", BASIS, "what was compared"),
+    Field("prompt", TEXT, "a hash of the prompts; they are not kept"),
 )
+EFFECT_RECORD = Object("Effect record", (*_EFFECT, Field("made", NUMBER, "moment")))
 RESULT = Object(
     "Result",
     (
@@ -408,6 +406,25 @@ BAKE_PLAN = Object(
         *_SAVING,
     ),
 )
+FIT_ERROR = Object(
+    "Fit error",
+    (
+        Field("model", TEXT, "the part of the checkpoint, such as `unet`"),
+        Field("plain", NUMBER, "mean squared difference from the output with the original LoRA, over its effect"),
+        Field("fitted", NUMBER, "the same of the fitted factors"),
+    ),
+)
+FIT_RECORD = Object(
+    "Fit record",
+    (
+        Field("images", INTEGER, "number of images"),
+        Field("steps", INTEGER, "recorded steps of each image"),
+        Field("prompt", TEXT, "a hash of the prompts; they are not kept"),
+        Field("layers", INTEGER, "fitted layers; 0 where plain truncation was kept"),
+        Field("errors", ListOf(FIT_ERROR)),
+    ),
+)
+FILE_EFFECT = Object("Effect in a file", _EFFECT)
 DETAILS = Object(
     "Details",
     (
@@ -416,6 +433,11 @@ DETAILS = Object(
         Field("trained_words", TEXTS, "trigger words, from the sidecars of model managers"),
         Field("civitai", _or_null(TEXT), "address of the model's page, `https://civitai.com/models/…`"),
         Field("description", TEXT, "plain text, shortened; empty where there is none"),
+        Field("fit", _or_null(FIT_RECORD), "how the file was fitted to images, by its record"),
+        Field("effect", _or_null(FILE_EFFECT), "the figure of a comparison of images in its record"),
+        Field(
+            "unreadable", ListOf(Text((own_record.FIT, own_record.EFFECT))), "records that this program did not write"
+        ),
         Field("path", _or_null(TEXT), "path of the file; null where the page is served to other machines"),
     ),
 )
@@ -455,6 +477,7 @@ COMPARISON = Object(
         Field("largest", INTEGER, "largest difference, 0 to 255"),
         Field("effect", _or_null(NUMBER), "the same mean between `original` and `without`, as a baseline"),
         Field("text", TEXT, "such as `keeps 97.8 % of the LoRA's effect (worst image 96.1 %)`"),
+        Field("note", TEXT, "why the figure is not in the new file; empty where it is, or where there is none"),
         Field("seed", INTEGER, "the first seed, which `pictures` are of"),
         Field("width", INTEGER, "pixels"),
         Field("height", INTEGER, "pixels"),

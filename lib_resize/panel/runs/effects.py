@@ -13,7 +13,7 @@ from .control import Runs
 def keep_effect(runs: Runs, entry: Entry, effect: Json) -> None:
     """Keep an `Effect record` of the protocol with the file of a run that an entry of the archive belongs to.
 
-    Files that no run replaced keep none. Raises OutputError.
+    The size of that file is the one of the entry. Files that no run replaced keep none. Raises OutputError.
     """
     try:
         run = runs.get(entry.run)
@@ -21,5 +21,5 @@ def keep_effect(runs: Runs, entry: Entry, effect: Json) -> None:
         return  # the command line replaced the file, or the run was dropped
     index = next((index for index, item in enumerate(run.items) if item.entry == entry.id), None)
     if index is not None:
-        run.items[index] = replace(run.items[index], effect=effect)
+        run.items[index] = replace(run.items[index], bytes_after=entry.bytes_after, effect=effect)
         runs.store.append(run.id, index, run.items[index])
