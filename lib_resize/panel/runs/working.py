@@ -34,7 +34,7 @@ def begin(desk: Desk, run: RunDocument) -> str:
         work=run.id,
         background=True,
         skipped=run.share if waiting else 0.0,
-        stop=None if run.order.effect is None else desk.host.stop_generating,
+        stop=desk.host.stop_generating if run.order.has_images else None,
     )
     try:
         live.job = desk.queue.add(spec)
