@@ -41,7 +41,8 @@
         };
     }
 
-    /* The table of presets: {box, draw(chosen, sums)}; sums is preset -> sums, null while they are on their way. */
+    /* The table of presets: {box, draw(chosen, sums), note(name, text, isRefused)}; sums is preset -> sums, null while
+       they are on their way. */
     function presetTable(words, pick) {
         const rows = Object.keys(words).map(name => presetRow(name, words[name], pick));
         const heads = ['', t('Preset'), t('LoRAs'), t('Size'), t('Freed')];
@@ -53,7 +54,12 @@
             el('thead', null, el('tr', null, head)),
             el('tbody', null, body),
         );
-        return {box, draw: (chosen, sums) => rows.forEach(one => drawPresetRow(one, chosen, sums))};
+        const note = (name, text, isRefused) => {
+            const row = rows.find(one => one.name === name);
+            setText(row.note, text);
+            row.radio.disabled = isRefused;
+        };
+        return {box, note, draw: (chosen, sums) => rows.forEach(one => drawPresetRow(one, chosen, sums))};
     }
 
     function presetRow(name, text, pick) {
@@ -64,12 +70,13 @@
             on: {change: () => pick(name)},
         });
         const cells = {files: el('td'), sizes: el('td'), freed: el('td')};
-        const label = el('label', {for: id}, text);
+        const note = quiet('', {class: 'resize-lora-quiet resize-lora-preset-note'});
+        const label = el('label', {for: id}, text, ' ', note);
         const head = [el('td', null, radio), el('th', {scope: 'row'}, label)];
         const row = el('tr', {'data-key': name, on: {click: () => radio.click()}}, head, Object.values(cells));
         radio.addEventListener('click', event => event.stopPropagation());
         label.addEventListener('click', event => event.stopPropagation());
-        return {name, radio, row, ...cells};
+        return {name, note, radio, row, ...cells};
     }
 
     function drawPresetRow({name, radio, row, files, sizes: cell, freed}, chosen, all) {

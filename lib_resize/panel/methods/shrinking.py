@@ -72,7 +72,6 @@ def shrink(desk: Desk, params: Json) -> Json:
     found = [_excluded(row, params) for row in found]
     _check_archive(desk, found)
     effect = effect_order(desk, params, asked.options) if has_effect(params["target"]) else None
-    assert asked.recipe is not None  # the protocol requires it of a run
     order = RunOrder(
         recipe=str(asked.recipe),
         options={**params["options"], "folder": None},
@@ -81,7 +80,7 @@ def shrink(desk: Desk, params: Json) -> Json:
         floor=params["floor"],
         originals=params["originals"],
         effect=effect,
-        fit=fit_order(params, effect, asked.recipe, lists),
+        fit=fit_order(params, effect, lists),
     )
     with desk.adding:
         run = RunDocument(new_id(), now(), order, [_item(row) for row in found])

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...engine.settings import check_can_be_fitted
 from ...hosts.host import GENERATE
-from ...recipe.grammar import Recipe
 from ..desk import Desk
 from ..faults import Fault
 from ..fitting import check_can_fit, read_fit, with_other_seeds
@@ -45,15 +43,14 @@ def has_effect(target: Mapping[str, Any] | None) -> bool:
     return target is not None and target.get("effect") is not None
 
 
-def fit_order(params: Json, effect: Json | None, recipe: Recipe, lists: HostLists) -> Json | None:
+def fit_order(params: Json, effect: Json | None, lists: HostLists) -> Json | None:
     """Return `RunOrder.fit` of the parameters of `shrink`, with the `effect` of the same order; None for no fit.
 
-    Raises Fault and UsageError where nothing can be fitted.
+    Raises Fault where nothing can be fitted. Recipes of runs are exact, so each of them can be.
     """
     if not params["fit"]:
         return None
     check_can_fit(lists)
-    check_can_be_fitted(recipe)
     settings = read_settings(params["settings"]) if effect is None else with_other_seeds(effect["settings"])
     return read_fit({"settings": settings})
 

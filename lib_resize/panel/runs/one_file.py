@@ -211,7 +211,7 @@ def check_limits(plan: Plan, order: RunOrder) -> None:
     """Raise where a file would gain too little, or lose too much."""
     left = too_little(plan, Limits(order.least_gain / 100, order.floor or 0.0))
     if left is not None:
-        raise _NotResized(replace(left, message=f"{left.message[0].upper()}{left.message[1:]}."), plan)
+        raise _NotResized(replace(left, message=f"The file is left alone: {left.message}."), plan)
 
 
 def _replaced(desk: Desk, archive: Archive, replacement: Replacement) -> str | None:
