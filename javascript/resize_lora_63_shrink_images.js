@@ -36,7 +36,7 @@
         parts.goal = imageForm.goalField(form);
         parts.box = el(
             'fieldset',
-            {class: 'resize-lora-find', id: 'resize_lora_shrink_images', hidden: true},
+            {class: 'resize-lora-find', id: 'resize_lora_shrink_by_images', hidden: true},
             el('legend', null, t('Images')),
             parts.goal,
             imageForm.promptFields(form, t('Prompt template')),

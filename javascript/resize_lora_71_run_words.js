@@ -54,7 +54,6 @@
 
     /* What a row says about a file of a run besides its figures. */
     function itemNote(item) {
-        if (item.state === 'left' && item.reason === 'effect') return messageText(item.message);
         if (item.state === 'left') return reasonText(item.reason) || messageText(item.message);
         if (item.state === 'failed') return messageText(item.message) || reasonText(item.reason);
         const notes = (item.notes || []).map(messageText);

@@ -16,7 +16,7 @@ from tests.browser.test_runs import DIALOG, RUN, act, asked, estimated, report, 
 
 ONE_GRADIO = True  # see conftest.py
 
-ROW = "#resize_lora_shrink_images"
+ROW = "#resize_lora_shrink_by_images"
 
 
 def opened(page: Any) -> Any:
@@ -53,9 +53,11 @@ def test_the_choice_shows_its_questions_and_its_cost(page: Any, shot: Any) -> No
     expect(box.locator(".resize-lora-warnings")).to_contain_text("uses the CPU")
     assert overflow(page) == 0
     shot(page, "shrink-by-images")
-    page.emulate_media(color_scheme="dark")
     assert findings(page) == []
-    page.emulate_media(color_scheme="light")
+    page.evaluate("document.body.classList.add('dark')")
+    assert findings(page) == []
+    shot(page, "shrink-by-images-dark")
+    page.evaluate("document.body.classList.remove('dark')")
     act(box, "preset-low").check()
     expect(page.locator(ROW)).to_be_hidden()
 
@@ -172,9 +174,7 @@ def test_the_report_has_target_kept_and_worst_and_why_a_lora_was_left(page: Any,
     lines = {one: box.locator(f'.resize-lora-item[data-key="{one}"]') for one in ("pastry-sdxl", "hogs", "dpo")}
     expect(lines["pastry-sdxl"]).to_contain_text("Effect kept: 97.8 %, worst image 96.1 %")
     expect(lines["hogs"]).to_contain_text("The prompt hardly shows the LoRA")
-    expect(lines["dpo"]).to_contain_text(
-        "keeps only 91.2 % of the LoRA's effect (worst image 88.0 %). The target is 98 %"
-    )
+    expect(lines["dpo"]).to_contain_text("Effect kept: 91.2 %, worst image 88.0 % · No size keeps enough of the effect")
     shot(page, "shrink-by-images-report")
     with page.expect_download() as download:
         act(box, "csv").click()

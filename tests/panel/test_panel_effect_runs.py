@@ -88,6 +88,7 @@ def test_a_lora_of_which_no_size_keeps_the_target_is_left_alone(
     items = shrunk(browser)["items"]
     assert {(item["state"], item["reason"]) for item in items} == {("left", "effect")}
     assert all("Even the largest file" in item["message"] for item in items)
+    assert all(item["effect"]["worst"] <= item["effect"]["kept"] < TARGET["effect"] for item in items)
     assert {path: path.read_bytes() for path in root.glob("*.safetensors")} == before
 
 

@@ -23,9 +23,11 @@ from ..queue import Handle
 class NoSize(Exception):  # noqa: N818 - a decision
     """No file keeps the target, or the prompt hardly shows the LoRA."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, record: EffectRecord | None = None) -> None:
+        """`record` is the figure of the largest file."""
         super().__init__(message)
         self.kind = kind
+        self.record = record
 
 
 @dataclass(frozen=True)
@@ -61,5 +63,5 @@ def found_file(
     if best is None or record is None:
         raise NoSize("weak", found_text(find))
     if not is_reached(find):
-        raise NoSize("effect", found_text(find))
+        raise NoSize("effect", found_text(find), record)
     return FoundFile(best, record, find)

@@ -22,6 +22,7 @@ from ...engine.settings import Refine
 from ...engine.writing import execute
 from ...errors import OutputError, PairingError
 from ...files.atomic import is_in_use
+from ...files.effect_record import EffectRecord
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...recipe.grammar import Recipe
@@ -63,10 +64,11 @@ class InUse(Exception):  # noqa: N818 - the file is tried again
 
 
 class _NotResized(Exception):  # noqa: N818 - a decision
-    def __init__(self, left: Reason, plan: Plan | None = None) -> None:
+    def __init__(self, left: Reason, plan: Plan | None = None, effect: EffectRecord | None = None) -> None:
         super().__init__(left.message)
         self.left = left
         self.plan = plan
+        self.effect = effect
 
 
 def shrink(desk: Desk, order: ShrinkOrder, item: RunItem, handle: Handle) -> RunItem:
@@ -81,6 +83,8 @@ def shrink(desk: Desk, order: ShrinkOrder, item: RunItem, handle: Handle) -> Run
         done = _shrunk(desk, order, lora, item, handle)
     except _NotResized as refused:
         done = _left(item, refused.left, refused.plan)
+        if refused.effect is not None:
+            done = replace(done, effect=effect_json(refused.effect))
     except (Fault, PairingError) as error:
         if isinstance(error, Fault) and error.kind != "reference":
             raise
@@ -147,7 +151,7 @@ def _by_images(desk: Desk, order: ShrinkOrder, lora: LoraFile, handle: Handle) -
     try:
         return found_file(desk, lora, order.options, order.limits.effect, order.limits.fit, part)
     except NoSize as error:
-        raise _NotResized(Reason(error.kind, str(error))) from error
+        raise _NotResized(Reason(error.kind, str(error)), effect=error.record) from error
 
 
 def _refine(desk: Desk, order: ShrinkOrder, lora: LoraFile, source: LoraFile, found: FoundFile | None) -> Refine | None:
