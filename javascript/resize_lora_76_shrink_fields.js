@@ -42,7 +42,7 @@
     }
 
     /* The table of presets: {box, draw(chosen, sums), note(name, text, isRefused)}; sums is preset -> sums, null while
-       they are on their way. */
+       they are on their way. A note is shown in place of sizes. */
     function presetTable(words, pick) {
         const rows = Object.keys(words).map(name => presetRow(name, words[name], pick));
         const heads = ['', t('Preset'), t('LoRAs'), t('Size'), t('Freed')];
@@ -55,9 +55,14 @@
             el('tbody', null, body),
         );
         const note = (name, text, isRefused) => {
-            const row = rows.find(one => one.name === name);
-            setText(row.note, text);
-            row.radio.disabled = isRefused;
+            const {freed, radio, ...cells} = rows.find(one => one.name === name);
+            freed.remove();
+            cells.sizes.colSpan = 2;
+            cells.sizes.className = 'resize-lora-quiet';
+            cells.sizes.dataset.note = text;
+            cells.sizes.id = `${radio.id}_note`;
+            radio.setAttribute('aria-describedby', cells.sizes.id);
+            radio.disabled = isRefused;
         };
         return {box, note, draw: (chosen, sums) => rows.forEach(one => drawPresetRow(one, chosen, sums))};
     }
@@ -70,13 +75,12 @@
             on: {change: () => pick(name)},
         });
         const cells = {files: el('td'), sizes: el('td'), freed: el('td')};
-        const note = quiet('', {class: 'resize-lora-quiet resize-lora-preset-note'});
-        const label = el('label', {for: id}, text, ' ', note);
+        const label = el('label', {for: id}, text);
         const head = [el('td', null, radio), el('th', {scope: 'row'}, label)];
         const row = el('tr', {'data-key': name, on: {click: () => radio.click()}}, head, Object.values(cells));
         radio.addEventListener('click', event => event.stopPropagation());
         label.addEventListener('click', event => event.stopPropagation());
-        return {name, note, radio, row, ...cells};
+        return {name, radio, row, ...cells};
     }
 
     function drawPresetRow({name, radio, row, files, sizes: cell, freed}, chosen, all) {
@@ -86,7 +90,7 @@
         radio.checked = name === chosen;
         row.classList.toggle('resize-lora-chosen', name === chosen);
         setText(files, sums ? count(sums.files) : '–');
-        setText(cell, isKnown ? sizes(sums.before, sums.after) : '–');
+        setText(cell, cell.dataset.note || (isKnown ? sizes(sums.before, sums.after) : '–'));
         setText(freed, isKnown ? `${size(sums.freed)} (${saving(sums.before, sums.after)})` : '–');
     }
 

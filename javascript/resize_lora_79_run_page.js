@@ -172,6 +172,8 @@
         const {tick: box, name, note, compare, restore, ...cells} = row.parts;
         const isMade = item.bytes_after != null && item.state !== 'left';
         const text = itemNote(item);
+        const effect = effectText(item.effect, {isWhole: true});
+        const notes = item.state === 'left' ? [text, effect] : [effect, text]; // the more important one first
         row.item = item;
         row.dataset.key = item.name;
         row.dataset.state = item.state;
@@ -179,7 +181,7 @@
         box.checked = parts.chosen.has(item.name);
         box.setAttribute('aria-label', t('Select {name}', {name: item.name}));
         setText(name, item.name);
-        setText(note, [item.folder, effectText(item.effect, {isWhole: true}), text].filter(Boolean).join(' · '));
+        setText(note, [item.folder, ...notes].filter(Boolean).join(' · '));
         note.title = [effectHint(item.effect), text].filter(Boolean).join('\n');
         setText(cells.sizes, isMade ? sizes(item.bytes_before, item.bytes_after) : size(item.bytes_before));
         setText(cells.saved, isMade ? saving(item.bytes_before, item.bytes_after) : '');

@@ -39,7 +39,7 @@ def by_images(page: Any, **settings: Any) -> Any:
 def test_the_choice_shows_its_questions_and_its_cost(page: Any, shot: Any) -> None:
     box = by_images(page)
     expect(page.locator(ROW)).to_be_visible()
-    assert sums(box, "images").endswith("6 – –")
+    assert sums(box, "images") == "By images 6 the smallest file of each LoRA that draws the same"
     expect(box).to_contain_text("6 LoRAs, 2.07 GB. Their new sizes are found by images.")
     expect(act(box, "estimate")).to_be_hidden()
     expect(page.locator("#resize_lora_shrink_prompt")).to_have_value("{trigger}, a cake, fog")
@@ -174,7 +174,7 @@ def test_the_report_has_target_kept_and_worst_and_why_a_lora_was_left(page: Any,
     lines = {one: box.locator(f'.resize-lora-item[data-key="{one}"]') for one in ("pastry-sdxl", "hogs", "dpo")}
     expect(lines["pastry-sdxl"]).to_contain_text("Effect kept: 97.8 %, worst image 96.1 %")
     expect(lines["hogs"]).to_contain_text("The prompt hardly shows the LoRA")
-    expect(lines["dpo"]).to_contain_text("Effect kept: 91.2 %, worst image 88.0 % · No size keeps enough of the effect")
+    expect(lines["dpo"]).to_contain_text("No size keeps enough of the effect · Effect kept: 91.2 %, worst image 88.0 %")
     shot(page, "shrink-by-images-report")
     with page.expect_download() as download:
         act(box, "csv").click()

@@ -19,3 +19,10 @@ test('a figure has its images, and a file without one has no text', () => {
     assert.equal(effectHint({...EFFECT, sampler: null, steps: null}), 'Worst image: 96.1 % · Images: 4 · 832×1216');
     assert.equal(effectText(null) + effectHint(undefined), '');
 });
+
+test('the worst image is named where there are several', () => {
+    const whole = {isWhole: true};
+    assert.equal(effectText({kept: 0.978, worst: 0.961, seeds: 2}, whole), 'Effect kept: 97.8 %, worst image 96.1 %');
+    assert.equal(effectText({kept: 0.978, worst: 0.978, seeds: 1}, whole), 'Effect kept: 97.8 %');
+    assert.equal(effectText(null, whole), '');
+});
