@@ -29,6 +29,7 @@
         'gain',
         'retention',
         'effect',
+        'worst',
         'notes',
         'seconds',
     ];
@@ -83,7 +84,8 @@
         const rows = items.map(item => {
             const gain = itemGain(item);
             const effect = item.effect ? item.effect.kept : '';
-            const cells = {...item, gain, effect, notes: notesOf(item).join(' ')};
+            const worst = item.effect ? item.effect.worst : '';
+            const cells = {...item, gain, effect, worst, notes: notesOf(item).join(' ')};
             return COLUMNS.map(column => cells[column] ?? '');
         });
         return [COLUMNS, ...rows];

@@ -14,9 +14,13 @@
         return percent(share < 1 ? Math.max(0, Math.min(share, MOST)) : 1);
     }
 
-    /* The figure that was kept with a file; empty where there is none. */
-    function effectText(effect) {
-        return effect ? t('Effect kept: {kept}', {kept: shareText(effect.kept)}) : '';
+    /* The figure that was kept with a file, `isWhole` with that of the worst image; empty where there is none. */
+    function effectText(effect, {isWhole = false} = {}) {
+        if (!effect) return '';
+        const values = {kept: shareText(effect.kept), worst: shareText(effect.worst)};
+        return isWhole && effect.seeds > 1
+            ? t('Effect kept: {kept}, worst image {worst}', values)
+            : t('Effect kept: {kept}', values);
     }
 
     /* The images that the figure is of. */

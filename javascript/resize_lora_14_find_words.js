@@ -19,6 +19,23 @@
         return 2 * seeds + NOISE + STEPS * first + LAST_STEPS * (seeds - first);
     }
 
+    /* About how many more images a fit makes: its own, and a short one of each size of a search and of the new file. */
+    function aboutFitImages(fitted, isSearch) {
+        return fitted + NOISE + (isSearch ? STEPS + LAST_STEPS : 0) + 1;
+    }
+
+    /* Seconds of so many images, from the seconds per pixel and step; null where that or a setting is unknown. */
+    function imageSeconds(images, {width, height, steps}, pace) {
+        return pace != null && width && height && steps ? images * width * height * steps * pace : null;
+    }
+
+    /* The image in progress of a job, not those that are done. */
+    function imageText(job) {
+        const values = {n: Math.min(job.done + 1, job.total), all: job.total};
+        if (!job.total) return '';
+        return job.kind === 'compare' ? t('image {n} of {all}', values) : t('image {n} of about {all}', values);
+    }
+
     /* The share that a percentage in a field asks for; null where it is not one from 50 to 99.9. */
     function targetOf(text) {
         const number = String(text).trim() === '' ? NaN : Number(text);
@@ -75,8 +92,11 @@
     }
 
     resizeLora.findWords = {
+        aboutFitImages,
         aboutImages,
         hasTag,
+        imageSeconds,
+        imageText,
         keptText,
         seedsText,
         settingsText,

@@ -104,7 +104,8 @@
             isOpen: false,
             scope: 'all',
             name: null, // the only LoRA that it is about, or null
-            preset: 'medium',
+            preset: 'medium', // or 'panel', as the tab is set, or 'images'
+            images: null, // what is asked about images, see imageForm
             leastGain: 10, // percent
             floor: null, // percent, or null
             again: false,

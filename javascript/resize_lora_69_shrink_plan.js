@@ -9,8 +9,12 @@
     const {roomNeeded, sumsOf} = resizeLora.sums;
     const {PRESETS, state} = resizeLora.model;
     const {changedOptions, chosenRecipe, chosenTarget, isTargetValid, plainOptions} = resizeLora.choice;
+    const {goalFault, shareOf} = resizeLora.imageForm;
+    const {imagesQuestion, isByImages, isFitted} = resizeLora.shrinkImages;
     const {callWithRetry} = resizeLora.wire;
     const {showError} = resizeLora.dialogs;
+
+    const ANY_SHARE = 0.9; // the plan is the same for each target by images
 
     /* The names of a scope; those of *all* are what the server has. */
     function chosen(scope) {
@@ -32,13 +36,19 @@
     /* The parameters of the chosen target. The presets use the defaults, as the menu of a card does. */
     function targetOf(preset) {
         if (preset === 'panel') return {...chosenTarget(), options: changedOptions()};
-        return {target: {preset}, options: changedOptions((state.hello.defaults || {}).options || {})};
+        const target = preset === 'images' ? {effect: shareOf(state.shrink.images)} : {preset};
+        return {target, options: changedOptions((state.hello.defaults || {}).options || {})};
     }
 
     function planQuestion() {
-        const {again, preset} = state.shrink;
-        const names = state.shrink.name ? {names: [state.shrink.name]} : {};
-        return {...names, ...(preset === 'panel' ? targetOf('panel') : {}), again};
+        const {again, name, preset} = state.shrink;
+        return {
+            ...(name ? {names: [name]} : {}),
+            ...(preset === 'panel' ? targetOf('panel') : {}),
+            ...(isByImages() ? {target: {effect: ANY_SHARE}} : {}),
+            ...(isFitted() ? {fit: true} : {}),
+            again,
+        };
     }
 
     function planNow() {
@@ -97,6 +107,7 @@
     /* The new size of a file: that of the plan, or of an estimate that was made since. */
     function afterOf(row, preset) {
         if (preset === 'panel') return row.after;
+        if (preset === 'images') return null;
         const file = state.files.get(row.name);
         const predicted = row.predicted || (file && !file.archived && file.predicted);
         return predicted ? predicted[preset] : null;
@@ -106,8 +117,8 @@
         const {preset: picked} = state.shrink;
         const rows = plan ? scopedRows(plan) : [];
         const sums = {};
-        for (const preset of [...PRESETS, ...(hasOwnTarget() ? ['panel'] : [])]) {
-            const isKnown = plan && (preset !== 'panel' || picked === 'panel');
+        for (const preset of [...PRESETS, ...(hasOwnTarget() ? ['panel'] : []), 'images']) {
+            const isKnown = plan && (PRESETS.includes(preset) || picked === preset);
             sums[preset] = isKnown ? sumsOf(rows, row => afterOf(row, preset), state.shrink) : null;
         }
         return {rows, sums};
@@ -115,7 +126,7 @@
 
     function recipeNow() {
         const {preset} = state.shrink;
-        return preset === 'panel' ? chosenRecipe() : state.hello.presets[preset];
+        return preset === 'panel' ? chosenRecipe() : state.hello.presets[preset] || '';
     }
 
     /* The parameters of the run. Limits go to the server, so that the report has what they leave alone. */
@@ -125,6 +136,7 @@
         return {
             ...(!shrink.name && shrink.scope === 'all' ? {} : {names}),
             ...targetOf(shrink.preset),
+            ...imagesQuestion(),
             again: shrink.again,
             least_gain: shrink.leastGain,
             ...(shrink.floor == null ? {} : {floor: shrink.floor / 100}),
@@ -138,7 +150,8 @@
     /* Why the run cannot start; '' where it can, or where the page does not know yet. */
     function faultText(plan, sums) {
         if (state.shrink.preset === 'panel' && !isTargetValid()) return t('The recipe in the tab is invalid.');
-        if (!plan) return '';
+        const fault = isByImages() ? goalFault(state.shrink.images) : '';
+        if (fault || !plan) return fault;
         if (!sums.files) return t('With these limits, no LoRA is left to resize.');
         if (state.shrink.originals === 'none') return '';
         const needed = roomNeeded(sums, plan.archive.same_disk);

@@ -6,6 +6,7 @@
     const {count} = resizeLora.numbers;
     const {duration, plural, t} = resizeLora.words;
     const {errorText} = resizeLora.messages;
+    const {imageText} = resizeLora.findWords;
     const {button, el, head, primaryButton, quiet, section, setText, show} = resizeLora.elements;
     const {ENDED, state} = resizeLora.model;
     const {chosenNames, isBlocked, ownActiveJobs} = resizeLora.choice;
@@ -187,13 +188,6 @@
         return job.total && job.kind !== 'restore_originals'
             ? t('layer {n} of {all}', {n: job.done, all: job.total})
             : '';
-    }
-
-    /* The image in progress, not those that are done. */
-    function imageText(job) {
-        const values = {n: Math.min(job.done + 1, job.total), all: job.total};
-        if (!job.total) return '';
-        return job.kind === 'find' ? t('image {n} of about {all}', values) : t('image {n} of {all}', values);
     }
 
     resizeLora.queue = {drawActions, drawQueue, frameActions, frameQueue, jobText, runButton};

@@ -7,7 +7,11 @@
     const {plural, t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
     const {spanText} = resizeLora.items;
+    const {imageText} = resizeLora.findWords;
+    const {shareText} = resizeLora.effect;
     const {PRESETS, PRESET_WORDS, state} = resizeLora.model;
+
+    const IMAGE_STAGES = ['image', 'make images']; // of a search, and of a fit
 
     /* Why a file is left alone, for one file and as the title of a group. A kind that this page does not know is shown
        as the server sent it. */
@@ -20,7 +24,7 @@
             hard_link: t('Has a second name on the disk'),
             copy: t('Same content as another LoRA'),
             read_only: t('Read-only'),
-            reference: t('No matching base model for this recipe'),
+            reference: t('No matching base model'),
             missing: t('Not found'),
             gain: t('Gains too little'),
             floor: t('Below the retention floor'),
@@ -63,6 +67,13 @@
         return found ? t(PRESET_WORDS[found]) : recipe;
     }
 
+    /* How the files of a run are made: the recipe, or the target by images. */
+    function madeText(run) {
+        const how =
+            run.effect == null ? recipeText(run.recipe) : t('By images, {share}', {share: shareText(run.effect)});
+        return run.fit ? `${how} · ${t('fitted')}` : how;
+    }
+
     function momentText(seconds) {
         const moment = new Date(1000 * seconds);
         const day = moment.toLocaleDateString(undefined, {day: 'numeric', month: 'short', year: 'numeric'});
@@ -80,9 +91,13 @@
         return texts.filter(Boolean).join(' · ');
     }
 
-    function workText(run, seconds) {
+    /* `job`: the job at work, for the image that it makes. */
+    function workText(run, seconds, job = null) {
+        const values = {done: count(run.done), n: count(run.files)};
+        const isImage = job && IMAGE_STAGES.includes(job.stage);
         const texts = [
-            t('{done} of {n} files', {done: count(run.done), n: count(run.files)}),
+            run.effect != null || run.fit ? t('{done} of {n} LoRAs', values) : t('{done} of {n} files', values),
+            isImage ? imageText(job) : '',
             t('{size} freed', {size: size(run.freed)}),
             run.failed ? t('{n} failed', {n: count(run.failed)}) : '',
             seconds == null ? '' : t('{time} left', {time: spanText(seconds)}),
@@ -103,8 +118,8 @@
             const ahead = job.place ? plural(job.place, '{n} job ahead', '{n} jobs ahead') : t('queued');
             return `${ahead} · ${workText(run, null)}`;
         }
-        return workText(run, job && job.seconds_left != null ? job.seconds_left : run.seconds_left);
+        return workText(run, job && job.seconds_left != null ? job.seconds_left : run.seconds_left, job);
     }
 
-    resizeLora.runWords = {endText, itemNote, momentText, reasonText, recipeText, runText, stateText};
+    resizeLora.runWords = {endText, itemNote, madeText, momentText, reasonText, recipeText, runText, stateText};
 })((window.resizeLora = window.resizeLora || {}));

@@ -41,7 +41,8 @@
         };
     }
 
-    /* The table of presets: {box, draw(chosen, sums)}; sums is preset -> sums, null while they are on their way. */
+    /* The table of presets: {box, draw(chosen, sums), note(name, text, isRefused)}; sums is preset -> sums, null while
+       they are on their way. A note is shown in place of sizes. */
     function presetTable(words, pick) {
         const rows = Object.keys(words).map(name => presetRow(name, words[name], pick));
         const heads = ['', t('Preset'), t('LoRAs'), t('Size'), t('Freed')];
@@ -53,7 +54,17 @@
             el('thead', null, el('tr', null, head)),
             el('tbody', null, body),
         );
-        return {box, draw: (chosen, sums) => rows.forEach(one => drawPresetRow(one, chosen, sums))};
+        const note = (name, text, isRefused) => {
+            const {freed, radio, ...cells} = rows.find(one => one.name === name);
+            freed.remove();
+            cells.sizes.colSpan = 2;
+            cells.sizes.className = 'resize-lora-quiet';
+            cells.sizes.dataset.note = text;
+            cells.sizes.id = `${radio.id}_note`;
+            radio.setAttribute('aria-describedby', cells.sizes.id);
+            radio.disabled = isRefused;
+        };
+        return {box, note, draw: (chosen, sums) => rows.forEach(one => drawPresetRow(one, chosen, sums))};
     }
 
     function presetRow(name, text, pick) {
@@ -79,7 +90,7 @@
         radio.checked = name === chosen;
         row.classList.toggle('resize-lora-chosen', name === chosen);
         setText(files, sums ? count(sums.files) : '–');
-        setText(cell, isKnown ? sizes(sums.before, sums.after) : '–');
+        setText(cell, cell.dataset.note || (isKnown ? sizes(sums.before, sums.after) : '–'));
         setText(freed, isKnown ? `${size(sums.freed)} (${saving(sums.before, sums.after)})` : '–');
     }
 

@@ -16,6 +16,8 @@
     const {afterOf, chosen, faultText, firstPreset, planNow, planShown, readPlan, recipeNow, runQuestion} =
         resizeLora.shrinkPlan;
     const {scopedRows, sumsNow} = resizeLora.shrinkPlan;
+    const {drawImages, frameImages, imagesFault, imagesNote, isByImages, newImages, secondsOf} =
+        resizeLora.shrinkImages;
     const {askToNotify, startRun} = resizeLora.runs;
     const {isAtOnce, setAtOnce} = resizeLora.replacing;
     const {exclusion, floorText, leftList, percentField, presetTable, radioRow} = resizeLora.shrinkFields;
@@ -74,7 +76,8 @@
             showError(error);
             return;
         }
-        const fresh = {isOpen: true, isSure: false, plans: new Map(), lastPlan: null};
+        const images = newImages(() => change({}, true));
+        const fresh = {isOpen: true, isSure: false, images, plans: new Map(), lastPlan: null};
         Object.assign(state.shrink, {scope, name, preset: firstPreset(name), ...fresh});
         parts.isSent = false;
         const title = name ? t('Replace {name}', {name}) : t('Shrink library');
@@ -91,7 +94,9 @@
     function frame() {
         parts.scope = radioRow('scope', t('LoRAs'), ['all', 'selected', 'filtered'], scope => change({scope}));
         const words = Object.fromEntries(PRESETS.map(name => [name, t(PRESET_WORDS[name])]));
-        parts.presets = presetTable({...words, panel: t('As set in the tab')}, preset => change({preset}));
+        const all = {...words, panel: t('As set in the tab'), images: t('By images')};
+        parts.presets = presetTable(all, preset => change({preset}, true));
+        parts.presets.note('images', imagesNote(), Boolean(imagesFault()));
         parts.unknown = el('span');
         parts.estimate = button(t('Estimate'), estimate, {'data-action': 'estimate'});
         parts.left = leftList();
@@ -99,6 +104,7 @@
             state.shrink.name ? [] : parts.scope.box,
             parts.presets.box,
             el('p', {class: 'resize-lora-unknown'}, parts.unknown, parts.estimate),
+            frameImages(),
             frameLimits(),
             frameOriginals(),
             parts.left.box,
@@ -118,8 +124,7 @@
             work: value => change({floor: value}),
         });
         const again = checkbox('resize_lora_again', t('Also those resized before'), shrink.again, on => {
-            change({again: on});
-            readPlan();
+            change({again: on}, true);
         });
         const changed = () => change({});
         const rootText = folder => folder || t('(LoRA folder)');
@@ -163,9 +168,10 @@
         ];
     }
 
-    function change(values) {
+    /* `isOther`: there may be another plan of this choice. */
+    function change(values, isOther) {
         Object.assign(state.shrink, values);
-        if (values.preset === 'panel') readPlan();
+        if (isOther) readPlan();
         drawShrink();
     }
 
@@ -180,6 +186,7 @@
         parts.box.setAttribute('aria-busy', String(!planNow()));
         parts.presets.box.classList.toggle('resize-lora-stale', Boolean(plan) && !planNow());
         setText(parts.floor, floorText(shrink.floor == null ? null : shrink.floor / 100, recipeNow()));
+        drawImages(plan, mine);
         drawUnknown(mine);
         if (plan) {
             parts.folders.draw(folderCounts(rows));
@@ -208,6 +215,12 @@
         const isEstimating = [...state.jobs.values()].some(
             job => job.kind === 'estimate' && ['queued', 'running', 'waits'].includes(job.state),
         );
+        const found = plural(
+            files,
+            '{n} LoRA, {size}. Its new size is found by images.',
+            '{n} LoRAs, {size}. Their new sizes are found by images.',
+            {size: size(bytes)},
+        );
         const words = plural(
             files,
             '{n} LoRA, {size}, is not estimated yet. It is part of the run, and not of these sums.',
@@ -215,9 +228,9 @@
             {size: size(bytes)},
         );
         show(parts.unknown.parentElement, files > 0);
-        setText(parts.unknown, words);
+        setText(parts.unknown, isByImages() ? found : words);
         setText(parts.estimate, isEstimating ? t('Estimating…') : t('Estimate'));
-        show(parts.estimate, state.shrink.preset !== 'panel');
+        show(parts.estimate, PRESETS.includes(state.shrink.preset));
         parts.estimate.disabled = isEstimating;
     }
 
@@ -277,11 +290,16 @@
         const texts = [
             isKnown ? sizes(sums.before, sums.after) : '',
             isKnown ? t('{size} freed', {size: size(sums.freed)}) : '',
-            plan.pace == null
-                ? t('time known after the first files')
-                : t('about {time}', {time: spanText(plan.pace * sums.source)}),
+            timeText(plan, sums),
         ];
         return texts.filter(Boolean).join(' · ');
+    }
+
+    function timeText(plan, sums) {
+        const images = secondsOf(plan, sums.files);
+        const files = isByImages() ? 0 : plan.pace; // a search takes as long as its images
+        if (files == null || images == null) return t('time known after the first files');
+        return t('about {time}', {time: spanText(files * sums.source + images)});
     }
 
     async function run() {

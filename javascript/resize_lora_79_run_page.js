@@ -6,7 +6,7 @@
     const {count, percent, saving, size, sizes} = resizeLora.numbers;
     const {plural, t} = resizeLora.words;
     const {messageText} = resizeLora.messages;
-    const {effectHint, effectText} = resizeLora.effect;
+    const {effectHint, effectText, shareText} = resizeLora.effect;
     const {csvText} = resizeLora.text;
     const {FILTERS, filterCounts, jsonText, sorted, tableOf} = resizeLora.items;
     const {button, chooser, download, el, input, quiet, setText, show} = resizeLora.elements;
@@ -15,7 +15,7 @@
     const {can} = resizeLora.choice;
     const {dialog, showError} = resizeLora.dialogs;
     const {confirmButton} = resizeLora.confirm;
-    const {itemNote, momentText, recipeText} = resizeLora.runWords;
+    const {itemNote, madeText, momentText} = resizeLora.runWords;
     const {readItems, restoreOriginals, undoButton} = resizeLora.runs;
 
     const parts = {
@@ -58,11 +58,12 @@
     }
 
     function runTitle(run) {
-        return `${recipeText(run.recipe)} · ${momentText(run.began)}`;
+        return `${madeText(run)} · ${momentText(run.began)}`;
     }
 
     function frameFigures() {
         const names = {freed: t('Freed'), resized: t('Resized'), left: t('Left alone'), failed: t('Failed')};
+        if (runNow().effect != null) names.target = t('Target');
         parts.figures = {};
         const cells = Object.entries(names).map(([name, text]) => {
             parts.figures[name] = el('strong', {class: 'resize-lora-run-figure', 'data-key': name});
@@ -171,6 +172,8 @@
         const {tick: box, name, note, compare, restore, ...cells} = row.parts;
         const isMade = item.bytes_after != null && item.state !== 'left';
         const text = itemNote(item);
+        const effect = effectText(item.effect, {isWhole: true});
+        const notes = item.state === 'left' ? [text, effect] : [effect, text]; // the more important one first
         row.item = item;
         row.dataset.key = item.name;
         row.dataset.state = item.state;
@@ -178,7 +181,7 @@
         box.checked = parts.chosen.has(item.name);
         box.setAttribute('aria-label', t('Select {name}', {name: item.name}));
         setText(name, item.name);
-        setText(note, [item.folder, effectText(item.effect), text].filter(Boolean).join(' · '));
+        setText(note, [item.folder, ...notes].filter(Boolean).join(' · '));
         note.title = [effectHint(item.effect), text].filter(Boolean).join('\n');
         setText(cells.sizes, isMade ? sizes(item.bytes_before, item.bytes_after) : size(item.bytes_before));
         setText(cells.saved, isMade ? saving(item.bytes_before, item.bytes_after) : '');
@@ -235,6 +238,7 @@
         if (!run) return;
         const shown = shownItems();
         setText(parts.figures.freed, size(run.freed));
+        if (run.effect != null) setText(parts.figures.target, shareText(run.effect));
         for (const name of ['resized', 'left', 'failed']) setText(parts.figures[name], count(run[name]));
         drawFilters(itemsNow());
         parts.list.set(shown);

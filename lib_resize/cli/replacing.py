@@ -68,6 +68,7 @@ def run_replacing(arguments: argparse.Namespace, names: Sequence[str], settings:
     from ..archive.place import check_room
     from ..base.checkpoint import Checkpoint
     from ..engine.settings import inputs_of
+    from ..shrinking.limits import Limits
     from ..shrinking.shrinking import ShrinkOptions, shrink
     from ..shrinking.subjects import files_of
 
@@ -79,7 +80,7 @@ def run_replacing(arguments: argparse.Namespace, names: Sequence[str], settings:
         check_room(archive, 0, [] if arguments.no_originals else paths)
     gain = _LEAST_GAIN if arguments.least_gain is None else arguments.least_gain
     run = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
-    asked = ShrinkOptions(run, gain / 100, arguments.floor or 0.0, keep_originals=not arguments.no_originals)
+    asked = ShrinkOptions(run, Limits(gain / 100, arguments.floor or 0.0), keep_originals=not arguments.no_originals)
     tally = _Tally()
 
     def work(bars: Progress) -> Iterator[Outcome]:

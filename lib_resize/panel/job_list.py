@@ -26,6 +26,10 @@ class JobList:
     def __contains__(self, id: object) -> bool:
         return id in self._jobs
 
+    def is_active(self, id: str) -> bool:
+        """Return whether a job is kept and has not ended."""
+        return bool(self._active_of([id]))
+
     @property
     def has_waiting(self) -> bool:
         return bool(self._waiting)

@@ -142,15 +142,18 @@ class QueuedJob:
 
 
 class Pace:
-    """Seconds per byte, as measured on earlier jobs of each kind; for the time left of jobs that have not begun."""
+    """Seconds per byte, as measured on earlier jobs of each kind; for the time left of jobs that have not begun.
+
+    Other kinds of work have another measure than bytes.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, float] = {}
 
-    def measured(self, kind: str, bytes: int, seconds: float) -> None:
-        if bytes > 0:
+    def measured(self, kind: str, amount: int, seconds: float) -> None:
+        if amount > 0:
             before = self._known.get(kind)
-            now = seconds / bytes
+            now = seconds / amount
             self._known[kind] = now if before is None else 0.7 * before + 0.3 * now
 
     def known(self, kind: str) -> float | None:

@@ -70,7 +70,7 @@ def _with_archived(entry: Entry, lists: Snapshot) -> ComparedFiles:
     new = lists.loras().at(entry.home)
     if new is None or entry.original is None or not entry.is_there:
         raise FileError(f"{entry.name}: the original or the file that replaced it is not there any more.")
-    old = hidden_name(new.name, {lora.name for lora in lists.loras()})
+    old = hidden_name(new.name, lists.loras())
     others = names_of(lists.loras(), {new.name}) - {new.name}
     return ComparedFiles(old, new.name, others, notes_of(new.path), {old: entry.original})
 

@@ -97,6 +97,10 @@ class Handle:
         with self._queue.changing(self._job):
             self._job.total = max(total, self._job.done)
 
+    def measured(self, kind: str, amount: int, seconds: float) -> None:
+        """Note how long a part of the work took, for the time of later ones; see `Pace.measured`."""
+        self._queue.pace.measured(kind, amount, seconds)
+
     def show(self, trial: Json) -> None:
         """Show a size that was measured: the `Trial` of the protocol."""
         with self._queue.changing(self._job):
@@ -233,7 +237,7 @@ class Queue:
     def knows(self, id: str, *, active: bool = False) -> bool:
         """Return whether a job is kept; with `active`, whether it waits or runs."""
         with self._changed:
-            return any(job.id == id for job in self._jobs.active()) if active else id in self._jobs
+            return self._jobs.is_active(id) if active else id in self._jobs
 
     def status(self, since: int = 0) -> Json:
         """Return the jobs that changed since a revision, what is left to do, and the place of every active job."""

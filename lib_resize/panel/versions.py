@@ -20,7 +20,7 @@ def names_of(loras: LoraList, members: Collection[str], source: str | None = Non
     A name that means another LoRA to the host is left out: a file's own name has precedence over any alias, and an
     alias that several files share means none.
     """
-    own = [lora for lora in loras if lora.name in members]
+    own = [lora for name in members for lora in loras.candidates(name) if lora.name == name]
     wished = {lora.name for lora in own} | {lora.alias for lora in own if lora.alias} | ({source} if source else set())
     return frozenset(name for name in wished if all(lora.name in members for lora in loras.candidates(name)))
 

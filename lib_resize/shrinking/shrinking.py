@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..errors import FileError, OutputError, ResizeError
 from ..plans import Plan
 from ..progress import Progress
 from ..prompts.sources import Member, Source
+from .limits import Limits, too_little
 from .subjects import Left, Subject, Subjects, reason_of
 
 
@@ -29,10 +30,7 @@ class ShrinkOptions:
 
     run: str
     """Id of the run, for the entries."""
-    least_gain: float = 0.0
-    """Share of the bytes that a file must save, 0 to 1; a file that would grow is always left alone."""
-    floor: float = 0.0
-    """Least weight retention, 0 to 1."""
+    limits: Limits = field(default_factory=Limits)
     keep_originals: bool = True
 
 
@@ -107,7 +105,7 @@ def _replaced(
     if outcome.error is not None:
         return _failed(home, outcome.error)
     if outcome.plan is None or outcome.declined is not None:
-        return Shrunk(home, outcome, None if outcome.plan is None else too_little(outcome.plan, options))
+        return Shrunk(home, outcome, None if outcome.plan is None else too_little(outcome.plan, options.limits))
     if settings.dry_run:
         return Shrunk(home, outcome)
     facts = {**facts_of(settings), "retention": outcome.plan.retention, "threshold": outcome.plan.threshold}
@@ -119,7 +117,7 @@ def _made(subject: Subject, staged: Path, settings: Settings, options: ShrinkOpt
     """Return the outcome, in which source and result have the name of the file that is replaced."""
 
     def decline(plan: Plan) -> str | None:
-        reason = too_little(plan, options)
+        reason = too_little(plan, options.limits)
         return None if reason is None else reason.message
 
     style = changed(settings.style, keep_name=True)
@@ -128,17 +126,6 @@ def _made(subject: Subject, staged: Path, settings: Settings, options: ShrinkOpt
     home = str(subject.home)
     plan = None if outcome.plan is None else changed(outcome.plan, source=home, output=home)
     return changed(outcome, source=home, plan=plan)
-
-
-def too_little(plan: Plan, options: ShrinkOptions) -> Reason | None:
-    """Return why a planned file does not replace its source; None where it does."""
-    if plan.saved <= 0:
-        return Reason("gain", "the new file would not be smaller")
-    if plan.saved < options.least_gain:
-        return Reason("gain", f"it would save only {plan.saved:.1%} ({options.least_gain:.0%} at least)")
-    if plan.retention < options.floor:
-        return Reason("floor", f"its weight retention would be {plan.retention:.1%} ({options.floor:.1%} at least)")
-    return None
 
 
 def _left(path: Path, reason: Reason) -> Shrunk:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.browser.stub_images import effect_record
+
 PRESET_SHARES = {"high": 0.45, "medium": 0.25, "low": 0.15}
 FOLDER = "/data/Resize LoRA archive"
 FINAL = ("resized", "left", "failed", "restored", "purged")
@@ -25,7 +27,7 @@ class StubError(Exception):
 
 class StubRuns:
     """The part of the stub that is about runs. Settings of a test: `plan_left` (name -> reason), `run_fails` (names),
-    `full_disk` (a run pauses before this name), `archive_problem` (text), `recovered` (texts)."""
+    `full_disk` (a run pauses before this name), `archive_problem` (text), `recovered` (texts), `weak_prompts`, `unreached` (names, of a target by images)."""
 
     files: dict[str, dict[str, Any]]
     jobs: dict[str, dict[str, Any]]
@@ -73,10 +75,12 @@ class StubRuns:
         target: Any = None,
         options: Any = None,
         again: bool = False,
+        fit: bool = False,
     ) -> dict[str, Any]:
         rows = [self._row(self.files[name], target or {}, again) for name in names or self.files if name in self.files]
         return {
             "rows": rows, "recipe": recipe or (self._recipe(target) if target else None), "pace": self.settings.get("pace"),
+            "image_pace": self.settings.get("image_pace"),
             "unknown": [name for name in names or () if name not in self.files],
             "archive": {"folder": self._folder(), "free": self.settings.get("free", shutil.disk_usage(".").free),
                         "same_disk": self.settings.get("same_disk", True), "problem": self.settings.get("archive_problem", "")},
@@ -123,6 +127,7 @@ class StubRuns:
         confirm: bool = False,
         settings: Any = None,
         seeds: int = 4,
+        fit: bool = False,
     ) -> dict[str, Any]:
         effect = (target or {}).get("effect")
         target = {"retention": 1.0} if effect else target
@@ -137,6 +142,7 @@ class StubRuns:
         self.runs[run] = {
             "run": run, "began": time.time(), "ended": None, "state": "running", "message": "", "job": None,
             "recipe": recipe or self._recipe(target), "originals": originals, "seconds_left": None, "effect": effect,
+            "fit": fit,
         }  # fmt: skip
         return {"run": run, "job": self._start(run)}
 
@@ -170,6 +176,10 @@ class StubRuns:
         """Resize the next file of a run; return whether it has ended."""
         run = self.runs[job["run"]]
         items = self.items[run["run"]]
+        if run["effect"] and job["done"] < 2:  # two images of each LoRA, as two polls
+            job["stage"], job["done"], job["total"] = "image", job["done"] + 1, 23
+            return False
+        job["done"] = 0
         item = next((item for item in items if item["state"] == "waiting"), None)
         if item is not None and item["name"] == self.settings.get("full_disk"):
             run["state"], run["message"] = (
@@ -198,6 +208,22 @@ class StubRuns:
         if (1 - after / source["bytes"]) * 100 < item["least_gain"]:
             item.update(state="left", reason="gain", message="It would become smaller by less than the limit.")
             return
+        if run["effect"] and item["name"] in self.settings.get("weak_prompts", ()):
+            item.update(
+                state="left",
+                reason="weak",
+                bytes_after=None,
+                retention=None,
+                message="The prompt hardly shows the LoRA.",
+            )
+            return
+        if run["effect"] and item["name"] in self.settings.get("unreached", ()):
+            text = "Even the largest file, 60.0 MiB, keeps only 91.2 % of the LoRA's effect (worst image 88.0 %). The target is 98 %: choose a lower one, or a wider dtype."
+            item.update(state="left", reason="effect", bytes_after=None, retention=None, message=text)
+            item["effect"] = effect_record(4) | {"kept": 0.912, "worst": 0.88}
+            return
+        if run["effect"]:
+            item["effect"] = effect_record(4)
         entry = secrets.token_hex(8)
         if run["originals"] == "archive":
             self.entries[entry] = {

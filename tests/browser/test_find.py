@@ -352,7 +352,7 @@ def test_several_loras_are_searched_and_saved(page: Any, shot: Any) -> None:
     box = page.locator(DIALOG)
     expect(page.locator("#resize_lora_find_cost")).to_contain_text("46 together")
     expect(page.locator("#resize_lora_find_prompt")).to_have_value("{trigger}, a cake, fog")
-    expect(box).to_contain_text("{trigger} becomes the trigger words")
+    expect(box).to_contain_text("{trigger} becomes the activation text")
     expect(box).to_contain_text("is saved next to it")
     shot(page, "find-several")
     begin(page)

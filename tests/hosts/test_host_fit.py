@@ -204,6 +204,20 @@ def test_a_search_with_a_fit_ends(open_scene: Callable[..., Scene]) -> None:
     assert scene.live.count < 60
 
 
+@pytest.mark.parametrize("target", [{"recipe": "rank=2"}, {"target": {"effect": 0.9}}], ids=["recipe", "images"])
+def test_a_run_over_the_library_fits_what_it_replaces(open_scene: Callable[..., Scene], target: Any) -> None:
+    scene = open_scene(MERGED)
+    settings = {"prompt": "a red fox", "seed": 50, "steps": 6}
+    order = {**target, "settings": settings, "seeds": 2, "options": {"dtype": "32"}, "fit": True, "least_gain": 0.0}
+    started = scene.browser.ask("shrink", **order)
+    scene.done(started["job"])
+    (item,) = scene.browser.ask("run", run=started["run"])["items"]
+    assert item["state"] == "resized", item
+    assert any(note.startswith("fitted to images") for note in item["notes"])
+    assert all(one["prompt"] == "a red fox <lora:style:1>" for one in scene.live.requests if one["seed"] > 100)
+    scene.check_nothing_is_left()
+
+
 # The host, meanwhile --------------------------------------------------------------------------------------------
 
 

@@ -71,3 +71,24 @@ test('settings that the host did not name are left out', () => {
     assert.equal(words.settingsText({seed: -1}), 'random seed');
     assert.equal(words.settingsText({}), 'random seed');
 });
+
+test('a fit makes its own images, and one more for each file that it fits', () => {
+    assert.equal(words.aboutFitImages(4, false), 6);
+    assert.equal(words.aboutFitImages(4, true), 13);
+});
+
+test('the time of images is known with their pace, steps and size', () => {
+    const settings = {width: 1024, height: 512, steps: 20};
+    assert.equal(words.imageSeconds(10, settings, 1e-6), 10 * 1024 * 512 * 20 * 1e-6);
+    assert.equal(words.imageSeconds(10, settings, null), null);
+    for (const name of Object.keys(settings)) {
+        assert.equal(words.imageSeconds(10, {...settings, [name]: undefined}, 1e-6), null, name);
+    }
+});
+
+test('the image of a job is the one in progress, and a search only knows about how many there are', () => {
+    assert.equal(words.imageText({kind: 'find', done: 3, total: 21}), 'image 4 of about 21');
+    assert.equal(words.imageText({kind: 'shrink', done: 21, total: 21}), 'image 21 of about 21');
+    assert.equal(words.imageText({kind: 'compare', done: 0, total: 2}), 'image 1 of 2');
+    assert.equal(words.imageText({kind: 'find', done: 0, total: 0}), '');
+});

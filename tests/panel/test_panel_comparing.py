@@ -408,6 +408,9 @@ class Idle:
     def step(self) -> None:
         self.steps += 1
 
+    def measured(self, kind: str, amount: int, seconds: float) -> None:
+        pass
+
 
 def takes(root: Path, **fields: Any) -> tuple[Takes, Any, Any]:
     host = fake_host(root, latent=latents(), **fields)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lib_resize.files.reader import SafeFile
+from lib_resize.panel.faults import Fault
 from lib_resize.panel.picturing import candidates
 from lib_resize.panel.runs.document import RunOrder, read_document
-from tests.panel.drawing import Drawing, write_small_lora
+from lib_resize.panel.service import Service
+from tests.panel.drawing import Drawing, Refining, write_small_lora
 from tests.panel.panelhost import Browser, fake_host
 
 TARGET = {"effect": 0.9}
@@ -85,6 +88,7 @@ def test_a_lora_of_which_no_size_keeps_the_target_is_left_alone(
     items = shrunk(browser)["items"]
     assert {(item["state"], item["reason"]) for item in items} == {("left", "effect")}
     assert all("Even the largest file" in item["message"] for item in items)
+    assert all(item["effect"]["worst"] <= item["effect"]["kept"] < TARGET["effect"] for item in items)
     assert {path: path.read_bytes() for path in root.glob("*.safetensors")} == before
 
 
@@ -198,3 +202,139 @@ def test_runs_of_earlier_versions_have_no_target() -> None:
         "version": 1, "id": "a", "began": 0, "ended": None, "state": "done", "message": "", "order": order, "items": [],
     }  # fmt: skip
     assert read_document(document, "a").order == RunOrder("rank=1", {}, least_gain=1.0, originals="none")
+
+
+# Fitted files ------------------------------------------------------------------------------------------------------
+
+
+class Fits:
+    """What was fitted: the checked `Fit` of each LoRA, and one fit that changes nothing."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: dict[str, Any] = {}
+        self.refining = Refining()
+        self.fault: Fault | None = None
+        for module in ("picturing.finder", "runs.one_file"):
+            monkeypatch.setattr(f"lib_resize.panel.{module}.refine_for", self._refine_for)
+        for module in ("picturing.orders", "methods.runs"):
+            monkeypatch.setattr(f"lib_resize.panel.{module}.check_can_fit", self._check)
+
+    def _check(self, _: Any) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+    def _refine_for(self, desk: Any, lora: Any, source: Any, fit: Any, lists: Any) -> Any:
+        self.asked[lora.name] = fit
+        return self if self.fault is not None else self.refining
+
+    @property
+    def longest(self) -> Any:
+        return self.refining.longest
+
+    def __call__(self, job: Any, runtime: Any) -> Any:
+        self._check(None)
+        return job
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> Fits:
+    return Fits(monkeypatch)
+
+
+PLAIN = {"target": {"preset": "low"}}
+
+
+@pytest.mark.parametrize("target", [{"target": TARGET}, PLAIN], ids=["images", "recipe"])
+def test_a_run_fits_each_lora_with_a_prompt_of_its_own(browser: Browser, fits: Fits, target: Any) -> None:
+    items = {item["name"]: item for item in shrunk(browser, **target, fit=True)["items"]}
+    assert {item["state"] for item in items.values()} == {"resized"}
+    prompts = {name: fit["settings"]["prompt"] for name, fit in fits.asked.items()}
+    assert prompts == {"salt": "a photo of grains <lora:salt:1>", "sugar": "a photo of  <lora:sugar:1>"}
+    seeds = {fit["settings"]["seed"] for fit in fits.asked.values()}
+    assert seeds == {SETTINGS["seed"] if target is PLAIN else 1005}  # none of those that the figure is of
+    written = {item["bytes_after"] for item in items.values()}
+    assert len(written & set(fits.refining.bytes)) == len(items)
+
+
+def test_without_fit_nothing_is_fitted(browser: Browser, fits: Fits) -> None:
+    shrunk(browser)
+    shrunk(browser, **PLAIN, again=True)
+    assert fits.asked == {}
+
+
+def test_limits_hold_before_any_image_of_a_fit(browser: Browser, fits: Fits) -> None:
+    items = shrunk(browser, **PLAIN, fit=True, least_gain=99.0)["items"]
+    assert {item["reason"] for item in items} == {"gain"}
+    assert fits.refining.bytes == []
+
+
+def test_a_lora_that_the_model_does_not_fit_is_left_alone(browser: Browser, host: Any, fits: Fits, root: Path) -> None:
+    before = {path: path.read_bytes() for path in root.glob("*.safetensors")}
+    host.working_on = "an image of the person"
+    run = browser.ask("shrink", **PLAIN, settings=SETTINGS, fit=True, least_gain=0.0)
+    fits.fault = Fault("reference", "No model is loaded.")
+    host.working_on = None
+    browser.done(run["job"])
+    items = browser.ask("run", run=run["run"])["items"]
+    left = {(item["state"], item["reason"], item["message"]) for item in items}
+    assert left == {("left", "reference", "No model is loaded.")}
+    assert {path: path.read_bytes() for path in root.glob("*.safetensors")} == before
+
+
+def test_a_run_goes_on_with_its_fit_after_a_restart(
+    browser: Browser, host: Any, fits: Fits, tmp_path: Path, drawing: Drawing
+) -> None:
+    host.working_on = "an image of the person"
+    started = browser.ask("shrink", target=TARGET, settings=SETTINGS, seeds=2, least_gain=0.0, fit=True)
+    browser.service.close()
+    browser.service.desk.queue.join()
+    host.working_on = None
+    later = Service(host, tmp_path / "cache" / "library.json")
+    page = Browser(later)
+    try:
+        assert page.ask("run", run=started["run"])["run"]["state"] == "interrupted"
+        fits.fault = Fault("reference", "No model is loaded.")
+        assert page.error("run_control", run=started["run"], action="continue")["kind"] == "reference"
+        assert page.ask("run", run=started["run"])["run"]["state"] == "interrupted"
+        fits.fault = None
+        page.done(page.ask("run_control", run=started["run"], action="continue")["run"]["job"])
+        assert {item["state"] for item in page.ask("run", run=started["run"])["items"]} == {"resized"}
+    finally:
+        later.close()
+        later.desk.queue.join()
+    assert {fit["settings"]["seed"] for fit in fits.asked.values()} == {1005}
+    assert set(fits.asked) == {"salt", "sugar"}
+
+
+def test_a_host_that_cannot_fit_refuses_before_the_run(browser: Browser) -> None:
+    assert browser.error("shrink", **PLAIN, settings=SETTINGS, fit=True)["kind"] == "unavailable"
+    assert browser.ask("runs")["runs"] == []
+
+
+# The model of the images -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", [{"target": TARGET}, {**PLAIN, "fit": True}], ids=["images", "fit"])
+def test_a_lora_of_another_family_than_the_loaded_checkpoint_is_left_alone(
+    browser: Browser, host: Any, fits: Fits, drawing: Drawing, params: Any
+) -> None:
+    family = browser.listed()["salt"]["family"]
+    assert family is not None
+    host.model = SimpleNamespace(title="other", path=None, family="Flux", quantised=lambda: None)
+    host.selected = None
+    rows = browser.ask("shrink_plan", **params)["rows"]
+    assert {row["left"] for row in rows} == {"reference"}
+    assert f"It is made for {family}, the checkpoint of the images other is Flux." in {row["message"] for row in rows}
+    shrunk(browser, **params)
+    assert drawing.drawn == []
+    assert {row["left"] for row in browser.ask("shrink_plan", **PLAIN)["rows"]} == {None}
+
+
+def test_the_plan_has_the_pace_of_images_once_it_was_measured(browser: Browser) -> None:
+    assert browser.ask("shrink_plan", target=TARGET)["image_pace"] is None
+    shrunk(browser)  # the steps are the host's own
+    assert browser.ask("shrink_plan", target=TARGET)["image_pace"] is None
+    shrunk(browser, settings={**SETTINGS, "steps": 20}, again=True)
+    plan = browser.ask("shrink_plan", target=TARGET)
+    assert plan["image_pace"] > 0
+    assert plan["pace"] is None  # bytes do not tell how long images take

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +21,14 @@ from safetensors.numpy import load_file
 
 from lib_resize.effect.figures import squared_difference
 from lib_resize.files import private_folders
-from lib_resize.files.metadata import FitRecord
 from lib_resize.files.reader import SafeFile
-from lib_resize.hosts.host import LoraFile
+from lib_resize.hosts.host import LoraFile, LoraList
 from lib_resize.panel import analyses, recovery
 from lib_resize.panel.picturing import candidates
+from lib_resize.panel.picturing.originals import hidden_name
 from lib_resize.panel.service import Service
-from tests.panel.drawing import Drawing, write_small_lora
+from lib_resize.panel.versions import names_of
+from tests.panel.drawing import Drawing, Refining, write_small_lora
 from tests.panel.panelhost import Browser, fake_host
 
 SETTINGS = {"prompt": "a cat <lora:broth:0.8>", "seed": 7, "steps": 4, "sampler_name": "Euler"}
@@ -589,23 +592,6 @@ def test_an_archived_original_is_what_is_drawn_and_resized(browser: Browser, dra
 # Fitted files ------------------------------------------------------------------------------------------------------
 
 
-class Refining:
-    """A fit that changes nothing, and counts its calls."""
-
-    def __init__(self) -> None:
-        self.bytes: list[int] = []
-
-    @property
-    def longest(self) -> FitRecord:
-        return FitRecord.longest(["unet"])
-
-    def __call__(self, job: Any, runtime: Any) -> Any:
-        runtime.progress.start("make images", 5)
-        runtime.progress.step()
-        self.bytes.append(job.plan.bytes_after)
-        return job
-
-
 def test_with_fit_each_candidate_and_the_saved_file_are_fitted_by_one_fit(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, drawing: Drawing, host: Any
 ) -> None:
@@ -637,6 +623,52 @@ def test_with_fit_each_candidate_and_the_saved_file_are_fitted_by_one_fit(
 
 
 # Several LoRAs ------------------------------------------------------------------------------------------------------
+
+
+def work_of_a_call(browser: Browser, root: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> dict[str, int]:
+    """How often a call about so many LoRAs goes through the host's list, and opens a file."""
+    from PIL import Image
+
+    host: Any = browser.service.desk.host
+    names = [f"many {number}" for number in range(count)]
+    for name in names:
+        shutil.copy(root / "broth.safetensors", root / f"{name}.safetensors")
+        (root / f"{name}.json").write_text('{"activation text": "steam"}', "utf-8")
+        Image.new("RGB", (8, 8)).save(root / f"{name}.png")
+    host.listed = [LoraFile(name, root / f"{name}.safetensors", None, root / f"{name}.png") for name in names]
+    browser.listed()
+    host.working_on = "an image of the person"  # so that no job begins
+    done: Counter[str] = Counter()
+    with monkeypatch.context() as patch:
+        for place, name in ((LoraList, "__iter__"), (Path, "read_text"), (Path, "open"), (Image, "open")):
+            plain = getattr(place, name)
+
+            def counted(*given: Any, _plain: Any = plain, _name: str = name, **named: Any) -> Any:
+                done[_name] += 1
+                return _plain(*given, **named)
+
+            patch.setattr(place, name, counted)
+        answer = browser.ask("find", names=names, target=0.8, settings={"prompt": "{trigger}"})
+    assert len(answer["jobs"]) == count
+    browser.ask("cancel", jobs=answer["jobs"])
+    host.working_on = None
+    return dict(done)
+
+
+def test_the_work_of_a_call_does_not_grow_with_its_loras(
+    browser: Browser, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Example images and notes are read, and names compared, in the job of each LoRA."""
+    few = work_of_a_call(browser, root, monkeypatch, 2)
+    assert "open" not in few
+    assert work_of_a_call(browser, root, monkeypatch, 20) == few
+
+
+def test_names_are_compared_without_going_through_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    loras = LoraList(LoraFile(name, Path(f"/l/{name}.safetensors")) for name in ("a", "a original", "a_s", "b"))
+    monkeypatch.setattr(LoraList, "__iter__", lambda _: pytest.fail("the list was read"))
+    assert names_of(loras, {"a", "a_s"}, "a") == {"a", "a_s"}
+    assert hidden_name("a", loras) == "a original 2"
 
 
 def jobs_of(browser: Browser, **params: Any) -> list[Any]:

@@ -16,10 +16,7 @@ from ..options import Options, read_options, target_recipe
 from ..picturing.finding import best_of, find_job, more_job, save_job
 from ..picturing.finds import Find, FindOrder
 from ..picturing.orders import check_host, check_search
-from ..picturing.originals import original_pair
-from ..picturing.own_prompts import own_settings
-from ..picturing.prompting import read_settings, seeds_from
-from ..picturing.takes import Takes
+from ..picturing.prompting import read_settings
 from ..protocol.types import Json
 from ..queue import Handle
 from ..snapshot import Snapshot
@@ -29,16 +26,13 @@ def find(desk: Desk, params: Json) -> Json:
     lists, options = desk.snapshot(), read_options(params["options"], remote=desk.host.is_remote())
     _check(desk, params, options, lists)
     loras, refused = _loras(desk, params, lists)
+    for lora in {lora.path.parent: lora for lora in loras}.values():  # fail now, not after the search
+        output_folder(lora.path, lists.lora_roots(), options.folder)
     settings = read_settings(params["settings"])
-    listed = {one.name for one in lists.loras()}
-    own = settings if params["name"] is not None else None
-    finds = [
-        _new_find(desk, lora, params, options, own or own_settings(lora, settings, listed), lists) for lora in loras
-    ]
+    finds = [Find(_order(lora, params, options, settings)) for lora in loras]
     specs = [_spec(desk, one, partial(find_job, desk, one), number, len(finds)) for number, one in enumerate(finds, 1)]
     jobs = desk.queue.add_all(specs)
-    for job, one in zip(jobs, finds, strict=True):
-        desk.finds.begin(job, one)
+    desk.finds.begin(dict(zip(jobs, finds, strict=True)))
     return {"job": jobs[0] if jobs else None, "jobs": jobs, "refused": refused}
 
 
@@ -55,14 +49,18 @@ def _loras(desk: Desk, params: Json, lists: Snapshot) -> tuple[Sequence[LoraFile
     return desk.look_up(params["names"], lists)
 
 
-def _new_find(desk: Desk, lora: LoraFile, params: Json, options: Options, settings: Json, lists: Snapshot) -> Find:
-    output_folder(lora.path, lists.lora_roots(), options.folder)  # fail now, not after the search
-    source = desk.archives.source(lora)
-    fit = read_fit({"settings": with_other_seeds(settings)}) if params["fit"] else None
-    pair = original_pair(desk, lora, source, lists)
-    seeds = tuple(seeds_from(settings["seed"], params["seeds"]))
-    order = FindOrder(lora, source, float(params["target"]), seeds, options, fit, params["save"])
-    return Find(order, Takes(desk.host, pair, settings))
+def _order(lora: LoraFile, params: Json, options: Options, settings: Json) -> FindOrder:
+    """Return what one job searches for. No file is opened here: a call may be about thousands of LoRAs."""
+    return FindOrder(
+        lora=lora,
+        target=float(params["target"]),
+        count=params["seeds"],
+        settings=settings,
+        options=options,
+        is_template=params["name"] is None,
+        fit=read_fit({"settings": with_other_seeds(settings)}) if params["fit"] else None,
+        save=params["save"],
+    )
 
 
 def _spec(desk: Desk, one: Find, run: Callable[[Handle], Json], file: int = 1, files: int = 1) -> JobSpec:
@@ -88,7 +86,7 @@ def find_more(desk: Desk, params: Json) -> Json:
         raise Fault("refused", f"{name}: no larger file is possible.")
     one.stop.clear()
     job = desk.queue.add(_spec(desk, one, lambda handle: more_job(desk, one, direction, handle)))
-    desk.finds.begin(job, one)
+    desk.finds.begin({job: one})
     return {"job": job}
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ..desk import Desk
+from ..fitting import check_can_fit
+from ..picturing.orders import check_host
 from ..protocol.types import Json
+from ..runs.document import RunOrder
 from ..runs.working import begin
 
 
@@ -19,11 +22,21 @@ def run(desk: Desk, params: Json) -> Json:
 def run_control(desk: Desk, params: Json) -> Json:
     id, action = params["run"], params["action"]
     if action == "continue":
+        run = desk.runs.check(id, action)
+        _check(desk, run.order)
         with desk.adding:
-            begin(desk, desk.runs.check(id, action))
+            begin(desk, run)
     else:
         desk.runs.halt(id, action)
     return {"run": desk.runs.to_json(desk.runs.get(id))}
+
+
+def _check(desk: Desk, order: RunOrder) -> None:
+    """Raise Fault where the host cannot make the images of a run, such as before it has loaded a model."""
+    if order.effect is not None:
+        check_host(desk)
+    if order.fit is not None:
+        check_can_fit(desk.host)
 
 
 METHODS = {"runs": runs, "run": run, "run_control": run_control}

@@ -12,7 +12,8 @@ from ...recipe.grammar import Recipe
 from ..desk import Desk
 from ..faults import Fault
 from ..options import read_options, read_recipe, target_recipe
-from ..picturing.orders import effect_order, has_effect
+from ..picturing.orders import effect_order, fit_order, has_effect
+from ..picturing.takes import IMAGE
 from ..protocol.types import Json
 from ..records import new_id
 from ..results import now
@@ -42,6 +43,7 @@ def shrink_plan(desk: Desk, params: Json) -> Json:
         "recipe": None if asked.recipe is None else str(asked.recipe),
         "archive": archive_json(desk, [row.file.lora for row in found]),
         "pace": desk.queue.pace.known("shrink"),
+        "image_pace": desk.queue.pace.known(IMAGE),
         "unknown": unknown,
     }
 
@@ -53,7 +55,8 @@ def _request(desk: Desk, params: Json) -> PlanRequest:
         recipe: Recipe | None = target_recipe({"retention": 1.0}, options)
     else:
         recipe = read_recipe(params, options, "Shrinking") if given else None
-    return PlanRequest(params["names"], recipe, options, params["again"])
+    has_images = has_effect(params["target"]) or params["fit"]
+    return PlanRequest(params["names"], recipe, options, params["again"], has_images)
 
 
 def shrink(desk: Desk, params: Json) -> Json:
@@ -68,6 +71,7 @@ def shrink(desk: Desk, params: Json) -> Json:
         raise FileError("There is no LoRA to resize. Refresh the list.")
     found = [_excluded(row, params) for row in found]
     _check_archive(desk, found)
+    effect = effect_order(desk, params, asked.options) if has_effect(params["target"]) else None
     order = RunOrder(
         recipe=str(asked.recipe),
         options={**params["options"], "folder": None},
@@ -75,7 +79,8 @@ def shrink(desk: Desk, params: Json) -> Json:
         least_gain=float(params["least_gain"]),
         floor=params["floor"],
         originals=params["originals"],
-        effect=effect_order(desk, params, asked.options) if has_effect(params["target"]) else None,
+        effect=effect,
+        fit=fit_order(params, effect, lists),
     )
     with desk.adding:
         run = RunDocument(new_id(), now(), order, [_item(row) for row in found])

@@ -18,9 +18,11 @@ from ..faults import Fault
 from ..protocol.types import Json
 from ..queue import Handle
 from .candidates import Candidate, Candidates, private_folder
-from .finds import Find, Measured
-from .refining import refine_for
-from .takes import Take, squared_distance
+from .finds import Begun, Find, Measured
+from .originals import original_pair
+from .own_prompts import own_settings
+from .refining import refine_for, with_prompt
+from .takes import Take, Takes, squared_distance
 
 _ANALYSIS = 0.05  # share of a search before its first image
 
@@ -46,7 +48,7 @@ def search_more(desk: Desk, find: Find, direction: str, handle: Handle) -> None:
 
 def check_unchanged(find: Find) -> None:
     """Raise Fault where the LoRA is another file than the one that was analysed."""
-    name, path = find.order.lora.name, find.order.source.path
+    name, path = find.order.lora.name, find.source.path
     try:
         is_same = find.stamp is None or stamp_of(path) == find.stamp
     except OSError as error:
@@ -55,12 +57,24 @@ def check_unchanged(find: Find) -> None:
         raise Fault("file", f"{name}: changed on the disk since the search began. Find the smallest file again.")
 
 
+def _begin(desk: Desk, find: Find) -> None:
+    """Read what the search works with: the source, the names of its versions, and the LoRA's own prompt."""
+    order, lists = find.order, desk.snapshot()
+    if find.begun is not None:
+        return
+    source = desk.archives.checked_source(order.lora)
+    settings = own_settings(order.lora, order.settings, lists.loras()) if order.is_template else order.settings
+    fit = None if order.fit is None else with_prompt(order.fit, settings)
+    find.begun = Begun(source, Takes(desk.host, original_pair(desk, order.lora, source, lists), settings), fit)
+
+
 @contextlib.contextmanager
 def _finder(desk: Desk, find: Find, handle: Handle) -> Iterator[Finder]:
     def check() -> None:
         if find.stop.is_set():
             raise _Stopped
 
+    _begin(desk, find)
     check_unchanged(find)
     kept = _analysed(desk, find, handle.part(0.0, _ANALYSIS, check))
     find.stamp = kept.stamp
@@ -71,18 +85,18 @@ def _finder(desk: Desk, find: Find, handle: Handle) -> Iterator[Finder]:
 
 def refine_of(desk: Desk, find: Find) -> Refine | None:
     """Return the fit of a search, with the images that it has made; None where factors are truncated."""
-    order = find.order
-    if order.fit is None or find.refine is not None:
+    fit = None if find.begun is None else find.begun.fit
+    if fit is None or find.refine is not None:
         return find.refine
-    return refine_for(desk, order.lora, order.source, order.fit, desk.snapshot())
+    return refine_for(desk, find.order.lora, find.source, fit, desk.snapshot())
 
 
 def _analysed(desk: Desk, find: Find, handle: Handle) -> CachedAnalysis:
     order, options = find.order, find.order.options
-    if desk.archives.checked_source(order.lora).path != order.source.path:
+    if desk.archives.checked_source(order.lora).path != find.source.path:
         raise Fault("file", f"{order.lora.name}: was replaced since the search began. Find the smallest file again.")
     handle.portion(0.0, 1.0)
-    kept = desk.analyses.made(order.source, handle, options.convert, options.reference)
+    kept = desk.analyses.made(find.source, handle, options.convert, options.reference)
     recipe = parse_recipe(f"{options.scores},retain=1")
     return desk.analyses.with_base(kept, [recipe], options.reference, handle)
 

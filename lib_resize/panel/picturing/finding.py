@@ -140,7 +140,7 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
     effect = find.takes.record(best.figure)
     refine = None if find.refine is None else _SameRanks(find.refine, best)
     for recipe in recipes_of(best):
-        order = ResizeOrder(lora, find.order.source, recipe, options, frozenset(desk.results.trash.names()))
+        order = ResizeOrder(lora, find.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
             return write(desk.analyses, desk.host, order, handle, before, effect=effect, refine=refine)
         except _OtherRanks:

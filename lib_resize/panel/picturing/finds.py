@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...effect.figures import EffectFigure
@@ -17,6 +17,7 @@ from ...studies.catalogue import Stamp
 from ..faults import Fault
 from ..options import Options
 from ..protocol.types import Json
+from .prompting import seeds_from
 from .takes import Take, Takes
 
 MOST = 4
@@ -29,14 +30,32 @@ class FindOrder:
 
     lora: LoraFile
     """It gives the new file its name and its sidecars."""
-    source: LoraFile
-    """What is read: the same file, or its original in the archive."""
     target: float
-    seeds: tuple[int, ...]
+    count: int
+    """Of the images that decide."""
+    settings: Json
+    """Of the images, with the first seed, as `prompting.read_settings` returns them."""
     options: Options
+    is_template: bool = False
+    """The prompt of the settings is a template: the LoRA gets a prompt of its own, see `own_prompts.own_settings`."""
     fit: Json | None = None
-    """A checked `Fit` of the protocol; None: factors are truncated."""
+    """A checked `Fit` of the protocol, of which the prompt is that of the images; None: factors are truncated."""
     save: bool = False
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(seeds_from(self.settings["seed"], self.count))
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a search works with. Reading it opens files, so its job does that."""
+
+    source: LoraFile
+    """What is read: the LoRA, or its original in the archive."""
+    takes: Takes
+    fit: Json | None
+    """The checked `Fit` with the LoRA's own prompt."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +77,14 @@ class Find:
     """One search. Its job alone changes it; other threads read and stop it."""
 
     order: FindOrder
-    takes: Takes
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     stop: threading.Event = field(default_factory=threading.Event)
+    begun: Begun | None = None
+    """None before the job begins."""
     stamp: Stamp | None = None
     """Of the source when it was analysed."""
     refine: Refine | None = None
-    """The fit of `order.fit`, which has its images once they are made."""
+    """The fit of `Begun.fit`, which has its images once they are made."""
     model: str = ""
     """The checkpoint of its images."""
     search: SizeSearch | None = None
@@ -76,6 +96,21 @@ class Find:
     pictures: dict[str, Take] = field(default_factory=dict)
     """Image id -> image."""
     _ids: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> LoraFile:
+        """What is read, once the job has begun."""
+        return self._begun.source
+
+    @property
+    def takes(self) -> Takes:
+        """All images, once the job has begun."""
+        return self._begun.takes
+
+    @property
+    def _begun(self) -> Begun:
+        assert self.begun is not None
+        return self.begun
 
     @property
     def best(self) -> Measured | None:
@@ -106,11 +141,10 @@ class Finds:
         """Job -> its search."""
         self._lock = threading.Lock()
 
-    def begin(self, job: str, find: Find) -> None:
-        """Note which search a job works on."""
+    def begin(self, finds: Mapping[str, Find]) -> None:
+        """Note which search each new job works on."""
         with self._lock:
-            self._jobs = {id: one for id, one in self._jobs.items() if self._is_active(id)}
-            self._jobs[job] = find
+            self._jobs = {id: one for id, one in self._jobs.items() if self._is_active(id)} | dict(finds)
 
     def end(self, find: Find, *, keep: bool) -> None:
         """Keep a search that has ended in place of the oldest one, or forget it."""

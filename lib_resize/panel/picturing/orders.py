@@ -8,10 +8,12 @@ from typing import Any
 from ...hosts.host import GENERATE
 from ..desk import Desk
 from ..faults import Fault
+from ..fitting import check_can_fit, read_fit, with_other_seeds
 from ..options import Options
 from ..protocol.find_objects import LEAST_TARGET, MOST_TARGET, SEEDS
 from ..protocol.objects import TARGET
 from ..protocol.types import Json, read_object
+from ..snapshot import HostLists
 from .prompting import read_settings
 
 
@@ -39,6 +41,18 @@ def check_search(desk: Desk, target: float, seeds: int, options: Options) -> Non
 def has_effect(target: Mapping[str, Any] | None) -> bool:
     """Return whether a `Target` of the protocol is about images."""
     return target is not None and target.get("effect") is not None
+
+
+def fit_order(params: Json, effect: Json | None, lists: HostLists) -> Json | None:
+    """Return `RunOrder.fit` of the parameters of `shrink`, with the `effect` of the same order; None for no fit.
+
+    Raises Fault where nothing can be fitted. Recipes of runs are exact, so each of them can be.
+    """
+    if not params["fit"]:
+        return None
+    check_can_fit(lists)
+    settings = read_settings(params["settings"]) if effect is None else with_other_seeds(effect["settings"])
+    return read_fit({"settings": settings})
 
 
 def effect_order(desk: Desk, params: Json, options: Options) -> Json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from ...hosts.host import LoraFile
+from ...hosts.host import LoraFile, LoraList
 from ..desk import Desk
 from ..names import notes_of
 from ..snapshot import Snapshot
@@ -19,11 +19,11 @@ def original_pair(desk: Desk, lora: LoraFile, source: LoraFile, lists: Snapshot)
     notes = notes_of(lora.path)
     if source.path == lora.path:
         return ComparedFiles(lora.name, lora.name, others, notes)
-    old = hidden_name(lora.name, {one.name for one in lists.loras()})
+    old = hidden_name(lora.name, lists.loras())
     return ComparedFiles(old, lora.name, others, notes, {old: source.path})
 
 
-def hidden_name(name: str, taken: set[str]) -> str:
-    """Return a name for an archived original that no LoRA of the list has."""
+def hidden_name(name: str, loras: LoraList) -> str:
+    """Return a name for an archived original that means no LoRA of the list."""
     wished = (f"{name} original{'' if number == 1 else f' {number}'}" for number in itertools.count(1))
-    return next(one for one in wished if one not in taken)
+    return next(one for one in wished if not loras.candidates(one))

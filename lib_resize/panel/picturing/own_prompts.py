@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...hosts.host import LoraFile
+from ...hosts.host import LoraFile, LoraList
 from ..details import details_of
 from ..names import notes_of, tag
 from ..protocol.types import Json
@@ -30,15 +29,15 @@ class Example:
     negative: str
 
 
-def own_settings(lora: LoraFile, settings: Json, listed: Collection[str]) -> Json:
+def own_settings(lora: LoraFile, settings: Json, listed: LoraList) -> Json:
     """Return settings of images with a prompt for one LoRA, of which `settings` has the template.
 
-    `listed` are the names that the host knows; the tags of other LoRAs in an example's prompt are left out.
+    Tags that mean no LoRA of `listed` are left out of an example's prompt. Reads the example image and the notes.
     """
     example = None if lora.preview is None else example_of(lora.preview)
     if example is None:
         return {**settings, "prompt": _filled(lora, settings["prompt"])}
-    prompt = _TAG.sub(lambda match: match[0] if match[1] in listed else "", example.prompt).strip()
+    prompt = _TAG.sub(lambda match: "" if listed.get(match[1]) is None else match[0], example.prompt).strip()
     negative = settings.get("negative_prompt") or example.negative
     return {**settings, "prompt": prompt, **({"negative_prompt": negative} if negative else {})}
 

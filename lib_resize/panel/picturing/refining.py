@@ -10,6 +10,11 @@ from ..snapshot import Snapshot
 from .originals import original_pair
 
 
+def with_prompt(fit: Json, settings: Json) -> Json:
+    """Return a checked `Fit` of the protocol with other settings of images, and its own seed."""
+    return {**fit, "settings": {**settings, "seed": fit["settings"]["seed"]}}
+
+
 def refine_for(desk: Desk, lora: LoraFile, source: LoraFile, fit: Json, lists: Snapshot) -> HostFit:
     """Return the fit of a LoRA with a checked `Fit` of the protocol; its images are made when the first file is fitted.
 

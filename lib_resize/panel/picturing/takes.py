@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from ..protocol.types import Json
 from ..queue import Handle
 from .prompting import ComparedFiles, Prompts
 
+IMAGE = "image"
+"""The kind of work of which the pace is known by pixels times steps."""
 LATENTS = "latents"
 PIXELS = "pixels"
 
@@ -144,9 +147,15 @@ class Takes:
     def _take(self, place: tuple[str, str, int], request: Any, handle: Handle) -> Take:
         if place not in self._made:
             handle.wait_for_host()
+            began = time.monotonic()
             self._made[place] = _kept(self._host.generate({**self._settings, "seed": place[2], **request()}))
+            handle.measured(IMAGE, self._work(self._made[place]), time.monotonic() - began)
             handle.step()
         return self._made[place]
+
+    def _work(self, take: Take) -> int:
+        """Return pixels times steps; 0 where the steps are the host's own."""
+        return take.size[0] * take.size[1] * int(self._settings.get("steps") or 0)
 
 
 _KINDS = ("original", "candidate", "without")

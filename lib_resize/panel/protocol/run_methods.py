@@ -10,6 +10,7 @@ from .types import Field, Integer, ListOf, Nullable, Object, Text
 _RUN = Field("run", TEXT, "id of a run")
 _ALL_OR_NAMES = Field("names", NAMES.type, "LoRAs of the list; without it all of them", None)
 _AGAIN = Field("again", BOOLEAN, "also resize files that were resized before", False)
+_FIT = Field("fit", BOOLEAN, "fit each file to images of its LoRA first; needs the feature `fit`", False)
 _ENTRIES = Field("entries", ListOf(TEXT, MOST_NAMES), "ids of entries", None)
 _OF_RUN = Field("run", TEXT, "id of a run: all of its entries", None)
 _ALL = Field("all", BOOLEAN, "true: all entries", None)
@@ -46,10 +47,15 @@ RUN_METHODS = (
                     Nullable(NUMBER),
                     "seconds per byte of the source, as measured on earlier files; null: none was measured",
                 ),
+                Field(
+                    "image_pace",
+                    Nullable(NUMBER),
+                    "seconds per pixel and step of an image, as measured on earlier images; null: none was measured",
+                ),
                 Field("unknown", TEXTS, "names that are not in the list"),
             ),
         ),
-        (_ALL_OR_NAMES, *HOW, _AGAIN),
+        (_ALL_OR_NAMES, *HOW, _AGAIN, _FIT),
         CHOICE,
         either_is_required=False,
     ),
@@ -65,10 +71,11 @@ RUN_METHODS = (
             Field(
                 "settings",
                 IMAGE_SETTINGS,
-                "of a target `effect`: settings of the images, as for `find` with `names`",
+                "of a target `effect`, and with `fit`: settings of the images, as for `find` with `names`",
                 {},
             ),
             Field("seeds", Integer(1, 4), "of a target `effect`: images that decide, 1, 2 or 4", 4),
+            _FIT,
             Field("least_gain", NUMBER, "percent of the bytes; what gains less is left alone", 10.0),
             Field("floor", NUMBER, "weight retention, 0 to 1; what would be below is left alone", None),
             Field("excluded_folders", ListOf(TEXT), "folders as in `library`, with all below them", []),

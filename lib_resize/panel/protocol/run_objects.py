@@ -13,7 +13,8 @@ REASONS: dict[str, str] = {
     "hard_link": "the file has another name on the disk, which would keep its bytes",
     "copy": "another LoRA of the list has the same content",
     "read_only": "the file or its folder cannot be written to",
-    "reference": "the recipe compares with a base model, and there is none, or it is of another family",
+    "reference": "the recipe compares with a base model, or images are made with one, and there is none, or it is of "
+    "another family",
     "gain": "it would not become smaller by `least_gain`",
     "floor": "its weight retention would be below `floor`",
     "weak": "the images hardly show the LoRA, so that its effect cannot be compared; of a target `effect`",
@@ -93,6 +94,7 @@ RUN = Object(
         Field("message", TEXT, "why it was paused, such as a full disk; else empty"),
         Field("recipe", TEXT, "the recipe in full; with `effect` that of the largest file that is tried"),
         Field("effect", Nullable(NUMBER), "share of the effect on images that each file keeps; null: not asked for"),
+        Field("fit", BOOLEAN, "each file is fitted to images of its LoRA"),
         Field("originals", Text(ORIGINALS)),
         Field("files", INTEGER, "of the run"),
         Field("done", INTEGER, "files that are finished in any way"),

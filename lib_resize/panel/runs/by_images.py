@@ -16,10 +16,6 @@ from ..options import Options
 from ..picturing.finder import check_unchanged, search
 from ..picturing.finding import found_text, has_ranks, is_reached, recipes_of
 from ..picturing.finds import Find, FindOrder, Measured
-from ..picturing.originals import original_pair
-from ..picturing.own_prompts import own_settings
-from ..picturing.prompting import seeds_from
-from ..picturing.takes import Takes
 from ..protocol.types import Json
 from ..queue import Handle
 
@@ -27,9 +23,11 @@ from ..queue import Handle
 class NoSize(Exception):  # noqa: N818 - a decision
     """No file keeps the target, or the prompt hardly shows the LoRA."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, record: EffectRecord | None = None) -> None:
+        """`record` is the figure of the largest file."""
         super().__init__(message)
         self.kind = kind
+        self.record = record
 
 
 @dataclass(frozen=True)
@@ -51,22 +49,19 @@ class FoundFile:
 
 
 def found_file(
-    desk: Desk, lora: LoraFile, source: LoraFile, options: Options, asked: Json, handle: Handle
+    desk: Desk, lora: LoraFile, options: Options, asked: Json, fit: Json | None, handle: Handle
 ) -> FoundFile:
-    """Search for the file of one LoRA; `asked` is `RunOrder.effect`.
+    """Search for the file of one LoRA; `asked` and `fit` are those of a `RunOrder`.
 
     Raises NoSize, and what `finder.search` raises.
     """
-    lists = desk.snapshot()
-    settings = own_settings(lora, asked["settings"], {one.name for one in lists.loras()})
-    seeds = tuple(seeds_from(settings["seed"], asked["seeds"]))
-    order = FindOrder(lora, source, asked["target"], seeds, options)
-    find = Find(order, Takes(desk.host, original_pair(desk, lora, source, lists), settings))
+    order = FindOrder(lora, asked["target"], asked["seeds"], asked["settings"], options, is_template=True, fit=fit)
+    find = Find(order)
     search(desk, find, handle)
     best = find.best
     record = None if best is None else find.takes.record(best.figure)
     if best is None or record is None:
         raise NoSize("weak", found_text(find))
     if not is_reached(find):
-        raise NoSize("effect", found_text(find))
+        raise NoSize("effect", found_text(find), record)
     return FoundFile(best, record, find)

@@ -235,6 +235,7 @@ class Runs:
             "message": run.message,
             "recipe": run.order.recipe,
             "effect": None if run.order.effect is None else run.order.effect["target"],
+            "fit": run.order.fit is not None,
             "originals": run.order.originals,
             **_counts(_settled(run.items, there)),
             "share": run.share,

@@ -77,6 +77,13 @@ class RunOrder:
     originals: str = ARCHIVED
     effect: Json | None = None
     """`target`, `seeds` and `settings` of a search by images for each file; None: the recipe decides."""
+    fit: Json | None = None
+    """A checked `Fit` of the protocol, of which the prompt is a template; None: factors are truncated."""
+
+    @property
+    def has_images(self) -> bool:
+        """Return whether images are made with the LoRAs."""
+        return self.effect is not None or self.fit is not None
 
 
 @dataclass

@@ -17,19 +17,25 @@ from ...engine.analysing import reattached
 from ...engine.job import ResizeJob
 from ...engine.measuring import with_float8_errors
 from ...engine.planning import prepare
-from ...engine.runtime import cpu_runtime
+from ...engine.runtime import Runtime, cpu_runtime
+from ...engine.settings import Refine
 from ...engine.writing import execute
 from ...errors import OutputError, PairingError
 from ...files.atomic import is_in_use
+from ...files.effect_record import EffectRecord
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...recipe.grammar import Recipe
+from ...shrinking.limits import Limits, too_little
 from ..analyses import reopened
 from ..bases import analysis_for, open_required_base
 from ..desk import Desk
+from ..faults import Fault
 from ..options import Options
+from ..picturing.own_prompts import own_settings
+from ..picturing.refining import refine_for, with_prompt
 from ..queue import Handle
-from ..references import reference_info
+from ..references import loaded_info, reference_info
 from ..results import effect_json
 from . import document as is_
 from .by_images import FoundFile, NoSize, found_file
@@ -38,6 +44,8 @@ from .reasons import Asked, reason
 
 _SEARCH = 0.9
 """Share of the search in the work on a file."""
+_WRITING = 0.1
+"""Share of writing a file that was fitted."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,11 @@ class InUse(Exception):  # noqa: N818 - the file is tried again
 
 
 class _NotResized(Exception):  # noqa: N818 - a decision
-    def __init__(self, left: Reason, plan: Plan | None = None) -> None:
+    def __init__(self, left: Reason, plan: Plan | None = None, effect: EffectRecord | None = None) -> None:
         super().__init__(left.message)
         self.left = left
         self.plan = plan
+        self.effect = effect
 
 
 def shrink(desk: Desk, order: ShrinkOrder, item: RunItem, handle: Handle) -> RunItem:
@@ -74,7 +83,11 @@ def shrink(desk: Desk, order: ShrinkOrder, item: RunItem, handle: Handle) -> Run
         done = _shrunk(desk, order, lora, item, handle)
     except _NotResized as refused:
         done = _left(item, refused.left, refused.plan)
-    except PairingError as error:
+        if refused.effect is not None:
+            done = replace(done, effect=effect_json(refused.effect))
+    except (Fault, PairingError) as error:
+        if isinstance(error, Fault) and error.kind != "reference":
+            raise
         done = _left(item, Reason("reference", desk.folders.without(str(error))), None)
     return replace(done, seconds=round(max(time.monotonic() - began, 1e-3), 3))
 
@@ -85,7 +98,9 @@ def _check(desk: Desk, lora: LoraFile, order: ShrinkOrder) -> None:
         facts = desk.library.facts(lora)
     except OSError as error:
         raise _NotResized(Reason("missing", f"It cannot be read any more: {error.strerror}.")) from error
-    asked = Asked(order.recipe, reference_info(desk.snapshot(), order.options.reference), order.limits.again)
+    lists, limits = desk.snapshot(), order.limits
+    model = loaded_info(lists) if limits.has_images else None
+    asked = Asked(order.recipe, reference_info(lists, order.options.reference), limits.again, model)
     is_replaced = desk.archives.source(lora) is not lora
     left = reason(lora, facts, asked, is_replaced=is_replaced)
     if left is not None:
@@ -101,9 +116,10 @@ def _shrunk(desk: Desk, order: ShrinkOrder, lora: LoraFile, item: RunItem, handl
     source = desk.archives.checked_source(lora)
     staged = staged_path(lora.path)
     try:
-        found = _by_images(desk, order, lora, source, handle)
+        found = _by_images(desk, order, lora, handle)
         part = handle if found is None else handle.part(_SEARCH, 1 - _SEARCH, handle.check)
-        plan, digest = _written(desk, order, source, staged, part, found)
+        refine = _refine(desk, order, lora, source, found)
+        plan, digest = _written(desk, order, source, staged, part, found, refine)
         notes = tuple(desk.folders.without(note) for note in plan.notes)
         facts = {"recipe": plan.recipe, "retention": plan.retention, "notes": list(notes)}
         keep = order.limits.originals == is_.ARCHIVED
@@ -127,27 +143,43 @@ def _shrunk(desk: Desk, order: ShrinkOrder, lora: LoraFile, item: RunItem, handl
     )
 
 
-def _by_images(desk: Desk, order: ShrinkOrder, lora: LoraFile, source: LoraFile, handle: Handle) -> FoundFile | None:
+def _by_images(desk: Desk, order: ShrinkOrder, lora: LoraFile, handle: Handle) -> FoundFile | None:
     """Find the file by its images, where the run asks for that."""
     if order.limits.effect is None:
         return None
     part = handle.part(0.0, _SEARCH, handle.check)
     try:
-        return found_file(desk, lora, source, order.options, order.limits.effect, part)
+        return found_file(desk, lora, order.options, order.limits.effect, order.limits.fit, part)
     except NoSize as error:
-        raise _NotResized(Reason(error.kind, str(error))) from error
+        raise _NotResized(Reason(error.kind, str(error)), effect=error.record) from error
+
+
+def _refine(desk: Desk, order: ShrinkOrder, lora: LoraFile, source: LoraFile, found: FoundFile | None) -> Refine | None:
+    """Return the fit of a LoRA: that of its search, else one with its own prompt; None where the run fits nothing."""
+    if found is not None or order.limits.fit is None:
+        return None if found is None else found.find.refine
+    fit, lists = order.limits.fit, desk.snapshot()
+    own = own_settings(lora, fit["settings"], lists.loras())
+    return refine_for(desk, lora, source, with_prompt(fit, own), lists)
 
 
 def _written(
-    desk: Desk, order: ShrinkOrder, source: LoraFile, staged: Path, handle: Handle, found: FoundFile | None
+    desk: Desk,
+    order: ShrinkOrder,
+    source: LoraFile,
+    staged: Path,
+    handle: Handle,
+    found: FoundFile | None,
+    refine: Refine | None,
 ) -> tuple[Plan, str]:
     """Write the new file under a temporary name; return its plan, and the SHA-256 of its source."""
     options, recipe = order.options, order.recipe
-    handle.portion(0.0, 0.6)
+    analysed = 0.6 if refine is None else 0.2
+    handle.portion(0.0, analysed)
     kept = desk.analyses.made(source, handle, options.convert, options.reference)
     desk.analyses.with_base(kept, [recipe], options.reference, handle)
     analysis = analysis_for(kept, recipe, options.reference, desk.host, options.convert)
-    handle.portion(0.6, 0.4)
+    handle.portion(analysed, 1.0 - analysed)
     with (
         reopened(kept) as adapter,
         open_required_base(adapter, desk.host, options.reference) as base,
@@ -155,26 +187,35 @@ def _written(
     ):
         digest = tools.pool.submit(adapter.files[0].sha256)
         style = replace(options.style, keep_name=True)
-        whole = reattached(analysis, adapter, base)
+        whole, longest = reattached(analysis, adapter, base), None if refine is None else refine.longest
 
         def plan_of(one: Recipe) -> ResizeJob:
-            return prepare(whole, one, style, lambda _: staged)
+            return prepare(whole, one, style, lambda _: staged, fit=longest)
 
-        job = with_float8_errors(plan_of(recipe) if found is None else found.planned(plan_of), tools)
+        job = plan_of(recipe) if found is None else found.planned(plan_of)
+        if refine is not None:
+            check_limits(job.plan, order.limits)  # before any image
+            job = _fitted(job, refine, tools, analysed, handle)
+        job = with_float8_errors(job, tools)
         check_limits(job.plan, order.limits)
         handle.check()
         plan = execute(job, tools, [digest.result()])
         return plan, digest.result()
 
 
-def check_limits(plan: Plan, limits: RunOrder) -> None:
+def _fitted(job: ResizeJob, refine: Refine, tools: Runtime, analysed: float, handle: Handle) -> ResizeJob:
+    """Return the job with fitted factors; the fit is all of the work but the analysis and the last tenth."""
+    fitting = handle.part(analysed, 1.0 - analysed - _WRITING, handle.check)
+    job = refine(job, replace(tools, progress=fitting))
+    handle.portion(1.0 - _WRITING, _WRITING)
+    return job
+
+
+def check_limits(plan: Plan, order: RunOrder) -> None:
     """Raise where a file would gain too little, or lose too much."""
-    if plan.bytes_after >= plan.bytes_before or 100 * plan.saved < limits.least_gain:
-        gain = f"It would become smaller by {100 * max(0.0, plan.saved):.1f} %, less than {limits.least_gain:g} %."
-        raise _NotResized(Reason("gain", gain), plan)
-    if limits.floor is not None and plan.retention < limits.floor - 1e-9:
-        kept = f"Its weight retention would be {plan.retention:.1%}, less than {limits.floor:.1%}."
-        raise _NotResized(Reason("floor", kept), plan)
+    left = too_little(plan, Limits(order.least_gain / 100, order.floor or 0.0))
+    if left is not None:
+        raise _NotResized(replace(left, message=f"The file is left alone: {left.message}."), plan)
 
 
 def _replaced(desk: Desk, archive: Archive, replacement: Replacement) -> str | None:

@@ -20,7 +20,7 @@ from ..desk import Desk
 from ..library import ListedFile
 from ..options import Options
 from ..protocol.types import Json
-from ..references import reference_info
+from ..references import loaded_info, reference_info
 from ..snapshot import Snapshot
 from .reasons import Asked, copies, reason
 
@@ -62,6 +62,8 @@ class PlanRequest:
     recipe: Recipe | None
     options: Options
     again: bool
+    has_images: bool = False
+    """The run makes images with the LoRAs."""
 
 
 def rows(desk: Desk, asked: PlanRequest, lists: Snapshot) -> tuple[list[PlanRow], list[str]]:
@@ -70,7 +72,8 @@ def rows(desk: Desk, asked: PlanRequest, lists: Snapshot) -> tuple[list[PlanRow]
     unknown = [] if asked.names is None else [name for name in asked.names if name not in files]
     chosen = list(files.values()) if asked.names is None else [files[n] for n in asked.names if n in files]
     by_home = desk.archives.by_home()
-    wanted = Asked(asked.recipe, reference_info(lists, asked.options.reference), asked.again)
+    model = loaded_info(lists) if asked.has_images else None
+    wanted = Asked(asked.recipe, reference_info(lists, asked.options.reference), asked.again, model)
     found = [_row(desk, file, by_home.get(plain(file.lora.path)), wanted, asked.options) for file in chosen]
     return _without_copies(found, files), unknown
 

@@ -26,6 +26,8 @@ class Asked:
     recipe: Recipe | None
     reference: ReferenceInfo
     again: bool
+    model: ReferenceInfo | None = None
+    """The checkpoint that makes images with the LoRAs; None where no images are made."""
 
 
 def reason(lora: LoraFile, facts: Facts, asked: Asked, *, is_replaced: bool) -> Reason | None:
@@ -38,7 +40,16 @@ def reason(lora: LoraFile, facts: Facts, asked: Asked, *, is_replaced: bool) -> 
         return Reason("broken" if is_broken else "kind", facts.problem)
     if not asked.again and (is_replaced or facts.source is not None):
         return Reason("resized", f"It was resized before, with {facts.recipe or 'another recipe'}.")
-    return _of_reference(facts, asked)
+    return _of_model(facts, asked) or _of_reference(facts, asked)
+
+
+def _of_model(facts: Facts, asked: Asked) -> Reason | None:
+    model = asked.model
+    if model is None or None in (facts.family, model.family) or facts.family == model.family:
+        return None
+    return Reason(
+        "reference", f"It is made for {facts.family}, the checkpoint of the images {model.title} is {model.family}."
+    )
 
 
 def _of_reference(facts: Facts, asked: Asked) -> Reason | None:

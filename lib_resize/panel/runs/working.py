@@ -29,12 +29,12 @@ def begin(desk: Desk, run: RunDocument) -> str:
         name=run.items[waiting[0]].name if waiting else "",
         file=len(run.items) - len(waiting) + 1 if waiting else len(run.items),
         files=len(run.items),
-        bytes=sum(run.items[index].bytes for index in waiting),
+        bytes=0 if run.order.has_images else sum(run.items[index].bytes for index in waiting),
         recipe=run.order.recipe,
         work=run.id,
         background=True,
         skipped=run.share if waiting else 0.0,
-        stop=None if run.order.effect is None else desk.host.stop_generating,
+        stop=desk.host.stop_generating if run.order.has_images else None,
     )
     try:
         live.job = desk.queue.add(spec)
