@@ -74,7 +74,7 @@ class ModelPart(Protocol):
         ...
 
     @property
-    def texts(self) -> TextRoute | None:
+    def texts(self) -> EncodesTexts | None:
         """How texts are encoded with it; None for a denoiser."""
         ...
 
@@ -83,7 +83,7 @@ class ModelPart(Protocol):
         ...
 
 
-class TextRoute(Protocol):
+class EncodesTexts(Protocol):
     """How the program encodes texts, with all of its text encoders."""
 
     def encode(self, texts: Any) -> Any:
@@ -191,19 +191,14 @@ def fit_live(
         raise UnsupportedError(
             f"{adapter.name}: none of its layers is in the loaded model. Load a model of its family."
         )
-    live = _Live(job, recorded, {part.prefix: places[part.prefix] for part in parts})
-    aside = dict.fromkeys(_of_texts(adapter), IN_TEXT_ENCODER)
-    encoders = [part for part in parts if part.texts is not None and places[part.prefix]]
-    texts = live.text_encoders(encoders)
-    if not texts:
-        aside.update((index, TEXT_NOT_REPEATED) for part in encoders for index in places[part.prefix])
-    denoisers = [part for part in parts if part.texts is None and places[part.prefix]]
-    images = [found for part in denoisers if (found := live.denoiser(part)) is not None]
-    if not images:
-        aside.update((index, MODEL_NOT_REPEATED) for part in denoisers for index in places[part.prefix])
-    if not texts and not images:
+    live = _Live(job, recorded, parts, places)
+    texts, denoisers = live.text_encoders(), live.denoisers()
+    if not texts and not denoisers:
         return _plain(job, recorded, runtime)
-    models = [*texts, *images]
+    aside = dict.fromkeys(_of_texts(adapter), IN_TEXT_ENCODER)
+    aside |= {} if texts else dict.fromkeys(live.layers_of(live.encoders), TEXT_NOT_REPEATED)
+    aside |= {} if denoisers else dict.fromkeys(live.layers_of(live.others), MODEL_NOT_REPEATED)
+    models = [*texts, *denoisers]
     facts = Recordings(models, len(recorded.images), recorded.steps, recorded.prompt, aside, recorded.unused)
     return fit_job(job, facts, options, runtime)
 
@@ -219,10 +214,29 @@ class _Live:
 
     job: ResizeJob
     recorded: ImageCalls
+    parts: Sequence[ModelPart]
     places: Mapping[str, Mapping[int, Place]]
 
-    def denoiser(self, part: ModelPart) -> Recorded | None:
-        """Return the denoiser with its calls; None where they cannot be repeated."""
+    @property
+    def encoders(self) -> list[ModelPart]:
+        """The text encoders that the LoRA changes."""
+        return [part for part in self.parts if part.texts is not None and self.places[part.prefix]]
+
+    @property
+    def others(self) -> list[ModelPart]:
+        """The denoiser, if the LoRA changes it."""
+        return [part for part in self.parts if part.texts is None and self.places[part.prefix]]
+
+    def layers_of(self, parts: Sequence[ModelPart]) -> list[int]:
+        """Return the indices of the layers in some parts."""
+        return [index for part in parts for index in self.places[part.prefix]]
+
+    def denoisers(self) -> list[Recorded]:
+        """Return the denoiser with its calls; empty where the LoRA does not change it or they cannot be repeated."""
+        found = (self._denoiser(part) for part in self.others)
+        return [one for one in found if one is not None]
+
+    def _denoiser(self, part: ModelPart) -> Recorded | None:
         calls = [call for image in self.recorded.images for call in image]
         model = self._model(part, self.recorded.device)
         with model.ready():
@@ -231,18 +245,16 @@ class _Live:
             return None
         return Recorded(replace(model, strength=strength), calls, self.recorded.held_out)
 
-    def text_encoders(self, parts: Sequence[ModelPart]) -> list[Recorded]:
+    def text_encoders(self) -> list[Recorded]:
         """Return the text encoders with calls of all of them; empty where those cannot be repeated."""
         calls = self.recorded.texts
-        if calls is None or not parts:
+        if calls is None:
             return []
+        routes = [(part, part.texts) for part in self.encoders]
         models = [
-            self._model(part, calls.device, calls.called_by(part.texts.encode))
-            for part in parts
-            if part.texts is not None
+            self._model(part, calls.device, calls.called_by(one.encode)) for part, one in routes if one is not None
         ]
-        with models[0].ready():
-            strength = strength_in(models, self.job, calls.heard) if _can_repeat(models[0], calls) else None
+        strength = _strength_in_texts(models, self.job, calls) if models else None
         if strength is None:
             return []
         return [Recorded(replace(model, strength=strength), calls.calls, calls.held_out) for model in models]
@@ -251,6 +263,11 @@ class _Live:
         ready = partial(part.ready, 4 * self.job.analysis.adapter.bytes + _WORK_BYTES)  # float16, moments in float32
         where = torch.device(device)
         return FitModel(part.name, part.module, self.places[part.prefix], where=where, call=call, ready=ready)
+
+
+def _strength_in_texts(models: Sequence[FitModel], job: ResizeJob, calls: TextCalls) -> float | None:
+    with models[0].ready():
+        return strength_in(models, job, calls.heard) if _can_repeat(models[0], calls) else None
 
 
 def _can_repeat(model: FitModel, calls: TextCalls) -> bool:

@@ -8,7 +8,7 @@ encoders and of denoisers can be handled alike.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,26 +89,33 @@ class TextRecorder:
 
     def calls(self) -> TextCalls | None:
         """Return the recorded calls, and those for the fit; None where no text was encoded."""
-        lists = [texts for texts, _ in self._heard]
-        used = {text: like for like, texts in reversed(list(enumerate(lists))) for text in texts if text.strip()}
+        used = self._used()
         if not used:
             return None
-        shorter = {found: like for text, like in used.items() if (found := shortened(text)).strip()}
-        other = {reordered(text): like for text, like in used.items()}
-        fitted = {**shorter, **used}
-        unseen = {text: like for text, like in other.items() if text not in fitted}
+        fitted = {**_varied(used, shortened), **used}
+        unseen = {text: like for text, like in _varied(used, reordered).items() if text not in fitted}
+        lists = [texts for texts, _ in self._heard]
         texts = list(dict.fromkeys([*(text for one in lists for text in one), *fitted, *unseen]))
-        numbers = {text: number for number, text in enumerate(texts)}
-
-        def call(text: str, like: int) -> Call:
-            return Call((torch.tensor([numbers[text]]),), {"like": like}, 1)
-
-        heard = [
-            Call((torch.tensor([numbers[text] for text in one]),), {"like": like}, len(one), rows)
-            for like, (one, rows) in enumerate(self._heard)
-        ]
-        calls, held_out = ([call(*one) for one in group.items()] for group in (fitted, unseen))
+        number = {text: place for place, text in enumerate(texts)}
+        heard = [_call([number[text] for text in one], like, rows) for like, (one, rows) in enumerate(self._heard)]
+        calls, held_out = ([_call([number[text]], like) for text, like in group.items()] for group in (fitted, unseen))
         return TextCalls(texts, lists, heard, calls, held_out, self._device)
+
+    def _used(self) -> dict[str, int]:
+        """Return the texts that were encoded, but empty ones, with the number of their first list."""
+        found: dict[str, int] = {}
+        for like, (texts, _) in enumerate(self._heard):
+            for text in filter(str.strip, texts):
+                found.setdefault(text, like)
+        return found
+
+
+def _varied(texts: Mapping[str, int], change: Callable[[str], str]) -> dict[str, int]:
+    return {found: like for text, like in texts.items() if (found := change(text)).strip()}
+
+
+def _call(numbers: Sequence[int], like: int, output: Tensor | None = None) -> Call:
+    return Call((torch.tensor(numbers),), {"like": like}, len(numbers), output)
 
 
 # Other texts with the same words ----------------------------------------------------------------------------------

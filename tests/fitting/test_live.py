@@ -185,7 +185,7 @@ def test_texts_are_encoded_again_in_a_list_like_the_recorded_one() -> None:
         recorder.hear(given, encode(given))
     calls = recorder.calls()
     assert calls is not None
-    called = calls.called_by(encode)  # type: ignore[arg-type]
+    called = calls.called_by(encode)
     for call in calls.heard:
         assert call.output is not None
         assert torch.equal(called(*call.args, **call.kwargs), call.output)
