@@ -24,12 +24,12 @@ const FIT = {images: 4, steps: 4, layers: 771, errors: [{model: 'unet', plain: 0
 
 test('the records of a file are lines, and a file without any has none', () => {
     const none = {effect: null, fit: null, unreadable: []};
-    assert.deepEqual(recordLines(none), []);
-    assert.deepEqual(recordLines({...none, effect: EFFECT, fit: FIT}), [
+    assert.deepEqual([...recordLines(none)], []);
+    assert.deepEqual([...recordLines({...none, effect: EFFECT, fit: FIT})], [
         'Effect kept: 97.8 % · Worst image: 96.1 % · Images: 4 · Euler a · 20 steps · 832×1216',
         'Fitted to images: 771 layers · Images: 4 · 4 steps · unet: error 0.241 instead of 0.357',
     ]);
-    assert.deepEqual(recordLines({...none, unreadable: ['fit', 'effect']}), [
+    assert.deepEqual([...recordLines({...none, unreadable: ['fit', 'effect']})], [
         'A record of images in this file is unreadable.',
     ]);
 });
@@ -37,7 +37,7 @@ test('the records of a file are lines, and a file without any has none', () => {
 test('a fit without a gain says that plain truncation is kept', () => {
     const lines = fit => recordLines({effect: null, fit: {...FIT, ...fit}, unreadable: []});
     const nothing = 'Fitted to images without a gain: plain truncation is kept · Images: 4 · 4 steps';
-    assert.deepEqual(lines({layers: 0}), [nothing]);
+    assert.deepEqual([...lines({layers: 0})], [nothing]);
     const worse = [{model: 'unet', plain: 0.1, fitted: 0.4}];
     assert.match(lines({errors: worse})[0], /unet: plain truncation is kept, with error 0.1$/);
 });
