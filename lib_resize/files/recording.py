@@ -20,7 +20,7 @@ from .writer import write_safetensors
 
 
 @dataclass(frozen=True)
-class Copied:
+class StagedCopy:
     """A complete copy that waits to replace its file."""
 
     staged: Path
@@ -30,7 +30,7 @@ class Copied:
     """SHA-256 of the copy, hex."""
 
 
-def copy_with_effect(path: Path, staged: Path, effect: EffectRecord) -> Copied | None:
+def copy_with_effect(path: Path, staged: Path, effect: EffectRecord) -> StagedCopy | None:
     """Write a copy of a file to `staged`, with a figure in its record; it gets the permissions of the file.
 
     Return None where the file has this figure already; nothing is written then. Raises OutputError where the file is
@@ -47,19 +47,19 @@ def copy_with_effect(path: Path, staged: Path, effect: EffectRecord) -> Copied |
             entries = file.header.entries
             specs = file_order(TensorSpec(name, entry.dtype, entry.shape) for name, entry in entries.items())
             chunks = (file.bytes(spec.name) for spec in specs)
-            return _written(path, staged, _Contents(was, specs, metadata), chunks)
+            return _written(path, staged, _NewContents(was, specs, metadata), chunks)
     except FileError as error:
         raise OutputError(str(error)) from error
 
 
 @dataclass(frozen=True)
-class _Contents:
+class _NewContents:
     was: str
     specs: list[TensorSpec]
     metadata: dict[str, str]
 
 
-def _written(path: Path, staged: Path, contents: _Contents, chunks: Iterator[bytes]) -> Copied:
+def _written(path: Path, staged: Path, contents: _NewContents, chunks: Iterator[bytes]) -> StagedCopy:
     try:
         written = write_safetensors(staged, contents.specs, contents.metadata, chunks)
         with in_plain_words(staged):
@@ -74,4 +74,4 @@ def _written(path: Path, staged: Path, contents: _Contents, chunks: Iterator[byt
         if isinstance(error, OutputError):  # it names the file, not the copy
             raise OutputError(str(error).replace(str(staged), str(path))) from error
         raise
-    return Copied(staged, contents.was, new)
+    return StagedCopy(staged, contents.was, new)

@@ -13,7 +13,7 @@ from ..archive.replacing import Replacement, replace, staged_path
 from ..errors import OutputError, ResizeError
 from ..files.atomic import explain
 from ..files.effect_record import EffectRecord
-from ..files.recording import Copied, copy_with_effect
+from ..files.recording import StagedCopy, copy_with_effect
 from .desk import Desk
 from .pairs import ComparedPair
 from .protocol.types import Json
@@ -21,7 +21,7 @@ from .queue import Handle
 from .results import effect_json
 from .runs.effects import keep_effect
 
-Put = Callable[[Copied], str]
+Put = Callable[[StagedCopy], str]
 """Replaces a file by its copy; returns a note, or an empty text. Raises ResizeError."""
 
 
@@ -44,7 +44,7 @@ def _keep_with_result(desk: Desk, id: str, record: EffectRecord, effect: Json, h
         desk.results.keep_effect(id, effect)
     path = desk.results.get(id).path
 
-    def put(copied: Copied) -> str:
+    def put(copied: StagedCopy) -> str:
         behind = desk.results.put_copy(id, copied, effect)
         if not behind:
             return ""
@@ -59,7 +59,7 @@ def _keep_with_entry(desk: Desk, entry: Entry, record: EffectRecord, effect: Jso
     with contextlib.suppress(ResizeError):
         keep_effect(desk.runs, entry, effect)
 
-    def put(copied: Copied) -> str:
+    def put(copied: StagedCopy) -> str:
         if copied.was != entry.sha256_after:
             raise OutputError(f"{entry.home}: was changed or replaced since it was made. It is left alone.")
         same = (entry.sha256_before, entry.run, entry.name)

@@ -8,7 +8,7 @@ file decides: `settled` finishes the step where it is the new one.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..archive.exchanging import put_staged
 from ..archive.links import left_alone
 from ..errors import OutputError, ResizeError
 from ..files.atomic import in_plain_words, write_whole
-from ..files.recording import Copied
+from ..files.recording import StagedCopy
 from ..files.sidecars import SidecarFacts, updates_in_place
 from .marks import Mark, mark_at
 
@@ -30,7 +30,7 @@ class _Records(Protocol):
     def write(self, record: Record) -> None: ...
 
 
-def put_copy(records: _Records, record: Record, copied: Copied, facts: Mapping[str, Any]) -> tuple[str, ...]:
+def put_copy(records: _Records, record: Record, copied: StagedCopy, facts: Mapping[str, Any]) -> tuple[str, ...]:
     """Replace the file of a record by its copy, and add `facts` to the record.
 
     Return the names of sidecars that could not be updated; they are unchanged. Raises OutputError where the file
@@ -66,17 +66,23 @@ def settled(record: Record) -> Record:
     """
     if record.file is None or not record.next or not record.next[0].is_unchanged():
         return record
-    new, *others = record.next
     written: set[Path] = set()
     with contextlib.suppress(OSError, ResizeError):
-        written = _update_sidecars(record, record.file, new)
-    later = {one.path: one for one in others}
-    done = {path for path, one in later.items() if path in written or one.is_unchanged()}
-    sidecars = tuple(later[one.path] if one.path in done else one for one in record.sidecars)
-    unknown = tuple(one for one in sidecars if one.path in later and one.path not in done and not one.is_unchanged())
+        written = _update_sidecars(record, record.file, record.next[0])
+    return _adopted(record, written)
+
+
+def _adopted(record: Record, written: Collection[Path]) -> Record:
+    """Return a record with the new file, and with the sidecars that were written or are the new ones."""
+    new, *others = record.next
+    done = {one.path: one for one in others if one.path in written or one.is_unchanged()}
+    sidecars = tuple(done.get(one.path, one) for one in record.sidecars)
+    old = {one.path: one for one in record.sidecars}
+    unknown = [one for one in others if one.path in old and one.path not in done and not old[one.path].is_unchanged()]
     facts = {**record.facts, **_sizes(record.facts, new.bytes)}
-    left = (new, *(later[one.path] for one in unknown)) if unknown else ()
-    return replace(record, file=new, bytes=new.bytes, sidecars=sidecars, facts=facts, next=left)
+    return replace(
+        record, file=new, bytes=new.bytes, sidecars=sidecars, facts=facts, next=(new, *unknown) if unknown else ()
+    )
 
 
 def _sizes(facts: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def _sizes(facts: Mapping[str, Any], size: int) -> dict[str, Any]:
     return {"bytes_after": size, "saved": 1.0 - size / before}
 
 
-def _planned(record: Record, file: Mark, copied: Copied, facts: Mapping[str, Any]) -> Record:
+def _planned(record: Record, file: Mark, copied: StagedCopy, facts: Mapping[str, Any]) -> Record:
     """Return the record of a step that begins. Raises OSError."""
     new = mark_at(record.path, copied.staged, copied.new)
     later = [_mark(path, data) for path, _, data in _own_updates(record, file, new)]

@@ -17,7 +17,7 @@ from types import TracebackType
 
 from ..errors import OutputError, ResizeError
 from ..files.effect_record import EffectRecord
-from ..files.recording import Copied
+from ..files.recording import StagedCopy
 from ..hosts.host import Host
 from . import gathering, trash
 from .faults import Fault
@@ -109,7 +109,7 @@ class Results:
         made = [one for one in self.records.all() if one.source == path and os.path.lexists(one.path)]
         return any(one.order is None or one.order.stamp == stamp_at(path) for one in made)
 
-    def put_copy(self, id: str, copied: Copied, effect: Json) -> tuple[str, ...]:
+    def put_copy(self, id: str, copied: StagedCopy, effect: Json) -> tuple[str, ...]:
         """Replace a result by its copy with a figure; return the names of sidecars that could not be updated.
 
         Raises Fault, and OutputError where the result is left unchanged.

@@ -308,6 +308,15 @@ def test_emptying_the_trash_asks(page: Any, shot: Any) -> None:
     expect(page.locator(".resize-lora-result").first).to_have_attribute("data-state", "gone")
 
 
+def test_a_comparison_says_why_its_figure_is_not_in_the_file(page: Any) -> None:
+    note = "The figure is not in the file. pastry-sdxl_46mb.safetensors: is write-protected. It is left alone."
+    setup(page, compare_note=note)
+    analysed(page)
+    page.click("#resize_lora_generate")
+    press(page, page.locator(".resize-lora-result").first, "compare")
+    expect(page.locator("dialog")).to_contain_text(note)
+
+
 def test_a_comparison_shows_both_under_one_slider_with_its_number(page: Any, shot: Any) -> None:
     analysed(page)
     page.click("#resize_lora_generate")

@@ -18,7 +18,7 @@ from lib_resize.files import drafts
 from lib_resize.files.atomic import sweep
 from lib_resize.files.effect_record import EffectRecord
 from lib_resize.files.header import read_header
-from lib_resize.files.recording import Copied, copy_with_effect
+from lib_resize.files.recording import StagedCopy, copy_with_effect
 from lib_resize.panel.results import Results
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
@@ -76,13 +76,13 @@ def fresh(root: Path, bin_: Path, ours: dict[str, bytes]) -> tuple[Results, str]
     return results, making.made("ink_2", sidecars, facts).id
 
 
-def copy(root: Path) -> Copied:
+def copy(root: Path) -> StagedCopy:
     copied = copy_with_effect(root / NAME, drafts.staged_path(root), EFFECT)
     assert copied is not None
     return copied
 
 
-def put(results: Results, id: str, root: Path, copied: Copied | None = None) -> tuple[str, ...]:
+def put(results: Results, id: str, root: Path, copied: StagedCopy | None = None) -> tuple[str, ...]:
     return results.put_copy(id, copied or copy(root), EFFECT.as_json())
 
 
@@ -101,7 +101,8 @@ def test_after_any_fault_the_result_is_known_whole_and_can_be_undone(
     while True:
         at += 1
         results, id = fresh(root, bin_, ours)
-        error, behind = None, ()
+        error: BaseException | None = None
+        behind: tuple[str, ...] = ()
         copied = None if kind in ("kill", "EIO") else copy(root)  # once for all errors: it is the same copy
         with Faults(at, kind, MORE_CALLS) as faults:
             try:

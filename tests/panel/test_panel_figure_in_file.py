@@ -15,6 +15,7 @@ import pytest
 from lib_resize.archive.entries import Entry
 from lib_resize.files.header import LEGACY_HASH, MODEL_HASH, read_header
 from lib_resize.files.metadata import RECORD
+from lib_resize.files.recording import copy_with_effect
 from lib_resize.panel import keeping
 from lib_resize.panel.service import Service
 from tests.hostile.os_faults import ERRORS
@@ -239,7 +240,7 @@ def test_a_file_that_is_written_meanwhile_is_not_replaced(
     browser: Browser, made: Any, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the copy and the replacement."""
-    path, real, other = file_of(root, made), keeping.copy_with_effect, b"somebody else's"
+    path, real, other = file_of(root, made), copy_with_effect, b"somebody else's"
 
     def late(*arguments: Any) -> Any:
         copied = real(*arguments)
