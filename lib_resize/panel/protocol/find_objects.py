@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .objects import BASIS, BOOLEAN, INTEGER, INTEGERS, NUMBER, REFUSED, RESULT, TEXT, TEXTS, TRIAL
-from .types import Field, ListOf, Nullable, Object
+from .types import Field, Integer, ListOf, Nullable, Object
 
 LEAST_TARGET, MOST_TARGET = 0.5, 0.999
 """Shares of a LoRA's effect that a search may be asked for."""
 SEEDS = (1, 2, 4)
 """Numbers of images that a figure may be measured with."""
+SEED_COUNT = Integer(choices=SEEDS)
 DIRECTIONS = ("smaller", "larger")
 
 FOUND = Object(
