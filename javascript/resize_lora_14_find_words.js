@@ -10,13 +10,16 @@
     const STEPS = 5; // of the search between two sizes
     const LAST_STEPS = 2; // those that are repeated with all seeds
     const NOISE = 1; // an image that is made twice
+    const UNUSED = 1; // by a fit, for its comparison
     const TRIGGER = '{trigger}'; // the server puts the trigger words of a LoRA there
     const TAG = /<(?:lora|lyco):([^:>]+)(?::[^>]*)?>/gi;
 
-    /* About how many images a search makes: original and without for each seed, two of each step, then the rest. */
-    function aboutImages(seeds) {
+    /* About how many images a search makes: original and without for each seed, two of each step, then the rest. A fit
+     * to `fitted` images needs one more for each step. */
+    function aboutImages(seeds, fitted = 0) {
         const first = Math.min(2, seeds);
-        return 2 * seeds + NOISE + STEPS * first + LAST_STEPS * (seeds - first);
+        const fit = fitted ? fitted + UNUSED + STEPS : 0;
+        return 2 * seeds + NOISE + STEPS * first + LAST_STEPS * (seeds - first) + fit;
     }
 
     /* The share that a percentage in a field asks for; null where it is not one from 50 to 99.9. */

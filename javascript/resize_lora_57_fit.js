@@ -62,5 +62,5 @@
         return {fit: {settings, images: FIT_IMAGES, steps: FIT_STEPS}};
     }
 
-    resizeLora.fit = {drawImages, fitHint, fitParams, frameImages};
+    resizeLora.fit = {FIT_IMAGES, drawImages, fitHint, fitParams, frameImages};
 })((window.resizeLora = window.resizeLora || {}));

@@ -16,7 +16,7 @@
     const {callForFile, start} = resizeLora.session;
     const {poll} = resizeLora.jobs;
     const {addOwnJobs} = resizeLora.ownJobs;
-    const {fitHint} = resizeLora.fit;
+    const {FIT_IMAGES, fitHint} = resizeLora.fit;
 
     const OWN = 'own';
 
@@ -223,13 +223,13 @@
     }
 
     function drawForm(form) {
-        const {parts, names, seeds} = form;
+        const {parts, names, seeds, isFitted} = form;
         const isValid = shareOf(form) != null;
         setText(parts.ownText, targetOf(form.own) == null ? '–' : `${Number(form.own)} %`);
         show(parts.own, form.goal === OWN);
         parts.ownField.setAttribute('aria-invalid', String(!isValid));
         setText(parts.fault, isValid ? '' : t('Enter a percentage from 50 to 99.9.'));
-        setText(parts.cost, costText(aboutImages(seeds), names.length));
+        setText(parts.cost, costText(aboutImages(seeds, isFitted && can('fit') ? FIT_IMAGES : 0), names.length));
         setText(parts.tagNote, tagText(form));
         parts.run.disabled = !isValid;
     }

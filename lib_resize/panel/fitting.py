@@ -69,6 +69,11 @@ class HostFit:
         """The longest record that a fit may add to a file."""
         return FitRecord.longest([_UNET])
 
+    @property
+    def images_left(self) -> int:
+        """The images that are still to be made before the first file is fitted; each file needs one more."""
+        return 0 if self._recorded is not None else self._images.images + 1
+
     def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
         """Return the job with fitted factors where they are better.
 
@@ -113,6 +118,8 @@ class HostFit:
         if isinstance(progress, Handle):
             progress.wait_for_host()
         self._host.generate(request, watch)
+        if isinstance(progress, Handle):
+            progress.image_made()
 
     def _check_same_model(self) -> None:
         now = _title(self._host.loaded())

@@ -15,6 +15,13 @@ test('a search makes fewer images with fewer seeds', () => {
     );
 });
 
+test('a fit needs its images, one for the comparison, and one more for each size', () => {
+    const sizes = 5;
+    for (const seeds of [1, 2, 4]) {
+        assert.equal(words.aboutImages(seeds, 4), words.aboutImages(seeds) + 4 + 1 + sizes);
+    }
+});
+
 test('a target is a percentage from 50 to 99.9', () => {
     assert.equal(words.targetOf('98'), 0.98);
     assert.equal(words.targetOf(50), 0.5);

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file
 
 from lib_resize.effect.figures import squared_difference
 from lib_resize.files import private_folders
-from lib_resize.files.metadata import FitRecord
 from lib_resize.files.reader import SafeFile
 from lib_resize.hosts.host import LoraFile
 from lib_resize.panel import analyses, recovery
@@ -584,56 +583,6 @@ def test_an_archived_original_is_what_is_drawn_and_resized(browser: Browser, dra
     assert original["prompt"] == "a cat <lora:broth original:0.8>"
     assert original["files"]["broth original"].stat().st_size == whole
     assert result["best"]["accepted"]
-
-
-# Fitted files ------------------------------------------------------------------------------------------------------
-
-
-class Refining:
-    """A fit that changes nothing, and counts its calls."""
-
-    def __init__(self) -> None:
-        self.bytes: list[int] = []
-
-    @property
-    def longest(self) -> FitRecord:
-        return FitRecord.longest(["unet"])
-
-    def __call__(self, job: Any, runtime: Any) -> Any:
-        runtime.progress.start("make images", 5)
-        runtime.progress.step()
-        self.bytes.append(job.plan.bytes_after)
-        return job
-
-
-def test_with_fit_each_candidate_and_the_saved_file_are_fitted_by_one_fit(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch, drawing: Drawing, host: Any
-) -> None:
-    refining, asked = Refining(), []
-
-    def refine_for(desk: Any, lora: Any, source: Any, fit: Any, lists: Any) -> Refining:
-        asked.append(fit)
-        return refining
-
-    monkeypatch.setattr("lib_resize.panel.picturing.finder.refine_for", refine_for)
-    monkeypatch.setattr("lib_resize.panel.methods.finding.check_can_fit", lambda _: None)
-    stages = set()
-
-    def latent(request: Any) -> Any:
-        job = Browser(browser.service).ask("status")["queue"][-1]
-        stages.add((job["stage"], job["done"] == len(drawing.drawn)))
-        return drawing.latent(request)
-
-    host.latent = latent
-    result = found(browser, fit=True)
-    assert {one["bytes"] for one in result["trials"]} <= set(refining.bytes)
-    assert [one["settings"]["prompt"] for one in asked] == [SETTINGS["prompt"]]
-    assert stages == {("image", True)}  # steps of the fit do not count as images
-    assert not result["best"]["fitted"]  # this fit made nothing better
-    before = len(refining.bytes)
-    browser.done(browser.ask("find_save", find=result["find"])["job"])
-    assert len(refining.bytes) == before + 1
-    assert len(asked) == 1
 
 
 # Several LoRAs ------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ FOUND = Object(
         Field("basis", Nullable(BASIS), "what is compared; null before the first image"),
         Field("weak", BOOLEAN, "the prompt hardly shows the LoRA, so there is no figure and no `best`"),
         Field("seeds", INTEGERS, "seeds of the images"),
-        Field("images", INTEGER, "images that were generated"),
+        Field("images", INTEGER, "images that were generated, those for a fit included"),
         Field("smaller", BOOLEAN, "`find_more` can try a smaller file"),
         Field("larger", BOOLEAN, "`find_more` can try a larger file"),
         Field("text", TEXT, "the outcome in a sentence"),

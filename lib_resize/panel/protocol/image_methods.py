@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from . import find_objects as of
-from .method import NAMES, RESULT_OR_NAME, Method
 from .find_objects import SEED_COUNT
+from .method import NAMES, RESULT_OR_NAME, Method
 from .objects import BOOLEAN, COMPARISON, IMAGE_SETTINGS, JOB_ID, NUMBER, OPTIONS, RESULT, TEXT
 from .types import Field, Object, Text
 
