@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _UNET = "unet"
 _FEW_STEPS = 4  # of an image whose only purpose is that the host applies the LoRA
 _OTHER_SEEDS = 1000
+_ABANDONED = 3  # passes, at most; then a user's image waits for the fit
+_PAUSE = 0.2  # seconds, in which the thread that waits for the host's lock gets it
 _WORK_BYTES = 1 << 30  # of the device, for the activations of a mini-batch
 
 
@@ -84,9 +88,17 @@ class HostFit:
         assert self._recorded is not None
         _portion(runtime.progress, 0.7, 0.3)
         runtime.progress.start("apply LoRA", 1)
-        fitting = _Fitting(job, self._recorded, runtime)
         steps = min(int(self._images.request.get("steps", _FEW_STEPS)), _FEW_STEPS)
-        self._generate(self._images.of(self._images.images, steps=steps), fitting, runtime.progress)
+        request = self._images.of(self._images.images, steps=steps)
+        for _ in range(_ABANDONED):
+            polite = replace(runtime, progress=_Polite(runtime.progress, self._host))
+            with contextlib.suppress(_Wanted):
+                return self._fitted(_Fitting(job, self._recorded, polite), request, runtime.progress)
+            time.sleep(_PAUSE)
+        return self._fitted(_Fitting(job, self._recorded, runtime), request, runtime.progress)
+
+    def _fitted(self, fitting: _Fitting, request: Json, progress: Progress) -> ResizeJob:
+        self._generate(request, fitting, progress)
         return fitting.job
 
     def record(self, progress: Progress) -> None:
@@ -125,6 +137,26 @@ class HostFit:
         now = _title(self._host.loaded())
         if now != self._model:
             raise HostError(f"The loaded model changed from {self._model} to {now} during the fit. Start again.")
+
+
+class _Wanted(Exception):  # noqa: N818 - not an error
+    """A user's image waits while the host's lock is held; the pass is repeated after it, with the same result."""
+
+
+@dataclass(frozen=True)
+class _Polite:
+    """A progress that ends a pass of a fit between two mini-batches, where an image of a user waits."""
+
+    progress: Progress
+    host: Host
+
+    def start(self, stage: str, total: int) -> None:
+        self.progress.start(stage, total)
+
+    def step(self, count: int = 1) -> None:
+        self.progress.step(count)
+        if self.host.is_wanted():
+            raise _Wanted
 
 
 def _title(loaded: LoadedModel | None) -> str | None:
