@@ -5,6 +5,10 @@
 ``DIR`` is that of ``benchmarks.fit``. An image has a class and noise of its own. Printed are the share of the LoRA's
 effect that files of several sizes keep on 24 images, the size that keeps the target on all of them (from that curve),
 and what the search of the WebUI finds with each four of them: its size over the former, and its images.
+
+How far a few images can be off is printed too: the size that random images need, between the points of the curve, over
+the size that all need, as 10th percentile, median and 90th percentile; once by the mean alone, and once by mean and
+worst image as the search decides. A single image may be most of what a file loses, so the same follows without it.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ import torch
 from benchmarks.fit import STEPS, Toy, write
 from lib_resize.adapters.write.style import FLOAT8, Style
 from lib_resize.effect.figures import Distances, EffectFigure, effect_figure, squared_difference
-from lib_resize.effect.search import SizeRange, SizeSearch, Tried
+from lib_resize.effect.search import WORST_MARGIN, SizeRange, SizeSearch, Tried
 from lib_resize.engine.analysing import analyse
 from lib_resize.engine.analysis import Analysis
 from lib_resize.engine.job import ResizeJob
@@ -47,6 +51,10 @@ POINTS = 7
 """Sizes of the curve."""
 SCORES = "fro_lora=1,min_rank=1"
 CLASSES = 9
+DRAWS = 500
+"""Random choices of a few images."""
+FEW = (1, 2, 4, 8)
+_LEAST_LOST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,21 @@ class Point:
     bytes: int
     kept: float
     worst: float
+    lost: tuple[float, ...] = ()
+    """The squared difference of each image from that of the original."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The size that some random images need, over the one that all need: 10th percentile, median, 90th percentile."""
+
+    images: int
+    of: int
+    """How many images they were drawn from."""
+    mean: tuple[float, float, float]
+    """Where the mean decides."""
+    both: tuple[float, float, float]
+    """Where mean and worst image decide, as in the search."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,10 @@ class FindReport:
     """Bytes that keep the target on all images, between the points of the curve."""
     found: tuple[FoundSize, ...]
     """For each group of images."""
+    heaviest: float = 0.0
+    """The share of one image in what the file next to `needed` loses on all of them."""
+    spread: tuple[Spread, ...] = ()
+    """Of all images, then without the one that loses most."""
 
     @property
     def is_falling(self) -> bool:
@@ -135,6 +162,11 @@ class Painter:
         distances = [Distances(seed, self._distance(key, seed), self._distance("without", seed)) for seed in seeds]
         return job.plan.bytes_after, effect_figure(distances, 0.0, "latents")
 
+    def distances(self, selection: str | None, seeds: Sequence[int]) -> tuple[float, ...]:
+        """Return the squared differences from the original of images with a file, or without a LoRA."""
+        key = "without" if selection is None else str(self.planned(selection, Style(FLOAT8)).choice.ranks)
+        return tuple(self._distance(key, seed) for seed in seeds)
+
     def _distance(self, key: str, seed: int) -> float:
         return squared_difference(self._images[key, seed], self._images["original", seed])
 
@@ -185,18 +217,45 @@ def curve_of(painter: Painter, sizes: SizeRange, seeds: Sequence[int]) -> list[P
     """Return what files keep, evenly spaced in the logarithm of their size."""
     points = []
     for size in np.geomspace(sizes.smallest, sizes.largest, POINTS):
-        bytes, figure = painter.figure(selection_of(int(size), sizes), seeds)
+        selection = selection_of(int(size), sizes)
+        bytes, figure = painter.figure(selection, seeds)
         assert figure.kept is not None
         assert figure.worst is not None
-        points.append(Point(bytes, figure.kept, figure.worst))
+        points.append(Point(bytes, figure.kept, figure.worst, painter.distances(selection, seeds)))
     return points
 
 
 def needed_bytes(curve: Sequence[Point], target: float) -> float:
     """Return the size that keeps the target: between two points, the logarithm of what is lost falls evenly."""
-    lost = np.maximum.accumulate([1 - point.kept for point in curve][::-1])[::-1]
-    sizes = np.log([point.bytes for point in curve])
-    return math.exp(np.interp(-math.log(1 - target), -np.log(lost), sizes))
+    return _needed([point.bytes for point in curve], [1 - point.kept for point in curve], target)
+
+
+def _needed(bytes: Sequence[int], lost: Sequence[float], target: float) -> float:
+    falling = np.maximum(np.maximum.accumulate(lost[::-1])[::-1], _LEAST_LOST)
+    return math.exp(np.interp(-math.log(1 - target), -np.log(falling), np.log(bytes)))
+
+
+def heaviest_of(curve: Sequence[Point], needed: float) -> tuple[int, float]:
+    """Return which image loses most next to a size, and its share of what all lose."""
+    lost = np.array(min(curve, key=lambda point: abs(math.log(point.bytes / needed))).lost)
+    return int(lost.argmax()), float(lost.max() / lost.sum())
+
+
+def spread_of(curve: Sequence[Point], effects: Sequence[float], target: float, pool: Sequence[int]) -> list[Spread]:
+    """Return the spread of few images that are drawn from `pool`; `effects` are the distances without the LoRA."""
+    bytes, lost, effect = [point.bytes for point in curve], np.array([point.lost for point in curve]), np.array(effects)
+
+    def of(chosen: Sequence[int]) -> tuple[float, float]:
+        some, whole = lost[:, chosen], effect[chosen].mean()
+        by_mean = _needed(bytes, list(some.mean(1) / whole), target)
+        return by_mean, max(by_mean, _needed(bytes, list(some.max(1) / whole), target - WORST_MARGIN))
+
+    whole, random, found = of(pool)[0], np.random.default_rng(0), []
+    for images in FEW:
+        ratios = np.array([of(random.choice(pool, images, replace=False)) for _ in range(DRAWS)]) / whole
+        mean, both = (tuple(map(float, np.quantile(one, (0.1, 0.5, 0.9)))) for one in ratios.T)
+        found.append(Spread(images, len(pool), mean, both))  # type: ignore[arg-type]
+    return found
 
 
 def measure(folder: Path, lora: Path, target: float) -> FindReport:
@@ -205,11 +264,14 @@ def measure(folder: Path, lora: Path, target: float) -> FindReport:
         analysis = analyse(read_lora(file), None, [], runtime)
         painter = Painter(Toy(folder), analysis, Path(place), runtime)
         sizes, seeds = sizes_of(painter), range(100, 100 + IMAGES)
-        curve = curve_of(painter, sizes, seeds)
+        curve, effects = curve_of(painter, sizes, seeds), painter.distances(None, seeds)
         groups = [seeds[start : start + GROUP] for start in range(0, IMAGES, GROUP)]
         found = tuple(search(painter, target, group, sizes) for group in groups)
         needed = needed_bytes(curve, target)
-        return FindReport(lora.stem, target, analysis.adapter.bytes, tuple(curve), needed, found)
+        heavy, share = heaviest_of(curve, needed)
+        pools = [list(range(IMAGES)), [one for one in range(IMAGES) if one != heavy]]
+        spread = tuple(one for pool in pools for one in spread_of(curve, effects, target, pool))
+        return FindReport(lora.stem, target, analysis.adapter.bytes, tuple(curve), needed, found, share, spread)
 
 
 def as_text(report: FindReport) -> str:
@@ -221,7 +283,13 @@ def as_text(report: FindReport) -> str:
     lines += [f"  found with {GROUP} of the images: bytes, kept on them, images made, size found / needed"]
     for one, ratio in zip(report.found, report.ratios, strict=True):
         lines += [f"  {one.bytes:10}{one.kept:9.4f}{one.images:9}{ratio:9.3f}"]
-    return "\n".join([*lines, f"  median found / needed {statistics.median(report.ratios):.3f}"])
+    lines += [f"  median found / needed {statistics.median(report.ratios):.3f}"]
+    lines += [f"  one image is {report.heaviest:.0%} of what the file next to the size needed loses"]
+    lines += ["  needed by random images / needed by all, p10 p50 p90: by the mean; by mean and worst image"]
+    for spread in report.spread:
+        mean, both = ("".join(f"{value:7.2f}" for value in one) for one in (spread.mean, spread.both))
+        lines += [f"  {spread.images:4} of {spread.of}{mean}   {both}"]
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,18 +10,21 @@
     const STEPS = 5; // of the search between two sizes
     const LAST_STEPS = 2; // those that are repeated with all seeds
     const NOISE = 1; // an image that is made twice
+    const UNUSED = 1; // by a fit, for its comparison
     const TRIGGER = '{trigger}'; // the server puts the trigger words of a LoRA there
     const TAG = /<(?:lora|lyco):([^:>]+)(?::[^>]*)?>/gi;
 
-    /* About how many images a search makes: original and without for each seed, two of each step, then the rest. */
-    function aboutImages(seeds) {
+    /* About how many images a search makes: original and without for each seed, two of each step, then the rest. A fit
+     * to `fitted` images needs one more for each step. */
+    function aboutImages(seeds, fitted = 0) {
         const first = Math.min(2, seeds);
-        return 2 * seeds + NOISE + STEPS * first + LAST_STEPS * (seeds - first);
+        const fit = fitted ? fitted + UNUSED + STEPS : 0;
+        return 2 * seeds + NOISE + STEPS * first + LAST_STEPS * (seeds - first) + fit;
     }
 
-    /* About how many more images a fit makes: its own, and a short one of each size of a search and of the new file. */
-    function aboutFitImages(fitted, isSearch) {
-        return fitted + NOISE + (isSearch ? STEPS + LAST_STEPS : 0) + 1;
+    /* How many images a fit to `fitted` images makes for one file. */
+    function fitImages(fitted) {
+        return fitted + UNUSED + 1;
     }
 
     /* Seconds of so many images, from the seconds per pixel and step; null where that or a setting is unknown. */
@@ -92,8 +95,8 @@
     }
 
     resizeLora.findWords = {
-        aboutFitImages,
         aboutImages,
+        fitImages,
         hasTag,
         imageSeconds,
         imageText,

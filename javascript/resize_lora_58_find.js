@@ -15,6 +15,7 @@
     const {poll} = resizeLora.jobs;
     const {addOwnJobs} = resizeLora.ownJobs;
     const {imageForm} = resizeLora;
+    const {FIT_IMAGES} = resizeLora.fit;
 
     /* Opens the dialog about LoRAs. `tab`: the tab of the host whose prompt is used; `options`: of the new file. */
     async function openFind(names, {tab = 'txt2img', options = {}} = {}) {
@@ -100,10 +101,11 @@
     }
 
     function drawForm(form) {
-        const {parts, names, seeds} = form;
+        const {parts, names, seeds, isFitted} = form;
         const fault = imageForm.drawGoal(form);
         setText(parts.fault, fault);
-        setText(parts.cost, imageForm.costText(aboutImages(seeds), names.length));
+        const images = aboutImages(seeds, isFitted && can('fit') ? FIT_IMAGES : 0);
+        setText(parts.cost, imageForm.costText(images, names.length));
         setText(parts.tagNote, tagText(form));
         parts.run.disabled = Boolean(fault);
     }

@@ -4,7 +4,7 @@
     if (resizeLora.shrinkImages) return;
 
     const {t} = resizeLora.words;
-    const {aboutFitImages, aboutImages, imageSeconds, templateOf} = resizeLora.findWords;
+    const {aboutImages, fitImages, imageSeconds, templateOf} = resizeLora.findWords;
     const {el, setText, show} = resizeLora.elements;
     const {state} = resizeLora.model;
     const {can} = resizeLora.choice;
@@ -71,8 +71,8 @@
 
     /* About how many images are made for each LoRA. */
     function imagesEach() {
-        const search = isByImages() ? aboutImages(state.shrink.images.seeds) : 0;
-        return search + (isFitted() ? aboutFitImages(FIT_IMAGES, isByImages()) : 0);
+        const fitted = isFitted() ? FIT_IMAGES : 0;
+        return isByImages() ? aboutImages(state.shrink.images.seeds, fitted) : fitImages(fitted);
     }
 
     /* The time of all images; 0 where none are made, and null where it is not known. */

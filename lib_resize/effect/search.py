@@ -134,6 +134,10 @@ class SizeSearch:
         first = 0 if self._tried else self._few
         return first + self._few * self._steps_left() + max(0, last)
 
+    def sizes_left(self) -> int:
+        """Estimate how many files the search still measures that were not measured before."""
+        return (0 if self._tried else 1) + self._steps_left()
+
     # One step beyond ---------------------------------------------------------------------------------------------
 
     def can_be(self, direction: str) -> bool:

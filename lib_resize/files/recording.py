@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FileError, OutputError
 from .atomic import in_plain_words
 from .effect_record import EffectRecord
-from .header import MODEL_HASH, TensorSpec, file_order
 from .moving import sha256_of
 from .own_record import with_effect
-from .reader import SafeFile
-from .writer import write_safetensors
+from .restamping import WrittenTensors
 
 
 @dataclass(frozen=True)
@@ -37,41 +35,32 @@ def copy_with_effect(path: Path, staged: Path, effect: EffectRecord) -> StagedCo
     not one of this program, whole and unchanged, or where the copy cannot be written; `staged` does not exist then.
     """
     try:
-        with SafeFile(path) as file:
-            metadata = with_effect(file.header.metadata, effect)
-            if metadata is None:
-                raise OutputError(f"{path}: was not made by Resize LoRA.")
-            if metadata == file.header.metadata:
-                return None
-            was = file.sha256()
-            entries = file.header.entries
-            specs = file_order(TensorSpec(name, entry.dtype, entry.shape) for name, entry in entries.items())
-            chunks = (file.bytes(spec.name) for spec in specs)
-            return _written(path, staged, _NewContents(was, specs, metadata), chunks)
+        tensors = WrittenTensors.of(path)
+        metadata = with_effect(tensors.metadata, effect)
+        if metadata is None:
+            raise OutputError(f"{path}: was not made by Resize LoRA.")
+        if metadata == tensors.metadata:
+            return None
+        return _written(tensors, staged, metadata)
     except FileError as error:
         raise OutputError(str(error)) from error
 
 
-@dataclass(frozen=True)
-class _NewContents:
-    was: str
-    specs: list[TensorSpec]
-    metadata: dict[str, str]
-
-
-def _written(path: Path, staged: Path, contents: _NewContents, chunks: Iterator[bytes]) -> StagedCopy:
+def _written(tensors: WrittenTensors, staged: Path, metadata: Mapping[str, str]) -> StagedCopy:
+    path = tensors.path
     try:
-        written = write_safetensors(staged, contents.specs, contents.metadata, chunks)
+        was = sha256_of(path)
+        tensors.write(staged, metadata, lambda: None)
         with in_plain_words(staged):
             shutil.copymode(path, staged)
             os.utime(staged)  # hosts compare times, and must see a newer file
             new = sha256_of(staged)
-        if new is None or written.model_hash != contents.metadata.get(MODEL_HASH):
-            raise OutputError(f"{path}: its tensors are not the ones that its hash names, so it stays.")
+        if was is None or new is None:
+            raise OutputError(f"{path}: disappeared while its figure was written.")
+        return StagedCopy(staged, was, new)
     except BaseException as error:
         with contextlib.suppress(OSError):
             staged.unlink(missing_ok=True)
         if isinstance(error, OutputError):  # it names the file, not the copy
             raise OutputError(str(error).replace(str(staged), str(path))) from error
         raise
-    return StagedCopy(staged, contents.was, new)

@@ -323,6 +323,10 @@ class HostModel(Protocol):
         """Return what the host is doing, if a job of this program would have to wait for it; else None."""
         ...
 
+    def is_wanted(self) -> bool:
+        """Return whether work of the host waits for the lock while this program holds it, as far as the host shows."""
+        ...
+
     def device(self) -> str:
         """Return the device that the host computes on, as torch names it: "cpu", "cuda:0", "mps"."""
         ...

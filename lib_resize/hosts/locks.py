@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+_WAITING = "_pending_threads"
+"""Where the lock of A1111 and its relatives has one item for each thread that waits."""
+
 
 class HostLock(Protocol):
     """The methods of a host's lock that this program uses."""
@@ -27,6 +30,13 @@ class SharedLock:
         self._lock = lock
         self._mutex = threading.Lock()
         self._holders = 0
+        self._asking = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a thread of the host waits for the lock, as far as the lock shows who waits."""
+        waiting = getattr(self._lock, _WAITING, ())
+        return len(waiting) > self._asking
 
     @property
     def held(self) -> bool:
@@ -38,7 +48,7 @@ class SharedLock:
         """Hold the lock, together with other threads in `shared`."""
         with self._mutex:  # others wait here while the first one waits for the lock
             if self._holders == 0:
-                self._lock.acquire()
+                self._acquire()
             self._holders += 1
         try:
             yield
@@ -47,6 +57,13 @@ class SharedLock:
                 self._holders -= 1
                 if self._holders == 0:
                     self._lock.release()
+
+    def _acquire(self) -> None:
+        self._asking = 1
+        try:
+            self._lock.acquire()
+        finally:
+            self._asking = 0
 
     @contextmanager
     def alone(self) -> Iterator[None]:

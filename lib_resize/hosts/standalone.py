@@ -117,6 +117,10 @@ class StandaloneHost(FolderFiles):
     def busy(self) -> str | None:
         return None
 
+    def is_wanted(self) -> bool:
+        """Return False: nobody else uses the lock."""
+        return False
+
     def device(self) -> str:
         return self._device
 

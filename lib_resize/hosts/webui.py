@@ -82,6 +82,9 @@ class WebUI(WebUIFiles, WebUIPage):
         job = read(shared("state"), "job")
         return "the WebUI is generating an image" if job and job != JOB else None
 
+    def is_wanted(self) -> bool:
+        return attempt("who waits for the WebUI", lambda: self._lock.is_wanted, False)
+
     def device(self) -> str:
         if read(cmd_options(), "resize_lora_cpu", False):
             return "cpu"

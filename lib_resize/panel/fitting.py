@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 _FEW_STEPS = 4  # of an image whose only purpose is that the host applies the LoRA
 _OTHER_SEEDS = 1000
+_ABANDONED = 3  # passes, at most; then a user's image waits for the fit
+_PAUSE = 0.2  # seconds, in which the thread that waits for the host's lock gets it
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,11 @@ class HostFit:
         """The longest record that a fit may add to a file."""
         return FitRecord.longest([UNET, *TEXT_ENCODERS])
 
+    @property
+    def images_left(self) -> int:
+        """The images that are still to be made before the first file is fitted; each file needs one more."""
+        return 0 if self._recorded is not None else self._images.images + 1
+
     def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
         """Return the job with fitted factors where they are better.
 
@@ -79,9 +88,17 @@ class HostFit:
         assert self._recorded is not None
         _portion(runtime.progress, 0.7, 0.3)
         runtime.progress.start("apply LoRA", 1)
-        fitting = _Fitting(job, self._recorded, runtime)
         steps = min(int(self._images.request.get("steps", _FEW_STEPS)), _FEW_STEPS)
-        self._generate(self._images.of(self._images.images, steps=steps), fitting, runtime.progress)
+        request = self._images.of(self._images.images, steps=steps)
+        for _ in range(_ABANDONED):
+            polite = replace(runtime, progress=_Polite(runtime.progress, self._host))
+            with contextlib.suppress(_Wanted):
+                return self._fitted(_Fitting(job, self._recorded, polite), request, runtime.progress)
+            time.sleep(_PAUSE)
+        return self._fitted(_Fitting(job, self._recorded, runtime), request, runtime.progress)
+
+    def _fitted(self, fitting: _Fitting, request: Json, progress: Progress) -> ResizeJob:
+        self._generate(request, fitting, progress)
         return fitting.job
 
     def record(self, adapter: Adapter, progress: Progress) -> None:
@@ -115,11 +132,33 @@ class HostFit:
         if isinstance(progress, Handle):
             progress.wait_for_host()
         self._host.generate(request, watch)
+        if isinstance(progress, Handle):
+            progress.image_made()
 
     def _check_same_model(self) -> None:
         now = _title(self._host.loaded())
         if now != self._model:
             raise HostError(f"The loaded model changed from {self._model} to {now} during the fit. Start again.")
+
+
+class _Wanted(Exception):  # noqa: N818 - not an error
+    """A user's image waits while the host's lock is held; the pass is repeated after it, with the same result."""
+
+
+@dataclass(frozen=True)
+class _Polite:
+    """A progress that ends a pass of a fit between two mini-batches, where an image of a user waits."""
+
+    progress: Progress
+    host: Host
+
+    def start(self, stage: str, total: int) -> None:
+        self.progress.start(stage, total)
+
+    def step(self, count: int = 1) -> None:
+        self.progress.step(count)
+        if self.host.is_wanted():
+            raise _Wanted
 
 
 def _title(loaded: LoadedModel | None) -> str | None:

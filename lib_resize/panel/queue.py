@@ -66,9 +66,15 @@ class Handle:
         which may raise."""
         return PartHandle(self._queue, self._job, (before, share), check)
 
-    def quiet(self) -> Handle:
-        """Return a handle for work whose steps are not shown: this one only passes on when to stop and to wait."""
-        return QuietHandle(self._queue, self._job, self.check)
+    def quiet(self, image: Callable[[], None] | None = None) -> Handle:
+        """Return a handle for work whose steps are not shown: this one only passes on when to stop and to wait.
+
+        `image` is called after each `image_made` of that work.
+        """
+        return QuietHandle(self._queue, self._job, self.check, image)
+
+    def image_made(self) -> None:
+        """Note an image of work that is a part of something else, see `quiet`; elsewhere it is a step or nothing."""
 
     def portion(self, done: float, next_one: float) -> None:
         """Set the share of the job that is done, and the share of its next stage, 0 to 1: for the time left."""
@@ -145,15 +151,22 @@ class PartHandle(Handle):
 class QuietHandle(Handle):
     """A handle that shows nothing, so that the steps of the job stay those of other work."""
 
-    def __init__(self, queue: Queue, job: QueuedJob, check: Callable[[], None]) -> None:
+    def __init__(
+        self, queue: Queue, job: QueuedJob, check: Callable[[], None], image: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(queue, job)
         self._own_check = check
+        self._image = image
 
     def check(self) -> None:
         self._own_check()
 
+    def image_made(self) -> None:
+        if self._image is not None:
+            self._image()
+
     def part(self, before: float, share: float, check: Callable[[], None]) -> Handle:  # noqa: ARG002 - nothing is shown
-        return QuietHandle(self._queue, self._job, _both(self._own_check, check))
+        return QuietHandle(self._queue, self._job, _both(self._own_check, check), self._image)
 
     def portion(self, done: float, next_one: float) -> None:
         pass

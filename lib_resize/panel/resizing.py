@@ -232,11 +232,11 @@ def write(
             handle.portion(1.0 - last, last)
         plan = finish(job, tools, [digest], handle, before_writing)
         source_sha256 = digest.result()
-    copies, notes = _sidecars(lora.path, job.path, source_sha256) if options.sidecars else ((), ())
+    copies, notes = sidecars_of(lora.path, job.path, source_sha256) if options.sidecars else ((), ())
     return NewFile(plan, job.path, copies, notes, used_by(kept, recipe))
 
 
-def _sidecars(lora: Path, target: Path, digest: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+def sidecars_of(lora: Path, target: Path, digest: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:
     """Copy the sidecars; return the copies, and a note where some could not be made: the LoRA itself is written."""
     if not has_sidecars(lora):
         return (), ()

@@ -82,5 +82,6 @@ class Service:
         self.desk.runs.close()
         self.desk.queue.close()
         self.desk.runs.release_all()
+        self.desk.finds.close()
         self.desk.refresher.close()
         self.desk.library.save()

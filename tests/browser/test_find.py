@@ -415,7 +415,9 @@ def test_the_fit_is_offered_where_the_host_can_do_it_and_its_needs_are_shown(pag
     expect(page.locator(".resize-lora-images")).to_contain_text("Needs a loaded checkpoint of the same model family")
     shot(page, "fit-tab")
     page.click("#resize_lora_find")
+    expect(page.locator("#resize_lora_find_cost")).to_contain_text("About 23 images")
     page.check("#resize_lora_find_fit")
+    expect(page.locator("#resize_lora_find_cost")).to_contain_text("About 33 images")
     begin(page)
     expect(page.locator(FIGURE)).to_contain_text("fitted")
     assert asked(page)[0]["fit"] is True

@@ -208,8 +208,9 @@ def test_one_step_more_is_the_best_whether_it_keeps_the_target_or_not() -> None:
 def test_the_estimate_of_images_that_are_left_ends_at_none(scale: float) -> None:
     ran = Run(SizeSearch(SIZES, 0.98, 4), power(scale * MB))
     assert ran.search.images_left() >= 10
+    assert ran.search.sizes_left() >= 4
     ran.end()
-    assert ran.search.images_left() == 0
+    assert ran.search.images_left() == ran.search.sizes_left() == 0
 
 
 def test_a_file_is_lost_once_one_image_misses_too_much_for_the_others_to_matter() -> None:

@@ -104,6 +104,9 @@ class FakeHost:
     def busy(self) -> str | None:
         return self.working_on
 
+    def is_wanted(self) -> bool:
+        return False
+
     def device(self) -> str:
         return self.where
 

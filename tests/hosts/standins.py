@@ -205,7 +205,7 @@ class FifoLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._mutex = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
+        self._pending_threads: deque[threading.Event] = deque()
 
     def acquire(self, blocking: bool = True) -> bool:
         with self._mutex:
@@ -214,14 +214,14 @@ class FifoLock:
             if not blocking:
                 return False
             turn = threading.Event()
-            self._waiting.append(turn)
+            self._pending_threads.append(turn)
         return turn.wait()
 
     def release(self) -> None:
         """The next in the line has it at once."""
         with self._mutex:
-            if self._waiting:
-                self._waiting.popleft().set()
+            if self._pending_threads:
+                self._pending_threads.popleft().set()
             else:
                 self._lock.release()
 

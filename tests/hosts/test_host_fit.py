@@ -38,6 +38,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+_CHECKED = (
+    2 * 3
+)  # calls by which the state of the model is found: each recorded one of an image, without and with the LoRA
+
+
 class Scene:
     """A running WebUI with a LoRA, and a page that asks."""
 
@@ -256,7 +261,7 @@ def test_a_users_image_goes_first_and_changes_nothing(open_scene: Callable[..., 
     def begin(count: int) -> None:
         if count in (2, 5):  # the last one is that for the comparison: then the model is called again
             threading.Thread(target=user, args=(int(count == 5),)).start()
-            scene.browser.until(lambda: live.webui.lock._waiting)
+            scene.browser.until(lambda: live.webui.lock._pending_threads)
             begun.release()
 
     live.drawn = begin
@@ -269,6 +274,69 @@ def test_a_users_image_goes_first_and_changes_nothing(open_scene: Callable[..., 
     assert users == [2, 5]
     assert all(torch.equal(found[name], delta) for name, delta in alone.items())
     scene.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_pass_of_the_fit_is_abandoned_for_a_users_image_and_repeated_at_most_three_times(
+    open_scene: Callable[..., Scene], kind: str, times: int
+) -> None:
+    first = open_scene(kind)
+    alone = lora_deltas(first.path(first.result()))
+    scene = open_scene(kind)
+    live, users, calls = scene.live, list[int](), list[int]()
+    threads: list[threading.Thread] = []
+
+    def user() -> None:
+        with live.webui.lock, torch.no_grad():
+            users.append(live.count)
+            live.net.on_call = None
+            live.sample("something else", 1)
+            live.net.on_call = look
+
+    def look(_: Any) -> None:
+        """In the second mini-batch of each pass a person asks for an image."""
+        calls.append(live.count)
+        begun = calls.count(live.count)
+        if live.count >= 6 and begun == _CHECKED + 2 and len(threads) < times:
+            threads.append(threading.Thread(target=user))
+            threads[-1].start()
+            scene.browser.until(lambda: live.webui.lock._pending_threads)
+
+    live.net.on_call = look
+    found = lora_deltas(scene.path(scene.result()))
+    for thread in threads:
+        thread.join(20)
+    passes = 1 + min(times, 3)
+    assert live.count == 5 + passes
+    assert users == [6, 7, 8, 9][:times]
+    assert calls.count(6) == _CHECKED + 2 + 4  # the pass ended there; then comes the next short image
+    assert all(torch.equal(found[name], delta) for name, delta in alone.items())
+    assert live.hooks == 0
+    if times == 1:  # with more, the last image is a user's
+        scene.check_nothing_is_left()
+
+
+def test_a_thread_of_this_program_that_reads_the_model_interrupts_no_pass(open_scene: Callable[..., Scene]) -> None:
+    scene = open_scene(MERGED)
+    live, threads = scene.live, list[threading.Thread]()
+    host = scene.browser.service.desk.host
+
+    def read() -> None:
+        with host.lock():
+            pass
+
+    def look(_: Any) -> None:
+        if live.count == 6 and not threads:
+            threads.append(threading.Thread(target=read))
+            threads[0].start()
+            scene.browser.until(lambda: live.webui.lock._pending_threads)
+            assert not host.is_wanted()
+
+    live.net.on_call = look
+    scene.result()
+    threads[0].join(20)
+    assert live.count == 5 + 1
 
 
 def test_after_an_error_the_model_is_unchanged(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

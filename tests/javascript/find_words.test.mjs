@@ -15,6 +15,13 @@ test('a search makes fewer images with fewer seeds', () => {
     );
 });
 
+test('a fit needs its images, one for the comparison, and one more for each size', () => {
+    const sizes = 5;
+    for (const seeds of [1, 2, 4]) {
+        assert.equal(words.aboutImages(seeds, 4), words.aboutImages(seeds) + 4 + 1 + sizes);
+    }
+});
+
 test('a target is a percentage from 50 to 99.9', () => {
     assert.equal(words.targetOf('98'), 0.98);
     assert.equal(words.targetOf(50), 0.5);
@@ -72,9 +79,8 @@ test('settings that the host did not name are left out', () => {
     assert.equal(words.settingsText({}), 'random seed');
 });
 
-test('a fit makes its own images, and one more for each file that it fits', () => {
-    assert.equal(words.aboutFitImages(4, false), 6);
-    assert.equal(words.aboutFitImages(4, true), 13);
+test('a fit of one file makes its own images, one for the comparison, and one for the file', () => {
+    assert.equal(words.fitImages(4), 6);
 });
 
 test('the time of images is known with their pace, steps and size', () => {

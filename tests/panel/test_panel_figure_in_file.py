@@ -233,7 +233,7 @@ def test_tensors_that_are_not_those_of_the_hash_are_not_copied(browser: Browser,
     data[-1] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    refused(browser, made, root, "tensors are not the ones that its hash names")
+    refused(browser, made, root, "tensors changed since it was written")
 
 
 def test_a_file_that_is_written_meanwhile_is_not_replaced(

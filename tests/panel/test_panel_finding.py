@@ -28,7 +28,7 @@ from lib_resize.panel.picturing import candidates
 from lib_resize.panel.picturing.originals import hidden_name
 from lib_resize.panel.service import Service
 from lib_resize.panel.versions import names_of
-from tests.panel.drawing import Drawing, Refining, write_small_lora
+from tests.panel.drawing import Drawing, write_small_lora
 from tests.panel.panelhost import Browser, fake_host
 
 SETTINGS = {"prompt": "a cat <lora:broth:0.8>", "seed": 7, "steps": 4, "sampler_name": "Euler"}
@@ -587,39 +587,6 @@ def test_an_archived_original_is_what_is_drawn_and_resized(browser: Browser, dra
     assert original["prompt"] == "a cat <lora:broth original:0.8>"
     assert original["files"]["broth original"].stat().st_size == whole
     assert result["best"]["accepted"]
-
-
-# Fitted files ------------------------------------------------------------------------------------------------------
-
-
-def test_with_fit_each_candidate_and_the_saved_file_are_fitted_by_one_fit(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch, drawing: Drawing, host: Any
-) -> None:
-    refining, asked = Refining(), []
-
-    def refine_for(desk: Any, lora: Any, source: Any, fit: Any, lists: Any) -> Refining:
-        asked.append(fit)
-        return refining
-
-    monkeypatch.setattr("lib_resize.panel.picturing.finder.refine_for", refine_for)
-    monkeypatch.setattr("lib_resize.panel.methods.finding.check_can_fit", lambda _: None)
-    stages = set()
-
-    def latent(request: Any) -> Any:
-        job = Browser(browser.service).ask("status")["queue"][-1]
-        stages.add((job["stage"], job["done"] == len(drawing.drawn)))
-        return drawing.latent(request)
-
-    host.latent = latent
-    result = found(browser, fit=True)
-    assert {one["bytes"] for one in result["trials"]} <= set(refining.bytes)
-    assert [one["settings"]["prompt"] for one in asked] == [SETTINGS["prompt"]]
-    assert stages == {("image", True)}  # steps of the fit do not count as images
-    assert not result["best"]["fitted"]  # this fit made nothing better
-    before = len(refining.bytes)
-    browser.done(browser.ask("find_save", find=result["find"])["job"])
-    assert len(refining.bytes) == before + 1
-    assert len(asked) == 1
 
 
 # Several LoRAs ------------------------------------------------------------------------------------------------------

@@ -158,11 +158,12 @@ FIELDS = (
     Field("kind", Text(("a", "b")), "", "a"),
     Field("count", Integer(1, 5), "", 3),
     Field("share", Number(), "", 1.0),
+    Field("seeds", Integer(choices=(1, 2, 4)), "", 4),
 )
 
 
 def test_values_that_are_missing_or_null_have_their_defaults() -> None:
-    expected = {"name": "x", "names": None, "kind": "a", "count": 3, "share": 1.0}
+    expected = {"name": "x", "names": None, "kind": "a", "count": 3, "share": 1.0, "seeds": 4}
     assert read_object({"name": "x"}, FIELDS, "params") == expected
     assert read_object({"name": "x", "kind": None, "share": None}, FIELDS, "params") == expected
 
@@ -184,6 +185,8 @@ def test_a_list_has_each_item_once() -> None:
         ({"name": "x", "kind": "c"}, "params: kind must be one of a, b, found 'c'"),
         ({"name": "x", "count": 6}, "params: count must be a whole number from 1 to 5, found 6"),
         ({"name": "x", "count": True}, "params: count must be a whole number from 1 to 5, found True"),
+        ({"name": "x", "seeds": 3}, "params: seeds must be one of 1, 2, 4, found 3"),
+        ({"name": "x", "seeds": True}, "params: seeds must be one of 1, 2, 4, found True"),
         ({"name": "x", "share": float("inf")}, "params: share must be a number, found inf"),
     ],
 )
@@ -191,6 +194,11 @@ def test_a_wrong_value_is_refused_with_what_was_expected(values: Any, message: s
     with pytest.raises(Fault, match=f"^{re.escape(message)}") as refused:
         read_object(values, FIELDS, "params")
     assert refused.value.kind == "request"
+
+
+def test_the_schema_of_a_number_has_its_choices_or_its_limits() -> None:
+    assert Integer(choices=(1, 2, 4)).schema == {"type": "integer", "enum": [1, 2, 4]}
+    assert Integer(1, 5).schema == {"type": "integer", "minimum": 1, "maximum": 5}
 
 
 def test_exactly_one_of_several_parameters_is_given() -> None:

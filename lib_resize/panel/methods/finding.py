@@ -107,7 +107,9 @@ def find_save(desk: Desk, params: Json) -> Json:
         bytes=size_of(lora),
         recipe=recipe,
     )
-    return {"job": desk.queue.add(spec)}
+    job = desk.queue.add(spec)
+    desk.finds.save(job, one)
+    return {"job": job}
 
 
 METHODS = {"find": find, "find_more": find_more, "find_stop": find_stop, "find_save": find_save}

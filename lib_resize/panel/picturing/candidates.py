@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import secrets
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from ...errors import OutputError
 from ...files import private_folders
 from ...files.atomic import is_full
 from ...files.file_names import SUFFIX
+from ...files.restamping import WrittenTensors
 from ...hosts.host import Host, HostFiles
 from ...plans import Plan
 from ...recipe.grammar import Recipe
@@ -33,7 +34,8 @@ from ..names import inside
 from ..options import Options, target_recipe
 from ..protocol.types import Json
 from ..queue import Handle
-from ..resizing import planned
+from ..references import NO_REFERENCE, ReferenceInfo
+from ..resizing import planned, used_by
 
 FOLDER = "trials"
 """The folder of private folders, in the cache."""
@@ -48,13 +50,6 @@ def places(cache: Path, host: HostFiles) -> list[Path]:
     return [place for place in wished if not inside(place, scanned)]
 
 
-@contextlib.contextmanager
-def private_folder(cache: Path, host: HostFiles) -> Iterator[Path]:
-    """Return a new folder, which is removed at the end of the block. Raises OutputError."""
-    with private_folders.create(places(cache, host)) as folder:
-        yield folder.path
-
-
 def sweep(cache: Path, host: HostFiles) -> None:
     """Remove what killed servers left; folders of servers that run stay."""
     for place in places(cache, host):
@@ -66,7 +61,7 @@ class Candidate:
     """A file that was written."""
 
     key: str
-    """The same for all files that keep the same dimensions."""
+    """The same for all files that keep the same dimensions; of a fit, for those with the same tensors."""
     name: str
     """The name by which the host knows it during an image; never used for another file."""
     path: Path
@@ -75,51 +70,96 @@ class Candidate:
     """The planned size; the record of a fit may be shorter than planned."""
     fitted: bool = False
     """Its factors were fitted to images of the original, which made it better."""
+    reference: ReferenceInfo = NO_REFERENCE
+    """The base model that it depends on."""
+    source_sha256: str = ""
+    """Of the LoRA, hex."""
+
+
+class CandidateFiles:
+    """The candidates of one search, in a private folder that is removed when this is closed."""
+
+    def __init__(self, cache: Path, host: HostFiles) -> None:
+        """Raises OutputError where no folder can be created."""
+        self._folder = private_folders.create(places(cache, host))
+        self._written: dict[str, Candidate] = {}
+        self._number = 0
+
+    @property
+    def is_there(self) -> bool:
+        """Whether files can be written; programs that tidy disks may remove the folder."""
+        return self._folder.path.is_dir()
+
+    def new_folder(self) -> Path:
+        """Return the path of a folder for one file: files of several sizes may have one name, such as ``style_2mb``."""
+        self._number += 1
+        return self._folder.path / str(self._number)
+
+    def planned(self, plan: str) -> Candidate | None:
+        """Return the file that was written of a plan; None where there is none, or none any more."""
+        found = self._written.get(plan)
+        return found if found is not None and found.path.is_file() else None
+
+    def get(self, key: str) -> Candidate | None:
+        """Return the file of a `Candidate.key`; None where there is none, or none any more."""
+        found = next((one for one in self._written.values() if one.key == key), None)
+        return found if found is not None and found.path.is_file() else None
+
+    def add(self, plan: str, candidate: Candidate) -> None:
+        """Note a file that was written of a plan."""
+        self._written[plan] = candidate
+
+    def keep_only(self, keys: Collection[str]) -> None:
+        """Remove all other files; they are written again where they are needed."""
+        for plan, candidate in [one for one in self._written.items() if one[1].key not in keys]:
+            del self._written[plan]
+            with contextlib.suppress(OSError):
+                candidate.path.unlink()
+
+    def close(self) -> None:
+        """Remove all files."""
+        self._written.clear()
+        self._folder.close()
 
 
 class Candidates:
-    """Writes candidates into a folder, from one analysis that is kept in memory."""
+    """Writes candidates, from one analysis that is kept in memory."""
 
     def __init__(
-        self, host: Host, kept: CachedAnalysis, options: Options, folder: Path, refine: Refine | None = None
+        self, host: Host, kept: CachedAnalysis, options: Options, files: CandidateFiles, refine: Refine | None = None
     ) -> None:
         """`kept` has the base norms that the scores of the options need. Raises ResizeError where no file is possible,
         and what `bases.analysis_for` raises."""
         self._host = host
         self._kept = kept
         self._options = options
-        self._folder = folder
+        self._files = files
+        self._folder = Path()
         self._refine = refine
-        self._written: dict[str, Candidate] = {}
         self._digest = ""
-        self._number = 0
         self.sizes = self._sizes()
 
-    def of_size(self, bytes: int, handle: Handle) -> Candidate:
+    def of_size(self, bytes: int, handle: Handle, image: Callable[[], None] | None = None) -> Candidate:
         """Return the largest file that is not larger, written if necessary.
 
-        Raises Cancelled, FileError where the LoRA was changed since it was analysed, and OutputError.
+        `image` is called after each image that a fit makes for it. Raises Cancelled, FileError where the LoRA was
+        changed since it was analysed, and OutputError.
         """
         recipe = self._recipe_of(bytes)
-        self._number += 1
+        self._folder = self._files.new_folder()
         with (
             reopened(self._kept) as adapter,
             open_required_base(adapter, self._host, self._options.reference) as base,
-            cpu_runtime(handle.quiet()) as tools,
+            cpu_runtime(handle.quiet(image)) as tools,
         ):
             job = self._planned(reattached(self._analysis(recipe), adapter, base), recipe)
             key = _key(job)
-            if key not in self._written:
+            found = self._files.planned(key)
+            if found is None:
                 self._digest = self._digest or adapter.files[0].sha256()
-                self._written[key] = self._write(job, key, tools)
-        return self._written[key]
-
-    def keep_only(self, keys: Collection[str]) -> None:
-        """Remove all other files; they are written again where they are needed."""
-        for key in self._written.keys() - set(keys):
-            candidate = self._written.pop(key)
-            with contextlib.suppress(OSError):
-                candidate.path.unlink()
+                found = self._write(job, key, tools)
+                self._files.add(key, found)
+        return found
 
     def _write(self, job: ResizeJob, key: str, tools: Runtime) -> Candidate:
         bytes = job.plan.bytes_after
@@ -129,8 +169,18 @@ class Candidates:
             plan = execute(with_float8_errors(job, tools), tools, [self._digest])
         except OutputError as error:
             raise _not_written(error) from error
-        name, fitted = f"resize-lora-trial-{secrets.token_hex(6)}", bool(job.selection.fitted)
-        return Candidate(key, name, job.path, plan, bytes, fitted)
+        if self._refine is not None:  # a second fit of the same plan may give other tensors, and thus other images
+            key = f"{key}/{WrittenTensors.of(job.path).hash}"
+        return Candidate(
+            key,
+            f"resize-lora-trial-{secrets.token_hex(6)}",
+            job.path,
+            plan,
+            bytes,
+            fitted=bool(job.selection.fitted),
+            reference=used_by(self._kept, job.recipe),
+            source_sha256=self._digest,
+        )
 
     # Plans -------------------------------------------------------------------------------------------------------
 
@@ -165,8 +215,7 @@ class Candidates:
         return analysis_for(self._kept, recipe, self._options.reference, self._host, self._options.convert)
 
     def _path(self, stem: str) -> Path:
-        """Return a path in a folder of its own: files of several sizes may have one name, such as ``style_2mb``."""
-        return self._folder / str(self._number) / f"{stem}{SUFFIX}"
+        return self._folder / f"{stem}{SUFFIX}"
 
 
 def _key(job: ResizeJob) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from ...effect.figures import Distances, EffectFigure, effect_figure
 from ...effect.search import FEW, SizeSearch, Step, Tried, is_lost
-from ...engine.settings import Refine
 from ...hosts.host import Host, plain_title
 from ...recipe.grammar import parse_recipe
 from ...studies.catalogue import stamp_of
@@ -17,8 +15,8 @@ from ..desk import Desk
 from ..faults import Fault
 from ..protocol.types import Json
 from ..queue import Handle
-from .candidates import Candidate, Candidates, private_folder
-from .finds import Begun, Find, Measured
+from .candidates import Candidate, CandidateFiles, Candidates
+from .finds import Begun, Find, ImageFit, Measured
 from .originals import original_pair
 from .own_prompts import own_settings
 from .refining import refine_for, with_prompt
@@ -79,11 +77,28 @@ def _finder(desk: Desk, find: Find, handle: Handle) -> Iterator[Finder]:
     kept = _analysed(desk, find, handle.part(0.0, _ANALYSIS, check))
     find.stamp = kept.stamp
     find.refine = refine_of(desk, find)
-    with private_folder(desk.library.cache.parent, desk.host) as folder:
-        yield Finder(desk.host, find, kept, folder, handle.part(_ANALYSIS, 1 - _ANALYSIS, check))
+    with _files(desk, find) as files:
+        yield Finder(desk.host, find, kept, files, handle.part(_ANALYSIS, 1 - _ANALYSIS, check))
 
 
-def refine_of(desk: Desk, find: Find) -> Refine | None:
+@contextlib.contextmanager
+def _files(desk: Desk, find: Find) -> Iterator[CandidateFiles]:
+    """Return the place of candidates; at the end it is removed, or with a fit keeps the best one."""
+    if find.files is not None and not find.files.is_there:
+        find.close()
+    files = find.files or CandidateFiles(desk.library.cache.parent, desk.host)
+    if find.refine is not None:
+        find.files = files
+    try:
+        yield files
+    finally:
+        if find.refine is None:
+            files.close()
+        else:
+            files.keep_only([] if find.best is None else [find.best.key])
+
+
+def refine_of(desk: Desk, find: Find) -> ImageFit | None:
     """Return the fit of a search, with the images that it has made; None where factors are truncated."""
     fit = None if find.begun is None else find.begun.fit
     if fit is None or find.refine is not None:
@@ -104,43 +119,47 @@ def _analysed(desk: Desk, find: Find, handle: Handle) -> CachedAnalysis:
 class Finder:
     """One job of a search. Its methods raise `_Stopped` between images where the person wants the best so far."""
 
-    def __init__(self, host: Host, find: Find, kept: CachedAnalysis, folder: Path, handle: Handle) -> None:
+    def __init__(self, host: Host, find: Find, kept: CachedAnalysis, files: CandidateFiles, handle: Handle) -> None:
         order = find.order
         self._host = host
         self._find = find
         self._takes = find.takes
         self._handle = handle
-        self._candidates = Candidates(host, kept, order.options, folder, find.refine)
+        self._files = files
+        self._candidates = Candidates(host, kept, order.options, files, find.refine)
         self._search = find.search or SizeSearch(self._candidates.sizes, order.target, len(order.seeds))
-        self._before = self._takes.made
+        self._before = find.images
         find.search = self._search
 
     def search(self) -> None:
         """Measure sizes until the search is over, or the prompt turns out to show nothing of the LoRA."""
-        self._begin(self._search.images_left())
+        self._begin(self._search.images_left(), self._search.sizes_left())
         self._find.model = _model(self._host)
         self._find.base = self._base_figure(self._find.order.seeds[:FEW])
         self._find.weak = self._find.base.kept is None
         while not self._find.weak and (step := self._search.next()) is not None:
-            measured = self._measured(self._candidates.of_size(step.bytes, self._handle), step, may_give_up=True)
+            measured = self._measured(self._candidate(step), step, may_give_up=True)
             if measured is None:
                 return
             self._search.learn(step, _tried(measured))
             self._keep(measured)
-            self._handle.set_total(self._expected(self._search.images_left()))
+            self._handle.set_total(self._expected(self._search.images_left(), self._search.sizes_left()))
 
     def one_more(self, direction: str) -> None:
         """Measure one file beyond the best with all images."""
-        self._begin(len(self._find.order.seeds))
+        self._begin(len(self._find.order.seeds), 1)
         step = self._search.more(direction)
-        candidate = self._candidates.of_size(step.bytes, self._handle)
+        candidate = self._candidate(step)
         while self._is_best(candidate) and direction == "larger" and step.bytes < self._candidates.sizes.largest:
             step = self._search.beyond(step)
-            candidate = self._candidates.of_size(step.bytes, self._handle)
+            candidate = self._candidate(step)
         measured = self._measured(candidate, step, may_give_up=False)
         if measured is not None:
             self._search.learn_more(_tried(measured))
             self._keep(measured)
+
+    def _candidate(self, step: Step) -> Candidate:
+        return self._candidates.of_size(step.bytes, self._handle, self._fit_image)
 
     def _is_best(self, candidate: Candidate) -> bool:
         best = self._find.best
@@ -216,8 +235,17 @@ class Finder:
     def _keep(self, measured: Measured) -> None:
         find = self._find
         find.measured[measured.bytes] = measured
-        self._candidates.keep_only([] if find.best is None else [find.best.key])
+        self._files.keep_only(self._needed())
         self._handle.show(measured.json)
+
+    def _needed(self) -> set[str]:
+        """Return the files that may be the result. One that was fitted is not written a second time, so all accepted
+        ones are: the smallest of them may turn out worse with more images."""
+        find = self._find
+        best = set() if find.best is None else {find.best.key}
+        if find.refine is None:
+            return best
+        return best | {one.key for one in find.measured.values() if one.json["accepted"]}
 
     def _check_model(self) -> None:
         if _model(self._host) != self._find.model:
@@ -225,15 +253,23 @@ class Finder:
 
     # Progress ----------------------------------------------------------------------------------------------------
 
-    def _begin(self, candidates: int) -> None:
+    def _begin(self, images: int, files: int) -> None:
         self._handle.portion(0.0, 1.0)
-        self._handle.start("image", self._expected(candidates))
+        self._handle.start("image", self._expected(images, files))
 
-    def _expected(self, candidates: int) -> int:
-        """Return the images of this job: those made, and those that are needed besides `candidates` more."""
-        seeds = self._find.order.seeds
+    def _expected(self, images: int, files: int) -> int:
+        """Return the images of this job: those made, and those that are needed besides `images` more of candidates.
+
+        `files` are the candidates that are still to be written; a fit needs an image for each.
+        """
+        find, seeds = self._find, self._find.order.seeds
         others = self._takes.missing("", seeds) - len(seeds)
-        return self._takes.made - self._before + others + candidates
+        fit = 0 if find.refine is None else find.refine.images_left + files
+        return find.images - self._before + others + images + fit
+
+    def _fit_image(self) -> None:
+        self._find.fit_images += 1
+        self._handle.step()
 
 
 def _pairs(seeds: Sequence[int], takes: Sequence[Take]) -> Iterator[tuple[int, Take]]:

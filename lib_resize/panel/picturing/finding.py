@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from ...engine.job import ResizeJob
-from ...engine.runtime import Runtime
-from ...engine.settings import Refine
-from ...files.metadata import FitRecord
 from ...plans import Plan
 from ...recipe.grammar import Recipe, parse_recipe
 from ...shown import MIB, shown_share
@@ -20,6 +16,7 @@ from ..protocol.types import Json
 from ..queue import Handle
 from ..resizing import BeforeWriting, NewFile, ResizeOrder, write
 from ..results import effect_json
+from .drawn import write_drawn
 from .finder import check_unchanged, search, search_more
 from .finds import Find, Measured
 
@@ -72,7 +69,7 @@ def found_json(find: Find, result: Json | None) -> Json:
         "basis": None if figure is None else figure.basis,
         "weak": find.weak,
         "seeds": list(order.seeds),
-        "images": find.takes.made,
+        "images": find.images,
         "smaller": find.can_be("smaller"),
         "larger": find.can_be("larger"),
         "text": found_text(find),
@@ -118,7 +115,8 @@ def best_of(find: Find) -> Measured:
 def save_job(desk: Desk, find: Find, handle: Handle) -> Json:
     """Write the best file of a search next to its source, and return its `Result`.
 
-    Its dimensions are those that were drawn. Raises Fault where the LoRA was changed, and what writing raises.
+    It has the dimensions of the file that was drawn, with a fit also its tensors. Raises Fault where the LoRA was
+    changed, and what writing raises.
     """
     best = best_of(find)
     check_unchanged(find)
@@ -131,6 +129,9 @@ def save_job(desk: Desk, find: Find, handle: Handle) -> Json:
 
 
 def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writing: BeforeWriting) -> NewFile:
+    if find.refine is not None:
+        return write_drawn(desk, find, best, handle, before_writing)
+
     def before(plan: Plan, path: Path) -> None:
         if not has_ranks(plan, best):
             raise _OtherRanks
@@ -138,11 +139,10 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
 
     lora, options = find.order.lora, find.order.options
     effect = find.takes.record(best.figure)
-    refine = None if find.refine is None else _SameRanks(find.refine, best)
     for recipe in recipes_of(best):
         order = ResizeOrder(lora, find.source, recipe, options, frozenset(desk.results.trash.names()))
         try:
-            return write(desk.analyses, desk.host, order, handle, before, effect=effect, refine=refine)
+            return write(desk.analyses, desk.host, order, handle, before, effect=effect)
         except _OtherRanks:
             continue
     raise Fault(
@@ -153,23 +153,6 @@ def _write(desk: Desk, find: Find, best: Measured, handle: Handle, before_writin
 def has_ranks(plan: Plan, best: Measured) -> bool:
     """Return whether a planned file has the dimensions of the one that was drawn."""
     return [layer.new_rank for layer in plan.layers] == [layer.new_rank for layer in best.plan.layers]
-
-
-@dataclass(frozen=True)
-class _SameRanks:
-    """A fit of the file that was drawn; a plan with other dimensions is refused before any image."""
-
-    fit: Refine
-    best: Measured
-
-    @property
-    def longest(self) -> FitRecord:
-        return self.fit.longest
-
-    def __call__(self, job: ResizeJob, runtime: Runtime) -> ResizeJob:
-        if not has_ranks(job.plan, self.best):
-            raise _OtherRanks
-        return self.fit(job, runtime)
 
 
 def recipes_of(best: Measured) -> list[Recipe]:

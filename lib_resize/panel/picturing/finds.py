@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ...effect.figures import EffectFigure
 from ...effect.search import SizeSearch
@@ -17,11 +18,21 @@ from ...studies.catalogue import Stamp
 from ..faults import Fault
 from ..options import Options
 from ..protocol.types import Json
+from .candidates import CandidateFiles
 from .prompting import seeds_from
 from .takes import Take, Takes
 
 MOST = 4
 """Searches that are kept."""
+
+
+class ImageFit(Refine, Protocol):
+    """A fit to images of the host."""
+
+    @property
+    def images_left(self) -> int:
+        """The images that are still to be made before the first file is fitted; each file needs one more."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -83,8 +94,12 @@ class Find:
     """None before the job begins."""
     stamp: Stamp | None = None
     """Of the source when it was analysed."""
-    refine: Refine | None = None
+    refine: ImageFit | None = None
     """The fit of `Begun.fit`, which has its images once they are made."""
+    files: CandidateFiles | None = None
+    """With a fit, the best file until the search is forgotten: the file that was drawn is the one that is saved."""
+    fit_images: int = 0
+    """Images that were made for the fit."""
     model: str = ""
     """The checkpoint of its images."""
     search: SizeSearch | None = None
@@ -113,6 +128,11 @@ class Find:
         return self.begun
 
     @property
+    def images(self) -> int:
+        """The number of images made so far."""
+        return self.takes.made + self.fit_images
+
+    @property
     def best(self) -> Measured | None:
         """The file that the search has found so far."""
         best = None if self.search is None else self.search.best
@@ -128,6 +148,12 @@ class Find:
         self.pictures[id] = take
         return {"id": id, "what": what, "width": take.size[0], "height": take.size[1]}
 
+    def close(self) -> None:
+        """Remove the files of a search that is forgotten."""
+        files, self.files = self.files, None
+        if files is not None:
+            files.close()
+
 
 class Finds:
     """The last searches of a service. Every method may be called from any thread."""
@@ -139,12 +165,22 @@ class Finds:
         self._kept: OrderedDict[str, Find] = OrderedDict()
         self._jobs: dict[str, Find] = {}
         """Job -> its search."""
+        self._saves: dict[str, Find] = {}
+        """Job -> the search of which it writes the best file."""
+        self._forgotten: list[Find] = []
+        """Searches that are not kept any more, but may have files."""
         self._lock = threading.Lock()
 
     def begin(self, finds: Mapping[str, Find]) -> None:
         """Note which search each new job works on."""
         with self._lock:
-            self._jobs = {id: one for id, one in self._jobs.items() if self._is_active(id)} | dict(finds)
+            self._jobs = self._active(self._jobs) | dict(finds)
+
+    def save(self, job: str, find: Find) -> None:
+        """Note of which search a job writes the best file: its files are kept until then."""
+        with self._lock:
+            self._saves = self._active(self._saves)
+            self._saves[job] = find
 
     def end(self, find: Find, *, keep: bool) -> None:
         """Keep a search that has ended in place of the oldest one, or forget it."""
@@ -153,7 +189,22 @@ class Finds:
             if keep:
                 self._kept[find.id] = find
             while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+                self._forgotten.append(self._kept.popitem(last=False)[1])
+            used = self._active({**self._saves, **self._jobs}).values()
+            closed = [one for one in self._forgotten if all(one is not other for other in used)]
+            self._forgotten = [one for one in self._forgotten if all(one is not other for other in closed)]
+        for one in closed if keep else [*closed, find]:
+            one.close()
+
+    def close(self) -> None:
+        """Remove the files of all searches, for a host that is unloaded."""
+        with self._lock:
+            everything = [*self._kept.values(), *self._forgotten, *self._jobs.values()]
+        for one in everything:
+            one.close()
+
+    def _active(self, jobs: Mapping[str, Find]) -> dict[str, Find]:
+        return {id: one for id, one in jobs.items() if self._is_active(id)}
 
     def get(self, id: str) -> Find:
         """Return a search that has ended. Raises Fault."""

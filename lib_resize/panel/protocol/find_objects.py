@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .objects import BASIS, BOOLEAN, INTEGER, INTEGERS, NUMBER, REFUSED, RESULT, TEXT, TEXTS, TRIAL
-from .types import Field, ListOf, Nullable, Object
+from .types import Field, Integer, ListOf, Nullable, Object
 
 LEAST_TARGET, MOST_TARGET = 0.5, 0.999
 """Shares of a LoRA's effect that a search may be asked for."""
 SEEDS = (1, 2, 4)
 """Numbers of images that a figure may be measured with."""
+SEED_COUNT = Integer(choices=SEEDS)
 DIRECTIONS = ("smaller", "larger")
 
 FOUND = Object(
@@ -24,7 +25,7 @@ FOUND = Object(
         Field("basis", Nullable(BASIS), "what is compared; null before the first image"),
         Field("weak", BOOLEAN, "the prompt hardly shows the LoRA, so there is no figure and no `best`"),
         Field("seeds", INTEGERS, "seeds of the images"),
-        Field("images", INTEGER, "images that were generated"),
+        Field("images", INTEGER, "images that were generated, those for a fit included"),
         Field("smaller", BOOLEAN, "`find_more` can try a smaller file"),
         Field("larger", BOOLEAN, "`find_more` can try a larger file"),
         Field("text", TEXT, "the outcome in a sentence"),

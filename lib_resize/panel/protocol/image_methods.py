@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from . import find_objects as of
+from .find_objects import SEED_COUNT
 from .method import NAMES, RESULT_OR_NAME, Method
 from .objects import BOOLEAN, COMPARISON, IMAGE_SETTINGS, JOB_ID, NUMBER, OPTIONS, RESULT, TEXT
-from .types import Field, Integer, Object, Text
-
-MOST_SEEDS = max(of.SEEDS)
-"""Images of one comparison with each file."""
+from .types import Field, Object, Text
 
 _FIND = Field("find", TEXT, "id of a search; the last 4 are kept")
 
@@ -23,7 +21,7 @@ IMAGE_METHODS = (
             Field("entry", TEXT, "id of an entry of the archive", None),
             Field("settings", IMAGE_SETTINGS, "settings of the image; others are the host's defaults", {}),
             Field("without", BOOLEAN, "also render without the LoRA, which a figure needs", False),
-            Field("seeds", Integer(1, MOST_SEEDS), "number of seeds, with `without`; without it there is one", 1),
+            Field("seeds", SEED_COUNT, "number of seeds, with `without`: 1, 2 or 4; without it there is one", 1),
         ),
         ("result", "name", "entry"),
         job=COMPARISON,
@@ -57,7 +55,7 @@ IMAGE_METHODS = (
                 "LoRAs without a prompt of their own: `{trigger}` becomes the trigger words",
                 {},
             ),
-            Field("seeds", Integer(1, MOST_SEEDS), "images that decide: 1, 2 or 4, with consecutive seeds", 4),
+            Field("seeds", SEED_COUNT, "images that decide: 1, 2 or 4, with consecutive seeds", 4),
             Field("options", OPTIONS, "how the file is written", {}),
             Field("fit", BOOLEAN, "fit the factors to images of the original first; needs the feature `fit`", False),
             Field("save", BOOLEAN, "write the file that was found", False),

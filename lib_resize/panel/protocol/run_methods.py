@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import run_objects as of
+from .find_objects import SEED_COUNT
 from .method import CHOICE, HOW, MOST_NAMES, NAMES, Method
 from .objects import BOOLEAN, IMAGE_SETTINGS, JOB_ID, NUMBER, TEXT, TEXTS
 from .types import Field, Integer, ListOf, Nullable, Object, Text
@@ -74,7 +75,7 @@ RUN_METHODS = (
                 "of a target `effect`, and with `fit`: settings of the images, as for `find` with `names`",
                 {},
             ),
-            Field("seeds", Integer(1, 4), "of a target `effect`: images that decide, 1, 2 or 4", 4),
+            Field("seeds", SEED_COUNT, "of a target `effect`: images that decide, 1, 2 or 4", 4),
             _FIT,
             Field("least_gain", NUMBER, "percent of the bytes; what gains less is left alone", 10.0),
             Field("floor", NUMBER, "weight retention, 0 to 1; what would be below is left alone", None),

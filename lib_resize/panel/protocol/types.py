@@ -79,10 +79,11 @@ class Text(_Plain):
 
 @dataclass(frozen=True)
 class Integer(_Plain):
-    """A whole number from `least` to `most`."""
+    """A whole number from `least` to `most`; with `choices` one of these."""
 
     least: int = -_LARGEST_INTEGER
     most: int = _LARGEST_INTEGER
+    choices: tuple[int, ...] = ()
 
     words = "integer"
 
@@ -92,14 +93,20 @@ class Integer(_Plain):
 
     @property
     def wanted(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
         return "a whole number" + (f" from {self.least} to {self.most}" if self._has_limits else "")
 
     @property
     def schema(self) -> Schema:
+        if self.choices:
+            return {"type": "integer", "enum": list(self.choices)}
         return {"type": "integer", **({"minimum": self.least, "maximum": self.most} if self._has_limits else {})}
 
     def accepts(self, value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
+        if not isinstance(value, int) or isinstance(value, bool) or not self.least <= value <= self.most:
+            return False
+        return not self.choices or value in self.choices
 
 
 @dataclass(frozen=True)
