@@ -206,3 +206,11 @@ def test_what_is_no_conditioning_of_texts_is_not_recorded() -> None:
     assert recorder.calls() is None
     with pytest.raises(ValueError, match="no tensor with so many rows"):
         TextsByNumber(lambda _: [torch.ones(1, 2)] * 2, ["a"], [["a"]])(torch.tensor([0, 0]), 0)
+
+
+def test_texts_of_the_fit_are_not_used_for_the_comparison() -> None:
+    recorder = TextRecorder()
+    recorder.hear(["a red fox", "fox red a", "a cat"], torch.ones(3, 2))
+    calls = recorder.calls()
+    assert calls is not None
+    assert [calls.texts[int(call.args[0])] for call in calls.held_out] == ["cat a"]
