@@ -252,7 +252,7 @@ def spread_of(curve: Sequence[Point], effects: Sequence[float], target: float, p
 
     whole, random, found = of(pool)[0], np.random.default_rng(0), []
     for images in FEW:
-        ratios = np.array([of(random.choice(pool, images, replace=False)) for _ in range(DRAWS)]) / whole
+        ratios = np.array([of(random.choice(pool, images, replace=False).tolist()) for _ in range(DRAWS)]) / whole
         mean, both = (tuple(map(float, np.quantile(one, (0.1, 0.5, 0.9)))) for one in ratios.T)
         found.append(Spread(images, len(pool), mean, both))  # type: ignore[arg-type]
     return found

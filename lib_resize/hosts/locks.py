@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sized
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 _WAITING = "_pending_threads"
@@ -36,7 +36,7 @@ class SharedLock:
     def is_wanted(self) -> bool:
         """Whether a thread of the host waits for the lock, as far as the lock shows who waits."""
         waiting = getattr(self._lock, _WAITING, ())
-        return len(waiting) > self._asking
+        return isinstance(waiting, Sized) and len(waiting) > self._asking
 
     @property
     def held(self) -> bool:
@@ -73,3 +73,17 @@ class SharedLock:
             yield
         finally:
             self._lock.release()
+
+
+class Lockable:
+    """The part of a host that is about its lock."""
+
+    _lock: SharedLock
+
+    def lock(self) -> AbstractContextManager[None]:
+        """See `host.HostModel.lock`."""
+        return self._lock.shared()
+
+    def is_wanted(self) -> bool:
+        """See `host.HostModel.is_wanted`."""
+        return self._lock.is_wanted

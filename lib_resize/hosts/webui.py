@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from ..errors import HostError
 from . import webui_caches as caches
 from .guard import attempt, guarded, host_module, read
 from .host import CARDS, FIT, GENERATE, LOADED_MODEL, PROMPT, XYZ, GeneratedImage, ImageWatch, LoadedModel
-from .locks import SharedLock
+from .locks import Lockable, SharedLock
 from .webui_files import WebUIFiles
 from .webui_images import ImageGenerator
 from .webui_modules import cmd_options, networks, own_lock, queue_lock, shared
@@ -20,7 +19,7 @@ from .webui_progress import JOB, WebUIProgress
 from .webui_watching import LiveModel, WatchedModel
 
 
-class WebUI(WebUIFiles, WebUIPage):
+class WebUI(WebUIFiles, WebUIPage, Lockable):
     """A `host.Host` for the whole family. Subclasses know where their host keeps its model."""
 
     name = "WebUI"
@@ -70,9 +69,6 @@ class WebUI(WebUIFiles, WebUIPage):
         """Return None: A1111 loads a checkpoint as soon as it is selected."""
         return None
 
-    def lock(self) -> AbstractContextManager[None]:
-        return self._lock.shared()
-
     def busy(self) -> str | None:
         if self._lock.held or self._images.running:
             return None
@@ -81,9 +77,6 @@ class WebUI(WebUIFiles, WebUIPage):
             return "the WebUI is generating an image or loading a model" if locked() else None
         job = read(shared("state"), "job")
         return "the WebUI is generating an image" if job and job != JOB else None
-
-    def is_wanted(self) -> bool:
-        return attempt("who waits for the WebUI", lambda: self._lock.is_wanted, False)
 
     def device(self) -> str:
         if read(cmd_options(), "resize_lora_cpu", False):

@@ -190,7 +190,9 @@ def test_the_image_of_the_best_is_of_the_tensors_that_are_saved(
     assert fit.fits == len(watched.tensors) == len({one["bytes"] for one in result["trials"]})
 
 
-def test_one_size_more_is_saved_as_it_was_drawn(browser: Browser, watched: Watched, root: Path, host: Any) -> None:
+def test_one_size_more_is_saved_with_the_tensors_that_were_drawn(
+    browser: Browser, watched: Watched, root: Path, host: Any
+) -> None:
     result = found(browser)
     for direction in ("larger", "smaller"):
         more = browser.done(browser.ask("find_more", find=result["find"], direction=direction)["job"])
