@@ -32,13 +32,15 @@ EXTRAS = {"demo": "", "test": "[test,docs]", "hosts": "[test,docs]"}
 """Command -> what it needs installed."""
 PANELS = {"gradio3": "[ui-gradio3]", "gradio4": "[ui-gradio4]"}
 """Folders in `.venv` whose Python can serve the tab -> what is installed there."""
+WORKERS = min((os.cpu_count() or 1) + 1, 4)
+"""Processes of pytest: one more than cores, because tests in a browser wait."""
 NEVER_COMPILED = "numpy,pandas,pillow,pydantic-core"
 CHECKS = {
     "ruff format": ("ruff", "format", "--check", "."),
     "ruff check": ("ruff", "check", "."),
     "mypy": ("mypy",),
     "mkdocs": ("mkdocs", "build", "--strict", "--quiet"),
-    "pytest": ("pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"),
+    "pytest": ("pytest", "-n", str(WORKERS), "--dist", "loadfile"),
 }
 """Name -> a module of Python and its arguments."""
 PAGE = ("javascript", "tests/javascript", "eslint.config.mjs")

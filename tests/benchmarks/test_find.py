@@ -68,7 +68,9 @@ def test_a_single_image_decides_what_few_images_need_where_it_loses_most() -> No
     """Of ten images one loses as much as all others together, so most draws need less than all do."""
     lost = np.array([9.0] + [1.0] * 9) * 16 / 90
     curve = [find.Point(100 * 2**i, 1 - lost.mean() / 4**i, 0.0, tuple(map(float, lost / 4**i))) for i in range(6)]
-    assert find.heaviest_of(curve, 200.0) == (0, pytest.approx(0.5))
+    heaviest, share = find.heaviest_of(curve, 200.0)
+    assert heaviest == 0
+    assert share == pytest.approx(0.5)
     one, *_ = find.spread_of(curve, [1.0] * 10, 0.98, range(10))
     whole = find.needed_bytes(curve, 0.98)
     assert one.mean[0] == one.mean[1] < 1.0  # a quarter of the loss takes half the bytes
