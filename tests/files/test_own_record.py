@@ -67,6 +67,8 @@ def test_an_odd_value_never_raises_and_is_shown_on_safe_lines(field: str, value:
     if field in ("kept", "worst", "seeds", "width", "height", "basis", "prompt"):
         may = value == -1 and field in ("kept", "worst")
         assert (records.effect is not None) == may
+    if field == "sampler":
+        assert (records.effect is not None) == (value is None or (isinstance(value, str) and len(value) < 100))
 
 
 @pytest.mark.parametrize("value", ODD, ids=[str(at) for at in range(len(ODD))])

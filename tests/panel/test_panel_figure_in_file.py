@@ -133,7 +133,9 @@ def test_the_same_order_is_not_made_again(browser: Browser, host: Any, root: Pat
 
 def test_the_host_and_the_library_read_the_file_again(browser: Browser, host: Any, made: Any, root: Path) -> None:
     modified = browser.listed()[made["output"]]["modified"]
+    revision = browser.ask("status")["library"]
     compared(browser, made)
+    assert browser.ask("status")["library"] > revision  # the page asks for the list again
     assert ("replaced", made["output"], "locked") in host.events
     assert browser.listed()[made["output"]]["modified"] > modified
     assert browser.ask("details", name=made["output"])["effect"] == record_of(file_of(root, made))["effect"]
@@ -161,10 +163,13 @@ def described(browser: Browser, host: Any, root: Path) -> Any:
 def test_sidecars_describe_the_new_content_and_go_with_the_result(browser: Browser, described: Any, root: Path) -> None:
     path = file_of(root, described)
     check_facts(path)
+    manager_file = path.with_name(f"{path.stem}.metadata.json")
+    manager_file.chmod(0o640)
     own = {name: data for name, data in files_of(root).items() if name in SIDECARS}
     assert compared(browser, described)["note"] == ""
     check_facts(path)
-    manager = json.loads(path.with_name(f"{path.stem}.metadata.json").read_text())
+    manager = json.loads(manager_file.read_text())
+    assert manager_file.stat().st_mode & 0o777 == 0o640
     assert (manager["sha256"], manager["notes"]) == (sha256(path.read_bytes()), "mine")
     assert own.items() <= files_of(root).items()
     undone = browser.ask("undo", result=described["result"])
