@@ -78,6 +78,8 @@ class SizeSearch:
         self._seeds = seeds
         self._tried: dict[int, Tried] = {}
         """Bytes -> the last measurement of that file."""
+        self._asked: dict[int, int] = {}
+        """Bytes -> the most images that a step wanted of that file."""
         self._ends = (self._sizes.smallest, self._sizes.first, self._sizes.largest)
         self._low = sizes.smallest
         """No smaller file is accepted, or there is none."""
@@ -119,13 +121,23 @@ class SizeSearch:
         return Step(found.bytes, self._seeds) if found.seeds < self._seeds else None
 
     def learn(self, step: Step, tried: Tried) -> None:
-        """Note the measurement of a step. Its file may be smaller than the step asked for: sizes are not continuous."""
+        """Note the measurement of a step. Its file may be smaller than the step asked for: sizes are not continuous.
+
+        So steps may meet a file again. What more images showed of it counts, or the search would not end.
+        """
+        if self.knows(tried.bytes, step.seeds):
+            tried = self._tried[tried.bytes]
+        self._asked[tried.bytes] = max(step.seeds, self._asked.get(tried.bytes, 0))
         if tried.bytes not in self._tried and step.bytes not in self._ends:
             self._steps += 1
         self._tried[tried.bytes] = tried
         self._smallest_is_known |= tried.bytes <= self._sizes.smallest
         if not self.accepts(tried):
             self._low = max(self._low, step.bytes)
+
+    def knows(self, bytes: int, seeds: int) -> bool:
+        """Return whether a file was measured in a step that wanted more images than this."""
+        return seeds < self._asked.get(bytes, 0)
 
     def images_left(self) -> int:
         """Estimate how many images the search still needs, without those of the original."""

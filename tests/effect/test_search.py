@@ -204,6 +204,21 @@ def test_one_step_more_is_the_best_whether_it_keeps_the_target_or_not() -> None:
     assert found.search.beyond(Step(SIZES.largest - 1, 4)).bytes == SIZES.largest
 
 
+@pytest.mark.parametrize("grid", [1, MB, 5 * MB, 9 * MB])
+@pytest.mark.parametrize("needed", [3 * MB, 10 * MB, 20 * MB])
+def test_a_file_that_all_images_reject_is_not_accepted_by_few_again(grid: int, needed: int) -> None:
+    """Steps between two sizes meet the file of the lower one again, where there are few files."""
+
+    def curve(size: int, seeds: int) -> tuple[float, float]:
+        return (0.99, 0.99) if seeds == FEW or size >= needed else (0.9, 0.9)
+
+    sizes = SizeRange(*(max(1, size // grid) * grid for size in (SIZES.smallest, SIZES.first, SIZES.largest)))
+    best = run(curve, sizes=sizes, grid=grid).search.best
+    assert best is not None
+    assert best.seeds == 4
+    assert best.bytes >= needed
+
+
 @pytest.mark.parametrize("scale", [0.3, 0.8, 1.7])
 def test_the_estimate_of_images_that_are_left_ends_at_none(scale: float) -> None:
     ran = Run(SizeSearch(SIZES, 0.98, 4), power(scale * MB))

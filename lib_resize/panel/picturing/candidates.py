@@ -137,6 +137,8 @@ class Candidates:
         self._folder = Path()
         self._refine = refine
         self._digest = ""
+        self._recipes: dict[int, Recipe] = {}
+        """Planned bytes -> the recipe of that file."""
         self.sizes = self._sizes()
 
     def of_size(self, bytes: int, handle: Handle, image: Callable[[], None] | None = None) -> Candidate:
@@ -153,6 +155,7 @@ class Candidates:
             cpu_runtime(handle.quiet(image)) as tools,
         ):
             job = self._planned(reattached(self._analysis(recipe), adapter, base), recipe)
+            self._recipes.setdefault(job.plan.bytes_after, recipe)
             key = _key(job)
             found = self._files.planned(key)
             if found is None:
@@ -194,12 +197,15 @@ class Candidates:
         )
 
     def _recipe_of(self, bytes: int) -> Recipe:
-        """Return the recipe of a size; both ends of the range are exact, for a text of any length."""
+        """Return the recipe of a size; both ends of the range are exact, for a text of any length.
+
+        The size of a file that was planned has that file's recipe: one with another text may be a few bytes longer.
+        """
         if bytes >= self.sizes.largest:
             return self._recipe({"retention": 1.0})
         if bytes <= self.sizes.smallest:
             return self._recipe({"retention": _LEAST_RETENTION})
-        return self._recipe({"size": bytes / MIB})
+        return self._recipes.get(bytes) or self._recipe({"size": bytes / MIB})
 
     def _recipe(self, target: Json) -> Recipe:
         return target_recipe(target, self._options)

@@ -138,7 +138,8 @@ class Finder:
         self._find.base = self._base_figure(self._find.order.seeds[:FEW])
         self._find.weak = self._find.base.kept is None
         while not self._find.weak and (step := self._search.next()) is not None:
-            measured = self._measured(self._candidate(step), step, may_give_up=True)
+            candidate = self._candidate(step)
+            measured = self._known(candidate, step) or self._measured(candidate, step, may_give_up=True)
             if measured is None:
                 return
             self._search.learn(step, _tried(measured))
@@ -160,6 +161,10 @@ class Finder:
 
     def _candidate(self, step: Step) -> Candidate:
         return self._candidates.of_size(step.bytes, self._handle, self._fit_image)
+
+    def _known(self, candidate: Candidate, step: Step) -> Measured | None:
+        """Return what more images than those of a step showed of its file."""
+        return self._find.measured[candidate.bytes] if self._search.knows(candidate.bytes, step.seeds) else None
 
     def _is_best(self, candidate: Candidate) -> bool:
         best = self._find.best
