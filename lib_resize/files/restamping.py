@@ -14,6 +14,9 @@ from .own_record import with_effect
 from .reader import Raw, SafeFile
 from .writer import WrittenFile, file_bytes, verify, write_safetensors
 
+OUTPUT_NAME = "ss_output_name"
+"""The name of a LoRA in its metadata; see `metadata`."""
+
 
 @dataclass(frozen=True)
 class WrittenTensors:
@@ -35,9 +38,11 @@ class WrittenTensors:
         """SHA-256 of the tensor region, hex."""
         return self.metadata[MODEL_HASH]
 
-    def stamped(self, stem: str, effect: EffectRecord | None) -> dict[str, str]:
-        """Return the metadata for a new name, with a figure of images in the record."""
-        metadata = {**self.metadata, "ss_output_name": storable(stem)}
+    def stamped(self, name: str | None, effect: EffectRecord | None) -> dict[str, str]:
+        """Return the metadata with another name of the LoRA, None for no name, and a figure of images in the record."""
+        metadata = {key: text for key, text in self.metadata.items() if key != OUTPUT_NAME}
+        if name is not None:
+            metadata[OUTPUT_NAME] = storable(name)
         return metadata if effect is None else with_effect(metadata, effect) or metadata
 
     def bytes(self, metadata: Mapping[str, str]) -> int:

@@ -83,6 +83,8 @@ def effect(path: Path, _: int, seed: int) -> Any:
 class Refining:
     """A fit that changes nothing, and counts its calls."""
 
+    images_left = 0
+
     def __init__(self) -> None:
         self.bytes: list[int] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...files.effect_record import EffectRecord
@@ -21,34 +21,56 @@ from .finds import Find, Measured
 _TRIES = 4  # until the size in a name is the size of the file that has this name
 
 
+@dataclass(frozen=True)
+class DrawnFile:
+    """The best file of a search with a fit, where the search keeps it, and its figure."""
+
+    candidate: Candidate
+    tensors: WrittenTensors
+    effect: EffectRecord | None
+
+    @classmethod
+    def of(cls, find: Find, best: Measured) -> DrawnFile:
+        """Raises Fault where the file is gone, and FileError where it cannot be read."""
+        candidate = None if find.files is None else find.files.get(best.key)
+        if candidate is None:
+            name = find.order.lora.name
+            raise Fault("gone", f"{name}: the file that was drawn was removed. Find the smallest file again.")
+        return cls(candidate, WrittenTensors.of(candidate.path), find.takes.record(best.figure))
+
+    def planned(self, path: Path, name: str | None) -> Plan:
+        """Return the plan of a copy; `name` is that of the LoRA in its metadata."""
+        bytes = self.tensors.bytes(self.tensors.stamped(name, self.effect))
+        return replace(self.candidate.plan, output=str(path), bytes_after=bytes)
+
+    def write(self, path: Path, name: str | None, handle: Handle) -> None:
+        """Write a copy with the figure in its record. Raises Cancelled, FileError and OutputError; no file then."""
+        handle.start("write", len(self.tensors.specs))
+        self.tensors.write(path, self.tensors.stamped(name, self.effect), handle.step)
+
+
 def write_drawn(desk: Desk, find: Find, best: Measured, handle: Handle, before_writing: BeforeWriting) -> NewFile:
     """Write the tensors that were drawn, with their figure in the record, next to the source.
 
     Raises Fault where the file is gone, Cancelled, FileError and OutputError; no file is left behind then.
     """
-    order = find.order
-    candidate = None if find.files is None else find.files.get(best.key)
-    if candidate is None:
-        raise Fault("gone", f"{order.lora.name}: the file that was drawn was removed. Find the smallest file again.")
-    tensors, effect = WrittenTensors.of(candidate.path), find.takes.record(best.figure)
-    plan, path = _named(desk, find, candidate, tensors, effect)
+    order, drawn = find.order, DrawnFile.of(find, best)
+    plan, path = _named(desk, find, drawn)
     handle.portion(0.0, 1.0)
-    handle.start("write", len(tensors.specs))
     before_writing(plan, path)
-    tensors.write(path, tensors.stamped(path.stem, effect), handle.step)
-    copies, notes = sidecars_of(order.lora.path, path, candidate.source_sha256) if order.options.sidecars else ((), ())
-    return NewFile(plan, path, copies, notes, candidate.reference)
+    drawn.write(path, path.stem, handle)
+    digest = drawn.candidate.source_sha256
+    copies, notes = sidecars_of(order.lora.path, path, digest) if order.options.sidecars else ((), ())
+    return NewFile(plan, path, copies, notes, drawn.candidate.reference)
 
 
-def _named(
-    desk: Desk, find: Find, candidate: Candidate, tensors: WrittenTensors, effect: EffectRecord | None
-) -> tuple[Plan, Path]:
+def _named(desk: Desk, find: Find, drawn: DrawnFile) -> tuple[Plan, Path]:
     """Return the plan and the path of a name that contains the file's own size."""
     lora, options, lists = find.order.lora, find.order.options, Snapshot(desk.host)
     name = namer(lists, lora, options, all_names(lists) | folded(desk.results.trash.names()))
 
     def planned(path: Path) -> Plan:
-        return replace(candidate.plan, output=str(path), bytes_after=tensors.bytes(tensors.stamped(path.stem, effect)))
+        return drawn.planned(path, path.stem)
 
     return _fitting_name(lambda ending: name(find.source.path.stem + ending), options.suffix, planned)
 

@@ -13,6 +13,7 @@ from ...recipe.grammar import Recipe
 from ..desk import Desk
 from ..faults import Fault
 from ..options import Options
+from ..picturing.drawn import DrawnFile
 from ..picturing.finder import check_unchanged, search
 from ..picturing.finding import found_text, has_ranks, is_reached, recipes_of
 from ..picturing.finds import Find, FindOrder, Measured
@@ -47,17 +48,36 @@ class FoundFile:
                 return job
         raise Fault("refused", f"{self.find.order.lora.name}: the file that was drawn cannot be written again.")
 
+    def drawn(self) -> DrawnFile | None:
+        """Return the file that was drawn, which a search with a fit keeps. Raises Fault."""
+        if self.find.refine is None:
+            return None
+        check_unchanged(self.find)
+        return DrawnFile.of(self.find, self.best)
+
+    def close(self) -> None:
+        """Remove the file that was drawn."""
+        self.find.close()
+
 
 def found_file(
     desk: Desk, lora: LoraFile, options: Options, asked: Json, fit: Json | None, handle: Handle
 ) -> FoundFile:
     """Search for the file of one LoRA; `asked` and `fit` are those of a `RunOrder`.
 
-    Raises NoSize, and what `finder.search` raises.
+    Close the result. Raises NoSize, and what `finder.search` raises.
     """
     order = FindOrder(lora, asked["target"], asked["seeds"], asked["settings"], options, is_template=True, fit=fit)
     find = Find(order)
-    search(desk, find, handle)
+    try:
+        search(desk, find, handle)
+        return _found(find)
+    except BaseException:
+        find.close()
+        raise
+
+
+def _found(find: Find) -> FoundFile:
     best = find.best
     record = None if best is None else find.takes.record(best.figure)
     if best is None or record is None:

@@ -23,6 +23,8 @@ from ...engine.writing import execute
 from ...errors import OutputError, PairingError
 from ...files.atomic import is_in_use
 from ...files.effect_record import EffectRecord
+from ...files.header import read_header
+from ...files.restamping import OUTPUT_NAME
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...recipe.grammar import Recipe
@@ -32,6 +34,7 @@ from ..bases import analysis_for, open_required_base
 from ..desk import Desk
 from ..faults import Fault
 from ..options import Options
+from ..picturing.drawn import DrawnFile
 from ..picturing.own_prompts import own_settings
 from ..picturing.refining import refine_for, with_prompt
 from ..queue import Handle
@@ -115,11 +118,15 @@ def _left(item: RunItem, left: Reason, plan: Plan | None) -> RunItem:
 def _shrunk(desk: Desk, order: ShrinkOrder, lora: LoraFile, item: RunItem, handle: Handle) -> RunItem:
     source = desk.archives.checked_source(lora)
     staged = staged_path(lora.path)
+    found: FoundFile | None = None
     try:
         found = _by_images(desk, order, lora, handle)
         part = handle if found is None else handle.part(_SEARCH, 1 - _SEARCH, handle.check)
-        refine = _refine(desk, order, lora, source, found)
-        plan, digest = _written(desk, order, source, staged, part, found, refine)
+        drawn = None if found is None else found.drawn()
+        if drawn is not None:
+            plan, digest = _copied(drawn, order, source, staged, part)
+        else:
+            plan, digest = _written(desk, order, source, staged, part, found, _refine(desk, order, lora, source))
         notes = tuple(desk.folders.without(note) for note in plan.notes)
         facts = {"recipe": plan.recipe, "retention": plan.retention, "notes": list(notes)}
         keep = order.limits.originals == is_.ARCHIVED
@@ -131,6 +138,8 @@ def _shrunk(desk: Desk, order: ShrinkOrder, lora: LoraFile, item: RunItem, handl
     finally:
         with contextlib.suppress(OSError):
             staged.unlink(missing_ok=True)
+        if found is not None:
+            found.close()
     return replace(
         item,
         state=is_.RESIZED,
@@ -154,13 +163,23 @@ def _by_images(desk: Desk, order: ShrinkOrder, lora: LoraFile, handle: Handle) -
         raise _NotResized(Reason(error.kind, str(error)), effect=error.record) from error
 
 
-def _refine(desk: Desk, order: ShrinkOrder, lora: LoraFile, source: LoraFile, found: FoundFile | None) -> Refine | None:
-    """Return the fit of a LoRA: that of its search, else one with its own prompt; None where the run fits nothing."""
-    if found is not None or order.limits.fit is None:
-        return None if found is None else found.find.refine
+def _refine(desk: Desk, order: ShrinkOrder, lora: LoraFile, source: LoraFile) -> Refine | None:
+    """Return the fit of a LoRA, with its own prompt; None where nothing is fitted, or a search did that."""
+    if order.limits.fit is None or order.limits.effect is not None:
+        return None
     fit, lists = order.limits.fit, desk.snapshot()
     own = own_settings(lora, fit["settings"], lists.loras())
     return refine_for(desk, lora, source, with_prompt(fit, own), lists)
+
+
+def _copied(drawn: DrawnFile, order: ShrinkOrder, source: LoraFile, staged: Path, handle: Handle) -> tuple[Plan, str]:
+    """Copy the file that was drawn; return its plan, and the SHA-256 of its source."""
+    name = read_header(source.path).metadata.get(OUTPUT_NAME)
+    plan = drawn.planned(staged, name)
+    check_limits(plan, order.limits)
+    handle.portion(0.0, 1.0)
+    drawn.write(staged, name, handle)
+    return plan, drawn.candidate.source_sha256
 
 
 def _written(
