@@ -25,13 +25,17 @@ const FIT = {images: 4, steps: 4, layers: 771, errors: [{model: 'unet', plain: 0
 test('the records of a file are lines, and a file without any has none', () => {
     const none = {effect: null, fit: null, unreadable: []};
     assert.deepEqual([...recordLines(none)], []);
-    assert.deepEqual([...recordLines({...none, effect: EFFECT, fit: FIT})], [
-        'Effect kept: 97.8 % · Worst image: 96.1 % · Images: 4 · Euler a · 20 steps · 832×1216',
-        'Fitted to images: 771 layers · Images: 4 · 4 steps · unet: error 0.241 instead of 0.357',
-    ]);
-    assert.deepEqual([...recordLines({...none, unreadable: ['fit', 'effect']})], [
-        'A record of images in this file is unreadable.',
-    ]);
+    assert.deepEqual(
+        [...recordLines({...none, effect: EFFECT, fit: FIT})],
+        [
+            'Effect kept: 97.8 % · Worst image: 96.1 % · Images: 4 · Euler a · 20 steps · 832×1216',
+            'Fitted to images: 771 layers · Images: 4 · 4 steps · unet: error 0.241 instead of 0.357',
+        ],
+    );
+    assert.deepEqual(
+        [...recordLines({...none, unreadable: ['fit', 'effect']})],
+        ['A record of images in this file is unreadable.'],
+    );
 });
 
 test('a fit without a gain says that plain truncation is kept', () => {
