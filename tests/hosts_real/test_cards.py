@@ -55,7 +55,9 @@ def test_every_card_has_the_menu(webui: Any, tab: str) -> None:
     cards_page(webui, tab)
     refresh_cards(webui, tab)
     shown = webui.locator(f"#{tab}_lora_cards .card:visible")
-    there = shown.evaluate_all("cards => cards.map(one => one.dataset.name)")  # in one look: the host may draw them anew
+    there = shown.evaluate_all(
+        "cards => cards.map(one => one.dataset.name)"
+    )  # in one look: the host may draw them anew
     assert set(there) <= set(names(webui))
     for name in there:
         menu = menu_on(webui, card(webui, name, tab).locator(".name"))
