@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .protocol.types import Json
@@ -52,6 +52,10 @@ class JobSpec:
     def rank(self) -> int:
         """0 for the foreground, 1 for the background, 2 for what is done when nothing else waits."""
         return 2 if self.idle else int(self.background)
+
+
+def _no_work(_: Handle) -> None:
+    """The work of a job that has ended."""
 
 
 @dataclass(eq=False)
@@ -100,6 +104,7 @@ class QueuedJob:
 
     def end(self, state: str) -> None:
         self.state, self.stage, self.done, self.total, self.trial = state, "", 0, 0, None
+        self.spec = replace(self.spec, run=_no_work, stop=None)  # what it worked with may be large, such as images
         self.ended.set()
 
     def pause(self) -> None:

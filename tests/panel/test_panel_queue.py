@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +244,26 @@ def test_a_picture_that_begins_after_the_stop_is_stopped_too(queue: Queue) -> No
     queue.cancel([id])
     begun.set()
     assert wait(queue, id)["state"] == "cancelled"
+
+
+class Images:
+    """What a job works with."""
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["done", "failed"])
+def test_what_a_job_worked_with_is_freed_when_it_ends(queue: Queue, fails: bool) -> None:
+    images = Images()
+    held = weakref.ref(images)
+
+    def run(_: Any, images: Images = images) -> None:
+        if fails:
+            raise FileError(f"{type(images).__name__}: damaged.")
+
+    ended = queue.add(work(run))
+    del images, run
+    wait(queue, ended)
+    end = time.monotonic() + 60
+    while held() is not None and time.monotonic() < end:  # the thread may still be leaving the job
+        gc.collect()
+        time.sleep(0.01)
+    assert held() is None
