@@ -266,7 +266,7 @@ def test_a_run_writes_the_fitted_tensors_that_were_drawn(
     browser: Browser, host: Any, fits: Fits, drawing: Drawing, root: Path, tmp_path: Path
 ) -> None:
     names = {path.stem: read_header(path).metadata.get("ss_output_name") for path in root.glob("*.safetensors")}
-    drawn = set()
+    drawn = set[str]()
 
     def latent(request: Any) -> Any:
         drawn.update(read_header(path).metadata[MODEL_HASH] for path in request.get("files", {}).values())
