@@ -62,7 +62,7 @@ def test_every_card_has_the_menu(webui: Any, tab: str) -> None:
     for name in there:
         menu = menu_on(webui, card(webui, name, tab).locator(".name"))
         expect(menu.locator(".resize-lora-menu-title")).to_have_text(name)
-        expect(menu.get_by_role("menuitem")).to_have_count(6)
+        expect(menu.get_by_role("menuitem")).to_have_count(7)
         expect(webui.locator("#context-menu")).to_have_count(0)
     webui.keyboard.press("Escape")
     expect(webui.locator(MENU)).to_have_count(0)
