@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_resize.cli.main import COMMANDS
+from lib_resize.cli.main import SUMMARIES
 
 PACKAGE = "lib_resize"
 ROOT = Path(__file__).parents[1]
@@ -411,11 +411,30 @@ def test_importing_the_package_loads_no_library() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([command.name, "--help"] for command in COMMANDS)],
+    [["--help"], ["--version"], *([name, "--help"] for name in SUMMARIES)],
     ids=" ".join,
 )
 def test_asking_for_help_loads_no_library(arguments: list[str]) -> None:
     assert HEAVY & loaded_by(AS_COMMAND, *arguments) == set()
+
+
+def modules_of(code: str, *arguments: str) -> set[str]:
+    """Return the modules of the package that a fresh Python holds after it has run the code, without its name."""
+    report = "\nimport sys as _sys\n_sys.stderr.write('LOADED ' + ' '.join(_sys.modules))"
+    command = [sys.executable, "-c", code + report, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    names = done.stderr.partition("LOADED ")[2].split()
+    return {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_asking_for_all_commands_loads_none_of_them(option: str) -> None:
+    """Each would cost more than Python's own parser."""
+    assert modules_of(AS_COMMAND, option) == {"cli", "cli.main"}
+
+
+def test_asking_for_help_on_a_command_loads_no_other_command() -> None:
+    assert modules_of(AS_COMMAND, "library", "--help") & {f"cli.{name}" for name in SUMMARIES} == {"cli.library"}
 
 
 def test_a_bad_recipe_is_refused_before_any_library_is_loaded() -> None:
