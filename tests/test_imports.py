@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lib_resize.cli.main import SUMMARIES
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 
 PACKAGE = "lib_resize"
 ROOT = Path(__file__).parents[1]
@@ -435,6 +436,20 @@ def test_asking_for_all_commands_loads_none_of_them(option: str) -> None:
 
 def test_asking_for_help_on_a_command_loads_no_other_command() -> None:
     assert modules_of(AS_COMMAND, "library", "--help") & {f"cli.{name}" for name in SUMMARIES} == {"cli.library"}
+
+
+def test_a_plain_lora_needs_no_module_of_other_kinds_and_no_merge(tmp_path: Path) -> None:
+    code = (
+        "import sys, lib_resize.cli.work\nfrom lib_resize.cli.main import main\n"
+        "assert main(['resize', sys.argv[1], '-r', 'rank=2', '-o', sys.argv[2]]) == 0"
+    )
+    lora = write_lora(tmp_path / "a.safetensors", LoraOptions(rank=4))
+    loaded = modules_of(code, str(lora), str(tmp_path / "out"))
+    kinds = {f"adapters.forms.{kind}" for kind in ("full", "glora", "loha", "lokr", "lokr_factors", "tucker")}
+    merging = {name for name in MODULES if name.startswith("adapters.merge.")} | {"engine.merging", "prompts.tags"}
+    rare = {"linalg.dora", "linalg.extension", "linalg.random_projection", "linalg.tucker", "archive.place"}
+    assert loaded & (kinds | merging | rare) == set()
+    assert {"adapters.forms.lora", "engine.batch"} <= loaded
 
 
 def test_a_bad_recipe_is_refused_before_any_library_is_loaded() -> None:
