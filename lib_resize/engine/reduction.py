@@ -58,20 +58,21 @@ def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: KeptIndices) ->
         return _as_stored(pair, s), 0.0
     if len(kept) >= np.count_nonzero(s) or not len(kept):  # all of it, or nothing: no way loses less
         return analysis.spectra[index], discarded_norm(s, kept)
-    return _made(pair, len(kept), recipe, analysis.layers[index].name)
+    from ..linalg.random_projection import approximation_error  # most recipes are exact
+
+    made = drawn(pair, len(kept), recipe, analysis.layers[index].name)
+    return made, approximation_error(pair, made, NumpyArrays())
 
 
-def _made(pair: Pair, rank: int, recipe: Recipe, name: str) -> tuple[Spectrum, float]:
-    """Return the factors of rank `rank` that the recipe's method makes of a layer, and what they lose."""
-    from ..linalg import random_projection as ways  # most recipes are exact
+def drawn(pair: Pair, rank: int, recipe: Recipe, name: str) -> Spectrum:
+    """Return the factors of this rank that the recipe's random method makes of the layer `name`."""
+    from ..linalg import random_projection as ways
 
     chance = ways.layer_generator(recipe.seed, name)
     if recipe.method == "rsvd":
-        made = ways.randomised_svd(pair, rank, recipe.niter, recipe.oversample, chance)
-    else:
-        projection = {"projection": ways.dense_projection, "sparse": ways.sparse_projection}[recipe.method]
-        made = ways.projected_spectrum(pair, projection(rank, pair.rank, chance))
-    return made, ways.approximation_error(pair, made, NumpyArrays())
+        return ways.randomised_svd(pair, rank, recipe.niter, recipe.oversample, chance)
+    projection = {"projection": ways.dense_projection, "sparse": ways.sparse_projection}[recipe.method]
+    return ways.projected_spectrum(pair, projection(rank, pair.rank, chance))
 
 
 def _as_stored(pair: Pair, s: Double) -> Spectrum:
