@@ -72,7 +72,10 @@ EAGER = {
 
 NARROWER: dict[str, frozenset[str]] = {
     "files.damage": frozenset({"errors"}),
-    "files.header": frozenset({"errors", "files.damage", "files.header_json", "files.other_formats"}),
+    "files.header": frozenset(
+        {"errors", "files.damage", "files.header_entries", "files.header_json", "files.other_formats"}
+    ),
+    "files.header_entries": frozenset({"errors", "files.damage", "files.header_json"}),
     "files.header_json": frozenset({"files.damage"}),
     "files.other_formats": frozenset({"errors", "files.damage"}),
     "recipe.grammar": frozenset({"errors"}),

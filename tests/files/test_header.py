@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
 from lib_resize.errors import DamagedFileError, OutputError, UnsupportedError
-from lib_resize.files import header
+from lib_resize.files import header_entries
 from lib_resize.files.header import DTYPE_BYTES, TensorEntry, TensorSpec, encode, file_order, read_header
 from lib_resize.files.header_json import parse_object
 
@@ -211,9 +211,9 @@ FIELDS = st.fixed_dictionaries(
 @settings(max_examples=500)
 def test_the_short_way_of_faultless_fields_gives_what_the_checks_give(fields):
     """It may leave any fields to the checks, and accepts none that they refuse."""
-    short = header._plain_entry(fields)
+    short = header_entries._plain_entry(fields)
     try:
-        checked = header._checked_entry(Path("x"), "name", fields)
+        checked = header_entries._checked_entry(Path("x"), "name", fields)
     except (DamagedFileError, UnsupportedError):
         assert short is None
     else:
@@ -223,4 +223,4 @@ def test_the_short_way_of_faultless_fields_gives_what_the_checks_give(fields):
 
 def test_a_field_that_is_there_twice_does_not_take_the_short_way():
     fields = parse_object(Path("x"), b'{"a":{"dtype":"F16","dtype":"F16","shape":[1],"data_offsets":[0,2]}}')["a"]
-    assert header._plain_entry(fields) is None
+    assert header_entries._plain_entry(fields) is None

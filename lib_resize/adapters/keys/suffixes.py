@@ -101,6 +101,10 @@ def parse_key(key: str) -> ParsedKey:
     stem, dot, word = key.partition(".")
     if word in _KOHYA and stem.startswith(_KOHYA_STEMS):
         return ParsedKey(key, stem, _KOHYA[word], dot + word)
+    return _parsed(key)
+
+
+def _parsed(key: str) -> ParsedKey:
     at = _quantisation(key)
     if at is not None:
         return ParsedKey(key, key[:at], "quantisation", key[at:])
