@@ -28,12 +28,11 @@ from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.engine.analysing import _batches, analyse
 from lib_resize.engine.analysis import Analysis
 from lib_resize.engine.planning import prepare
-from lib_resize.engine.reduction import _WAYS
+from lib_resize.engine.reduction import drawn
 from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.files.reader import SafeFile
 from lib_resize.linalg.arrays import NumpyArrays
 from lib_resize.linalg.factor import Pair, Spectrum, decompose
-from lib_resize.linalg.random_projection import layer_generator
 from lib_resize.linalg.truncate import truncated
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import METHODS, Recipe, parse_recipe
@@ -78,7 +77,7 @@ def _exact(analysis: Analysis, recipe: Recipe) -> None:
 def _drawn(analysis: Analysis, recipe: Recipe) -> None:
     for index, layer in enumerate(analysis.adapter.layers):
         rank = min(int(recipe.value), layer.rank)
-        made = _WAYS[recipe.method](_pair(layer), rank, recipe, layer_generator(recipe.seed, layer.stem))
+        made = drawn(_pair(layer), rank, recipe, layer.stem)
         _factors(analysis, index, made, recipe)
 
 

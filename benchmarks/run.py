@@ -1,4 +1,4 @@
-"""Measure the goals G1 to G10 and print them as Markdown: ``python -m benchmarks.run [--goals G1,G7] ...``.
+"""Measure the goals G1 to G10 and S1 to S10 and print them: ``python -m benchmarks.run [--goals G1,S7] ...``.
 
 Everything is measured in one go, whole processes, interleaved with the reference paths on the same files. Without
 ``--material`` the full-size files are made first (8 GB). ``--size small`` runs the same code on tiny files within a
@@ -11,31 +11,34 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks import speed
+from benchmarks.bench import (
+    BATCH,
+    DEFAULT_RECIPE,
+    FOUR_RECIPES,
+    SPECTRAL_RECIPE,
+    Limit,
+    Material,
+    Options,
+    Row,
+    Runtime,
+    copies,
+    say,
+)
 from benchmarks.harness import (
     MIB,
     ONE_THREAD,
-    Command,
     CommandFailedError,
-    Part,
     Sample,
     busy_neighbours,
-    header_shapes,
-    interleave,
-    layers_of,
-    limit_parts,
-    limit_seconds,
-    measured_limits,
     median,
-    ranks_of,
     ratio,
     run,
     wait_for_quiet,
@@ -43,169 +46,7 @@ from benchmarks.harness import (
 from lib_resize.demo.models import FULL, SMALL, Model
 from lib_resize.demo.synthetic import LoraOptions, write_checkpoint, write_lora
 
-ROOT = Path(__file__).resolve().parents[1]
-DEFAULT_RECIPE = "fro_ckpt=1,thr=-3.5"
-SPECTRAL_RECIPE = "spn_ckpt=1,thr=-2.5"
-FOUR_RECIPES = "fro_ckpt=1,thr=-3.5:fro_ckpt=1,thr=-3.4:fro_ckpt=1,thr=-3.6:spn_lora=1,thr=-0.7"
-BATCH = 10
 NEIGHBOURS = 2
-
-
-# What is measured with what
-
-
-@dataclass(frozen=True)
-class Material:
-    """A checkpoint and LoRAs of rank 32 and 128."""
-
-    base: Path
-    r32: Path
-    r128: Path
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table: a number, its goal, and on which side of the goal it should lie."""
-
-    goal: str
-    what: str
-    value: float
-    target: float
-    at_least: bool = True
-    unit: str = "x"
-
-    @property
-    def met(self) -> bool:
-        """Whether the goal is reached."""
-        return self.value >= self.target if self.at_least else self.value <= self.target
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for."""
-
-    goals: Sequence[str]
-    pairs: int
-    slow_pairs: int
-    samples: int
-    per_shape: int
-    cores: int
-    patience: float = 0.0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What bounds one job: shared addends, the start that is not shared, and what the record asks for besides."""
-
-    parts: Sequence[Part]
-    cores: int
-    start_up: float
-    source_hash: float
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds at best, the hash of the source not counted."""
-        return limit_seconds(self.parts, self.cores, self.start_up)
-
-
-@dataclass
-class Runtime:
-    """Material, a folder for outputs and caches, and all that was measured so far."""
-
-    material: Material
-    scratch: Path
-    options: Options
-    measured: dict[str, list[Sample]] = field(default_factory=dict)
-    limits: dict[str, Limit] = field(default_factory=dict)
-
-    def lora(self, name: str) -> Path:
-        """The LoRA called r32 or r128."""
-        return self.material.r32 if name == "r32" else self.material.r128
-
-    def ours(self, job: str, loras: Sequence[Path], recipe: str = DEFAULT_RECIPE, cold: bool = False) -> Command:
-        """Our command line; ``cold`` starts without known norms."""
-        output, cache = self.scratch / f"ours {job}", self.scratch / f"our cache{' cold' * cold}"
-        words = ["-m", "lib_resize", "resize", str(self.material.base), *map(str, loras)]
-        return Command(
-            [sys.executable, *words, "-o", str(output), "-r", recipe],
-            {"PYTHONPATH": str(ROOT), "RESIZE_LORA_CACHE": str(cache)},
-            [output, cache] if cold else [output],
-        )
-
-    def reference(
-        self,
-        job: str,
-        loras: Sequence[Path],
-        recipe: str = DEFAULT_RECIPE,
-        cold: bool = False,
-        threads: int = 0,
-    ) -> Command:
-        """The reference path by QR and SVD; ``threads`` 0 leaves torch its default."""
-        output, norms = (
-            self.scratch / f"reference {job}",
-            self.scratch / f"reference norms{' cold' * cold}.json",
-        )
-        words = [str(Path(__file__).with_name("references.py")), str(self.material.base), *map(str, loras)]
-        return Command(
-            [sys.executable, *words, "-o", str(output), "-r", recipe, "--norms", str(norms)],
-            ONE_THREAD if threads == 1 else {},
-            [output, norms] if cold else [output],
-        )
-
-    def measure(self, job: str, commands: Mapping[str, Command], pairs: int, warm_ups: int = 0) -> None:
-        """Interleave the commands and remember their samples under "job: name"."""
-        say(f"{job}: {', '.join(commands)} x {pairs}")
-        for name, samples in interleave(commands, pairs, warm_ups, self.options.patience).items():
-            self.measured[f"{job}: {name}"] = samples
-
-    def warm(self, lora: str) -> dict[str, list[Sample]]:
-        """One LoRA by the default recipe, norms known: ours, the reference, the reference on one thread."""
-        paths, job = [self.lora(lora)], f"{lora} warm"
-        if self.of(job):
-            return self.of(job)
-        commands = {
-            "ours": self.ours(job, paths),
-            "reference": self.reference(job, paths),
-            "reference, one thread": self.reference(f"{job} 1", paths, threads=1),
-        }
-        self.measure(job, commands, self.options.pairs, warm_ups=1)
-        return self.of(job)
-
-    def cold(self, recipe: str, kind: str) -> dict[str, list[Sample]]:
-        """The LoRA of rank 32 when no norm of the base is known; the files are in the page cache."""
-        paths, job = [self.material.r32], f"r32 cold {kind}"
-        if self.of(job):
-            return self.of(job)
-        commands = {
-            "ours": self.ours(job, paths, recipe, cold=True),
-            "reference": self.reference(job, paths, recipe, cold=True),
-        }
-        pairs = self.options.slow_pairs if kind == "spectral" else self.options.pairs
-        read_through(self.material.base)
-        self.measure(job, commands, pairs)
-        return self.of(job)
-
-    def of(self, job: str) -> dict[str, list[Sample]]:
-        """Samples of one job by command."""
-        return {key.partition(": ")[2]: value for key, value in self.measured.items() if key.startswith(f"{job}: ")}
-
-    def written(self, job: str) -> Path:
-        """The one file that our last run of a job wrote."""
-        (path,) = (self.scratch / f"ours {job}").glob("*.safetensors")
-        return path
-
-
-def read_through(path: Path) -> None:
-    """Bring a file into the page cache, as far as it fits."""
-    with path.open("rb") as file:
-        while file.read(64 * MIB):
-            pass
-
-
-def say(text: str) -> None:
-    """Print progress to stderr, so that stdout has the table alone."""
-    sys.stderr.write(f"[{text}]\n")
-    sys.stderr.flush()
 
 
 # The goals
@@ -284,19 +125,6 @@ def g6(runtime: Runtime) -> Iterator[Row]:
     yield Row("G6", f"batch of {BATCH} r32, wall, reference on one thread", found.wall, 2.5)
 
 
-def copies(source: Path, folder: Path) -> list[Path]:
-    """The same LoRA under ten names, without more disk where links can be had."""
-    folder.mkdir(exist_ok=True)
-    paths = [folder / f"lora {index}.safetensors" for index in range(BATCH)]
-    for path in paths:
-        if not path.exists():
-            try:
-                os.link(source, path)
-            except OSError:
-                shutil.copyfile(source, path)
-    return paths
-
-
 def g7(runtime: Runtime) -> Iterator[Row]:
     """Peak resident memory, mapped input included."""
     for lora, target in (("r32", 300.0), ("r128", 1.2 * 1024)):
@@ -310,19 +138,11 @@ def g7(runtime: Runtime) -> Iterator[Row]:
 
 def g8(runtime: Runtime) -> Iterator[Row]:
     """How far a warm run is from what this machine could do at best."""
-    limits = measured_limits([8, 16, 32, 64, 128])
     for lora, target in (("r32", 2.0), ("r128", 1.6)):
+        limit = speed.limit_of(runtime, lora)
         wall = median(runtime.warm(lora)["ours"]).wall
-        kept = ranks_of(header_shapes(runtime.written(f"{lora} warm")))
-        parts = limit_parts(layers_of(header_shapes(runtime.lora(lora)), kept), limits)
-        source_hash = runtime.lora(lora).stat().st_size / limits.sha256
-        limit = runtime.limits[lora] = Limit(parts, runtime.options.cores, limits.start_up, source_hash)
         yield Row(
-            "G8",
-            f"{lora} warm, wall over the limit of {limit.seconds:.2f} s",
-            wall / limit.seconds,
-            target,
-            False,
+            "G8", f"{lora} warm, wall over the limit of {limit.seconds:.2f} s", wall / limit.seconds, target, False
         )
 
 
@@ -373,6 +193,7 @@ GOALS: Mapping[str, Callable[[Runtime], Iterator[Row]]] = {
     "G8": g8,
     "G9": g9,
     "G10": g10,
+    **speed.GOALS,
 }
 
 
@@ -480,6 +301,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--per-shape", type=int, default=2, help="layers per shape for the full-matrix reference")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores that share the limit")
     parser.add_argument("--patience", type=float, default=0.0, help="seconds that a round waits for a quiet machine")
+    parser.add_argument("--prototype", type=Path, help="a script to compare with (S3), called as ours is")
     parser.add_argument("--material", type=Path, help="folder of base, r32 and r128.safetensors; made if missing")
     parser.add_argument("--size", choices=("full", "small"), default="full", help="of material that is made")
     parser.add_argument("--scratch", type=Path, help="folder for outputs and caches (default: a temporary one)")
@@ -514,6 +336,7 @@ def bench_in(folder: Path, options: argparse.Namespace) -> tuple[Runtime, bool]:
         per_shape=options.per_shape,
         cores=options.cores,
         patience=options.patience,
+        prototype=options.prototype,
     )
     model = SMALL if options.size == "small" else FULL
     material = make_material(options.material or folder / "material", model)

@@ -22,9 +22,6 @@ A message says what was found, where, what was expected and what to do.
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
-
 REPORT_AT = "https://github.com/resize-lora/resize-lora/issues"
 """Where bugs are reported."""
 
@@ -89,6 +86,9 @@ class InternalError(ResizeError):
 
 def internal(what: str, error: Exception) -> InternalError:
     """Return the error for an unexpected exception while `what` was processed, with the line that raised it."""
+    import traceback  # these two are imported here because every command imports this module
+    from pathlib import Path
+
     home = str(Path(__file__).parent)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(home)]
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lib_resize.cli.main import COMMANDS
+from lib_resize.cli.main import SUMMARIES
+from lib_resize.demo.synthetic import LoraOptions, write_lora
 
 PACKAGE = "lib_resize"
 ROOT = Path(__file__).parents[1]
@@ -71,7 +72,10 @@ EAGER = {
 
 NARROWER: dict[str, frozenset[str]] = {
     "files.damage": frozenset({"errors"}),
-    "files.header": frozenset({"errors", "files.damage", "files.header_json", "files.other_formats"}),
+    "files.header": frozenset(
+        {"errors", "files.damage", "files.header_entries", "files.header_json", "files.other_formats"}
+    ),
+    "files.header_entries": frozenset({"errors", "files.damage", "files.header_json"}),
     "files.header_json": frozenset({"files.damage"}),
     "files.other_formats": frozenset({"errors", "files.damage"}),
     "recipe.grammar": frozenset({"errors"}),
@@ -411,11 +415,44 @@ def test_importing_the_package_loads_no_library() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], *([command.name, "--help"] for command in COMMANDS)],
+    [["--help"], ["--version"], *([name, "--help"] for name in SUMMARIES)],
     ids=" ".join,
 )
 def test_asking_for_help_loads_no_library(arguments: list[str]) -> None:
     assert HEAVY & loaded_by(AS_COMMAND, *arguments) == set()
+
+
+def modules_of(code: str, *arguments: str) -> set[str]:
+    """Return the modules of the package that a fresh Python holds after it has run the code, without its name."""
+    report = "\nimport sys as _sys\n_sys.stderr.write('LOADED ' + ' '.join(_sys.modules))"
+    command = [sys.executable, "-c", code + report, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    names = done.stderr.partition("LOADED ")[2].split()
+    return {name.removeprefix(f"{PACKAGE}.") for name in names if name.startswith(f"{PACKAGE}.")}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_asking_for_all_commands_loads_none_of_them(option: str) -> None:
+    """Each would cost more than Python's own parser."""
+    assert modules_of(AS_COMMAND, option) == {"cli", "cli.main"}
+
+
+def test_asking_for_help_on_a_command_loads_no_other_command() -> None:
+    assert modules_of(AS_COMMAND, "library", "--help") & {f"cli.{name}" for name in SUMMARIES} == {"cli.library"}
+
+
+def test_a_plain_lora_needs_no_module_of_other_kinds_and_no_merge(tmp_path: Path) -> None:
+    code = (
+        "import sys, lib_resize.cli.work\nfrom lib_resize.cli.main import main\n"
+        "assert main(['resize', sys.argv[1], '-r', 'rank=2', '-o', sys.argv[2]]) == 0"
+    )
+    lora = write_lora(tmp_path / "a.safetensors", LoraOptions(rank=4))
+    loaded = modules_of(code, str(lora), str(tmp_path / "out"))
+    kinds = {f"adapters.forms.{kind}" for kind in ("full", "glora", "loha", "lokr", "lokr_factors", "tucker")}
+    merging = {name for name in MODULES if name.startswith("adapters.merge.")} | {"engine.merging", "prompts.tags"}
+    rare = {"linalg.dora", "linalg.extension", "linalg.random_projection", "linalg.tucker", "archive.place"}
+    assert loaded & (kinds | merging | rare) == set()
+    assert {"adapters.forms.lora", "engine.batch"} <= loaded
 
 
 def test_a_bad_recipe_is_refused_before_any_library_is_loaded() -> None:

@@ -20,7 +20,7 @@ from lib_resize.adapters.keys.registry import EMBEDDING, KINDS, UNKNOWN
 from lib_resize.adapters.keys.suffixes import _ROLES
 from lib_resize.cli import reference
 from lib_resize.cli.command import Command
-from lib_resize.cli.main import COMMANDS, parser
+from lib_resize.cli.main import commands, parser
 from lib_resize.cli.report import Totals
 from lib_resize.names.families import FAMILIES
 from lib_resize.names.key_formats import PREFIXES
@@ -79,7 +79,7 @@ PAGES = {
 }
 README = PAGES["README.md"]
 WORDS = {**SCORES, **SELECTIONS, **LIMITS, **METHODS, **FILLS, **METHOD_NUMBERS, **PRESETS, "rescale": ""}
-OPTIONS = {command.name: options_of(command) for command in COMMANDS}
+OPTIONS = {command.name: options_of(command) for command in commands()}
 """Subcommand -> every form of every option, as the parser has it."""
 FOREIGN_OPTIONS = {
     "benchmarks/README.md",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_resize.cli.main import COMMANDS, parser
+from lib_resize.cli.main import commands, parser
 from lib_resize.cli.reference import markdown
 
 
@@ -22,7 +22,7 @@ def section_of(name: str) -> str:
     return markdown().partition(f"## `{name}`")[2].partition("\n## ")[0]
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
 def test_every_argument_has_a_help_text_and_a_row(command) -> None:
     section = section_of(command.name)
     assert command.description.strip() in section
@@ -33,14 +33,14 @@ def test_every_argument_has_a_help_text_and_a_row(command) -> None:
             assert f"`{spelling}" in section
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
 def test_every_row_has_two_cells(command) -> None:
     rows = [line for line in section_of(command.name).splitlines() if line.startswith("|")]
     assert rows
     assert {line.replace("\\|", "").count("|") for line in rows} == {3}
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
 def test_the_help_of_a_command_can_be_printed(command, capsys) -> None:
     with pytest.raises(SystemExit) as end:
         parser().parse_args([command.name, "--help"])

@@ -40,6 +40,7 @@ TOOLS = frozenset(
         "fitting_job",
         "job",
         "layer_values",
+        "merging",
         "notes",
         "output_names",
         "output_paths",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -54,6 +55,7 @@ _NEVER_TRAINED = (
 
 _DENOISER_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.")
 _ADAPTER_WORDS = ("lora", "hada_", "lokr_", "oft_", "lycoris_", "ia3_", "dora_scale", "ip_adapter")
+_ADAPTER_WORD = re.compile("|".join(_ADAPTER_WORDS))
 _ADAPTER_SUFFIXES = (
     ".diff",
     ".diff_b",
@@ -91,7 +93,7 @@ def looks_like_adapter(keys: Iterable[str]) -> bool:
 
 
 def _is_adapter_key(key: str) -> bool:
-    return key.endswith(_ADAPTER_SUFFIXES) or any(word in key for word in _ADAPTER_WORDS)
+    return _ADAPTER_WORD.search(key) is not None or key.endswith(_ADAPTER_SUFFIXES)
 
 
 @cache

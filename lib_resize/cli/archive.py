@@ -109,4 +109,4 @@ def _files(count: int) -> str:
     return "1 original" if count == 1 else f"{count} originals"
 
 
-COMMAND = Command("archive", "list or delete archived originals", _DESCRIPTION, _add_options, run)
+COMMAND = Command("archive", _DESCRIPTION, _add_options, run)

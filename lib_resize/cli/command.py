@@ -12,8 +12,6 @@ class Command:
     """One subcommand of ``resize-lora``."""
 
     name: str
-    summary: str
-    """One line for the overview of commands."""
     description: str
     """One paragraph for the help of the command."""
     add_options: Callable[[argparse.ArgumentParser], None]

@@ -72,4 +72,4 @@ def _is_same(path: Path, content: bytes) -> bool:
     return is_file(path) and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
-COMMAND = Command("demo", "try it on generated files", _DESCRIPTION, _add_options, run)
+COMMAND = Command("demo", _DESCRIPTION, _add_options, run)

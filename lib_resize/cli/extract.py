@@ -83,4 +83,4 @@ def _extract_options(arguments: argparse.Namespace, recipes: Sequence[Recipe]) -
     return ExtractOptions(count, arguments.conv_rank, not arguments.no_te, arguments.all_layers, arguments.biases)
 
 
-COMMAND = Command("extract", "extract a LoRA from two checkpoints", _DESCRIPTION, _add_options, run, RECIPES_HELP)
+COMMAND = Command("extract", _DESCRIPTION, _add_options, run, RECIPES_HELP)

@@ -105,4 +105,4 @@ def _check_libraries(names: Iterable[str]) -> None:
         )
 
 
-COMMAND = Command("fit", "make a LoRA smaller, fitted to images", _DESCRIPTION, _add_options, run, RECIPES_HELP)
+COMMAND = Command("fit", _DESCRIPTION, _add_options, run, RECIPES_HELP)

@@ -157,4 +157,4 @@ class _Inspection:
         self._draw(study, self._stem("all"))
 
 
-COMMAND = Command("inspect", "show what a LoRA file contains", _DESCRIPTION, _add_options, run)
+COMMAND = Command("inspect", _DESCRIPTION, _add_options, run)

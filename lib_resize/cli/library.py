@@ -65,4 +65,4 @@ def _print(found: Survey, arguments: argparse.Namespace) -> None:
         print(shown_lines(report.survey_text(found)))
 
 
-COMMAND = Command("library", "survey a folder, and show what could be freed", _DESCRIPTION, _add_options, run)
+COMMAND = Command("library", _DESCRIPTION, _add_options, run)

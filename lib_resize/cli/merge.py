@@ -79,4 +79,4 @@ def _refuse_prompt_options(arguments: argparse.Namespace) -> None:
         raise UsageError("--lbw-presets is only for --prompt; a LoRA file has one strength here.")
 
 
-COMMAND = Command("merge", "merge several LoRAs into one", _DESCRIPTION, _add_options, run, RECIPES_HELP)
+COMMAND = Command("merge", _DESCRIPTION, _add_options, run, RECIPES_HELP)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable
 
 from .command import Command
-from .main import COMMANDS
+from .main import commands
 from .options import RECIPES_HELP
 
 _INTRODUCTION = """\
@@ -35,7 +35,7 @@ _RECIPES = f"""\
 
 def markdown() -> str:
     """Return the page: a section for each command with its usage, arguments and options, and one on recipes."""
-    return "\n\n".join([_INTRODUCTION, *(_section(command) for command in COMMANDS), _RECIPES]) + "\n"
+    return "\n\n".join([_INTRODUCTION, *(_section(command) for command in commands()), _RECIPES]) + "\n"
 
 
 def _section(command: Command) -> str:

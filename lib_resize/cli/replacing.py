@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import secrets
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -79,7 +79,7 @@ def run_replacing(arguments: argparse.Namespace, names: Sequence[str], settings:
         _sweep(paths)
         check_room(archive, 0, [] if arguments.no_originals else paths)
     gain = _LEAST_GAIN if arguments.least_gain is None else arguments.least_gain
-    run = time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+    run = time.strftime("%Y%m%d-%H%M%S-") + os.urandom(2).hex()
     asked = ShrinkOptions(run, Limits(gain / 100, arguments.floor or 0.0), keep_originals=not arguments.no_originals)
     tally = _Tally()
 

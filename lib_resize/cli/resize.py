@@ -104,4 +104,4 @@ def _checkpoint(path: Path) -> Checkpoint | None:
     return None
 
 
-COMMAND = Command("resize", "make LoRA files smaller", _DESCRIPTION, _add_options, run, RECIPES_HELP)
+COMMAND = Command("resize", _DESCRIPTION, _add_options, run, RECIPES_HELP)

@@ -75,4 +75,4 @@ def _of_paths(known: Sequence[Entry], paths: Sequence[Path]) -> list[Entry]:
     return list(found.values())
 
 
-COMMAND = Command("restore", "move replaced originals back", _DESCRIPTION, _add_options, run)
+COMMAND = Command("restore", _DESCRIPTION, _add_options, run)

@@ -123,4 +123,4 @@ def _serve(
     return 0
 
 
-COMMAND = Command("ui", "serve the tab as a web page, without a WebUI", _DESCRIPTION, _add_options, run)
+COMMAND = Command("ui", _DESCRIPTION, _add_options, run)

@@ -33,4 +33,4 @@ def run(arguments: argparse.Namespace) -> int:
     return run_sources(sources, batch_settings(arguments, recipes), run_options(arguments))
 
 
-COMMAND = Command("upsample", "expand the rank, without changing the LoRA", _DESCRIPTION, _add_options, run)
+COMMAND = Command("upsample", _DESCRIPTION, _add_options, run)

@@ -62,8 +62,10 @@ def with_conversion(
 def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], runtime: Runtime) -> Analysis:
     weights = weights_of(adapter, checkpoint)
     spectra = _decompose_all(adapter, weights, runtime)
-    analysis = Analysis(adapter, spectra, tuple(_facts(adapter, spectra)), weights=weights)
-    return analysis if checkpoint is None else with_base_norms(analysis, checkpoint, recipes, runtime)
+    if checkpoint is None:
+        return Analysis(adapter, spectra, tuple(_facts(adapter, spectra, {})), weights=weights)
+    base = _compared(adapter, spectra, checkpoint, recipes, runtime)
+    return Analysis(adapter, spectra, tuple(_facts(adapter, spectra, base)), checkpoint.path.name, weights=weights)
 
 
 def reattached(analysis: Analysis, adapter: Adapter, checkpoint: Checkpoint | None = None) -> Analysis:
@@ -89,15 +91,26 @@ def with_base_norms(
     analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], runtime: Runtime
 ) -> Analysis:
     """Return the analysis with what the recipes need of a base model. Nothing is decomposed again."""
-    adapter = analysis.adapter
+    base = _compared(analysis.adapter, analysis.spectra, checkpoint, recipes, runtime)
+    layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(analysis.layers))
+    others = {word: with_base_norms(other, checkpoint, recipes, runtime) for word, other in analysis.others.items()}
+    return replace(analysis, layers=layers, base_name=checkpoint.path.name, others=others)
+
+
+def _compared(
+    adapter: Adapter,
+    spectra: Sequence[Decomposition],
+    checkpoint: Checkpoint,
+    recipes: Sequence[Recipe],
+    runtime: Runtime,
+) -> dict[int, BaseFacts]:
+    """Return what the recipes need of a base model, by layer index, for layers that have a partner in it."""
     asked = {name for recipe in recipes for name in recipe.weights}
     pairs = {i: weight for i, layer in enumerate(adapter.layers) if (weight := partner_of(checkpoint, layer))}
     base = _base_facts(checkpoint, pairs, "spn_ckpt" in asked, runtime)
     if "subspace" in asked:
-        base = _with_subspace(checkpoint, pairs, base, adapter, analysis.spectra, runtime)
-    layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(analysis.layers))
-    others = {word: with_base_norms(other, checkpoint, recipes, runtime) for word, other in analysis.others.items()}
-    return replace(analysis, layers=layers, base_name=checkpoint.path.name, others=others)
+        base = _with_subspace(checkpoint, pairs, base, adapter, spectra, runtime)
+    return base
 
 
 def _is_settled(_: float) -> bool:
@@ -170,15 +183,16 @@ def _in_range(solved: Decomposition) -> Decomposition:
     return solved if s is solved.s else replace(solved, s=s)  # type: ignore[type-var]
 
 
-def _facts(adapter: Adapter, spectra: Sequence[Decomposition]) -> Iterator[LayerFacts]:
+def _facts(adapter: Adapter, spectra: Sequence[Decomposition], base: Mapping[int, BaseFacts]) -> Iterator[LayerFacts]:
     companions = {copied.stem for copied in adapter.copied}
-    for layer, spectrum in zip(adapter.layers, spectra, strict=True):
+    for i, (layer, spectrum) in enumerate(zip(adapter.layers, spectra, strict=True)):
         form = layer.form
         yield LayerFacts(
             name=layer.stem,
             s=spectrum.s,
             parameters_per_rank=form.parameters_per_rank,
             is_conv=form.is_conv,
+            base=base.get(i),
             min_kept=int(layer.stem in companions),
             residual_norm=layer.lost,
             parameters_per_squared_rank=form.parameters_per_squared_rank,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..adapters.layer import Adapter, Layer
-from ..adapters.merge.onto_base import MergeBase, MergeBaseWeight
-from ..adapters.merge.rotations import WeightInfo
 from ..base.checkpoint import Checkpoint
 from ..base.weights import Partner
 from ..errors import UnsupportedError
 from ..linalg.factor import Factor
 from ..linalg.lazy import Transposed
+
+if TYPE_CHECKING:
+    from ..adapters.merge.onto_base import MergeBase, MergeBaseWeight
 
 Weights = Mapping[int, Callable[[], Factor]]
 
@@ -41,11 +43,16 @@ def weight_of(checkpoint: Checkpoint, layer: Layer) -> Callable[[], Factor] | No
 
 def ground_of(checkpoint: Checkpoint) -> MergeBase:
     """Return a base model for merges of kinds that depend on it."""
+    from ..adapters.merge.onto_base import MergeBase  # a single file is not merged
+
     place_of = partial(_place, checkpoint)
     return MergeBase(checkpoint.path.name, checkpoint.family, partial(weight_of, checkpoint), place_of)
 
 
 def _place(checkpoint: Checkpoint, canonical: str | None, stem: str) -> MergeBaseWeight | None:
+    from ..adapters.merge.onto_base import MergeBaseWeight
+    from ..adapters.merge.rotations import WeightInfo
+
     found = checkpoint.named(canonical, stem)
     if found is None or 0 in found.matrix:
         return None

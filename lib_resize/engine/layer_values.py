@@ -14,10 +14,8 @@ from ..adapters.write.style import FLOAT8
 from ..errors import LayerError
 from ..linalg.arrays import Arrays
 from ..linalg.casts import Bits, Single, singles
-from ..linalg.extension import orthonormal_rows
 from ..linalg.factor import Factor
 from ..linalg.finite import without_float_warnings
-from ..linalg.random_projection import layer_generator
 from ..recipe.grammar import Recipe
 from .selection import Selection
 
@@ -66,6 +64,9 @@ def rounded_values(selection: Selection, new: NewLayer, arrays: Arrays) -> dict[
 
 
 def _new_rows(recipe: Recipe) -> FillRows:
+    from ..linalg.extension import orthonormal_rows  # for this fill alone
+    from ..linalg.random_projection import layer_generator
+
     def rows(new: NewLayer, down: Single, count: int) -> Single:
         try:
             return orthonormal_rows(down, count, layer_generator(recipe.seed, new.layer.stem))

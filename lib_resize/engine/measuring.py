@@ -13,12 +13,10 @@ import numpy as np
 
 from ..adapters.forms.form import relative_difference, relative_distance
 from ..adapters.forms.lora import LowRank
-from ..adapters.merge.onto_base import magnitudes
 from ..adapters.write.layout import NewLayer
 from ..adapters.write.style import FLOAT8
 from ..errors import LayerError
 from ..linalg.casts import Single
-from ..linalg.dora import DoraWeight
 from ..linalg.factor import Pair, Stored
 from ..linalg.finite import without_float_warnings
 from ..linalg.lazy import materialise
@@ -120,6 +118,9 @@ def _with_dora_errors(job: ResizeJob, runtime: Runtime) -> ResizeJob:
 
 def _dora_errors(selection: Selection, new: NewLayer, runtime: Runtime) -> tuple[float, float]:
     """Return the error of the change that a layer makes, and of the base weight; see `linalg.dora`."""
+    from ..adapters.merge.onto_base import magnitudes  # most files have no DoRA layer
+    from ..linalg.dora import DoraWeight
+
     form, key, adapter = new.layer.form, new.layer.magnitude, selection.adapter
     assert key is not None
     spec = write_spec(selection, new, runtime.arrays, gain=1.0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from ..adapters.forms.full import Full
 from ..adapters.keys.registry import LONE_ALPHA, MOST_UNKNOWN_TO_FORGE, UNKNOWN_TO_FORGE
 from ..adapters.layer import Adapter
 from ..adapters.write.float8 import float8_result
@@ -80,10 +79,13 @@ def _kept_whole(selection: Selection) -> Iterator[str]:
         yield f"{_some(names)} kept in full: factors of that rank would be no smaller"
 
 
+_FULL = "weight difference"
+
+
 def _biases_of_converted_layers(selection: Selection) -> Iterator[str]:
     """Report full differences that become up and down, while the difference of their bias stays."""
     biases = {copied.stem for copied in selection.layout.copied.values() if copied.why == "bias difference"}
-    full = [new for new in selection.layout.layers if isinstance(new.layer.form, Full) and "up" in new.tensors]
+    full = [new for new in selection.layout.layers if new.layer.form.kind == _FULL and "up" in new.tensors]
     stems = [new.layer.stem for new in full if new.layer.stem in biases]
     if stems:
         yield f"{_some(stems)} converted from full to low-rank: A1111 ignores their bias difference, others apply it"

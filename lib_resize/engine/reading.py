@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ..adapters.layer import Adapter
-from ..adapters.merge.merge import Strength, merge, with_leading_ranks
-from ..adapters.merge.onto_base import merge_onto_base, overlap_warnings, requires_base
-from ..adapters.merge.prompt_strengths import PromptStrength, block_weight_warnings
 from ..adapters.read.adapter import read_adapter
 from ..base.checkpoint import Checkpoint
 from ..base.checkpoint_keys import looks_like_checkpoint
 from ..errors import UnsupportedError
 from ..files.reader import SafeFile
-from ..prompts.sources import Member, Source
-from .base_weights import ground_of
+from ..prompts.sources import Source
 
 
 def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | None = None) -> Adapter:
@@ -25,21 +20,9 @@ def read_source(source: Source, files: Sequence[SafeFile], base: Checkpoint | No
     """
     if source.is_plain:
         return read_lora(files[0])
-    parts = adapters = [read_part(file) for file in files]
-    if base is not None and (len(adapters) > 1 or requires_base(adapters[0])):
-        adapters = [merge_onto_base(one, ground_of(base)) for one in adapters]
-    merged = merge(
-        [_cut(adapter, member) for adapter, member in zip(adapters, source.members, strict=True)],
-        [_weight_of(member) for member in source.members],
-        source.name,
-    )
-    warnings = [
-        warning
-        for adapter, member in zip(adapters, source.members, strict=True)
-        for warning in (*block_weight_warnings(adapter, member.tags), *_warnings(member))
-    ]
-    warnings += overlap_warnings(parts, adapters)
-    return replace(merged, notes=tuple(dict.fromkeys((*merged.notes, *warnings))))
+    from .merging import merged  # a single file does without
+
+    return merged(source, files, base)
 
 
 def read_lora(file: SafeFile) -> Adapter:
@@ -59,16 +42,3 @@ def _refuse_base_model(file: SafeFile) -> None:
         raise UnsupportedError(
             f"{file.path}: this is a base model, not a LoRA. To compare with it, name it first or after --base."
         )
-
-
-def _cut(adapter: Adapter, member: Member) -> Adapter:
-    dyn = member.tags[0].dyn if member.tags else None
-    return adapter if dyn is None else with_leading_ranks(adapter, dyn)
-
-
-def _weight_of(member: Member) -> Strength:
-    return PromptStrength(member.tags) if member.tags else member.weight
-
-
-def _warnings(member: Member) -> list[str]:
-    return [f"<{tag.kind}:{tag.name}>: {remark}" for tag in member.tags for remark in tag.warnings]

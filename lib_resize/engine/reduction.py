@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +12,6 @@ from ..errors import LayerError
 from ..linalg.arrays import NumpyArrays
 from ..linalg.casts import Double
 from ..linalg.factor import Pair, Spectrum
-from ..linalg.random_projection import (
-    approximation_error,
-    dense_projection,
-    layer_generator,
-    projected_spectrum,
-    randomised_svd,
-    sparse_projection,
-)
 from ..linalg.truncate import KeptIndices, discarded_norm
 from ..recipe.grammar import Recipe
 from ..recipe.select import Choice
@@ -35,15 +26,6 @@ class Reduction:
     """What the new factors are made from."""
     lost: tuple[float, ...]
     """Frobenius norm of the delta minus the new one, before rounding and without `rescale`."""
-
-
-_Way = Callable[[Pair, int, Recipe, np.random.Generator], Spectrum]
-
-_WAYS: dict[str, _Way] = {
-    "rsvd": lambda pair, rank, recipe, chance: randomised_svd(pair, rank, recipe.niter, recipe.oversample, chance),
-    "projection": lambda pair, rank, _, chance: projected_spectrum(pair, dense_projection(rank, pair.rank, chance)),
-    "sparse": lambda pair, rank, _, chance: projected_spectrum(pair, sparse_projection(rank, pair.rank, chance)),
-}
 
 
 def reduction(analysis: Analysis, recipe: Recipe, choice: Choice) -> Reduction | None:
@@ -76,9 +58,21 @@ def _layer(analysis: Analysis, recipe: Recipe, index: int, kept: KeptIndices) ->
         return _as_stored(pair, s), 0.0
     if len(kept) >= np.count_nonzero(s) or not len(kept):  # all of it, or nothing: no way loses less
         return analysis.spectra[index], discarded_norm(s, kept)
-    chance = layer_generator(recipe.seed, analysis.layers[index].name)
-    made = _WAYS[recipe.method](pair, len(kept), recipe, chance)
+    from ..linalg.random_projection import approximation_error  # most recipes are exact
+
+    made = drawn(pair, len(kept), recipe, analysis.layers[index].name)
     return made, approximation_error(pair, made, NumpyArrays())
+
+
+def drawn(pair: Pair, rank: int, recipe: Recipe, name: str) -> Spectrum:
+    """Return the factors of this rank that the recipe's random method makes of the layer `name`."""
+    from ..linalg import random_projection as ways
+
+    chance = ways.layer_generator(recipe.seed, name)
+    if recipe.method == "rsvd":
+        return ways.randomised_svd(pair, rank, recipe.niter, recipe.oversample, chance)
+    projection = {"projection": ways.dense_projection, "sparse": ways.sparse_projection}[recipe.method]
+    return ways.projected_spectrum(pair, projection(rank, pair.rank, chance))
 
 
 def _as_stored(pair: Pair, s: Double) -> Spectrum:

@@ -28,7 +28,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .effect_record import EffectRecord
 from .file_names import storable
@@ -67,8 +67,7 @@ _PER_PART_ARGS = ("block_dims", "block_alphas", "conv_block_dims", "conv_block_a
 Value = TypeVar("Value", int, float)
 
 
-@dataclass(frozen=True)
-class LayerFact:
+class LayerFact(NamedTuple):
     """Rank and alpha of one low-rank layer of the new file."""
 
     rank: int

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import math
 import os
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,9 @@ class SafeFile:
                 f"{self.path}: tensor {key!r} is {entry.dtype} of shape {list(entry.shape)}; "
                 "expected a single number. Download or copy the file again."
             )
+        plain = _STRUCTS.get(entry.dtype)
+        if plain is not None:  # most are of these, and there is one for each layer
+            return float(struct.unpack(plain, self.bytes(key))[0])
         return float(decode(self.bits(key).reshape(-1))[0])
 
     def sha256(self) -> str:
@@ -159,6 +163,8 @@ def _e4m3(bits: Bits) -> Bits:
     value = np.where(magnitude == 0x7F, np.nan, value)
     return np.where(bits & 0x80, -value, value)
 
+
+_STRUCTS = {"F16": "<e", "F32": "<f", "F64": "<d"}
 
 _DECODE: dict[str, Callable[[Bits], Bits]] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "U16", "I32", "U32", "I64", "U64", "F32", "F64"), lambda bits: bits),

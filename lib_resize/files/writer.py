@@ -27,6 +27,7 @@ from .header import (
 )
 from .steady import SteadyFile
 
+_BLOCK = 1 << 20  # bytes: a file has thousands of small tensors, and each call would wait for the interpreter's lock
 _LEGACY_START, _LEGACY_STOP = 0x100000, 0x110000
 _PLEASE_REPORT = f"Please report it: {REPORT_AT}"
 
@@ -124,13 +125,23 @@ def _write_tensors(draft: AtomicFile, plan: _WritePlan, chunks: Iterable[Chunk])
     hashes = _Hashes(plan.legacy_header())
     draft.write(plan.header(PLACEHOLDERS))
     stream = iter(chunks)
+    block = bytearray()
     for spec in plan.specs:
-        data = _bytes_of(spec, next(stream, None))
-        hashes.update(data)
-        draft.write(data)
+        block += _bytes_of(spec, next(stream, None))
+        if len(block) >= _BLOCK:
+            _append(block, draft, hashes)
+    _append(block, draft, hashes)
     if next(stream, None) is not None:
         raise OutputError(f"{draft.final}: got more data than its {len(plan.specs)} tensors hold. {_PLEASE_REPORT}")
     return hashes.fields()
+
+
+def _append(block: bytearray, draft: AtomicFile, hashes: _Hashes) -> None:
+    """Hash and write a block, and empty it."""
+    with memoryview(block) as data:
+        hashes.update(data)
+        draft.write(data)
+    block.clear()
 
 
 def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:

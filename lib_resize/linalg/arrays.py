@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceError
-from .casts import Bits, scratch, singles, widen
+from .casts import SHIFTED_UNIT, Bits, scratch, singles, widen, widen_shifted
 
 Array = Any
 """A numpy array or a torch tensor, floating."""
@@ -28,6 +28,13 @@ class Arrays(Protocol):
 
     def load_float64(self, bits: Bits, kind: str) -> Array:
         """Return the stored numbers as float64, in the same shape. Valid until the next call in this thread."""
+        ...
+
+    def load_scaled(self, bits: Bits, kind: str) -> tuple[Array, float]:
+        """Return float64 numbers and the power of two by which all of them must be multiplied; else as `load_float64`.
+
+        With another factor than 1, infinities and NaN come as finite numbers, which are 2^16 or more after it.
+        """
         ...
 
     def load_float32(self, bits: Bits, kind: str) -> Array:
@@ -55,6 +62,11 @@ class NumpyArrays:
 
     def load_float64(self, bits: Bits, kind: str) -> Array:
         return widen(bits, kind, scratch("wide", bits.size, np.float64).reshape(bits.shape))
+
+    def load_scaled(self, bits: Bits, kind: str) -> tuple[Array, float]:
+        if kind != "F16":
+            return self.load_float64(bits, kind), 1.0
+        return widen_shifted(bits, scratch("wide", bits.size, np.float64).reshape(bits.shape)), SHIFTED_UNIT
 
     def load_float32(self, bits: Bits, kind: str) -> Array:
         return widen(bits, kind, scratch("single", bits.size, np.float32).reshape(bits.shape))
@@ -102,6 +114,9 @@ class TorchArrays:
 
     def load_float64(self, bits: Bits, kind: str) -> Array:
         return self._tensor(bits, kind, self._wide_device).double()
+
+    def load_scaled(self, bits: Bits, kind: str) -> tuple[Array, float]:
+        return self.load_float64(bits, kind), 1.0
 
     def load_float32(self, bits: Bits, kind: str) -> Array:
         return self._tensor(bits, kind, self._device).float()

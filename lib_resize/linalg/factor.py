@@ -177,27 +177,46 @@ def decompose(pairs: Sequence[Pair], arrays: Arrays) -> list[Spectrum]:
 
 def gram_of_columns(factor: Factor, arrays: Arrays) -> Double:
     """Return ``X^T X`` of X (rows, r) in float64, (r, r)."""
-    return _sum(block.T @ block for block in _wide_blocks(factor, arrays, axis=0))
+    return _gram(factor, arrays, 0)
 
 
 def gram_of_rows(factor: Factor, arrays: Arrays) -> Double:
     """Return ``X X^T`` of X (r, columns) in float64, (r, r)."""
-    return _sum(block @ block.T for block in _wide_blocks(factor, arrays, axis=1))
+    return _gram(factor, arrays, 1)
 
 
-def _wide_blocks(factor: Factor, arrays: Arrays, axis: int) -> Iterator[Array]:
+def _gram(factor: Factor, arrays: Arrays, axis: int) -> Double:
+    """Return the products of all columns of X (axis 0) or of all rows (axis 1), summed along that axis.
+
+    Powers of two are left out of the numbers and multiplied to the sum, which changes no digit of it.
+    """
     bits = factor.bits
+    loaded = (arrays.load_scaled(block, factor.kind) for block in _blocks(bits, arrays, axis))
+    gram, unit = _summed(loaded, axis)
+    gram *= unit * unit
+    if unit == 1.0 or np.diagonal(gram).max(initial=0.0) < _LARGEST_SQUARE:
+        return gram
+    exact = ((arrays.load_float64(block, factor.kind), 1.0) for block in _blocks(bits, arrays, axis))
+    return _summed(exact, axis)[0]
+
+
+_LARGEST_SQUARE = 2.0**32
+"""A sum of squares below it has no number of 2^16 or more: none was an infinity or a NaN before `load_scaled`."""
+
+
+def _blocks(bits: Bits, arrays: Arrays, axis: int) -> Iterator[Bits]:
     step = max(64, arrays.block_elements // max(bits.shape[1 - axis], 1))
     for start in range(0, bits.shape[axis], step):
-        part = bits[start : start + step] if axis == 0 else bits[:, start : start + step]
-        yield arrays.load_float64(part, factor.kind)
+        yield bits[start : start + step] if axis == 0 else bits[:, start : start + step]
 
 
-def _sum(terms: Iterator[Array]) -> Double:
-    total = next(terms)
-    for term in terms:
-        total += term
-    return total if isinstance(total, np.ndarray) else np.asarray(total.cpu().numpy())
+def _summed(blocks: Iterator[tuple[Array, float]], axis: int) -> tuple[Double, float]:
+    """Return the sum of the products of each block, and the unit of its numbers, which all blocks share."""
+    block, unit = next(blocks)
+    total = block.T @ block if axis == 0 else block @ block.T
+    for block, _ in blocks:
+        total += block.T @ block if axis == 0 else block @ block.T
+    return (total if isinstance(total, np.ndarray) else np.asarray(total.cpu().numpy())), unit
 
 
 def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, NDArray[np.bool_]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from .families import FAMILIES, SDXL
 from .family import flatten
@@ -126,6 +126,7 @@ _NATIVE_ROOTS, _OWN_ROOTS = (
 _TEXT_ROOTS = ("text_model", "encoder", "text_projection")
 
 
+@lru_cache(maxsize=1 << 14)  # each name is needed several times, and the files of a library share theirs
 def split(stem: str) -> tuple[Prefix, str]:
     """Return the prefix and the body of a stem; the empty prefix fits everything."""
     for row in _BY_FIRST_LETTER.get(stem[:1], ()):

@@ -7,10 +7,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from ..files.walk import Skip, exists, ignore, is_folder, matching, walk
-from .tags import Tag
+
+if TYPE_CHECKING:
+    from .tags import Tag
 
 SUFFIX = ".safetensors"
 _STRONGEST = 1e6

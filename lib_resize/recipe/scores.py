@@ -7,7 +7,6 @@ that introduced these recipes.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -77,12 +76,12 @@ class LayerFacts:
         found = np.flatnonzero(self.s)
         return int(found[-1]) + 1 if len(found) else 0
 
-    @property
+    @cached_property
     def energy(self) -> float:
         """Squared Frobenius norm of the whole layer."""
         return float(self.s @ self.s) + self.residual_norm**2
 
-    @property
+    @cached_property
     def fro(self) -> float:
         """Frobenius norm of the whole layer."""
         return math.sqrt(self.energy)
@@ -178,7 +177,7 @@ def with_estimates(recipe: Recipe, layers: Sequence[LayerFacts]) -> Sequence[Lay
 def _median_ratio(pairs: Iterable[tuple[float | None, float]]) -> float:
     """Return the median of base over own; 1 if no pair has both."""
     known = [base / own for base, own in pairs if base]
-    return statistics.median(known) if known else 1.0
+    return float(np.median(known)) if known else 1.0
 
 
 def _strongest(along: Double | None) -> float | None:

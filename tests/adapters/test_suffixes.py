@@ -7,6 +7,7 @@ import timeit
 
 import pytest
 
+from lib_resize.adapters.keys import suffixes
 from lib_resize.adapters.keys.registry import kind_of
 from lib_resize.adapters.keys.suffixes import ParsedKey, parse_key
 
@@ -100,3 +101,13 @@ def test_parting_a_long_key_is_linear(word: str, end: str) -> None:
         return min(timeit.repeat(lambda: parse_key(key), timer=time.thread_time, number=1, repeat=3))
 
     assert cost(80_000) < 30 * cost(10_000)
+
+
+@pytest.mark.parametrize(
+    "stem", ["lora_unet_a_b", "lora_te1_c", "lora_te_scales", "lora_unet_", "scales", "lora_unet_a.b"]
+)
+@pytest.mark.parametrize("word", ["lora_up.weight", "lora_down.weight", "alpha", "weight_scale.alpha", "", "x.alpha"])
+def test_the_short_way_of_usual_keys_gives_what_the_long_way_gives(stem, word, monkeypatch) -> None:
+    short = parse_key(f"{stem}.{word}")
+    monkeypatch.setattr(suffixes, "_KOHYA", {})
+    assert parse_key(f"{stem}.{word}") == short

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import accuracy, run
-from benchmarks.harness import Part, Sample
+from benchmarks import accuracy, bench, run, speed
+from benchmarks.harness import MIB, Part, Sample
 from lib_resize.demo.models import SMALL
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.files.header import read_header
@@ -61,7 +62,32 @@ def test_unknown_goals_are_refused_with_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_every_goal_is_known() -> None:
-    assert list(run.GOALS) == [f"G{number}" for number in range(1, 11)]
+    goals = [f"G{number}" for number in range(1, 11)] + [f"S{number}" for number in (*range(1, 9), 10)]
+    assert list(run.GOALS) == goals
+
+
+def test_a_prototype_takes_turns_with_the_others_and_is_left_out_without_one(tmp_path: Path, monkeypatch) -> None:
+    asked: list[list[str]] = []
+    sample = Sample(1.0, 1.0, MIB)
+
+    def interleaved(commands, pairs, warm_ups, patience):
+        asked.append(list(commands))
+        return {name: [replace(sample, cpu=2.0)] if name == "prototype" else [sample] for name in commands}
+
+    monkeypatch.setattr(bench, "interleave", interleaved)
+    material = run.Material(tmp_path, tmp_path, tmp_path)
+    with_one = run.Runtime(material, tmp_path, replace(OPTIONS, prototype=tmp_path / "a.py"))
+    assert [row.value for row in speed.s3(with_one)] == [0.5, 0.5]
+    assert asked[0] == ["ours", "reference", "reference, one thread", "prototype"]
+    assert list(speed.s3(run.Runtime(material, tmp_path, OPTIONS))) == []
+
+
+def test_headers_for_the_list_say_the_same_of_their_tensors(tmp_path: Path) -> None:
+    source = write_lora(tmp_path / "a.safetensors", LoraOptions(rank=4))
+    found = [read_header(path) for path in speed.many_headers(source, tmp_path / "many").iterdir()]
+    assert len(found) == speed.HEADERS
+    assert all(header.entries == found[0].entries for header in found)
+    assert len({header.metadata["ss_output_name"] for header in found}) == speed.HEADERS
 
 
 def test_a_cold_run_deletes_its_norms_and_a_warm_one_keeps_them(tmp_path: Path) -> None:

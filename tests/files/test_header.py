@@ -13,8 +13,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save, save_file
 
-from lib_resize.errors import OutputError
+from lib_resize.errors import DamagedFileError, OutputError, UnsupportedError
+from lib_resize.files import header_entries
 from lib_resize.files.header import DTYPE_BYTES, TensorEntry, TensorSpec, encode, file_order, read_header
+from lib_resize.files.header_json import parse_object
 
 NUMPY_NAMES = {
     "BOOL": "?",
@@ -192,3 +194,33 @@ def test_reading_3000_tensors_costs_a_few_times_the_bare_json(tmp_path: Path):
     path.write_bytes(raw + bytes(sum(spec.nbytes for spec in specs)))
     bare = cpu_seconds(lambda: json.loads(raw[8:]))
     assert cpu_seconds(lambda: read_header(path)) < 8 * bare + 0.002
+
+
+FIELDS = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F16", "F32", "BOOL", "F99", 3, None, []]),
+        "shape": st.lists(st.sampled_from([0, 1, 2, 3, True, -1, 1.0, "2", 2**40]), max_size=3) | st.just("ab"),
+        "data_offsets": st.lists(st.sampled_from([0, 2, 4, 8, 12, True, 1.0, -2]), min_size=1, max_size=3)
+        | st.sampled_from(["ab", {"0": 1, "2": 2}, None]),
+    },
+    optional={"more": st.just(1)},
+)
+
+
+@given(FIELDS)
+@settings(max_examples=500)
+def test_the_short_way_of_faultless_fields_gives_what_the_checks_give(fields):
+    """It may leave any fields to the checks, and accepts none that they refuse."""
+    short = header_entries._plain_entry(fields)
+    try:
+        checked = header_entries._checked_entry(Path("x"), "name", fields)
+    except (DamagedFileError, UnsupportedError):
+        assert short is None
+    else:
+        assert short in (None, checked)
+        assert short is not None or 0 in checked.shape
+
+
+def test_a_field_that_is_there_twice_does_not_take_the_short_way():
+    fields = parse_object(Path("x"), b'{"a":{"dtype":"F16","dtype":"F16","shape":[1],"data_offsets":[0,2]}}')["a"]
+    assert header_entries._plain_entry(fields) is None

@@ -34,6 +34,25 @@ def test_every_code_is_read_exactly(kind: str, wide: type) -> None:
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("shape", [(65536,), (256, 256), (2, 32768)])
+def test_shifted_halves_times_their_unit_are_the_numbers(shape: tuple[int, ...]) -> None:
+    """Subnormal numbers and zeros of both signs too; what is not finite becomes larger than every finite number."""
+    bits = ALL_HALVES.reshape(shape)
+    found = casts.widen_shifted(bits, np.empty(shape)) * casts.SHIFTED_UNIT
+    expected = casts.doubles(bits, "F16")
+    finite = np.isfinite(expected)
+    np.testing.assert_array_equal(found[finite].view(np.int64), expected[finite].view(np.int64))
+    assert (np.abs(found[~finite]) >= 2.0**16).all()
+    assert finite.sum() == 65536 - 2048
+
+
+@pytest.mark.parametrize("wide", [np.float32, np.float64])
+def test_a_strided_piece_of_bfloat16_is_read_too(wide: type) -> None:
+    bits = np.random.default_rng(0).integers(0, 0x7F00, (64, 300), dtype=np.uint16)
+    found = casts.widen(bits[:, 10:200], "BF16", np.empty((64, 190), wide))
+    np.testing.assert_array_equal(found, torch_values(bits, "BF16")[:, 10:200].astype(wide))
+
+
 def test_reading_a_strided_piece_equals_reading_the_whole() -> None:
     bits = np.random.default_rng(0).integers(0, 0x7BFF, (64, 3000), dtype=np.uint16)
     whole = casts.doubles(bits, "F16")

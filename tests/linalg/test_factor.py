@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from lib_resize.errors import LayerError
 from lib_resize.linalg.arrays import NumpyArrays, TorchArrays
-from lib_resize.linalg.casts import round_to, singles
-from lib_resize.linalg.factor import Pair, Stored, decompose
+from lib_resize.linalg.casts import doubles, round_to, singles
+from lib_resize.linalg.factor import Pair, Stored, decompose, gram_of_columns, gram_of_rows
 from lib_resize.linalg.truncate import discarded_norm, norm_of_strengths, truncated
 from tests.linalg.spectra import exact, exact_truncation, known, pair_of
 
@@ -153,6 +153,19 @@ def test_long_factors_are_summed_over_blocks() -> None:
     r_up = cast("np.ndarray", np.linalg.qr(doubles(pair.up.bits, "F16"), mode="r"))
     r_down = cast("np.ndarray", np.linalg.qr(doubles(pair.down.bits, "F16").T, mode="r"))
     np.testing.assert_allclose(found, np.linalg.svd(r_up @ r_down.T, compute_uv=False), rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "F32"])
+@pytest.mark.parametrize("size", [1e-7, 1e-3, 1.0, 60000.0])
+def test_gram_matrices_are_those_of_the_numbers_to_the_last_bit(kind: str, size: float) -> None:
+    """Numbers that are loaded over a power of two give the same sums as the numbers themselves."""
+    values = (np.random.default_rng(2).uniform(-1, 1, (300, 12)) * size).astype(np.float32)
+    bits = round_to(values, kind)
+    numbers = doubles(bits, kind)
+    np.testing.assert_array_equal(gram_of_columns(Stored(bits, kind), CPU), numbers.T @ numbers)
+    turned = np.ascontiguousarray(bits.T)
+    numbers = doubles(turned, kind)
+    np.testing.assert_array_equal(gram_of_rows(Stored(turned, kind), CPU), numbers @ numbers.T)
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "F32"])

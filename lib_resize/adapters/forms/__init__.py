@@ -1,24 +1,34 @@
-"""The layers of each kind of adapter that can be resized, one module for each kind."""
+"""The layers of each kind of adapter that can be resized, one module for each kind.
+
+A module is imported when a file has such a layer: most files have one kind.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from .form import Form, Tensors
-from .full import read_full
-from .glora import read_glora
-from .loha import read_loha
-from .lokr import read_lokr
-from .lora import read_lora
-from .tucker import read_tucker
 
-READERS: Mapping[str, Callable[[Tensors], Form]] = {
-    "LoRA": read_lora,
-    "Control-LoRA": read_lora,
-    "Tucker LoCon": read_tucker,
-    "LoHa": read_loha,
-    "LoKr": read_lokr,
-    "GLoRA": read_glora,
-    "weight difference": read_full,
+_READERS: Mapping[str, tuple[str, str]] = {
+    "LoRA": ("lora", "read_lora"),
+    "Control-LoRA": ("lora", "read_lora"),
+    "Tucker LoCon": ("tucker", "read_tucker"),
+    "LoHa": ("loha", "read_loha"),
+    "LoKr": ("lokr", "read_lokr"),
+    "GLoRA": ("glora", "read_glora"),
+    "weight difference": ("full", "read_full"),
 }
-"""Name of a kind in the registry -> the function that reads such a layer. Raises DamagedFileError and LayerError."""
+"""Name of a kind in the registry -> module and function that read such a layer."""
+
+
+@cache
+def reader_of(kind: str) -> Callable[[Tensors], Form]:
+    """Return the function that reads a layer of a kind that can be resized.
+
+    The function raises DamagedFileError and LayerError.
+    """
+    module, name = _READERS[kind]
+    reader: Callable[[Tensors], Form] = getattr(importlib.import_module(f".{module}", __name__), name)
+    return reader

@@ -60,7 +60,7 @@ class LowRank(Form):
         return frozenset(self.stored)
 
     def with_row_cuts(self, rows: tuple[int, ...]) -> LowRank:
-        return replace(self, cuts=rows)
+        return self if rows == self.cuts else replace(self, cuts=rows)
 
     def decompose(self, arrays: Arrays, base: Factor | None = None) -> Spectrum:
         return decompose_together([self], arrays)[0]

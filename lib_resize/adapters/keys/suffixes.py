@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class ParsedKey:
+class ParsedKey(NamedTuple):
     """One key of a file, split."""
 
     key: str
@@ -87,6 +86,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], dict[str, str]], ...] = (
 )
 
 
+_KOHYA = {"lora_up.weight": "up", "lora_down.weight": "down", "alpha": "alpha"}
+_KOHYA_STEMS = ("lora_unet_", "lora_te")
+"""Most keys of most files are of these forms, which need no closer look."""
+
+
 def suffix_of(role: str) -> str:
     """Return the usual suffix of a role, for tensors that the source does not have."""
     return _USUAL[role]
@@ -94,6 +98,13 @@ def suffix_of(role: str) -> str:
 
 def parse_key(key: str) -> ParsedKey:
     """Split a key. One without a known suffix has the whole key as its stem, and an empty role."""
+    stem, dot, word = key.partition(".")
+    if word in _KOHYA and stem.startswith(_KOHYA_STEMS):
+        return ParsedKey(key, stem, _KOHYA[word], dot + word)
+    return _parsed(key)
+
+
+def _parsed(key: str) -> ParsedKey:
     at = _quantisation(key)
     if at is not None:
         return ParsedKey(key, key[:at], "quantisation", key[at:])

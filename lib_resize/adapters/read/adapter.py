@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 
 from ...errors import DamagedFileError, LayerError, UnsupportedError
@@ -16,7 +16,7 @@ from ...names.families import attention_group
 from ...names.family import Family
 from ...names.family import layers as family_layers
 from ...names.identify import canonical_id, identify
-from ..forms import READERS
+from ..forms import reader_of
 from ..forms.form import Form, Tensors
 from ..forms.lora import check_upright
 from ..keys.registry import BASE_DEPENDENT, CONTROL_MARKER, Kind, kind_of, kind_of_role
@@ -119,7 +119,7 @@ def read_written_form(file: SafeFile, stem: str, keys: Mapping[str, str]) -> For
     """Return a layer of a file that this program has written, from its keys by role, with the scale of its alpha."""
     parts = {role: ParsedKey(key, stem, role, key[len(stem) :]) for role, key in keys.items()}
     kind = kind_of(stem, parts)
-    return READERS[kind.name](Tensors(file, stem, parts, partial(_Scales(file, []).of, stem, parts)))
+    return reader_of(kind.name)(Tensors(file, stem, parts, partial(_Scales(file, []).of, stem, parts)))
 
 
 # Contents of a file
@@ -233,7 +233,7 @@ class _Scales:
 
 def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales) -> Layer:
     tensors = Tensors(file, stem, parts, partial(scales.of, stem, parts))
-    form = READERS[kind.name](tensors)
+    form = reader_of(kind.name)(tensors)
     again = [role for role in parts if " again (" in role]
     if again:
         raise DamagedFileError(
@@ -259,7 +259,8 @@ def _named(layer: Layer, family: Family) -> Layer:
     name = canonical_id(layer.stem, family)
     row = family_layers(family).get(name) if name else None
     form = layer.form if row is None else layer.form.with_kernel(row.shape[2:])
-    return replace(layer, canonical=name, form=form.with_row_cuts(row_cuts(name, layer.size[0], family)))
+    form = form.with_row_cuts(row_cuts(name, layer.size[0], family))
+    return Layer(layer.stem, form, layer.parts, layer.magnitude, name)
 
 
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..forms.full import Full
 from ..forms.lora import LowRank
 from ..layer import Adapter, Layer
 
@@ -19,6 +18,8 @@ def is_loha(layer: Layer) -> bool:
 
 def is_convertible(layer: Layer) -> bool:
     """Return whether a layer has another kind than LoRA, and a delta that is known without the base model."""
+    from ..forms.full import Full
+
     return not isinstance(layer.form, (LowRank, Full)) and layer.form.converted() is not None
 
 

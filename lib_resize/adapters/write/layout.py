@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -340,9 +340,9 @@ def _renamed(spec: TensorSpec, source: Copied, adapter: Adapter) -> TensorSpec:
     if name is None:
         return spec
     parted = parse_key(source.key)
-    renamed = replace(spec, name=name + _KOHYA_SUFFIX.get(parted.role, parted.suffix))
+    renamed = spec._replace(name=name + _KOHYA_SUFFIX.get(parted.role, parted.suffix))
     if parted.role == "magnitude" and len(spec.shape) == 1:  # a vector over rows, where kohya's readers want a column
-        return replace(renamed, shape=(spec.shape[0], 1))
+        return renamed._replace(shape=(spec.shape[0], 1))
     return renamed
 
 
