@@ -115,7 +115,7 @@ def spans(text: str) -> list[str]:
     return re.findall(r"`([^`\n]+)`", without_blocks(text))
 
 
-def commands() -> list[tuple[str, str]]:
+def examples() -> list[tuple[str, str]]:
     """Return every example of our command in a code block, with its page."""
     lines = [(page, line) for page, text in PAGES.items() for block in code_blocks(text) for line in block.splitlines()]
     starts = ("resize-lora ", "python -m lib_resize ")
@@ -161,7 +161,7 @@ def test_the_reference_is_the_one_that_the_parser_makes() -> None:
     assert reference.markdown() == PAGES["docs/cli.md"], "run python -m lib_resize.cli.reference > docs/cli.md"
 
 
-@pytest.mark.parametrize(("page", "line"), commands())
+@pytest.mark.parametrize(("page", "line"), examples())
 def test_every_example_is_a_command_that_can_be_parsed(page: str, line: str) -> None:
     words = shlex.split(line, comments=True)
     arguments = words[1:] if words[0] == "resize-lora" else words[3:]
@@ -169,8 +169,8 @@ def test_every_example_is_a_command_that_can_be_parsed(page: str, line: str) -> 
 
 
 def test_there_are_examples() -> None:
-    assert sum(page == "README.md" for page, _ in commands()) >= 5
-    assert sum(page == "docs/command-line.md" for page, _ in commands()) >= 8
+    assert sum(page == "README.md" for page, _ in examples()) >= 5
+    assert sum(page == "docs/command-line.md" for page, _ in examples()) >= 8
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - FOREIGN_OPTIONS))

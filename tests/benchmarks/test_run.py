@@ -15,7 +15,7 @@ from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.files.header import read_header
 from tests.material import low_rank_factors
 
-OPTIONS = run.Options(goals=["G1"], pairs=3, slow_pairs=1, samples=4, per_shape=1, cores=2)
+OPTIONS = bench.Options(goals=["G1"], pairs=3, slow_pairs=1, samples=4, per_shape=1, cores=2)
 
 
 @pytest.mark.parametrize(
@@ -23,23 +23,23 @@ OPTIONS = run.Options(goals=["G1"], pairs=3, slow_pairs=1, samples=4, per_shape=
     [(4.0, True, True), (3.99, True, False), (4.0, False, True), (4.01, False, False)],
 )
 def test_a_goal_is_met_on_its_side_only(value: float, at_least: bool, met: bool) -> None:
-    assert run.Row("G1", "ratio", value, 4.0, at_least).met is met
+    assert bench.Row("G1", "ratio", value, 4.0, at_least).met is met
 
 
 def test_table_shows_value_goal_and_verdict() -> None:
-    table = run.goal_table([run.Row("G1", "wall", 3.456, 4), run.Row("G7", "peak", 281, 300, False, " MiB")])
+    table = run.goal_table([bench.Row("G1", "wall", 3.456, 4), bench.Row("G7", "peak", 281, 300, False, " MiB")])
     assert "| G1 | wall | 3.46x | ≥ 4x | **missed** |" in table
     assert "| G7 | peak | 281 MiB | ≤ 300 MiB | met |" in table
 
 
 def test_limit_table_shares_all_but_the_start() -> None:
-    limit = run.Limit([Part("reading", 0.4), Part("algebra", 0.6)], cores=2, start_up=0.2, source_hash=0.1)
+    limit = bench.Limit([Part("reading", 0.4), Part("algebra", 0.6)], cores=2, start_up=0.2, source_hash=0.1)
     assert limit.seconds == pytest.approx(0.7)
     assert "| **wall on 2 cores** | **0.700** |" in run.limit_table("r32", limit)
 
 
 def test_report_names_what_could_not_be_measured(tmp_path: Path) -> None:
-    runtime = run.Runtime(run.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
+    runtime = bench.Runtime(bench.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
     runtime.measured["r32 warm: ours"] = [Sample(1.0, 2.0, 3 << 20), Sample(3.0, 2.0, 3 << 20)]
     text = run.report(runtime, [], {"G4": "no torch"}, small=True)
     assert "| r32 warm: ours | 2.00 (1.00 .. 3.00) | 2.00 | 3 | 0.0 | 2 |" in text
@@ -75,11 +75,11 @@ def test_a_prototype_takes_turns_with_the_others_and_is_left_out_without_one(tmp
         return {name: [replace(sample, cpu=2.0)] if name == "prototype" else [sample] for name in commands}
 
     monkeypatch.setattr(bench, "interleave", interleaved)
-    material = run.Material(tmp_path, tmp_path, tmp_path)
-    with_one = run.Runtime(material, tmp_path, replace(OPTIONS, prototype=tmp_path / "a.py"))
+    material = bench.Material(tmp_path, tmp_path, tmp_path)
+    with_one = bench.Runtime(material, tmp_path, replace(OPTIONS, prototype=tmp_path / "a.py"))
     assert [row.value for row in speed.s3(with_one)] == [0.5, 0.5]
     assert asked[0] == ["ours", "reference", "reference, one thread", "prototype"]
-    assert list(speed.s3(run.Runtime(material, tmp_path, OPTIONS))) == []
+    assert list(speed.s3(bench.Runtime(material, tmp_path, OPTIONS))) == []
 
 
 def test_headers_for_the_list_say_the_same_of_their_tensors(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_headers_for_the_list_say_the_same_of_their_tensors(tmp_path: Path) -> N
 
 
 def test_a_cold_run_deletes_its_norms_and_a_warm_one_keeps_them(tmp_path: Path) -> None:
-    runtime = run.Runtime(run.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
+    runtime = bench.Runtime(bench.Material(tmp_path, tmp_path, tmp_path), tmp_path, OPTIONS)
     warm, cold = runtime.ours("a", [tmp_path]), runtime.ours("a", [tmp_path], cold=True)
     assert Path(cold.environment["RESIZE_LORA_CACHE"]) in cold.remove
     assert Path(warm.environment["RESIZE_LORA_CACHE"]) not in warm.remove
