@@ -158,7 +158,7 @@ def test_the_prompts_loras_are_baked_into_one_that_replaces_them(webui: Any) -> 
     take(webui, "bake")
     webui.locator("#resize_lora_bake_run").click()
     result = webui.locator('.resize-lora-result[data-state="there"]').filter(has_text="baked in a test").first
-    made = str(result.locator(".resize-lora-result-name strong").inner_text(timeout=long_wait()))
+    made = str(result.get_attribute("data-key", timeout=long_wait()))
     result_button(result, "replace").click()
     expect(webui.locator("#txt2img_prompt textarea").first).to_have_value(f"a cake, <lora:{made}:1>, fog")
     cards_page(webui)
