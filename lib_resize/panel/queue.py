@@ -201,6 +201,8 @@ class Queue:
         self._jobs = JobList(self.pace)
         self._thread: threading.Thread | None = None
         self._closed = False
+        self.at_end: Callable[[], None] | None = None
+        """Called in the thread when it ends after `close`; a job that waited for the host is cancelled then."""
 
     def add(self, spec: JobSpec, *, first: bool = False) -> str:
         """Add a job at the end, or with `first` before all that have not begun; return its id. Raises Fault."""
@@ -315,6 +317,8 @@ class Queue:
     def _work(self) -> None:
         while (job := self._next()) is not None:
             self._run(job)
+        if self.at_end is not None:
+            self.at_end()
 
     def _next(self) -> QueuedJob | None:
         with self._changed:

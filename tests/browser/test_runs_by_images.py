@@ -139,7 +139,7 @@ def test_the_fit_is_asked_for_with_the_prompts_and_without_a_target(page: Any) -
 def test_a_run_by_images_with_a_fit_asks_for_both(page: Any) -> None:
     box = by_images(page, features=FEATURES)
     page.check("#resize_lora_shrink_fit")
-    expect(page.locator("#resize_lora_shrink_cost")).to_contain_text("About 36 images for each LoRA")
+    expect(page.locator("#resize_lora_shrink_cost")).to_contain_text("About 33 images for each LoRA")
     act(box, "run").click()
     expect(page.locator(RUN)).to_have_count(1)
     (sent,) = asked(page, "shrink")

@@ -572,6 +572,19 @@ def test_a_run_of_an_ended_service_is_interrupted_and_goes_on(root: Path, tmp_pa
     end(second)
 
 
+def test_a_run_that_waits_for_an_image_is_interrupted_by_the_end_of_the_service(root: Path, tmp_path: Path) -> None:
+    host: Any = fake_host(root)
+    host.working_on = "an image of the person"
+    first = serve(root, tmp_path, host)
+    started = first.ask("shrink", **LOW)
+    first.wait(started["job"], ("waits",))
+    end(first)
+    second = serve(root, tmp_path, host)
+    found = second.ask("runs")["runs"][0]
+    assert (found["run"], found["state"], found["done"]) == (started["run"], "interrupted", 0)
+    end(second)
+
+
 def test_a_file_that_was_replaced_but_not_recorded_is_found(root: Path, tmp_path: Path, monkeypatch: Any) -> None:
     """The process was killed between the two."""
     browser = serve(root, tmp_path)

@@ -73,6 +73,7 @@ class Runs:
         self._known: dict[str, tuple[Any, RunDocument]] = {}
         self._recovered: list[str] = []
         self._closing = False
+        queue.at_end = self.release_all
 
     # Runs that this service works on ---------------------------------------------------------------------------
 
