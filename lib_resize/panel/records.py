@@ -107,7 +107,18 @@ class Records:
     _ordered: dict[str, str] = field(default_factory=dict)
     """Order key -> id of the latest record of it."""
     _listed_once: bool = False
+    _last: float = 0.0
+    """The last `moment`."""
     _lock: Any = field(default_factory=threading.RLock)
+
+    def moment(self) -> float:
+        """Return the time in milliseconds, but never one twice: the order of results is that of their times."""
+        with self._lock:
+            now = round(time.time(), 3)
+            if now <= self._last < now + 1:  # further ahead, the clock was set back
+                now = round(self._last + 0.001, 3)
+            self._last = now
+        return now
 
     def write(self, record: Record) -> None:
         """Write a record, in place of the one of this id. Raises OutputError; it is known nevertheless."""

@@ -48,7 +48,8 @@ class Results:
 
     def making(self, name: str, source: Path | None = None, order: Ordered | None = None) -> Making:
         """Return the record of a file that is about to be made."""
-        return Making(self.records, Record(new_id(), self._session, now(), name, "", Path(), 0, "", {}, source, order))
+        began = self.records.moment()
+        return Making(self.records, Record(new_id(), self._session, began, name, "", Path(), 0, "", {}, source, order))
 
     def get(self, id: str) -> Record:
         """Return the record of a result. Raises Fault."""
@@ -212,8 +213,9 @@ class Making:
 
     def begin(self, path: Path, bytes: int, facts: Facts) -> None:
         """Record that the file is about to appear."""
+        began, recipe = self._records.moment(), facts["recipe"]
         self._record = replace(
-            self._record, began=now(), output=path.stem, path=path, bytes=bytes, recipe=facts["recipe"], facts=facts
+            self._record, began=began, output=path.stem, path=path, bytes=bytes, recipe=recipe, facts=facts
         )
         self._write()
 

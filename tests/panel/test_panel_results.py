@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,20 @@ def ids(results: Results) -> list[str]:
 
 
 # The record ------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_one_moment_keep_their_order(results: Results, root: Path, monkeypatch: Any) -> None:
+    moment = time.time()
+    monkeypatch.setattr("lib_resize.panel.records.time.time", lambda: moment)
+    wished = [made(results, root / f"{number}.safetensors").id for number in range(8)]
+    assert ids(results) == wished
+    assert ids(later(root)) == wished
+
+
+def test_a_clock_that_was_set_back_is_believed(results: Results, monkeypatch: Any) -> None:
+    before = results.records.moment()
+    monkeypatch.setattr("lib_resize.panel.records.time.time", lambda: before - 3600)
+    assert results.records.moment() == pytest.approx(before - 3600)
 
 
 def test_a_result_outlives_the_server_and_can_be_undone_and_restored(results: Results, root: Path) -> None:
