@@ -37,7 +37,7 @@ def find(desk: Desk, params: Json) -> Json:
 
 
 def _check(desk: Desk, params: Json, options: Options, lists: Snapshot) -> None:
-    check_search(desk, params["target"], params["seeds"], options)
+    check_search(desk, params["target"], options)
     if params["fit"]:
         check_can_fit(lists)
     check_reference([target_recipe({"retention": 1.0}, options)], options, lists)

@@ -57,9 +57,9 @@ def check_unchanged(find: Find) -> None:
 
 def _begin(desk: Desk, find: Find) -> None:
     """Read what the search works with: the source, the names of its versions, and the LoRA's own prompt."""
-    order, lists = find.order, desk.snapshot()
     if find.begun is not None:
         return
+    order, lists = find.order, desk.snapshot()
     source = desk.archives.checked_source(order.lora)
     settings = own_settings(order.lora, order.settings, lists.loras()) if order.is_template else order.settings
     fit = None if order.fit is None else with_prompt(order.fit, settings)

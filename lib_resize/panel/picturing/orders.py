@@ -10,7 +10,7 @@ from ..desk import Desk
 from ..faults import Fault
 from ..fitting import check_can_fit, read_fit, with_other_seeds
 from ..options import Options
-from ..protocol.find_objects import LEAST_TARGET, MOST_TARGET, SEEDS
+from ..protocol.find_objects import LEAST_TARGET, MOST_TARGET
 from ..protocol.objects import TARGET
 from ..protocol.types import Json, read_object
 from ..snapshot import HostLists
@@ -23,13 +23,11 @@ def check_host(desk: Desk) -> None:
         raise Fault("unavailable", f"{desk.host.name} cannot generate images from here.")
 
 
-def check_search(desk: Desk, target: float, seeds: int, options: Options) -> None:
+def check_search(desk: Desk, target: float, options: Options) -> None:
     """Raise Fault where a search is impossible with these values."""
     check_host(desk)
     if not LEAST_TARGET <= target <= MOST_TARGET:
         raise Fault("request", f"target: must be a number from {LEAST_TARGET} to {MOST_TARGET}, found {target:g}.")
-    if seeds not in SEEDS:
-        raise Fault("request", f"seeds: must be one of {', '.join(map(str, SEEDS))}, found {seeds}.")
     if options.rescale != 1.0:
         raise Fault(
             "request",
@@ -60,5 +58,5 @@ def effect_order(desk: Desk, params: Json, options: Options) -> Json:
     target = read_object(params["target"], TARGET.fields, "target")
     if sum(value is not None for value in target.values()) > 1:
         raise Fault("request", "target: effect is given alone.")
-    check_search(desk, target["effect"], params["seeds"], options)
+    check_search(desk, target["effect"], options)
     return {"target": float(target["effect"]), "seeds": params["seeds"], "settings": read_settings(params["settings"])}
