@@ -22,7 +22,7 @@ from lib_resize.hosts.host import FIT
 from lib_resize.panel.service import Service
 from tests.fitting.small_net import SHAPES, save_lora
 from tests.hosts.live_webui import MERGED, PATCHED, SEPARATE, LiveWebUI, lora_deltas
-from tests.panel.panelhost import Browser
+from tests.panel.panelhost import Browser, end_services
 
 KINDS = [MERGED, SEPARATE, PATCHED]
 PROMPT = "a red fox <lora:style:0.5>"
@@ -90,10 +90,7 @@ def open_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         return Scene(live, Browser(service))
 
     yield open_one
-    for service in services:
-        service.close()
-        service.desk.queue.join()
-        service.desk.library.join()
+    end_services(services)
 
 
 @pytest.fixture(params=KINDS)

@@ -21,7 +21,7 @@ from lib_resize.panel.service import Service
 from tests.fitting.small_net import SHAPES, save_lora
 from tests.hosts.live_texts import TEXT_SHAPES, Texts
 from tests.hosts.live_webui import MERGED, PATCHED, SEPARATE, LiveWebUI
-from tests.panel.panelhost import Browser
+from tests.panel.panelhost import Browser, end_services
 
 KINDS = [MERGED, SEPARATE, PATCHED]
 ENCODERS = ["text encoder 1", "text encoder 2"]
@@ -85,10 +85,7 @@ def open_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         return TextScene(live, Browser(services[-1]))
 
     yield open_one
-    for service in services:
-        service.close()
-        service.desk.queue.join()
-        service.desk.library.join()
+    end_services(services)
 
 
 @pytest.fixture(params=KINDS)

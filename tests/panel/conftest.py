@@ -10,7 +10,7 @@ import pytest
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.panel.service import Service
-from tests.panel.drawing import Drawing
+from tests.panel.drawing import Drawing, write_small_lora
 from tests.panel.panelhost import Browser, fake_host
 
 
@@ -46,3 +46,18 @@ def browser(host, tmp_path: Path) -> Iterator[Browser]:
     service.close()
     service.desk.queue.join()
     service.desk.library.join()
+
+
+@pytest.fixture(scope="session")
+def broth(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA small enough for many searches."""
+    return write_small_lora(tmp_path_factory.mktemp("broth") / "broth.safetensors")
+
+
+@pytest.fixture
+def broth_root(tmp_path: Path, broth: Path) -> Path:
+    """A LoRA folder with `broth` alone."""
+    folder = tmp_path / "models" / "Lora"
+    folder.mkdir(parents=True)
+    shutil.copyfile(broth, folder / broth.name)
+    return folder

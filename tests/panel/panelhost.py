@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -90,3 +91,11 @@ class Browser:
         last = 2**40  # a revision that never comes: no files are reported until all are known
         self.until(lambda: self.ask("library", since=last)["complete"])
         return {file["name"]: file for file in self.ask("library")["files"]}
+
+
+def end_services(services: Iterable[Service]) -> None:
+    """Close services, and wait for their threads."""
+    for service in services:
+        service.close()
+        service.desk.queue.join()
+        service.desk.library.join()

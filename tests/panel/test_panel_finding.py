@@ -34,17 +34,9 @@ from tests.panel.panelhost import Browser, fake_host
 SETTINGS = {"prompt": "a cat <lora:broth:0.8>", "seed": 7, "steps": 4, "sampler_name": "Euler"}
 
 
-@pytest.fixture(scope="session")
-def broth(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_small_lora(tmp_path_factory.mktemp("broth") / "broth.safetensors")
-
-
 @pytest.fixture
-def root(tmp_path: Path, broth: Path) -> Path:
-    folder = tmp_path / "models" / "Lora"
-    folder.mkdir(parents=True)
-    (folder / "broth.safetensors").write_bytes(broth.read_bytes())
-    return folder
+def root(broth_root: Path) -> Path:
+    return broth_root
 
 
 @pytest.fixture
