@@ -16,12 +16,19 @@
         menu.before = document.activeElement;
         state.menu = menu;
         (document.querySelector('dialog.resize-lora[open]') || document.body).append(menu);
-        const box = menu.getBoundingClientRect();
-        menu.style.left = `${Math.max(4, Math.min(x, innerWidth - box.width - 4))}px`;
-        menu.style.top = `${Math.max(4, Math.min(y, innerHeight - box.height - 4))}px`;
+        const place = () => placeMenu(menu, x, y);
+        place();
+        new ResizeObserver(place).observe(menu); // sizes of presets arrive later and make it wider
         const first = menu.querySelector('button');
         if (first) first.focus({preventScroll: true});
         return menu;
+    }
+
+    /* Puts the menu at a point, or as near to it as the window allows. */
+    function placeMenu(menu, x, y) {
+        const box = menu.getBoundingClientRect();
+        menu.style.left = `${Math.max(4, Math.min(x, innerWidth - box.width - 4))}px`;
+        menu.style.top = `${Math.max(4, Math.min(y, innerHeight - box.height - 4))}px`;
     }
 
     /* An item; `reason` says why it cannot be used. */

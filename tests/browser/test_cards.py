@@ -66,6 +66,20 @@ def test_awkward_names_are_text_and_arrive_whole(host: Any) -> None:
     expect(host.locator("#resize_lora_toasts")).to_contain_text(f"{AWKWARD} 54.8 →")
 
 
+def test_a_menu_that_grows_stays_in_the_window(host: Any) -> None:
+    host.set_viewport_size({"width": 390, "height": 844})
+    at = "{bubbles: true, composed: true, cancelable: true, clientX: 385, clientY: 840}"
+    card(host).locator(".name").evaluate(f"name => name.dispatchEvent(new MouseEvent('contextmenu', {at}))")
+    menu = host.locator("#resize_lora_menu")
+    edges = "menu => (box => [box.left, box.top, innerWidth - box.right, innerHeight - box.bottom])"
+    edges += "(menu.getBoundingClientRect())"
+    width = menu.evaluate("menu => menu.offsetWidth")
+    menu.locator("button span").nth(1).evaluate("size => { size.textContent = '≈ 10.1 MB of 200 MB of a file'; }")
+    assert menu.evaluate("menu => menu.offsetWidth") > width
+    host.wait_for_timeout(100)
+    assert min(menu.evaluate(edges)) >= 3.9
+
+
 def test_sizes_are_in_the_menu_once_a_file_is_analysed(host: Any, shot: Any) -> None:
     ask(host, "analyse", {"names": ["pastry-sdxl"]})
     for _ in range(5):
