@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,16 +39,31 @@ def in_order(
 ) -> Iterator[Result]:
     """Map `work` over the items in a pool, with at most `ahead` results waiting, so that memory is bounded.
 
-    When the consumer stops or a call fails, calls that have not begun are cancelled.
+    Nothing begins before the first result is requested. When the consumer stops or a call fails, calls that have not
+    begun are cancelled.
     """
-    waiting: deque[Future[Result]] = deque()
+    results = Ahead(pool, work, items, ahead)
     try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) >= ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from results
     finally:
-        for future in waiting:
+        results.cancel()
+
+
+class Ahead(Generic[Item, Result]):
+    """The iterator of `in_order`, begun at once: the first calls run while the consumer does something else."""
+
+    def __init__(
+        self, pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+    ) -> None:
+        self._begun = (pool.submit(work, item) for item in items)
+        self._waiting = deque(islice(self._begun, max(1, ahead)))
+
+    def cancel(self) -> None:
+        """Cancel the calls that have not begun."""
+        for future in self._waiting:
             future.cancel()
+
+    def __iter__(self) -> Iterator[Result]:
+        while self._waiting:
+            yield self._waiting.popleft().result()
+            self._waiting.extend(islice(self._begun, 1))

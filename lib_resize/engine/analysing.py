@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
@@ -16,7 +16,7 @@ from ..errors import LayerError
 from ..linalg.arrays import Arrays
 from ..linalg.factor import Factor
 from ..linalg.finite import check_finite, in_range, without_float_warnings
-from ..progress import Progress, in_order
+from ..progress import Ahead, Progress, in_order
 from ..recipe.grammar import Recipe
 from ..recipe.scores import BaseFacts, LayerFacts
 from .analysis import Analysis
@@ -61,10 +61,13 @@ def with_conversion(
 
 def _analysed(adapter: Adapter, checkpoint: Checkpoint | None, recipes: Sequence[Recipe], runtime: Runtime) -> Analysis:
     weights = weights_of(adapter, checkpoint)
-    spectra = _decompose_all(adapter, weights, runtime)
-    if checkpoint is None:
-        return Analysis(adapter, spectra, tuple(_facts(adapter, spectra, {})), weights=weights)
-    base = _compared(adapter, spectra, checkpoint, recipes, runtime)
+    with _Decompositions(adapter, weights, runtime) as decompositions:
+        if checkpoint is None:
+            spectra = decompositions.all()
+            return Analysis(adapter, spectra, tuple(_facts(adapter, spectra, {})), weights=weights)
+        paired = _paired(adapter, checkpoint, recipes, runtime)  # while the first layers are decomposed
+        spectra = decompositions.all()
+    base = paired.with_subspaces(adapter, spectra, runtime)
     return Analysis(adapter, spectra, tuple(_facts(adapter, spectra, base)), checkpoint.path.name, weights=weights)
 
 
@@ -91,26 +94,35 @@ def with_base_norms(
     analysis: Analysis, checkpoint: Checkpoint, recipes: Sequence[Recipe], runtime: Runtime
 ) -> Analysis:
     """Return the analysis with what the recipes need of a base model. Nothing is decomposed again."""
-    base = _compared(analysis.adapter, analysis.spectra, checkpoint, recipes, runtime)
+    paired = _paired(analysis.adapter, checkpoint, recipes, runtime)
+    base = paired.with_subspaces(analysis.adapter, analysis.spectra, runtime)
     layers = tuple(replace(facts, base=base.get(i)) for i, facts in enumerate(analysis.layers))
     others = {word: with_base_norms(other, checkpoint, recipes, runtime) for word, other in analysis.others.items()}
     return replace(analysis, layers=layers, base_name=checkpoint.path.name, others=others)
 
 
-def _compared(
-    adapter: Adapter,
-    spectra: Sequence[Decomposition],
-    checkpoint: Checkpoint,
-    recipes: Sequence[Recipe],
-    runtime: Runtime,
-) -> dict[int, BaseFacts]:
-    """Return what the recipes need of a base model, by layer index, for layers that have a partner in it."""
+@dataclass(frozen=True)
+class _Paired:
+    """The weights that the layers change, by layer index, and their norms."""
+
+    checkpoint: Checkpoint
+    weights: Mapping[int, Partner]
+    norms: dict[int, BaseFacts]
+    subspace: bool
+    """Whether the recipes also compare directions."""
+
+    def with_subspaces(
+        self, adapter: Adapter, spectra: Sequence[Decomposition], runtime: Runtime
+    ) -> dict[int, BaseFacts]:
+        """Return all that the recipes need of the base model."""
+        return _with_subspace(self, adapter, spectra, runtime) if self.subspace else self.norms
+
+
+def _paired(adapter: Adapter, checkpoint: Checkpoint, recipes: Sequence[Recipe], runtime: Runtime) -> _Paired:
+    """Find the weights that the layers change, and their norms."""
     asked = {name for recipe in recipes for name in recipe.weights}
     pairs = {i: weight for i, layer in enumerate(adapter.layers) if (weight := partner_of(checkpoint, layer))}
-    base = _base_facts(checkpoint, pairs, "spn_ckpt" in asked, runtime)
-    if "subspace" in asked:
-        base = _with_subspace(checkpoint, pairs, base, adapter, spectra, runtime)
-    return base
+    return _Paired(checkpoint, pairs, _base_facts(checkpoint, pairs, "spn_ckpt" in asked, runtime), "subspace" in asked)
 
 
 def _is_settled(_: float) -> bool:
@@ -118,20 +130,34 @@ def _is_settled(_: float) -> bool:
     return False
 
 
-def _decompose_all(adapter: Adapter, weights: Weights, runtime: Runtime) -> tuple[Decomposition, ...]:
-    batches = list(_batches(adapter.layers))
-    found: dict[int, Decomposition] = {}
+class _Decompositions:
+    """The decompositions of all layers. The first begin at once, some batches ahead of the first that is used."""
 
-    def work(batch: list[int]) -> list[Decomposition]:
-        return _decompose(
-            [adapter.layers[i] for i in batch], adapter, runtime.arrays, _base_of(batch, weights, adapter)
-        )
+    def __init__(self, adapter: Adapter, weights: Weights, runtime: Runtime) -> None:
+        self._layers = adapter.layers
+        self._progress = runtime.progress
+        self._batches = list(_batches(adapter.layers))
 
-    runtime.progress.start("analyse", len(adapter.layers))
-    for batch, spectra in zip(batches, in_order(runtime.pool, work, batches, runtime.ahead), strict=True):
-        found.update((i, _uncancelled(adapter.layers[i], solved)) for i, solved in zip(batch, spectra, strict=True))
-        runtime.progress.step(len(batch))
-    return tuple(found[i] for i in range(len(adapter.layers)))
+        def work(batch: list[int]) -> list[Decomposition]:
+            layers = [adapter.layers[i] for i in batch]
+            return _decompose(layers, adapter, runtime.arrays, _base_of(batch, weights, adapter))
+
+        self._results = Ahead(runtime.pool, work, self._batches, runtime.ahead)
+
+    def __enter__(self) -> _Decompositions:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._results.cancel()
+
+    def all(self) -> tuple[Decomposition, ...]:
+        """Wait for all; in the order of the layers."""
+        found: dict[int, Decomposition] = {}
+        self._progress.start("analyse", len(self._layers))
+        for batch, spectra in zip(self._batches, self._results, strict=True):
+            found.update((i, _uncancelled(self._layers[i], solved)) for i, solved in zip(batch, spectra, strict=True))
+            self._progress.step(len(batch))
+        return tuple(found[i] for i in range(len(self._layers)))
 
 
 def _uncancelled(layer: Layer, solved: Decomposition) -> Decomposition:
@@ -211,13 +237,10 @@ def _base_facts(
 
 
 def _with_subspace(
-    checkpoint: Checkpoint,
-    pairs: dict[int, Partner],
-    base: dict[int, BaseFacts],
-    adapter: Adapter,
-    spectra: Sequence[Decomposition],
-    runtime: Runtime,
+    paired: _Paired, adapter: Adapter, spectra: Sequence[Decomposition], runtime: Runtime
 ) -> dict[int, BaseFacts]:
+    checkpoint, pairs = paired.checkpoint, paired.weights
+
     def measure(i: int) -> BaseFacts:
         layer, weight = adapter.layers[i], pairs[i]
         try:
@@ -228,7 +251,7 @@ def _with_subspace(
             check_finite(f"its weight {weight.key} in {checkpoint.path.name}", base_alignment)
         except LayerError as error:
             raise LayerError(f"{adapter.name}: layer {layer.stem}: {error}") from error
-        return replace(base[i], subspace=base_alignment)
+        return replace(paired.norms[i], subspace=base_alignment)
 
     runtime.progress.start("read base", len(pairs))
     return dict(
