@@ -81,6 +81,28 @@ def test_the_image_is_that_of_the_same_file_under_a_new_name(host: Rest, api: Ap
         api.post("undo", result=copy["result"])
 
 
+@pytest.mark.needs("fit")
+@pytest.mark.parametrize("fit", [False, True])
+def test_a_run_by_images_finds_the_size_replaces_the_lora_and_restores_it(
+    host: Rest, api: Api, name: str, fit: bool
+) -> None:
+    before, size, listed = image(host, name), of(api, name)["bytes"], api.names()
+    settings = {"prompt": "a cake, {trigger}", "seed": 7, "steps": 2, "width": 64, "height": 64}
+    order = {"target": {"effect": 0.9}, "settings": settings, "seeds": 2, "fit": fit}
+    answer = api.post("shrink", 202, names=[name], least_gain=0, floor=None, again=True, **order)
+    try:
+        assert api.done(answer["job"])["state"] == "done"
+        (made,) = api.get(f"run?run={answer['run']}")["items"]
+        assert made["state"] == "resized", made
+        assert made["effect"]["kept"] >= 0.9
+        assert made["bytes_after"] == of(api, name)["bytes"] < size
+        assert api.names() == listed
+        assert np.abs(image(host, name) - before).max() > 0
+    finally:
+        api.done(api.post("restore_originals", 202, run=answer["run"])["job"])
+    assert np.array_equal(image(host, name), before)
+
+
 @pytest.mark.needs("cards", "prompt")
 def test_the_comparison_of_a_replaced_lora_is_made_from_the_archive(
     host: Rest, api: Api, name: str, webui: Any, request: pytest.FixtureRequest
