@@ -130,9 +130,9 @@ def listing_seconds(folder: str) -> float:
     """CPU seconds of each further file when the headers of a folder are read for a list."""
     import time
 
-    from lib_resize.studies.catalogue import Alike, read_facts
+    from lib_resize.studies.catalogue import facts_of_alike, read_facts
 
-    alike: Alike = {}
+    alike = facts_of_alike()
     first, *others = sorted(Path(folder).glob("*.safetensors"))
     read_facts(first, alike)
     begun = time.process_time()

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DamagedFileError, LayerError
+from ...files.header import TensorEntry
 from ...files.reader import SafeFile
 from ...linalg.arrays import Arrays
 from ...linalg.casts import STORAGE, Bits, Double, Single, doubles
@@ -220,11 +221,14 @@ class Tensors:
     def __contains__(self, role: str) -> bool:
         return role in self.parts
 
+    def entry(self, role: str) -> TensorEntry:
+        return self.file.header.entries[self.parts[role].key]
+
     def shape(self, role: str) -> Shape:
-        return self.file.header.entries[self.parts[role].key].shape
+        return self.entry(role).shape
 
     def dtype(self, role: str) -> str:
-        return self.file.header.entries[self.parts[role].key].dtype
+        return self.entry(role).dtype
 
     def need(self, *roles: str) -> None:
         """Raise DamagedFileError if one of the roles is missing."""
@@ -238,7 +242,8 @@ class Tensors:
 
     def matrix(self, role: str, *, transposed: bool = False) -> Factor:
         """Return the tensor as a matrix (first, rest), or its transpose. Raises LayerError if it is none."""
-        shape, dtype = self.shape(role), self.dtype(role)
+        entry = self.entry(role)
+        shape, dtype = entry.shape, entry.dtype
         self.used.add(role)
         if dtype not in STORAGE:
             raise self.fault(role, not_floating(dtype))
