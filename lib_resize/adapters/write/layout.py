@@ -189,6 +189,8 @@ class _KeptLayer:
 
     def is_float8(self, style: Style) -> bool:
         """Return whether some of its tensors are written in fp8."""
+        if style.dtype is not None:
+            return style.dtype == FLOAT8
         return any(_dtype(slot, style) == FLOAT8 for slot in self.slots)
 
 
@@ -264,6 +266,8 @@ def _check_style(adapter: Adapter, style: Style) -> None:
 
 def becomes_float8(layer: Layer, style: Style) -> bool:
     """Return whether a layer is written in fp8: as requested, or because `same` keeps it."""
+    if style.dtype is not None:
+        return style.dtype == FLOAT8
     return any(_dtype(slot, style) == FLOAT8 for slot in layer.form.slots(1))
 
 
