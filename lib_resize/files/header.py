@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -64,16 +64,18 @@ class Layout:
     """Tensors by name, in the order of the header. A name is only a string: never use it as a path."""
     _found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def once(self, question: str, find: Callable[[], T], given: Hashable = None) -> T:
-        """Return the result of `find`, which is called once for all files of this layout.
-
-        It must follow from the entries and from `given`. Of each question, the last result is kept.
-        """
+    def found(self, question: str, given: Hashable = None) -> Any:
+        """Return what was kept for a question and for what was `given` with it; None for nothing."""
         known = self._found.get(question)
-        if known is None or known[0] != given:
-            known = self._found[question] = (given, find())
-        found: T = known[1]
-        return found
+        return known[1] if known is not None and known[0] == given else None
+
+    def keep(self, question: str, result: T, given: Hashable = None) -> T:
+        """Keep a result that follows from the entries and from `given`, and return it.
+
+        Of each question the last result is kept, for all files of this layout.
+        """
+        self._found[question] = (given, result)
+        return result
 
 
 @dataclass(frozen=True)

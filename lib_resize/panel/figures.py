@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..adapters.forms.lora import LowRank
 from ..adapters.write.style import Style
 from ..engine.analysis import Analysis
 from ..engine.job import ResizeJob
@@ -28,6 +29,7 @@ from .protocol.types import Json
 _POINTS = 200
 _KEEP_ALL = parse_recipe(f"{DEFAULT_SCORES},retain=1")
 _ANCHORS = 9  # points of the table whose files are sized exactly; the header grows evenly between them
+_ANCHORS_OF_PAIRS = 5  # in files of plain pairs, which have the same tensors at every rank
 
 
 def block_order(label: str) -> tuple[int, str]:
@@ -79,9 +81,9 @@ class _Figures:
         self._layers = kept.analysis.adapter.layers
 
     def to_json(self) -> Json:
-        self._progress.start("sizes", len(PRESETS) + _ANCHORS)
-        jobs = {name: self._job(parse_recipe(name)) for name in PRESETS}
         kept = self._kept
+        self._progress.start("sizes", len(PRESETS) + self._anchors(kept.analysis))
+        jobs = {name: self._job(parse_recipe(name)) for name in PRESETS}
         flat = self._flat_warning(jobs["high"])
         return {
             "name": kept.lora.name,
@@ -145,13 +147,17 @@ class _Figures:
         ranking = Ranking(_KEEP_ALL, SelectionInput(analysis.layers, analysis.adapter.together))
         curve = SizeCurve(analysis, ranking, self._style)
         counts = curve.counts(_POINTS)
-        anchors = sorted({counts[round(i * (len(counts) - 1) / (_ANCHORS - 1))] for i in range(_ANCHORS)})
+        anchors = sorted({counts[round(place)] for place in np.linspace(0, len(counts) - 1, self._anchors(analysis))})
         heads = [self._head(analysis, curve, ranking.first(count), count) for count in anchors]
         known = [(anchor, head) for anchor, head in zip(anchors, heads, strict=True) if head is not None]
         if not known:
             return []
         grown = np.interp(counts, [count for count, _ in known], [head for _, head in known])
         return [curve.point(count, head) for count, head in zip(counts, grown, strict=True)]
+
+    def _anchors(self, analysis: Analysis) -> int:
+        pairs = all(isinstance(layer.form, LowRank) for layer in analysis.adapter.layers)
+        return _ANCHORS_OF_PAIRS if pairs else _ANCHORS
 
     def _head(self, analysis: Analysis, curve: SizeCurve, choice: Choice, count: int) -> int | None:
         """Return the bytes of a point's file besides those of its factors; None where nothing would be kept."""

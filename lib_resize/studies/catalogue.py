@@ -84,7 +84,10 @@ def without_path(message: str, path: Path) -> str:
 
 def facts_of(header: Header) -> Facts:
     """Return the facts from a header."""
-    facts = header.layout.once("facts", lambda: _facts_of_tensors(header), base_model_hints(header.metadata))
+    hints = base_model_hints(header.metadata)
+    facts: Facts | None = header.layout.found("facts", hints)
+    if facts is None:
+        facts = header.layout.keep("facts", _facts_of_tensors(header), hints)
     return _with_record(facts, header.metadata)
 
 

@@ -197,7 +197,7 @@ def _read_entry(path: Path, stamp: Stamp, layouts: Layouts) -> SurveyedFile:
     with SafeFile(path, layouts) as file:
         header = file.header
         samples = _samples(file)
-        layout = header.layout.once("hash", lambda: _hash_of(header.layout)).copy()
+        layout = _hash_of(header.layout)
         layout.update(samples)
         facts = facts_of(header)
         return SurveyedFile(
@@ -211,9 +211,12 @@ def _read_entry(path: Path, stamp: Stamp, layouts: Layouts) -> SurveyedFile:
 
 
 def _hash_of(layout: Layout) -> hashlib._Hash:
-    """Return the SHA-256 of the names, types, shapes and places of all tensors, to be copied and continued."""
+    """Return the SHA-256 of the names, types, shapes and places of all tensors, to be continued."""
+    found: hashlib._Hash | None = layout.found("hash")
+    if found is not None:
+        return found.copy()
     tensors = repr([(key, one.dtype, one.shape, one.start) for key, one in layout.entries.items()])
-    return hashlib.sha256(tensors.encode())
+    return layout.keep("hash", hashlib.sha256(tensors.encode())).copy()
 
 
 def _samples(file: SafeFile) -> bytes:

@@ -200,9 +200,11 @@ def without_data(value: F) -> F:
     """Return the form without its values, so that it needs neither memory nor its file."""
     if isinstance(value, (ReadMatrix, Stored, Joined, LazyMatrix, Transposed)):
         return Absent(value.kind, value.shape)  # type: ignore[return-value]
+    if isinstance(value, (str, float, tuple)):  # most fields, of a thousand layers
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{name: without_data(one) for name, one in fields.items()})
+        before = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: without_data(one) for name, one in before.items()})
     return value
 
 

@@ -33,7 +33,8 @@ Stems = Mapping[str, tuple[Kind, Parts]]
 
 def stems_of(layout: Layout) -> Stems:
     """Return `layers_by_stem` of the tensors of a file."""
-    return layout.once("stems", lambda: layers_by_stem(layout.entries))
+    found: Stems | None = layout.found("stems")
+    return layout.keep("stems", layers_by_stem(layout.entries)) if found is None else found
 
 
 def layers_by_stem(keys: Iterable[str]) -> Stems:
@@ -237,8 +238,11 @@ def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales)
 def _naming_of(file: SafeFile, layers: Sequence[Layer]) -> FileNaming:
     """Return the meaning of the names, which follows from the tensors and from the base model in the metadata."""
     hints = base_model_hints(file.header.metadata)
-    sizes = {layer.stem: layer.size for layer in layers}
-    return file.header.layout.once("naming", lambda: naming_of(sizes, hints), hints)
+    found: FileNaming | None = file.header.layout.found("naming", hints)
+    if found is None:
+        naming = naming_of({layer.stem: layer.size for layer in layers}, hints)
+        found = file.header.layout.keep("naming", naming, hints)
+    return found
 
 
 def _named(layer: Layer, name: LayerNaming) -> Layer:
