@@ -189,8 +189,13 @@ def copies(source: Path, folder: Path) -> list[Path]:
     paths = [folder / f"lora {index}.safetensors" for index in range(BATCH)]
     for path in paths:
         if not path.exists():
-            try:
-                os.link(source, path)
-            except OSError:
-                shutil.copyfile(source, path)
+            link(source, path)
     return paths
+
+
+def link(source: Path, target: Path) -> None:
+    """Make a link, or a copy where links cannot be had."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

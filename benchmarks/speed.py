@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from benchmarks.harness import (
     ranks_of,
     ratio,
 )
+from benchmarks.webui import s9
 
 HEADERS = 200
 """Files with equal headers that are listed, to know what one more costs."""
@@ -77,7 +79,6 @@ def s5(runtime: Runtime) -> Iterator[Row]:
 
 def reading_seconds(base: str) -> float:
     """CPU seconds of one thread that reads a float16 checkpoint, casts it to float32 and squares it, and no more."""
-    import time
 
     import numpy as np
 
@@ -107,15 +108,19 @@ def s6(runtime: Runtime) -> Iterator[Row]:
     folder = many_headers(runtime.material.r32, runtime.scratch / "headers")
     say(f"{HEADERS} headers")
     each = 1000 * _in_one_thread("listing_seconds", str(folder))
-    yield Row("S6", "one more header that says the same, CPU", each, 10.0, False, " ms")
+    yield Row("S6", "one more header that says the same, in a list, CPU", each, 10.0, False, " ms")
+    each = 1000 * _in_one_thread("survey_seconds", str(folder))
+    yield Row("S6", "the same, in a survey, CPU", each, 10.0, False, " ms")
 
 
 def many_headers(source: Path, folder: Path) -> Path:
-    """Make sparse files whose headers differ in their metadata only."""
+    """Make sparse files whose headers differ in their metadata only, each with a number of its own in a matrix."""
     folder.mkdir(exist_ok=True)
     with source.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         data = source.stat().st_size - file.tell()
+    matrices = [entry for key, entry in header.items() if key != "__metadata__" and len(entry["shape"]) >= 2]
+    middle = sum(matrices[0]["data_offsets"]) // 4 * 2
     for index in range(HEADERS):
         header["__metadata__"] = {**header.get("__metadata__", {}), "ss_output_name": f"number {index}"}
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -123,22 +128,43 @@ def many_headers(source: Path, folder: Path) -> Path:
         with (folder / f"{index}.safetensors").open("wb") as made:
             made.write(len(text).to_bytes(8, "little") + text)
             made.truncate(made.tell() + data)
+            made.seek(middle, os.SEEK_CUR)
+            made.write(index.to_bytes(2, "little"))
     return folder
 
 
 def listing_seconds(folder: str) -> float:
     """CPU seconds of each further file when the headers of a folder are read for a list."""
-    import time
 
-    from lib_resize.studies.catalogue import Alike, read_facts
+    from lib_resize.studies.catalogue import facts_of_alike, read_facts
 
-    alike: Alike = {}
+    alike = facts_of_alike()
     first, *others = sorted(Path(folder).glob("*.safetensors"))
     read_facts(first, alike)
     begun = time.process_time()
     for path in others:
         read_facts(path, alike)
     return (time.process_time() - begun) / len(others)
+
+
+def survey_seconds(folder: str) -> float:
+    """CPU seconds of each file until ``library`` has read all headers of a folder, the first among them."""
+    import contextlib
+
+    from lib_resize.errors import Cancelled
+    from lib_resize.studies.survey import Survey, SurveyOptions, survey
+
+    found: list[float] = []
+
+    def stop(headers: Survey) -> None:
+        found.append((time.process_time() - begun) / len(headers.entries))
+        raise Cancelled
+
+    begun = time.process_time()
+    with contextlib.suppress(Cancelled):
+        survey(Path(folder), SurveyOptions(cache=Path(folder) / "figures.json", on_headers=stop))
+    (Path(folder) / "figures.json").unlink()
+    return found[0]
 
 
 def s7(runtime: Runtime) -> Iterator[Row]:
@@ -198,6 +224,7 @@ GOALS: Mapping[str, Callable[[Runtime], Iterator[Row]]] = {
     "S6": s6,
     "S7": s7,
     "S8": s8,
+    "S9": s9,
     "S10": s10,
 }
 
@@ -212,6 +239,7 @@ def _in_one_thread(name: str, argument: str) -> float:
 _MEASURES: Mapping[str, Callable[[str], float]] = {
     "reading_seconds": reading_seconds,
     "listing_seconds": listing_seconds,
+    "survey_seconds": survey_seconds,
 }
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
 from ..errors import Cancelled, DeviceError, FileError, ResizeError, internal
+from ..files.alike import Layouts
 from ..files.metadata import has_resize_record
 from ..files.reader import SafeFile
 from ..files.target import RESULT, Inputs, check_target
@@ -64,6 +65,7 @@ class _Run:
             self.checkpoint = Checkpoint(settings.base)
             stack.callback(self.checkpoint.close)
         inputs.add(*(self.checkpoint.paths if self.checkpoint else ()))
+        self.layouts = Layouts()
         self.paths = OutputPaths(settings.output, settings.suffix)
 
     def outcomes(self, source: Source) -> Iterator[Outcome]:
@@ -88,7 +90,7 @@ class _Run:
 
     def _opened(self, source: Source, recipes: Sequence[Recipe]) -> Iterator[Outcome]:
         with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(SafeFile(member.path)) for member in source.members]
+            files = [stack.enter_context(SafeFile(member.path, self.layouts)) for member in source.members]
             hashes = [] if self.settings.dry_run else [self.runtime.pool.submit(file.sha256) for file in files]
             stack.callback(lambda: [future.cancel() for future in hashes])
             adapter = read_source(source, files, self.checkpoint)

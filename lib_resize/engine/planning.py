@@ -52,6 +52,15 @@ def prepare(
     return converted if own is None else _better(own, converted)
 
 
+def size_of_choice(analysis: Analysis, recipe: Recipe, style: Style, choice: Choice, path: Path) -> int:
+    """Return the exact bytes of the file at `path` that holds a choice of the recipe; faster than `prepare`.
+
+    Raises UnsupportedError where all layers are zero, or where the style does not fit the file.
+    """
+    _check_something_is_left(analysis)
+    return _Sizes(analysis, recipe, style, lambda _: path, None, None).size_of(choice)
+
+
 def _job_or_none(
     analysis: Analysis, recipe: Recipe, style: Style, path_for: PathFor, suffix: str | None, fit: FitRecord | None
 ) -> ResizeJob | None:

@@ -15,7 +15,7 @@ import numpy as np
 from ..adapters.forms.lora import lora_from_pair
 from ..adapters.keys.suffixes import ParsedKey
 from ..adapters.layer import Adapter, Layer
-from ..adapters.read.adapter import groups_together
+from ..adapters.read.naming import groups_together
 from ..base.memory_budget import MemoryBudget
 from ..base.weights import BaseWeight
 from ..engine.runtime import Runtime

@@ -11,10 +11,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import FileError, OutputError
 from .damage import COPY_AGAIN, damaged_file, shortened
@@ -23,6 +23,8 @@ from .header_entries import TensorEntry as TensorEntry
 from .header_entries import entry_of
 from .header_json import parse_object, parse_value
 from .other_formats import refuse_other_formats
+
+T = TypeVar("T")
 
 MAX_HEADER_BYTES = 100_000_000
 """The library refuses longer headers. No file can make this package allocate more."""
@@ -52,17 +54,47 @@ class TensorSpec(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Layout:
+    """The tensors of a file by their header, and what was found from them alone.
+
+    Files that say the same share a layout, see `alike`, so neither the entries nor the results ever change.
+    """
+
+    entries: Mapping[str, TensorEntry]
+    """Tensors by name, in the order of the header. A name is only a string: never use it as a path."""
+    _found: dict[str, tuple[Hashable, Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def found(self, question: str, given: Hashable = None) -> Any:
+        """Return what was kept for a question and for what was `given` with it; None for nothing."""
+        known = self._found.get(question)
+        return known[1] if known is not None and known[0] == given else None
+
+    def keep(self, question: str, result: T, given: Hashable = None) -> T:
+        """Keep a result that follows from the entries and from `given`, and return it.
+
+        Of each question the last result is kept, for all files of this layout.
+        """
+        self._found[question] = (given, result)
+        return result
+
+
+@dataclass(frozen=True)
 class Header:
     """A checked header: the tensors cover the tensor region completely, each byte once."""
 
-    entries: dict[str, TensorEntry]
-    """Tensors by name, in the order of the header. A name is only a string: never use it as a path."""
+    layout: Layout
+    """The tensors."""
     metadata: dict[str, str]
     """The file's text fields; empty if it has none."""
     data_start: int
     """Position of the tensor region in the file, in bytes."""
     file_bytes: int
     """Size of the whole file, in bytes."""
+
+    @property
+    def entries(self) -> Mapping[str, TensorEntry]:
+        """Tensors by name, in the order of the header."""
+        return self.layout.entries
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -142,7 +174,7 @@ def parse_text(text: HeaderText, path: Path) -> Header:
     metadata = _metadata(path, document.pop(_METADATA, None))
     entries = {name: entry_of(path, name, fields) for name, fields in document.items()}
     _check_tiling(path, entries, text.file_bytes - text.data_start)
-    return Header(entries, metadata, text.data_start, text.file_bytes)
+    return Header(Layout(entries), metadata, text.data_start, text.file_bytes)
 
 
 _METADATA_FIRST = re.compile(rf'\s*\{{\s*"{_METADATA}"\s*:\s*')

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DamagedFileError
-from .header import TensorEntry, parse_header
+from .alike import Layouts
+from .header import Layout, TensorEntry, parse_header, read_text
 from .steady import SteadyFile
 
 STORAGE: dict[str, np.dtype[Any]] = {
@@ -47,13 +48,19 @@ class SafeFile:
 
     Opening reads the header. Each call that reads a tensor reads it from the disk, into new memory. Raises what
     ``read_header`` raises, and ``FileError`` where the file changed since it was opened. Threads can share an instance.
+
+    For many files, pass the same `layouts`: headers that say the same of their tensors are parsed once.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], layouts: Layouts | None = None) -> None:
         self.path = Path(path)
         self._disk = SteadyFile(self.path)
         try:
-            self.header = parse_header(self._disk.stream, self.path)
+            self.header = (
+                parse_header(self._disk.stream, self.path)
+                if layouts is None
+                else layouts.header(read_text(self._disk.stream, self.path), self.path)
+            )
             self._disk.check()
         except BaseException:
             self._disk.close()
@@ -79,7 +86,7 @@ class SafeFile:
         """
         other = copy.copy(self)
         entries = {names[key]: entry for key, entry in self.header.entries.items()}
-        other.header = replace(self.header, entries=entries, metadata=dict(metadata))
+        other.header = replace(self.header, layout=Layout(entries), metadata=dict(metadata))
         return other
 
     def bits(self, key: str, rows: tuple[int, int] | None = None) -> Bits:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,7 @@ REFINER_UNET = UNetConfig(
 KOLORS_UNET = UNetConfig(label_channels=5632)
 
 
-@dataclass(frozen=True)
-class Weight:
+class Weight(NamedTuple):
     """One matrix or convolution of a UNet; names are dotted and without ``.weight``.
 
     `role` is ``attention`` (inside a Transformer2DModel: trained by kohya's scripts by default), ``conv`` (residual
@@ -87,8 +87,7 @@ class Weight:
     role: str
 
 
-@dataclass(frozen=True)
-class TextWeight:
+class TextWeight(NamedTuple):
     """One matrix of a CLIP text encoder, and the stored tensor that holds it.
 
     `name` is the dotted name in Hugging Face's CLIP, which all LoRA files use. `shape` is its ``(out, in)``. `stored`

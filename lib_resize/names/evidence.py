@@ -42,6 +42,8 @@ def shapes_fit(family: Family, rows: Mapping[str, LayerName], sizes: Mapping[str
 
 def _agree(rows: Mapping[str, LayerName], agreeing: Mapping[str, bool]) -> bool:
     """Return whether most layers of each kind agree."""
+    if all(agreeing.values()):
+        return True
     kinds: dict[Hashable, list[bool]] = defaultdict(list)
     for stem, row in rows.items():
         kinds[_BELOW_BLOCKS.sub("", row.id), flat_shape(row.shape)].append(agreeing[stem])

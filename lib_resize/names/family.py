@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 from .table_reader import WHOLE, Share
 
 
-@dataclass(frozen=True)
-class LayerName:
+class LayerName(NamedTuple):
     """One layer of one family.
 
     `id` is the canonical id, `component` the part of the model that owns it and `shape` that of the weight in a model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from functools import cache
+from typing import NamedTuple
 
 from .evidence import BaseModelHints, flat_shape, has_distinguishing_layer, read_hints, shapes_fit
 from .families import FAMILIES
@@ -21,7 +22,23 @@ def canonical_id(stem: str, family: Family) -> str | None:
 
 
 def identify(stems: Mapping[str, tuple[int, int]], hints: Iterable[str] = ()) -> Family | None:
-    """Return the family that a LoRA was made for, from the names of its layers and their shapes; None if it is unknown.
+    """Return the family of `identify_layers`."""
+    return identify_layers(stems, hints).family
+
+
+class Identified(NamedTuple):
+    """The family of a file; None if it is unknown."""
+
+    family: Family | None
+    names: Mapping[str, str]
+    """Stem -> canonical id, for the layers that the family has."""
+
+
+_UNKNOWN = Identified(None, {})
+
+
+def identify_layers(stems: Mapping[str, tuple[int, int]], hints: Iterable[str] = ()) -> Identified:
+    """Return the family that a LoRA was made for, from the names of its layers and their shapes, and its ids of them.
 
     `stems` maps each stem to ``(out, in)`` of its delta, convolutions flattened. `hints` are the values in the metadata
     that name the base model.
@@ -37,21 +54,21 @@ def identify(stems: Mapping[str, tuple[int, int]], hints: Iterable[str] = ()) ->
     """
     hint = read_hints(hints)
     if hint.excludes_known_families:
-        return None
+        return _UNKNOWN
     parts = {stem: split(stem) for stem in stems}
     denoiser = {stem: part for stem, part in parts.items() if not is_text_encoder(*part)}
     deciding = (denoiser or parts).keys()
     highest = (len(stems), bool(hint.families), len(stems), sum(prefix.flat for prefix, _ in parts.values()))
-    best, best_score, most = None, (0, False, 0, 0), 0
+    best, best_score, most = _UNKNOWN, (0, False, 0, 0), 0
     for family in _possible_families(denoiser.values()):
         known = _known_names(family, parts)
         score = _score(stems, known, family, hint)
         most = max(most, len(known))
         if score > best_score and _is_candidate(family, deciding, known, stems, hint):
-            best, best_score = family, score
+            best, best_score = Identified(family, known), score
         if best_score == highest:
             break
-    return best if best_score[0] == most else None
+    return best if best_score[0] == most else _UNKNOWN
 
 
 def _known_names(family: Family, parts: Mapping[str, tuple[Prefix, str]]) -> dict[str, str]:

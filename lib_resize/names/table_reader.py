@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Numbers = Mapping[str, int]
 """Name of a number of an architecture -> its value."""
@@ -52,8 +53,7 @@ class Share:
 WHOLE = Share()
 
 
-@dataclass(frozen=True)
-class Matrix:
+class Matrix(NamedTuple):
     """One weight of a table, or a piece of one.
 
     `names` are its dotted names; its id is made of the first. `whole` is the native name of the weight that it is a

@@ -19,6 +19,7 @@ from ..base.checkpoint_keys import looks_like_checkpoint
 from ..engine.analysing import analyse, needs_conversion, reattached, with_base_norms, with_conversion, without_tensors
 from ..engine.runtime import cpu_runtime
 from ..errors import FileError, PairingError, UnsupportedError
+from ..files.alike import Layouts
 from ..files.reader import SafeFile
 from ..hosts.host import Host, LoraFile
 from ..hosts.live import open_reference
@@ -40,6 +41,7 @@ class Analyses:
     def __init__(self, host: Host, most_bytes: int = MOST_BYTES) -> None:
         self._host = host
         self._most = most_bytes
+        self._layouts = Layouts()
         self._kept: OrderedDict[str, CachedAnalysis] = OrderedDict()
         self._lock = threading.RLock()
 
@@ -67,7 +69,7 @@ class Analyses:
         """
         kept = self.get(lora)
         if kept is None or is_of_another_base(kept, choice, self._host):
-            kept = _decomposed(lora, progress, convert, self._host, choice)
+            kept = _decomposed(lora, progress, convert, self._host, choice, self._layouts)
         elif needs_conversion(kept.analysis, convert):
             with (
                 cpu_runtime(progress) as tools,
@@ -125,16 +127,22 @@ class Analyses:
             total -= self._kept.pop(name).bytes
 
 
-def _decomposed(lora: LoraFile, progress: Progress, convert: str, host: Host, choice: str) -> CachedAnalysis:
+def _decomposed(
+    lora: LoraFile, progress: Progress, convert: str, host: Host, choice: str, layouts: Layouts
+) -> CachedAnalysis:
     stamp = _stamp(lora)
-    with _read(lora.path) as adapter, open_required_base(adapter, host, choice) as base, cpu_runtime(progress) as tools:
+    with (
+        _read(lora.path, layouts) as adapter,
+        open_required_base(adapter, host, choice) as base,
+        cpu_runtime(progress) as tools,
+    ):
         analysis = without_tensors(analyse(adapter, base, (), tools, convert=convert))
         blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)
     if base is None:
-        return CachedAnalysis(lora, stamp, analysis, blocks)
+        return CachedAnalysis(lora, stamp, analysis, blocks, layouts)
     reference = reference_info(host, choice)
     key = base_key(choice, reference)
-    return CachedAnalysis(lora, stamp, analysis, blocks, delta_base=key, reference=reference)
+    return CachedAnalysis(lora, stamp, analysis, blocks, layouts, delta_base=key, reference=reference)
 
 
 def _stamp(lora: LoraFile) -> Stamp:
@@ -145,8 +153,8 @@ def _stamp(lora: LoraFile) -> Stamp:
 
 
 @contextlib.contextmanager
-def _read(path: Path) -> Iterator[Adapter]:
-    with SafeFile(path) as file:
+def _read(path: Path, layouts: Layouts) -> Iterator[Adapter]:
+    with SafeFile(path, layouts) as file:
         if looks_like_checkpoint(file.header.entries):
             raise UnsupportedError(f"{path}: this is a base model, not a LoRA.")
         yield read_adapter(file)
@@ -155,7 +163,7 @@ def _read(path: Path) -> Iterator[Adapter]:
 @contextlib.contextmanager
 def reopened(kept: CachedAnalysis) -> Iterator[Adapter]:
     """Open the file of a kept analysis again. Raises FileError where it was changed or replaced."""
-    with _read(kept.lora.path) as adapter:
+    with _read(kept.lora.path, kept.layouts) as adapter:
         stems = [layer.stem for layer in adapter.layers]
         if _stamp(kept.lora) != kept.stamp or stems != [layer.stem for layer in kept.analysis.adapter.layers]:
             raise FileError(f"{kept.lora.path}: changed since it was analysed. Try again.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..engine.analysis import Analysis
+from ..files.alike import Layouts
 from ..hosts.host import LoraFile
 from ..studies.catalogue import Stamp
 from .protocol.types import Json
@@ -26,6 +27,8 @@ class CachedAnalysis:
     """Without base norms, and without the values of its factors."""
     blocks: tuple[str, ...]
     """Block of every layer."""
+    layouts: Layouts
+    """What was found from headers, for opening the file again."""
     based: Analysis | None = None
     """The same with the base norms that recipes needed so far."""
     base_key: BaseKey | None = None

@@ -18,10 +18,11 @@ from ..recipe.select import Ranking
 from .protocol.types import Json
 
 
-def ranks_of(ranks: Sequence[int]) -> list[int]:
+def ranks_of(ranks: Sequence[int] | NDArray[np.int64]) -> list[int]:
     """Return the smallest, the median and the largest rank of the layers that are kept."""
-    kept = sorted(rank for rank in ranks if rank)
-    return [kept[0], kept[len(kept) // 2], kept[-1]] if kept else [0, 0, 0]
+    every = np.sort(np.asarray(ranks, np.int64))
+    kept = every[np.count_nonzero(every == 0) :]
+    return [int(kept[0]), int(kept[len(kept) // 2]), int(kept[-1])] if len(kept) else [0, 0, 0]
 
 
 class SizeCurve:
@@ -57,18 +58,18 @@ class SizeCurve:
         """Return the retention of a count, rounded down to what the text of a recipe can hold."""
         return max(1e-6, float(np.floor(self._retention[count] * 1e6) / 1e6))
 
-    def ranks(self, count: int) -> list[int]:
+    def ranks(self, count: int) -> NDArray[np.int64]:
         """Return the rank of every layer at a count."""
-        new = self._forced + np.bincount(self._ranking.layer[:count], minlength=len(self._forced))
+        new: NDArray[np.int64] = self._forced + np.bincount(self._ranking.layer[:count], minlength=len(self._forced))
         for group in self._together:
             if any(new[i] for i in group):
                 for i in group:
                     new[i] = max(new[i], 1)
-        return [int(rank) for rank in new]
+        return new
 
-    def data(self, ranks: Sequence[int]) -> int:
+    def data(self, ranks: Sequence[int] | NDArray[np.int64]) -> int:
         """Return the bytes of all factors."""
-        return int(self._sizes[self._places + np.array(ranks, np.int64)].sum())
+        return int(self._sizes[self._places + np.asarray(ranks, np.int64)].sum())
 
     def point(self, count: int, head: float) -> Json:
         """Return the `Point` of the protocol; `head` is the bytes of the file besides its factors."""
@@ -78,7 +79,7 @@ class SizeCurve:
             "retention": self.retention(count),
             "bytes": round(self.data(ranks) + head),
             "ranks": ranks_of(ranks),
-            "layers_gone": ranks.count(0),
+            "layers_gone": int(np.count_nonzero(ranks == 0)),
             "threshold": None if threshold is None else round(threshold, 4),
         }
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from ..adapters.forms.lora import LowRank
 from ..adapters.write.style import Style
 from ..engine.analysis import Analysis
 from ..engine.job import ResizeJob
-from ..engine.planning import prepare
+from ..engine.planning import prepare, size_of_choice
 from ..errors import ResizeError
 from ..files.file_names import SUFFIX
 from ..plans import Plan
 from ..progress import Progress
 from ..recipe.grammar import PRESETS, Recipe, parse_recipe
-from ..recipe.select import Ranking, SelectionInput
+from ..recipe.select import Choice, Ranking, SelectionInput
 from .cached import CachedAnalysis
 from .curve import SizeCurve, ranks_of, value_count
 from .lora_warnings import FLAT, flat_warning
@@ -25,7 +27,9 @@ from .protocol.objects import DEFAULT_SCORES
 from .protocol.types import Json
 
 _POINTS = 200
+_KEEP_ALL = parse_recipe(f"{DEFAULT_SCORES},retain=1")
 _ANCHORS = 9  # points of the table whose files are sized exactly; the header grows evenly between them
+_ANCHORS_OF_PAIRS = 5  # in files of plain pairs, which have the same tensors at every rank
 
 
 def block_order(label: str) -> tuple[int, str]:
@@ -58,13 +62,13 @@ def analysis_json(kept: CachedAnalysis, progress: Progress) -> Json:
     return kept.shown
 
 
-def preset_job(
-    kept: CachedAnalysis, recipe: Recipe, style: Style | None = None, analysis: Analysis | None = None
-) -> ResizeJob:
+def preset_job(kept: CachedAnalysis, recipe: Recipe, style: Style | None = None) -> ResizeJob:
     """Return the plan of a recipe, under a name of usual length."""
-    return prepare(
-        analysis or kept.analysis, recipe, style or Style(), lambda _: Path(f"{kept.lora.path.stem}_00mb{SUFFIX}")
-    )
+    return prepare(kept.analysis, recipe, style or Style(), lambda _: _usual_path(kept))
+
+
+def _usual_path(kept: CachedAnalysis) -> Path:
+    return Path(f"{kept.lora.path.stem}_00mb{SUFFIX}")
 
 
 class _Figures:
@@ -77,9 +81,9 @@ class _Figures:
         self._layers = kept.analysis.adapter.layers
 
     def to_json(self) -> Json:
-        self._progress.start("sizes", len(PRESETS) + _ANCHORS)
-        jobs = {name: self._job(parse_recipe(name)) for name in PRESETS}
         kept = self._kept
+        self._progress.start("sizes", len(PRESETS) + self._anchors(kept.analysis))
+        jobs = {name: self._job(parse_recipe(name)) for name in PRESETS}
         flat = self._flat_warning(jobs["high"])
         return {
             "name": kept.lora.name,
@@ -95,9 +99,9 @@ class _Figures:
             "device": "cpu",
         }
 
-    def _job(self, recipe: Recipe, analysis: Analysis | None = None) -> ResizeJob | None:
+    def _job(self, recipe: Recipe) -> ResizeJob | None:
         try:
-            return preset_job(self._kept, recipe, self._style, analysis)
+            return preset_job(self._kept, recipe, self._style)
         except ResizeError:
             return None
         finally:
@@ -140,19 +144,26 @@ class _Figures:
     def _table(self, medium: ResizeJob | None) -> list[Json]:
         """Return the points of the slider; of the layer kinds that medium writes, where it may convert."""
         analysis = medium.analysis if medium is not None else self._kept.analysis
-        recipe = parse_recipe(f"{DEFAULT_SCORES},retain=1")
-        curve = SizeCurve(analysis, Ranking(recipe, SelectionInput(analysis.layers)), self._style)
+        ranking = Ranking(_KEEP_ALL, SelectionInput(analysis.layers, analysis.adapter.together))
+        curve = SizeCurve(analysis, ranking, self._style)
         counts = curve.counts(_POINTS)
-        anchors = sorted({counts[round(i * (len(counts) - 1) / (_ANCHORS - 1))] for i in range(_ANCHORS)})
-        heads = [self._head(analysis, curve, count) for count in anchors]
+        anchors = sorted({counts[round(place)] for place in np.linspace(0, len(counts) - 1, self._anchors(analysis))})
+        heads = [self._head(analysis, curve, ranking.first(count), count) for count in anchors]
         known = [(anchor, head) for anchor, head in zip(anchors, heads, strict=True) if head is not None]
         if not known:
             return []
         grown = np.interp(counts, [count for count, _ in known], [head for _, head in known])
         return [curve.point(count, head) for count, head in zip(counts, grown, strict=True)]
 
-    def _head(self, analysis: Analysis, curve: SizeCurve, count: int) -> int | None:
-        """Return the bytes of a point's file besides those of its factors."""
-        recipe = replace(parse_recipe(f"{DEFAULT_SCORES},retain=1"), value=curve.retention(count))
-        job = self._job(recipe, replace(analysis, others={}))
-        return None if job is None else job.plan.bytes_after - curve.data(job.choice.ranks)
+    def _anchors(self, analysis: Analysis) -> int:
+        pairs = all(isinstance(layer.form, LowRank) for layer in analysis.adapter.layers)
+        return _ANCHORS_OF_PAIRS if pairs else _ANCHORS
+
+    def _head(self, analysis: Analysis, curve: SizeCurve, choice: Choice, count: int) -> int | None:
+        """Return the bytes of a point's file besides those of its factors; None where nothing would be kept."""
+        self._progress.step()
+        recipe = replace(_KEEP_ALL, value=curve.retention(count))
+        with contextlib.suppress(ResizeError):
+            whole = size_of_choice(analysis, recipe, self._style, choice, _usual_path(self._kept))
+            return whole - curve.data(choice.ranks) if any(choice.ranks) else None
+        return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..hosts.host import Host, LoraFile
-from ..studies.catalogue import Alike, Facts, KnownFiles, Stamp, cache_file, read_facts, stamp_of
+from ..studies.catalogue import Facts, KnownFiles, Stamp, cache_file, facts_of_alike, read_facts, stamp_of
 from .archives import plain
 from .protocol.types import Json
 from .same_names import SameName, same_names
@@ -219,7 +219,7 @@ class Library:
 
     def _read(self, loras: Sequence[LoraFile]) -> None:
         """Read headers and keep the facts of each at once: a few thousand take longer than a user waits."""
-        alike: Alike = {}
+        alike = facts_of_alike()
         for lora in loras:
             stamp = self._stamp(lora)
             if stamp is not None:

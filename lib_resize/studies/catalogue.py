@@ -8,18 +8,18 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from hashlib import sha256
 from math import prod
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..adapters.read.adapter import layers_by_stem
+from ..adapters.read.adapter import stems_of
 from ..adapters.read.outline import Outline, outline
 from ..base.checkpoint_keys import looks_like_checkpoint
 from ..base.norm_cache import cache_folder
 from ..errors import ResizeError
+from ..files.alike import Alike
 from ..files.atomic import write_whole
-from ..files.header import Header, HeaderText, TensorEntry, open_file, parse_text, read_text, split_metadata
+from ..files.header import Header, TensorEntry, open_file, read_text
 from ..files.metadata import RECORD
 from ..names.evidence import base_model_hints
 from ..names.identify import identify
@@ -55,41 +55,26 @@ def stamp_of(path: Path) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
-Alike = dict[bytes, Facts]
-"""Facts by the tensors of a header: trainers write the same ones again and again."""
-_MOST_ALIKE = 1000
+def facts_of_alike() -> Alike[Facts]:
+    """Return room for the facts of many files, for `read_facts`."""
+    return Alike(1000)
 
 
-def read_facts(path: Path, alike: Alike | None = None) -> Facts:
+def read_facts(path: Path, alike: Alike[Facts] | None = None) -> Facts:
     """Return the facts of a file from its header. A file that cannot be read has a `problem`, and raises nothing.
 
-    For many files, pass the same `alike`: it is filled, and files with the same tensors are examined once.
+    For many files, pass the same `alike`: files that say the same of their tensors are examined once.
     """
     try:
         with open_file(path) as stream:
             text = read_text(stream, path)
-        return _facts_of_text(text, path, {} if alike is None else alike)
+        known = facts_of_alike() if alike is None else alike
+        facts, metadata = known.of(text, path, facts_of, base_model_hints)
+        return _with_record(facts, metadata)
     except ResizeError as error:
         return Facts(problem=without_path(str(error), path))
     except (OSError, ValueError, MemoryError, RecursionError) as error:
         return Facts(problem=f"cannot be read: {error}")
-
-
-def _facts_of_text(text: HeaderText, path: Path, alike: Alike) -> Facts:
-    split = split_metadata(text)
-    if split is None:
-        return facts_of(parse_text(text, path))
-    hints = base_model_hints(split[1])
-    key = sha256(f"{text.file_bytes - text.data_start} {hints} {split[0]}".encode()).digest()
-    known = alike.get(key)
-    if known is not None:
-        source, recipe = _record(split[1])
-        return replace(known, source=source, recipe=recipe)
-    facts = facts_of(parse_text(text, path))
-    if len(alike) >= _MOST_ALIKE:
-        alike.clear()
-    alike[key] = facts
-    return facts
 
 
 def without_path(message: str, path: Path) -> str:
@@ -99,13 +84,21 @@ def without_path(message: str, path: Path) -> str:
 
 def facts_of(header: Header) -> Facts:
     """Return the facts from a header."""
-    stems = layers_by_stem(header.entries)
+    hints = base_model_hints(header.metadata)
+    facts: Facts | None = header.layout.found("facts", hints)
+    if facts is None:
+        facts = header.layout.keep("facts", _facts_of_tensors(header), hints)
+    return _with_record(facts, header.metadata)
+
+
+def _facts_of_tensors(header: Header) -> Facts:
+    """Return the facts that follow from the tensors and from the base model in the metadata."""
+    stems = stems_of(header.layout)
     refused = Counter(kind.name for kind, _ in stems.values() if kind.verdict == "refuse")
     found = {stem: outline(kind, parts, header.entries) for stem, (kind, parts) in stems.items()}
     layers = {stem: one for stem, one in found.items() if one is not None and not _is_vector(one)}
     whole = {stem: one for stem, one in layers.items() if one.missing is None}
     magnitudes = any("magnitude" in stems[stem][1] for stem in whole)
-    source, recipe = _record(header.metadata)
     return Facts(
         family=_family(whole, header.metadata),
         kind=_kind(refused, list(whole.values()), magnitudes),
@@ -113,8 +106,6 @@ def facts_of(header: Header) -> Facts:
         dtype=_dtype(header.entries, whole),
         layers=len(layers) + sum(refused.values()),
         problem=_problem(header.entries, refused, layers),
-        source=source,
-        recipe=recipe,
     )
 
 
@@ -164,14 +155,14 @@ def _family(whole: Mapping[str, Outline], metadata: Mapping[str, str]) -> str | 
     return None if family is None else family.name
 
 
-def _record(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Return the stem of the source and the recipe from the metadata of a resized file."""
+def _with_record(facts: Facts, metadata: Mapping[str, str]) -> Facts:
+    """Return the facts with the stem of the source and the recipe from the metadata of a resized file."""
     with contextlib.suppress(ValueError, RecursionError):
         record = json.loads(metadata.get(RECORD, ""))
         if isinstance(record, dict) and record.get("version"):
             source, recipe = (record.get(field) for field in ("source", "recipe"))
-            return PurePosixPath(str(source)).stem, str(recipe)
-    return None, None
+            return replace(facts, source=PurePosixPath(str(source)).stem, recipe=str(recipe))
+    return replace(facts, source=None, recipe=None)
 
 
 # The store on disk ---------------------------------------------------------------------------------------------

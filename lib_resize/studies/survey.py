@@ -29,6 +29,8 @@ from ..engine.analysis import Analysis
 from ..engine.planning import prepare
 from ..engine.runtime import Runtime, cpu_runtime
 from ..errors import ResizeError, UsageError
+from ..files.alike import Layouts
+from ..files.header import Layout
 from ..files.reader import SafeFile
 from ..files.walk import Skip, ignore
 from ..progress import Progress, Quiet
@@ -182,7 +184,7 @@ def _entry(path: Path, store: SurveyStore) -> SurveyedFile:
         known = store.entry(path, stamp)
         if known is not None:
             return known
-        entry = _read_entry(path, stamp)
+        entry = _read_entry(path, stamp, store.layouts)
     except ResizeError as error:
         return SurveyedFile(path, stamp, read_facts(path), problem=without_path(str(error), path))
     except OSError as error:
@@ -191,20 +193,30 @@ def _entry(path: Path, store: SurveyStore) -> SurveyedFile:
     return store.entry(path, stamp) or entry  # the content may be known under another name
 
 
-def _read_entry(path: Path, stamp: Stamp) -> SurveyedFile:
-    with SafeFile(path) as file:
+def _read_entry(path: Path, stamp: Stamp, layouts: Layouts) -> SurveyedFile:
+    with SafeFile(path, layouts) as file:
         header = file.header
-        tensors = repr([(key, one.dtype, one.shape, one.start) for key, one in header.entries.items()])
         samples = _samples(file)
+        layout = _hash_of(header.layout)
+        layout.update(samples)
         facts = facts_of(header)
         return SurveyedFile(
             path,
             stamp,
             facts,
             content=hashlib.sha256(file.sample(0, header.data_start) + samples + str(stamp).encode()).hexdigest(),
-            layout=hashlib.sha256(tensors.encode() + samples).hexdigest(),
+            layout=layout.hexdigest(),
             problem=facts.problem,
         )
+
+
+def _hash_of(layout: Layout) -> hashlib._Hash:
+    """Return the SHA-256 of the names, types, shapes and places of all tensors, to be continued."""
+    found: hashlib._Hash | None = layout.found("hash")
+    if found is not None:
+        return found.copy()
+    tensors = repr([(key, one.dtype, one.shape, one.start) for key, one in layout.entries.items()])
+    return layout.keep("hash", hashlib.sha256(tensors.encode())).copy()
 
 
 def _samples(file: SafeFile) -> bytes:
@@ -259,7 +271,7 @@ def _with_spectra(found: Survey, options: SurveyOptions, store: SurveyStore, pro
     with cpu_runtime(Quiet(), options.threads) as runtime:
         for entry in todo:
             if entry.content not in fresh:
-                fresh[entry.content] = _measured(entry, options.exact, runtime)
+                fresh[entry.content] = _measured(entry, options.exact, runtime, store.layouts)
                 store.keep(fresh[entry.content])
             progress.step()
     return replace(found, entries=tuple(_with_figures_of(entry, fresh.get(entry.content)) for entry in found.entries))
@@ -272,7 +284,7 @@ def estimated_entry(path: Path, store: SurveyStore, runtime: Runtime) -> Surveye
     """
     entry = _entry(path, store)
     if entry.problem is None and entry.figures is None:
-        entry = _measured(entry, exact=False, runtime=runtime)
+        entry = _measured(entry, False, runtime, store.layouts)
         store.keep(entry)
     return entry
 
@@ -287,9 +299,9 @@ def _with_figures_of(entry: SurveyedFile, fresh: SurveyedFile | None) -> Surveye
     return replace(entry, figures=fresh.figures, problem=fresh.problem)
 
 
-def _measured(entry: SurveyedFile, exact: bool, runtime: Runtime) -> SurveyedFile:
+def _measured(entry: SurveyedFile, exact: bool, runtime: Runtime, layouts: Layouts) -> SurveyedFile:
     try:
-        with SafeFile(entry.path) as file:
+        with SafeFile(entry.path, layouts) as file:
             adapter = read_adapter(file)
             figures = _exact(adapter, runtime) if exact else _estimated(adapter, runtime)
     except ResizeError as error:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import ResizeError
+from ..files.alike import Layouts
 from ..files.header import read_header
 from .catalogue import CatalogueStore, Facts, Json, Stamp, checked_row, read_store, update_store
 
@@ -82,6 +83,8 @@ class SurveyStore:
         self._new = CatalogueStore({}, {})
         self._gone: set[str] = set()
         self._next = time.monotonic() + _SAVE_EVERY
+        self.layouts = Layouts()
+        """What was found from the headers of the last files."""
 
     def entry(self, path: Path, stamp: Stamp) -> SurveyedFile | None:
         """Return what is known of a file; None if it was changed, or never surveyed."""

@@ -17,7 +17,7 @@ from lib_resize.files.atomic import write_whole
 from lib_resize.panel import library
 from lib_resize.panel.service import Service
 from lib_resize.studies import catalogue
-from lib_resize.studies.catalogue import Facts, KnownFiles, load_cache, read_facts, save_cache, stamp_of
+from lib_resize.studies.catalogue import Facts, KnownFiles, facts_of_alike, load_cache, read_facts, save_cache, stamp_of
 from tests.panel.panelhost import Browser, fake_host
 
 STEM = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
@@ -81,7 +81,7 @@ def test_files_that_say_the_same_of_their_tensors_have_the_facts_that_each_would
         tiny(tmp_path / "ours.safetensors", metadata=record),
         tiny(tmp_path / "rank.safetensors", rank=3, metadata={"a": "b"}),
     ]
-    alike: dict[bytes, Facts] = {}
+    alike = facts_of_alike()
     assert [read_facts(path, alike) for path in made] == [read_facts(path) for path in made]
     assert 0 < len(alike) < len(made)
     assert read_facts(made[3], alike).source == "old"

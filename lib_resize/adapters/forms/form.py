@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DamagedFileError, LayerError
+from ...files.header import TensorEntry
 from ...files.reader import SafeFile
 from ...linalg.arrays import Arrays
 from ...linalg.casts import STORAGE, Bits, Double, Single, doubles
@@ -199,9 +200,11 @@ def without_data(value: F) -> F:
     """Return the form without its values, so that it needs neither memory nor its file."""
     if isinstance(value, (ReadMatrix, Stored, Joined, LazyMatrix, Transposed)):
         return Absent(value.kind, value.shape)  # type: ignore[return-value]
+    if isinstance(value, (str, float, tuple)):  # most fields, of a thousand layers
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{name: without_data(one) for name, one in fields.items()})
+        before = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: without_data(one) for name, one in before.items()})
     return value
 
 
@@ -220,11 +223,14 @@ class Tensors:
     def __contains__(self, role: str) -> bool:
         return role in self.parts
 
+    def entry(self, role: str) -> TensorEntry:
+        return self.file.header.entries[self.parts[role].key]
+
     def shape(self, role: str) -> Shape:
-        return self.file.header.entries[self.parts[role].key].shape
+        return self.entry(role).shape
 
     def dtype(self, role: str) -> str:
-        return self.file.header.entries[self.parts[role].key].dtype
+        return self.entry(role).dtype
 
     def need(self, *roles: str) -> None:
         """Raise DamagedFileError if one of the roles is missing."""
@@ -238,7 +244,8 @@ class Tensors:
 
     def matrix(self, role: str, *, transposed: bool = False) -> Factor:
         """Return the tensor as a matrix (first, rest), or its transpose. Raises LayerError if it is none."""
-        shape, dtype = self.shape(role), self.dtype(role)
+        entry = self.entry(role)
+        shape, dtype = entry.shape, entry.dtype
         self.used.add(role)
         if dtype not in STORAGE:
             raise self.fault(role, not_floating(dtype))

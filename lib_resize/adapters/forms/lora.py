@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DamagedFileError, LayerError
+from ...files.header import TensorEntry
 from ...linalg.arrays import Arrays
 from ...linalg.blocks import blocks_of, decompose_blocks, in_block_order
 from ...linalg.casts import STORAGE, Double, Single
@@ -132,11 +133,11 @@ def read_lora(tensors: Tensors) -> LowRank:
     """Read ``up`` and ``down``, or ``bare_up`` and ``bare_down``."""
     roles = ("bare_up", "bare_down") if "bare_up" in tensors or "bare_down" in tensors else ("up", "down")
     _check_complete(tensors, roles)
-    up, down = (tensors.shape(role) for role in roles)
-    _check_shapes(tensors, up, down, roles)
-    rank = down[0]
+    up, down = tensors.entry(roles[0]), tensors.entry(roles[1])
+    _check_shapes(tensors, up, down)
+    rank = down.shape[0]
     pair = Pair(tensors.matrix(roles[0]), tensors.matrix(roles[1]), tensors.outer_scale(rank))
-    return LowRank(pair, up, down, (tensors.dtype(roles[0]), tensors.dtype(roles[1])), roles)
+    return LowRank(pair, up.shape, down.shape, (up.dtype, down.dtype), roles)
 
 
 def _check_complete(tensors: Tensors, roles: tuple[str, str]) -> None:
@@ -148,11 +149,11 @@ def _check_complete(tensors: Tensors, roles: tuple[str, str]) -> None:
             )
 
 
-def _check_shapes(tensors: Tensors, up: Shape, down: Shape, roles: tuple[str, str]) -> None:
-    integers = [tensors.dtype(role) for role in roles if tensors.dtype(role) not in STORAGE]
-    fault = not_floating(integers[0]) if integers else _shape_fault(up, down)
+def _check_shapes(tensors: Tensors, up: TensorEntry, down: TensorEntry) -> None:
+    integers = next((entry.dtype for entry in (up, down) if entry.dtype not in STORAGE), None)
+    fault = not_floating(integers) if integers else _shape_fault(up.shape, down.shape)
     if fault:
-        raise LayerError(f"{tensors.file.path}: layer {tensors.stem}: up is {up}, down is {down}: {fault}.")
+        raise LayerError(f"{tensors.file.path}: layer {tensors.stem}: up is {up.shape}, down is {down.shape}: {fault}.")
 
 
 def _shape_fault(up: Shape, down: Shape) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from .suffixes import ParsedKey
@@ -125,6 +126,7 @@ _FOREIGN = {
     "ip_adapter": "IP-Adapter",
 }
 """Prefixes of names; an IP-Adapter may also be inside of a layer (Flux)."""
+_FOREIGN_STARTS = tuple(_FOREIGN)
 
 
 _PEFT_KINDS = {
@@ -195,14 +197,21 @@ def kind_of(stem: str, parts: Mapping[str, ParsedKey]) -> Kind:
         return control
     if roles & {"up", "down"} and stem.endswith(_STACKS):
         return _STACKED
-    known = next((kind for kind in KINDS if kind.matches(roles)), None)
+    known = _kind_of_roles(roles)
     if known is not None:
         return known
     return EMBEDDING if _is_embedding(stem) else _foreign(stem) or UNKNOWN
 
 
+@lru_cache(maxsize=64)  # thousands of layers have the same few roles
+def _kind_of_roles(roles: frozenset[str]) -> Kind | None:
+    return next((kind for kind in KINDS if kind.matches(roles)), None)
+
+
 def _control(stem: str) -> Kind | None:
     """Return the kind of a file that steers the model from outside of its layers; None for others."""
+    if not stem.startswith(_FOREIGN_STARTS) and ".ip_adapter" not in stem:
+        return None
     for word, name in _FOREIGN.items():
         if stem.startswith(word) or (word == "ip_adapter" and f".{word}" in stem):
             return Kind(name, frozenset(), "refuse", _CONTROLS)

@@ -33,8 +33,8 @@ from ..forms.lora import LowRank
 from ..keys.registry import BASE_DEPENDENT, EMBEDDING, LONE_ALPHA
 from ..keys.suffixes import parse_key
 from ..layer import Adapter, Copied, Layer, LayerNames, NamedLayer
-from ..read.adapter import groups_together
 from ..read.fused import row_cuts
+from ..read.naming import groups_together
 from .common_names import CommonNames, RowRange
 from .duplicates import check_no_duplicates, without_duplicates
 from .vectors import VectorTerm as Vector

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 
 from ...errors import DamagedFileError, LayerError, UnsupportedError
+from ...files.header import Layout
 from ...files.metadata import has_resize_record
 from ...files.reader import SafeFile
 from ...linalg.casts import LARGEST
 from ...names.evidence import base_model_hints
-from ...names.families import attention_group
 from ...names.family import Family
 from ...names.family import layers as family_layers
-from ...names.identify import canonical_id, identify
 from ..forms import reader_of
 from ..forms.form import Form, Tensors
 from ..forms.lora import check_upright
@@ -23,7 +22,7 @@ from ..keys.registry import BASE_DEPENDENT, CONTROL_MARKER, Kind, kind_of, kind_
 from ..keys.suffixes import ParsedKey, parse_key
 from ..layer import Adapter, Copied, Layer
 from .cloneofsimo import NOTE, with_kohya_names
-from .fused import duplicate_layers, row_cuts
+from .naming import FileNaming, LayerNaming, naming_of
 from .scales import ScaleConfig, config_scale, find_configs
 
 Parts = Mapping[str, ParsedKey]
@@ -32,16 +31,14 @@ Stems = Mapping[str, tuple[Kind, Parts]]
 """Stem -> its kind and its keys by role, in the order of the file."""
 
 
+def stems_of(layout: Layout) -> Stems:
+    """Return `layers_by_stem` of the tensors of a file."""
+    found: Stems | None = layout.found("stems")
+    return layout.keep("stems", layers_by_stem(layout.entries)) if found is None else found
+
+
 def layers_by_stem(keys: Iterable[str]) -> Stems:
-    """Return stem -> its kind and its keys by role, in the order of the file.
-
-    Cached by the names of the keys, because most files of a library have the same ones.
-    """
-    return _kinds_of(tuple(keys))
-
-
-@lru_cache(maxsize=16)
-def _kinds_of(keys: tuple[str, ...]) -> Stems:
+    """Return stem -> its kind and its keys by role, in the order of the file."""
     groups: dict[str, dict[str, ParsedKey]] = defaultdict(dict)
     for key in keys:
         found = parse_key(key)
@@ -61,17 +58,18 @@ def read_adapter(file: SafeFile, *, allow_base_dependent: bool = False) -> Adapt
     layers, LayerError for shapes that do not fit.
     """
     source, file = file, with_kohya_names(file)
-    stems = layers_by_stem(file.header.entries)
+    stems = stems_of(file.header.layout)
     _refuse(file, stems)
     resized = {stem: found for stem, found in stems.items() if _is_resized(file, *found)}
     if not resized and not (allow_base_dependent and any(kind.name in BASE_DEPENDENT for kind, _ in stems.values())):
         raise UnsupportedError(f"{file.path}: {_nothing_to_resize(stems)}")
     scales = _Scales(file, find_configs(file.path, file.header.metadata, list(resized)))
     found = [_layer(file, stem, kind, parts, scales) for stem, (kind, parts) in resized.items()]
-    family = identify({layer.stem: layer.size for layer in found}, base_model_hints(file.header.metadata))
-    layers = tuple(_named(layer, family) for layer in found) if family else tuple(found)
+    names = _naming_of(file, found)
+    layers = tuple(_named(layer, name) for layer, name in zip(found, names.layers, strict=True))
+    family = names.family
     scales.notes |= {NOTE} if file is not source else set()
-    scales.notes.update(_held_twice(layers, family))
+    scales.notes.update(names.notes)
     scales.notes.update(_upright(source, layers, family))
     scales.notes.update(scales.without_strength())
     return Adapter(
@@ -82,20 +80,13 @@ def read_adapter(file: SafeFile, *, allow_base_dependent: bool = False) -> Adapt
         copied=tuple(_copied(stems, layers)),
         family=family,
         notes=tuple(sorted(scales.notes)),
-        together=groups_together(layers, family),
+        together=names.together,
     )
 
 
-def _held_twice(layers: Iterable[Layer], family: Family | None) -> Iterator[str]:
-    twice = duplicate_layers(layers, family)
-    if twice:
-        yield (
-            f"{len(twice)} layers are in the file twice (first {twice[0]}), in two key formats or in pieces and whole; "
-            f"hosts use one of them, and all are resized"
-        )
-
-
 def _upright(file: SafeFile, layers: Iterable[Layer], family: Family | None) -> list[str]:
+    if not any(layer.rank > max(layer.size) for layer in layers):
+        return []
     table = family_layers(family) if family else {}
     forms = {layer.stem: layer.form for layer in layers}
     shapes = {layer.stem: table[layer.canonical or ""].shape for layer in layers if layer.canonical in table}
@@ -103,16 +94,6 @@ def _upright(file: SafeFile, layers: Iterable[Layer], family: Family | None) -> 
         return check_upright(forms, shapes, ours=has_resize_record(file.header.metadata))
     except LayerError as error:
         raise LayerError(f"{file.path}: {error}") from error
-
-
-def groups_together(layers: Iterable[Layer], family: Family | None) -> tuple[tuple[int, ...], ...]:
-    """Return groups of indices of layers that a host applies only if all are present, without incomplete groups."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, layer in enumerate(layers):
-        group = attention_group(layer.canonical, family) if family and layer.canonical else None
-        if group is not None:
-            groups[group].append(index)
-    return tuple(tuple(group) for group in groups.values() if len(group) == 4)
 
 
 def read_written_form(file: SafeFile, stem: str, keys: Mapping[str, str]) -> Form:
@@ -249,18 +230,27 @@ def _layer(file: SafeFile, stem: str, kind: Kind, parts: Parts, scales: _Scales)
     return Layer(
         stem=stem,
         form=form,
-        parts={role: tensor for role, tensor in parts.items() if role in own},
+        parts=parts if parts.keys() <= own else {role: tensor for role, tensor in parts.items() if role in own},
         magnitude=parts.get("magnitude"),
     )
 
 
-def _named(layer: Layer, family: Family) -> Layer:
+def _naming_of(file: SafeFile, layers: Sequence[Layer]) -> FileNaming:
+    """Return the meaning of the names, which follows from the tensors and from the base model in the metadata."""
+    hints = base_model_hints(file.header.metadata)
+    found: FileNaming | None = file.header.layout.found("naming", hints)
+    if found is None:
+        naming = naming_of({layer.stem: layer.size for layer in layers}, hints)
+        found = file.header.layout.keep("naming", naming, hints)
+    return found
+
+
+def _named(layer: Layer, name: LayerNaming) -> Layer:
     """Return the layer with its canonical id, and with the kernel that it has in the family."""
-    name = canonical_id(layer.stem, family)
-    row = family_layers(family).get(name) if name else None
-    form = layer.form if row is None else layer.form.with_kernel(row.shape[2:])
-    form = form.with_row_cuts(row_cuts(name, layer.size[0], family))
-    return Layer(layer.stem, form, layer.parts, layer.magnitude, name)
+    if name.canonical is None:
+        return layer
+    form = layer.form.with_kernel(name.kernel).with_row_cuts(name.cuts)
+    return Layer(layer.stem, form, layer.parts, layer.magnitude, name.canonical)
 
 
 _WHY = {"magnitude": "DoRA magnitude", "up_bias": "bias of up", "diff_b": "bias difference"}

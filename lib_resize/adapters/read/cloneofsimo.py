@@ -20,6 +20,7 @@ NOTE = (
 )
 
 _KEY = re.compile(r"(?P<component>unet|text_encoder):(?P<number>\d+):(?P<word>up|down)")
+_COMPONENTS = ("unet:", "text_encoder:")
 _STALE = re.compile(r"(unet|text_encoder)(:\d+:rank)?")
 _SUFFIX = {"up": ".lora_up.weight", "down": ".lora_down.weight"}
 
@@ -34,7 +35,7 @@ def with_kohya_names(file: SafeFile) -> SafeFile:
     """
     found: dict[str, Sizes] = {}
     for key, entry in file.header.entries.items():
-        match = _KEY.fullmatch(key)
+        match = _KEY.fullmatch(key) if key.startswith(_COMPONENTS) else None
         if match:
             sizes = found.setdefault(match["component"], {})
             sizes.setdefault(int(match["number"]), {})[match["word"]] = entry.shape

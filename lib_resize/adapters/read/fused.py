@@ -8,7 +8,7 @@ from functools import cache
 
 from ...names.family import Family, layers
 from ...names.table_reader import WHOLE, Share
-from ..layer import Layer
+from ..layer import NamedLayer
 
 
 def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:
@@ -21,7 +21,7 @@ def row_cuts(name: str | None, rows: int, family: Family) -> tuple[int, ...]:
     return () if rest else tuple((piece.first - own.first) * count for piece in pieces[1:])
 
 
-def duplicate_layers(layers_of_file: Iterable[Layer], family: Family | None) -> list[str]:
+def duplicate_layers(layers_of_file: Iterable[NamedLayer], family: Family | None) -> list[str]:
     """Return the stems of layers that the file has again, in another key format or as a part of a fused layer."""
     if family is None:
         return []

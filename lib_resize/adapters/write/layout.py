@@ -86,8 +86,8 @@ def output_layout(adapter: Adapter, strongest: Sequence[float], ranks: Sequence[
     """
     _check_style(adapter, style)
     every = enumerate(zip(adapter.layers, ranks, strongest, strict=True))
-    staying = [_KeptLayer(i, layer, rank, s, layer.form.slots(rank)) for i, (layer, rank, s) in every if rank]
-    common = _common_alpha([one for one in staying if one.shares_alpha(style)], style)
+    staying = [_kept_layer(i, layer, rank, s, style) for i, (layer, rank, s) in every if rank]
+    common = _common_alpha([one for one in staying if one.shares_alpha])
     layers = tuple(_new_layer(one, common, style) for one in staying)
     copied = _copied(adapter, style)
     specs = [spec for new in layers for spec in (*new.tensors.values(), new.alpha) if spec is not None]
@@ -174,25 +174,33 @@ class _KeptLayer:
     rank: int
     strongest: float
     slots: tuple[TensorSlot, ...]
+    is_pair: bool
+    """Whether it is written as up and down."""
+    is_float8: bool
+    """Whether some of its tensors are written in fp8."""
+    reads_alpha: bool
+    """Whether all readers of its key format use an alpha. A difference in full has none."""
 
     @property
-    def is_pair(self) -> bool:
-        """Whether it is written as up and down."""
-        return len(self.slots) == 2 and self.slots[0].role == "up"
-
-    def shares_alpha(self, style: Style) -> bool:
-        """Return whether its alpha is that of the file. A difference in full has none."""
-        layer = self.layer
-        if not self.is_pair or not (style.kohya or layer.carries_alpha):
-            return False
-        return layer.magnitude is None or self.is_float8(style)
-
-    def is_float8(self, style: Style) -> bool:
-        """Return whether some of its tensors are written in fp8."""
-        return any(_dtype(slot, style) == FLOAT8 for slot in self.slots)
+    def shares_alpha(self) -> bool:
+        """Whether its alpha is that of the file."""
+        return self.reads_alpha and (self.layer.magnitude is None or self.is_float8)
 
 
-def _common_alpha(staying: Sequence[_KeptLayer], style: Style) -> float:
+def _kept_layer(index: int, layer: Layer, rank: int, strongest: float, style: Style) -> _KeptLayer:
+    slots = layer.form.slots(rank)
+    is_pair = len(slots) == 2 and slots[0].role == "up"
+    reads_alpha = is_pair and (style.kohya or layer.carries_alpha)
+    return _KeptLayer(index, layer, rank, strongest, slots, is_pair, _has_float8(slots, style), reads_alpha)
+
+
+def _has_float8(slots: Sequence[TensorSlot], style: Style) -> bool:
+    if style.dtype is not None:
+        return style.dtype == FLOAT8
+    return any(_dtype(slot, style) == FLOAT8 for slot in slots)
+
+
+def _common_alpha(staying: Sequence[_KeptLayer]) -> float:
     """Return c of the whole file. Its factors have entries near ``sqrt(s rank / c / n)``.
 
     c is lowered by powers of two until those of the weakest layer keep their precision in float16, unless products
@@ -205,7 +213,7 @@ def _common_alpha(staying: Sequence[_KeptLayer], style: Style) -> float:
     if not strengths:
         return 1.0
     lowest = 2.0 ** math.ceil(math.log2(max(strength for strength, _ in strengths) / _LARGEST_PRODUCT))
-    if any(one.is_float8(style) for one in staying):
+    if any(one.is_float8 for one in staying):
         return lowest
     c = float(ranks.pop()) if len(ranks) == 1 else 2.0 ** math.floor(math.log2(max(ranks)))
     weakest = min(strength / size for strength, size in strengths)
@@ -216,8 +224,8 @@ def _common_alpha(staying: Sequence[_KeptLayer], style: Style) -> float:
 
 def _new_layer(one: _KeptLayer, common: float, style: Style) -> NewLayer:
     layer = one.layer
-    alpha = common if one.shares_alpha(style) else layer.form.alpha(one.rank)
-    has_alpha = "alpha" in layer.parts or (one.is_pair and (style.kohya or layer.carries_alpha))
+    alpha = common if one.shares_alpha else layer.form.alpha(one.rank)
+    has_alpha = one.reads_alpha or "alpha" in layer.parts
     return NewLayer(
         index=one.index,
         layer=layer,
@@ -264,7 +272,7 @@ def _check_style(adapter: Adapter, style: Style) -> None:
 
 def becomes_float8(layer: Layer, style: Style) -> bool:
     """Return whether a layer is written in fp8: as requested, or because `same` keeps it."""
-    return any(_dtype(slot, style) == FLOAT8 for slot in layer.form.slots(1))
+    return style.dtype == FLOAT8 if style.dtype is not None else _has_float8(layer.form.slots(1), style)
 
 
 def _check_float8(adapter: Adapter, layers: Sequence[Layer], style: Style) -> None:
