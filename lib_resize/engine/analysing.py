@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
 from ..adapters.layer import Adapter, Layer
@@ -14,13 +16,15 @@ from ..base.checkpoint import Checkpoint
 from ..base.weights import Partner
 from ..errors import LayerError
 from ..linalg.arrays import Arrays
+from ..linalg.casts import Double
 from ..linalg.factor import Factor
-from ..linalg.finite import check_finite, in_range, without_float_warnings
-from ..progress import Progress, in_order
+from ..linalg.finite import check_finite, in_range, is_in_range, without_float_warnings
+from ..progress import Progress, Result, in_order
 from ..recipe.grammar import Recipe
 from ..recipe.scores import BaseFacts, LayerFacts
 from .analysis import Analysis
 from .base_weights import Weights, partner_of, weights_of
+from .placement import NORMS
 from .runtime import Runtime
 
 
@@ -119,7 +123,6 @@ def _is_settled(_: float) -> bool:
 
 
 def _decompose_all(adapter: Adapter, weights: Weights, runtime: Runtime) -> tuple[Decomposition, ...]:
-    batches = list(_batches(adapter.layers))
     found: dict[int, Decomposition] = {}
 
     def work(batch: list[int]) -> list[Decomposition]:
@@ -128,10 +131,25 @@ def _decompose_all(adapter: Adapter, weights: Weights, runtime: Runtime) -> tupl
         )
 
     runtime.progress.start("analyse", len(adapter.layers))
+    for i, solved in _from_device(adapter.layers, runtime):
+        found[i] = _uncancelled(adapter.layers[i], solved)
+    batches = list(_batches(adapter.layers, found))
     for batch, spectra in zip(batches, in_order(runtime.pool, work, batches, runtime.ahead), strict=True):
         found.update((i, _uncancelled(adapter.layers[i], solved)) for i, solved in zip(batch, spectra, strict=True))
         runtime.progress.step(len(batch))
     return tuple(found[i] for i in range(len(adapter.layers)))
+
+
+def _from_device(layers: Sequence[Layer], runtime: Runtime) -> Iterator[tuple[int, Decomposition]]:
+    """Yield the decompositions of the layers that a device computes, if there is one."""
+    if not runtime.placement.may_use_device:
+        return
+    from .device_work import decomposed  # a run on the CPU does without
+
+    for group in decomposed(layers, runtime):
+        good = [(i, solved) for i, solved in group if solved is not None and is_in_range(solved.s)]
+        yield from good
+        runtime.progress.step(len(good))
 
 
 def _uncancelled(layer: Layer, solved: Decomposition) -> Decomposition:
@@ -145,11 +163,13 @@ def _base_of(batch: list[int], weights: Weights, adapter: Adapter) -> Factor | N
     return weights[batch[0]]() if adapter.layers[batch[0]].form.needs_base else None
 
 
-def _batches(layers: Sequence[Layer]) -> Iterator[list[int]]:
+def _batches(layers: Sequence[Layer], known: Mapping[int, Decomposition]) -> Iterator[list[int]]:
     """Group low-rank pairs of one rank, in the order of the file: at small ranks the calls cost more than the
-    arithmetic. Layers of other kinds are single."""
+    arithmetic. Layers of other kinds are single, and those that are `known` are left out."""
     open_batches: dict[int, list[int]] = {}
     for i, layer in enumerate(layers):
+        if i in known:
+            continue
         if not isinstance(layer.form, LowRank):
             yield [i]
             continue
@@ -205,7 +225,12 @@ def _base_facts(
     checkpoint: Checkpoint, pairs: dict[int, Partner], spectral: bool, runtime: Runtime
 ) -> dict[int, BaseFacts]:
     norms = checkpoint.norms(
-        pairs.values(), spectral=spectral, arrays=runtime.arrays, pool=runtime.pool, progress=runtime.progress
+        pairs.values(),
+        spectral=spectral,
+        arrays=runtime.placement.arrays_for(NORMS, runtime.arrays),
+        pool=runtime.pool,
+        progress=runtime.progress,
+        failed=runtime.placement.failed,
     )
     return {i: BaseFacts(*norms[weight]) for i, weight in pairs.items()}
 
@@ -231,12 +256,28 @@ def _with_subspace(
         return replace(base[i], subspace=base_alignment)
 
     runtime.progress.start("read base", len(pairs))
-    return dict(
-        zip(pairs, _counted(in_order(runtime.pool, measure, pairs, runtime.ahead), runtime.progress), strict=True)
-    )
+    known = dict(_counted(_alignments_from_device(adapter, spectra, checkpoint, pairs, runtime), runtime.progress))
+    left = [i for i in pairs if not (i in known and np.isfinite(known[i]).all())]
+    found = {i: replace(base[i], subspace=alignment) for i, alignment in known.items()}
+    results = _counted(in_order(runtime.pool, measure, left, runtime.ahead), runtime.progress)
+    return found | dict(zip(left, results, strict=True))
 
 
-def _counted(results: Iterable[BaseFacts], progress: Progress) -> Iterator[BaseFacts]:
+def _alignments_from_device(
+    adapter: Adapter,
+    spectra: Sequence[Decomposition],
+    checkpoint: Checkpoint,
+    pairs: Mapping[int, Partner],
+    runtime: Runtime,
+) -> Iterator[tuple[int, Double]]:
+    """Yield the base alignments of the layers that a device measures, if there is one."""
+    if runtime.placement.may_use_device:
+        from .device_work import base_alignments  # a run on the CPU does without
+
+        yield from base_alignments(adapter, spectra, checkpoint, pairs, runtime)
+
+
+def _counted(results: Iterable[Result], progress: Progress) -> Iterator[Result]:
     for result in results:
         progress.step()
         yield result
