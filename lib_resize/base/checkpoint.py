@@ -43,6 +43,8 @@ class Checkpoint:
         self._reader = WeightReader(store)
         self._norms = PartnerNorms(store, self._measure, persistent=persistent)
         self._was_read = False
+        self.measured_on = "cpu"
+        """The device that measured norms last, as torch names it."""
 
     @property
     def remembered(self) -> bool:
@@ -159,6 +161,7 @@ class Checkpoint:
         """Measure norms that the cache does not have."""
         task.progress.start("read base", len(missing))
         known = norms_from_device(self._reader, missing, task)
+        self.measured_on = task.arrays.device if known else "cpu"
         left = [one for i, one in enumerate(missing) if i not in known]
         arrays = NumpyArrays() if isinstance(task.arrays, TorchArrays) else task.arrays
 

@@ -1,8 +1,8 @@
 """What computes each job of a run: numpy on the CPU, or a device of torch.
 
-A device that the user names does all work that it can. ``auto``, and the tab, use a device for the jobs that it does
-faster than a CPU: norms and `subspace`, whose weights are large, extraction, and LoRAs of a rank from `LEAST_RANK` on.
-Where such a device fails, for lack of memory or of an operation, the CPU finishes the work.
+A device gets the jobs that it does faster than a CPU: norms and `subspace`, whose weights are large, extraction, and
+LoRAs of a rank from `LEAST_RANK` on. Where it fails, for lack of memory or of an operation, the CPU finishes the work,
+unless the user named the device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..linalg.arrays import Arrays, TorchArrays
 NORMS, SUBSPACE, EXTRACTION, FACTORS = "norms", "subspace", "extraction", "factors"
 """Jobs. The last one is the decomposition of LoRA layers, and their new factors."""
 LEAST_RANK = 64
-"""The rank from which a device that was not named decomposes LoRA layers: below it most of the time goes elsewhere."""
+"""The rank from which a device decomposes LoRA layers: below it most of the time goes elsewhere."""
 
 
 class DeviceMemory(Protocol):
@@ -47,8 +47,8 @@ class Placement:
         memory: DeviceMemory | None = None,
     ) -> None:
         """`open_device` is called at the first job for it. `solvers` are `workers` threads for small eigenproblems,
-        none of which may wait for a job of the device. `named`: whether the user named the device, so that it does all
-        jobs, and its failures are errors. `memory` is asked for room before the first job."""
+        none of which may wait for a job of the device. `named`: whether the user named the device, so that its failures
+        are errors. `memory` is asked for room before the first job."""
         self._open = open_device
         self._device: TorchArrays | None = None
         self.solvers = solvers
@@ -71,7 +71,7 @@ class Placement:
 
     def device_for(self, job: str, rank: int = 0) -> TorchArrays | None:
         """Return the device if it is to do a job; None for the CPU. `rank` is that of the LoRA layers."""
-        if self._open is None or not (self._named or job != FACTORS or rank >= LEAST_RANK):
+        if self._open is None or (job == FACTORS and rank < LEAST_RANK):
             return None
         device = self._opened()
         if device is None or not (device.has_float64 or job == NORMS):

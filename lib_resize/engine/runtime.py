@@ -1,20 +1,17 @@
-"""What work is done with: arrays on a device, worker threads, and a progress display."""
+"""What work is done with: arrays, worker threads, a device, and a progress display."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ..errors import UsageError
-from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays, loaded_device, open_arrays
+from ..linalg.arrays import AUTO, Arrays, NumpyArrays, TorchArrays, found_device, open_arrays
 from ..linalg.threads import one_blas_thread, usable_cores
 from ..progress import Progress
 from .placement import DeviceMemory, Placement
-
-AUTO = "auto"
-"""The device that is used for the jobs that it does faster, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +19,12 @@ class Runtime:
     """The arrays, the workers and the progress display of a run."""
 
     arrays: Arrays
-    """For single layers."""
+    """For single layers: those of the CPU."""
     pool: ThreadPoolExecutor
     progress: Progress
     workers: int
     placement: Placement = field(default_factory=Placement)
-    """The device for groups of layers, and for jobs that it does faster."""
+    """The device, if there is one, and its jobs."""
 
     @property
     def ahead(self) -> int:
@@ -39,30 +36,29 @@ def open_runtime(
     stack: contextlib.ExitStack,
     progress: Progress,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     max_vram: int | None = None,
 ) -> Runtime:
-    """Open a device and its workers until the stack is closed.
+    """Open workers on the CPU until the stack is closed, and a device for the jobs that it does faster.
 
-    `device` is "cpu", a device of torch, or `AUTO`. `threads` is the number of workers on the CPU, None for one a core;
-    single layers on another device have one. `max_vram` is in bytes.
+    `device` is "cpu", a device of torch, or `AUTO`. None is `AUTO` if this process has loaded torch already, and else
+    "cpu". `threads` is the number of workers, None for one a core. `max_vram` is in bytes.
 
-    Raises DeviceError where the device cannot be used, UsageError where `max_vram` has no effect.
+    Raises DeviceError where a named device cannot be used, UsageError where `max_vram` has no effect.
     """
-    if device == AUTO:
-        found = loaded_device()
+    if device is None or device == AUTO:
+        found = found_device(load=device == AUTO)
         if found is not None:
             return assisted_runtime(stack, progress, found, threads=threads, max_vram=max_vram)
-    arrays = open_arrays("cpu" if device == AUTO else device)
+        device = "cpu"
+    arrays = open_arrays(device)
     if max_vram is not None:
         _limit(arrays, max_vram)
-    if not isinstance(arrays, TorchArrays):
-        workers = threads or usable_cores()
-        return Runtime(arrays, _pool(stack, workers), progress, workers)
-    cores, opened = threads or usable_cores(), arrays
-    placement = Placement(lambda: opened, solvers=_pool(stack, cores), workers=cores, named=True)
-    return Runtime(arrays, _pool(stack, 1), progress, 1, placement)
+    if isinstance(arrays, TorchArrays):
+        return _with_device(stack, progress, lambda: arrays, threads, named=True)
+    workers = threads or usable_cores()
+    return Runtime(arrays, _pool(stack, workers), progress, workers)
 
 
 def assisted_runtime(
@@ -76,7 +72,8 @@ def assisted_runtime(
 ) -> Runtime:
     """Open workers on the CPU, and a device of torch for the jobs that it does faster; see `placement`.
 
-    The device is opened when the first of them begins. `memory` is the program that it is shared with.
+    The device is opened when the first of them begins. Where it fails, the CPU works. `memory` is the program that it
+    is shared with.
     """
 
     def open_device() -> TorchArrays:
@@ -85,9 +82,21 @@ def assisted_runtime(
             arrays.limit_memory(max_vram)
         return arrays
 
+    return _with_device(stack, progress, open_device, threads, memory=memory)
+
+
+def _with_device(
+    stack: contextlib.ExitStack,
+    progress: Progress,
+    open_device: Callable[[], TorchArrays],
+    threads: int | None,
+    *,
+    named: bool = False,
+    memory: DeviceMemory | None = None,
+) -> Runtime:
     workers = threads or usable_cores()
     pool = _pool(stack, workers)
-    placement = Placement(open_device, solvers=pool, workers=workers, memory=memory)
+    placement = Placement(open_device, solvers=pool, workers=workers, named=named, memory=memory)
     stack.callback(placement.close)
     return Runtime(NumpyArrays(), pool, progress, workers, placement)
 
@@ -96,7 +105,7 @@ def assisted_runtime(
 def cpu_runtime(progress: Progress, threads: int | None = None) -> Iterator[Runtime]:
     """Open workers on the CPU: decompositions of a few LoRAs are too small to be worth a device's time."""
     with contextlib.ExitStack() as stack:
-        yield open_runtime(stack, progress, threads=threads)
+        yield open_runtime(stack, progress, device="cpu", threads=threads)
 
 
 def _pool(stack: contextlib.ExitStack, workers: int) -> ThreadPoolExecutor:

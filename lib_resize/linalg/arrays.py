@@ -6,6 +6,7 @@ stored bits, and copying results back. The small (r, r) problems are always solv
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -191,12 +192,25 @@ def open_arrays(device: str = "cpu") -> Arrays:
     return NumpyArrays() if device == "cpu" else TorchArrays(device)
 
 
-def loaded_device() -> str | None:
-    """Return the device that ``auto`` means: CUDA's, if this process has loaded torch already and torch has one.
+AUTO = "auto"
+"""CUDA's device if there is one, else the CPU."""
 
-    Loading torch takes longer than resizing a small file.
+
+def resolved(device: str) -> str:
+    """Return the name of a device, that of `AUTO` too. Loads torch for `AUTO`."""
+    return found_device(load=True) or "cpu" if device == AUTO else device
+
+
+def found_device(*, load: bool) -> str | None:
+    """Return CUDA's device if torch has one, else None.
+
+    Loading torch takes longer than resizing a small file: without `load` only a torch that this process has loaded
+    already is asked.
     """
     torch = sys.modules.get("torch")
+    if torch is None and load:
+        with contextlib.suppress(DeviceError):
+            torch = _import_torch("auto")
     cuda = getattr(torch, "cuda", None)
     return "cuda" if cuda is not None and cuda.is_available() else None
 

@@ -12,13 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from .arrays import Array, TorchArrays
-from .casts import Double
+from .casts import Bits, Double
 from .device_decompose import stored_bytes
 from .device_upload import Upload
 from .factor import Factor, Pair, Spectrum, Stored
 
 _SHARE = 4  # a group has at most this share of the device's bytes, as stored
 _STRIPE = 32  # bytes / 32 numbers of a weight are in float32 at a time, an eighth of the bytes
+
+
+@dataclass(frozen=True)
+class PlacedMatrix:
+    """A float32 matrix of a model that may be on the device already. A `Factor` that is read at each access."""
+
+    shape: tuple[int, int]
+    read: Callable[[], Bits]
+    """Returns it in the memory of the CPU."""
+    copy: Callable[[str], Array | None]
+    """Returns a copy of it on a device of torch, (rows, columns), float32; None where only `read` can be trusted."""
+    kind: str = "F32"
+
+    @property
+    def bits(self) -> Bits:
+        return self.read()
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,8 @@ def _met(job: SubspaceJob, arrays: TorchArrays, upload: Upload) -> Array:
     rank, spectrum = job.spectrum.effective_rank, job.spectrum
     p, q = Stored(np.ascontiguousarray(spectrum.p[:, :rank]), "F32"), Stored(spectrum.q[:rank], "F32")
     factors = ([job.pair.up], [job.pair.down], [p], [q])
-    weight, up, down, p, q = (stack[0] for stack in upload.stacks([[job.read()], *factors]))
+    weight = _weight(job.read(), arrays, upload)
+    up, down, p, q = (stack[0] for stack in upload.stacks(factors))
     left, right = up.float() @ p, (q @ down.float()).T
     if job.transposed:
         left, right = right, left
@@ -86,3 +103,9 @@ def _met(job: SubspaceJob, arrays: TorchArrays, upload: Upload) -> Array:
         stripe = weight[start : start + step]
         met += (left[start : start + step].double() * (stripe.float() @ right).double()).sum(0)
     return met
+
+
+def _weight(factor: Factor, arrays: TorchArrays, upload: Upload) -> Array:
+    """Return a weight on the device: as stored, or in float32."""
+    placed = factor.copy(arrays.device) if isinstance(factor, PlacedMatrix) else None
+    return upload.stacks([[factor]])[0][0] if placed is None else placed

@@ -17,9 +17,9 @@ from ..adapters.layer import Adapter
 from ..adapters.read.adapter import read_adapter
 from ..base.checkpoint_keys import looks_like_checkpoint
 from ..engine.analysing import analyse, needs_conversion, reattached, with_base_norms, with_conversion, without_tensors
-from ..engine.runtime import cpu_runtime
 from ..errors import FileError, PairingError, UnsupportedError
 from ..files.reader import SafeFile
+from ..hosts.device_jobs import host_runtime
 from ..hosts.host import Host, LoraFile
 from ..hosts.live import open_reference
 from ..names.families import block
@@ -70,7 +70,7 @@ class Analyses:
             kept = _decomposed(lora, progress, convert, self._host, choice)
         elif needs_conversion(kept.analysis, convert):
             with (
-                cpu_runtime(progress) as tools,
+                host_runtime(self._host, progress) as tools,
                 reopened(kept) as whole,
                 open_required_base(whole, self._host, choice) as base,
             ):
@@ -100,7 +100,7 @@ class Analyses:
             if opened.checkpoint is None:
                 raise PairingError(no_reference(recipes[0], opened.note))
             check_families(kept.analysis.adapter, opened_info(opened))
-            with cpu_runtime(progress) as tools, reopened(kept) as whole:
+            with host_runtime(self._host, progress) as tools, reopened(kept) as whole:
                 wanted = [replace(recipes[0], weights=dict.fromkeys(asked, 1.0))]
                 attached = reattached(kept.analysis, whole, opened.checkpoint)
                 based = with_base_norms(attached, opened.checkpoint, wanted, tools)
@@ -127,7 +127,11 @@ class Analyses:
 
 def _decomposed(lora: LoraFile, progress: Progress, convert: str, host: Host, choice: str) -> CachedAnalysis:
     stamp = _stamp(lora)
-    with _read(lora.path) as adapter, open_required_base(adapter, host, choice) as base, cpu_runtime(progress) as tools:
+    with (
+        _read(lora.path) as adapter,
+        open_required_base(adapter, host, choice) as base,
+        host_runtime(host, progress) as tools,
+    ):
         analysis = without_tensors(analyse(adapter, base, (), tools, convert=convert))
         blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)
     if base is None:
