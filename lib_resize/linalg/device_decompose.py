@@ -24,6 +24,7 @@ from .arrays import Array, TorchArrays
 from .casts import Double
 from .device_upload import Upload, in_pieces
 from .factor import CANCELLING, DOUBTFUL, WEAK, ZERO_TOLERANCE, Factor, Pair, Spectrum, Stored, decompose_grams
+from .finite import without_float_warnings
 from .solver_rates import CPU, DEVICE, SolverRates
 
 Found = tuple[int, Spectrum | None]
@@ -287,11 +288,15 @@ def _solved_by_workers(group: _Launched, grams: Double, pool: ThreadPoolExecutor
     step = max(1, min(16, _TOGETHER // rank**2))
     good = np.flatnonzero(finite).tolist()
 
-    def solve(chosen: list[int]) -> list[Spectrum]:
-        return decompose_grams([group.pairs[i] for i in chosen], grams[0, chosen], grams[1, chosen])
+    def solve(chosen: list[int]) -> Sequence[Spectrum | None]:
+        try:
+            with without_float_warnings():
+                return decompose_grams([group.pairs[i] for i in chosen], grams[0, chosen], grams[1, chosen])
+        except np.linalg.LinAlgError:  # numbers that overflow
+            return [None] if len(chosen) == 1 else [solve([i])[0] for i in chosen]
 
     parts = [good[start : start + step] for start in range(0, len(good), step)]
-    found: dict[int, Spectrum] = {}
+    found: dict[int, Spectrum | None] = {}
     for chosen, spectra in zip(parts, pool.map(solve, parts), strict=True):
         found.update(zip(chosen, spectra, strict=True))
     return [(place, found.get(i)) for i, place in enumerate(group.places)]

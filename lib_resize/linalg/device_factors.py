@@ -28,7 +28,7 @@ _SHARE = 8  # a group has at most this share of the device's bytes as stored; tw
 
 @dataclass(frozen=True)
 class FactorJob:
-    """What `truncate.truncated` gets, and the dtypes to which its result is rounded."""
+    """What `truncate.truncated` gets, at least one dimension, and the dtypes to which its result is rounded."""
 
     pair: Pair
     spectrum: Spectrum

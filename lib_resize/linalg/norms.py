@@ -18,8 +18,7 @@ from .truncate import truncated
 
 STEPS = 160
 """The most steps of Lanczos."""
-TOLERANCE = 1e-3
-"""Of the residual; the error of the norm itself is of second order in it."""
+_TOLERANCE = 1e-3  # of the residual; the error of the norm itself is of second order in it
 BREAKDOWN = 1e-6
 """A coupling up to this share of the largest diagonal element is a rounding error: the basis is complete."""
 _FIRST_LOOK = 6
@@ -90,7 +89,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
         last = coupling <= BREAKDOWN * max(diagonal) or step + 1 == steps
         if last or (step >= _FIRST_LOOK and step % _LOOK_EVERY == 0):
             value, residual = _leading_ritz(diagonal, couplings)
-            if last or residual <= TOLERANCE * value:
+            if last or residual <= _TOLERANCE * value:
                 return scale * math.sqrt(max(value, 0.0))
         basis[step + 1] = y * (1.0 / coupling)
     raise AssertionError("the last step returns")
