@@ -73,6 +73,9 @@ def base_alignments(
     for i, partner in partners.items():
         form, spectrum = adapter.layers[i].form, spectra[i]
         if isinstance(form, LowRank) and isinstance(spectrum, Spectrum):
+            if not spectrum.effective_rank:
+                yield i, np.zeros(len(spectrum.s))
+                continue
             job = SubspaceJob(form.pair, spectrum, partial(checkpoint.whole, partner), partner.transposed)
             if fits_device(job, device):
                 jobs[i] = job

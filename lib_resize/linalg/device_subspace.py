@@ -55,8 +55,8 @@ class SubspaceJob:
 
 
 def fits_device(job: SubspaceJob, arrays: TorchArrays) -> bool:
-    """Return whether a layer is small enough for a device."""
-    return job.bytes <= arrays.bytes // _SHARE and job.spectrum.p.size > 0 and job.spectrum.effective_rank > 0
+    """Return whether a layer is small enough for a device, and its singular vectors are known."""
+    return job.bytes <= arrays.bytes // _SHARE and job.spectrum.p.size > 0
 
 
 def subspace_norms_on_device(jobs: Sequence[SubspaceJob], arrays: TorchArrays) -> Iterator[Double]:

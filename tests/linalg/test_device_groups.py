@@ -79,10 +79,8 @@ def many(kind: str, count: int = 12) -> list[Pair]:
 
 
 @pytest.mark.parametrize("place", [DEVICE, CPU])
-@pytest.mark.parametrize("kind", STORAGE)
+@pytest.mark.parametrize("kind", [kind for kind in STORAGE if kind != "F8_E5M2"])
 def test_groups_have_the_spectra_of_single_layers(kind: str, place: str) -> None:
-    if kind == "F8_E5M2":
-        pytest.skip("is read, not written")
     pairs = many(kind)
     found = in_groups(pairs, Fixed(place))
     for i, pair in enumerate(pairs):
@@ -300,7 +298,7 @@ def test_odd_weights_do_not_disturb_their_neighbours() -> None:
     assert found[1] == (0.0, 0.0)
     for i in (2, 4):
         assert not np.isfinite(found[i][0])
-        assert np.isnan(found[i][1])
+        assert str(found[i][1]) == "nan"
 
 
 def test_stacks_are_bounded_and_complete() -> None:
