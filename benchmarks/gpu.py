@@ -184,7 +184,7 @@ def factors(bench: Bench, rank: int, pairs: Sequence[Pair], spectra: Sequence[Sp
 
 
 def norms(bench: Bench) -> Iterator[Figure]:
-    """Yield the times of the norms of all weights that a LoRA of SDXL changes; one matrix stands for all of a shape."""
+    """Yield the times of the norms of all weights that a LoRA of SDXL changes; one matrix is used for all of a shape."""
     with SafeFile(bench.lora(32)) as file:
         shapes = [layer.size for layer in read_adapter(file).layers]
     chance = np.random.default_rng(0)
@@ -255,11 +255,11 @@ def goals(figures: Sequence[Figure], rank: int, device: str) -> list[Row]:
     slow, fast = (value for what, value in of.items() if what.startswith(f"r{rank} whole resize"))
     limit = DEVICE_BYTES / 2**20
     rows = [
-        Row("G1", f"cold norms of SDXL, on a card of {SLOW_CARD:.0f} GB/s", both, 1.5, False, " s"),
-        Row("G2", f"whole resize of rank {rank}, share of the CPU's time", fast / slow, 0.5, False),
+        Row("D1", f"cold norms of SDXL, on a card of {SLOW_CARD:.0f} GB/s", both, 1.5, False, " s"),
+        Row("D2", f"whole resize of rank {rank}, share of the CPU's time", fast / slow, 0.5, False),
     ]
     used = of.get("most memory of the device")
-    return rows if used is None else [*rows, Row("G3", f"memory of {device}", used, limit, False, " MiB")]
+    return rows if used is None else [*rows, Row("D3", f"memory of {device}", used, limit, False, " MiB")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

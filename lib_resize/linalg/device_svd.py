@@ -39,7 +39,7 @@ class DeviceIteration:
         self.s = self._projected()
 
     def factors(self) -> tuple[Single, Single]:
-        """Return ``U sqrt(s)`` (n, k) and ``sqrt(s) V^T`` (k, m) of the matrix as it was given."""
+        """Return ``U sqrt(s)`` (n, k) and ``sqrt(s) V^T`` (k, m) of the matrix before turning."""
         root = np.sqrt(self.s)
         left = self._basis @ self._on_device(self._u * root)
         right = self._on_device((self._u / root).T) @ self._rows

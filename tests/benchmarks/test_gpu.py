@@ -19,8 +19,8 @@ def test_it_runs_on_a_cpu_and_prints_its_goals(tmp_path: Path, capsys: pytest.Ca
     assert sum(what.startswith("r64 whole resize") for what in figures) == 2
     assert all(value >= 0 for value in figures.values())
     printed = capsys.readouterr().out
-    assert "G1 cold norms of SDXL" in printed
-    assert "G2 whole resize of rank 64" in printed
+    assert "D1 cold norms of SDXL" in printed
+    assert "D2 whole resize of rank 64" in printed
 
 
 def test_a_wrong_result_is_an_error(

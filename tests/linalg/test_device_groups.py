@@ -150,7 +150,7 @@ def test_a_layer_of_zeros_is_zero() -> None:
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_eigenvectors_that_are_not_exact_are_not_used(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever solver a device has: here one that is good to 1e-9."""
+    """A device may have another solver than LAPACK's: here one that is good to 1e-9."""
     eigh = torch.linalg.eigh
 
     def worse(matrices: Any) -> Any:
@@ -272,7 +272,7 @@ def test_norms_of_stacks_agree_with_lapack(kind: str, shape: tuple[int, int]) ->
 
 @pytest.mark.parametrize("spectral", [False, True])
 @pytest.mark.parametrize("most", [1 << 20, 1 << 28])
-def test_norms_come_to_their_weights_whatever_shape_and_dtype(spectral: bool, most: int) -> None:
+def test_norms_come_to_their_weights_for_any_shape_and_dtype(spectral: bool, most: int) -> None:
     rng = np.random.default_rng(0)
     weights = []
     for i in range(24):
@@ -419,7 +419,7 @@ def test_these_tests_see_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Pinned:
-    """Stands for torch with a CUDA device: memory of the CPU, and events that note when they are waited for."""
+    """Replaces torch with a CUDA device: memory of the CPU, and events that note when they are waited for."""
 
     uint8 = torch.uint8
     float16 = torch.float16
