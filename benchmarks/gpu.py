@@ -184,7 +184,7 @@ def factors(bench: Bench, rank: int, pairs: Sequence[Pair], spectra: Sequence[Sp
 
 
 def norms(bench: Bench) -> Iterator[Figure]:
-    """Yield the times of the norms of all weights that a LoRA of SDXL changes; one matrix is used for all of a shape."""
+    """Yield the times of the norms of all weights that a LoRA of SDXL changes; one matrix is all of a shape."""
     with SafeFile(bench.lora(32)) as file:
         shapes = [layer.size for layer in read_adapter(file).layers]
     chance = np.random.default_rng(0)

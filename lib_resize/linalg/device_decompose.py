@@ -207,21 +207,20 @@ def _solved(torch: Any, gram_up: Array, gram_down: Array) -> tuple[Array, Array,
     layers, rank, _ = gram_up.shape
     one = torch.eye(rank, dtype=torch.float64, device=gram_up.device).expand(layers, rank, rank)
     lengths = gram_down.diagonal(dim1=1, dim2=2)
-    good = lengths.isfinite().all(1) & gram_up.diagonal(dim1=1, dim2=2).isfinite().all(1)
-    up, down = _where(torch, good, gram_up, one), _where(torch, good, gram_down, one)
-    c, failed = torch.linalg.cholesky_ex(down)
+    c, failed = torch.linalg.cholesky_ex(gram_down)
     d2 = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
     pivots = c.diagonal(dim1=1, dim2=2) / d2.sqrt()
-    good = good & (failed == 0) & (pivots.amin(1) >= WEAK * pivots.amax(1))
+    good = (failed == 0) & (pivots.amin(1) >= WEAK * pivots.amax(1))
     c = _where(torch, good, c, one)
-    gc = up @ c
+    gc = gram_up @ c
     h = c.transpose(1, 2) @ gc
+    h = 0.5 * (h + h.transpose(1, 2))  # where factors cancel, rounding errors are not symmetric
     good = good & h.isfinite().all(2).all(1)
     h = _where(torch, good, h, one)
     square, w = torch.linalg.eigh(h)
     good = good & _is_solution(torch, h, square, w, one)
     s = square.flip(1).clamp_min(0.0).sqrt()
-    t = (_scaled_norm(up, d2) * _scaled_norm(down, 1.0 / d2)).sqrt()[:, None]
+    t = (_scaled_norm(gram_up, d2) * _scaled_norm(gram_down, 1.0 / d2)).sqrt()[:, None]
     s = torch.where(s > ZERO_TOLERANCE * t, s, torch.zeros_like(s))
     doubtful = ((s > 0) & (s < DOUBTFUL * t)).any(1) | (t[:, 0] > CANCELLING * s[:, 0])
     inverse_root = torch.where(s > 0, s.sqrt().reciprocal(), torch.zeros_like(s))

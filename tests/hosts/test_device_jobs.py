@@ -128,6 +128,23 @@ def test_a_device_that_fails_leaves_the_job_to_the_cpu_with_a_note(
     base.close()
 
 
+def test_weights_in_memory_that_are_not_finite_are_read_from_the_file(
+    webui: WebUI, lora: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "lib_resize.hosts.memory_norms.norms_of_stack",
+        lambda stack, arrays, spectral: [(float("inf"), float("nan"))] * len(stack),
+    )
+    live = open_reference(ForgeHost())
+    assert live.checkpoint is not None
+    with host_runtime(ForgeHost(), Quiet()) as tools:
+        found = analysed(lora, live.checkpoint, tools)
+    assert live.kind == FILE
+    assert "holds NaN or infinite values in memory" in live.note
+    assert all(facts.base is None or np.isfinite(facts.base.fro) for facts in found.layers)
+    live.close()
+
+
 @pytest.mark.parametrize("device", ["cpu", "mps", "privateuseone:0"])
 def test_other_devices_get_no_job_but_the_norms_in_memory(
     device: str, webui: WebUI, monkeypatch: pytest.MonkeyPatch

@@ -15,6 +15,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lib_resize.linalg import device_decompose, device_norms
 from lib_resize.linalg.arrays import NumpyArrays, TorchArrays
 from lib_resize.linalg.casts import STORAGE, round_to, singles
 from lib_resize.linalg.device_decompose import Solvers, decompose_on_device
@@ -111,7 +112,7 @@ def bad_pairs() -> dict[str, Pair]:
     twice[5], dead[3] = twice[4], 0.0
     big = np.full((6, 6), 3.0)
     np.fill_diagonal(big, 4.0)
-    cancelling = np.concatenate([up[:, :1], -up[:, :1] + 1e-4 * up[:, 1:2]], axis=1)
+    nearly = np.concatenate([up[:, :1], 1e-3 * up[:, 1:2] - up[:, :1]], axis=1)
     with_nan, with_inf = up.copy(), down.copy()
     with_nan[3, 2], with_inf[2, 7] = np.nan, np.inf
     return {
@@ -119,7 +120,7 @@ def bad_pairs() -> dict[str, Pair]:
         "infinity": pair_of(up, with_inf, "F16"),
         "deficient": pair_of(up, twice, "F64"),
         "dead row": pair_of(up, dead, "F64"),
-        "cancelling": pair_of(cancelling, np.concatenate([down[:1], down[:1]]), "F64"),
+        "cancelling": pair_of(nearly, np.concatenate([down[:1], down[:1] + 1e-3 * down[1:2]]), "F64"),
         "overflow": pair_of(up * 1e150, down * 1e150, "F64"),
         "scale": pair_of(up, down, "F16", scale=float("inf")),
         "tiny": pair_of(*known(60, 50, np.array([1.0, 1e-3, 5e-7])), "F64"),
@@ -138,6 +139,27 @@ def test_what_is_not_plain_is_left_to_the_cpu_and_its_neighbours_are_not(case: s
         ours = found[i]
         assert ours is not None
         np.testing.assert_allclose(ours.s, decompose([pair], NUMPY)[0].s, rtol=1e-9)
+
+
+def test_factors_that_cancel_a_little_are_plain() -> None:
+    """Rounding errors are those of t, which is 48 times the delta here; the CPU does not mind either."""
+    up, down = known(60, 50, np.geomspace(1, 0.1, 6))
+    near = np.concatenate([up[:, :1], 0.04 * up[:, 1:2] - up[:, :1]], axis=1)
+    pair = pair_of(near, np.concatenate([down[:1], down[:1] + 0.04 * down[1:2]]), "F64")
+    ours, (theirs,) = in_groups([pair], Fixed(DEVICE))[0], decompose([pair], NUMPY)
+    assert ours is not None
+    np.testing.assert_allclose(ours.s, theirs.s, rtol=1e-9)
+
+
+def test_weak_pivots_and_failed_roots_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    grams = torch.eye(2, dtype=torch.float64).repeat(2, 1, 1)
+    near = grams.clone()
+    near[1, 0, 1] = near[1, 1, 0] = 1 - 5e-15  # a pivot of 1e-7, and a singular value that counts as zero
+    assert device_decompose._solved(torch, grams, near)[3].tolist() == [True, False]
+    root = torch.linalg.cholesky_ex
+    failing = torch.tensor([0, 1], dtype=torch.int32)
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrices: (root(matrices)[0], failing))
+    assert device_decompose._solved(torch, grams, grams)[3].tolist() == [True, False]
 
 
 def test_a_layer_of_zeros_is_zero() -> None:
@@ -299,6 +321,33 @@ def test_odd_weights_do_not_disturb_their_neighbours() -> None:
     for i in (2, 4):
         assert not np.isfinite(found[i][0])
         assert str(found[i][1]) == "nan"
+
+
+def test_a_complete_basis_goes_on_with_zeros() -> None:
+    stack = torch.stack([torch.eye(30), torch.diag(torch.linspace(1, 2, 30))])
+    basis, coefficients = torch.zeros(2, 5, 30), torch.zeros(2, 5, 2)
+    basis[:, 0] = torch.from_numpy(np.random.default_rng(0).standard_normal(30, dtype=np.float32))
+    basis[:, 0] /= torch.linalg.vector_norm(basis[0, 0])
+    for step in range(5):
+        device_norms._lanczos_step(torch, stack, torch.ones(2, 1), basis, coefficients, step)
+    assert coefficients[:, 1:, 0].tolist() == [[0.0] * 4] * 2
+    assert not basis[0, 1:].any()
+    assert coefficients[1, :, 1].min() > 0
+
+
+def test_eigenproblems_get_no_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some LAPACKs raise an error for it, or do not return."""
+    eigh = np.linalg.eigh
+
+    def checked(matrices: np.ndarray) -> Any:
+        assert np.isfinite(matrices).all()
+        return eigh(matrices)
+
+    monkeypatch.setattr(np.linalg, "eigh", checked)
+    weight = np.ones((40, 30), np.float32)
+    weight[3, 3] = np.nan
+    ((fro, spn),) = measured([Stored(weight, "F32")], TorchArrays("cpu"), spectral=True)
+    assert (str(fro), str(spn)) == ("nan", "nan")
 
 
 def test_stacks_are_bounded_and_complete() -> None:
