@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -163,7 +163,7 @@ def _base_of(batch: list[int], weights: Weights, adapter: Adapter) -> Factor | N
     return weights[batch[0]]() if adapter.layers[batch[0]].form.needs_base else None
 
 
-def _batches(layers: Sequence[Layer], known: Mapping[int, Decomposition]) -> Iterator[list[int]]:
+def _batches(layers: Sequence[Layer], known: Container[int] = ()) -> Iterator[list[int]]:
     """Group low-rank pairs of one rank, in the order of the file: at small ranks the calls cost more than the
     arithmetic. Layers of other kinds are single, and those that are `known` are left out."""
     open_batches: dict[int, list[int]] = {}

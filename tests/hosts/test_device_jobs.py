@@ -141,7 +141,7 @@ def test_weights_in_memory_that_are_not_finite_are_read_from_the_file(
         found = analysed(lora, live.checkpoint, tools)
     assert live.kind == FILE
     assert "holds NaN or infinite values in memory" in live.note
-    assert all(facts.base is None or np.isfinite(facts.base.fro) for facts in found.layers)
+    assert all(facts.base is None or 0 < (facts.base.fro or 0) < np.inf for facts in found.layers)
     live.close()
 
 
