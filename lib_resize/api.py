@@ -38,7 +38,7 @@ def resize(
     dtype: str = "16",
     naming: str = "keep",
     convert: str = "auto",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     sidecars: bool = True,
@@ -58,7 +58,8 @@ def resize(
         naming: Key format: ``keep``, or ``kohya``, which every host loads.
         convert: ``lora`` converts every layer to LoRA where possible, ``none`` keeps the kind of each layer, and
             ``auto`` keeps it except LoHa where LoRA is smaller at equal quality.
-        device: ``cpu``, or a torch device such as ``cuda``.
+        device: ``cpu``; a torch device such as ``cuda``, which gets the work that it does faster; or ``auto`` for
+            CUDA's device if there is one. The default is ``auto`` if the program has loaded torch, else ``cpu``.
         threads: Number of worker threads; by default one per core.
         overwrite: Replace an earlier result. Other files are never replaced.
         sidecars: Copy previews and descriptions to the new name.
@@ -96,7 +97,7 @@ def plan(
     dtype: str = "16",
     naming: str = "keep",
     convert: str = "auto",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Plan:
@@ -192,7 +193,7 @@ def merge(
     dtype: str = "16",
     naming: str = "keep",
     convert: str = "auto",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -234,7 +235,7 @@ def extract(
     all_layers: bool = False,
     biases: bool = False,
     dtype: str = "16",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,

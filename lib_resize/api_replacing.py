@@ -27,7 +27,7 @@ def replace(
     dtype: str = "16",
     naming: str = "keep",
     convert: str = "auto",
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Result:

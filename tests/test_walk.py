@@ -36,6 +36,7 @@ TOOLS = frozenset(
     {
         "analysis",
         "base_weights",
+        "device_work",
         "fitted_layer",
         "fitting_job",
         "job",
@@ -44,6 +45,7 @@ TOOLS = frozenset(
         "notes",
         "output_names",
         "output_paths",
+        "placement",
         "reduction",
         "rounding",
     }

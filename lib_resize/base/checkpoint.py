@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import UnsupportedError
 from ..files.reader import SafeFile
-from ..linalg.arrays import Arrays
+from ..linalg.arrays import Arrays, NumpyArrays, TorchArrays
 from ..linalg.casts import STORAGE
 from ..linalg.factor import Factor, Stored
 from ..names.family import Family
@@ -17,7 +17,7 @@ from .checkpoint_keys import looks_like_adapter, trained_vectors
 from .model_index import read_base
 from .norm_cache import NormPair
 from .pairing import fitted, partner
-from .partner_norms import NormTask, PartnerNorms, norms_of
+from .partner_norms import NormTask, PartnerNorms, norms_from_device, norms_of, raised
 from .store import Store, open_store
 from .weight_reader import WeightReader
 from .weights import BaseWeight, Partner
@@ -43,6 +43,8 @@ class Checkpoint:
         self._reader = WeightReader(store)
         self._norms = PartnerNorms(store, self._measure, persistent=persistent)
         self._was_read = False
+        self.measured_on = "cpu"
+        """The device that measured norms last, as torch names it."""
 
     @property
     def remembered(self) -> bool:
@@ -143,12 +145,13 @@ class Checkpoint:
         arrays: Arrays,
         pool: ThreadPoolExecutor,
         progress: Progress,
+        failed: Callable[[Exception], None] = raised,
     ) -> dict[Partner, NormPair]:
         """Return the Frobenius norm of each weight, and its spectral norm if `spectral`; from the cache where possible.
 
-        Raises ``LayerError`` where a weight holds NaN or infinite values.
+        `failed` is that of `NormTask`. Raises ``LayerError`` where a weight holds NaN or infinite values.
         """
-        return self._norms.of(partners, NormTask(spectral, arrays, pool, progress))
+        return self._norms.of(partners, NormTask(spectral, arrays, pool, progress, failed))
 
     def close(self) -> None:
         """Close all files."""
@@ -157,13 +160,19 @@ class Checkpoint:
     def _measure(self, missing: list[Partner], task: NormTask) -> Iterable[NormPair]:
         """Measure norms that the cache does not have."""
         task.progress.start("read base", len(missing))
+        known = norms_from_device(self._reader, missing, task)
+        self.measured_on = task.arrays.device if known else "cpu"
+        left = [one for i, one in enumerate(missing) if i not in known]
+        arrays = NumpyArrays() if isinstance(task.arrays, TorchArrays) else task.arrays
 
         def measure(one: Partner) -> NormPair:
-            return norms_of(self._reader, one, spectral=task.spectral, arrays=task.arrays)
+            return norms_of(self._reader, one, spectral=task.spectral, arrays=arrays)
 
-        for norms in in_order(task.pool, measure, missing, ahead=8):
-            yield norms
-            task.progress.step()
+        measured = in_order(task.pool, measure, left, ahead=8)
+        for i in range(len(missing)):
+            yield known[i] if i in known else next(measured)
+            if i not in known:
+                task.progress.step()
 
 
 def _is_readable(weight: BaseWeight, store: Store) -> bool:

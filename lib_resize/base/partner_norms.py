@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ..errors import LayerError
-from ..linalg.arrays import Arrays
+from ..linalg.arrays import Arrays, TorchArrays
 from ..linalg.norms import frobenius_and_spectral_norm, frobenius_norm
 from ..progress import Progress
 from . import norm_cache
@@ -22,6 +22,11 @@ _BUDGET = MemoryBudget(256 << 20)
 """For whole float32 matrices, of all workers together."""
 
 
+def raised(error: Exception) -> None:
+    """Raise an error: what `NormTask.failed` does where nothing else is said."""
+    raise error
+
+
 @dataclass(frozen=True)
 class NormTask:
     """What to measure, and with what."""
@@ -29,8 +34,11 @@ class NormTask:
     spectral: bool
     """Whether spectral norms are measured, too."""
     arrays: Arrays
+    """Those of a device measure the weights that fit it, the CPU the others."""
     pool: ThreadPoolExecutor
     progress: Progress
+    failed: Callable[[Exception], None] = raised
+    """Called with an error of a device. If it returns, the CPU measures what is left."""
 
 
 MeasureNorms = Callable[[list[Partner], NormTask], Iterable[NormPair]]
@@ -85,19 +93,32 @@ class PartnerNorms:
         return self._store.position(one.key), (one.parts[0].rows or (0, 0))[0]
 
 
+def norms_from_device(reader: WeightReader, missing: Sequence[Partner], task: NormTask) -> Mapping[int, NormPair]:
+    """Return the norms that the task's device measured, by place in the list; none without a device.
+
+    Raises ``LayerError`` where a weight holds NaN or infinite values.
+    """
+    if not isinstance(task.arrays, TorchArrays):
+        return {}
+    from .device_norms import measured_on_device  # for devices alone
+
+    return measured_on_device(reader, missing, task.arrays, task)
+
+
 def norms_of(reader: WeightReader, one: Partner, *, spectral: bool, arrays: Arrays) -> NormPair:
     """Measure the norms of one weight; for the spectral norm it is held in memory as a whole.
 
     Raises ``LayerError`` where the weight holds NaN or infinite values.
     """
     if not spectral:
-        return _checked(frobenius_norm(reader.partner_matrix(one), arrays), reader, one), None
+        return checked(frobenius_norm(reader.partner_matrix(one), arrays), reader, one), None
     with _BUDGET.of(4 * math.prod(one.matrix)):
         fro, spn = frobenius_and_spectral_norm(reader.partner_matrix(one), arrays)
-    return _checked(fro, reader, one), spn
+    return checked(fro, reader, one), spn
 
 
-def _checked(fro: float, reader: WeightReader, one: Partner) -> float:
+def checked(fro: float, reader: WeightReader, one: Partner) -> float:
+    """Return the Frobenius norm of a weight. Raises ``LayerError`` where it is not finite."""
     if not fro < float("inf"):
         raise LayerError(f"{reader.path}: {one.key} holds NaN or infinite values; the checkpoint is damaged.")
     return fro

@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..engine.settings import check_can_be_fitted
     from ..fitting.paired import FitOptions
     from ..fitting.pipeline import ImageOptions, PipelineFit, open_pipeline
+    from ..linalg.arrays import resolved
     from .work import output_of, run_sources, settings_of
 
     for recipe in recipes:
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     path = Path(arguments.base)
     base = Checkpoint(path) if any(recipe.needs_base for recipe in recipes) else None
     try:
-        pipeline = open_pipeline(path, arguments.device)
+        pipeline = open_pipeline(path, resolved(arguments.device))
         refine = PipelineFit(pipeline, wish, FitOptions(batch=arguments.batch))
         settings = replace(settings_of(arguments, recipes, base), output=folder, target=target, refine=refine)
         return run_sources([Source((Member(Path(arguments.lora)),))], settings, run_options(arguments))

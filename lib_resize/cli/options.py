@@ -168,7 +168,11 @@ def add_no_sidecars(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument(
-        "-d", "--device", default="cpu", help="cpu (default), or a torch device such as cuda, cuda:1 or mps"
+        "-d",
+        "--device",
+        default="cpu",
+        help="cpu (default); a torch device such as cuda, cuda:1 or mps, for the work that it does faster; "
+        "or auto: cuda if there is one",
     )
 
 

@@ -60,8 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_device_and_presets(arguments: argparse.Namespace) -> None:
     """Raise DeviceError or FileError at the start, not when the first LoRA is resized or baked."""
-    from ..linalg.arrays import open_arrays
+    from ..linalg.arrays import open_arrays, resolved
 
+    arguments.device = resolved(arguments.device)
     open_arrays(arguments.device)
     presets_of(arguments.lbw_presets)
 

@@ -29,7 +29,7 @@ def settings_of(arguments: argparse.Namespace, recipes: tuple[Recipe, ...], base
             kohya=getattr(arguments, "naming", "keep") == "kohya",
             convert=getattr(arguments, "convert", "auto"),
         ),
-        device=getattr(arguments, "device", "cpu"),
+        device=getattr(arguments, "device", None),
         threads=arguments.threads,
         max_vram=getattr(arguments, "max_vram", None),
         dry_run=arguments.dry_run,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from ..adapters.forms.form import Decomposition, Form, without_data
 from ..adapters.forms.lora import LowRank, decompose_together
@@ -14,13 +16,15 @@ from ..base.checkpoint import Checkpoint
 from ..base.weights import Partner
 from ..errors import LayerError
 from ..linalg.arrays import Arrays
+from ..linalg.casts import Double
 from ..linalg.factor import Factor
-from ..linalg.finite import check_finite, in_range, without_float_warnings
-from ..progress import Ahead, Progress, in_order
+from ..linalg.finite import check_finite, in_range, is_in_range, without_float_warnings
+from ..progress import Ahead, Progress, Result, in_order
 from ..recipe.grammar import Recipe
 from ..recipe.scores import BaseFacts, LayerFacts
 from .analysis import Analysis
 from .base_weights import Weights, partner_of, weights_of
+from .placement import NORMS
 from .runtime import Runtime
 
 
@@ -131,33 +135,62 @@ def _is_settled(_: float) -> bool:
 
 
 class _Decompositions:
-    """The decompositions of all layers. The first begin at once, some batches ahead of the first that is used."""
+    """The decompositions of all layers.
+
+    On the CPU the first begin at once, some batches ahead of the first that is used. Where there is a device, it comes
+    first, and the workers do what it leaves.
+    """
 
     def __init__(self, adapter: Adapter, weights: Weights, runtime: Runtime) -> None:
-        self._layers = adapter.layers
-        self._progress = runtime.progress
-        self._batches = list(_batches(adapter.layers))
+        self._adapter = adapter
+        self._weights = weights
+        self._runtime = runtime
+        self._begun = None if runtime.placement.may_use_device else self._begin(())
 
-        def work(batch: list[int]) -> list[Decomposition]:
-            layers = [adapter.layers[i] for i in batch]
-            return _decompose(layers, adapter, runtime.arrays, _base_of(batch, weights, adapter))
+    def _begin(self, known: Container[int]) -> Ahead[list[int], _Batch]:
+        batches = _batches(self._adapter.layers, known)
+        return Ahead(self._runtime.pool, self._decomposed, batches, self._runtime.ahead)
 
-        self._results = Ahead(runtime.pool, work, self._batches, runtime.ahead)
+    def _decomposed(self, batch: list[int]) -> _Batch:
+        layers = [self._adapter.layers[i] for i in batch]
+        base = _base_of(batch, self._weights, self._adapter)
+        return batch, _decompose(layers, self._adapter, self._runtime.arrays, base)
 
     def __enter__(self) -> _Decompositions:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._results.cancel()
+        if self._begun is not None:
+            self._begun.cancel()
 
     def all(self) -> tuple[Decomposition, ...]:
         """Wait for all; in the order of the layers."""
+        layers, progress = self._adapter.layers, self._runtime.progress
         found: dict[int, Decomposition] = {}
-        self._progress.start("analyse", len(self._layers))
-        for batch, spectra in zip(self._batches, self._results, strict=True):
-            found.update((i, _uncancelled(self._layers[i], solved)) for i, solved in zip(batch, spectra, strict=True))
-            self._progress.step(len(batch))
-        return tuple(found[i] for i in range(len(self._layers)))
+        progress.start("analyse", len(layers))
+        if self._begun is None:
+            found.update((i, _uncancelled(layers[i], solved)) for i, solved in _from_device(layers, self._runtime))
+            self._begun = self._begin(found)
+        for batch, spectra in self._begun:
+            found.update((i, _uncancelled(layers[i], solved)) for i, solved in zip(batch, spectra, strict=True))
+            progress.step(len(batch))
+        return tuple(found[i] for i in range(len(layers)))
+
+
+_Batch = tuple[list[int], list[Decomposition]]
+"""Indices of layers, and their decompositions."""
+
+
+def _from_device(layers: Sequence[Layer], runtime: Runtime) -> Iterator[tuple[int, Decomposition]]:
+    """Yield the decompositions of the layers that a device computes, if there is one."""
+    if not runtime.placement.may_use_device:
+        return
+    from .device_work import decomposed  # a run on the CPU does without
+
+    for group in decomposed(layers, runtime):
+        good = [(i, solved) for i, solved in group if solved is not None and is_in_range(solved.s)]
+        yield from good
+        runtime.progress.step(len(good))
 
 
 def _uncancelled(layer: Layer, solved: Decomposition) -> Decomposition:
@@ -171,11 +204,13 @@ def _base_of(batch: list[int], weights: Weights, adapter: Adapter) -> Factor | N
     return weights[batch[0]]() if adapter.layers[batch[0]].form.needs_base else None
 
 
-def _batches(layers: Sequence[Layer]) -> Iterator[list[int]]:
+def _batches(layers: Sequence[Layer], known: Container[int] = ()) -> Iterator[list[int]]:
     """Group low-rank pairs of one rank, in the order of the file: at small ranks the calls cost more than the
-    arithmetic. Layers of other kinds are single."""
+    arithmetic. Layers of other kinds are single, and those that are `known` are left out."""
     open_batches: dict[int, list[int]] = {}
     for i, layer in enumerate(layers):
+        if i in known:
+            continue
         if not isinstance(layer.form, LowRank):
             yield [i]
             continue
@@ -231,7 +266,12 @@ def _base_facts(
     checkpoint: Checkpoint, pairs: dict[int, Partner], spectral: bool, runtime: Runtime
 ) -> dict[int, BaseFacts]:
     norms = checkpoint.norms(
-        pairs.values(), spectral=spectral, arrays=runtime.arrays, pool=runtime.pool, progress=runtime.progress
+        pairs.values(),
+        spectral=spectral,
+        arrays=runtime.placement.arrays_for(NORMS, runtime.arrays),
+        pool=runtime.pool,
+        progress=runtime.progress,
+        failed=runtime.placement.failed,
     )
     return {i: BaseFacts(*norms[weight]) for i, weight in pairs.items()}
 
@@ -254,12 +294,28 @@ def _with_subspace(
         return replace(paired.norms[i], subspace=base_alignment)
 
     runtime.progress.start("read base", len(pairs))
-    return dict(
-        zip(pairs, _counted(in_order(runtime.pool, measure, pairs, runtime.ahead), runtime.progress), strict=True)
-    )
+    known = dict(_counted(_alignments_from_device(adapter, spectra, checkpoint, pairs, runtime), runtime.progress))
+    left = [i for i in pairs if not (i in known and np.isfinite(known[i]).all())]
+    found = {i: replace(paired.norms[i], subspace=alignment) for i, alignment in known.items()}
+    results = _counted(in_order(runtime.pool, measure, left, runtime.ahead), runtime.progress)
+    return found | dict(zip(left, results, strict=True))
 
 
-def _counted(results: Iterable[BaseFacts], progress: Progress) -> Iterator[BaseFacts]:
+def _alignments_from_device(
+    adapter: Adapter,
+    spectra: Sequence[Decomposition],
+    checkpoint: Checkpoint,
+    pairs: Mapping[int, Partner],
+    runtime: Runtime,
+) -> Iterator[tuple[int, Double]]:
+    """Yield the base alignments of the layers that a device measures, if there is one."""
+    if runtime.placement.may_use_device:
+        from .device_work import base_alignments  # a run on the CPU does without
+
+        yield from base_alignments(adapter, spectra, checkpoint, pairs, runtime)
+
+
+def _counted(results: Iterable[Result], progress: Progress) -> Iterator[Result]:
     for result in results:
         progress.step()
         yield result

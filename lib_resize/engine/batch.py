@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 from ..adapters.layer import Adapter
@@ -151,6 +152,7 @@ class _Run:
         replaced = facts_of_replaced(job.path, settings)
         digests = [future.result() for future in hashes]
         plan = execute(job, self.runtime, digests, overwrite=settings.overwrite, inputs=self.inputs)
+        plan = replace(plan, notes=(*plan.notes, *self.runtime.placement.notes))
         if settings.staged is not None:
             return Outcome(source.label, plan, job, sha256=digests[0])
         self.paths.of(source).written(job.path)
@@ -174,7 +176,9 @@ def _failure(error: Exception, source: Source, settings: Settings) -> ResizeErro
 
 def _out_of_memory(source: Source, settings: Settings) -> DeviceError:
     if settings.max_vram is None:
-        return DeviceError(f"{source.label}: {settings.device} is out of memory. Free some, or use -d cpu.")
+        return DeviceError(
+            f"{source.label}: {settings.device or 'the device'} is out of memory. Free some, or use -d cpu."
+        )
     return DeviceError(
         f"{source.label}: {settings.device} is out of memory within --max-vram {settings.max_vram / 2**30:g}. "
         "Free some, allow more, or use -d cpu."

@@ -45,7 +45,8 @@ class Settings:
     style: Style = field(default_factory=Style)
     suffix: str | None = None
     """File name suffix in place of the recipe."""
-    device: str = "cpu"
+    device: str | None = None
+    """As in `open_runtime`."""
     threads: int | None = None
     """Workers; None: one a core."""
     max_vram: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,14 +78,31 @@ def _chunks(selection: Selection, runtime: Runtime) -> Iterator[Chunk]:
 
 def _computed(selection: Selection, runtime: Runtime) -> Iterator[dict[str, Bits]]:
     """Yield the tensors of all layers, some layers at a time, in the order of the file."""
-    groups = list(_groups(_in_file_order(selection.layout)))
+    layers = _in_file_order(selection.layout)
     runtime.progress.start("write", len(selection.layout.layers))
+    if runtime.placement.may_use_device:
+        layers = yield from _from_device(selection, layers, runtime)
+    groups = list(_groups(layers))
     results = in_order(
         runtime.pool, lambda group: storage_arrays(selection, group, runtime.arrays), groups, runtime.ahead
     )
     for group, tensors in zip(groups, results, strict=True):
         runtime.progress.step(len(group))
         yield tensors
+
+
+def _from_device(
+    selection: Selection, layers: Sequence[NewLayer], runtime: Runtime
+) -> Generator[dict[str, Bits], None, list[NewLayer]]:
+    """Yield the tensors of all layers if a device computes some of them; return the layers that are left."""
+    from .device_work import makes_factors, stored_tensors  # a run on the CPU does without
+
+    if not makes_factors(selection, layers, runtime):
+        return list(layers)
+    for new, tensors in stored_tensors(selection, layers, runtime):
+        yield storage_arrays(selection, [new], runtime.arrays) if tensors is None else tensors
+        runtime.progress.step()
+    return []
 
 
 def _copy(spec: TensorSpec, copied: Copied, selection: Selection) -> Chunk:

@@ -18,12 +18,13 @@ from ..adapters.layer import Adapter, Layer
 from ..adapters.read.naming import groups_together
 from ..base.memory_budget import MemoryBudget
 from ..base.weights import BaseWeight
+from ..engine.placement import EXTRACTION
 from ..engine.runtime import Runtime
 from ..errors import LayerError, UnsupportedError
 from ..files.spool import Spool
 from ..linalg.casts import Single, singles
 from ..linalg.factor import Pair, Stored
-from ..linalg.truncated_svd import truncated_svd
+from ..linalg.truncated_svd import TruncatedSvd, truncated_svd
 from ..progress import in_order
 from .metadata import metadata
 from .models import ExtractOptions, Weights, check_families, is_conv, pairs_of
@@ -106,12 +107,23 @@ def _upright(stored: Stored, weight: BaseWeight) -> Single:
     return values.T if weight.transposed else values
 
 
+def _truncated(matrix: Single, rank: int, runtime: Runtime) -> TruncatedSvd:
+    """Decompose on the device if there is one, else on the CPU."""
+    if runtime.placement.may_use_device:
+        with runtime.placement.turn():
+            try:
+                return truncated_svd(matrix, rank, runtime.placement.arrays_for(EXTRACTION, runtime.arrays))
+            except RuntimeError as error:
+                runtime.placement.failed(error)
+    return truncated_svd(matrix, rank, runtime.arrays)
+
+
 def _layer(
     name: str, weight: BaseWeight, matrix: Single, rank: int, tuned: Weights, spool: Spool, runtime: Runtime
 ) -> tuple[Layer, float] | None:
     """Return the layer, and the squared Frobenius norm that its dimensions hold; None for a zero difference."""
     try:
-        found = truncated_svd(matrix, rank, runtime.arrays)
+        found = _truncated(matrix, rank, runtime)
     except LayerError as error:
         raise LayerError(f"{tuned.path}: layer {name}: {error}") from error
     if not len(found.s):

@@ -10,7 +10,7 @@ from ..base.checkpoint import Checkpoint
 from ..base.store import open_store
 from ..errors import FileError, UnsupportedError
 from .host import Host, LoadedModel, find_checkpoint
-from .live_checkpoint import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint
+from .live_checkpoint import FILE, LiveCheckpoint, MemoryOnlyCheckpoint
 
 CACHE, NONE = "cache", "none"
 """Sources of norms besides `MEMORY` and `FILE`."""
@@ -42,7 +42,9 @@ class OpenReference:
     @property
     def device(self) -> str:
         """The device that measured the norms, as torch names it."""
-        return self.checkpoint.device if isinstance(self.checkpoint, LiveCheckpoint) and self.kind == MEMORY else "cpu"
+        if self.checkpoint is None or self.kind == CACHE:
+            return "cpu"
+        return self.checkpoint.device if isinstance(self.checkpoint, LiveCheckpoint) else self.checkpoint.measured_on
 
     @property
     def note(self) -> str:

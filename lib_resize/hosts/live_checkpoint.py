@@ -8,8 +8,10 @@ difference the checkpoint changes to reading the file, and `notes` gives the rea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..base.checkpoint import Checkpoint
 from ..base.norm_cache import NormPair
@@ -17,8 +19,9 @@ from ..base.partner_norms import NormTask
 from ..base.weight_reader import WeightReader
 from ..base.weights import BaseWeight, Partner
 from ..errors import FileError, UnsupportedError
-from ..linalg.casts import STORAGE
-from ..linalg.factor import Stored
+from ..linalg.casts import STORAGE, Bits, singles
+from ..linalg.device_subspace import PlacedMatrix
+from ..linalg.factor import Factor, Stored
 from .host import Host, LoadedModel
 from .memory_norms import MemoryNorms
 from .memory_weights import Compare, FileSample, MemoryWeights, UntrustedMemory
@@ -50,7 +53,29 @@ class LiveCheckpoint(Checkpoint):
     @property
     def device(self) -> str:
         """The device that measured the norms, or will measure them."""
-        return self._memory_norms.device
+        return self._memory_norms.device if self.source == MEMORY else self.measured_on
+
+    def whole(self, found: Partner) -> Factor:
+        """Read a partner as `Checkpoint.whole` does. A stored weight is read later, by the device if it has it."""
+        part = found.parts[0]
+        is_stored = len(found.parts) == 1 and found.width is None and not found.swapped and part.scale is None
+        if not is_stored or self.source != MEMORY or self._memory_norms.device == "cpu":
+            return super().whole(found)
+        self._was_read = True
+        shape = part.shape[0], math.prod(part.shape[1:])
+        return PlacedMatrix(shape, lambda: self._single(found), lambda device: self._copied(part, shape, device))
+
+    def _single(self, found: Partner) -> Bits:
+        matrix = super().whole(found)
+        return singles(matrix.bits, matrix.kind)
+
+    def _copied(self, part: BaseWeight, shape: tuple[int, int], device: str) -> Any | None:
+        try:
+            with self._memory.exclusive():
+                return self._memory.tensor(part, device).reshape(shape)
+        except UntrustedMemory as reason:
+            self._leave_memory(str(reason))
+            return None
 
     def _read_part(self, weight: BaseWeight) -> Stored:
         """Read a weight as float32 from memory while that can be trusted, else from the file."""
@@ -67,7 +92,6 @@ class LiveCheckpoint(Checkpoint):
                 return self._memory_norms.measure(missing, task)
             except UntrustedMemory as reason:
                 self._leave_memory(str(reason))
-        self._memory_norms.device = task.arrays.device
         return super()._measure(missing, task)
 
     def _note(self, text: str) -> None:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from ..base.norm_cache import NormPair
 from ..base.partner_norms import NormTask, norms_of
 from ..base.store import Store
 from ..base.weight_reader import WeightReader
-from ..base.weights import BaseWeight, Partner
+from ..base.weights import Partner
+from ..engine.placement import failure
 from ..errors import DeviceError, LayerError
-from ..linalg.arrays import NumpyArrays, TorchArrays
-from ..linalg.norms import largest_singular_value
+from ..linalg.arrays import DEVICE_BYTES, NumpyArrays, TorchArrays
+from ..linalg.device_norms import norms_of_stack, stacks_of
 from ..progress import in_order
 from .host import Host
 from .memory_weights import MemoryWeights, UntrustedMemory
 
-DEVICE_BYTES = 256 << 20
-"""The most memory of the host's device that this program uses, besides the model, in bytes."""
-_LARGEST_COPY = 160 << 20  # half of it more while 16 bits become 32, and the vectors of a spectral norm
-_BLOCK = 1 << 22
+_LARGEST_COPY = 160 << 20
+"""Bytes of the largest float32 copy on a device: half of it more while 16 bits become 32, and the vectors of a spectral
+norm."""
 
 
 class MemoryNorms:
@@ -38,22 +37,26 @@ class MemoryNorms:
         self._note = note
 
     def measure(self, missing: list[Partner], task: NormTask) -> list[NormPair]:
-        """Measure the norms of each weight: one after the other on a device, with two workers on the CPU.
+        """Measure the norms of each weight: in groups on a device, what is left with two workers on the CPU.
 
-        Raises `UntrustedMemory`.
+        Only whole, stored weights are measured on the device; joined and cut ones on the CPU. Raises `UntrustedMemory`.
         """
 
-        def measure(one: Partner) -> NormPair:
-            return self._norms_of(one, task.spectral)
+        def measure(i: int) -> NormPair:
+            return self._on_cpu(missing[i], task.spectral)
 
         task.progress.start("read base", len(missing))
-        found = []
+        found: dict[int, NormPair] = {}
         with self._device_memory():
-            on_cpu = self.device == "cpu"
-            for norms in in_order(task.pool, measure, missing, ahead=2) if on_cpu else map(measure, missing):
-                found.append(norms)
+            if self.device != "cpu":
+                for group in self._on_device(missing, task.spectral):
+                    found.update(group)
+                    task.progress.step(len(group))
+            left = [i for i in range(len(missing)) if i not in found]
+            for i, norms in zip(left, in_order(task.pool, measure, left, ahead=2), strict=True):
+                found[i] = norms
                 task.progress.step()
-        return found
+        return [found[i] for i in range(len(missing))]
 
     @contextlib.contextmanager
     def _device_memory(self) -> Iterator[None]:
@@ -68,52 +71,51 @@ class MemoryNorms:
         finally:
             self._host.tidy()
 
-    def _norms_of(self, one: Partner, spectral: bool) -> NormPair:
-        """Only whole, stored weights are measured on the device; joined and cut ones on the CPU."""
-        is_stored = len(one.parts) == 1 and one.width is None
-        norms = self._on_device(one.parts[0], spectral) if is_stored and self._fits_device(one.parts[0]) else None
-        if norms is not None:
-            return norms
+    def _on_cpu(self, one: Partner, spectral: bool) -> NormPair:
         try:
             return norms_of(self._cpu_reader, one, spectral=spectral, arrays=NumpyArrays())
         except LayerError as error:
-            raise UntrustedMemory(f"{one.key} holds NaN or infinite values in memory") from error
+            raise _not_finite(one.key) from error
 
-    def _fits_device(self, weight: BaseWeight) -> bool:
-        return self.device != "cpu" and 4 * math.prod(weight.shape) <= _LARGEST_COPY
-
-    def _on_device(self, weight: BaseWeight, spectral: bool) -> NormPair | None:
-        """Measure on the device. None where it lacks memory or an operation; the CPU measures from then on."""
+    def _on_device(self, missing: list[Partner], spectral: bool) -> Iterator[dict[int, NormPair]]:
+        """Yield what the device measured, by place in the list. Where it lacks memory or an operation, nothing more
+        comes, and the CPU measures from then on."""
+        chosen = [i for i, one in enumerate(missing) if _fits_device(one)]
         try:
-            with self._memory.exclusive():
-                tensor = self._memory.tensor(weight, self.device).reshape(weight.shape[0], -1)
-                fro = _finite(_frobenius(tensor), weight)
-                return fro, _spectral(tensor, self.device) if spectral else None
+            arrays = TorchArrays(self.device)
+            for places in stacks_of([_matrix(missing[i]) for i in chosen], arrays):
+                group = [chosen[place] for place in places]
+                yield dict(zip(group, self._norms_of([missing[i] for i in group], arrays, spectral), strict=True))
+            return
         except (RuntimeError, DeviceError) as error:
-            reason = _reason(error)
+            reason = failure(error)
         self._host.tidy()
         self._note(f"{self.device} {reason}; the CPU finished the work.")
         self.device = "cpu"
-        return None
+
+    def _norms_of(self, group: list[Partner], arrays: TorchArrays, spectral: bool) -> list[NormPair]:
+        """Measure weights of one shape together. The host waits for the few milliseconds that this takes."""
+        with self._memory.exclusive():
+            copies = [
+                self._memory.tensor(one.parts[0], self.device).reshape(one.parts[0].shape[0], -1) for one in group
+            ]
+            stack = copies[0][None] if len(copies) == 1 else arrays.torch.stack(copies)
+            del copies
+            norms = norms_of_stack(stack, arrays, spectral=spectral)
+        for one, (fro, _) in zip(group, norms, strict=True):
+            if not math.isfinite(fro):
+                raise _not_finite(one.key)
+        return norms
 
 
-def _finite(fro: float, weight: BaseWeight) -> float:
-    if not math.isfinite(fro):
-        raise UntrustedMemory(f"{weight.key} holds NaN or infinite values in memory")
-    return fro
+def _fits_device(one: Partner) -> bool:
+    return len(one.parts) == 1 and one.width is None and 4 * math.prod(one.parts[0].shape) <= _LARGEST_COPY
 
 
-def _frobenius(tensor: Any) -> float:
-    """Return ``||W||_F``: blocks are summed in float32 on the device, their sums in float64."""
-    return math.sqrt(sum(float(block @ block) for block in tensor.reshape(-1).split(_BLOCK)))
+def _matrix(one: Partner) -> tuple[int, int]:
+    shape = one.parts[0].shape
+    return shape[0], math.prod(shape[1:])
 
 
-def _spectral(tensor: Any, device: str) -> float:
-    return largest_singular_value(tensor, TorchArrays(device))
-
-
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if "out of memory" in text.lower() or "not enough" in text.lower() or "ALLOC_FAILED" in text:
-        return "ran out of memory"
-    return f"failed ({text.splitlines()[0] if text else type(error).__name__})"
+def _not_finite(key: str) -> UntrustedMemory:
+    return UntrustedMemory(f"{key} holds NaN or infinite values in memory")

@@ -6,6 +6,9 @@ stored bits, and copying results back. The small (r, r) problems are always solv
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,12 +84,18 @@ class NumpyArrays:
         return np.asarray(values)
 
 
-_BLOCK = 1 << 25  # of float32: 128 MiB
+DEVICE_BYTES = 256 << 20
+"""How much memory of a device work uses, besides what others keep there, unless `limit_memory` says less."""
 _BYTES_PER_ELEMENT = 32  # a piece as stored, as float32, as float64 and a product of it, all at once
+_BLOCK = DEVICE_BYTES // _BYTES_PER_ELEMENT
 
 
 class TorchArrays:
-    """A device of torch. If it has no float64 (MPS), sums that need float64 are computed on the CPU."""
+    """A device of torch. If it has no float64 (MPS), sums that need float64 are computed on the CPU.
+
+    Single layers are computed through the methods of `Arrays`, with a wait for the device after each. The modules
+    `device_*` compute groups of layers with one wait each.
+    """
 
     def __init__(self, device: str) -> None:
         self._torch = _import_torch(device)
@@ -100,13 +109,43 @@ class TorchArrays:
             ) from error
         self.device = str(self._device)
         self.block_elements = _BLOCK
-        self._wide_device = "cpu" if self._device.type == "mps" else self._device
+        self.bytes = DEVICE_BYTES
+        """The most memory of the device that a group of layers uses."""
+        self.has_float64 = self._device.type != "mps"
+        self._wide_device = self._device if self.has_float64 else "cpu"
+
+    @property
+    def torch(self) -> Any:
+        """The module torch."""
+        return self._torch
+
+    @property
+    def target(self) -> Any:
+        """The torch.device."""
+        return self._device
+
+    @property
+    def name(self) -> str:
+        """The name of the device's hardware where torch knows it, else that of the device."""
+        is_cuda = self._device.type == "cuda"
+        return str(self._torch.cuda.get_device_name(self._device)) if is_cuda else self.device
+
+    def wait(self) -> None:
+        """Wait until the device has done all work so far."""
+        self._torch.zeros(1, device=self._device).item()  # devices work in the order of the calls
+
+    def full_float32(self) -> AbstractContextManager[None]:
+        """Return a context in which products of float32 matrices are not rounded to TF32, as WebUIs allow it."""
+        from .float32_precision import full_float32  # for devices alone
+
+        return full_float32(self._torch)
 
     def limit_memory(self, most_bytes: int) -> None:
         """Use at most this many bytes of the device: smaller blocks, and on CUDA a limit that torch enforces.
 
         Work that needs more ends with torch's out-of-memory error, see `is_out_of_memory`.
         """
+        self.bytes = min(DEVICE_BYTES, most_bytes)
         self.block_elements = max(1, min(_BLOCK, most_bytes // _BYTES_PER_ELEMENT))
         if self._device.type == "cuda":
             total = self._torch.cuda.get_device_properties(self._device).total_memory
@@ -151,6 +190,29 @@ def open_arrays(device: str = "cpu") -> Arrays:
     Raises DeviceError if torch or the device is missing.
     """
     return NumpyArrays() if device == "cpu" else TorchArrays(device)
+
+
+AUTO = "auto"
+"""CUDA's device if there is one, else the CPU."""
+
+
+def resolved(device: str) -> str:
+    """Return the name of a device, that of `AUTO` too. Loads torch for `AUTO`."""
+    return found_device(load=True) or "cpu" if device == AUTO else device
+
+
+def found_device(*, load: bool) -> str | None:
+    """Return CUDA's device if torch has one, else None.
+
+    Loading torch takes longer than resizing a small file: without `load` only a torch that this process has loaded
+    already is asked.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None and load:
+        with contextlib.suppress(DeviceError):
+            torch = _import_torch("auto")
+    cuda = getattr(torch, "cuda", None)
+    return "cuda" if cuda is not None and cuda.is_available() else None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -31,8 +31,12 @@ from .casts import Bits, Double, Single, doubles, singles
 
 ZERO_TOLERANCE = 1e-7
 """A singular value below this share of the largest is a rounding error and counts as zero."""
-_DOUBTFUL = 1e-6  # of t: the error of s_i is 1e-4 there
-_CANCELLING = 100.0  # t over s_1
+DOUBTFUL = 1e-6
+"""A singular value below this share of t may have an error of 1e-4."""
+CANCELLING = 100.0
+"""t over s_1, above which the factors cancel each other."""
+WEAK = 1e-6
+"""A pivot of Cholesky below this share of the largest, rows scaled to unit length, is not safe."""
 
 
 class Factor(Protocol):
@@ -167,6 +171,11 @@ def decompose(pairs: Sequence[Pair], arrays: Arrays) -> list[Spectrum]:
         raise LayerError("the rank is 0: a layer without dimensions; the file is damaged")
     gram_up = np.stack([gram_of_columns(pair.up, arrays) for pair in pairs])
     gram_down = np.stack([gram_of_rows(pair.down, arrays) for pair in pairs])
+    return decompose_grams(pairs, gram_up, gram_down)
+
+
+def decompose_grams(pairs: Sequence[Pair], gram_up: Double, gram_down: Double) -> list[Spectrum]:
+    """Decompose pairs of one rank r whose Gram matrices are known, (pairs, r, r) each. Raises as `decompose`."""
     _check_finite(pairs, gram_up, gram_down)
     s, p, q, exact = _solve(gram_up, gram_down)
     solved: Iterator[tuple[Double, Double, Double]] = (
@@ -232,7 +241,7 @@ def _solve(gram_up: Double, gram_down: Double) -> tuple[Double, Double, Double, 
     s = np.sqrt(np.maximum(square[:, ::-1], 0.0))
     t = np.sqrt(_scaled_norm(gram_up, d2) * _scaled_norm(gram_down, 1.0 / d2))[:, None]
     s = np.where(s > ZERO_TOLERANCE * t, s, 0.0)
-    doubtful = np.any((s > 0) & (s < _DOUBTFUL * t), axis=1) | (t[:, 0] > _CANCELLING * s[:, 0])
+    doubtful = np.any((s > 0) & (s < DOUBTFUL * t), axis=1) | (t[:, 0] > CANCELLING * s[:, 0])
     inverse_root = np.divide(1.0, np.sqrt(s), out=np.zeros_like(s), where=s > 0)
     p = (c @ w)[:, :, ::-1]
     p *= inverse_root[:, None, :]
@@ -259,7 +268,7 @@ def _root(gram: Double, d2: Double) -> Double:
             return _root_by_eigenvectors(gram, d2)
         return np.concatenate([_root(*one) for one in zip(gram[:, None], d2[:, None], strict=True)])
     diagonal = np.diagonal(c, axis1=1, axis2=2) / np.sqrt(d2)
-    weak = diagonal.min(axis=1) < 1e-6 * diagonal.max(axis=1)
+    weak = diagonal.min(axis=1) < WEAK * diagonal.max(axis=1)
     if weak.any():
         c[weak] = _root_by_eigenvectors(gram[weak], d2[weak])
     return c

@@ -31,6 +31,13 @@ def in_range(what: str, values: Any) -> Any:
     return np.where(tiny, 0.0, values) if tiny.any() else values
 
 
+def is_in_range(values: Any) -> bool:
+    """Return whether `in_range` returns these values unchanged."""
+    return bool((np.isfinite(values) & ((values == 0.0) | (np.abs(values) >= _FLOAT32.tiny))).all()) and bool(
+        np.abs(values).max(initial=0.0) <= _FLOAT32.max
+    )
+
+
 def check_finite(what: str, values: Any) -> None:
     """Raise LayerError if a number is NaN or infinite. `what` begins the message, such as "its base weight"."""
     if not np.isfinite(values).all():

@@ -16,8 +16,11 @@ from .factor import Factor, Pair, Spectrum
 from .row_stripes import load_whole, rows_in_cache, stripes
 from .truncate import truncated
 
-_STEPS = 160
+STEPS = 160
+"""The most steps of Lanczos."""
 _TOLERANCE = 1e-3  # of the residual; the error of the norm itself is of second order in it
+BREAKDOWN = 1e-6
+"""A coupling up to this share of the largest diagonal element is a rounding error: the basis is complete."""
 _FIRST_LOOK = 6
 _LOOK_EVERY = 2
 
@@ -64,7 +67,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
     """
     n, m = w.shape
     stripes = list(_pieces(w, rows_in_cache(m, arrays)))
-    steps = min(_STEPS, n + 1, m)
+    steps = min(STEPS, n + 1, m)
     basis = arrays.empty(steps + 1, m)
     start = np.random.default_rng(0).standard_normal(m, dtype=np.float32)
     basis[0] = arrays.to_device(start / np.float32(np.linalg.norm(start)))
@@ -83,7 +86,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
         y = _orthogonal(y, basis[: step + 1])
         coupling = _length(y)
         couplings.append(coupling)
-        last = coupling <= 1e-6 * max(diagonal) or step + 1 == steps
+        last = coupling <= BREAKDOWN * max(diagonal) or step + 1 == steps
         if last or (step >= _FIRST_LOOK and step % _LOOK_EVERY == 0):
             value, residual = _leading_ritz(diagonal, couplings)
             if last or residual <= _TOLERANCE * value:

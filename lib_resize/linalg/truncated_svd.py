@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import LayerError
-from .arrays import Array, Arrays
+from .arrays import Array, Arrays, NumpyArrays, TorchArrays
 from .casts import Double, Single
 from .dense import singular_values, truncated_dense
 from .factor import Stored
@@ -60,6 +60,12 @@ def truncated_svd(matrix: Single, count: int, arrays: Arrays) -> TruncatedSvd:
     shorter = min(matrix.shape)
     if shorter <= max(SMALL, 2 * (wanted + OVERSAMPLING)):
         return _exact(matrix, wanted, whole, arrays)
+    if isinstance(arrays, TorchArrays) and arrays.has_float64:
+        return _on_device(matrix, wanted, whole, arrays)
+    return _on_cpu(matrix, wanted, whole, arrays)
+
+
+def _on_cpu(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> TruncatedSvd:
     if matrix.shape[0] < matrix.shape[1]:
         turned = _iterated(matrix.T, wanted, whole, arrays)
         return TruncatedSvd(
@@ -82,6 +88,21 @@ def _exact(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> Truncat
     tail = s[len(kept) :]
     lost = math.sqrt(float(tail @ tail)) if len(kept) else math.sqrt(whole)
     return TruncatedSvd(s[kept], up, down, lost)
+
+
+def _on_device(matrix: Single, wanted: int, whole: float, arrays: TorchArrays) -> TruncatedSvd:
+    from .device_svd import DeviceIteration, fits_device  # for devices alone
+
+    if not fits_device(matrix.shape, arrays):
+        return _on_cpu(matrix, wanted, whole, NumpyArrays())
+    with arrays.torch.inference_mode(), arrays.full_float32():
+        found, left = DeviceIteration(matrix, wanted + OVERSAMPLING, wanted, arrays), whole
+        for _ in range(_STEPS):
+            before, left = left, _left(whole, found.s)
+            if before - left <= TOLERANCE * left:
+                break
+            found.step()
+        return TruncatedSvd(found.s, *found.factors(), math.sqrt(_left(whole, found.s)))
 
 
 def _iterated(matrix: Single, wanted: int, whole: float, arrays: Arrays) -> TruncatedSvd:

@@ -17,10 +17,10 @@ from ..adapters.layer import Adapter
 from ..adapters.read.adapter import read_adapter
 from ..base.checkpoint_keys import looks_like_checkpoint
 from ..engine.analysing import analyse, needs_conversion, reattached, with_base_norms, with_conversion, without_tensors
-from ..engine.runtime import cpu_runtime
 from ..errors import FileError, PairingError, UnsupportedError
 from ..files.alike import Layouts
 from ..files.reader import SafeFile
+from ..hosts.device_jobs import host_runtime
 from ..hosts.host import Host, LoraFile
 from ..hosts.live import open_reference
 from ..names.families import block
@@ -72,7 +72,7 @@ class Analyses:
             kept = _decomposed(lora, progress, convert, self._host, choice, self._layouts)
         elif needs_conversion(kept.analysis, convert):
             with (
-                cpu_runtime(progress) as tools,
+                host_runtime(self._host, progress) as tools,
                 reopened(kept) as whole,
                 open_required_base(whole, self._host, choice) as base,
             ):
@@ -102,7 +102,7 @@ class Analyses:
             if opened.checkpoint is None:
                 raise PairingError(no_reference(recipes[0], opened.note))
             check_families(kept.analysis.adapter, opened_info(opened))
-            with cpu_runtime(progress) as tools, reopened(kept) as whole:
+            with host_runtime(self._host, progress) as tools, reopened(kept) as whole:
                 wanted = [replace(recipes[0], weights=dict.fromkeys(asked, 1.0))]
                 attached = reattached(kept.analysis, whole, opened.checkpoint)
                 based = with_base_norms(attached, opened.checkpoint, wanted, tools)
@@ -134,7 +134,7 @@ def _decomposed(
     with (
         _read(lora.path, layouts) as adapter,
         open_required_base(adapter, host, choice) as base,
-        cpu_runtime(progress) as tools,
+        host_runtime(host, progress) as tools,
     ):
         analysis = without_tensors(analyse(adapter, base, (), tools, convert=convert))
         blocks = tuple(block(layer.canonical) if layer.canonical else "OTHER" for layer in adapter.layers)

@@ -16,10 +16,11 @@ from ..engine.analysis import Analysis
 from ..engine.job import ResizeJob
 from ..engine.planning import prepare
 from ..engine.reading import read_part, read_source
-from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.runtime import Runtime
 from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.file_names import clean_stem
 from ..files.reader import SafeFile
+from ..hosts.device_jobs import host_runtime
 from ..hosts.host import Host, LoraFile, LoraList
 from ..hosts.listing import find
 from ..hosts.live import OpenReference, open_reference
@@ -176,7 +177,7 @@ def bake(host: Host, order: BakeOrder, handle: Handle, before_writing: BeforeWri
     Raises Cancelled, and what reading, merging and writing raise; no file is left behind then.
     """
     path = _path_for(order, host)
-    with _merged(order, host) as (adapter, required), cpu_runtime(handle) as tools:
+    with _merged(order, host) as (adapter, required), host_runtime(host, handle) as tools:
         handle.portion(0.0, 0.6)
         digests = [tools.pool.submit(file.sha256) for file in adapter.files]
         analysis, compared = _analysed(adapter, required.checkpoint if required else None, order, host, tools)
@@ -184,13 +185,13 @@ def bake(host: Host, order: BakeOrder, handle: Handle, before_writing: BeforeWri
         handle.portion(0.6, 0.4)
         plan = finish(job, tools, digests, handle, before_writing)
     used = compared or required
-    return NewFile(plan, path, (), (), opened_info(used) if used else NO_REFERENCE)
+    return NewFile(plan, path, (), tuple(tools.placement.notes), opened_info(used) if used else NO_REFERENCE)
 
 
 def plan_bake(host: Host, order: BakeOrder, handle: Handle) -> Plan:
     """Return the plan of the file that `bake` would write. Raises what reading, merging and planning raise."""
     path = _path_for(order, host)
-    with _merged(order, host) as (adapter, required), cpu_runtime(handle) as tools:
+    with _merged(order, host) as (adapter, required), host_runtime(host, handle) as tools:
         analysis, _ = _analysed(adapter, required.checkpoint if required else None, order, host, tools)
         return _prepared(analysis, order, path).plan
 

@@ -11,13 +11,14 @@ from ..adapters.layer import Adapter
 from ..base.checkpoint import Checkpoint
 from ..engine.analysing import analyse
 from ..engine.planning import prepare
-from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.runtime import Runtime
 from ..errors import FileError
 from ..extraction.difference import difference
 from ..extraction.extract import of_checkpoints
 from ..extraction.models import DEFAULT_RANK, ExtractOptions, Weights
 from ..files.file_names import clean_stem
 from ..files.spool import Spool
+from ..hosts.device_jobs import host_runtime
 from ..hosts.host import Host, find_checkpoint
 from ..hosts.live_difference import LiveWeights, RoundedCheckpoint
 from ..recipe.grammar import Recipe
@@ -105,7 +106,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, before_writing: Bef
     folder = _folder(order, lists)
     path = new_path(folder, order.name, all_names(lists) | folded(order.taken))
     with ExitStack() as stack:
-        tools = stack.enter_context(cpu_runtime(handle))
+        tools = stack.enter_context(host_runtime(host, handle))
         spool = stack.enter_context(Spool(folder))
         handle.portion(0.0, 0.7)
         adapter, base = stack.enter_context(_subtracted(host, order, spool, tools))
@@ -114,7 +115,7 @@ def extract(host: Host, order: ExtractOrder, handle: Handle, before_writing: Bef
         handle.portion(0.7, 0.3)
         job = prepare(analysis, order.recipe, order.options.style, lambda _: path)
         plan = finish(job, tools, digests, handle, before_writing)
-    return NewFile(plan, path, (), (), _reference(order, host))
+    return NewFile(plan, path, (), tuple(tools.placement.notes), _reference(order, host))
 
 
 def _reference(order: ExtractOrder, host: HostLists) -> ReferenceInfo:

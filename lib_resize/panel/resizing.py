@@ -13,7 +13,7 @@ from ..engine.analysis import Analysis
 from ..engine.job import ResizeJob
 from ..engine.measuring import with_float8_errors
 from ..engine.planning import prepare
-from ..engine.runtime import Runtime, cpu_runtime
+from ..engine.runtime import Runtime
 from ..engine.settings import Refine
 from ..engine.stamping import with_effect
 from ..engine.writing import execute
@@ -23,6 +23,7 @@ from ..files.file_names import names_in_tree
 from ..files.metadata import FitRecord
 from ..files.reader import SafeFile
 from ..files.sidecars import SidecarFacts, copy_sidecars, has_sidecars
+from ..hosts.device_jobs import host_runtime
 from ..hosts.host import Host, LoraFile
 from ..plans import Plan
 from ..recipe.grammar import Recipe
@@ -220,7 +221,7 @@ def write(
     with (
         reopened(kept) as adapter,
         open_required_base(adapter, host, options.reference) as base,
-        cpu_runtime(handle) as tools,
+        host_runtime(host, handle) as tools,
     ):
         digest = tools.pool.submit(adapter.files[0].sha256)
         lists = Snapshot(host)
@@ -233,7 +234,7 @@ def write(
         plan = finish(job, tools, [digest], handle, before_writing)
         source_sha256 = digest.result()
     copies, notes = sidecars_of(lora.path, job.path, source_sha256) if options.sidecars else ((), ())
-    return NewFile(plan, job.path, copies, notes, used_by(kept, recipe))
+    return NewFile(plan, job.path, copies, (*notes, *tools.placement.notes), used_by(kept, recipe))
 
 
 def sidecars_of(lora: Path, target: Path, digest: str) -> tuple[tuple[Path, ...], tuple[str, ...]]:

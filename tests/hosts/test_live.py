@@ -26,6 +26,7 @@ from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import Host, LoadedModel
 from lib_resize.hosts.live import open_reference
 from lib_resize.hosts.live_checkpoint import FILE, MEMORY, LiveCheckpoint, MemoryOnlyCheckpoint
+from lib_resize.linalg.arrays import TorchArrays
 from lib_resize.progress import Quiet
 from lib_resize.recipe.grammar import parse_recipe
 from tests.hosts.fake import FakeHost
@@ -601,7 +602,7 @@ def test_room_is_asked_for_before_and_given_back_after(
     host = ForgeHost()
     assert host.device() == "cuda:0"
     monkeypatch.setattr(type(loaded_by(host)), "weight", _on_cpu(type(loaded_by(host)).weight))
-    monkeypatch.setattr("lib_resize.hosts.memory_norms._spectral", lambda tensor, device: 1.0)
+    monkeypatch.setattr("lib_resize.hosts.memory_norms.TorchArrays", lambda device: TorchArrays("cpu"))
     live = live_base(host)
     facts(live, lora)
     assert webui.calls == [(256 << 20, True), "empty cache"]

@@ -19,7 +19,8 @@ from ...linalg.norms import subspace_norms
 from ...linalg.truncate import truncated
 from .form import Form, Shape, Tensors, TensorSlot, WriteSpec, inner_product, kept_energy, not_floating, projected_error
 
-_LARGEST_KEPT = 256  # rank from which singular vectors are computed again rather than kept: they would fill memory
+LARGEST_KEPT = 256
+"""Rank up to which singular vectors are kept. Those of larger ones would fill memory, and are computed again."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def decompose_together(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectru
 
     See `linalg.factor.decompose`, and `linalg.blocks` for those trained in pieces.
     """
-    return [without_vectors(one) if forms[0].rank > _LARGEST_KEPT else one for one in _spectra(forms, arrays)]
+    return [without_vectors(one) if forms[0].rank > LARGEST_KEPT else one for one in _spectra(forms, arrays)]
 
 
 def _spectra(forms: Sequence[LowRank], arrays: Arrays) -> list[Spectrum]:

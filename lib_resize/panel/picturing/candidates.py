@@ -15,7 +15,7 @@ from ...engine.analysing import reattached
 from ...engine.analysis import Analysis
 from ...engine.job import ResizeJob
 from ...engine.measuring import with_float8_errors
-from ...engine.runtime import Runtime, cpu_runtime
+from ...engine.runtime import Runtime
 from ...engine.settings import Refine
 from ...engine.writing import execute
 from ...errors import OutputError
@@ -23,6 +23,7 @@ from ...files import private_folders
 from ...files.atomic import is_full
 from ...files.file_names import SUFFIX
 from ...files.restamping import WrittenTensors
+from ...hosts.device_jobs import host_runtime
 from ...hosts.host import Host, HostFiles
 from ...plans import Plan
 from ...recipe.grammar import Recipe
@@ -152,7 +153,7 @@ class Candidates:
         with (
             reopened(self._kept) as adapter,
             open_required_base(adapter, self._host, self._options.reference) as base,
-            cpu_runtime(handle.quiet(image)) as tools,
+            host_runtime(self._host, handle.quiet(image)) as tools,
         ):
             job = self._planned(reattached(self._analysis(recipe), adapter, base), recipe)
             self._recipes.setdefault(job.plan.bytes_after, recipe)

@@ -17,7 +17,7 @@ from ...engine.analysing import reattached
 from ...engine.job import ResizeJob
 from ...engine.measuring import with_float8_errors
 from ...engine.planning import prepare
-from ...engine.runtime import Runtime, cpu_runtime
+from ...engine.runtime import Runtime
 from ...engine.settings import Refine
 from ...engine.writing import execute
 from ...errors import OutputError, PairingError
@@ -25,6 +25,7 @@ from ...files.atomic import is_in_use
 from ...files.effect_record import EffectRecord
 from ...files.header import read_header
 from ...files.restamping import OUTPUT_NAME
+from ...hosts.device_jobs import host_runtime
 from ...hosts.host import LoraFile
 from ...plans import Plan
 from ...recipe.grammar import Recipe
@@ -202,7 +203,7 @@ def _written(
     with (
         reopened(kept) as adapter,
         open_required_base(adapter, desk.host, options.reference) as base,
-        cpu_runtime(handle) as tools,
+        host_runtime(desk.host, handle) as tools,
     ):
         digest = tools.pool.submit(adapter.files[0].sha256)
         style = replace(options.style, keep_name=True)
