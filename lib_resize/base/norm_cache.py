@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-VERSION = 2
+VERSION = 3
 """Increased whenever norms are computed differently."""
 
 NormPair = tuple[float, float | None]

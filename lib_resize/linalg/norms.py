@@ -18,7 +18,9 @@ from .truncate import truncated
 
 STEPS = 160
 """The most steps of Lanczos."""
-_TOLERANCE = 1e-3  # of the residual; the error of the norm itself is of second order in it
+_TOLERANCE = 1e-4
+"""Of the residual. With 1e-3, which takes a quarter fewer steps, one Gaussian matrix in a hundred gets its second
+singular value, 0.1 % below: it has nearly converged before the first one shows."""
 BREAKDOWN = 1e-6
 """A coupling up to this share of the largest diagonal element is a rounding error: the basis is complete."""
 _FIRST_LOOK = 6
@@ -62,7 +64,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
 
     It is the root of the largest eigenvalue of ``w^T w`` by Lanczos (1950): three terms, then orthogonalised against
     the whole basis once more (without that float32 breaks down), from a fixed random start. It stops if the residual of
-    the leading Ritz pair is at most 1e-3 of its value (Saad, Numerical Methods for Large Eigenvalue Problems, 6.3). A
+    the leading Ritz pair is at most 1e-4 of its value (Saad, Numerical Methods for Large Eigenvalue Problems, 6.3). A
     zero matrix gives 0.
     """
     n, m = w.shape

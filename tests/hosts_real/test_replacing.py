@@ -18,6 +18,8 @@ from tests.panel_page import ask
 
 pytestmark = pytest.mark.needs("generate")
 TARGET = {"rank": 1}
+FEW = {"seed": 7, "steps": 2, "width": 64, "height": 64, "sampler_name": "Euler"}
+"""Settings of an image. Without a sampler, the API of a host and its page use different ones."""
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def replaced(api: Api, name: str) -> Iterator[str]:
 
 def image(host: Rest, what: str | dict[str, Any]) -> Any:
     """Return an image with a LoRA, or with settings of the WebUI's API, as an array of integers."""
-    few = {"prompt": f"a cake <lora:{what}:1>", "seed": 7, "steps": 2, "width": 64, "height": 64}
+    few = {"prompt": f"a cake <lora:{what}:1>", **FEW}
     settings: dict[str, Any] = few if isinstance(what, str) else what
     return _pixels(host.post("sdapi/v1/txt2img", **settings)["images"][0])
 
@@ -87,7 +89,7 @@ def test_a_run_by_images_finds_the_size_replaces_the_lora_and_restores_it(
     host: Rest, api: Api, name: str, fit: bool
 ) -> None:
     before, size, listed = image(host, name), of(api, name)["bytes"], api.names()
-    settings = {"prompt": "a cake, {trigger}", "seed": 7, "steps": 2, "width": 64, "height": 64}
+    settings = {"prompt": "a cake, {trigger}", **FEW}
     order = {"target": {"effect": 0.9}, "settings": settings, "seeds": 2, "fit": fit}
     answer = api.post("shrink", 202, names=[name], least_gain=0, floor=None, again=True, **order)
     try:
@@ -110,7 +112,7 @@ def test_the_comparison_of_a_replaced_lora_is_made_from_the_archive(
     original = image(host, name)
     request.getfixturevalue("replaced")
     smaller = image(host, name)
-    settings = {"prompt": f"a cake <lora:{name}:1>", "seed": 7, "steps": 2, "width": 64, "height": 64}
+    settings = {"prompt": f"a cake <lora:{name}:1>", **FEW}
     job = ask(webui, "compare", {"name": name, "settings": settings})["job"]
     wait_for(webui, [job])
     result = next(one for one in ask(webui, "status")["queue"] if one["id"] == job)["result"]
