@@ -148,7 +148,7 @@ class _Decompositions:
         self._begun = None if runtime.placement.may_use_device else self._begin(())
 
     def _begin(self, known: Container[int]) -> Ahead[list[int], _Batch]:
-        batches = _batches(self._adapter.layers, known)
+        batches = list(_batches(self._adapter.layers, known))
         return Ahead(self._runtime.pool, self._decomposed, batches, self._runtime.ahead)
 
     def _decomposed(self, batch: list[int]) -> _Batch:

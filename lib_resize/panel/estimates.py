@@ -61,7 +61,7 @@ class Estimates:
         todo = work.files
         spec = JobSpec(
             kind="estimate",
-            title=f"Estimate {len(todo)} LoRAs",
+            title=f"Estimate {len(todo)} LoRA{'s' * (len(todo) > 1)}",
             run=lambda handle: self._all(work, handle),
             name=todo[0].lora.name if todo else "",
             files=max(1, len(todo)),
