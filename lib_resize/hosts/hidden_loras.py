@@ -39,7 +39,8 @@ class HiddenLoras:
         make, listed = own_class("network", "NetworkOnDisk"), read(networks(), "available_networks")
         if make is None or not isinstance(listed, Mapping):
             raise HostError("This WebUI has no list of LoRAs, so a file of the archive cannot be used in an image.")
-        taken = [name for name in files if name in listed]
+        known = caches.all_names()
+        taken = [name for name in files if name in known]
         if taken:
             raise UsageError(f"{', '.join(taken)}: a LoRA of this name is in the list.")
         before = caches.by_hash()

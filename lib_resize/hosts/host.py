@@ -9,6 +9,7 @@ features, never for names of hosts:
 ``cards``         the page has cards of LoRAs
 ``xyz``           the host has an X/Y/Z plot
 ``fit``           new factors can be fitted to images of the loaded model
+``ignores_text_encoders``  the host does not apply the text encoder layers of LoRAs
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ PROMPT = "prompt"
 CARDS = "cards"
 XYZ = "xyz"
 FIT = "fit"
+IGNORES_TEXT_ENCODERS = "ignores_text_encoders"
 
 UNET = "unet"
 TEXT_ENCODERS = ("text encoder 1", "text encoder 2", "text encoder 3")
@@ -53,6 +55,13 @@ class LoraFile:
     """Another name that the host accepts for it."""
     preview: Path | None = None
     """An image next to it."""
+    more_names: tuple[str, ...] = ()
+    """Further names that the host accepts for it, and for no other file."""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """All names besides its own, each once."""
+        return tuple(dict.fromkeys((self.alias, *self.more_names) if self.alias else self.more_names))
 
 
 class LoraList(Sequence[LoraFile]):
@@ -67,8 +76,8 @@ class LoraList(Sequence[LoraFile]):
         self._loras = tuple(sorted(self._named.values(), key=lambda lora: lora.name.lower()))
         self._aliased: dict[str, list[LoraFile]] = {}
         for lora in self._loras:
-            if lora.alias:
-                self._aliased.setdefault(lora.alias, []).append(lora)
+            for alias in lora.aliases:
+                self._aliased.setdefault(alias, []).append(lora)
 
     def __len__(self) -> int:
         return len(self._loras)

@@ -86,7 +86,7 @@ def all_names(host: HostLists) -> set[str]:
 
 
 def _aliases(loras: Sequence[LoraFile]) -> set[str]:
-    return {lora.alias for lora in loras if lora.alias}
+    return {alias for lora in loras for alias in lora.aliases}
 
 
 def planned(
