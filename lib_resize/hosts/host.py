@@ -1,7 +1,7 @@
 """The protocol between the tab and the program that it runs in. Standard library only.
 
 A host lists LoRAs and checkpoints, gives access to the loaded model, and protects it with a lock. The code checks for
-features, never for names of hosts:
+features, never for names of hosts; docs/hosts.md has all of them:
 
 ``loaded_model``  a model can be in memory, and can be read
 ``generate``      the host can generate images for this program
@@ -9,7 +9,6 @@ features, never for names of hosts:
 ``cards``         the page has cards of LoRAs
 ``xyz``           the host has an X/Y/Z plot
 ``fit``           new factors can be fitted to images of the loaded model
-``ignores_text_encoders``  the host does not apply the text encoder layers of LoRAs
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ CARDS = "cards"
 XYZ = "xyz"
 FIT = "fit"
 IGNORES_TEXT_ENCODERS = "ignores_text_encoders"
+PARTS_IN_TAGS = "parts_in_tags"
 
 UNET = "unet"
 TEXT_ENCODERS = ("text encoder 1", "text encoder 2", "text encoder 3")

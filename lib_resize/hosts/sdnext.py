@@ -9,8 +9,8 @@ from typing import Any
 
 from . import sdnext_caches
 from .access import Access, access_of_sdnext
-from .guard import attempt_list, host_module, read
-from .host import IGNORES_TEXT_ENCODERS, CheckpointFile, LoadedModel, find_checkpoint
+from .guard import attempt_list, guarded, host_module, read
+from .host import IGNORES_TEXT_ENCODERS, PARTS_IN_TAGS, CheckpointFile, LoadedModel, find_checkpoint
 from .listing import ListedLoras
 from .sdnext_images import SdnextImages, SdnextProgress, applies_text_encoders
 from .sdnext_list import SdnextNames
@@ -33,7 +33,7 @@ class SdnextHost(WebUI):
 
     @property
     def features(self) -> frozenset[str]:
-        found = super().features
+        found = super().features | {PARTS_IN_TAGS}
         return found if applies_text_encoders() else found | {IGNORES_TEXT_ENCODERS}
 
     # Files ------------------------------------------------------------------------------------------------
@@ -59,6 +59,14 @@ class SdnextHost(WebUI):
         with self._lock.shared():
             sdnext_caches.forget_metadata(paths)
             super().replaced(paths)
+
+    def refresh(self) -> None:
+        """Read the folders again, and let the pages of cards be made again when they are shown."""
+        super().refresh()
+        for page in attempt_list("the pages of cards", shared("extra_networks")):
+            if str(read(page, "name", "")).lower() == "lora":
+                with guarded("the pages of cards"):
+                    page.page_time = page.refresh_time = 0
 
     # The model --------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from .webui_modules import loaded_model
 _FUSED = "LoRAs that SD.Next merged into them"
 _BY_WIDTH = {768: "SD1.5", 1024: "SD2"}
 """Width of the text conditioning -> family, of the UNets that are not SDXL's."""
+_PACKERS = {"sdnq_dequantizer": "SDNQ", "qweight": "quanto"}
+"""Attribute of a packed layer -> who packs so."""
 _ADAPTERS = (".lora_A.", ".lora_B.", ".lora_embedding_", ".lora_magnitude_vector.")
 
 
@@ -125,16 +127,13 @@ def _family(pipeline: Any) -> str | None:
 
 def _reason(module: Any) -> str | None:
     """Return why the numbers of a module are not those of the file."""
-    if read(module, "sdnq_dequantizer") is not None:
-        return "SDNQ quantisation"
-    if read(module, "qweight") is not None:
-        return "quanto quantisation"
     weight = read(module, "weight")
-    if not hasattr(weight, "dtype"):
-        return None
+    packer = next((name for attribute, name in _PACKERS.items() if read(module, attribute) is not None), None)
     if type(weight).__module__.partition(".")[0] == "torchao":
-        return "torchao quantisation"
-    return packing(weight, module)
+        packer = "torchao"
+    if packer is not None:
+        return f"{packer} quantisation"
+    return packing(weight, module) if hasattr(weight, "dtype") else None
 
 
 def _is_fused(module: Any) -> bool:

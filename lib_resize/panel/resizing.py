@@ -157,7 +157,10 @@ def plan_json(kept: CachedAnalysis, order: ResizeOrder, host: HostLists) -> Json
         "layers_gone": len(plan.dropped),
         "threshold": plan.threshold,
         "notes": list(plan.notes),
-        "warnings": [*warnings_of(kept, reference), *plan_warnings(plan, read_preferences(host.settings()).floor)],
+        "warnings": [
+            *warnings_of(kept, reference, host),
+            *plan_warnings(plan, read_preferences(host.settings()).floor),
+        ],
         "recipe": plan.recipe,
         "blocks": plan_blocks(kept, plan),
         "reference": used_by(kept, recipe).to_json(),

@@ -167,6 +167,13 @@ def test_refreshing_asks_the_host(webui: Sdnext) -> None:
     assert [lora.name for lora in host.loras()] == ["new"]
 
 
+def test_refreshing_lets_the_cards_be_made_again_which_are_kept_by_time(webui: Sdnext) -> None:
+    pages = [SimpleNamespace(name=name, page_time=9.0, refresh_time=9.0) for name in ("lora", "model")]
+    webui.modules["modules.shared"].extra_networks = pages
+    SdnextHost().refresh()
+    assert [(page.page_time, page.refresh_time) for page in pages] == [(0, 0), (9.0, 9.0)]
+
+
 def test_a_folder_of_a_pipeline_is_found_by_its_path_because_its_file_name_is_only_a_name(
     webui: Sdnext, tmp_path: Path
 ) -> None:

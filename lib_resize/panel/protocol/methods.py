@@ -35,7 +35,8 @@ _METHODS = (
                 Field(
                     "features",
                     TEXTS,
-                    "some of `loaded_model`, `generate`, `prompt`, `cards`, `xyz`, `fit`, `ignores_text_encoders`",
+                    "some of `loaded_model`, `generate`, `prompt`, `cards`, `xyz`, `fit`, `ignores_text_encoders`, "
+                    "`parts_in_tags`",
                 ),
                 Field("version", TEXT, "version of Resize LoRA"),
                 Field("device", TEXT, "such as `cpu` or `cuda:0`"),
