@@ -11,6 +11,7 @@ from ..errors import HostError, UsageError
 from . import webui_caches as caches
 from .guard import guarded, read
 from .listing import copy_of
+from .sdnext_caches import forget_files
 from .webui_modules import networks, own_class
 
 
@@ -67,3 +68,4 @@ def _drop_all(files: Mapping[str, Path], before: Mapping[Any, Any]) -> None:
     with guarded("the LoRAs of an image"):
         caches.drop_all(lambda entry: read(entry, "filename") in paths, before)
     caches.forget(files)
+    forget_files(list(files.values()))

@@ -57,7 +57,7 @@ class SdnextHost(WebUI):
 
     def replaced(self, paths: Collection[Path]) -> None:
         with self._lock.shared():
-            sdnext_caches.forget_metadata(paths)
+            sdnext_caches.forget_files(paths)
             super().replaced(paths)
 
     def refresh(self) -> None:

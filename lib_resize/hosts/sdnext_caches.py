@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .guard import attempt, attempt_list, guarded, host_module, read
+from .host import same_file
 from .sdnext_parts import parts_of, pipeline_of
 from .webui_modules import SDNEXT_LIST, loaded_model
 
@@ -46,10 +47,18 @@ def forget_texts() -> None:
             cache.clear()
 
 
-def forget_metadata(paths: Collection[Path]) -> None:
-    """Make the host read the metadata of these files again: it keeps them by path, without the file's time."""
-    with guarded("the cache of metadata"):
-        _drop(read(host_module("modules.sd_checkpoint"), "sd_metadata"), {str(path) for path in paths})
+def forget_files(paths: Collection[Path]) -> None:
+    """Make the host read these files again: it keeps tensors and metadata by path, without the file's time."""
+    tensors = read(read(host_module("modules.sd_models_utils"), "state_dict_cache"), "_cache")
+    metadata = read(host_module("modules.sd_checkpoint"), "sd_metadata")
+    for cache in (tensors, metadata):
+        with guarded("the cache of files"):
+            _drop(cache, [key for key in cache or () if is_one_of(Path(key), paths)])
+
+
+def is_one_of(path: Path, paths: Collection[Path]) -> bool:
+    """Return whether a path leads to one of these files, perhaps on another way."""
+    return path in paths or any(path.name == one.name and same_file(path, one) for one in paths)
 
 
 def _drop(cache: Any, keys: Collection[str]) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableSequence, Sequence
+from dataclasses import replace
 from typing import Any
 
-from .guard import attempt_list, host_module, read
+from .guard import attempt, attempt_list, guarded, host_module, read
+from .host import GeneratedImage
 from .webui_images import AppliedLoras, ImageGenerator
+from .webui_latents import plain_latent
 from .webui_modules import loaded_networks, shared
 from .webui_progress import WebUIProgress
 
@@ -59,6 +63,25 @@ class SdnextImages(ImageGenerator):
 
     applied_loras = SdnextApplied
 
+    def _made(self, settings: dict[str, Any], loras: tuple[str, ...]) -> GeneratedImage:
+        """Generate an image with its latents, and restore the host's history.
+
+        Every image is added to the history that the host shows to its user, with the latents of each of its steps.
+        """
+        history = read(shared("history"), "latents")
+        before = attempt_list("the history of images", history)
+        try:
+            made = super()._made(settings, loras)
+            added = [item for item in attempt_list("the history of images", history) if not _is_in(item, before)]
+        finally:
+            if isinstance(history, MutableSequence):
+                with guarded("the history of images"):
+                    history.clear()
+                    history.extend(before)
+        latents = [read(item, "latent") for item in added]
+        newest = next((latent for latent in latents if latent is not None), None)
+        return replace(made, latent=attempt("the latents of images", lambda: plain_latent(newest), None))
+
     def _all_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the settings as SD.Next knows them: it has no scheduler, and adds no words to our prompt."""
         known = {**super()._all_settings(settings)}
@@ -67,6 +90,10 @@ class SdnextImages(ImageGenerator):
         if read(shared("opts"), _ADDED_TAGS, 0):
             known["override_settings"] = {**known.get("override_settings", {}), _ADDED_TAGS: 0}
         return known
+
+
+def _is_in(item: Any, items: Sequence[Any]) -> bool:
+    return any(item is one for one in items)
 
 
 class SdnextProgress(WebUIProgress):

@@ -14,7 +14,6 @@ from typing import Any
 
 from . import sdnext_caches
 from .guard import attempt, attempt_list, guarded, host_module, read
-from .host import same_file
 from .listing import copy_of
 from .tensors import attribute
 from .webui_modules import is_sdnext, loaded_model, loaded_networks, networks, own_class
@@ -36,13 +35,9 @@ def names_at(paths: Collection[Path]) -> set[str]:
     names = {path.stem for path in paths}
     for name, entry in (*_items("available_networks"), *_items(_ALIASES)):
         filename = read(entry, "filename")
-        if isinstance(name, str) and isinstance(filename, str) and _is_one_of(Path(filename), paths):
+        if isinstance(name, str) and isinstance(filename, str) and sdnext_caches.is_one_of(Path(filename), paths):
             names.add(name)
     return names
-
-
-def _is_one_of(path: Path, paths: Collection[Path]) -> bool:
-    return path in paths or any(path.name == one.name and same_file(path, one) for one in paths)
 
 
 def forget(names: Collection[str]) -> None:

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,10 +122,13 @@ class Sdnext(WebUI):
                 "list_available_networks": self.list_available_networks,
             },
             "sd_checkpoint": {"checkpoints_list": {}, "sd_metadata": {}},
+            "sd_models_utils": {"state_dict_cache": SimpleNamespace(_cache={})},
             "prompt_parser_diffusers": {"cache": OrderedDict()},
             "hashes": {"cache": lambda store=None: self.hashes},
         }
         self.hashes: dict[str, Any] = {}
+        self.history: deque[Any] = deque(maxlen=3)
+        shared.history = SimpleNamespace(latents=self.history)
         for name, contents in names.items():
             more[f"modules.{name}"] = module(f"modules.{name}", **contents)
         self.modules |= more
@@ -181,6 +184,8 @@ class Sdnext(WebUI):
                 if webui.on_draw is not None:
                     webui.on_draw(made)
                 image = webui._drawn(made.settings["prompt"])
+                for latent in (webui.sampled, None):  # newest first, the oldest are dropped
+                    webui.history.appendleft(SimpleNamespace(latent=latent, images=[image]))
                 webui.state.end(job)
             return SimpleNamespace(images=[image], comments="")
 
@@ -262,7 +267,9 @@ class Sdnext(WebUI):
     def _load(self, name: str, entry: Any) -> Any:
         cache = self.lora.lora_cache
         if name not in cache:
-            layers = {k: v for k, v in json.loads(Path(entry.filename).read_text()).items() if k.startswith("lora_")}
+            tensors = self.modules["modules.sd_models_utils"].state_dict_cache._cache
+            content = tensors.setdefault(entry.filename, json.loads(Path(entry.filename).read_text()))
+            layers = {key: value for key, value in content.items() if key.startswith("lora_")}
             known = {layer.network_layer_name for _, layer in _layers(self.data.sd_model)}
             if not known & layers.keys():
                 return None

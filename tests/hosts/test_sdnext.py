@@ -9,13 +9,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from lib_resize.errors import Cancelled, FileError, HostError, UsageError
 from lib_resize.hosts import guard
 from lib_resize.hosts.access import Access
 from lib_resize.hosts.detect import detect
-from lib_resize.hosts.host import CARDS, FIT, GENERATE, IGNORES_TEXT_ENCODERS, LOADED_MODEL, PROMPT, XYZ
+from lib_resize.hosts.host import (
+    CARDS,
+    FIT,
+    GENERATE,
+    IGNORES_TEXT_ENCODERS,
+    LOADED_MODEL,
+    PARTS_IN_TAGS,
+    PROMPT,
+    XYZ,
+)
 from lib_resize.hosts.sdnext import SdnextHost
 from tests.hosts.sdnext_standin import Sdnext, small_pipeline
 from tests.hosts.standins import module
@@ -77,7 +88,7 @@ def test_it_has_no_axis_no_button_and_no_fit(webui: Sdnext) -> None:
     webui.modules["modules"].scripts = sys.modules["modules.scripts"] = module("modules.scripts", scripts_data=scripts)
     try:
         host = SdnextHost()
-        assert host.features == {PROMPT, LOADED_MODEL, GENERATE, CARDS, IGNORES_TEXT_ENCODERS}
+        assert host.features == {PROMPT, LOADED_MODEL, GENERATE, CARDS, IGNORES_TEXT_ENCODERS, PARTS_IN_TAGS}
         assert not host.features & {XYZ, FIT}
         assert host.xyz_script() is None
         assert host.add_card_button() is False
@@ -217,6 +228,16 @@ def test_the_image_without_the_lora_is_clean_afterwards(fused: bool, webui: Sdne
     assert webui.image() == clean
 
 
+def test_a_path_through_a_link_is_the_same_file(webui: Sdnext, tmp_path: Path) -> None:
+    path = put(webui, "ink")
+    webui.image("ink")
+    path.write_text(json.dumps({"lora_unet_a": 16.0}))
+    link = tmp_path / "link"
+    link.symlink_to(webui.lora_dir, target_is_directory=True)
+    SdnextHost().replaced([link / "ink.safetensors"])
+    assert webui.image("ink")[0] == (17.0, 2.0, 3.0)
+
+
 def test_texts_are_encoded_again_after_a_file_was_replaced(webui: Sdnext) -> None:
     webui.options.data["lora_apply_te"] = True
     path = put(webui, "ink", TEXTS)
@@ -260,6 +281,7 @@ def test_a_hidden_lora_is_known_to_its_image_alone(webui: Sdnext, tmp_path: Path
     assert image[0] == (17.0, 2.0, 3.0)
     assert host.loras() == before
     assert webui.lora.lora_cache == {}
+    assert str(archived) not in webui.modules["modules.sd_models_utils"].state_dict_cache._cache
     assert set(webui.lora.available_network_aliases) == {"ink"}
 
 
@@ -278,6 +300,29 @@ def test_a_scheduler_is_left_out_because_the_host_has_none(webui: Sdnext) -> Non
     draw(SdnextHost(), scheduler="Karras", sampler_name="UniPC")
     draw(SdnextHost())
     assert [made.settings["sampler_name"] for made in webui.draws] == ["UniPC", "Default"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_image_is_not_left_in_the_history_that_the_host_shows_and_its_latents_are_taken_from_it(
+    fails: bool, webui: Sdnext
+) -> None:
+    webui.sampled = torch.ones(1, 4, 2, 2)
+    mine = [SimpleNamespace(latent=torch.zeros(1, 4, 2, 2), images=[number]) for number in range(3)]
+    webui.history.extend(mine)
+    if fails:
+        with pytest.raises(FileError):
+            draw(SdnextHost(), "missing")
+    else:
+        made = SdnextHost().generate({"prompt": "a cake"})
+        assert np.array_equal(made.latent, np.ones((4, 2, 2), np.float32))
+    assert list(webui.history) == mine
+
+
+def test_a_history_without_latents_gives_an_image_without_latents(webui: Sdnext) -> None:
+    """Its length can be 0, and a version may have none."""
+    assert SdnextHost().generate({"prompt": "a cake"}).latent is None
+    del webui.modules["modules.shared"].history
+    assert SdnextHost().generate({"prompt": "a cake"}).latent is None
 
 
 def test_no_image_without_a_model_is_reported(webui: Sdnext) -> None:

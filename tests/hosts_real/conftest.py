@@ -24,6 +24,8 @@ WITHOUT = {
     "generate": "cannot generate images for the extension",
     "loaded_model": "has no model in memory",
     "prompt": "has no prompts in its page",
+    "sdnext_page": "is not SD.Next",
+    "a1111_page": "has a page of its own, which test_sdnext.py uses",
 }
 """A feature -> the reason for skipping in a host without it."""
 _failed = pytest.StashKey[bool]()
@@ -78,7 +80,8 @@ def api(host: Rest) -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def features(api: Api) -> set[str]:
-    return set(api.get("hello")["features"])
+    hello = api.get("hello")
+    return set(hello["features"]) | ({"sdnext_page"} if hello["host"] == "SD.Next" else {"a1111_page"})
 
 
 @pytest.fixture(autouse=True)
