@@ -100,7 +100,7 @@ def test_a_tag_is_sent_to_the_prompt_that_the_host_shows(host: Any) -> None:
     assert host.evaluate("document.querySelector('#txt2img_prompt textarea').value") == ""
 
 
-def test_images_have_the_size_of_control_and_no_number_that_stands_for_the_hosts_own(host: Any) -> None:
+def test_images_have_the_size_of_control_and_none_of_the_numbers_that_the_host_replaces(host: Any) -> None:
     settings = host.evaluate("resizeLora.compare.imageSettings(resizeLora.prompt.mainTab())")
     assert settings == {"prompt": "", "seed": -1, "steps": 9, "width": 640, "height": 640}
 
