@@ -28,6 +28,8 @@ from lib_resize.hosts.host import (
     XYZ,
 )
 from lib_resize.hosts.sdnext import SdnextHost
+from lib_resize.hosts.sdnext_caches import forget
+from lib_resize.hosts.sdnext_list import SdnextNames
 from tests.hosts.sdnext_standin import Sdnext, small_pipeline
 from tests.hosts.standins import module
 
@@ -166,8 +168,11 @@ def test_a_refresh_under_way_takes_no_name_off_the_list(webui: Sdnext) -> None:
 
 def test_the_list_is_not_made_anew_where_nothing_changed(webui: Sdnext) -> None:
     put(webui, "ink.v2")
-    host = SdnextHost()
+    host, lora = SdnextHost(), webui.lora
     assert host.loras() is host.loras()
+    names = SdnextNames()
+    first = names.of(lora.available_networks, lora.available_network_aliases)
+    assert names.of(lora.available_networks, lora.available_network_aliases) is first
 
 
 def test_refreshing_asks_the_host(webui: Sdnext) -> None:
@@ -269,6 +274,9 @@ def test_an_adapter_of_diffusers_is_deleted_because_the_host_keeps_it_by_name(we
     pipeline.delete_adapters = deleted.append
     SdnextHost().replaced([path])
     assert deleted == ["ink_v2"]
+    pipeline.get_list_adapters = lambda: {"unet": ["hidden_v1"]}
+    forget({"hidden.v1"})
+    assert deleted == ["ink_v2", "hidden_v1"]
 
 
 def test_a_hidden_lora_is_known_to_its_image_alone(webui: Sdnext, tmp_path: Path) -> None:

@@ -84,6 +84,24 @@ def features(api: Api) -> set[str]:
     return set(hello["features"]) | ({"sdnext_page"} if hello["host"] == "SD.Next" else {"a1111_page"})
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _exact(host: Rest, features: set[str]) -> Iterator[None]:
+    """Let SD.Next keep copies of weights: subtracting a LoRA rounds, so that no image would be repeated exactly.
+
+    No LoRA may be in the weights when the setting changes.
+    """
+    if "sdnext_page" not in features:
+        yield
+        return
+    clean = {"prompt": "a cake", "steps": 1, "width": 64, "height": 64}
+    fuse = host.get("sdapi/v1/options").get("lora_fuse_native", True)  # its default
+    host.post("sdapi/v1/txt2img", **clean)
+    host.settings(lora_fuse_native=False)
+    yield
+    host.post("sdapi/v1/txt2img", **clean)
+    host.settings(lora_fuse_native=fuse)
+
+
 @pytest.fixture(autouse=True)
 def _needed(request: pytest.FixtureRequest, features: set[str], api: Api) -> None:
     for marker in request.node.iter_markers("needs"):

@@ -81,7 +81,7 @@ def test_the_image_is_that_of_the_same_file_under_a_new_name(host: Rest, api: Ap
         api.post("undo", result=copy["result"])
 
 
-@pytest.mark.needs("cards", "prompt")
+@pytest.mark.needs("cards", "prompt", "a1111_page")
 def test_the_comparison_of_a_replaced_lora_is_made_from_the_archive(
     host: Rest, api: Api, name: str, webui: Any, request: pytest.FixtureRequest
 ) -> None:
