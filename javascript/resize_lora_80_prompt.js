@@ -55,14 +55,18 @@
         typeInto(area, text);
         addNegative(tab, tag.negative);
         openTab(`tab_${tab}`);
-        await untilDrawn(area);
-        area.focus();
+        await focusOn(area);
         area.setSelectionRange(end, end);
     }
 
-    /* A tab is drawn a moment after it was opened, and an element that is not drawn cannot have the cursor. */
-    async function untilDrawn(element) {
-        for (let i = 0; i < 40 && !element.offsetParent; i++) await pause(25);
+    /* A tab is drawn a moment after it was opened, in some hosts slowly, and an element that is not drawn cannot have the
+       cursor. */
+    async function focusOn(element) {
+        for (let i = 0; i < 40; i++) {
+            element.focus();
+            if (element.getRootNode().activeElement === element) return;
+            await pause(25);
+        }
     }
 
     function addNegative(tab, negative) {

@@ -164,7 +164,7 @@ class Sdnext(WebUI):
         class StableDiffusionProcessingTxt2Img:
             def __init__(self, **settings: Any) -> None:
                 assert "scheduler" not in settings, "this would be an attribute that nothing reads"
-                self.settings, self.scripts, self.comments = settings, None, {}
+                self.settings, self.scripts = settings, None
                 self.override_settings = settings.get("override_settings", {})
                 webui.draws.append(self)
 

@@ -269,7 +269,8 @@ def test_other_loras_keep_their_place_in_the_cache(webui: Sdnext) -> None:
 
 def test_an_adapter_of_diffusers_is_deleted_because_the_host_keeps_it_by_name(webui: Sdnext) -> None:
     path = put(webui, "ink.v2")
-    pipeline, deleted = webui.data.sd_model, []
+    pipeline = webui.data.sd_model
+    deleted: list[str] = []
     pipeline.get_list_adapters = lambda: {"unet": ["ink_v2", "other"]}
     pipeline.delete_adapters = deleted.append
     SdnextHost().replaced([path])
@@ -322,6 +323,7 @@ def test_an_image_is_not_left_in_the_history_that_the_host_shows_and_its_latents
             draw(SdnextHost(), "missing")
     else:
         made = SdnextHost().generate({"prompt": "a cake"})
+        assert made.latent is not None
         assert np.array_equal(made.latent, np.ones((4, 2, 2), np.float32))
     assert list(webui.history) == mine
 

@@ -93,7 +93,7 @@ def _exact(host: Rest, features: set[str]) -> Iterator[None]:
     if "sdnext_page" not in features:
         yield
         return
-    clean = {"prompt": "a cake", "steps": 1, "width": 64, "height": 64}
+    clean: dict[str, Any] = {"prompt": "a cake", "steps": 1, "width": 64, "height": 64}
     fuse = host.get("sdapi/v1/options").get("lora_fuse_native", True)  # its default
     host.post("sdapi/v1/txt2img", **clean)
     host.settings(lora_fuse_native=False)
