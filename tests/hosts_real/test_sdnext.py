@@ -45,7 +45,8 @@ def main(webui: Any) -> str:
 
 
 def small(page: Any, tab: str, text: str) -> None:
-    """Set a small image and the prompt. The fields are on several pages, some of which are not shown."""
+    """Set a small image and the prompt, in its tab. The fields are on several pages, some of which are not shown."""
+    open_tab(page, tab)
     values = [("prompt textarea", text), ("seed input", 7), ("steps input[type=number]", 4)]
     for side in ("width", "height"):
         values += [(f"{side} input[type=number]", 64), (f"before_resize_{side} input[type=number]", 64)]
