@@ -201,10 +201,21 @@
 
     function drawWarnings(file, now) {
         const texts = warnings(file, now);
-        const shown = [...parts.warnings.children].map(item => item.textContent);
-        if (texts.join('\n') !== shown.join('\n')) {
-            parts.warnings.replaceChildren(...texts.map(text => el('li', null, text)));
-        }
+        const shown = [...parts.warnings.children].map(item => item.firstChild.textContent);
+        if (texts.join('\n') === shown.join('\n')) return;
+        const ignored = foundWarnings(now).find(one => one.kind === 'ignored_text_encoders');
+        const offer = ignored && button(t('Leave them out…'), () => leaveOut(file.name), {'data-action': 'leave-out'});
+        const isIgnored = text => ignored && text === warningText(ignored);
+        parts.warnings.replaceChildren(...texts.map(text => el('li', null, text, isIgnored(text) && [' ', offer])));
+    }
+
+    /* A merge of the LoRA alone, without its text encoder layers. */
+    function leaveOut(name) {
+        resizeLora.bake.openBake({prompt: `<lora:${name}:te=0:unet=1>`, target: 'all'});
+    }
+
+    function warningText(one) {
+        return one.template ? t(one.template, one.values) : messageText(one.text);
     }
 
     /* Warnings before anything is written: those of the server, and while dragging those of the page. */
@@ -212,7 +223,7 @@
         if (!file) return [];
         const found = foundWarnings(now);
         const texts = [messageText(file.problem), state.analysisError, isTargetValid() ? refusal() : ''];
-        texts.push(...found.map(one => (one.template ? t(one.template, one.values) : messageText(one.text))));
+        texts.push(...found.map(warningText));
         if (now) texts.push(...(now.exact ? now.notes.map(messageText) : expectedWarnings(file, now, found)));
         return [...new Set(texts.filter(Boolean))];
     }

@@ -58,7 +58,7 @@
     /* The part of a resize that is about the fit. */
     function fitParams() {
         if (!state.fit || !can('fit')) return {};
-        const settings = resizeLora.compare.imageSettings('txt2img');
+        const settings = resizeLora.compare.imageSettings(resizeLora.prompt.mainTab());
         return {fit: {settings, images: FIT_IMAGES, steps: FIT_STEPS}};
     }
 

@@ -18,7 +18,7 @@
     const {FIT_IMAGES} = resizeLora.fit;
 
     /* Opens the dialog about LoRAs. `tab`: the tab of the host whose prompt is used; `options`: of the new file. */
-    async function openFind(names, {tab = 'txt2img', options = {}} = {}) {
+    async function openFind(names, {tab = resizeLora.prompt.mainTab(), options = {}} = {}) {
         try {
             await start();
         } catch (error) {

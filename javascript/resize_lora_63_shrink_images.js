@@ -24,9 +24,10 @@
 
     /* The answers for a dialog that opens; `draw` is called after each change. */
     function newImages(draw) {
-        const settings = resizeLora.compare.imageSettings('txt2img');
+        const tab = resizeLora.prompt.mainTab();
+        const settings = resizeLora.compare.imageSettings(tab);
         const prompt = templateOf(settings.prompt || '');
-        const form = imageForm.newForm('shrink', {tab: 'txt2img', settings, prompt});
+        const form = imageForm.newForm('shrink', {tab, settings, prompt});
         return Object.assign(form, {isFitted: false, draw});
     }
 

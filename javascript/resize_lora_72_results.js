@@ -207,11 +207,11 @@
     }
 
     function mainAction(result) {
-        const {copyTag, sendToPrompt} = resizeLora.prompt;
+        const {copyTag, sendText, sendToPrompt} = resizeLora.prompt;
         const about = {result: result.result};
         if (result.baked) return resizeLora.bake.bakedAction(result);
         if (!can('prompt')) return resultButton(result, t('Copy tag'), () => copyTag(about), 'copy');
-        return resultButton(result, t('Send to txt2img'), () => sendToPrompt(about, false), 'send');
+        return resultButton(result, sendText(), () => sendToPrompt(about, false), 'send');
     }
 
     function menuButton(result) {
@@ -285,10 +285,10 @@
 
     /* What the toast of a resize offers once it is done. */
     function offerResult(result, note) {
-        const {copyTag, sendToPrompt} = resizeLora.prompt;
+        const {copyTag, sendText, sendToPrompt} = resizeLora.prompt;
         const about = {result: result.result};
         const use = can('prompt')
-            ? button(t('Send to txt2img'), () => sendToPrompt(about, false), {'data-action': 'send'})
+            ? button(sendText(), () => sendToPrompt(about, false), {'data-action': 'send'})
             : button(t('Copy tag'), () => copyTag(about), {'data-action': 'copy'});
         note.setText(`${result.name} ${sizes(result.bytes_before, result.bytes_after)}`);
         note.offer(

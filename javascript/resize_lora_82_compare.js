@@ -14,15 +14,15 @@
     const {callForFile} = resizeLora.session;
     const {follow} = resizeLora.jobs;
 
-    /* Setting -> its place in a tab of the host. */
+    /* Setting -> its place in a tab of the host, or its places: the last is that of SD.Next's tab control. */
     const SETTINGS = {
         prompt: 'prompt textarea',
         negative_prompt: 'neg_prompt textarea',
         seed: 'seed input',
         steps: 'steps input[type=number]',
         cfg_scale: 'cfg_scale input[type=number]',
-        width: 'width input[type=number]',
-        height: 'height input[type=number]',
+        width: ['width input[type=number]', 'before_resize_width input[type=number]'],
+        height: ['height input[type=number]', 'before_resize_height input[type=number]'],
         sampler_name: 'sampling input',
         scheduler: 'scheduler input',
     };
@@ -31,7 +31,7 @@
     const asked = new Map(); // id of a job -> its parameters, so that it can be repeated with more images
 
     function startComparison(about, tab) {
-        const settings = imageSettings(tab || 'txt2img');
+        const settings = imageSettings(tab || resizeLora.prompt.mainTab());
         return ask({...about, settings, without: state.withBaseline, seeds: state.comparedSeeds});
     }
 
@@ -45,14 +45,16 @@
         }
     }
 
-    /* The settings of a tab of the host, as far as it has them. */
+    /* The settings of a tab of the host, as far as it has them. A negative number, except of a seed, is for the host
+       to replace. */
     function imageSettings(tab) {
         const settings = {};
         for (const [name, place] of Object.entries(SETTINGS)) {
-            const field = hostRoot().querySelector(`#${tab}_${place}`);
-            const isText = TEXT_SETTINGS.includes(name);
+            const found = [place].flat().map(one => hostRoot().querySelector(`#${tab}_${one}`));
+            const field = found.find(Boolean);
             if (!field || (field.value === '' && !name.endsWith('prompt'))) continue;
-            settings[name] = isText ? field.value : Number(field.value);
+            const value = TEXT_SETTINGS.includes(name) ? field.value : Number(field.value);
+            if (!(value < 0) || name === 'seed') settings[name] = value;
         }
         return settings;
     }

@@ -14,7 +14,7 @@
     const {copyText, dialog, presetTargets, showError, targetParams, toast} = resizeLora.dialogs;
     const {follow} = resizeLora.jobs;
     const {resultButton, undo} = resizeLora.results;
-    const {PROMPT_TABS, openTab, promptArea} = resizeLora.prompt;
+    const {mainTab, openTab, promptArea, promptTabs} = resizeLora.prompt;
 
     function bakeButton() {
         return button(t('Bake my prompt…'), () => openBake(), {
@@ -24,13 +24,16 @@
         });
     }
 
-    function openBake() {
-        const tabs = can('prompt') ? PROMPT_TABS.filter(promptArea) : [];
+    /* `begin` has a prompt and a target to begin with, in place of a prompt of the host. */
+    function openBake(begin) {
+        const tabs = can('prompt') && !begin ? promptTabs() : [];
         state.baking = bakeParts(tabs);
+        Object.assign(state.baking, begin && {target: begin.target});
+        if (begin) state.baking.prompt.value = begin.prompt;
         const {tab, prompt, tags, name, run} = state.baking;
         const places = tabs.map(one => [one, one]);
         const place = tabs.length > 1 && chooser('resize_lora_bake_tab', t('Prompt from'), places, tab, choosePrompt);
-        const target = chooser('resize_lora_bake_target', t('Target'), bakeTargets(), '', value => {
+        const target = chooser('resize_lora_bake_target', t('Target'), bakeTargets(), state.baking.target, value => {
             state.baking.target = value;
             resizeLora.bakePlan.planSoon();
         });
@@ -56,7 +59,7 @@
         const area = {id: 'resize_lora_bake_prompt', rows: '4', spellcheck: 'false', on: {input: () => readSoon()}};
         const list = {id: 'resize_lora_bake_tags', class: 'resize-lora-bake-tags', 'aria-live': 'polite'};
         return {
-            tab: tabs.find(hasTags) || tabs[0] || '',
+            tab: tabs.find(hasTags) || (tabs.length ? mainTab() : ''),
             target: '',
             named: false,
             box: null,
@@ -144,7 +147,7 @@
     function originOf(result) {
         const isOf = job => job.kind === 'bake' && job.result && job.result.result === result.result;
         const found = [...state.jobs.values()].find(isOf);
-        const unknown = {tab: can('prompt') ? 'txt2img' : '', prompt: result.baked.join(' ')};
+        const unknown = {tab: can('prompt') ? mainTab() : '', prompt: result.baked.join(' ')};
         return (found && state.bakedFrom.get(found.id)) || unknown;
     }
 
@@ -194,5 +197,5 @@
         }
     }
 
-    resizeLora.bake = {bakeButton, bakedAction, goalOf, offerBaked};
+    resizeLora.bake = {bakeButton, bakedAction, goalOf, offerBaked, openBake};
 })((window.resizeLora = window.resizeLora || {}));

@@ -34,7 +34,7 @@
     function redrawCards() {
         state.redraw.timer = null;
         const tabs = state.redraw.tries ? PROMPT_TABS.filter(cardsDiffer) : PROMPT_TABS;
-        const hidden = tabs.map(tab => byId(`${tab}_lora_extra_refresh_internal`)).filter(Boolean);
+        const hidden = tabs.map(refreshButton).filter(Boolean);
         if (!hidden.length || state.redraw.tries > MOST_REDRAWS) return;
         state.redraw.tries += 1;
         state.redraw.last = Date.now();
@@ -42,11 +42,18 @@
         redrawIn(REDRAW_GAP);
     }
 
+    /* SD.Next has one button for all pages of a tab, which draws the page that is shown. */
+    function refreshButton(tab) {
+        const own = byId(`${tab}_lora_extra_refresh_internal`);
+        const pane = byId(`${tab}_lora_cards`);
+        return own || (pane && pane.offsetParent ? byId(`${tab}_extra_refresh`) : null);
+    }
+
     /* False where the cards were never drawn: they will be drawn from the host's list, which is up to date. */
     function cardsDiffer(tab) {
         const pane = byId(`${tab}_lora_cards`);
         if (!pane) return false;
-        const names = new Set([...pane.querySelectorAll('.card')].map(card => card.dataset.name));
+        const names = new Set([...pane.querySelectorAll('.card')].map(card => resizeLora.cards.cardName(card)));
         return state.results.some(one => names.has(one.output) !== (one.state === 'there'));
     }
 

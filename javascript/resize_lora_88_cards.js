@@ -25,14 +25,20 @@
     function cardOf(element) {
         const row = element.closest && element.closest('.card, .tree-list-content-file, .resize-lora-row');
         if (!row) return null;
-        if (row.classList.contains('resize-lora-row')) return {name: row.dataset.name, tab: 'txt2img'};
+        if (row.classList.contains('resize-lora-row')) return {name: row.dataset.name, tab: resizeLora.prompt.mainTab()};
         const page = row.closest('[id$="_lora_cards"], [id$="_lora_tree"]');
         const name = page && cardName(row);
         return name ? {name, tab: page.id.replace(/_lora_(cards|tree)$/, '')} : null;
     }
 
+    /* The name of a card's LoRA. SD.Next has its folder in the name, and the file in `filename`. */
     function cardName(row) {
-        if (row.dataset.name) return row.dataset.name;
+        const {filename, name} = row.dataset;
+        if (filename && SUFFIX.test(filename)) {
+            const stem = filename.split(/[\\/]/).pop().replace(SUFFIX, '');
+            return state.files.has(name) && !state.files.has(stem) ? name : stem;
+        }
+        if (name) return name;
         const copy = row.querySelector('.copy-path-button');
         const path = [copy && copy.dataset.clipboardText, row.dataset.path].find(text => text && SUFFIX.test(text));
         if (path) return path.split(/[\\/]/).pop().replace(SUFFIX, '');
@@ -139,5 +145,5 @@
         note.leave();
     }
 
-    resizeLora.cards = {onCardButton, onContextMenu};
+    resizeLora.cards = {cardName, onCardButton, onContextMenu};
 })((window.resizeLora = window.resizeLora || {}));

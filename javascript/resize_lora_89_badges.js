@@ -20,7 +20,7 @@
 
     /* The badge of an original: what its smallest version saves; of a version: what it saves itself. */
     function drawBadge(card) {
-        const file = state.files.get(card.dataset.name);
+        const file = state.files.get(resizeLora.cards.cardName(card));
         const [before, after] = file ? pairOf(file) : [];
         let badge = card.querySelector(`.${BADGE}`);
         if (!after) {

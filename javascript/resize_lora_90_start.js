@@ -31,6 +31,8 @@
         '[role="menu"]',
     ].join(', ');
 
+    const SLIM = 900; // pixels; below it, the style has another layout
+
     const USES_TEXT = 'input:not([type="checkbox"], [type="radio"], [type="range"]), textarea, [contenteditable]';
 
     function drawFrame() {
@@ -101,12 +103,18 @@
 
     function makeRoot() {
         const made = el('div', {id: 'resize_lora_root', class: 'resize-lora'}, quietLine(t('Reading…')));
+        new ResizeObserver(() => made.classList.toggle('resize-lora-slim', isSlim(made))).observe(made);
         new IntersectionObserver(seen => {
             placeToasts();
             if (seen.some(one => one.isIntersecting)) onShown();
             else mountSoon();
         }).observe(made);
         return made;
+    }
+
+    /* A host may give the tab a part of its page alone, next to its cards: the boxes are then one under the other. */
+    function isSlim(root) {
+        return root.clientWidth > 0 && root.clientWidth < SLIM && window.innerWidth > SLIM;
     }
 
     /* Waits until the page has a place for the tab; a host may remove it again. */

@@ -66,8 +66,27 @@ def open_advanced(page: Any) -> None:
         page.click("#resize_lora_advanced summary")
 
 
+PORTAL = """id => { const pages = [`#tab_${id}_tabitem`, `#${id}_tabitem`];
+    const isOf = one => one.getAttribute('tabitemid').split(/[\\s,]+/).some(page => pages.includes(page));
+    const nav = [...document.querySelectorAll('button[tabitemid]')].find(isOf);
+    if (nav) nav.click();
+    return nav ? pages.find(page => document.querySelector(page)) : null; }"""
+
+
+DRAWN = """id => { const tabs = document.querySelector('#tabs');
+    return !tabs || tabs.offsetParent || document.querySelector(`button[tabitemid*="${id}_tabitem"]`); }"""
+
+
 def open_tab(page: Any, id: str) -> None:
-    """Opens a tab of the host by the place of its panel, for titles are translated; nothing where there are no tabs."""
+    """Opens a tab of the host by the place of its panel, for titles are translated; nothing where there are no tabs.
+
+    ModernUI of SD.Next has moved what is in a tab into a page of its own.
+    """
+    page.wait_for_function(DRAWN, arg=id)
+    portal = page.evaluate(PORTAL, id)
+    if portal:
+        page.locator(portal).wait_for(state="visible")
+        return
     page.evaluate(
         """id => { const tabs = document.querySelector('#tabs'), kids = tabs ? [...tabs.children] : [];
             const at = kids.filter(one => one.classList.contains('tabitem')).findIndex(one => one.id === `tab_${id}`);

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 Users = tuple[tuple[str, str], ...]
@@ -22,6 +24,8 @@ class Access:
     """Whether the page has a login. Its cookie then authenticates to the API too, unless there are `users`."""
     exposed: bool = False
     """Whether other machines can reach the server."""
+    option: str = "--api-auth"
+    """The host's option for the names and passwords of its API."""
 
     @property
     def locked(self) -> bool:
@@ -37,6 +41,21 @@ def access_of(options: Any, environment: Mapping[str, str]) -> Access:
         login=bool(getattr(options, "gradio_auth", None) or getattr(options, "gradio_auth_path", None)),
         exposed=_exposed(options, environment),
     )
+
+
+def access_of_sdnext(options: Any, environment: Mapping[str, str]) -> Access:
+    """Read the rules from SD.Next's command line: the users of its page are those of its API.
+
+    As there, a user without a name or a password is ignored. A file of users that cannot be read lets nobody in.
+    """
+    text, file = (getattr(options, name, None) for name in ("auth", "auth_file"))
+    lists = [text.strip('"').replace("\n", "")] if text else []
+    if file:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            lists += Path(file).read_text("utf-8").splitlines()
+    users = tuple(user for one in lists for user in read_users(",".join(map(str.strip, one.split(",")))) if all(user))
+    exposed = _exposed(options, environment)
+    return Access(users=users if text or file else None, exposed=exposed, option="--auth")
 
 
 def read_users(text: str) -> Users:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from .guard import attempt
 from .webui import WebUI
+from .webui_modules import SDNEXT_LIST
 
 _FAMILY_MODULES = ("modules.shared", "modules.call_queue", "modules.script_callbacks")
 """Modules of the whole family; a fork may lack some of them."""
@@ -16,7 +17,7 @@ def detect() -> WebUI | None:
     """Return the WebUI that this process is; None where it is none.
 
     The modules that manage the model show the kind: ``backend`` (Forge, Forge Neo), ``ldm_patched`` (reForge, older
-    versions of Forge), or neither (A1111 and its close forks).
+    versions of Forge), a loader of LoRAs in ``modules`` (SD.Next), or none of these (A1111 and its close forks).
     """
     if not any(map(_exists, _FAMILY_MODULES)):
         return None
@@ -32,6 +33,10 @@ def _own_kind() -> WebUI | None:
         from .reforge import ReforgeHost
 
         return ReforgeHost()
+    if _exists(SDNEXT_LIST):
+        from .sdnext import SdnextHost
+
+        return SdnextHost()
     from .a1111 import A1111Host
 
     return A1111Host()

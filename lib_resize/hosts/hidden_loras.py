@@ -11,6 +11,7 @@ from ..errors import HostError, UsageError
 from . import webui_caches as caches
 from .guard import guarded, read
 from .listing import copy_of
+from .sdnext_caches import forget_files
 from .webui_modules import networks, own_class
 
 
@@ -39,7 +40,8 @@ class HiddenLoras:
         make, listed = own_class("network", "NetworkOnDisk"), read(networks(), "available_networks")
         if make is None or not isinstance(listed, Mapping):
             raise HostError("This WebUI has no list of LoRAs, so a file of the archive cannot be used in an image.")
-        taken = [name for name in files if name in listed]
+        known = caches.all_names()
+        taken = [name for name in files if name in known]
         if taken:
             raise UsageError(f"{', '.join(taken)}: a LoRA of this name is in the list.")
         before = caches.by_hash()
@@ -66,3 +68,4 @@ def _drop_all(files: Mapping[str, Path], before: Mapping[Any, Any]) -> None:
     with guarded("the LoRAs of an image"):
         caches.drop_all(lambda entry: read(entry, "filename") in paths, before)
     caches.forget(files)
+    forget_files(list(files.values()))

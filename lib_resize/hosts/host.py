@@ -1,7 +1,7 @@
 """The protocol between the tab and the program that it runs in. Standard library only.
 
 A host lists LoRAs and checkpoints, gives access to the loaded model, and protects it with a lock. The code checks for
-features, never for names of hosts:
+features, never for names of hosts; docs/hosts.md has all of them:
 
 ``loaded_model``  a model can be in memory, and can be read
 ``generate``      the host can generate images for this program
@@ -26,6 +26,8 @@ PROMPT = "prompt"
 CARDS = "cards"
 XYZ = "xyz"
 FIT = "fit"
+IGNORES_TEXT_ENCODERS = "ignores_text_encoders"
+PARTS_IN_TAGS = "parts_in_tags"
 
 UNET = "unet"
 TEXT_ENCODERS = ("text encoder 1", "text encoder 2", "text encoder 3")
@@ -53,6 +55,13 @@ class LoraFile:
     """Another name that the host accepts for it."""
     preview: Path | None = None
     """An image next to it."""
+    more_names: tuple[str, ...] = ()
+    """Further names that the host accepts for it, and for no other file."""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """All names besides its own, each once."""
+        return tuple(dict.fromkeys((self.alias, *self.more_names) if self.alias else self.more_names))
 
 
 class LoraList(Sequence[LoraFile]):
@@ -67,8 +76,8 @@ class LoraList(Sequence[LoraFile]):
         self._loras = tuple(sorted(self._named.values(), key=lambda lora: lora.name.lower()))
         self._aliased: dict[str, list[LoraFile]] = {}
         for lora in self._loras:
-            if lora.alias:
-                self._aliased.setdefault(lora.alias, []).append(lora)
+            for alias in lora.aliases:
+                self._aliased.setdefault(alias, []).append(lora)
 
     def __len__(self) -> int:
         return len(self._loras)

@@ -22,6 +22,7 @@ class ListedLora:
 
     path: Path
     alias: str | None = None
+    more_names: tuple[str, ...] = ()
 
 
 ListedLoras = Mapping[str, ListedLora]
@@ -43,6 +44,8 @@ def find(loras: LoraList, name: str) -> LoraFile:
 
 def listed_lora(name: Any, listed: Any) -> ListedLora | None:
     """Convert an entry of the host's list; None where it names no file."""
+    if isinstance(listed, ListedLora):
+        return listed
     filename = read(listed, "filename")
     if isinstance(filename, bytes):
         filename = os.fsdecode(filename)
@@ -177,7 +180,13 @@ class LoraListCache:
         if last is not None and last[0] is entries and last[1] == names:
             return last[2]
         made = LoraList(
-            LoraFile(name, entry.path, entry.alias, self._folders.preview(entry.path, names[entry.path.parent]))
+            LoraFile(
+                name,
+                entry.path,
+                entry.alias,
+                self._folders.preview(entry.path, names[entry.path.parent]),
+                entry.more_names,
+            )
             for name, entry in entries.items()
         )
         self._last = entries, names, made

@@ -48,7 +48,7 @@ class LiveCheckpoint(Checkpoint):
         self._memory_norms = MemoryNorms(host, self._memory, self._store, self._note)
         reason = loaded.quantised()
         if reason is not None:
-            self._leave_memory(f"in memory its weights are rounded by {reason}")
+            self._leave_memory(f"in memory its weights are changed by {reason}")
 
     @property
     def device(self) -> str:

@@ -29,7 +29,7 @@ class LiveWeights:
         reason = loaded.quantised()
         if reason is not None:
             raise UnsupportedError(
-                f"{loaded.title}: in memory its weights are rounded by {reason}. Load the model without that."
+                f"{loaded.title}: in memory its weights are changed by {reason}. Load the model without that."
             )
         self.path = loaded.path or Path(loaded.title)
         self._host, self._loaded = host, loaded

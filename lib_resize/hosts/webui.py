@@ -23,6 +23,8 @@ class WebUI(WebUIFiles, WebUIPage, Lockable):
     """A `host.Host` for the whole family. Subclasses know where their host keeps its model."""
 
     name = "WebUI"
+    image_generator: type[ImageGenerator] = ImageGenerator
+    host_progress: type[WebUIProgress] = WebUIProgress
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,8 +32,8 @@ class WebUI(WebUIFiles, WebUIPage, Lockable):
         self._has_lock = lock is not None
         self._queue_lock = lock or own_lock()
         self._lock = SharedLock(self._queue_lock)
-        self._progress = WebUIProgress(self._queue_lock)
-        self._images = ImageGenerator(self._lock, self._run_in_image_thread, self._hidden)
+        self._progress = self.host_progress(self._queue_lock)
+        self._images = self.image_generator(self._lock, self._run_in_image_thread, self._hidden)
 
     @property
     def features(self) -> frozenset[str]:

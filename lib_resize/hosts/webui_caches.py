@@ -12,11 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from . import sdnext_caches
 from .guard import attempt, attempt_list, guarded, host_module, read
-from .host import same_file
 from .listing import copy_of
 from .tensors import attribute
-from .webui_modules import loaded_model, networks, own_class
+from .webui_modules import is_sdnext, loaded_model, loaded_networks, networks, own_class
 
 _STALE = "replaced"
 """A hash that is equal to none of the host's."""
@@ -32,17 +32,12 @@ _LOADERS = ("unet.model.lora_loader", "clip.cond_stage_model.lora_loader")
 
 def names_at(paths: Collection[Path]) -> set[str]:
     """Return the names under which the host may keep files: their stems, and those of its list."""
-    listed = read(networks(), "available_networks")
     names = {path.stem for path in paths}
-    for name, entry in attempt_list("the list of LoRAs", listed.items() if isinstance(listed, Mapping) else ()):
+    for name, entry in (*_items("available_networks"), *_items(_ALIASES)):
         filename = read(entry, "filename")
-        if isinstance(name, str) and isinstance(filename, str) and _is_one_of(Path(filename), paths):
+        if isinstance(name, str) and isinstance(filename, str) and sdnext_caches.is_one_of(Path(filename), paths):
             names.add(name)
     return names
-
-
-def _is_one_of(path: Path, paths: Collection[Path]) -> bool:
-    return path in paths or any(path.name == one.name and same_file(path, one) for one in paths)
 
 
 def forget(names: Collection[str]) -> None:
@@ -62,6 +57,7 @@ def forget(names: Collection[str]) -> None:
     for section in _DISK_CACHES:
         with guarded("the cache of hashes and metadata"):
             _forget_on_disk(section, names)
+    sdnext_caches.forget(names)
 
 
 def forget_prompts() -> None:
@@ -73,7 +69,7 @@ def forget_prompts() -> None:
 
 
 def _forget_networks(names: Collection[str]) -> None:
-    memory, loaded = (read(networks(), name) for name in ("networks_in_memory", "loaded_networks"))
+    memory, loaded = read(networks(), "networks_in_memory"), loaded_networks()
     if isinstance(memory, MutableMapping):
         for name in names:
             memory.pop(name, None)
@@ -120,7 +116,7 @@ def _empty(owner: Any, name: str) -> None:
 
 def _forget_on_disk(section: str, names: Collection[str]) -> None:
     """Drop hash and metadata: the host reads them again only where a file is newer, and a restored one is not."""
-    open_cache = read(host_module("modules.cache"), "cache")
+    open_cache = read(host_module("modules.cache") or host_module("modules.hashes"), "cache")
     cache = open_cache(section) if callable(open_cache) else None
     if cache is not None:
         for name in names:
@@ -169,6 +165,12 @@ def drop_all(is_meant: Callable[[Any], bool], before: Mapping[Any, Any] = Mappin
                 _table(table).pop(key, None)
                 if table == _HASHES and key in before:
                     _table(table)[key] = before[key]
+
+
+def all_names() -> frozenset[Any]:
+    """Return the names of the host's list; in SD.Next also the others that prompts can use."""
+    tables = ("available_networks", _ALIASES) if is_sdnext() else ("available_networks",)
+    return frozenset(name for table in tables for name, _ in _items(table))
 
 
 def by_hash() -> dict[Any, Any]:

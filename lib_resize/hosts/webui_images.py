@@ -13,8 +13,8 @@ from .hidden_loras import HiddenLoras
 from .host import GeneratedImage
 from .locks import SharedLock
 from .webui_latents import keeping_latents
-from .webui_modules import networks, shared
-from .webui_progress import JOB
+from .webui_modules import loaded_networks, shared
+from .webui_progress import JOB, end_job
 from .webui_watching import WatchedModel
 
 IMAGE_KEYS = frozenset(
@@ -26,8 +26,37 @@ _ADDED_NETWORK = "sd_lora"  # the host's option "Add network to prompt": a LoRA 
 _NO_NETWORK = "None"
 
 
+class AppliedLoras:
+    """Which LoRAs a host applied to its last image, as far as it shows that.
+
+    Some hosts never fill their list: while it was always empty, an empty list proves nothing.
+    """
+
+    def __init__(self) -> None:
+        self._is_kept = False
+
+    def look(self) -> set[Any] | None:
+        """Return the names in the host's list; None where the host shows nothing."""
+        found = attempt_list("applied LoRAs", loaded_networks())
+        self._is_kept = self._is_kept or bool(found)
+        return {read(one, "name") for one in found} if self._is_kept else None
+
+    def missing(self, loras: tuple[str, ...], comments: str) -> list[str]:
+        """Return the names that were not applied; `comments` are the host's on the image, and used without a list."""
+        applied = self.look()
+        if applied is None:
+            return [name for name in loras if name in comments]
+        return [name for name in loras if name not in applied]
+
+    def reason(self, missing: list[str]) -> str:  # noqa: ARG002 - hosts of this family give the reason in the comments
+        """Return why the host did not apply these LoRAs, as a sentence; empty where that is unknown."""
+        return ""
+
+
 class ImageGenerator:
     """Generates one image at a time, under the host's lock."""
+
+    applied_loras: type[AppliedLoras] = AppliedLoras
 
     def __init__(self, lock: SharedLock, run: Callable[[Callable[[], Any]], Any], hidden: HiddenLoras) -> None:
         """`run` calls a function in the thread in which the host generates images."""
@@ -37,7 +66,7 @@ class ImageGenerator:
         self._running = threading.Event()
         self._watched = False
         self._stopped = threading.Event()
-        self._applied = AppliedLoras()
+        self._applied = self.applied_loras()
 
     @property
     def running(self) -> bool:
@@ -79,45 +108,54 @@ class ImageGenerator:
             _state().interrupt()
 
     def _image(self, settings: dict[str, Any], loras: tuple[str, ...]) -> GeneratedImage:
-        from modules import processing
-
         state = _state()
-        state.begin(job=JOB)
+        begun = state.begin(JOB)
         state.job_count = 1
         self._running.set()
         self._applied.look()
         try:
-            made = keeping_latents(processing.StableDiffusionProcessingTxt2Img)(
-                sd_model=shared("sd_model"),
-                batch_size=1,
-                n_iter=1,
-                do_not_save_samples=True,
-                do_not_save_grid=True,
-                **_without_added_network(),
-                **settings,
-            )
-            made.scripts = None
-            with closing(made):
-                result = processing.process_images(made)
-            return GeneratedImage(self._accepted(result, loras), read(made, "kept_latent"))
+            return self._made(settings, loras)
         except (Cancelled, ResizeError):
             raise
         except Exception as error:  # hosts and their extensions raise anything
             raise HostError(f"The WebUI could not generate the image: {type(error).__name__}: {error}") from error
         finally:
             self._running.clear()
-            state.end()
+            end_job(state, begun)
+
+    def _made(self, settings: dict[str, Any], loras: tuple[str, ...]) -> GeneratedImage:
+        from modules import processing
+
+        made = keeping_latents(processing.StableDiffusionProcessingTxt2Img)(
+            sd_model=shared("sd_model"),
+            batch_size=1,
+            n_iter=1,
+            do_not_save_samples=True,
+            do_not_save_grid=True,
+            **self._all_settings(settings),
+        )
+        made.scripts = None
+        with closing(made):
+            result = processing.process_images(made)
+        return GeneratedImage(self._accepted(result, loras), read(made, "kept_latent"))
+
+    def _all_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of an image as the host knows them."""
+        return {**_without_added_network(), **settings}
 
     def _accepted(self, result: Any, loras: tuple[str, ...]) -> Any:
         """Return the image of a result. Raises where it was stopped, is missing, or a LoRA was not applied."""
         state = _state()
         if self._stopped.is_set() or state.interrupted or getattr(state, "stopping_generation", False):
             raise Cancelled("The image was stopped.")
+        if result is None:
+            raise HostError("The WebUI returned no image and no reason.")
         comments = str(getattr(result, "comments", "") or "").strip()
         missing = self._applied.missing(loras, comments)
         if missing:
+            reasons = " ".join(filter(None, (comments, self._applied.reason(missing))))
             found = f"{', '.join(missing)}: the WebUI did not apply this LoRA."
-            raise FileError(f"{found} {comments}" if comments else found)
+            raise FileError(f"{found} {reasons}" if reasons else found)
         if not result.images:
             raise HostError("The WebUI returned no image and no reason.")
         return result.images[0]
@@ -134,26 +172,3 @@ def _without_added_network() -> dict[str, Any]:
     """Return settings of one image with which the host adds no LoRA to its prompt; the host restores its option."""
     added = read(shared("opts"), _ADDED_NETWORK)
     return {} if added in (None, "", _NO_NETWORK) else {"override_settings": {_ADDED_NETWORK: _NO_NETWORK}}
-
-
-class AppliedLoras:
-    """Which LoRAs a host applied to its last image, as far as it shows that.
-
-    Some hosts never fill their list: while it was always empty, an empty list proves nothing.
-    """
-
-    def __init__(self) -> None:
-        self._is_kept = False
-
-    def look(self) -> set[Any] | None:
-        """Return the names in the host's list; None where the host shows nothing."""
-        found = attempt_list("applied LoRAs", read(networks(), "loaded_networks"))
-        self._is_kept = self._is_kept or bool(found)
-        return {read(one, "name") for one in found} if self._is_kept else None
-
-    def missing(self, loras: tuple[str, ...], comments: str) -> list[str]:
-        """Return the names that were not applied; `comments` are the host's on the image, and used without a list."""
-        applied = self.look()
-        if applied is None:
-            return [name for name in loras if name in comments]
-        return [name for name in loras if name not in applied]

@@ -24,13 +24,13 @@ def keeping_latents(processing: Any) -> Any:
         def sample(self, *args: Any, **kwargs: Any) -> Any:
             self.kept_latent = None
             sampled = super().sample(*args, **kwargs)
-            self.kept_latent = attempt("the latents of images", lambda: _latent(sampled), None)
+            self.kept_latent = attempt("the latents of images", lambda: plain_latent(sampled), None)
             return sampled
 
     return KeepingLatents
 
 
-def _latent(sampled: Any) -> Any | None:
+def plain_latent(sampled: Any) -> Any | None:
     """Return the latents of one image as a numpy array of our own; None for anything else, such as decoded images."""
     import numpy as np
     import torch

@@ -14,10 +14,24 @@ from .guard import attempt_list, host_module, read, warn_once
 from .host import CheckpointFile
 from .locks import HostLock
 
+SDNEXT_LIST = "modules.lora.lora_load"
+"""The module in which SD.Next has its list of LoRAs. No other WebUI has it."""
+
+
+def is_sdnext() -> bool:
+    """Return whether the host's list of LoRAs is SD.Next's."""
+    return sys.modules.get("networks") is None and sys.modules.get(SDNEXT_LIST) is not None
+
 
 def networks() -> Any | None:
-    """Return the module of the built-in Lora extension; None where that is disabled."""
-    return sys.modules.get("networks")
+    """Return the module with the host's list of LoRAs; None where the built-in Lora extension is disabled."""
+    return sys.modules.get("networks") or sys.modules.get(SDNEXT_LIST)
+
+
+def loaded_networks() -> Any:
+    """Return the host's list of the LoRAs of its last image, which SD.Next has in another module; None without one."""
+    own = read(networks(), "loaded_networks")
+    return own if own is not None else read(sys.modules.get("modules.lora.lora_common"), "loaded_networks")
 
 
 def own_class(module: str, name: str) -> Callable[..., Any] | None:

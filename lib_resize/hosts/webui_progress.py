@@ -18,6 +18,7 @@ class WebUIProgress:
     def __init__(self, lock: HostLock) -> None:
         self._lock = lock
         self._title: str | None = None
+        self._begun: Any = None
 
     def begin(self, title: str) -> None:
         """Begin a job, unless the lock is held or another job is shown: beginning one clears the host's state."""
@@ -27,7 +28,7 @@ class WebUIProgress:
         try:
             with guarded("the host's progress"):
                 if not state.job:
-                    state.begin(job=JOB)
+                    self._begun = state.begin(JOB)
                     self._title = title
         finally:
             self._lock.release()
@@ -37,7 +38,7 @@ class WebUIProgress:
         state: Any = shared("state")
         if self._is_shown(state):
             with guarded("the host's progress"):
-                state.job_count, state.job_no = total, done
+                self._count(state, done, total)
                 state.textinfo = f"{self._title}: {text}".replace("\n", " ")  # the host shows no text of two lines
 
     def end(self) -> None:
@@ -45,8 +46,19 @@ class WebUIProgress:
         state: Any = shared("state")
         if self._is_shown(state):
             with guarded("the host's progress"):
-                state.end()
+                end_job(state, self._begun)
         self._title = None
+
+    def _count(self, state: Any, done: int, total: int) -> None:
+        state.job_count, state.job_no = total, done
 
     def _is_shown(self, state: Any) -> bool:
         return self._title is not None and read(state, "job") == JOB
+
+
+def end_job(state: Any, begun: Any) -> None:
+    """End a job in the host's state; `begun` is what the beginning returned: SD.Next's name of the job, or None."""
+    if begun is None:
+        state.end()
+    else:
+        state.end(begun)

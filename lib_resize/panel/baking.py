@@ -21,12 +21,13 @@ from ..errors import FileError, PairingError, PromptError, ResizeError
 from ..files.file_names import clean_stem
 from ..files.reader import SafeFile
 from ..hosts.device_jobs import host_runtime
-from ..hosts.host import Host, LoraFile, LoraList
+from ..hosts.host import PARTS_IN_TAGS, Host, LoraFile
 from ..hosts.listing import find
 from ..hosts.live import OpenReference, open_reference
 from ..plans import Plan
 from ..prompts.block_weights import BLOCK_PRESETS, Presets
 from ..prompts.lookup import preset_file
+from ..prompts.sdnext_tags import warnings_in_sdnext
 from ..prompts.sources import of_prompt
 from ..prompts.tags import Tag, parse_prompt, replaced
 from ..recipe.grammar import Recipe, parse_recipes
@@ -55,6 +56,8 @@ class FoundTag:
     family: str | None
     errors: tuple[str, ...]
     """Why it cannot be baked; empty where it can."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know where it can."""
 
     def to_json(self) -> Json:
         """Return the `Tag` of the protocol."""
@@ -64,7 +67,7 @@ class FoundTag:
             "lora": None if self.lora is None else self.lora.name,
             "column": self.tag.column,
             "troubles": list(self.errors),
-            "remarks": list(self.tag.warnings),
+            "remarks": list(self.remarks),
         }
 
 
@@ -76,19 +79,20 @@ def presets(host: Host) -> Presets:
     return BLOCK_PRESETS
 
 
-def find_tags(prompt: str, known: Presets, loras: LoraList, library: Library) -> list[FoundTag]:
+def find_tags(prompt: str, known: Presets, host: HostLists, library: Library) -> list[FoundTag]:
     """Return all tags of a prompt. Raises PromptError for one that no host can parse."""
-    return [_found(one, loras, library) for one in parse_prompt(prompt, known).tags]
+    return [_found(one, host, library) for one in parse_prompt(prompt, known).tags]
 
 
-def _found(one: Tag, loras: LoraList, library: Library) -> FoundTag:
+def _found(one: Tag, host: HostLists, library: Library) -> FoundTag:
+    remarks = warnings_in_sdnext(one) if PARTS_IN_TAGS in host.features else one.warnings
     try:
-        lora = find(loras, one.name)
+        lora = find(host.loras(), one.name)
         facts = library.facts(lora)
     except (ResizeError, OSError) as error:
-        return FoundTag(one, None, None, (str(error), *one.errors))
+        return FoundTag(one, None, None, (str(error), *one.errors), remarks)
     problem = (facts.problem,) if facts.problem and not _is_part(lora) else ()
-    return FoundTag(one, lora, facts.family, (*problem, *one.errors))
+    return FoundTag(one, lora, facts.family, (*problem, *one.errors), remarks)
 
 
 def _is_part(lora: LoraFile) -> bool:
@@ -104,10 +108,10 @@ def bakeable(found: Sequence[FoundTag]) -> list[FoundTag]:
     return [one for one in found if not one.errors]
 
 
-def prompt_json(prompt: str, known: Presets, loras: LoraList, library: Library) -> Json:
+def prompt_json(prompt: str, known: Presets, host: HostLists, library: Library) -> Json:
     """Return the answer of `read_prompt`."""
     try:
-        found = find_tags(prompt, known, loras, library)
+        found = find_tags(prompt, known, host, library)
     except PromptError as error:
         return {"ok": False, "message": str(error), "column": error.column, "tags": [], "warnings": [], "name": ""}
     good = bakeable(found)

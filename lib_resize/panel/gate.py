@@ -54,7 +54,10 @@ class Gate:
         """Require a user of ``--api-auth``, the only credentials then, as for the host's own API."""
         if not is_known(request.headers.get("authorization", ""), self._access.users or ()):
             raise Refusal(
-                401, "login", "Missing or invalid credentials. Use HTTP Basic with a user of --api-auth.", CHALLENGE
+                401,
+                "login",
+                f"Missing or invalid credentials. Use HTTP Basic with a user of {self._access.option}.",
+                CHALLENGE,
             )
 
     def _has_login(self) -> bool:
@@ -90,7 +93,7 @@ class Gate:
                 403,
                 "remote",
                 "This server has no login. Without one, only programs on its own machine have access, and a server "
-                "that other machines can reach is read-only. Start it with --api-auth USER:PASSWORD.",
+                f"that other machines can reach is read-only. Start it with {self._access.option} USER:PASSWORD.",
             )
 
 

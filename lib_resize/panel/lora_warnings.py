@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from ..adapters.write.float8 import float8_source
 from ..files.metadata import has_resize_record
+from ..hosts.host import IGNORES_TEXT_ENCODERS
 from ..plans import Plan
 from .cached import CachedAnalysis
 from .protocol.types import Json
 from .references import ReferenceInfo
+from .snapshot import HostLists
 
 FLOOR = 0.88
 """Weight retention below which a plan warns."""
 FLAT = 0.10
 """Share of the values that High must save, else the spectrum counts as flat."""
+_TEXT_ENCODER = "TE"  # how the names of their blocks begin
 
 TEMPLATES = {
     "flat": "Little to gain: High saves only {saved}. The singular values are nearly flat, as in LoRAs extracted from "
@@ -23,13 +26,14 @@ TEMPLATES = {
     "fp8": "float8 file: {programs} cannot load it.",
     "unknown_family": "Unknown model family: its own norms are used.",
     "other_family": "{family} LoRA, {loaded} loaded: will use its own norms.",
+    "ignored_text_encoders": "{count} of {all} layers change text encoders, and {host} ignores these.",
     "resized": "This file has already been resized. Resize the original instead; the discarded detail cannot be "
     "recovered.",
 }
 """Kind of a warning -> its text, with places for values; the keys of localizations/*.json."""
 
 
-def warnings_of(kept: CachedAnalysis, reference: ReferenceInfo) -> list[Json]:
+def warnings_of(kept: CachedAnalysis, reference: ReferenceInfo, host: HostLists) -> list[Json]:
     """Return the warnings about a LoRA that hold for any recipe."""
     adapter, found = kept.analysis.adapter, []
     if all(layer.form.dtypes == {"F32"} for layer in adapter.layers):
@@ -41,6 +45,10 @@ def warnings_of(kept: CachedAnalysis, reference: ReferenceInfo) -> list[Json]:
         found.append(_warning("unknown_family"))
     elif reference.family is not None and reference.family != adapter.family.name:
         found.append(_warning("other_family", family=adapter.family.name, loaded=reference.family))
+    ignored = sum(block.startswith(_TEXT_ENCODER) for block in kept.blocks)
+    if ignored and IGNORES_TEXT_ENCODERS in host.features:
+        values = {"count": str(ignored), "all": str(len(kept.blocks)), "host": host.name}
+        found.append(_warning("ignored_text_encoders", **values))
     if has_resize_record(adapter.metadata):
         found.append(_warning("resized"))
     return found

@@ -78,7 +78,7 @@ def _loaded(host: HostLists) -> ReferenceInfo:
         reason = loaded.quantised()
         if reason is None:
             return ReferenceInfo("memory", loaded.title, family)
-        return ReferenceInfo("file", loaded.title, family, f"in memory its weights are rounded by {reason}")
+        return ReferenceInfo("file", loaded.title, family, f"in memory its weights are changed by {reason}")
     pending = host.pending()
     file = _listed(host, pending) if pending else None
     if file is not None:

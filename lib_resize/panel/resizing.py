@@ -87,7 +87,7 @@ def all_names(host: HostLists) -> set[str]:
 
 
 def _aliases(loras: Sequence[LoraFile]) -> set[str]:
-    return {lora.alias for lora in loras if lora.alias}
+    return {alias for lora in loras for alias in lora.aliases}
 
 
 def planned(
@@ -158,7 +158,10 @@ def plan_json(kept: CachedAnalysis, order: ResizeOrder, host: HostLists) -> Json
         "layers_gone": len(plan.dropped),
         "threshold": plan.threshold,
         "notes": list(plan.notes),
-        "warnings": [*warnings_of(kept, reference), *plan_warnings(plan, read_preferences(host.settings()).floor)],
+        "warnings": [
+            *warnings_of(kept, reference, host),
+            *plan_warnings(plan, read_preferences(host.settings()).floor),
+        ],
         "recipe": plan.recipe,
         "blocks": plan_blocks(kept, plan),
         "reference": used_by(kept, recipe).to_json(),

@@ -21,7 +21,11 @@ def names_of(loras: LoraList, members: Collection[str], source: str | None = Non
     alias that several files share means none.
     """
     own = [lora for name in members for lora in loras.candidates(name) if lora.name == name]
-    wished = {lora.name for lora in own} | {lora.alias for lora in own if lora.alias} | ({source} if source else set())
+    wished = (
+        {lora.name for lora in own}
+        | {alias for lora in own for alias in lora.aliases}
+        | ({source} if source else set())
+    )
     return frozenset(name for name in wished if all(lora.name in members for lora in loras.candidates(name)))
 
 

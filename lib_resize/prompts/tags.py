@@ -82,6 +82,8 @@ class Tag:
     column: int = field(default=0, compare=False)
     """Position of its first character, from 1."""
     length: int = field(default=0, compare=False)
+    values: int = field(default=1, compare=False)
+    """How many values without a name follow the LoRA's name."""
 
     @property
     def strengths(self) -> str:
@@ -162,14 +164,19 @@ def _option_error(name: str, text: str) -> str | None:
 
 
 def _warnings(tag: Tag) -> Iterator[str]:
-    known = (*_TIMED, *_HIRES, "lbwe")
-    for name, text in tag.others:
-        if name not in known:
-            yield f"{name}={text} is not an option of any known host and was ignored"
+    yield from unknown_options(tag)
     if tag.parts:
         yield "in=, mid= and out= are baked as in SD.Next; A1111 and Forge ignore them"
     if tag.dyn is not None:
         yield f"dyn={tag.dyn} is baked as in A1111; Forge ignores it"
+
+
+def unknown_options(tag: Tag) -> Iterator[str]:
+    """Yield a sentence for each option that no host knows."""
+    known = (*_TIMED, *_HIRES, "lbwe")
+    for name, text in tag.others:
+        if name not in known:
+            yield f"{name}={text} is not an option of any known host and was ignored"
 
 
 @dataclass(frozen=True)
@@ -265,6 +272,7 @@ class _Reader:
         self._schedule = scheduled.get(match.start(), "")
         self._named: dict[str, tuple[str, int]] = {}
         self._positional: list[tuple[str, int]] = []
+        self._values = 0
 
     def tag(self) -> Tag:
         match = self._match
@@ -287,6 +295,7 @@ class _Reader:
             schedule=self._schedule,
             column=match.start() + 1,
             length=match.end() - match.start(),
+            values=self._values,
         )
 
     def _sort(self) -> None:
@@ -300,6 +309,7 @@ class _Reader:
             else:
                 self._named[name.strip()] = (value.strip(), at + len(name) + 1)
             at += len(item) + 1
+        self._values = len(self._positional) - 1
         self._old_forms()
         if len(self._positional) > 4:
             text, where = self._positional[4]

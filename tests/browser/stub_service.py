@@ -393,9 +393,13 @@ class StubService(StubRuns, StubFinds):
         return {
             "name": name, "bytes": source["bytes"], "layers": 986, "zero": 0, "ranks": [source["rank"]] * 3,
             "table": table, "blocks": self._blocks(source, presets), "flat": flat,
-            "warnings": [warning("flat", saved="3 %")] if flat else [], "presets": presets,
+            "warnings": [*([warning("flat", saved="3 %")] if flat else []), *self._ignored()], "presets": presets,
             "reference": self._reference(), "device": "cpu",
         }  # fmt: skip
+
+    def _ignored(self) -> list[dict[str, Any]]:
+        values = {"count": "264", "all": "986", "host": "SD.Next"}
+        return [warning("ignored_text_encoders", **values)] if self.settings.get("ignored") else []
 
     def _preset(self, source: dict[str, Any], table: list[dict[str, Any]], preset: str) -> dict[str, Any]:
         point = next(point for point in table if point["retention"] >= RETENTION[preset])
@@ -463,7 +467,7 @@ class StubService(StubRuns, StubFinds):
             raise StubError("not_analysed", f"{name} is not analysed yet.")
         point = self._point(source, recipe, target or {})
         text = recipe or self._recipe(target)
-        warnings = []
+        warnings = self._ignored()
         if point["retention"] < 0.88 - 1e-9:
             warnings.append(warning("low_retention", retention="80.0 %", floor="88 %"))
         size = point["bytes"] * {"32": 2, "8": 0.5}.get((options or {}).get("dtype", "16"), 1)

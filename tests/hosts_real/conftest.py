@@ -24,6 +24,8 @@ WITHOUT = {
     "generate": "cannot generate images for the extension",
     "loaded_model": "has no model in memory",
     "prompt": "has no prompts in its page",
+    "sdnext_page": "is not SD.Next",
+    "a1111_page": "has a page of its own, which test_sdnext.py uses",
 }
 """A feature -> the reason for skipping in a host without it."""
 _failed = pytest.StashKey[bool]()
@@ -78,7 +80,26 @@ def api(host: Rest) -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def features(api: Api) -> set[str]:
-    return set(api.get("hello")["features"])
+    hello = api.get("hello")
+    return set(hello["features"]) | ({"sdnext_page"} if hello["host"] == "SD.Next" else {"a1111_page"})
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _exact(host: Rest, features: set[str]) -> Iterator[None]:
+    """Let SD.Next keep copies of weights: subtracting a LoRA rounds, so that no image would be repeated exactly.
+
+    No LoRA may be in the weights when the setting changes.
+    """
+    if "sdnext_page" not in features:
+        yield
+        return
+    clean: dict[str, Any] = {"prompt": "a cake", "steps": 1, "width": 64, "height": 64}
+    fuse = host.get("sdapi/v1/options").get("lora_fuse_native", True)  # its default
+    host.post("sdapi/v1/txt2img", **clean)
+    host.settings(lora_fuse_native=False)
+    yield
+    host.post("sdapi/v1/txt2img", **clean)
+    host.settings(lora_fuse_native=fuse)
 
 
 @pytest.fixture(autouse=True)

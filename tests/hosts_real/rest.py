@@ -58,7 +58,8 @@ class Rest:
 
     def interrupt(self) -> None:
         """Stop the current image."""
-        self.post("sdapi/v1/interrupt")
+        status, content = self.ask("sdapi/v1/interrupt", {})
+        assert status in (200, 204), content
 
 
 class Api(Rest):

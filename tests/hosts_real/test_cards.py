@@ -44,7 +44,7 @@ from tests.hosts_real.kit import (
 from tests.hosts_real.rest import until
 from tests.panel_page import ask, expect, open_tab
 
-pytestmark = pytest.mark.needs("cards", "prompt")
+pytestmark = pytest.mark.needs("cards", "prompt", "a1111_page")
 
 SETTINGS_READ = "typeof opts !== 'undefined' && 'resize_lora_card_menu' in opts"
 """The host's page gets its settings some time after the cards. In some hosts `opts` is no property of `window`."""

@@ -74,7 +74,7 @@ def test_the_smallest_file_is_found_saved_and_nothing_else_is_left(host: Rest, a
     assert kept(host, name, saved["output"], [7, 8]) == pytest.approx(larger["kept"], abs=0.05)  # of pixels
 
 
-@pytest.mark.needs("prompt")
+@pytest.mark.needs("prompt", "a1111_page")
 def test_a_person_finds_the_smallest_file_in_the_tab_and_saves_it(webui: Any, api: Api, name: str) -> None:
     small(webui, steps=STEPS)
     prompt(webui, f"a cake <lora:{name}:1>")

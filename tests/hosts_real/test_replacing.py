@@ -105,7 +105,7 @@ def test_a_run_by_images_finds_the_size_replaces_the_lora_and_restores_it(
     assert np.array_equal(image(host, name), before)
 
 
-@pytest.mark.needs("cards", "prompt")
+@pytest.mark.needs("cards", "prompt", "a1111_page")
 def test_the_comparison_of_a_replaced_lora_is_made_from_the_archive(
     host: Rest, api: Api, name: str, webui: Any, request: pytest.FixtureRequest
 ) -> None:

@@ -46,7 +46,7 @@ def test_a_job_finds_its_lora_while_the_host_reads_its_folders(host: Rest, api: 
         assert {api.done(one["job"])["state"] for one in answers} == {"done"}
 
 
-@pytest.mark.needs("cards")
+@pytest.mark.needs("cards", "a1111_page")
 def test_a_batch_refreshes_the_cards_seldom(webui: Any) -> None:
     """A refresh redraws all cards of a host: it happens once for a batch, or every ten seconds while that runs."""
     name = resizable(webui)["name"]
@@ -64,7 +64,7 @@ def test_a_batch_refreshes_the_cards_seldom(webui: Any) -> None:
     assert len(clicks) <= 1 + (max(clicks) - began) // SECONDS_BETWEEN_REFRESHES
 
 
-@pytest.mark.needs("generate", "prompt")
+@pytest.mark.needs("generate", "prompt", "a1111_page")
 def test_escape_in_a_text_field_stops_no_job(webui: Any) -> None:
     long_image(webui)
     try:
@@ -83,6 +83,7 @@ def test_escape_in_a_text_field_stops_no_job(webui: Any) -> None:
     wait_for(webui, [job])
 
 
+@pytest.mark.needs("a1111_page")
 def test_undo_and_restore_outlive_reload_ui(webui: Any) -> None:
     made = resized(webui, resizable(webui)["name"])
     reload_ui(webui)
@@ -97,6 +98,7 @@ def test_undo_and_restore_outlive_reload_ui(webui: Any) -> None:
     assert made["output"] in names(webui)
 
 
+@pytest.mark.needs("a1111_page")
 def test_ids_are_never_given_twice(webui: Any) -> None:
     """An undo from an older page cannot affect another file."""
     name = resizable(webui)["name"]
@@ -110,7 +112,7 @@ def test_ids_are_never_given_twice(webui: Any) -> None:
     assert later["result"] not in before
 
 
-@pytest.mark.needs("cards")
+@pytest.mark.needs("cards", "a1111_page")
 def test_the_trash_makes_no_folder_above_the_cards(webui: Any) -> None:
     name = resizable(webui)["name"]
     made = resized(webui, name)

@@ -127,7 +127,7 @@ def test_the_analysis_draws_its_four_plots(tab: Any) -> None:
     take(tab, "look-inside")
 
 
-@pytest.mark.needs("cards", "generate")
+@pytest.mark.needs("cards", "generate", "a1111_page")
 def test_a_card_compares_a_result_with_its_original(webui: Any) -> None:
     small(webui)
     prompt(webui, "a cake")
@@ -147,7 +147,7 @@ def test_a_card_compares_a_result_with_its_original(webui: Any) -> None:
     expect(webui.locator("dialog[open]")).to_have_count(0)
 
 
-@pytest.mark.needs("cards", "prompt")
+@pytest.mark.needs("cards", "prompt", "a1111_page")
 def test_the_prompts_loras_are_baked_into_one_that_replaces_them(webui: Any) -> None:
     one, other = resizable(webui)["name"], awkward(webui)
     prompt(webui, f"a cake, <lora:{one}:0.5:0.75>, <lora:{other}:-0.25> fog")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.recipe.grammar import ALL_RANKS
+from tests.hosts.fake import FakeHost
 from tests.panel.panelhost import Browser
 
 PROMPT = "a cat, <lora:pastry:0.6:1.2>, by <lora:ink:-0.4:lbw=OUTALL>, fog"
@@ -211,3 +213,37 @@ def test_the_plan_of_a_bake_is_what_is_written_then_and_writes_nothing(
 
 def test_the_plan_of_a_prompt_without_loras_is_refused(browser: Browser) -> None:
     assert browser.error("bake_plan", prompt="a cat")["kind"] == "file"
+
+
+@pytest.mark.parametrize(("features", "count"), [({"parts_in_tags"}, 0), (set(), 1)])
+def test_the_remarks_on_a_tag_are_those_of_its_host(
+    features: set[str], count: int, browser: Browser, host: FakeHost
+) -> None:
+    """`in`, `mid` and `out` are SD.Next's own."""
+    host.features |= features
+    (tag,) = browser.ask("read_prompt", prompt="<lora:pastry:0.6:in=0>")["tags"]
+    assert len(tag["remarks"]) == count
+
+
+def test_a_bake_leaves_out_the_text_encoder_layers_that_a_host_ignores(
+    browser: Browser, host: FakeHost, root: Path
+) -> None:
+    def ignored(name: str) -> Any:
+        job = browser.ask("analyse", names=[name])["job"]
+        (file,) = browser.done(job)["files"]
+        plan = browser.ask("plan", name=name, target={"preset": "medium"})
+        kinds = [[one for one in found["warnings"] if one["kind"] == "ignored_text_encoders"] for found in (file, plan)]
+        assert kinds[0] == kinds[1]
+        return kinds[0]
+
+    write_lora(root / "whole.safetensors", LoraOptions(rank=4, seed=5))
+    assert ignored("whole") == []
+    host.features |= {"ignores_text_encoders"}
+    te = {stem for stem in stems(root / "whole.safetensors") if stem.startswith("lora_te")}
+    (warning,) = ignored("whole")
+    assert warning["values"] == {
+        "count": str(len(te)), "all": str(len(stems(root / "whole.safetensors"))), "host": host.name,
+    }  # fmt: skip
+    browser.done(browser.ask("bake", prompt="<lora:whole:te=0:unet=1>", name="bare", recipe=ALL_RANKS)["job"])
+    assert stems(root / "bare.safetensors") == stems(root / "whole.safetensors") - te
+    assert ignored("bare") == []

@@ -20,7 +20,7 @@ from ..lora_warnings import warnings_of
 from ..options import read_options, read_recipe
 from ..protocol.types import Json
 from ..queue import Handle
-from ..references import ReferenceInfo, reference_info
+from ..references import reference_info
 from ..resizing import ResizeOrder, plan_json
 from ..snapshot import HostLists
 
@@ -59,7 +59,8 @@ def analyse(desk: Desk, params: Json) -> Json:
     loras = desk.archives.sources([lists.find(name) for name in params["names"]])
     recipes = parse_recipes(params["recipe"]) if params["recipe"] else ()
     request = AnalysisRequest(loras, recipes, params["reference"], params["convert"])
-    reference, so_far = reference_info(lists, request.reference), _Analysed()
+    reference_info(lists, request.reference)  # a wrong title is refused at once
+    so_far = _Analysed()
     spec = JobSpec(
         kind="analyse",
         title=loras[0].name if len(loras) == 1 else f"{len(loras)} LoRAs",
@@ -72,7 +73,7 @@ def analyse(desk: Desk, params: Json) -> Json:
     ready = _ready(desk, request, lists)
     if ready is None:
         return {"job": desk.queue.add(spec, first=len(loras) == 1)}
-    files = [_file_json(kept, kept.shown or {}, reference, request) for kept in ready]
+    files = [_file_json(kept, kept.shown or {}, lists, request) for kept in ready]
     return {"job": desk.queue.add_done(spec, {"files": files, "failed": []})}
 
 
@@ -119,15 +120,16 @@ def _analyse_one(desk: Desk, lora: LoraFile, request: AnalysisRequest, handle: H
     sizes = {name: preset and preset["bytes"] for name, preset in answer["presets"].items()}
     desk.library.predict(kept.lora, kept.stamp, sizes)
     desk.analyses.with_base(kept, request.recipes, request.reference, handle)
-    return _file_json(kept, answer, reference_info(desk.host, request.reference), request)
+    return _file_json(kept, answer, desk.host, request)
 
 
-def _file_json(kept: CachedAnalysis, answer: Json, reference: ReferenceInfo, request: AnalysisRequest) -> Json:
+def _file_json(kept: CachedAnalysis, answer: Json, host: HostLists, request: AnalysisRequest) -> Json:
+    reference = reference_info(host, request.reference)
     return {
         **answer,
         "device": kept.reference.device,
         "table": answer["table"] if request.with_tables else None,
-        "warnings": [*answer["warnings"], *warnings_of(kept, reference)],
+        "warnings": [*answer["warnings"], *warnings_of(kept, reference, host)],
         "reference": kept.reference.to_json(),
     }
 

@@ -35,7 +35,7 @@ def prompt_tag(desk: Desk, params: Json) -> Json:
 
 
 def read_prompt(desk: Desk, params: Json) -> Json:
-    answer = baking.prompt_json(params["prompt"], baking.presets(desk.host), desk.host.loras(), desk.library)
+    answer = baking.prompt_json(params["prompt"], baking.presets(desk.host), desk.snapshot(), desk.library)
     for one in answer["tags"]:
         one["troubles"] = [desk.folders.without(text) for text in one["troubles"]]
     return answer
@@ -60,7 +60,7 @@ def _bake_order(desk: Desk, params: Json) -> tuple[baking.BakeOrder, list[baking
     has_recipe = params["recipe"] is not None or params["target"] is not None
     recipe = read_recipe(params, options, "Baking") if has_recipe else parse_recipes(ALL_RANKS)[0]
     check_reference([recipe], options, lists)
-    found = baking.find_tags(params["prompt"], baking.presets(desk.host), lists.loras(), desk.library)
+    found = baking.find_tags(params["prompt"], baking.presets(desk.host), lists, desk.library)
     good = baking.bakeable(found)
     if not good:
         raise Fault("file", "The prompt names no LoRA that can be baked.")

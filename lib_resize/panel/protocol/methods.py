@@ -32,7 +32,12 @@ _METHODS = (
             (
                 Field("session", TEXT, "id of this service"),
                 Field("host", TEXT, "name of the host"),
-                Field("features", TEXTS, "some of `loaded_model`, `generate`, `prompt`, `cards`, `xyz`, `fit`"),
+                Field(
+                    "features",
+                    TEXTS,
+                    "some of `loaded_model`, `generate`, `prompt`, `cards`, `xyz`, `fit`, `ignores_text_encoders`, "
+                    "`parts_in_tags`",
+                ),
                 Field("version", TEXT, "version of Resize LoRA"),
                 Field("device", TEXT, "such as `cpu` or `cuda:0`"),
                 Field("remote", BOOLEAN, "the page is served to other machines; offer no folder field"),

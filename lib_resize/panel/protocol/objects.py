@@ -129,6 +129,8 @@ WARNINGS: dict[str, str] = {
     "fp8": "the file is float8, which the programs in `values.programs` cannot load",
     "unknown_family": "the layer names belong to no known model family; the LoRA's own norms are used",
     "other_family": "made for another family than the reference, or than the other LoRAs of a prompt",
+    "ignored_text_encoders": "some layers change text encoders, and the host ignores these: a bake of "
+    "`<lora:NAME:te=0:unet=1>` leaves them out",
     "resized": "the file was made by Resize LoRA; the discarded detail cannot be recovered",
 }
 """Kind of a warning -> its meaning."""
