@@ -99,8 +99,15 @@ def run_name() -> str:
 
 
 def done_keys(output: str) -> set[bytes]:
-    """Return the keys that have a marker, as bytes, with one listing in place of a look for each file."""
-    names = (one.name.rpartition("/")[2] for one in open_place(joined(output, STATE, "done")).files())
+    """Return the keys of work that succeeded, as bytes, with two listings in place of a look for each file.
+
+    Work that failed for good is left to the workers, who find its marker and name it again.
+    """
+    return _keys_in(joined(output, STATE, "done")) - _keys_in(joined(output, STATE, "failed"))
+
+
+def _keys_in(folder: str) -> set[bytes]:
+    names = (one.name.rpartition("/")[2] for one in open_place(folder).files())
     return {key for name in names if (key := _key_in(name)) is not None}
 
 

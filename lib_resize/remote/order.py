@@ -102,6 +102,14 @@ def marker_name(key: str) -> str:
     return f"{STATE}/done/{key[:2]}/{key}.json"
 
 
+def failed_name(key: str) -> str:
+    """Return the name of a file in the output that is next to the marker of a source that cannot be resized.
+
+    A run finds those with one listing, and names them again.
+    """
+    return f"{STATE}/failed/{key[:2]}/{key}.json"
+
+
 def shard_of(item: WorkItem, shards: int) -> int:
     """Return the shard of a file, 0 to `shards` - 1. It does not depend on which other files there are."""
     return int.from_bytes(hashlib.sha256(item.url.encode("utf-8", "surrogatepass")).digest()[:8], "big") % shards

@@ -40,7 +40,7 @@ from ..files.metadata import has_resize_record
 from ..files.sidecars import SidecarFacts, copy_sidecars
 from ..prompts.sources import Member, Source
 from .bases import BaseHolder
-from .order import Order, WorkItem, key_of, marker_name
+from .order import Order, WorkItem, failed_name, key_of, marker_name
 from .stores import STATE, Place, StoreError, joined, open_place
 
 Line = dict[str, Any]
@@ -149,6 +149,8 @@ class Worker:
             "seconds": clock.seconds,
             "host": platform.node(),
         }
+        if any("kind" in one for one in results):
+            self.output.write(failed_name(key), b"{}")
         self.output.write(marker_name(key), json.dumps(line).encode())
         return line
 

@@ -6,8 +6,10 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from lib_resize.cli.main import main
-from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.remote.listing import list_items
 from lib_resize.remote.order import Order, WorkItem
@@ -16,13 +18,26 @@ from lib_resize.remote.stores import STATE
 RECIPES = "rank=2:fro_lora=1,retain=0.9"
 
 
+def write_tiny(path: Path, seed: int = 0, *, rank: int = 4, layers: int = 4) -> Path:
+    """A LoRA of a few layers: the tests here are about files, not about what is in them."""
+    random = np.random.default_rng(seed)
+    tensors: dict[str, np.ndarray] = {}
+    for number in range(layers):
+        stem = f"lora_unet_input_blocks_{number}_1_proj_in"
+        tensors[f"{stem}.lora_down.weight"] = random.standard_normal((rank, 24)).astype(np.float16)
+        tensors[f"{stem}.lora_up.weight"] = random.standard_normal((24, rank)).astype(np.float16)
+        tensors[f"{stem}.alpha"] = np.float16(rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: np.asarray(value) for key, value in tensors.items()}, path)
+    return path
+
+
 def write_library(folder: Path, count: int = 3) -> Path:
     """LoRAs ``a``, ``b`` …, every second one in a sub-folder; the first has sidecars."""
     folder.mkdir(parents=True)
     for number in range(count):
         home = folder / ("sub dir" if number % 2 else "")
-        home.mkdir(exist_ok=True)
-        write_lora(home / f"{chr(97 + number)}.safetensors", LoraOptions(rank=4, seed=number))
+        write_tiny(home / f"{chr(97 + number)}.safetensors", number)
     (folder / "a.png").write_bytes(b"a picture")
     (folder / "a.metadata.json").write_text(json.dumps({"file_name": "a", "file_path": "x/a.safetensors", "size": 1}))
     (folder / "notes.txt").write_text("not a sidecar")

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 import lib_resize
-from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.remote import unit
 from lib_resize.remote.order import Order, OrderBase, key_of, marker_name, shard_of
 from lib_resize.remote.stores import StoreError
 from lib_resize.remote.unit import Worker
-from tests.remote.material import RECIPES, contents, leftovers, markers, only_item, order_for, run, write_library
+from tests.remote.material import RECIPES, contents, leftovers, markers, only_item, order_for, run, write_library, write_tiny
 from tests.remote.places import Faults, Killed
 
 
@@ -225,7 +224,7 @@ def test_a_sidecar_that_exists_is_kept(library, tmp_path) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_file_of_somebody_else_is_never_replaced(library, tmp_path, overwrite) -> None:
-    write_lora(tmp_path / "a_rank2.safetensors", LoraOptions(rank=3))
+    write_tiny(tmp_path / "a_rank2.safetensors", rank=3)
     before = (tmp_path / "a_rank2.safetensors").read_bytes()
     line = Worker(order_for(tmp_path, overwrite=overwrite), Faults().places()).do(only_item(library))
     assert line["kind"] == "OutputError"
