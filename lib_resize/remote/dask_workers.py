@@ -131,6 +131,7 @@ def _client(address: str) -> Iterator[Any]:
                 host="127.0.0.1",
                 dashboard_address=None,
                 memory_limit=0,
+                preload=[f"{__package__}.dask_preload"],
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             Client(cluster) as client,

@@ -59,21 +59,38 @@ def wait_for_markers(out: Path, count: int, process: subprocess.Popen[bytes]) ->
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
-def test_a_driver_that_ends_in_the_middle_is_resumed(library, tmp_path, plain, number) -> None:
+@pytest.mark.parametrize(
+    ("number", "end"),
+    [(signal.SIGKILL, os.kill), (signal.SIGKILL, os.killpg), (signal.SIGINT, os.killpg)],
+    ids=["driver killed", "all killed", "Ctrl-C"],
+)
+def test_a_driver_that_ends_in_the_middle_is_resumed(library, tmp_path, plain, number, end) -> None:
     process = start(library, "-o", tmp_path, "--cluster", "local:2")
     wait_for_markers(tmp_path, 2, process)
-    os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
+    end(process.pid, number)
     output, _ = process.communicate(timeout=60)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert b"Traceback" not in output
+        assert b"Traceback" not in output, output
         assert b"stopped; finished files are complete" in output
+    wait_for_the_end_of(process.pid)
     assert contents(tmp_path).items() <= plain.items()
     assert run("resize", library, "-o", tmp_path, "-r", RECIPES, "--shard", "0/1") == 0, "without any engine"
     assert contents(tmp_path) == plain
     assert len(markers(tmp_path)) == 12
     assert leftovers(tmp_path) == []
+
+
+def wait_for_the_end_of(group: int) -> None:
+    """Wait until no process of a group runs: workers end by themselves when their driver is gone."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        assert time.monotonic() < end, "a worker is still there"
+        time.sleep(0.05)
 
 
 def dying_once(item: WorkItem, order: Order) -> Line:
