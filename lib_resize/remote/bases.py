@@ -33,6 +33,13 @@ class BaseHolder:
                 self._open = Checkpoint(self._local(self._base))
             return self._open
 
+    def close(self) -> None:
+        """Close the base model."""
+        with self._lock:
+            if self._open is not None:
+                self._open.close()
+                self._open = None
+
     def _local(self, base: OrderBase) -> Path:
         if base.norms_only:
             return once_a_node(self._output, base.source, base.identity)

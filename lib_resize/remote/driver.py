@@ -26,8 +26,11 @@ Workers = Callable[[Iterable[WorkItem], Order], Iterator[Done]]
 def alone(items: Iterable[WorkItem], order: Order) -> Iterator[Done]:
     """Do the work in this process, one file after the other. See `Workers`."""
     worker = Worker(order)
-    for item in items:
-        yield item, worker.do(item)
+    try:
+        for item in items:
+            yield item, worker.do(item)
+    finally:
+        worker.close()
 
 
 @dataclass

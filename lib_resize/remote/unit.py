@@ -105,6 +105,10 @@ class Worker:
         private_folders.sweep(folder)
         return folder
 
+    def close(self) -> None:
+        """Close the base model. Later work opens it again."""
+        self._base.close()
+
     def do(self, item: WorkItem) -> Line:
         """Do one piece of work, and return what became of it.
 
