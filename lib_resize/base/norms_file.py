@@ -17,7 +17,7 @@ from ..errors import DamagedFileError, FileError, UnsupportedError
 from ..linalg.factor import Stored
 from .norm_cache import VERSION, NormTable, checked_norms
 
-FORMAT = "resize-lora base"
+FORMAT = "resize-lora-base"
 SUFFIX = ".json"
 
 
@@ -34,7 +34,7 @@ class NormsStore:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise FileError(f"{path}: cannot be read: {error.strerror}.") from error
+            raise FileError(f"{path}: cannot be read: {error.strerror}. Try again.") from error
         fields = _document(data, str(path))
         try:
             self.shapes: Mapping[str, tuple[int, ...]] = {
@@ -44,7 +44,7 @@ class NormsStore:
             self.norms: NormTable = {key: checked_norms(*pair) for key, pair in fields["norms"].items()}
             self._fingerprint = str(fields["fingerprint"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _damaged(str(path)) from error
+            raise _no_norms(str(path)) from error
         self._order = {key: place for place, key in enumerate(self.shapes)}
 
     def dtype(self, key: str) -> str:
@@ -100,9 +100,9 @@ def _document(data: bytes, source: str) -> dict[str, Any]:
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _damaged(source) from error
+        raise _no_norms(source) from error
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise _damaged(source)
+        raise _no_norms(source)
     if fields.get("norms_version") != VERSION:
         raise UnsupportedError(
             f"{source}: its norms are of version {fields.get('norms_version')!r}, {VERSION} is expected. "
@@ -111,7 +111,7 @@ def _document(data: bytes, source: str) -> dict[str, Any]:
     return fields
 
 
-def _damaged(source: str) -> DamagedFileError:
+def _no_norms(source: str) -> DamagedFileError:
     return DamagedFileError(
         f"{source}: this is not a norms file of a base model. Make one with `resize-lora base export CHECKPOINT`."
     )

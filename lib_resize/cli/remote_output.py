@@ -11,7 +11,7 @@ from .output import complain
 
 if TYPE_CHECKING:
     from ..remote.driver import Run
-    from ..remote.manifest import Tally
+    from ..remote.manifest import RunSums
     from ..remote.unit import Line
 
 _EVERY = {True: 0.5, False: 30.0}
@@ -58,7 +58,7 @@ def progress(run: Run) -> str:
     return ", ".join([*parts, *failures(run.tally)])
 
 
-def failures(tally: Tally) -> list[str]:
+def failures(tally: RunSums) -> list[str]:
     """Return one text on the failures by kind; nothing where there are none."""
     if not tally.failed:
         return []
@@ -66,7 +66,7 @@ def failures(tally: Tally) -> list[str]:
     return [f"failed: {kinds}"]
 
 
-def sums(tally: Tally) -> str:
+def sums(tally: RunSums) -> str:
     """Return the sums of a run in one line."""
     saved = tally.bytes_before - tally.bytes_after
     parts = [f"{tally.files} files ({tally.skipped} done before)", f"{tally.results} results"]

@@ -11,13 +11,13 @@ from ..base.checkpoint import Checkpoint
 from ..base.norm_cache import cache_folder
 from ..files.locks import file_turn
 from .order import OrderBase
-from .stores import Place, is_url
+from .stores import StorePlace, is_url
 
 
 class BaseHolder:
     """Opens the base model of an order on first use, once a process."""
 
-    def __init__(self, base: OrderBase | None, output: Place, places: Callable[[str], Place]) -> None:
+    def __init__(self, base: OrderBase | None, output: StorePlace, places: Callable[[str], StorePlace]) -> None:
         self._base = base
         self._output = output
         self._places = places
@@ -49,7 +49,7 @@ class BaseHolder:
         return once_a_node(self._places(folder), name, base.identity)
 
 
-def once_a_node(place: Place, name: str, identity: str) -> Path:
+def once_a_node(place: StorePlace, name: str, identity: str) -> Path:
     """Return the local path of a file that all processes of a machine share: the first one fetches it, others wait."""
     folder = cache_folder() / "base" / hashlib.sha256(identity.encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from ..base.norms_file import is_norms_file, norms_identity
 from ..base.store import open_store
 from ..errors import UsageError
 from .listing import check_names
-from .manifest import Manifest, Tally, done_keys, run_name
+from .manifest import Manifest, RunSums, done_keys, run_name
 from .order import Order, OrderBase, WorkItem, key_of, shard_of
 from .stores import STATE, is_url, open_place
 from .unit import Line, Worker
@@ -40,7 +40,7 @@ class Run:
     order: Order
     items: Sequence[WorkItem]
     """The files of this process."""
-    tally: Tally = field(default_factory=Tally)
+    tally: RunSums = field(default_factory=RunSums)
     total_bytes: int = 0
     """Size of all `items`."""
     bytes_done: int = 0

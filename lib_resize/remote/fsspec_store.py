@@ -18,7 +18,7 @@ _TIMES = ("LastModified", "last_modified", "mtime", "updated", "created")
 
 
 class FsspecPlace:
-    """A folder of a store. See `stores.Place`. It can be pickled by its URL."""
+    """A folder of a store. See `stores.StorePlace`. It can be pickled by its URL."""
 
     folder = None
 

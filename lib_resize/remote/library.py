@@ -15,7 +15,7 @@ from ..progress import Progress
 from ..studies.survey import Survey, SurveyOptions, survey
 from ..studies.survey_store import SurveyedFile
 from .order import SUFFIX
-from .stores import Place, StoredFile, open_place
+from .stores import StoredFile, StorePlace, open_place
 
 _FOLDER = Path("library")
 """In place of the URL, which no `Path` can hold."""
@@ -45,7 +45,7 @@ def survey_store(url: str, options: SurveyOptions, progress: Progress) -> Survey
 
 
 def _surveyed(
-    place: Place, files: list[StoredFile], options: SurveyOptions
+    place: StorePlace, files: list[StoredFile], options: SurveyOptions
 ) -> Iterator[tuple[SurveyedFile, bytes | None]]:
     """Yield each file with the SHA-256 of its tensors; None where it cannot be read."""
     with tempfile.TemporaryDirectory(prefix="resize-lora-") as scratch:

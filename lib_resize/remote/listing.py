@@ -14,7 +14,7 @@ from ..errors import UsageError
 from ..files.file_names import clean_stem, fold
 from ..files.sidecars import is_sidecar_suffix
 from .order import SUFFIX, Order, WorkItem
-from .stores import Place, StoredFile, is_url, joined, open_place
+from .stores import StoredFile, StorePlace, is_url, joined, open_place
 
 
 def list_items(arguments: Sequence[str]) -> list[WorkItem]:
@@ -70,12 +70,12 @@ def _matching(folder: str, pattern: Sequence[str]) -> Iterator[WorkItem]:
             yield item
 
 
-def _in_folder(place: Place) -> Iterator[WorkItem]:
+def _in_folder(place: StorePlace) -> Iterator[WorkItem]:
     for item in _with_sidecars(place, place.files()):
         yield replace(item, below=item.name.rpartition("/")[0], found=True)
 
 
-def _with_sidecars(place: Place, files: Iterable[StoredFile]) -> Iterator[WorkItem]:
+def _with_sidecars(place: StorePlace, files: Iterable[StoredFile]) -> Iterator[WorkItem]:
     """Yield the LoRA files among some files, each with those that share its name."""
     loras: dict[str, StoredFile] = {}
     others: list[str] = []

@@ -14,7 +14,7 @@ from .stores import STATE, StoredFile
 
 
 class LocalPlace:
-    """A local folder. See `stores.Place`."""
+    """A local folder. See `stores.StorePlace`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder: Path = Path(os.path.abspath(folder))  # noqa: PTH100 - links in it stay

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ..progress import in_order
-from .stores import STATE, Place, joined, open_place
+from .stores import STATE, StorePlace, joined, open_place
 from .unit import Line
 
 MANIFEST, SUMMARY = f"{STATE}/manifest.jsonl", f"{STATE}/summary.json"
@@ -23,7 +23,7 @@ _READERS = 16  # requests at once: a store answers in tens of milliseconds
 
 
 @dataclass
-class Tally:
+class RunSums:
     """The sums of a run."""
 
     files: int = 0
@@ -69,7 +69,7 @@ class Tally:
 class Manifest:
     """Collects lines on the local disk, and gives them a name in the output at the end, also after Ctrl-C."""
 
-    def __init__(self, output: Place, name: str) -> None:
+    def __init__(self, output: StorePlace, name: str) -> None:
         self._output = output
         self._name = name
         self._folder = tempfile.TemporaryDirectory(prefix="resize-lora-")
@@ -134,9 +134,9 @@ def marked_lines(output: str) -> Iterator[Line]:
         yield from (line for line in in_order(pool, read, sorted(names), ahead=4 * _READERS) if line is not None)
 
 
-def write_report(output: str) -> Tally:
+def write_report(output: str) -> RunSums:
     """Make the manifest and the summary of an output again from its markers, and return the sums."""
-    tally, place = Tally(), open_place(output)
+    tally, place = RunSums(), open_place(output)
     with Manifest(place, MANIFEST) as manifest:
         for line in marked_lines(output):
             tally.add(line)

@@ -30,7 +30,7 @@ class StoredFile:
     """Changes when the content does: the store's checksum, or size and modification time."""
 
 
-class Place(Protocol):
+class StorePlace(Protocol):
     """A folder of a store."""
 
     @property
@@ -78,7 +78,7 @@ def is_url(text: str) -> bool:
     return bool(colon) and scheme.replace("+", "").replace("-", "").replace(":", "").isalnum()
 
 
-def open_place(url: str) -> Place:
+def open_place(url: str) -> StorePlace:
     """Open a folder by its URL or local path. Raises UsageError where the library for its store is not installed."""
     if is_url(url) and not url.startswith(("file://", "local://")):
         from .fsspec_store import FsspecPlace

@@ -41,7 +41,7 @@ from ..files.sidecars import SidecarFacts, copy_sidecars
 from ..prompts.sources import Member, Source
 from .bases import BaseHolder
 from .order import Order, WorkItem, failed_name, key_of, marker_name
-from .stores import STATE, Place, StoreError, joined, open_place
+from .stores import STATE, StoreError, StorePlace, joined, open_place
 
 Line = dict[str, Any]
 """What became of one file, as JSON values: see `Worker.do`."""
@@ -85,7 +85,7 @@ class Worker:
     def __init__(
         self,
         order: Order,
-        places: Callable[[str], Place] = open_place,
+        places: Callable[[str], StorePlace] = open_place,
         *,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:

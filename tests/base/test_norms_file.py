@@ -30,7 +30,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("recipe", ["fro_ckpt=1,thr=-3.5", "spn_ckpt=1,size=0.3", "fro_ckpt=0.5,spn_ckpt=0.5,retain=0.9"])
+@pytest.mark.parametrize(
+    "recipe", ["fro_ckpt=1,thr=-3.5", "spn_ckpt=1,size=0.3", "fro_ckpt=0.5,spn_ckpt=0.5,retain=0.9"]
+)
 def test_results_are_those_of_the_checkpoint(checkpoint, norms, lora, tmp_path, recipe, monkeypatch) -> None:
     assert run("resize", lora, "--base", checkpoint, "-o", tmp_path / "a", "-r", recipe) == 0
     monkeypatch.setenv("RESIZE_LORA_CACHE", str(tmp_path / "empty"))
@@ -94,7 +96,7 @@ def test_other_files_are_no_base_model(norms, tmp_path) -> None:
     with pytest.raises(FileError):
         Checkpoint(path)
     good = json.loads(norms.read_bytes())
-    bad = [{}, [], {**good, "format": "x"}, {**good, "tensors": {"a": 1}}, {**good, "norms": {"a": [1, "x"]}}]
+    bad: list[object] = [{}, [], {**good, "format": "x"}, {**good, "tensors": {"a": 1}}, {**good, "norms": {"a": [1, "x"]}}]
     for document in [*bad, {**good, "norms": {"a": [float("nan"), 1]}}]:
         path.write_text(json.dumps(document))
         with pytest.raises(DamagedFileError):

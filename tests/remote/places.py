@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib_resize.remote.local_store import LocalPlace
-from lib_resize.remote.stores import Place, StoredFile, StoreError
+from lib_resize.remote.stores import StoredFile, StoreError, StorePlace
 
 
 class Killed(BaseException):
@@ -22,7 +22,7 @@ class Faults:
         self.after = after
         self.log: list[str] = []
 
-    def places(self) -> Callable[[str], Place]:
+    def places(self) -> Callable[[str], StorePlace]:
         return lambda url: FaultyPlace(Path(url), self)
 
 

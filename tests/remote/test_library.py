@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from lib_resize.progress import Quiet
 from lib_resize.remote.library import survey_store
 from lib_resize.studies.survey import SurveyOptions
-from lib_resize.progress import Quiet
 from tests.remote.material import contents, run, write_library
 
 fsspec = pytest.importorskip("fsspec")

@@ -10,12 +10,22 @@ from pathlib import Path
 import pytest
 
 import lib_resize
+from lib_resize.files.private_folders import PrivateFolder
 from lib_resize.recipe.grammar import parse_recipes
-from lib_resize.remote import unit
 from lib_resize.remote.order import Order, OrderBase, key_of, marker_name, shard_of
 from lib_resize.remote.stores import StoreError
 from lib_resize.remote.unit import Worker
-from tests.remote.material import RECIPES, contents, leftovers, markers, only_item, order_for, run, write_library, write_tiny
+from tests.remote.material import (
+    RECIPES,
+    contents,
+    leftovers,
+    markers,
+    only_item,
+    order_for,
+    run,
+    write_library,
+    write_tiny,
+)
 from tests.remote.places import Faults, Killed
 
 
@@ -256,7 +266,7 @@ def test_a_worker_of_another_version_does_nothing(library, tmp_path) -> None:
 
 
 def test_what_a_killed_worker_left_is_removed_by_the_next_one(library, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(unit.private_folders.PrivateFolder, "close", lambda self: None)
+    monkeypatch.setattr(PrivateFolder, "close", lambda self: None)
 
     def kill(*_: object, **__: object) -> None:
         raise Killed
@@ -322,7 +332,11 @@ def test_a_key_changes_with_nothing_else(library, tmp_path) -> None:
     same_items = [dataclasses.replace(item, sidecars=()), dataclasses.replace(item, found=False)]
     changes: list[dict[str, object]] = [{"output": "s3://other"}, {"threads": 7}, {"retries": 9}, {"sidecars": False}]
     same_orders = [dataclasses.replace(order, **change) for change in [*changes, {"overwrite": True}]]  # type: ignore[arg-type]
-    keys = {key_of(item, order), *(key_of(one, order) for one in same_items), *(key_of(item, one) for one in same_orders)}
+    keys = {
+        key_of(item, order),
+        *(key_of(one, order) for one in same_items),
+        *(key_of(item, one) for one in same_orders),
+    }
     assert len(keys) == 1
     spelled = Order(str(tmp_path), parse_recipes("rank=2 : fro_lora=1, retain=0.9"))
     assert key_of(item, spelled) == key_of(item, order), "spaces in a recipe mean nothing"
