@@ -76,6 +76,9 @@ class _Flow:
             self._fill()
             while self._flying:
                 future = next(self._stream)
+                if future.status in ("lost", "pending"):  # its worker died after the work, which is done again
+                    self._stream.add(future)
+                    continue
                 item = self._flying.pop(future.key)
                 line = self._line(future, item)
                 future.release()

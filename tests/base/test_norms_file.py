@@ -96,7 +96,13 @@ def test_other_files_are_no_base_model(norms, tmp_path) -> None:
     with pytest.raises(FileError):
         Checkpoint(path)
     good = json.loads(norms.read_bytes())
-    bad: list[object] = [{}, [], {**good, "format": "x"}, {**good, "tensors": {"a": 1}}, {**good, "norms": {"a": [1, "x"]}}]
+    bad: list[object] = [
+        {},
+        [],
+        {**good, "format": "x"},
+        {**good, "tensors": {"a": 1}},
+        {**good, "norms": {"a": [1, "x"]}},
+    ]
     for document in [*bad, {**good, "norms": {"a": [float("nan"), 1]}}]:
         path.write_text(json.dumps(document))
         with pytest.raises(DamagedFileError):

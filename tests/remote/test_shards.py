@@ -406,3 +406,13 @@ def test_markers_are_known_from_one_listing(library, tmp_path, monkeypatch) -> N
     assert len(manifest.done_keys(str(tmp_path))) == 6
     order = order_for(tmp_path)
     assert dataclasses.replace(order, output="x").identity == order.identity
+
+
+def test_listings_leave_out_what_a_run_keeps_for_itself(tmp_path) -> None:
+    write_tiny(tmp_path / "a.safetensors")
+    write_tiny(tmp_path / STATE / "tmp" / "b.safetensors")
+    assert stems(tmp_path) == ["a.safetensors"]
+    fsspec = pytest.importorskip("fsspec")
+    name = uuid.uuid4().hex
+    fsspec.filesystem("memory").put(str(tmp_path), f"/{name}", recursive=True)
+    assert stems(f"memory://{name}") == ["a.safetensors"]
