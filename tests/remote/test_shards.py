@@ -416,3 +416,11 @@ def test_listings_leave_out_what_a_run_keeps_for_itself(tmp_path) -> None:
     name = uuid.uuid4().hex
     fsspec.filesystem("memory").put(str(tmp_path), f"/{name}", recursive=True)
     assert stems(f"memory://{name}") == ["a.safetensors"]
+
+
+def test_local_files_need_no_extra(library, tmp_path, plain, monkeypatch) -> None:
+    for module in ("fsspec", "distributed", "dask", "s3fs"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert shard(library, tmp_path, "0/1") == 0
+    assert contents(tmp_path) == plain
+    assert run("cluster", "report", tmp_path) == 0

@@ -177,7 +177,9 @@ def test_a_damaged_marker_counts_as_none(library, tmp_path, undisturbed) -> None
     order, item = order_for(tmp_path), only_item(library)
     Worker(order).do(item)
     (tmp_path / marker_name(key_of(item, order))).write_bytes(b'{"key":')
-    assert "skipped" not in Worker(order).do(item)
+    line = Worker(order).do(item)
+    assert "skipped" not in line
+    assert "error" not in line
     assert contents(tmp_path) == undisturbed[0]
 
 
