@@ -18,6 +18,7 @@ from .unit import Line, Worker
 
 WINDOW = 4
 """Files in flight for each worker thread: the next ones wait at the worker, and memory is bounded."""
+CONNECT_SECONDS = 30
 _COUNT_EVERY = 5.0  # seconds
 
 Work = Callable[[WorkItem, Order], Line]
@@ -141,12 +142,13 @@ def _client(address: str) -> Iterator[Any]:
         ):
             yield client
         return
-    try:
-        client = Client(address, timeout=30)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--cluster {address}: no scheduler answers there: {error}") from error
-    with _quiet(), client:
-        yield client
+    with _quiet():
+        try:
+            client = Client(address, timeout=CONNECT_SECONDS)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--cluster {address}: no scheduler answers there: {error}") from error
+        with client:
+            yield client
 
 
 def _count(address: str) -> int:
@@ -162,11 +164,13 @@ def _count(address: str) -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the library's own messages, about workers that end, out of the terminal."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """Keep the library's own messages, about workers and connections that end, out of the terminal."""
+    names = [name for name in logging.Logger.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

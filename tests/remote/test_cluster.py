@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from lib_resize.errors import UsageError
 from lib_resize.remote.listing import list_items
 from lib_resize.remote.order import Order, WorkItem
 from lib_resize.remote.stores import STATE
@@ -161,18 +161,64 @@ def nothing(item: WorkItem, order: Order) -> Line:
     return {"key": "", "source": item.url, "results": []}
 
 
-def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch) -> None:
-    import distributed
+@pytest.fixture
+def scheduler() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler with two workers, each a process of its own: its address and process."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    dask = (
+        [sys.executable, "-m", "distributed.cli.dask_scheduler"],
+        [sys.executable, "-m", "distributed.cli.dask_worker"],
+    )
+    address = f"tcp://127.0.0.1:{port}"
+    more = [
+        ["--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+        [address, "--nworkers", "2", "--no-dashboard"],
+    ]
+    processes = [
+        subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for command, options in zip(dask, more, strict=True)
+    ]
+    try:
+        yield address, processes[0]
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+            process.wait(timeout=30)
 
-    from lib_resize.remote.dask_workers import by_dask
 
-    monkeypatch.setattr(distributed, "Client", lambda address, timeout: distributed_client(address))
+def test_the_workers_of_a_scheduler_do_the_work(library, tmp_path, plain, scheduler) -> None:
+    address, _ = scheduler
+    assert run("resize", library, "-o", tmp_path, "-r", RECIPES, "--cluster", address) == 0
+    assert contents(tmp_path) == plain
 
-    def distributed_client(address: str) -> object:
-        raise OSError(f"Timed out trying to connect to {address}")
 
-    with pytest.raises(UsageError, match="no scheduler answers there"):
-        list(by_dask("tcp://127.0.0.1:1", [], order_for(tmp_path)))
+def slowly(item: WorkItem, order: Order) -> Line:
+    time.sleep(0.1)
+    return {"key": "", "source": item.url, "results": []}
+
+
+def test_a_scheduler_that_ends_ends_the_run(tmp_path, scheduler, capfd) -> None:
+    from lib_resize.remote.dask_workers import ClusterLostError, by_dask
+
+    address, process = scheduler
+    items = [WorkItem("s3://in", f"{number}.safetensors", 1, "t") for number in range(1000)]
+    lines = by_dask(address, items, order_for(tmp_path), work=slowly)
+    next(lines)
+    process.kill()
+    with pytest.raises(ClusterLostError, match="The same command goes on"):
+        list(lines)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["nonsense://x", "tcp://127.0.0.1:1"])
+def test_a_scheduler_that_does_not_answer_is_named(library, tmp_path, address, capsys, monkeypatch) -> None:
+    from lib_resize.remote import dask_workers
+
+    monkeypatch.setattr(dask_workers, "CONNECT_SECONDS", 1)
+    assert run("resize", library, "-o", tmp_path, "-r", RECIPES, "--cluster", address) == 2
+    assert "no scheduler answers there" in capsys.readouterr().err
 
 
 # S3 ----------------------------------------------------------------------------------------------------------
