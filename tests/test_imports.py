@@ -41,6 +41,21 @@ ROOMS: dict[str, frozenset[str]] = {
         {"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "prompts", "recipe", "shown"}
     ),
     "shrinking": frozenset({"archive", "base", "engine", "errors", "files", "plans", "progress", "prompts"}),
+    "remote": frozenset(
+        {
+            "adapters",
+            "base",
+            "engine",
+            "errors",
+            "files",
+            "linalg",
+            "package",
+            "progress",
+            "prompts",
+            "recipe",
+            "studies",
+        }
+    ),
     "api_options": frozenset({"adapters", "base", "engine", "errors", "plans", "prompts", "recipe"}),
     "api_replacing": frozenset({"api_options", "archive", "base", "errors", "plans", "progress", "shrinking"}),
     "api": frozenset(
@@ -48,7 +63,7 @@ ROOMS: dict[str, frozenset[str]] = {
     ),
     "cli": frozenset(
         {"adapters", "archive", "base", "demo", "engine", "errors", "extraction", "files", "fitting", "linalg"}
-        | {"package", "plans", "progress", "prompts", "recipe", "shown", "shrinking", "studies"}
+        | {"package", "plans", "progress", "prompts", "recipe", "remote", "shown", "shrinking", "studies"}
     ),
     "package": frozenset(),
     "__main__": frozenset({"cli"}),
@@ -112,6 +127,8 @@ LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "fitting.pipeline": frozenset({"diffusers"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"numpy"}),
+    "remote.dask_workers": frozenset({"distributed"}),
+    "remote.fsspec_store": frozenset({"fsspec"}),
     "studies.plots": frozenset({"matplotlib"}),
 }
 """Module -> the libraries that it may import inside of functions."""

@@ -84,6 +84,7 @@ OPTIONS = {command.name: options_of(command) for command in commands()}
 FOREIGN_OPTIONS = {
     "benchmarks/README.md",
     "docs/api.md",
+    "docs/cluster.md",
     "docs/coming-from.md",
     "docs/fidelity.md",
     "docs/hosts.md",

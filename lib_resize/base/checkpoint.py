@@ -16,6 +16,7 @@ from ..progress import Progress, in_order
 from .checkpoint_keys import looks_like_adapter, trained_vectors
 from .model_index import read_base
 from .norm_cache import NormPair
+from .norms_file import NormsStore
 from .pairing import fitted, partner
 from .partner_norms import NormTask, PartnerNorms, norms_from_device, norms_of, raised
 from .store import Store, open_store
@@ -41,7 +42,9 @@ class Checkpoint:
         self._store = store
         self._model = read_base(store.shapes)
         self._reader = WeightReader(store)
-        self._norms = PartnerNorms(store, self._measure, persistent=persistent)
+        given = store.norms if isinstance(store, NormsStore) else None
+        persistent = persistent and given is None
+        self._norms = PartnerNorms(store, self._measure, persistent=persistent, known=given)
         self._was_read = False
         self.measured_on = "cpu"
         """The device that measured norms last, as torch names it."""

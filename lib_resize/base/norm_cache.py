@@ -43,7 +43,7 @@ def load(fingerprint: str) -> NormTable:
         document = json.loads(_file(fingerprint).read_text("utf-8"))
         if document["version"] != VERSION or document["fingerprint"] != fingerprint:
             return {}
-        return {name: _checked(*values) for name, values in document["norms"].items()}
+        return {name: checked_norms(*values) for name, values in document["norms"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -70,7 +70,8 @@ def _file(fingerprint: str) -> Path:
     return cache_folder() / f"norms-{fingerprint[:32]}.json"
 
 
-def _checked(fro: float, spn: float | None) -> NormPair:
+def checked_norms(fro: float, spn: float | None) -> NormPair:
+    """Return a pair that was read from a file. Raises ValueError where it is no pair of norms."""
     for value in (fro, spn):
         if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value) and value >= 0):
             raise ValueError(f"not a norm: {value!r}")

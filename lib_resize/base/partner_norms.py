@@ -48,13 +48,18 @@ MeasureNorms = Callable[[list[Partner], NormTask], Iterable[NormPair]]
 class PartnerNorms:
     """The norms of the weights of one checkpoint."""
 
-    def __init__(self, store: Store, measure: MeasureNorms, *, persistent: bool = True) -> None:
-        """`persistent`: whether norms are kept on the disk between runs, under the fingerprint of the store."""
+    def __init__(
+        self, store: Store, measure: MeasureNorms, *, persistent: bool = True, known: NormTable | None = None
+    ) -> None:
+        """`persistent`: whether norms are kept on the disk between runs, under the fingerprint of the store.
+
+        `known` are norms that need not be measured.
+        """
         self._store = store
         self._measure = measure
         self._persistent = persistent
         self._fingerprint: str | None = None
-        self._known: NormTable = {}
+        self._known: NormTable = dict(known or {})
         self.requested = False
         """Whether norms were requested so far."""
         self.measured = False

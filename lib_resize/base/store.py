@@ -15,6 +15,7 @@ from typing import Protocol
 from ..errors import DamagedFileError, UnsupportedError
 from ..files.reader import SafeFile, fingerprint
 from ..linalg.factor import Stored
+from .norms_file import NormsStore, is_norms_file
 
 COMPONENTS = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "text_encoder_3")
 """Folders of a diffusers pipeline with weights that a LoRA can change."""
@@ -128,6 +129,8 @@ def open_store(path: Path | SafeFile) -> Store:
         from .gguf_store import GgufStore
 
         return GgufStore(path)
+    if is_norms_file(path.name):
+        return NormsStore(path)
     return SafeStore(path, _opened([path.with_name(name) for name in _siblings(path)]))
 
 

@@ -25,7 +25,7 @@ decomposed, so the figures are estimates, marked with ~."""
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("folder", metavar="DIR", help="the folder; links are followed")
+    add("folder", metavar="DIR", help="the folder, or its URL; links are followed")
     add("--exact", action="store_true", help="decompose all layers, not only a sample")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -36,10 +36,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Survey a folder of LoRAs."""
+    from ..remote.stores import is_url
     from ..studies.survey import SurveyOptions, survey
 
-    folder = Path(arguments.folder)
-    if not arguments.folder.strip() or not is_folder(folder):
+    folder, remote = Path(arguments.folder), is_url(arguments.folder)
+    if remote:
+        from ..remote.library import survey_store
+    elif not arguments.folder.strip() or not is_folder(folder):
         raise UsageError(f"{folder} is not a folder; name one that holds LoRA files.")
     set_priority(arguments.nice)
     with Bars(None) as bars:
@@ -51,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         options = SurveyOptions(
             arguments.exact, arguments.threads, on_headers=print_headers, on_skip=complain_of_folder
         )
-        found = survey(folder, options, bars)
+        found = survey_store(arguments.folder, options, bars) if remote else survey(folder, options, bars)
     _print(found, arguments)
     return 0
 

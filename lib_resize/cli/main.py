@@ -29,6 +29,8 @@ SUMMARIES: dict[str, str] = {
     "fit": "make a LoRA smaller, fitted to images",
     "inspect": "show what a LoRA file contains",
     "library": "survey a folder, and show what could be freed",
+    "base": "export the norms of a checkpoint",
+    "cluster": "report on a run over many machines",
     "restore": "move replaced originals back",
     "archive": "list or delete archived originals",
     "demo": "try it on generated files",

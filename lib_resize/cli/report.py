@@ -158,7 +158,7 @@ def survey_headers(seen: Survey) -> str:
     """Return the facts from the headers of a folder."""
     kinds = Counter(f"{e.facts.family or 'unknown family'} {e.facts.kind}" for e in seen.entries if e.facts.kind)
     ranks = Counter(e.facts.rank for e in seen.entries if e.facts.rank)
-    lines = [f"{seen.folder}: {len(seen.entries)} files, {_large(seen.bytes)}"]
+    lines = [f"{seen.name}: {len(seen.entries)} files, {_large(seen.bytes)}"]
     lines += [f"  {', '.join(f'{count} {name}' for name, count in kinds.most_common(8))}"] if kinds else []
     lines += [f"  rank {', '.join(f'{rank} ({count})' for rank, count in ranks.most_common(8))}"] if ranks else []
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from ..recipe.grammar import DEFAULT_WITH_BASE, DEFAULT_WITHOUT_BASE, METHOD_NUM
 from .command import Command
 from .options import RECIPES_HELP, add_batch_options, add_recipe_options, gibibytes, whole_number
 from .output import complain_of_folder, run_options
+from .remote import add_remote_options, is_remote, run_remote
 from .replacing import add_replace_options, check_options, run_replacing
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ its layers. Folders are searched recursively; "style.safetensors:0.6,char.safete
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("inputs", nargs="+", metavar="FILE", help="[checkpoint] LoRA files, folders, patterns or merges")
+    add("inputs", nargs="+", metavar="FILE", help="[checkpoint] LoRA files, folders, patterns or merges; URLs too")
     add_recipe_options(parser, f"{DEFAULT_WITH_BASE} with a checkpoint, {DEFAULT_WITHOUT_BASE} without")
     add("--method", choices=tuple(METHODS), help="how rank= recipes find the new factors (default: svd, exact)")
     add("--niter", type=whole_number, metavar="N", help="power iterations of rsvd (default: 2)")
@@ -37,14 +38,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--base", metavar="FILE", help="the checkpoint, as an option")
     add_batch_options(parser)
     add_replace_options(parser)
+    add_remote_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Resize LoRA files."""
-    from .work import batch_settings, run_sources
-
     recipes = _recipes(arguments)
     check_options(arguments, len(recipes))
+    if is_remote(arguments):
+        return run_remote(arguments, recipes)
+    from .work import batch_settings, run_sources
+
     with contextlib.ExitStack() as stack:
         base, names = _base_and_loras(arguments)
         if base is not None:

@@ -22,6 +22,7 @@ PREVIEW_TYPES = ("png", "jpg", "jpeg", "webp", "gif", "mp4", "webm")
 _PREVIEWS = tuple(f"{lead}.{kind}" for kind in PREVIEW_TYPES for lead in ("", ".preview"))
 _TEXTS = (".txt", ".description.txt")
 _JSONS = (".json", ".civitai.info", ".metadata.json", ".cm-info.json")
+_KNOWN = frozenset((*_PREVIEWS, *_TEXTS, *_JSONS))
 _EXAMPLE = re.compile(r"\.example\.[0-9]+\.(?!safetensors$|pt$|ckpt$|bin$)[a-z0-9]+")
 _INDENT = re.compile(r"\{\r?\n([ \t]+)\"")
 
@@ -38,6 +39,8 @@ class SidecarFacts:
     """SHA-256 of the source file, hex; finds its entry in a list of several files."""
     modified: float | None = None
     """Its modification time, in seconds since the epoch; None reads it from the disk."""
+    folder: str | None = None
+    """The folder that JSON sidecars name, where the file will be moved; None: the folder of the file."""
 
 
 def copy_sidecars(
@@ -123,9 +126,14 @@ def _sidecar_suffixes(source: Path) -> list[str]:
     except OSError:
         return []
     suffixes = [item.name[len(source.stem) :] for item in neighbours if item.is_file()]
-    known = (*_PREVIEWS, *_TEXTS, *_JSONS)
-    found = [suffix for suffix in suffixes if suffix.lower() in known or _EXAMPLE.fullmatch(suffix.lower())]
+    found = [suffix for suffix in suffixes if is_sidecar_suffix(suffix)]
     return sorted(found, key=lambda suffix: (suffix.lower() not in _PREVIEWS, suffix))
+
+
+def is_sidecar_suffix(suffix: str) -> bool:
+    """Return whether a file whose name is that of a LoRA with this suffix is a sidecar of it."""
+    folded = suffix.lower()
+    return folded in _KNOWN or _EXAMPLE.fullmatch(folded) is not None
 
 
 class _Removed:
@@ -205,7 +213,7 @@ class _SidecarUpdate:
         return self.target.name if str(old).lower().endswith(self.source.suffix.lower()) else self.target.stem
 
     def path(self, old: object) -> object:
-        return old if self._is_in_place else self.target.absolute().as_posix()
+        return old if self._is_in_place else self._place_of(self.target)
 
     def size(self, old: object) -> object:
         return self.facts.bytes if isinstance(old, (int, float)) else _REMOVED
@@ -227,7 +235,11 @@ class _SidecarUpdate:
         if "://" in str(old) or not name.startswith(f"{self.source.stem}."):
             return old if "://" in str(old) else ""
         preview = _next_to(self.target, name[len(self.source.stem) :])
-        return preview.absolute().as_posix() if preview.is_file() else ""
+        return self._place_of(preview) if preview.is_file() else ""
+
+    def _place_of(self, path: Path) -> str:
+        folder = self.facts.folder
+        return path.absolute().as_posix() if folder is None else f"{folder}/{path.name}"
 
     def time(self, old: object) -> object:
         if not isinstance(old, (int, float)):

@@ -59,6 +59,13 @@ class Survey:
     """Files with the same tensors, byte for byte, each a separate copy on the disk."""
     linked: tuple[tuple[Path, ...], ...] = ()
     """Links: different names of one file."""
+    label: str = ""
+    """What the folder is called where it has no path, such as its URL."""
+
+    @property
+    def name(self) -> str:
+        """Return the path or URL of the folder."""
+        return self.label or str(self.folder)
 
     @property
     def bytes(self) -> int:
@@ -112,7 +119,7 @@ class Survey:
     def as_json(self) -> dict[str, Any]:
         """The sums, and all files."""
         return {
-            "folder": str(self.folder),
+            "folder": self.name,
             "files": self.rows(),
             "bytes": self.bytes,
             "freed": {preset: self.freed(preset) for preset in PRESETS},

@@ -1,0 +1,176 @@
+"""The work of an order by the workers of Dask distributed: the only module that imports it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..errors import ResizeError, UsageError
+from ..linalg.threads import usable_cores
+from .driver import Done
+from .order import Order, WorkItem, key_of
+from .unit import Line, Worker
+
+WINDOW = 4
+"""Files in flight for each worker thread: the next ones wait at the worker, and memory is bounded."""
+CONNECT_SECONDS = 30
+_COUNT_EVERY = 5.0  # seconds
+
+Work = Callable[[WorkItem, Order], Line]
+
+
+class ClusterLostError(ResizeError):
+    """The scheduler ended, or cannot be reached any more."""
+
+
+def do(item: WorkItem, order: Order) -> Line:
+    """Do one piece of work in a worker process."""
+    return _worker(order).do(item)
+
+
+_LOCK = threading.Lock()
+_workers: dict[str, Worker] = {}
+
+
+def _worker(order: Order) -> Worker:
+    """Return the worker of an order. A process keeps the last one, with its base model."""
+    name = repr(order)
+    with _LOCK:
+        if name not in _workers:
+            _workers.clear()
+            _workers[name] = Worker(order)
+        return _workers[name]
+
+
+def by_dask(address: str, items: Iterable[WorkItem], order: Order, *, work: Work = do) -> Iterator[Done]:
+    """Do the work on a cluster: ``local``, ``local:N`` processes, or the address of a scheduler. See `driver.Workers`.
+
+    Raises UsageError where the cluster cannot be used, and ClusterLostError where it ends before the work.
+    """
+    with _client(address) as client:
+        yield from _Flow(client, iter(items), order, work).lines()
+
+
+class _Flow:
+    """Keeps a bounded number of files in flight."""
+
+    def __init__(self, client: Any, items: Iterator[WorkItem], order: Order, work: Work) -> None:
+        from distributed import as_completed
+
+        self._client = client
+        self._items = items
+        self._order = order
+        self._work = work
+        self._run = uuid.uuid4().hex[:8]
+        self._flying: dict[str, WorkItem] = {}
+        self._window = 0
+        self._count_at = 0.0
+        self._stream = as_completed()
+
+    def lines(self) -> Iterator[Done]:
+        try:
+            self._fill()
+            while self._flying:
+                future = next(self._stream)
+                if future.status in ("lost", "pending"):  # its worker died after the work, which is done again
+                    self._stream.add(future)
+                    continue
+                item = self._flying.pop(future.key)
+                line = self._line(future, item)
+                future.release()
+                self._fill()
+                yield item, line
+        finally:
+            self._client.cancel(list(self._stream.futures), force=True)
+
+    def _fill(self) -> None:
+        """Submit files until the window is full. Workers may join and leave."""
+        if time.monotonic() >= self._count_at:
+            self._window = WINDOW * max(1, sum(self._client.nthreads().values()))
+            self._count_at = time.monotonic() + _COUNT_EVERY
+        while len(self._flying) < self._window and (item := next(self._items, None)) is not None:
+            key = f"resize-lora-{self._run}-{key_of(item, self._order)}"
+            self._flying[key] = item
+            self._stream.add(self._client.submit(self._work, item, self._order, key=key, pure=False))
+
+    def _line(self, future: Any, item: WorkItem) -> Line:
+        if future.status == "finished":
+            line: Line = future.result()
+            return line
+        if future.status != "error":
+            raise ClusterLostError(
+                f"the scheduler no longer knows {item.url} ({future.status}): it was stopped or started again. "
+                "The same command goes on."
+            )
+        error = future.exception()
+        kind = type(error).__name__
+        text = f"{kind}: {error}"
+        if kind == "KilledWorker":
+            text = "killed the workers that tried it. Is it too large for their memory?"
+        return {"key": key_of(item, self._order), "source": item.url, "error": f"{item.url}: {text}", "kind": kind}
+
+
+@contextlib.contextmanager
+def _client(address: str) -> Iterator[Any]:
+    """Connect to a scheduler, or start one here with its workers."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise UsageError(
+            f"--cluster {address} needs the library distributed, which is not installed: "
+            'pip install "resize-lora[cluster]".'
+        ) from error
+    if address == "local" or address.startswith("local:"):
+        with (
+            _quiet(),
+            LocalCluster(
+                n_workers=_count(address),
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                memory_limit=0,
+                preload=[f"{__package__}.dask_preload"],
+                silence_logs=logging.CRITICAL,
+            ) as cluster,
+            Client(cluster) as client,
+        ):
+            yield client
+        return
+    with _quiet():
+        try:
+            client = Client(address, timeout=CONNECT_SECONDS)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--cluster {address}: no scheduler answers there: {error}") from error
+        with client:
+            yield client
+
+
+def _count(address: str) -> int:
+    number = address.partition(":")[2]
+    if not number:
+        return usable_cores()
+    if not number.isdecimal() or not 1 <= int(number) <= 1024:
+        raise UsageError(
+            f"--cluster {address}: expected local, local:4 or the address of a scheduler, tcp://host:8786."
+        )
+    return int(number)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the library's own messages, about workers and connections that end, out of the terminal."""
+    names = [name for name in logging.Logger.manager.loggerDict if name.split(".")[0] in ("distributed", "tornado")]
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
