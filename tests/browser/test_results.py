@@ -69,6 +69,18 @@ def test_all_of_a_run_is_undone_by_one_press_and_what_is_refused_stays(page: Any
     expect(page.locator('[data-action="undo-all"]')).to_have_count(0)
 
 
+@pytest.mark.parametrize("width", [320, 390])
+def test_the_buttons_above_the_results_fit_a_phone(page: Any, width: int) -> None:
+    run(page, "hogs", "dpo", "pastry-sdxl")
+    page.locator('[data-action="undo-all"]').click()
+    expect(page.locator("#resize_lora_trash")).to_contain_text("Trash: 3 files")
+    page.set_viewport_size({"width": width, "height": 844})
+    head = page.locator("#resize_lora_results .resize-lora-results-head")
+    wide = "head => [...head.querySelectorAll('button')].filter(one => one.scrollWidth > one.clientWidth).length"
+    assert head.evaluate(wide) == 0
+    assert head.evaluate("head => head.scrollWidth - head.clientWidth") <= 0
+
+
 def test_every_run_ends_with_a_toast_that_undoes_it_while_it_counts_down(page: Any) -> None:
     run(page, "hogs", "dpo")
     toast = page.locator('.resize-lora-toast:has([data-action="undo-run"])')
