@@ -18,9 +18,10 @@ STEPS = 4
 
 @pytest.fixture
 def name(api: Api) -> str:
-    """A small LoRA of the loaded model's family whose rank can be reduced."""
+    """A small LoRA of the loaded model's family whose rank can be reduced; not in fp8, where a fit may gain nothing."""
     sound = [one for one in api.files() if not one["problem"] and not one["ours"] and one["fits"] is not False]
-    return str(min((one for one in sound if (one["rank"] or 0) > 4), key=lambda one: one["bytes"])["name"])
+    exact = [one for one in sound if not str(one["dtype"]).startswith("F8")]
+    return str(min((one for one in exact if (one["rank"] or 0) > 4), key=lambda one: one["bytes"])["name"])
 
 
 @pytest.fixture
@@ -100,10 +101,8 @@ def test_a_person_finds_the_smallest_file_in_the_tab_and_saves_it(webui: Any, ap
 
 
 @pytest.mark.needs("fit")
-def test_a_fitted_file_is_nearer_to_the_original_on_seeds_that_were_not_used(
-    host: Rest, api: Api, largest: str
-) -> None:
-    name, target = largest, {"rank": 4}
+def test_a_fitted_file_is_nearer_to_the_original_on_seeds_that_were_not_used(host: Rest, api: Api, name: str) -> None:
+    target = {"rank": 2}
     before = image(host, settings(name))
     plain = api.resized(name, target=target, options={"suffix": "_plain"})
     fit = {"settings": settings(name, 100), "images": 4, "steps": 4}
