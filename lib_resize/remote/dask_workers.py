@@ -133,7 +133,8 @@ def _client(address: str) -> Iterator[Any]:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # None would be port 8787, and a warning where it is in use
+                scheduler_kwargs={"dashboard": False},
                 memory_limit=0,
                 preload=[f"{__package__}.dask_preload"],
                 silence_logs=logging.CRITICAL,

@@ -19,7 +19,7 @@ from lib_resize.remote import driver, manifest
 from lib_resize.remote.listing import check_names, list_items
 from lib_resize.remote.manifest import RunSums
 from lib_resize.remote.order import WorkItem
-from lib_resize.remote.stores import STATE, is_url, open_place
+from lib_resize.remote.stores import STATE, StoreError, is_url, open_place
 from lib_resize.remote.unit import Worker
 from tests.remote.material import RECIPES, contents, leftovers, markers, order_for, run, write_library, write_tiny
 from tests.remote.places import Killed
@@ -424,3 +424,29 @@ def test_local_files_need_no_extra(library, tmp_path, plain, monkeypatch) -> Non
     assert shard(library, tmp_path, "0/1") == 0
     assert contents(tmp_path) == plain
     assert run("cluster", "report", tmp_path) == 0
+
+
+def test_errors_of_a_stores_package_are_faults_of_the_store(tmp_path) -> None:
+    """Packages of stores raise classes of their own for a network that fails."""
+    pytest.importorskip("fsspec")
+    from lib_resize.remote.fsspec_store import FsspecPlace
+
+    class Broken:
+        protocol = "memory"
+
+        def __getattr__(self, name: str) -> object:
+            raise LookupError("a class of the package's own")
+
+    place = FsspecPlace("memory://x")
+    place._files = Broken()
+    for call in (
+        lambda: list(place.files()),
+        lambda: place.names("a"),
+        lambda: place.find("a"),
+        lambda: place.read("a"),
+        lambda: place.fetch("a", tmp_path / "a"),
+        lambda: place.publish(tmp_path / "a", "a"),
+        lambda: place.write("a", b""),
+    ):
+        with pytest.raises(StoreError, match="LookupError"):
+            call()
