@@ -19,6 +19,12 @@ from .unit import Line, Worker
 WINDOW = 4
 """Files in flight for each worker thread: the next ones wait at the worker, and memory is bounded."""
 CONNECT_SECONDS = 30
+_LOCAL_CONFIG = {
+    # Without Dask's MALLOC_TRIM_THRESHOLD_, with which memory goes back to the system after each layer.
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
+    "distributed.worker.profile.enabled": False,
+}
+"""Settings for local workers: each costs CPU time that the plain command does not need."""
 _COUNT_EVERY = 5.0  # seconds
 
 Work = Callable[[WorkItem, Order], Line]
@@ -126,8 +132,11 @@ def _client(address: str) -> Iterator[Any]:
             'pip install "resize-lora[cluster]".'
         ) from error
     if address == "local" or address.startswith("local:"):
+        import dask
+
         with (
             _quiet(),
+            dask.config.set(_LOCAL_CONFIG),
             LocalCluster(
                 n_workers=_count(address),
                 threads_per_worker=1,

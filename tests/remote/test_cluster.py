@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -133,6 +134,22 @@ def test_a_killed_worker_is_replaced_and_a_file_that_kills_them_all_is_named(lib
     failed = [line for line in lines if "error" in line]
     assert [(line["kind"], Path(line["source"]).stem) for line in failed] == [("KilledWorker", "e")]
     assert len(lines) == 12
+
+
+def state(item: WorkItem, order: Order) -> Line:
+    found = {"trim": os.environ.get("MALLOC_TRIM_THRESHOLD_"), "gc": gc.get_threshold()[0]}
+    found["blas"] = os.environ.get("OPENBLAS_NUM_THREADS")
+    return {"key": "", "source": item.url, "results": [], "state": found}
+
+
+def test_local_workers_are_set_up_as_the_command_itself(tmp_path, monkeypatch) -> None:
+    """Dask's own settings cost as much time as half of the work."""
+    from lib_resize.remote.dask_workers import by_dask
+
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    items = [WorkItem("s3://in", "a.safetensors", 1, "t")]
+    ((_, line),) = by_dask("local:1", items, order_for(tmp_path), work=state)
+    assert line["state"] == {"trim": None, "gc": 100_000, "blas": "1"}
 
 
 def test_few_files_are_in_flight(tmp_path) -> None:
