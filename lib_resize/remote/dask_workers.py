@@ -92,7 +92,8 @@ class _Flow:
                 self._fill()
                 yield item, line
         finally:
-            self._client.cancel(list(self._stream.futures), force=True)
+            with contextlib.suppress(Exception):  # of a connection that is lost
+                self._client.cancel(list(self._stream.futures), force=True)
 
     def _fill(self) -> None:
         """Submit files until the window is full. Workers may join and leave."""
@@ -106,7 +107,12 @@ class _Flow:
 
     def _line(self, future: Any, item: WorkItem) -> Line:
         if future.status == "finished":
-            line: Line = future.result()
+            try:
+                line: Line = future.result()
+            except OSError as error:  # the connection, and not the work, whose faults are in its line
+                raise ClusterLostError(
+                    f"the scheduler cannot be reached: {error}. The same command goes on."
+                ) from error
             return line
         if future.status != "error":
             raise ClusterLostError(
