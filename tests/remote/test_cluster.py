@@ -202,7 +202,11 @@ def scheduler() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     finally:
         for process in reversed(processes):
             process.terminate()
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:  # a worker that still looks for its scheduler
+                process.kill()
+                process.wait()
 
 
 def test_the_workers_of_a_scheduler_do_the_work(library, tmp_path, plain, scheduler) -> None:
