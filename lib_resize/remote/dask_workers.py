@@ -109,10 +109,8 @@ class _Flow:
         if future.status == "finished":
             try:
                 line: Line = future.result()
-            except OSError as error:  # the connection, and not the work, whose faults are in its line
-                raise ClusterLostError(
-                    f"the scheduler cannot be reached: {error}. The same command goes on."
-                ) from error
+            except OSError as lost:  # the connection, and not the work, whose faults are in its line
+                raise ClusterLostError(f"the scheduler cannot be reached: {lost}. The same command goes on.") from lost
             return line
         if future.status != "error":
             raise ClusterLostError(
