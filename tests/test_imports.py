@@ -127,7 +127,7 @@ LATE_LIBRARIES: dict[str, frozenset[str]] = {
     "fitting.pipeline": frozenset({"diffusers"}),
     "linalg.arrays": frozenset({"torch"}),
     "linalg.threads": frozenset({"numpy"}),
-    "remote.dask_workers": frozenset({"distributed"}),
+    "remote.dask_workers": frozenset({"dask", "distributed"}),
     "remote.fsspec_store": frozenset({"fsspec"}),
     "studies.plots": frozenset({"matplotlib"}),
 }

@@ -1,10 +1,15 @@
 """Runs in each local worker process before its work: Ctrl-C in a terminal reaches all processes, and the driver stops
-the workers."""
+the workers. The interpreter is set up as for the command itself."""
 
 from __future__ import annotations
 
+import gc
 import signal
+import sys
 import threading
 
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+gc.set_threshold(100_000)  # see `cli.main.entry`
+sys.setswitchinterval(5e-4)

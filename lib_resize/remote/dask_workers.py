@@ -19,6 +19,12 @@ from .unit import Line, Worker
 WINDOW = 4
 """Files in flight for each worker thread: the next ones wait at the worker, and memory is bounded."""
 CONNECT_SECONDS = 30
+_LOCAL_CONFIG = {
+    # Without Dask's MALLOC_TRIM_THRESHOLD_, with which memory goes back to the system after each layer.
+    "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
+    "distributed.worker.profile.enabled": False,
+}
+"""Settings for local workers: each costs CPU time that the plain command does not need."""
 _COUNT_EVERY = 5.0  # seconds
 
 Work = Callable[[WorkItem, Order], Line]
@@ -86,7 +92,8 @@ class _Flow:
                 self._fill()
                 yield item, line
         finally:
-            self._client.cancel(list(self._stream.futures), force=True)
+            with contextlib.suppress(Exception):  # of a connection that is lost
+                self._client.cancel(list(self._stream.futures), force=True)
 
     def _fill(self) -> None:
         """Submit files until the window is full. Workers may join and leave."""
@@ -100,7 +107,10 @@ class _Flow:
 
     def _line(self, future: Any, item: WorkItem) -> Line:
         if future.status == "finished":
-            line: Line = future.result()
+            try:
+                line: Line = future.result()
+            except OSError as lost:  # the connection, and not the work, whose faults are in its line
+                raise ClusterLostError(f"the scheduler cannot be reached: {lost}. The same command goes on.") from lost
             return line
         if future.status != "error":
             raise ClusterLostError(
@@ -126,8 +136,11 @@ def _client(address: str) -> Iterator[Any]:
             'pip install "resize-lora[cluster]".'
         ) from error
     if address == "local" or address.startswith("local:"):
+        import dask
+
         with (
             _quiet(),
+            dask.config.set(_LOCAL_CONFIG),
             LocalCluster(
                 n_workers=_count(address),
                 threads_per_worker=1,

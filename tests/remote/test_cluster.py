@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -135,6 +136,22 @@ def test_a_killed_worker_is_replaced_and_a_file_that_kills_them_all_is_named(lib
     assert len(lines) == 12
 
 
+def state(item: WorkItem, order: Order) -> Line:
+    found = {"trim": os.environ.get("MALLOC_TRIM_THRESHOLD_"), "gc": gc.get_threshold()[0]}
+    found["blas"] = os.environ.get("OPENBLAS_NUM_THREADS")
+    return {"key": "", "source": item.url, "results": [], "state": found}
+
+
+def test_local_workers_are_set_up_as_the_command_itself(tmp_path, monkeypatch) -> None:
+    """Dask's own settings cost as much time as half of the work."""
+    from lib_resize.remote.dask_workers import by_dask
+
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    items = [WorkItem("s3://in", "a.safetensors", 1, "t")]
+    ((_, line),) = by_dask("local:1", items, order_for(tmp_path), work=state)
+    assert line["state"] == {"trim": None, "gc": 100_000, "blas": "1"}
+
+
 def test_few_files_are_in_flight(tmp_path) -> None:
     """The list of files is drawn on as work is done: memory is bounded."""
     from lib_resize.remote.dask_workers import WINDOW, by_dask
@@ -185,7 +202,11 @@ def scheduler() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     finally:
         for process in reversed(processes):
             process.terminate()
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:  # a worker that still looks for its scheduler
+                process.kill()
+                process.wait()
 
 
 def test_the_workers_of_a_scheduler_do_the_work(library, tmp_path, plain, scheduler) -> None:
