@@ -59,7 +59,7 @@
         area.setSelectionRange(end, end);
     }
 
-    /* A tab is drawn a moment after it was opened, in some hosts slowly, and an element that is not drawn cannot have the
+    /* A tab is drawn a moment after it was opened, in some hosts slowly. An element that is not drawn cannot have the
        cursor. */
     async function focusOn(element) {
         for (let i = 0; i < 40; i++) {
@@ -88,11 +88,15 @@
         if (nav) nav.click();
     }
 
-    /* The button of a tab. It is found by its place, because titles are translated. ModernUI of SD.Next moves what is in
-       a tab into a page of its own, whose buttons name their page. */
+    /* The button of a tab. It is found by its place, because titles are translated. ModernUI of SD.Next moves the
+       contents of a tab into a page of its own, whose buttons name their page. */
     function tabButton(id) {
         const pages = [`#${id}_tabitem`, `#${id.replace(/^tab_/, '')}_tabitem`];
-        const isOf = nav => nav.getAttribute('tabitemid').split(/[\s,]+/).some(page => pages.includes(page));
+        const isOf = nav =>
+            nav
+                .getAttribute('tabitemid')
+                .split(/[\s,]+/)
+                .some(page => pages.includes(page));
         const own = [...hostRoot().querySelectorAll('button[tabitemid]')].find(isOf);
         if (own) return own;
         const tabs = hostRoot().querySelector('#tabs');

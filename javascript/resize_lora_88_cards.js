@@ -25,7 +25,8 @@
     function cardOf(element) {
         const row = element.closest && element.closest('.card, .tree-list-content-file, .resize-lora-row');
         if (!row) return null;
-        if (row.classList.contains('resize-lora-row')) return {name: row.dataset.name, tab: resizeLora.prompt.mainTab()};
+        const {mainTab} = resizeLora.prompt;
+        if (row.classList.contains('resize-lora-row')) return {name: row.dataset.name, tab: mainTab()};
         const page = row.closest('[id$="_lora_cards"], [id$="_lora_tree"]');
         const name = page && cardName(row);
         return name ? {name, tab: page.id.replace(/_lora_(cards|tree)$/, '')} : null;

@@ -133,6 +133,7 @@ NOT_SHOWN = frozenset(
         # a prompt
         "a photo of {1}",
         # titles of jobs, which the scripts show as they are
+        "Estimate {1}",
         "Estimate {1} LoRAs",
         "Restore {1}",
         "Restore {1} originals",

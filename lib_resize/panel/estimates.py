@@ -61,7 +61,7 @@ class Estimates:
         todo = work.files
         spec = JobSpec(
             kind="estimate",
-            title=f"Estimate {len(todo)} LoRA{'s' * (len(todo) > 1)}",
+            title=f"Estimate {todo[0].lora.name}" if len(todo) == 1 else f"Estimate {len(todo)} LoRAs",
             run=lambda handle: self._all(work, handle),
             name=todo[0].lora.name if todo else "",
             files=max(1, len(todo)),

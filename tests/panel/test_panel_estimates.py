@@ -82,7 +82,7 @@ def test_a_file_that_changed_has_no_estimate_any_more(browser: Browser, root: Pa
     assert browser.listed()["ink"]["predicted"] is None
     assert browser.listed()["pastry"]["predicted"] is not None
     estimated(browser)
-    assert [job["title"] for job in browser.ask("status")["queue"]] == ["Estimate 2 LoRAs", "Estimate 1 LoRA"]
+    assert [job["title"] for job in browser.ask("status")["queue"]] == ["Estimate 2 LoRAs", "Estimate ink"]
 
 
 def test_files_that_cannot_be_estimated_are_counted_and_not_tried_again(root: Path, tmp_path: Path) -> None:
