@@ -87,6 +87,7 @@ class FakeBlas(SimpleNamespace):
 def test_a_number_that_another_has_set_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     blas = FakeBlas(8)
     monkeypatch.setattr(threads, "_numpys_blas", lambda: blas)
+    monkeypatch.setattr(threads, "_limit", threads._Limit())  # work of another test may still go on in this process
     with threads.one_blas_thread():
         assert blas.count == 1
         blas.count = 4
