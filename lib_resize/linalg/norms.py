@@ -18,7 +18,7 @@ from .truncate import truncated
 
 STEPS = 160
 """The most steps of Lanczos."""
-_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 """Of the residual. With 1e-3, which takes a quarter fewer steps, one Gaussian matrix in a hundred gets its second
 singular value, 0.1 % below: it has nearly converged before the first one shows."""
 BREAKDOWN = 1e-6
@@ -91,7 +91,7 @@ def largest_singular_value(w: Array, arrays: Arrays) -> float:
         last = coupling <= BREAKDOWN * max(diagonal) or step + 1 == steps
         if last or (step >= _FIRST_LOOK and step % _LOOK_EVERY == 0):
             value, residual = _leading_ritz(diagonal, couplings)
-            if last or residual <= _TOLERANCE * value:
+            if last or residual <= TOLERANCE * value:
                 return scale * math.sqrt(max(value, 0.0))
         basis[step + 1] = y * (1.0 / coupling)
     raise AssertionError("the last step returns")

@@ -7,7 +7,7 @@ and the marker comes after them.
 
 from __future__ import annotations
 
-import hashlib
+import filecmp
 import json
 import os
 import platform
@@ -235,7 +235,7 @@ class Worker:
         with tempfile.TemporaryDirectory(dir=made.parent) as folder:
             old = Path(folder, made.name)
             self.output.fetch(name, old)
-            if _is_same(old, made):
+            if filecmp.cmp(old, made, shallow=False):
                 return True, None
             self._check_replaced(old, name)
             return False, self._sidecar_facts(item, old)
@@ -288,18 +288,6 @@ def _failure(item: WorkItem, key: str, error: BaseException) -> Line:
     text = str(error) or type(error).__name__
     kind = type(error.__cause__ if isinstance(error, StoreError) and error.__cause__ else error).__name__
     return {"key": key, "source": item.url, "error": text if item.url in text else f"{item.url}: {text}", "kind": kind}
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    return one.stat().st_size == other.stat().st_size and _digest(one) == _digest(other)
-
-
-def _digest(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.digest()
 
 
 def _user() -> str:

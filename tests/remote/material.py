@@ -73,5 +73,11 @@ def leftovers(folder: Path) -> list[str]:
     return [str(path) for path in found if path.suffix == ".part" or "tmp" in path.parts]
 
 
+def plain_results(library: Path, out: Path) -> dict[str, str]:
+    """What the plain command makes of a library, as `contents`."""
+    assert run("resize", library, "-o", out, "-r", RECIPES) == 0
+    return contents(out)
+
+
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])

@@ -19,7 +19,17 @@ from lib_resize.remote.listing import list_items
 from lib_resize.remote.order import Order, WorkItem
 from lib_resize.remote.stores import STATE
 from lib_resize.remote.unit import Line
-from tests.remote.material import RECIPES, contents, leftovers, markers, order_for, run, write_library, write_tiny
+from tests.remote.material import (
+    RECIPES,
+    contents,
+    leftovers,
+    markers,
+    order_for,
+    plain_results,
+    run,
+    write_library,
+    write_tiny,
+)
 
 pytest.importorskip("distributed")
 pytestmark = [
@@ -35,9 +45,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    out = tmp_path_factory.mktemp("plain")
-    assert run("resize", library, "-o", out, "-r", RECIPES) == 0
-    return contents(out)
+    return plain_results(library, tmp_path_factory.mktemp("plain"))
 
 
 def start(*arguments: object, **environment: str) -> subprocess.Popen[bytes]:

@@ -21,7 +21,17 @@ from lib_resize.remote.manifest import RunSums
 from lib_resize.remote.order import WorkItem, shard_of
 from lib_resize.remote.stores import STATE, StoreError, is_url, open_place
 from lib_resize.remote.unit import Worker
-from tests.remote.material import RECIPES, contents, leftovers, markers, order_for, run, write_library, write_tiny
+from tests.remote.material import (
+    RECIPES,
+    contents,
+    leftovers,
+    markers,
+    order_for,
+    plain_results,
+    run,
+    write_library,
+    write_tiny,
+)
 from tests.remote.places import Killed
 
 
@@ -32,10 +42,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the plain command makes of the library."""
-    out = tmp_path_factory.mktemp("plain")
-    assert run("resize", library, "-o", out, "-r", RECIPES) == 0
-    return contents(out)
+    return plain_results(library, tmp_path_factory.mktemp("plain"))
 
 
 def shard(library: object, out: object, part: str, *more: object) -> int:
