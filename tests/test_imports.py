@@ -21,19 +21,21 @@ ROOMS: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "plans": frozenset(),
     "progress": frozenset(),
+    "shared_setting": frozenset(),
     "shown": frozenset(),
     "names": frozenset(),
     "effect": frozenset(),
     "files": frozenset({"errors"}),
     "archive": frozenset({"errors", "files"}),
-    "linalg": frozenset({"errors"}),
+    "linalg": frozenset({"errors", "shared_setting"}),
     "prompts": frozenset({"errors", "files", "shown"}),
     "recipe": frozenset({"errors", "linalg", "shown"}),
     "base": frozenset({"errors", "files", "linalg", "names", "progress"}),
     "adapters": frozenset({"errors", "files", "linalg", "names", "prompts"}),
     "demo": frozenset({"errors", "files", "linalg", "names"}),
     "engine": frozenset(
-        {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe", "shown"}
+        {"adapters", "base", "errors", "files", "linalg", "package", "plans", "progress", "prompts", "recipe"}
+        | {"shared_setting", "shown"}
     ),
     "extraction": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress", "recipe"}),
     "fitting": frozenset({"adapters", "base", "engine", "errors", "files", "linalg", "names", "progress"}),
@@ -94,7 +96,7 @@ NARROWER: dict[str, frozenset[str]] = {
     "files.header_json": frozenset({"files.damage"}),
     "files.other_formats": frozenset({"errors", "files.damage"}),
     "recipe.grammar": frozenset({"errors"}),
-    "linalg.threads": frozenset(),
+    "linalg.threads": frozenset({"shared_setting"}),
     "linalg.casts": frozenset(),
     "adapters.keys.suffixes": frozenset(),
     "adapters.keys.registry": frozenset({"adapters.keys.suffixes"}),

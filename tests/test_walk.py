@@ -49,7 +49,7 @@ TOOLS = frozenset(
         "reduction",
         "rounding",
     }
-    | {"runtime", "selection", "settings", "sidecar_facts", "stamping"}
+    | {"runtime", "selection", "settings", "sidecar_facts", "solver_cache", "stamping"}
 )
 """Modules of the engine that stages use."""
 

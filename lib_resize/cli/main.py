@@ -111,7 +111,7 @@ def entry() -> int:
     for name in ("SIGTERM", "SIGHUP"):  # the report is also written when the terminal closes or the system shuts down
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:  # not under nohup
             signal.signal(getattr(signal, name), signal.default_int_handler)
-    gc.set_threshold(100_000)  # there are many small objects, and hardly any cycle
+    gc.set_threshold(100_000)  # see `shared_setting.SELDOM`
     status = main()
     gc.freeze()  # the system frees all memory at once; a search for cycles first would be wasted time
     return status

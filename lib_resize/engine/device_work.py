@@ -23,10 +23,10 @@ from ..linalg.device_decompose import Solvers, decompose_on_device
 from ..linalg.device_factors import ROUNDED, FactorJob, rounded_factors
 from ..linalg.device_subspace import SubspaceJob, fits_device, subspace_norms_on_device
 from ..linalg.factor import Spectrum
-from ..linalg.solver_rates import rates_of
 from .placement import FACTORS, SUBSPACE
 from .runtime import Runtime
 from .selection import Selection
+from .solver_cache import keep_rates, rates_of
 
 
 def decomposed(layers: Sequence[Layer], runtime: Runtime) -> Iterator[list[tuple[int, Spectrum | None]]]:
@@ -36,13 +36,15 @@ def decomposed(layers: Sequence[Layer], runtime: Runtime) -> Iterator[list[tuple
     device = placement.device_for(FACTORS, max((layers[i].rank for i in chosen), default=0))
     if device is None or not chosen:
         return
-    solvers = Solvers(placement.solvers or runtime.pool, rates_of(device.name, placement.workers))
+    hardware = f"{device.name}, {device.library}"
+    solvers = Solvers(placement.solvers or runtime.pool, rates_of(hardware, placement.workers))
     pairs = [form.pair for i in chosen if isinstance(form := layers[i].form, LowRank)]
     try:
         for group in decompose_on_device(pairs, device, solvers):
             yield [(chosen[place], _kept(spectrum)) for place, spectrum in group]
     except RuntimeError as error:
         placement.failed(error)
+    keep_rates(hardware, placement.workers)
 
 
 def _is_wanted(form: Form, runtime: Runtime) -> bool:

@@ -11,6 +11,7 @@ from ..errors import UsageError
 from ..linalg.arrays import AUTO, Arrays, NumpyArrays, TorchArrays, found_device, open_arrays
 from ..linalg.threads import one_blas_thread, usable_cores
 from ..progress import Progress
+from ..shared_setting import seldom_collected
 from .placement import DeviceMemory, Placement
 
 
@@ -110,6 +111,7 @@ def cpu_runtime(progress: Progress, threads: int | None = None) -> Iterator[Runt
 
 def _pool(stack: contextlib.ExitStack, workers: int) -> ThreadPoolExecutor:
     stack.enter_context(one_blas_thread())
+    stack.enter_context(seldom_collected())
     pool = ThreadPoolExecutor(workers, thread_name_prefix="resize-lora")
     stack.callback(pool.shutdown, wait=True, cancel_futures=True)
     return pool

@@ -125,23 +125,25 @@ def _write_tensors(draft: AtomicFile, plan: _WritePlan, chunks: Iterable[Chunk])
     hashes = _Hashes(plan.legacy_header())
     draft.write(plan.header(PLACEHOLDERS))
     stream = iter(chunks)
-    block = bytearray()
+    block: list[memoryview] = []
+    waiting = 0
     for spec in plan.specs:
-        block += _bytes_of(spec, next(stream, None))
-        if len(block) >= _BLOCK:
+        block.append(_bytes_of(spec, next(stream, None)))
+        waiting += spec.nbytes
+        if waiting >= _BLOCK:
             _append(block, draft, hashes)
+            block, waiting = [], 0
     _append(block, draft, hashes)
     if next(stream, None) is not None:
         raise OutputError(f"{draft.final}: got more data than its {len(plan.specs)} tensors hold. {_PLEASE_REPORT}")
     return hashes.fields()
 
 
-def _append(block: bytearray, draft: AtomicFile, hashes: _Hashes) -> None:
-    """Hash and write a block, and empty it."""
-    with memoryview(block) as data:
-        hashes.update(data)
-        draft.write(data)
-    block.clear()
+def _append(block: Sequence[memoryview], draft: AtomicFile, hashes: _Hashes) -> None:
+    """Hash and write the data of a block."""
+    data = memoryview(b"".join(block))
+    hashes.update(data)
+    draft.write(data)
 
 
 def _bytes_of(spec: TensorSpec, chunk: Chunk | None) -> memoryview:

@@ -130,6 +130,11 @@ class TorchArrays:
         is_cuda = self._device.type == "cuda"
         return str(self._torch.cuda.get_device_name(self._device)) if is_cuda else self.device
 
+    @property
+    def library(self) -> str:
+        """torch and its version: with it, the speed of a device changes."""
+        return f"torch {self._torch.__version__}"
+
     def wait(self) -> None:
         """Wait until the device has done all work so far."""
         self._torch.zeros(1, device=self._device).item()  # devices work in the order of the calls

@@ -6,10 +6,15 @@ that differ by a factor of 100 between ranks and versions. So neither place is a
 
 from __future__ import annotations
 
+import math
 import threading
-from functools import cache
+from collections.abc import Mapping
 
 DEVICE, CPU = "device", "cpu"
+
+Rates = Mapping[int, tuple[float, float]]
+"""Rank -> the seconds that a layer took on the device, and on the CPU."""
+
 _FEWEST = 4
 """Layers of a group that is measured: fewer do not show a rate."""
 _TRIALS = 2
@@ -23,10 +28,21 @@ class SolverRates:
     are measured, on the device and on the CPU. All others are solved where it took less.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Rates | None = None) -> None:
+        """`known` are rates of an earlier process, which are not measured again."""
         self._lock = threading.Lock()
         self._warm: set[int] = set()
         self._seconds: dict[tuple[int, str], list[float]] = {}
+        for rank, seconds in (known or {}).items():
+            for place, one in zip((DEVICE, CPU), seconds, strict=True):
+                self._seconds[rank, place] = [one] * _TRIALS
+
+    def measured(self) -> dict[int, tuple[float, float]]:
+        """Return the rates of the ranks that are known in both places, without those that avoid the device."""
+        with self._lock:
+            ranks = sorted({rank for rank, _ in self._seconds if not self._lacking(rank)})
+            found = {rank: (min(self._seconds[rank, DEVICE]), min(self._seconds[rank, CPU])) for rank in ranks}
+        return {rank: seconds for rank, seconds in found.items() if all(map(math.isfinite, seconds))}
 
     def place(self, rank: int) -> str:
         """Return where the next group of a rank is to be solved."""
@@ -54,13 +70,3 @@ class SolverRates:
 
     def _lacking(self, rank: int) -> list[str]:
         return [place for place in (DEVICE, CPU) if len(self._seconds.get((rank, place), ())) < _TRIALS]
-
-
-@cache
-def rates_of(device: str, workers: int) -> SolverRates:
-    """Return the rates of a device, by the name of its hardware, and of so many workers on the CPU.
-
-    They are kept for the life of the process.
-    """
-    del device, workers  # the key
-    return SolverRates()

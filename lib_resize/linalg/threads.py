@@ -9,11 +9,12 @@ import contextlib
 import ctypes
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+from ..shared_setting import SharedSetting
 
 _VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _NAMES = ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}")
@@ -29,8 +30,7 @@ def ask_for_one_blas_thread(environment: MutableMapping[str, str] = os.environ) 
         environment.setdefault(name, "1")
 
 
-@contextlib.contextmanager
-def one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> contextlib.AbstractContextManager[None]:
     """Limit BLAS to one thread in a process that has already imported numpy, such as a WebUI.
 
     The old number is restored.
@@ -38,11 +38,8 @@ def one_blas_thread() -> Iterator[None]:
     Calls may be nested, and run in several threads at once: the last one to leave restores the number. numpy with
     another library than OpenBLAS (MKL, Accelerate) is left unchanged.
     """
-    _limit.enter(_numpys_blas())
-    try:
-        yield
-    finally:
-        _limit.leave(_numpys_blas())
+    limit = _limit()
+    return contextlib.nullcontext() if limit is None else limit.held()
 
 
 def usable_cores() -> int:
@@ -63,29 +60,11 @@ class _Blas:
     set_threads: Callable[[int], object]
 
 
-class _Limit:
-    """The number of callers that asked for one thread, and the number of threads before."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holders = 0
-        self._before = 1
-
-    def enter(self, blas: _Blas | None) -> None:
-        with self._lock:
-            if self._holders == 0 and blas is not None:
-                self._before = blas.threads()
-                blas.set_threads(1)
-            self._holders += 1
-
-    def leave(self, blas: _Blas | None) -> None:
-        with self._lock:
-            self._holders -= 1
-            if self._holders == 0 and blas is not None and blas.threads() == 1:  # else another caller has set it
-                blas.set_threads(self._before)
-
-
-_limit = _Limit()
+@lru_cache(maxsize=1)
+def _limit() -> SharedSetting[int] | None:
+    """Return the limit of one thread for the library that numpy has loaded; None if it cannot be set."""
+    blas = _numpys_blas()
+    return None if blas is None else SharedSetting(blas.threads, blas.set_threads, 1)
 
 
 @lru_cache(maxsize=1)

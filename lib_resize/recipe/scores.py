@@ -7,9 +7,11 @@ that introduced these recipes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from ..linalg.casts import Double
 from ..linalg.truncate import non_increasing
 from ..shown import first_of
 from .grammar import BASE_SCORES, SELF_SCORES, Recipe
+
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -108,23 +112,56 @@ def score(recipe: Recipe, layer: LayerFacts) -> Double:
     scored by the recipe's other references, with their weights normalised again, if one of them compares the layer with
     itself. Else it raises PairingError (see `with_estimates`).
     """
-    weights = recipe.weights if layer.base is not None else _without_base(recipe)
-    if weights is None:
-        raise PairingError(f"layer {layer.name}: no partner in the base model")
+    return scores_of(recipe, [layer])[0]
+
+
+def scores_of(recipe: Recipe, layers: Sequence[LayerFacts]) -> tuple[Double, ...]:
+    """Return the `score` of each layer. One array of all dimensions is much faster than one for each layer."""
+    found: dict[int, Double] = {}
+    for paired in (True, False):
+        indices = [i for i, layer in enumerate(layers) if (layer.base is not None) == paired]
+        if indices:
+            together = [layers[i] for i in indices]
+            weights = recipe.weights if paired else _without_base(recipe)
+            if weights is None:
+                raise PairingError(f"layer {together[0].name}: no partner in the base model")
+            found.update(zip(indices, _scored(recipe, weights, together), strict=True))
+    return tuple(found[i] for i in range(len(layers)))
+
+
+def _scored(recipe: Recipe, weights: Mapping[str, float], layers: Sequence[LayerFacts]) -> Iterator[Double]:
+    """Yield the scores of layers that have the same references."""
+    counts = [len(layer.s) for layer in layers]
+    strengths = np.concatenate([layer.strengths for layer in layers])
     with np.errstate(divide="ignore", invalid="ignore"):
-        total = np.log10(layer.strengths * recipe.rescale)
+        total = np.log10(strengths * recipe.rescale)
         for name, weight in weights.items():
-            reference = _REFERENCES[name](layer)
-            if reference is None:
-                raise ValueError(f"{name} was not computed for {layer.name}")
-            total -= weight * np.log10(_rescaled(name, reference, recipe))
-    total = np.where(layer.strengths > 0, total, -np.inf)
-    return np.minimum.accumulate(total) if layer.nested else np.asarray(total)
+            total -= weight * np.log10(_rescaled(name, _references(name, layers, counts), recipe))
+    total = np.where(strengths > 0, total, -np.inf)
+    for layer, part in zip(layers, split(total, counts), strict=True):
+        yield np.minimum.accumulate(part) if layer.nested else part
 
 
-def _rescaled(name: str, reference: Double | float, recipe: Recipe) -> Double | float:
-    """Return the reference after a rescale: a LoRA's own norms grow with it, the base model's do not."""
-    return reference * recipe.rescale if name in SELF_SCORES else reference
+def _references(name: str, layers: Sequence[LayerFacts], counts: Sequence[int]) -> Double:
+    """Return a reference of every dimension of the layers, one after the other."""
+    found: list[Double | float] = []
+    for layer in layers:
+        reference = _REFERENCES[name](layer)
+        if reference is None:
+            raise ValueError(f"{name} was not computed for {layer.name}")
+        found.append(reference)
+    return np.concatenate(found) if isinstance(found[0], np.ndarray) else np.repeat(np.array(found), counts)
+
+
+def split(values: NDArray[Number], counts: Iterable[int]) -> list[NDArray[Number]]:
+    """Return the first `counts[0]` values, the next `counts[1]` and so on."""
+    stops = list(accumulate(counts, initial=0))
+    return [values[start:stop] for start, stop in pairwise(stops)]
+
+
+def _rescaled(name: str, references: Double, recipe: Recipe) -> Double:
+    """Return the references after a rescale: a LoRA's own norms grow with it, the base model's do not."""
+    return references * recipe.rescale if name in SELF_SCORES else references
 
 
 def _without_base(recipe: Recipe) -> dict[str, float] | None:
@@ -176,8 +213,9 @@ def with_estimates(recipe: Recipe, layers: Sequence[LayerFacts]) -> Sequence[Lay
 
 def _median_ratio(pairs: Iterable[tuple[float | None, float]]) -> float:
     """Return the median of base over own; 1 if no pair has both."""
-    known = [base / own for base, own in pairs if base]
-    return float(np.median(known)) if known else 1.0
+    known = sorted(base / own for base, own in pairs if base)
+    middle = len(known) // 2  # numpy's median would import masked arrays, which take as long as a plan
+    return float((known[middle] + known[~middle]) / 2) if known else 1.0
 
 
 def _strongest(along: Double | None) -> float | None:

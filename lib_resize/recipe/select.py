@@ -12,7 +12,7 @@ from ..linalg.casts import Double
 from ..linalg.truncate import KeptIndices
 from ..shown import MIB
 from .grammar import SCORED_SELECTIONS, Recipe, format_number
-from .scores import LayerFacts, score
+from .scores import LayerFacts, scores_of, split
 
 
 @dataclass(frozen=True)
@@ -174,18 +174,24 @@ class Ranking:
     def __init__(self, recipe: Recipe, inputs: SelectionInput) -> None:
         self.recipe = recipe
         self.inputs = inputs
-        self.scores = tuple(score(recipe, layer) for layer in inputs.layers)
-        self.best_first = [np.argsort(-scores, kind="stable") for scores in self.scores]
-        limits = [_limits(recipe, layer) for layer in inputs.layers]
+        self.scores = scores_of(recipe, inputs.layers)
+        counts = self._counts = [len(scores) for scores in self.scores]
+        flat = np.concatenate([*self.scores, np.zeros(0)])
+        owner = np.repeat(np.arange(len(counts)), counts)
+        self._starts = np.cumsum([0, *counts])
+        order = np.lexsort((-flat, owner))  # stable, layer by layer
+        place = np.arange(len(flat)) - self._starts[owner]
+        index, flat = order - self._starts[owner], flat[order]
+        self.best_first = split(index, counts)
+        limits = np.array([_limits(recipe, layer) for layer in inputs.layers], np.intp).reshape(-1, 2)
+        forced = place < limits[owner, 0]
+        self._forced = order[forced]
         self.forced: list[KeptIndices] = [
-            order[:fewest] for order, (fewest, _) in zip(self.best_first, limits, strict=True)
+            best[:fewest] for best, fewest in zip(self.best_first, limits[:, 0], strict=True)
         ]
-        free = [order[low:high] for order, (low, high) in zip(self.best_first, limits, strict=True)]
-        self.layer = np.repeat(np.arange(len(free)), [len(part) for part in free])
-        self.index = np.concatenate(free) if free else np.zeros(0, np.intp)
-        flat = np.concatenate([scores[part] for scores, part in zip(self.scores, free, strict=True)] or [np.zeros(0)])
-        order = np.argsort(-flat, kind="stable")
-        self.layer, self.index, self.flat = self.layer[order], self.index[order], flat[order]
+        free = np.flatnonzero(~forced & (place < limits[owner, 1]))
+        free = free[np.argsort(-flat[free], kind="stable")]
+        self.layer, self.index, self.flat = owner[free], index[free], flat[free]
 
     def choose(self) -> Choice:
         count = {"thr": self._by_threshold, "retain": self._by_retention, "size": self._by_size}
@@ -193,13 +199,12 @@ class Ranking:
 
     def first(self, count: int) -> Choice:
         """Return the forced dimensions and the first `count` of the others."""
-        kept = list(self.forced)
-        layer, index = self.layer[:count], self.index[:count]
-        by_layer = np.argsort(layer, kind="stable")
-        bounds = np.searchsorted(layer[by_layer], np.arange(len(kept) + 1))
-        index = index[by_layer]
-        for i, forced in enumerate(self.forced):
-            kept[i] = np.sort(np.concatenate([forced, index[bounds[i] : bounds[i + 1]]]))
+        stays = np.zeros(self._starts[-1], np.bool_)
+        stays[self._forced] = True
+        stays[self._starts[self.layer[:count]] + self.index[:count]] = True
+        kept: list[KeptIndices] = [
+            np.flatnonzero(part) for part in split(stays, [len(scores) for scores in self.scores])
+        ]
         return Choice(
             kept=_completed(self.inputs, kept, self.best_first),
             threshold=self._threshold(count),

@@ -26,7 +26,7 @@ from lib_resize.linalg.device_upload import Upload
 from lib_resize.linalg.factor import Pair, Spectrum, Stored, decompose
 from lib_resize.linalg.float32_precision import full_float32
 from lib_resize.linalg.norms import frobenius_and_spectral_norm, subspace_norms
-from lib_resize.linalg.solver_rates import CPU, DEVICE, SolverRates, rates_of
+from lib_resize.linalg.solver_rates import CPU, DEVICE, SolverRates
 from lib_resize.linalg.truncate import truncated
 from tests.linalg.spectra import known, pair_of
 from tests.linalg.test_norms import WEIGHTS
@@ -218,12 +218,6 @@ def test_groups_of_few_layers_are_not_measured() -> None:
     for _ in range(9):
         rates.add(16, rates.place(16), 3, 1.0)
     assert not rates.is_measured(16)
-
-
-def test_rates_are_kept_by_hardware_and_workers() -> None:
-    assert rates_of("a card", 2) is rates_of("a card", 2)
-    assert rates_of("a card", 2) is not rates_of("a card", 3)
-    assert rates_of("a card", 2) is not rates_of("another card", 2)
 
 
 def test_both_places_are_measured_in_a_run() -> None:

@@ -87,15 +87,19 @@ class FakeBlas(SimpleNamespace):
 def test_a_number_that_another_has_set_meanwhile_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     blas = FakeBlas(8)
     monkeypatch.setattr(threads, "_numpys_blas", lambda: blas)
-    monkeypatch.setattr(threads, "_limit", threads._Limit())  # work of another test may still go on in this process
-    with threads.one_blas_thread():
-        assert blas.count == 1
-        blas.count = 4
-    assert blas.count == 4
+    threads._limit.cache_clear()  # work of another test may still go on in this process
+    try:
+        with threads.one_blas_thread():
+            assert blas.count == 1
+            blas.count = 4
+        assert blas.count == 4
+    finally:
+        threads._limit.cache_clear()
 
 
 def test_another_library_than_openblas_is_left_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     threads._numpys_blas.cache_clear()
+    threads._limit.cache_clear()
     odd = tmp_path / "libopenblas_odd.so"
     odd.write_bytes(b"not a library")
     monkeypatch.setattr(threads, "_libraries", lambda: [odd, tmp_path / "gone.so"])
@@ -105,6 +109,7 @@ def test_another_library_than_openblas_is_left_alone(monkeypatch: pytest.MonkeyP
             pass
     finally:
         threads._numpys_blas.cache_clear()
+        threads._limit.cache_clear()
 
 
 def library(functions: dict[str, SimpleNamespace]) -> ctypes.CDLL:
