@@ -14,7 +14,7 @@
         if (!state.files.size) return;
         for (const tab of PROMPT_TABS) {
             const pane = byId(`${tab}_lora_cards`);
-            if (pane) pane.querySelectorAll('.card[data-name]').forEach(drawBadge);
+            if (pane) pane.querySelectorAll('.card').forEach(drawBadge);
         }
     }
 

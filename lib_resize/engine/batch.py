@@ -38,14 +38,17 @@ Hashes = Sequence["Future[str]"]
 """SHA-256 of each file of a source, under way."""
 
 
-def resize(sources: Sequence[Source], settings: Settings, progress: Progress | None = None) -> Iterator[Outcome]:
+def resize(
+    sources: Sequence[Source], settings: Settings, progress: Progress | None = None, layouts: Layouts | None = None
+) -> Iterator[Outcome]:
     """Resize each source by each recipe, one after the other, and yield an outcome for each.
 
-    A failure of one source is an outcome. Raises UsageError, DeviceError, OutputError and FileError where nothing can
-    begin (options, device, destination, base model), and Cancelled where `progress` asks for it.
+    `layouts` of an earlier call save time where headers say the same as then. A failure of one source is an outcome.
+    Raises UsageError, DeviceError, OutputError and FileError where nothing can begin (options, device, destination,
+    base model), and Cancelled where `progress` asks for it.
     """
     with contextlib.ExitStack() as stack:
-        run = _Run(settings, inputs_of(sources, settings.inputs), progress or Quiet(), stack)
+        run = _Run(settings, inputs_of(sources, settings.inputs), progress or Quiet(), layouts or Layouts(), stack)
         for source in sources:
             yield from run.outcomes(source)
 
@@ -53,7 +56,9 @@ def resize(sources: Sequence[Source], settings: Settings, progress: Progress | N
 class _Run:
     """What all sources of a run share."""
 
-    def __init__(self, settings: Settings, inputs: Inputs, progress: Progress, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self, settings: Settings, inputs: Inputs, progress: Progress, layouts: Layouts, stack: contextlib.ExitStack
+    ) -> None:
         self.settings = settings
         self.inputs = inputs
         check_recipes(settings)
@@ -66,7 +71,7 @@ class _Run:
             self.checkpoint = Checkpoint(settings.base)
             stack.callback(self.checkpoint.close)
         inputs.add(*(self.checkpoint.paths if self.checkpoint else ()))
-        self.layouts = Layouts()
+        self.layouts = layouts
         self.paths = OutputPaths(settings.output, settings.suffix)
 
     def outcomes(self, source: Source) -> Iterator[Outcome]:

@@ -82,6 +82,10 @@ class SdnextImages(ImageGenerator):
         newest = next((latent for latent in latents if latent is not None), None)
         return replace(made, latent=attempt("the latents of images", lambda: plain_latent(newest), None))
 
+    def _no_scripts(self) -> Any:
+        """Return None: SD.Next asks whether there is a runner, and its own has parts that others lack."""
+        return None
+
     def _all_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the settings as SD.Next knows them: it has no scheduler, and adds no words to our prompt."""
         known = {**super()._all_settings(settings)}

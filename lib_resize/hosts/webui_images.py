@@ -8,7 +8,7 @@ from contextlib import closing
 from typing import Any
 
 from ..errors import Cancelled, FileError, HostError, ResizeError, UsageError
-from .guard import attempt_list, read
+from .guard import attempt, attempt_list, host_module, read
 from .hidden_loras import HiddenLoras
 from .host import GeneratedImage
 from .locks import SharedLock
@@ -134,10 +134,15 @@ class ImageGenerator:
             do_not_save_grid=True,
             **self._all_settings(settings),
         )
-        made.scripts = None
+        made.scripts = self._no_scripts()
         with closing(made):
             result = processing.process_images(made)
         return GeneratedImage(self._accepted(result, loras), read(made, "kept_latent"))
+
+    def _no_scripts(self) -> Any:
+        """Return a runner without scripts. reForge reads the lists of an image's runner, and fails without one."""
+        runner = read(host_module("modules.scripts"), "ScriptRunner")
+        return attempt("images without scripts", runner, None) if callable(runner) else None
 
     def _all_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of an image as the host knows them."""

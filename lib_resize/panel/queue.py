@@ -123,7 +123,7 @@ class Handle:
         self._reported = now
         job = self._job
         with contextlib.suppress(Exception):  # the job does not depend on the host's progress bar
-            self._queue.host.progress(job.done, job.total, f"{job.spec.title}: {job.stage} {job.done}/{job.total}")
+            self._queue.host.progress(job.done, job.total, f"{job.stage} {job.done}/{job.total}")
 
 
 class PartHandle(Handle):

@@ -35,6 +35,7 @@ from ..errors import (
     UsageError,
 )
 from ..files import private_folders
+from ..files.alike import Layouts
 from ..files.header import read_header
 from ..files.metadata import has_resize_record
 from ..files.sidecars import SidecarFacts, copy_sidecars
@@ -95,6 +96,7 @@ class Worker:
         self._pause = pause
         self.output = places(order.output)
         self._base = BaseHolder(order.base, self.output, places)
+        self._layouts = Layouts()
         self._temporary = self._swept(Path(tempfile.gettempdir(), f"resize-lora-{_user()}"))
         state = self.output.folder and self.output.folder / STATE / "tmp"
         self._own_temporary = self._temporary if state is None else self._swept(state)
@@ -191,7 +193,7 @@ class Worker:
             threads=order.threads,
             sidecars=False,
         )
-        for outcome in resize([Source((Member(local),), found=item.found)], settings):
+        for outcome in resize([Source((Member(local),), found=item.found)], settings, layouts=self._layouts):
             clock.stop("work")
             _check(outcome, item, local)
             yield outcome

@@ -51,6 +51,34 @@ def test_a_shifted_right_click_and_other_cards_stay_the_browsers(host: Any) -> N
     assert host.evaluate("window.otherMenus") == 2
 
 
+WITHOUT_ONCLICK = """() => {
+    document.querySelectorAll('.extra-network-cards .card').forEach(card => {
+        card.removeAttribute('onclick');
+        card.dataset.apply = '1';
+        card.classList.add('item');
+    });
+    document.querySelectorAll('#img2img_lora_cards .card').forEach(card => delete card.dataset.name);
+    document.addEventListener('click', event => {
+        if (event.target.closest('[data-apply]')) window.applied = (window.applied || 0) + 1;
+    });
+}"""
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_cards_whose_clicks_are_handled_by_the_page_have_menu_and_button(host: Any, tab: str) -> None:
+    """anapnoe's webui-ux: `data-apply` instead of `onclick`, and no name on the cards of its long lists."""
+    host.evaluate(WITHOUT_ONCLICK)
+    card(host, tab).locator(".description").click(button="right")
+    expect(host.locator(".resize-lora-menu-title")).to_have_text("pastry-sdxl")
+    host.keyboard.press("Escape")
+    card(host, tab).locator(".resize-lora-button").click()
+    expect(host.locator(".resize-lora-menu-title")).to_have_text("pastry-sdxl")
+    assert not host.evaluate("window.applied")
+    host.keyboard.press("Escape")
+    card(host, tab).locator(".name").click()
+    assert host.evaluate("window.applied") == 1
+
+
 def test_cards_made_later_have_the_menu_too(host: Any) -> None:
     host.evaluate(
         "() => { const box = document.querySelector('#txt2img_lora_cards'); box.replaceChildren(...[...box.children].map(x => x.cloneNode(true)).reverse()); }"

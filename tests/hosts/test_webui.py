@@ -305,6 +305,26 @@ def test_an_image_is_generated_under_the_lock_and_leaves_nothing_behind(
     assert not webui.lock._lock.locked()
 
 
+@pytest.mark.parametrize("kind", [A1111Host, ForgeHost, ReforgeHost])
+def test_an_image_has_a_runner_without_scripts_where_the_host_has_runners(
+    kind: Any, webui: WebUI, monkeypatch: Any
+) -> None:
+    """reForge reads ``p.scripts.alwayson_scripts`` of every image."""
+
+    class ScriptRunner:
+        def __init__(self) -> None:
+            self.alwayson_scripts: list[Any] = []
+
+    add_backend(webui)
+    webui.install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "modules.scripts", module("modules.scripts", ScriptRunner=ScriptRunner))
+    with_style(webui)
+    got = in_thread(lambda: kind().generate(REQUEST))
+    assert got == GeneratedImage("picture")
+    (made,) = webui.draws
+    assert made.scripts.alwayson_scripts == []
+
+
 @pytest.mark.parametrize("kind", [A1111Host, ForgeHost])
 def test_a_lora_that_was_not_applied_is_reported(kind: Any, webui: WebUI, monkeypatch: Any) -> None:
     """The host generates the image without it, and reports that in comments only, or nowhere."""

@@ -130,6 +130,18 @@ def test_a_host_whose_progress_fails_does_not_stop_a_job(host, queue: Queue) -> 
     assert wait(queue, queue.add(work(steps)))["result"] == "fine"
 
 
+def test_the_host_adds_the_title_of_a_job_itself(host, queue: Queue) -> None:
+    texts: list[str] = []
+    host.progress = lambda done, total, text: texts.append(text)
+
+    def steps(handle):
+        handle.start("analyse", 3)
+        handle.step(3)
+
+    wait(queue, queue.add(work(steps, "a title")))
+    assert texts == ["analyse 3/3"]
+
+
 def test_status_since_a_revision_has_only_what_changed(queue: Queue) -> None:
     first = queue.add(work(lambda handle: 1))
     wait(queue, first)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lib_resize
 from lib_resize.files.private_folders import PrivateFolder
 from lib_resize.recipe.grammar import parse_recipes
+from lib_resize.remote.listing import list_items
 from lib_resize.remote.order import Order, OrderBase, key_of, marker_name, shard_of
 from lib_resize.remote.stores import StoreError
 from lib_resize.remote.unit import Worker
@@ -41,6 +45,15 @@ def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     line = Worker(order_for(out), faults.places()).do(only_item(library))
     assert "error" not in line
     return contents(out), len(faults.log)
+
+
+@pytest.fixture(scope="module")
+def everything(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the work on all files leaves."""
+    out = tmp_path_factory.mktemp("everything")
+    worker = Worker(order_for(out))
+    assert not any("error" in worker.do(item) for item in list_items([str(library)]))
+    return contents(out)
 
 
 def test_the_marker_comes_after_everything_else(library, tmp_path) -> None:
@@ -88,6 +101,30 @@ def test_a_store_that_fails_at_any_call_leaves_a_state_from_which_the_work_goes_
         assert contents(out) == wanted
         assert len(markers(out)) == 1
         assert leftovers(out) == []
+
+
+ENDS = st.tuples(st.integers(0, 40), st.booleans(), st.booleans())
+"""The call at which a run ends, whether after its effect, and whether by a kill (else by a fault of the store)."""
+
+
+@settings(max_examples=25, deadline=None)
+@given(ends=st.lists(ENDS, max_size=6))
+def test_any_sequence_of_faults_and_kills_ends_in_the_undisturbed_files(library, everything, tmp_path_factory, ends):
+    out, items = tmp_path_factory.mktemp("out"), list_items([str(library)])
+    for number, after, is_kill in ends:
+        faults = Faults(number, Killed() if is_kill else None, after=after)
+        worker = Worker(order_for(out), faults.places())
+        with contextlib.suppress(Killed):
+            for item in items:
+                worker.do(item)
+        assert contents(out).items() <= everything.items(), "what is there is whole"
+    worker = Worker(order_for(out))
+    done = {Path(marker).stem for marker in markers(out)}
+    lines = [worker.do(item) for item in items]
+    assert {line["key"] for line in lines if line.get("skipped")} == done, "each file is done once"
+    assert contents(out) == everything
+    assert len(markers(out)) == len(items)
+    assert leftovers(out) == []
 
 
 def test_a_fault_of_the_store_is_tried_again_after_a_pause(library, tmp_path, undisturbed) -> None:
