@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeviceError
-from .casts import SHIFTED_UNIT, Bits, scratch, singles, widen, widen_shifted
+from .casts import SHIFTED_UNIT, Bits, scratch, shifting_is_exact, singles, widen, widen_shifted
 
 Array = Any
 """A numpy array or a torch tensor, floating."""
@@ -67,7 +67,7 @@ class NumpyArrays:
         return widen(bits, kind, scratch("wide", bits.size, np.float64).reshape(bits.shape))
 
     def load_scaled(self, bits: Bits, kind: str) -> tuple[Array, float]:
-        if kind != "F16":
+        if kind != "F16" or not shifting_is_exact():
             return self.load_float64(bits, kind), 1.0
         return widen_shifted(bits, scratch("wide", bits.size, np.float64).reshape(bits.shape)), SHIFTED_UNIT
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 
 from lib_resize.linalg import casts
 
+ROOT = Path(__file__).parents[2]
 ALL_HALVES = np.arange(65536, dtype=np.uint16)
 TORCH = {
     "F16": torch.float16,
@@ -32,6 +37,50 @@ def test_every_code_is_read_exactly(kind: str, wide: type) -> None:
     with np.errstate(invalid="ignore"):
         expected: np.ndarray = torch_values(bits, kind).astype(wide)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["shifted", "looked up"])
+@pytest.mark.parametrize("shape", [(0,), (3,), (5, 7), (300, 700)])
+def test_halves_have_the_same_bits_in_float32_shifted_and_looked_up(
+    exact: bool, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every size, subnormal numbers, zeros of both signs, infinities and NaN among them."""
+    monkeypatch.setattr(casts, "shifting_is_exact", lambda: exact)
+    bits = np.resize(np.random.default_rng(3).permutation(ALL_HALVES), shape)
+    finite = np.where(np.isfinite(bits.view(np.float16)), bits, 0).astype(np.uint16)
+    for given_bits in (bits, finite):
+        found = casts.singles(given_bits, "F16")
+        expected = torch_values(given_bits, "F16")
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+
+
+FLUSHED = """
+import sys, numpy as np, torch
+from lib_resize.linalg import casts
+from lib_resize.linalg.arrays import NumpyArrays
+from lib_resize.linalg.factor import Stored, gram_of_rows
+if not torch.set_flush_denormal(sys.argv[1] == "flush"):
+    sys.exit("this processor has no such mode")
+bits = np.arange(0x8400, dtype=np.uint16).reshape(33, 1024)[[0, 32]]
+assert not np.isnan(bits.view(np.float16)).any()
+print(casts.shifting_is_exact(), casts.singles(bits, "F16").view(np.int32).sum())
+print(gram_of_rows(Stored(bits, "F16"), NumpyArrays()).tolist())
+"""
+
+
+def test_small_numbers_survive_where_the_processor_reads_subnormal_ones_as_zero() -> None:
+    """As libraries compiled with ``-ffast-math`` leave it in the threads of a WebUI."""
+    run = [
+        subprocess.run([sys.executable, "-c", FLUSHED, mode], cwd=ROOT, capture_output=True, text=True, check=False)
+        for mode in ("usual", "flush")
+    ]
+    if run[1].stderr.startswith("this processor"):
+        pytest.skip(run[1].stderr)
+    usual, flush = (one.stdout.splitlines() for one in run)
+    assert flush[0].split()[0] == "False"
+    assert usual[0].split()[1] == flush[0].split()[1]
+    assert usual[1] == flush[1]
 
 
 @pytest.mark.parametrize("shape", [(65536,), (256, 256), (2, 32768)])
