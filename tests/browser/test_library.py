@@ -117,6 +117,10 @@ def test_what_is_not_known_is_shown_as_unknown_and_an_estimate_as_one(page: Any)
     estimated(page)
     expect(after).to_have_text(re.compile("^≈ .* MB$"))
     expect(gain).to_have_text(re.compile("^≈ .* MB$"))
+    for cell in (after, gain):
+        for text in ("≈ 88.8 MB", "≈ 888 MB", "≈ 8.88 GB"):
+            cell.evaluate("(cell, text) => { cell.textContent = text; }", text)
+            assert cell.evaluate("cell => cell.scrollWidth <= cell.clientWidth"), f"{text} is cut"
     row(page, "hogs").click()
     expect(after).to_have_text(re.compile("^→ .* MB$"))
     expect(row(page, "broken").locator(".resize-lora-col-after")).to_have_text("not resizable")
