@@ -13,6 +13,7 @@
     const {PROMPT_TABS} = resizeLora.prompt;
 
     const REDRAW_GAP = 10000;
+    const HIDDEN_GAP = 2000;
     const MOST_REDRAWS = 3;
 
     function refreshCards() {
@@ -34,15 +35,19 @@
     function redrawCards() {
         state.redraw.timer = null;
         const tabs = state.redraw.tries ? PROMPT_TABS.filter(cardsDiffer) : PROMPT_TABS;
-        const hidden = tabs.map(refreshButton).filter(Boolean);
-        if (!hidden.length || state.redraw.tries > MOST_REDRAWS) return;
-        state.redraw.tries += 1;
-        state.redraw.last = Date.now();
-        for (const one of hidden) one.dispatchEvent(new Event('click'));
-        redrawIn(REDRAW_GAP);
+        const buttons = tabs.map(refreshButton).filter(Boolean);
+        if (state.redraw.tries > MOST_REDRAWS) return;
+        if (buttons.length) {
+            state.redraw.tries += 1;
+            state.redraw.last = Date.now();
+            for (const one of buttons) one.dispatchEvent(new Event('click'));
+            redrawIn(REDRAW_GAP);
+        } else if (tabs.some(cardsDiffer)) {
+            redrawIn(HIDDEN_GAP);
+        }
     }
 
-    /* SD.Next has one button for all pages of a tab, which draws the page that is shown. */
+    /* SD.Next has one button for all pages of a tab, which draws the page that is shown. Hidden cards wait for that. */
     function refreshButton(tab) {
         const own = byId(`${tab}_lora_extra_refresh_internal`);
         const pane = byId(`${tab}_lora_cards`);
@@ -54,7 +59,7 @@
         const pane = byId(`${tab}_lora_cards`);
         if (!pane) return false;
         const names = new Set([...pane.querySelectorAll('.card')].map(card => resizeLora.cards.cardName(card)));
-        return state.results.some(one => names.has(one.output) !== (one.state === 'there'));
+        return names.size > 0 && state.results.some(one => names.has(one.output) !== (one.state === 'there'));
     }
 
     resizeLora.redraw = {queueRanEmpty, refreshCards};

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -441,3 +442,28 @@ def test_a_phone_shows_all_of_it_and_keeps_the_button_in_reach(phone: Any, shot:
     page.evaluate("document.body.classList.add('dark')")
     shot(page, "phone-target-dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_half_of_a_phone_is_enough(phone: Any, shot: Any) -> None:
+    """ModernUI of SD.Next leaves 250 of 390 pixels."""
+    page = phone
+    ask(page, "resize", {"names": ["pastry-sdxl"], "target": {"preset": "medium"}})
+    for _ in range(5):
+        ask(page, "status")
+    root = page.locator("#resize_lora_root")
+    around = 390 - root.evaluate("root => root.clientWidth")
+    page.set_viewport_size({"width": 250 + around, "height": 844})
+    row(page, "hogs").click()
+    page.click("#resize_lora_generate")
+    result = page.locator(".resize-lora-result").first
+    expect(result).to_be_visible()
+    assert root.evaluate("root => root.clientWidth") == 250
+    assert root.evaluate("root => root.scrollWidth - root.clientWidth") == 0
+    result.scroll_into_view_if_needed()
+    shot(page, "phone-half")
+    for parts in (".resize-lora-figures > div", ".resize-lora-result:first-child > .resize-lora-result-name > *"):
+        boxes = page.locator(parts).evaluate_all("""all => all.map(one => one.getBoundingClientRect())
+            .map(({left, right, top, bottom}) => ({left, right, top, bottom}))""")
+        assert len(boxes) >= 3
+        for one, other in itertools.pairwise(boxes):
+            assert one["right"] <= other["left"] + 1 or one["bottom"] <= other["top"] + 1

@@ -81,6 +81,19 @@ def test_only_the_cards_that_are_shown_are_drawn_anew(host: Any) -> None:
     assert host.evaluate("window.refreshed") == ["control"]
 
 
+def test_cards_that_are_hidden_are_drawn_anew_when_they_are_shown(host: Any) -> None:
+    hide = "hidden => { document.querySelector('#control_lora_cards').hidden = hidden; }"
+    card(host).locator(".name").click(button="right")
+    host.evaluate(hide, True)
+    host.get_by_role("menuitem", name="Resize to Low").click()
+    expect(host.locator("#resize_lora_toasts")).to_contain_text("pastry-sdxl 218 →")
+    host.wait_for_timeout(1000)
+    assert not host.evaluate("window.refreshed")
+    host.evaluate(hide, False)
+    host.wait_for_function("(window.refreshed || []).length >= 1")
+    assert host.evaluate("window.refreshed") == ["control"]
+
+
 def made(page: Any) -> Any:
     ask(page, "resize", {"names": ["pastry-sdxl"], "target": {"preset": "medium"}})
     for _ in range(5):
