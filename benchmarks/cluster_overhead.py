@@ -17,20 +17,16 @@ from pathlib import Path
 from benchmarks.bench import link
 from benchmarks.harness import Command, interleave, median
 
-WAYS: Mapping[str, tuple[str, ...]] = {
-    "plain": ("--threads", "2"),
-    "cluster": ("--cluster", "local:2"),
-    "plain, one thread": ("--threads", "1"),
-    "shard, one thread": ("--shard", "0/1", "--threads", "1"),
-}
-"""Name -> the options that make the difference."""
-COMPARED = {"cluster": "plain", "shard, one thread": "plain, one thread"}
+Ways = Mapping[str, tuple[str, ...]]
+"""Name -> the options that make the difference. The first is what the others are compared with."""
+CLUSTER: Ways = {"plain": ("--threads", "2"), "cluster": ("--cluster", "local:2")}
+SHARDS: Ways = {"plain, one thread": ("--threads", "1"), "shard, one thread": ("--shard", "0/1", "--threads", "1")}
 
 
-def commands(loras: Path, scratch: Path, recipe: str) -> dict[str, Command]:
+def commands(ways: Ways, loras: Path, scratch: Path, recipe: str) -> dict[str, Command]:
     """Return one command for each way; each begins with an empty folder."""
     found = {}
-    for name, options in WAYS.items():
+    for name, options in ways.items():
         output = scratch / name
         words = ["resize", str(loras), "-o", str(output), "-r", recipe, *options]
         found[name] = Command([sys.executable, "-m", "lib_resize", *words], remove=[output])
@@ -43,6 +39,7 @@ def main() -> None:
     parser.add_argument("files", type=int)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--recipe", default="medium")
+    parser.add_argument("--shards", action="store_true", help="measure a shard against one thread, and no cluster")
     parser.add_argument("--scratch", type=Path, help="a folder on the disk of the LoRA (default: next to it)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.scratch or arguments.lora.parent) as folder:
@@ -50,10 +47,11 @@ def main() -> None:
         loras.mkdir()
         for number in range(arguments.files):
             link(arguments.lora, loras / f"lora {number}.safetensors")
-        samples = interleave(commands(loras, Path(folder), arguments.recipe), arguments.rounds)
+        ways = SHARDS if arguments.shards else CLUSTER
+        samples = interleave(commands(ways, loras, Path(folder), arguments.recipe), arguments.rounds)
     found = {name: median(runs) for name, runs in samples.items()}
+    base = next(iter(found.values()))
     for name, sample in found.items():
-        base = found[COMPARED.get(name, name)]
         sys.stdout.write(
             f"{name}: {sample.cpu / arguments.files:.3f} s CPU a file ({sample.cpu / base.cpu - 1:+.1%}), "
             f"{sample.wall / arguments.files:.3f} s wall ({sample.wall / base.wall - 1:+.1%}), "

@@ -14,13 +14,15 @@ from lib_resize.demo.synthetic import LoraOptions, write_lora
 pytest.importorskip("distributed")
 
 
+@pytest.mark.parametrize("more", [[], ["--shards"]])
 def test_each_way_is_measured_against_the_plain_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_lora(tmp_path / "a.safetensors", LoraOptions(rank=4))
-    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "a.safetensors"), "2", "--recipe", "rank=2"])
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "a.safetensors"), "2", "--recipe", "rank=2", *more])
     cluster_overhead.main()
     printed = capsys.readouterr().out
-    assert re.findall(r"^([^:]+): \d", printed, re.MULTILINE) == list(cluster_overhead.WAYS)
-    assert len(re.findall(r"\(\+0\.0%\)", printed)) >= 4, "the plain ways are compared with themselves"
+    ways = cluster_overhead.SHARDS if more else cluster_overhead.CLUSTER
+    assert re.findall(r"^([^:]+): \d", printed, re.MULTILINE) == list(ways)
+    assert printed.splitlines()[0].count("(+0.0%)") == 2, "the plain way is compared with itself"
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
