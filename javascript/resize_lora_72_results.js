@@ -47,6 +47,7 @@
         state.moreResults = Boolean(answer.more);
         state.trash = answer.trash;
         drawResults();
+        resizeLora.redraw.refreshStale();
     }
 
     function frameResults() {

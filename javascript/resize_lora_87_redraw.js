@@ -22,6 +22,11 @@
         redrawIn(activeJobs().length ? REDRAW_GAP : state.redraw.last + REDRAW_GAP - Date.now());
     }
 
+    /* A list of results can be newer than the last job that is known, and then no end of a job asks for the cards. */
+    function refreshStale() {
+        if (PROMPT_TABS.some(cardsDiffer)) refreshCards();
+    }
+
     function queueRanEmpty() {
         if (state.redraw.timer && !state.redraw.tries) redrawIn(0, true);
     }
@@ -62,5 +67,5 @@
         return names.size > 0 && state.results.some(one => names.has(one.output) !== (one.state === 'there'));
     }
 
-    resizeLora.redraw = {queueRanEmpty, refreshCards};
+    resizeLora.redraw = {queueRanEmpty, refreshCards, refreshStale};
 })((window.resizeLora = window.resizeLora || {}));

@@ -1,5 +1,6 @@
 """The page of SD.Next, played: ModernUI's tabs in a page of their own, prompts of *control* and *video*, its cards."""
 
+# ruff: noqa: E501 (lines of script)
 from __future__ import annotations
 
 from typing import Any
@@ -31,7 +32,7 @@ PAGE = """names => {
             card.querySelector('.name').textContent = name.replaceAll('_', ' ');
         }
     }
-}"""  # noqa: E501 - a page
+}"""
 
 
 @pytest.fixture
@@ -90,6 +91,17 @@ def test_cards_that_are_hidden_are_drawn_anew_when_they_are_shown(host: Any) -> 
     host.wait_for_timeout(1000)
     assert not host.evaluate("window.refreshed")
     host.evaluate(hide, False)
+    host.wait_for_function("(window.refreshed || []).length >= 1")
+    assert host.evaluate("window.refreshed") == ["control"]
+
+
+def test_a_result_that_comes_with_a_list_before_its_job_ends_is_drawn_too(host: Any) -> None:
+    assert not host.evaluate("window.refreshed")
+    host.evaluate(
+        """() => { const {state} = resizeLora.model;
+        const made = {result: 'new', name: 'pastry-sdxl', output: 'pastry-sdxl_9mb', state: 'there', bytes_before: 9e6, bytes_after: 3e6, saved: 0.6, retention: 0.9, recipe: 'rank=1', notes: [], ranks: [1]};
+        resizeLora.results.setResults({results: [...state.results, made], trash: state.trash}); }"""
+    )
     host.wait_for_function("(window.refreshed || []).length >= 1")
     assert host.evaluate("window.refreshed") == ["control"]
 

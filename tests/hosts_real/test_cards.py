@@ -213,16 +213,21 @@ def test_the_loaded_model_is_the_reference_also_with_a_lora_merged(webui: Any) -
     assert made["reference"]["note"] == ""
 
 
+def resizes(page: Any) -> dict[str, Any]:
+    """The jobs that resize, by id."""
+    return {one["id"]: one for one in ask(page, "status")["queue"] if one["kind"] == "resize"}
+
+
 @pytest.mark.needs("generate")
 def test_a_resize_waits_for_an_image_and_shows_it(webui: Any) -> None:
     long_image(webui)
     open_tab(webui, "resize_lora")
     choose_anew(webui, resizable(webui)["name"])
+    before = set(resizes(webui))
     webui.locator("#resize_lora_generate").click()
     expect(webui.locator("#resize_lora_generate")).to_contain_text(" · ")  # the reason is behind the dot
-    expect(webui.locator("#resize_lora_queue [data-key]")).not_to_have_count(0)
+    (job,) = until(lambda: [one for id, one in resizes(webui).items() if id not in before], "the new job")
     take(webui, "waits")
-    job = [one for one in ask(webui, "status")["queue"] if one["kind"] == "resize"][-1]
     assert job["state"] in ("queued", "waits")
     expect(webui.locator(f'#resize_lora_queue [data-key="{job["id"]}"]')).to_be_visible()
     stop_image(webui)
