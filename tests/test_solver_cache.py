@@ -95,7 +95,7 @@ def test_nothing_is_written_where_nothing_is_new(folder: Path) -> None:
 
 def test_a_run_keeps_its_rates(tmp_path: Path, folder: Path) -> None:
     torch = pytest.importorskip("torch")
-    hardware = f"cpu:0, torch {torch.__version__}"
+    hardware = f"cpu:0, {torch.__version__}"
     measure(rates_of(hardware, 2), 64, 1.0, 3.0)
     write_lora(tmp_path / "a.safetensors", LoraOptions(rank=64))
     settings = Settings(recipes=parse_recipes("rank=8"), output=tmp_path, device="cpu:0", threads=2)

@@ -32,6 +32,8 @@ NOT_ON_THE_PAGE = frozenset(
         "names/transformers.py",
         # the card's button as HTML, and lines of the log
         "hosts/webui_page.py",
+        # keys of a cache
+        "engine/solver_cache.py",
         # results of `inspect` for a terminal
         "studies/inspection.py",
         "studies/plots.py",

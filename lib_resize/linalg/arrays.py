@@ -132,8 +132,8 @@ class TorchArrays:
 
     @property
     def library(self) -> str:
-        """torch and its version: with it, the speed of a device changes."""
-        return f"torch {self._torch.__version__}"
+        """The version of torch: with it, the speed of a device changes."""
+        return str(self._torch.__version__)
 
     def wait(self) -> None:
         """Wait until the device has done all work so far."""

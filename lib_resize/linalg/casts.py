@@ -156,7 +156,7 @@ def _widen_f16(bits: Bits, out: Single) -> Single:
 
 def _shift_piece(bits: Bits, out: Single) -> None:
     """Write float16 numbers (1-D) into `out`, float32. Shifting would make infinities and NaN finite."""
-    unsigned = np.left_shift(bits, 1, out=scratch("unsigned", bits.size, np.uint16))
+    unsigned = np.left_shift(bits, 1, out=out.view(np.uint16)[: bits.size])  # there is room until the numbers come
     if int(unsigned.max()) >= 0xF800:
         np.take(_values("F16", "f"), bits, out=out, mode="wrap")
         return
