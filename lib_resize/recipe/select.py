@@ -178,10 +178,9 @@ class Ranking:
         counts = self._counts = [len(scores) for scores in self.scores]
         flat = np.concatenate([*self.scores, np.zeros(0)])
         owner = np.repeat(np.arange(len(counts)), counts)
-        self._starts = np.cumsum([0, *counts])
+        start = np.cumsum([0, *counts])[owner]
         order = np.lexsort((-flat, owner))  # stable, layer by layer
-        place = np.arange(len(flat)) - self._starts[owner]
-        index, flat = order - self._starts[owner], flat[order]
+        place, index, flat = np.arange(len(flat)) - start, order - start, flat[order]
         self.best_first = split(index, counts)
         limits = np.array([_limits(recipe, layer) for layer in inputs.layers], np.intp).reshape(-1, 2)
         forced = place < limits[owner, 0]
@@ -192,6 +191,7 @@ class Ranking:
         free = np.flatnonzero(~forced & (place < limits[owner, 1]))
         free = free[np.argsort(-flat[free], kind="stable")]
         self.layer, self.index, self.flat = owner[free], index[free], flat[free]
+        self._free = order[free]
 
     def choose(self) -> Choice:
         count = {"thr": self._by_threshold, "retain": self._by_retention, "size": self._by_size}
@@ -199,12 +199,10 @@ class Ranking:
 
     def first(self, count: int) -> Choice:
         """Return the forced dimensions and the first `count` of the others."""
-        stays = np.zeros(self._starts[-1], np.bool_)
+        stays = np.zeros(sum(self._counts), np.bool_)
         stays[self._forced] = True
-        stays[self._starts[self.layer[:count]] + self.index[:count]] = True
-        kept: list[KeptIndices] = [
-            np.flatnonzero(part) for part in split(stays, [len(scores) for scores in self.scores])
-        ]
+        stays[self._free[:count]] = True
+        kept: list[KeptIndices] = [np.flatnonzero(part) for part in split(stays, self._counts)]
         return Choice(
             kept=_completed(self.inputs, kept, self.best_first),
             threshold=self._threshold(count),
