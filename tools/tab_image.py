@@ -17,7 +17,7 @@ from tests.chromium import chromium
 from tests.panel_page import row
 
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "tab.png"
-SIZE: Any = {"width": 1320, "height": 1120}
+SIZE: Any = {"width": 1320, "height": 1300}
 MARGIN = 12
 
 
@@ -29,7 +29,9 @@ def take(address: str, names: list[str]) -> None:
         for name in reversed(names):
             _resize(page, name)
         page.mouse.move(2, 2)
-        page.wait_for_timeout(7000)  # until the notes at the edge are gone
+        for note in reversed(page.locator(".resize-lora-toast").all()):
+            note.get_by_role("button", name="Close").click()
+        page.wait_for_timeout(1000)
         page.screenshot(path=IMAGE, clip=_clip(page))
 
 
