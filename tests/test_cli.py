@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from lib_resize.base import norm_cache
 from lib_resize.cli import main as cli
 from lib_resize.demo.synthetic import LoraOptions, write_lora
 from lib_resize.files.reader import SafeFile
+from lib_resize.files.user_cache import cache_folder
 
 
 def run(*arguments: object) -> int:
@@ -347,7 +347,7 @@ def test_a_checkpoint_among_the_loras_is_recognised(checkpoint, lora, out, capsy
 
 
 def cached() -> Path:
-    (path,) = norm_cache.cache_folder().glob("norms-*.json")
+    (path,) = cache_folder().glob("norms-*.json")
     return path
 
 
@@ -368,17 +368,17 @@ def test_a_second_run_touches_no_base_weight(checkpoint, lora, out, monkeypatch)
 
 def test_a_moved_checkpoint_keeps_its_norms_and_a_changed_one_loses_them(checkpoint, lora, out, tmp_path) -> None:
     retention(checkpoint, lora, out)
-    before = set(norm_cache.cache_folder().iterdir())
+    before = set(cache_folder().iterdir())
     moved = tmp_path / "renamed model.safetensors"
     shutil.copy(checkpoint, moved)
     retention(moved, lora, out)
-    assert set(norm_cache.cache_folder().iterdir()) == before
+    assert set(cache_folder().iterdir()) == before
     data = bytearray(moved.read_bytes())
     for at in range(len(data) // 2, len(data), 64):
         data[at] ^= 1
     moved.write_bytes(data)
     retention(moved, lora, out)
-    assert len(set(norm_cache.cache_folder().iterdir())) == len(before) + 1
+    assert len(set(cache_folder().iterdir())) == len(before) + 1
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ NARROWER: dict[str, frozenset[str]] = {
     "linalg.casts": frozenset(),
     "adapters.keys.suffixes": frozenset(),
     "adapters.keys.registry": frozenset({"adapters.keys.suffixes"}),
-    "base.norm_cache": frozenset(),
+    "base.norm_cache": frozenset({"files.user_cache"}),
 }
 """Single modules that may import less than their room, their neighbours included."""
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
-from ..base.norm_cache import cache_folder
+from ..files.user_cache import read_document, write_document
 from ..linalg.solver_rates import SolverRates
+
+_NAME = "solver-rates.json"
 
 
 @cache
@@ -22,24 +20,12 @@ def rates_of(device: str, workers: int) -> SolverRates:
 
 
 def keep_rates(device: str, workers: int) -> None:
-    """Write the rates that this process has measured to the disk. A failed write is ignored."""
-    key, saved = _key(device, workers), _saved()
-    measured = {**saved.get(key, {}), **rates_of(device, workers).measured()}
-    if measured == saved.get(key, {}):
+    """Write the rates that this process has measured to the disk, if they are new. A failed write is ignored."""
+    measured = rates_of(device, workers).measured()
+    key, saved = _key(device, workers), _saved() if measured else {}
+    if measured.items() <= saved.get(key, {}).items():
         return
-    path = _path()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_text(json.dumps({**saved, key: measured}), "utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _path() -> Path:
-    return cache_folder() / "solver-rates.json"
+    write_document(_NAME, {**saved, key: {**saved.get(key, {}), **measured}})
 
 
 def _key(device: str, workers: int) -> str:
@@ -48,10 +34,10 @@ def _key(device: str, workers: int) -> str:
 
 def _saved() -> dict[str, dict[int, tuple[float, float]]]:
     """Read all rates; none where the file is missing or damaged."""
+    document = read_document(_NAME)
     try:
-        document = json.loads(_path().read_text("utf-8"))
         return {key: {int(rank): _checked(*pair) for rank, pair in rates.items()} for key, rates in document.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError):
         return {}
 
 

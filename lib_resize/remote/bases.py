@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..base.checkpoint import Checkpoint
-from ..base.norm_cache import cache_folder
 from ..files.locks import file_turn
+from ..files.user_cache import cache_folder
 from .order import OrderBase
 from .stores import StorePlace, is_url
 

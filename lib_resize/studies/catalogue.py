@@ -15,12 +15,12 @@ from typing import Any
 from ..adapters.read.adapter import stems_of
 from ..adapters.read.outline import Outline, outline
 from ..base.checkpoint_keys import looks_like_checkpoint
-from ..base.norm_cache import cache_folder
 from ..errors import ResizeError
 from ..files.alike import Alike
 from ..files.atomic import write_whole
 from ..files.header import Header, TensorEntry, open_file, read_text
 from ..files.metadata import RECORD
+from ..files.user_cache import cache_folder
 from ..names.evidence import base_model_hints
 from ..names.identify import identify
 

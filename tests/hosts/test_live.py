@@ -15,12 +15,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from lib_resize.adapters.read.adapter import read_adapter
-from lib_resize.base import norm_cache
 from lib_resize.base.checkpoint import Checkpoint
 from lib_resize.engine.analysing import analyse
 from lib_resize.engine.runtime import cpu_runtime
 from lib_resize.errors import Cancelled, FileError, UnsupportedError
 from lib_resize.files.reader import SafeFile
+from lib_resize.files.user_cache import cache_folder
 from lib_resize.hosts.a1111 import A1111Host
 from lib_resize.hosts.forge import ForgeHost
 from lib_resize.hosts.host import Host, LoadedModel
@@ -664,7 +664,7 @@ def test_a_model_from_a_pickle_is_believed_and_that_is_reported(
     found = facts(reference.checkpoint, lora)
     assert _fro(found) == pytest.approx(_fro(norms), rel=1e-5)
     assert "the weights in memory are used as is" in reference.note
-    assert not norm_cache.cache_folder().exists(), "what nobody checked must not be remembered"
+    assert not cache_folder().exists(), "what nobody checked must not be remembered"
     reference.close()
 
 
