@@ -16,6 +16,7 @@ from lib_resize.panel.service import Service
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
 from lib_resize.studies.survey import SurveyOptions, survey
+from tests.panel.panelhost import Browser, end_services
 
 Parsed = Callable[[], list[str]]
 
@@ -79,15 +80,12 @@ def test_a_survey_parses_one_header(loras: list[Path], parsed: Parsed, tmp_path:
 
 def test_the_tab_parses_one_header_for_analyses_and_their_results(loras: list[Path], parsed: Parsed) -> None:
     folder = loras[0].parent
-    service = Service(StandaloneHost([folder]), folder.parent / "library.json")
+    browser = Browser(Service(StandaloneHost([folder]), folder.parent / "library.json"))
     try:
         for lora in loras:
-            service.ask("analyse", {"names": [lora.stem], "reference": "none"})
-            service.desk.queue.join()
-            service.ask("resize", {"names": [lora.stem], "recipe": "rank=2", "options": {"reference": "none"}})
-            service.desk.queue.join()
+            browser.analysed(lora.stem, reference="none")
+            browser.resized(lora.stem, recipe="rank=2", options={"reference": "none"})
     finally:
-        service.close()
-        service.desk.library.join()
+        end_services([browser.service])
     assert len(list(folder.glob("*.safetensors"))) == 6
     assert parsed() == ["1"]

@@ -10,7 +10,6 @@ of `test_imports`. No import climbs, so these calls are callbacks, and few pairs
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 import sys
 import threading
@@ -28,6 +27,7 @@ from lib_resize.hosts.standalone import StandaloneHost
 from lib_resize.panel.service import Service
 from lib_resize.prompts.sources import expand
 from lib_resize.recipe.grammar import parse_recipes
+from tests.panel.panelhost import Browser, end_services
 from tests.test_imports import OUTER, PACKAGE, ROOMS, floors, room
 
 STAGES = ("reading", "analysing", "planning", "measuring", "writing", "checking", "sidecar_copies")
@@ -135,11 +135,11 @@ def click(folder: Path, target: dict[str, float]) -> None:
     (lora,) = folder.glob("*.safetensors")
     params = {"names": [lora.stem], "target": target}
     service = Service(StandaloneHost([folder]), folder.parent / "library.json")
-    answer = json.loads(service.call(json.dumps({"id": 1, "method": "resize", "params": params})))
-    service.desk.queue.join()
-    service.close()
-    service.desk.library.join()
-    assert answer["result"]["jobs"]
+    browser = Browser(service)
+    try:
+        browser.done(browser.ask("resize", **params)["jobs"][0])
+    finally:
+        end_services([service])
     assert len(list(folder.glob("*.safetensors"))) == 2
 
 

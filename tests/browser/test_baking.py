@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.browser.browser_kit import ask, expect, heard, setup, shown_in, until_heard
 
 ONE_GRADIO = True  # see conftest.py
@@ -53,6 +55,27 @@ def test_the_prompts_loras_become_one_and_the_new_tag_takes_their_place(page: An
     assert page.evaluate("window.opened") == "txt2img"
     assert asked(page, "bake") == [{"prompt": PROMPT, "name": "my mix", "target": {"preset": "medium"}, "options": {}}]
     assert sorted(page.evaluate("window.refreshed")[:2]) == ["img2img", "txt2img"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_toast_with_two_long_buttons_keeps_room_for_its_words(page: Any, shot: Any, width: int) -> None:
+    in_host(page, PROMPT)
+    page.set_viewport_size({"width": width, "height": 844})
+    open_dialog(page)
+    page.fill("#resize_lora_bake_name", "a name of some length, as people give")
+    page.click("#resize_lora_bake_run")
+    toast = page.locator(".resize-lora-toast:has(button + button)").last
+    expect(toast).to_be_visible()
+    shot(page, f"bake-toast-{width}")
+    words, tools, close, whole = (
+        toast.locator(part).first.bounding_box() if part else toast.bounding_box()
+        for part in ("[role=status]", ".resize-lora-result-tools", ".resize-lora-close", "")
+    )
+    assert words["width"] >= 160
+    assert whole["height"] <= 160
+    assert words["x"] + words["width"] <= close["x"]
+    assert tools["x"] + tools["width"] <= close["x"] or close["y"] + close["height"] <= tools["y"]
+    assert close["x"] + close["width"] <= whole["x"] + whole["width"] <= width
 
 
 def test_the_prompt_may_be_that_of_img2img_and_may_have_grown_since(page: Any) -> None:
