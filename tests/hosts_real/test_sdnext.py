@@ -73,9 +73,10 @@ def card(page: Any, tab: str, name: str) -> Any:
 
 
 def menu_on(page: Any, spot: Any) -> Any:
-    """Right-click without moving the mouse: what the host shows under it changes with it."""
+    """Right-click without moving the mouse: what the host shows under it changes with it. The host may draw its cards
+    anew at any time, so no step waits for the card to be at rest."""
     page.keyboard.press("Escape")
-    spot.scroll_into_view_if_needed()
+    spot.evaluate("spot => spot.scrollIntoView({block: 'nearest'})")
     spot.dispatch_event("contextmenu", {"bubbles": True, "composed": True, "cancelable": True, "clientX": 300})
     expect(page.locator(MENU)).to_be_visible()
     return page.locator(MENU)
