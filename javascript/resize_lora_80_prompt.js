@@ -85,7 +85,16 @@
     /* Opens a tab of the host. */
     function openTab(id) {
         const nav = tabButton(id);
-        if (nav) nav.click();
+        if (!nav) return;
+        nav.click();
+        foldCards();
+    }
+
+    /* On a phone, the side of ModernUI with the cards covers all tabs. */
+    function foldCards() {
+        const isOpen = hostRoot().querySelector('.media-mobile #accordion-aside.expand');
+        const fold = hostRoot().querySelector('#acc-arrow-button');
+        if (isOpen && fold) fold.click();
     }
 
     /* The button of a tab. It is found by its place, because titles are translated. ModernUI of SD.Next moves the

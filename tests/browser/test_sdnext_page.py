@@ -53,6 +53,21 @@ def test_a_card_is_known_by_its_file_because_its_name_has_a_folder(host: Any) ->
     expect(host.locator("#resize_lora_subject")).to_have_text("pastry-sdxl")
 
 
+@pytest.mark.parametrize("phone", [True, False])
+def test_on_a_phone_the_cards_leave_the_tab_that_is_opened_uncovered(host: Any, phone: bool) -> None:
+    host.evaluate(
+        """phone => { const page = document.querySelector('#sdnext_app');
+        page.className = phone ? 'media-mobile' : 'media-desktop';
+        page.insertAdjacentHTML('beforeend', '<div id="accordion-aside" class="expand"><button id="acc-arrow-button"></button></div>');
+        document.querySelector('#acc-arrow-button').onclick = event => event.target.parentElement.classList.toggle('expand'); }""",
+        phone,
+    )
+    for _ in range(2):  # the second time it is folded already
+        card(host).locator(".name").click(button="right")
+        host.get_by_role("menuitem", name="Resize…").click()
+        expect(host.locator("#accordion-aside.expand")).to_have_count(0 if phone else 1)
+
+
 def test_dots_in_a_name_are_no_suffix(host: Any) -> None:
     card(host, 2).locator(".name").click(button="right")
     expect(host.locator(".resize-lora-menu-title")).to_have_text("ink.v2")
