@@ -21,7 +21,7 @@ from tests.hosts_real.kit import (
     stop_image,
     wait_for,
 )
-from tests.hosts_real.rest import ENDED, Api, Rest, refreshing, until
+from tests.hosts_real.rest import ENDED, Api, Rest, image_in_progress, refreshing, until
 from tests.panel_page import ask, expect, open_advanced, open_tab
 
 LOOKS = 30
@@ -46,22 +46,30 @@ def test_a_job_finds_its_lora_while_the_host_reads_its_folders(host: Rest, api: 
         assert {api.done(one["job"])["state"] for one in answers} == {"done"}
 
 
-@pytest.mark.needs("cards", "a1111_page")
-def test_a_batch_refreshes_the_cards_seldom(webui: Any) -> None:
+@pytest.mark.needs("cards", "a1111_page", "generate")
+def test_a_batch_refreshes_the_cards_seldom(webui: Any, host: Rest, api: Api) -> None:
     """A refresh redraws all cards of a host: it happens once for a batch, or every ten seconds while that runs."""
     name = resizable(webui)["name"]
     open_tab(webui, "resize_lora")
     choose_anew(webui, name)
     webui.evaluate(COUNT_REFRESHES)
-    began = webui.evaluate("performance.now() / 1000")
-    jobs = ask(webui, "resize", {"names": [name], "recipe": "rank=1:rank=2:rank=3:rank=4", "again": True})["jobs"]
-    assert len(jobs) == 4
-    webui.locator("#resize_lora_generate").click()  # a page without jobs of its own does not follow others
+    order = {"names": [name], "recipe": "rank=1:rank=2:rank=3:rank=4", "again": True}
+    with image_in_progress(host, api):  # all jobs wait for its end, so that the queue does not run empty between them
+        jobs = ask(webui, "resize", order)["jobs"]
+        webui.locator("#resize_lora_generate").click()  # a page without jobs of its own does not follow others
+        until(lambda: len(waiting(api)) == len(jobs) + 1, "all jobs in the queue")
+        jobs = waiting(api)
+        began = webui.evaluate("performance.now() / 1000")
     wait_for(webui, jobs)
     until(lambda: webui.evaluate("window.cardRefreshes.length"), "a refresh of the cards")
     webui.wait_for_timeout(3000)
     clicks = webui.evaluate("window.cardRefreshes")
     assert len(clicks) <= 1 + (max(clicks) - began) // SECONDS_BETWEEN_REFRESHES
+
+
+def waiting(api: Api) -> list[str]:
+    """Ids of the jobs that resize and have not ended."""
+    return [one["id"] for one in api.get("jobs")["queue"] if one["kind"] == "resize" and one["state"] not in ENDED]
 
 
 @pytest.mark.needs("generate", "prompt", "a1111_page")
