@@ -85,7 +85,7 @@
             const gain = itemGain(item);
             const effect = item.effect ? item.effect.kept : '';
             const worst = item.effect ? item.effect.worst : '';
-            const cells = {...item, gain, effect, worst, notes: notesOf(item).join(' ')};
+            const cells = {...item, gain, effect, worst, notes: notesOf(item).join('; ')};
             return COLUMNS.map(column => cells[column] ?? '');
         });
         return [COLUMNS, ...rows];

@@ -57,7 +57,7 @@
         if (item.state === 'left') return reasonText(item.reason) || messageText(item.message);
         if (item.state === 'failed') return messageText(item.message) || reasonText(item.reason);
         const notes = (item.notes || []).map(messageText);
-        return [item.state === 'resized' ? '' : stateText(item.state), ...notes].filter(Boolean).join(' ');
+        return [item.state === 'resized' ? '' : stateText(item.state), ...notes].filter(Boolean).join(' · ');
     }
 
     /* The preset of a recipe by name, else the recipe itself. */

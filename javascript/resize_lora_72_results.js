@@ -154,7 +154,7 @@
             'data-state': result.state,
         };
         const figure = (text, hint) => el('span', {class: 'resize-lora-result-figure', title: hint}, text);
-        const notes = (result.notes || []).map(messageText).join(' ');
+        const notes = (result.notes || []).map(messageText).join(' · ');
         return el(
             'div',
             own,

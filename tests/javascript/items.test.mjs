@@ -71,7 +71,7 @@ test('a table has a head, each file, and no formula', () => {
     assert.equal(table[1][column('gain')], 0.5);
     assert.equal(table[3][column('gain')], '');
     assert.deepEqual([table[1][column('effect')], table[2][column('effect')]], ['', 0.97]);
-    assert.equal(table[5][column('notes')], 'one two');
+    assert.equal(table[5][column('notes')], 'one; two');
     assert.match(all.text.csvText(table), /,"'=1\+1",/);
 });
 
