@@ -16,7 +16,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache_folder()
 
 
-def test_a_document_is_read_as_it_was_written(folder: Path) -> None:
+def test_what_was_written_is_read(folder: Path) -> None:
     write_document("a.json", {"名": [1.5, None]})
     assert read_document("a.json") == {"名": [1.5, None]}
     assert [one.name for one in folder.iterdir()] == ["a.json"]
