@@ -205,7 +205,7 @@ def resized_in_the_tab(page: Any, name: str) -> str:
     before = made_names(page)
     page.locator("#resize_lora_generate").click()
     (made, *_) = until(lambda: made_names(page) - before, "the result").copy()
-    expect(page.locator(".resize-lora-result").filter(has_text=made)).to_have_count(1)
+    expect(result_of(page, made)).to_have_count(1)
     return str(made)
 
 
@@ -215,8 +215,8 @@ def made_names(page: Any) -> set[str]:
 
 
 def result_of(page: Any, made: str) -> Any:
-    """A result's row in the table of the tab."""
-    return page.locator(".resize-lora-result").filter(has_text=made).first
+    """A result's row in the table of the tab. Its whole name counts: that of another result can begin with it."""
+    return page.locator(f".resize-lora-result[data-key={json.dumps(made, ensure_ascii=False)}]")
 
 
 def result_button(result: Any, action: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.hosts_real.kit import choose, long_wait, prompt, small, take
+from tests.hosts_real.kit import choose, long_wait, prompt, result_of, small, take
 from tests.hosts_real.rest import Api, Rest, until
 from tests.hosts_real.test_replacing import image
 from tests.panel_page import expect, open_tab
@@ -96,7 +96,7 @@ def test_a_person_finds_the_smallest_file_in_the_tab_and_saves_it(webui: Any, ap
     webui.locator("#resize_lora_find_save").click()
     expect(webui.locator("dialog[open]")).to_have_count(0, timeout=long_wait())
     (saved,) = until(lambda: api.names() - listed, "the saved file")
-    expect(webui.locator(".resize-lora-result").filter(has_text=saved).first).to_contain_text("%")
+    expect(result_of(webui, saved)).to_contain_text("%")
     take(webui, "find-saved")
 
 
