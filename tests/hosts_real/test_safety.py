@@ -57,19 +57,14 @@ def test_a_batch_refreshes_the_cards_seldom(webui: Any, host: Rest, api: Api) ->
     with image_in_progress(host, api):  # all jobs wait for its end, so that the queue does not run empty between them
         jobs = ask(webui, "resize", order)["jobs"]
         webui.locator("#resize_lora_generate").click()  # a page without jobs of its own does not follow others
-        until(lambda: len(waiting(api)) == len(jobs) + 1, "all jobs in the queue")
-        jobs = waiting(api)
+        until(lambda: len(_active(webui)) == len(jobs) + 1, "all jobs in the queue")
+        jobs = _active(webui)
         began = webui.evaluate("performance.now() / 1000")
     wait_for(webui, jobs)
     until(lambda: webui.evaluate("window.cardRefreshes.length"), "a refresh of the cards")
     webui.wait_for_timeout(3000)
     clicks = webui.evaluate("window.cardRefreshes")
     assert len(clicks) <= 1 + (max(clicks) - began) // SECONDS_BETWEEN_REFRESHES
-
-
-def waiting(api: Api) -> list[str]:
-    """Ids of the jobs that resize and have not ended."""
-    return [one["id"] for one in api.get("jobs")["queue"] if one["kind"] == "resize" and one["state"] not in ENDED]
 
 
 @pytest.mark.needs("generate", "prompt", "a1111_page")
