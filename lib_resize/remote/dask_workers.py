@@ -23,8 +23,10 @@ _LOCAL_CONFIG = {
     # Without Dask's MALLOC_TRIM_THRESHOLD_, with which memory goes back to the system after each layer.
     "distributed.nanny.pre-spawn-environ": {"OMP_NUM_THREADS": 1, "MKL_NUM_THREADS": 1, "OPENBLAS_NUM_THREADS": 1},
     "distributed.worker.profile.enabled": False,
+    # Local workers are started again when they die. Dask closes one for good if it is away 15 s after any death.
+    "distributed.deploy.lost-worker-timeout": "365 days",
 }
-"""Settings for local workers: each costs CPU time that the plain command does not need."""
+"""Settings for local workers: the defaults cost CPU time that the plain command does not need, and lose workers."""
 _COUNT_EVERY = 5.0  # seconds
 
 Work = Callable[[WorkItem, Order], Line]
@@ -63,7 +65,11 @@ def by_dask(address: str, items: Iterable[WorkItem], order: Order, *, work: Work
 
 
 class _Flow:
-    """Keeps a bounded number of files in flight."""
+    """Keeps a bounded number of files in flight.
+
+    Dask counts the death of a worker against every file that was sent to it. A file counted out is a suspect: it is
+    tried again with nothing else in flight, and named only if its workers die then too.
+    """
 
     def __init__(self, client: Any, items: Iterator[WorkItem], order: Order, work: Work) -> None:
         from distributed import as_completed
@@ -74,6 +80,8 @@ class _Flow:
         self._work = work
         self._run = uuid.uuid4().hex[:8]
         self._flying: dict[str, WorkItem] = {}
+        self._suspects: list[WorkItem] = []
+        self._alone = ""
         self._window = 0
         self._count_at = 0.0
         self._stream = as_completed()
@@ -87,6 +95,10 @@ class _Flow:
                     self._stream.add(future)
                     continue
                 item = self._flying.pop(future.key)
+                if _is_killed(future) and future.key != self._alone:
+                    self._suspects.append(item)
+                    self._fill()
+                    continue
                 line = self._line(future, item)
                 future.release()
                 self._fill()
@@ -96,14 +108,23 @@ class _Flow:
                 self._client.cancel(list(self._stream.futures), force=True)
 
     def _fill(self) -> None:
-        """Submit files until the window is full. Workers may join and leave."""
+        """Submit files until the window is full, or one suspect once it is empty. Workers may join and leave."""
+        if self._suspects:
+            if not self._flying:
+                self._alone = self._submit(self._suspects.pop(), "-alone")
+            return
         if time.monotonic() >= self._count_at:
             self._window = WINDOW * max(1, sum(self._client.nthreads().values()))
             self._count_at = time.monotonic() + _COUNT_EVERY
         while len(self._flying) < self._window and (item := next(self._items, None)) is not None:
-            key = f"resize-lora-{self._run}-{key_of(item, self._order)}"
-            self._flying[key] = item
-            self._stream.add(self._client.submit(self._work, item, self._order, key=key, pure=False))
+            self._submit(item)
+
+    def _submit(self, item: WorkItem, suffix: str = "") -> str:
+        """Submit a file under a key that Dask has not seen, and return the key."""
+        key = f"resize-lora-{self._run}-{key_of(item, self._order)}{suffix}"
+        self._flying[key] = item
+        self._stream.add(self._client.submit(self._work, item, self._order, key=key, pure=False))
+        return key
 
     def _line(self, future: Any, item: WorkItem) -> Line:
         if future.status == "finished":
@@ -120,9 +141,14 @@ class _Flow:
         error = future.exception()
         kind = type(error).__name__
         text = f"{kind}: {error}"
-        if kind == "KilledWorker":
+        if _is_killed(future):
             text = "killed the workers that tried it. Is it too large for their memory?"
         return {"key": key_of(item, self._order), "source": item.url, "error": f"{item.url}: {text}", "kind": kind}
+
+
+def _is_killed(future: Any) -> bool:
+    """Whether Dask gave a file up because workers died that had it."""
+    return future.status == "error" and type(future.exception()).__name__ == "KilledWorker"
 
 
 @contextlib.contextmanager

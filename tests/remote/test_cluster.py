@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +144,50 @@ def test_a_killed_worker_is_replaced_and_a_file_that_kills_them_all_is_named(lib
     failed = [line for line in lines if "error" in line]
     assert [(line["kind"], Path(line["source"]).stem) for line in failed] == [("KilledWorker", "e")]
     assert len(lines) == 12
+
+
+def slow_or_dying(item: WorkItem, order: Order) -> Line:
+    """Be killed while the others, in threads of the same process, are at work."""
+    time.sleep(0.1 if item.name.startswith("e.") else 0.5)
+    return dying_always(item, order)
+
+
+def test_files_next_to_one_that_kills_the_worker_are_done(tmp_path) -> None:
+    """Dask counts a death against every file that the worker has at that moment."""
+    import dask
+    from distributed import LocalCluster
+
+    from lib_resize.remote.dask_workers import by_dask
+
+    items = [WorkItem("s3://in", f"{stem}.safetensors", 1, "t") for stem in "abcdefghijkl"]
+    options = {"processes": True, "dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "1 day"}
+    with dask.config.set(settings), LocalCluster(n_workers=1, threads_per_worker=12, **options) as cluster:
+        work = by_dask(cluster.scheduler_address, items, order_for(tmp_path), work=slow_or_dying)
+        lines = [line for _, line in work]
+    failed = [line for line in lines if "error" in line]
+    assert [(line["kind"], line["source"]) for line in failed] == [("KilledWorker", "s3://in/e.safetensors")]
+    assert sorted(line["source"] for line in lines) == sorted(item.url for item in items)
+
+
+def test_a_worker_that_dies_again_and_again_comes_back(tmp_path) -> None:
+    """Dask closes a worker for good that is away at a certain time after any death. The work would never end."""
+    import dask
+
+    from lib_resize.remote.dask_workers import by_dask
+
+    items = [WorkItem("s3://in", f"{stem}.safetensors", 1, "t") for stem in "ef"]
+    lines: list[Line] = []
+
+    def work() -> None:
+        lines.extend(line for _, line in by_dask("local:1", items, order_for(tmp_path), work=dying_always))
+
+    settings = {"distributed.scheduler.allowed-failures": 0, "distributed.deploy.lost-worker-timeout": "100 ms"}
+    with dask.config.set(settings):
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        thread.join(60)
+    assert {Path(line["source"]).stem: line.get("kind") for line in lines} == {"e": "KilledWorker", "f": None}
 
 
 def state(item: WorkItem, order: Order) -> Line:
