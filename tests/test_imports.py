@@ -55,6 +55,7 @@ ROOMS: dict[str, frozenset[str]] = {
             "progress",
             "prompts",
             "recipe",
+            "shared_setting",
             "studies",
         }
     ),

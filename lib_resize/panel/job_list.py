@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 from .jobs import CANCELLED, RUNNING, WAITS, JobSpec, Pace, QueuedJob
@@ -92,7 +93,7 @@ class JobList:
 
     def ahead(self, rank: int) -> int:
         """Return how many waiting jobs have a lower rank, see `JobSpec.rank`; they are the first ones."""
-        return next((place for place, job in enumerate(self._waiting) if job.spec.rank >= rank), len(self._waiting))
+        return bisect_left(self._waiting, rank, key=lambda job: job.spec.rank)
 
     def active(self) -> list[QueuedJob]:
         """Return the jobs that have not ended, in the order of the queue."""

@@ -8,8 +8,10 @@ import signal
 import sys
 import threading
 
+from ..shared_setting import SELDOM
+
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
-gc.set_threshold(100_000)  # see `cli.main.entry`
-sys.setswitchinterval(5e-4)
+gc.set_threshold(SELDOM)
+sys.setswitchinterval(5e-4)  # see `cli.main.entry`

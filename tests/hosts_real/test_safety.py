@@ -48,7 +48,7 @@ def test_a_job_finds_its_lora_while_the_host_reads_its_folders(host: Rest, api: 
 
 @pytest.mark.needs("cards", "a1111_page", "generate")
 def test_a_batch_refreshes_the_cards_seldom(webui: Any, host: Rest, api: Api) -> None:
-    """A refresh redraws all cards of a host: it happens once for a batch, or every ten seconds while that runs."""
+    """A refresh redraws all cards: after the first and the last file of a batch, every ten seconds between."""
     name = resizable(webui)["name"]
     open_tab(webui, "resize_lora")
     choose_anew(webui, name)
@@ -59,12 +59,13 @@ def test_a_batch_refreshes_the_cards_seldom(webui: Any, host: Rest, api: Api) ->
         webui.locator("#resize_lora_generate").click()  # a page without jobs of its own does not follow others
         until(lambda: len(_active(webui)) == len(jobs) + 1, "all jobs in the queue")
         jobs = _active(webui)
-        began = webui.evaluate("performance.now() / 1000")
+        # A refresh before this moment was for an earlier batch: no file of this one exists yet.
+        began = webui.evaluate("window.cardRefreshes.length = 0, performance.now() / 1000")
     wait_for(webui, jobs)
     until(lambda: webui.evaluate("window.cardRefreshes.length"), "a refresh of the cards")
     webui.wait_for_timeout(3000)
     clicks = webui.evaluate("window.cardRefreshes")
-    assert len(clicks) <= 1 + (max(clicks) - began) // SECONDS_BETWEEN_REFRESHES
+    assert len(clicks) <= 2 + (max(clicks) - began) // SECONDS_BETWEEN_REFRESHES
 
 
 @pytest.mark.needs("generate", "prompt", "a1111_page")
