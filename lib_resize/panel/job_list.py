@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from .jobs import CANCELLED, RUNNING, WAITS, JobSpec, Pace, QueuedJob
 from .protocol.types import Json
 
 _KEPT_JOBS = 1000
-_KEPT_ANALYSES = 20  # their results are long
+_KEPT_ANALYSES = 20  # with their results, which are long
 
 
 class JobList:
@@ -127,15 +127,11 @@ class JobList:
         return None if seconds is None else round(seconds, 1)
 
     def _prune(self) -> None:
-        for job in self._old():
-            self._jobs.pop(job.id, None)
-            self._pruned = max(self._pruned, job.revision)
-
-    def _old(self) -> Iterator[QueuedJob]:
         ended = [job for job in self._jobs.values() if not job.is_active]
-        analyses = [job for job in ended if job.spec.kind == "analyse"]
-        yield from ended[: max(0, len(ended) - _KEPT_JOBS)]
-        yield from analyses[: max(0, len(analyses) - _KEPT_ANALYSES)]
+        for job in ended[: max(0, len(ended) - _KEPT_JOBS)]:
+            del self._jobs[job.id]
+            self._pruned = max(self._pruned, job.revision)
+        self.forget_results("analyse", _KEPT_ANALYSES)
 
 
 def _total(seconds: Sequence[float | None]) -> float | None:

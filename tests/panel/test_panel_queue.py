@@ -218,6 +218,15 @@ def test_a_page_that_missed_jobs_is_asked_to_reload(queue: Queue, monkeypatch: p
     assert queue.status(10**9)["reset"], "of another server"
 
 
+def test_an_old_analysis_loses_its_result_and_is_still_known_as_done(queue: Queue) -> None:
+    """A client that orders many analyses, and then waits for one after another, learns of the end of each."""
+    ids = [queue.add_done(JobSpec("analyse", "job", endless), number) for number in range(25)]
+    other = queue.add_done(work(endless), "kept")
+    assert {job(queue, id)["state"] for id in ids} == {"done"}
+    assert [job(queue, id)["result"] for id in ids] == [None] * 5 + list(range(5, 25))
+    assert job(queue, other)["result"] == "kept"
+
+
 def test_a_background_job_gives_way_and_goes_on_where_it_was(queue: Queue) -> None:
     ran: list[object] = []
     gate = threading.Event()
