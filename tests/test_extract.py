@@ -448,9 +448,10 @@ def test_nothing_but_the_result_is_left(pair: Any, tmp_path: Path) -> None:
 
 
 def test_memory_is_that_of_a_few_layers(tmp_path: Path) -> None:
-    """Twice the layers, no more memory: the factors wait on the disk."""
-    peaks = []
-    for count in (8, 24):
+    """More layers, hardly more memory: the factors wait on the disk. Threads move the peak by a matrix or two."""
+    peaks, rank = [], 64
+    few, many = 8, 48
+    for count in (few, few, many):  # the first one also imports modules
         names = [f"down_blocks.1.attentions.0.transformer_blocks.{i}.attn1.to_q.weight" for i in range(count)]
         names = [name.replace("attentions.0", f"attentions.{i % 2}") for i, name in enumerate(names)]
         base = {name: np.zeros((640, 640), np.float32) for name in names}
@@ -460,12 +461,13 @@ def test_memory_is_that_of_a_few_layers(tmp_path: Path) -> None:
         save_file(tuned, tmp_path / "tuned.safetensors")
         del base, tuned
         tracemalloc.start()
-        arguments = ("--rank", 64, "--threads", 1, "--overwrite")
+        arguments = ("--rank", rank, "--threads", 1, "--overwrite")
         assert extract(tmp_path / "tuned.safetensors", tmp_path / "base.safetensors", tmp_path / "x", *arguments) == 0
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < 1.25 * peaks[0]
-    assert peaks[1] < 14 * 640 * 640 * 4
+    factors = (many - few) * 2 * 640 * rank * 4
+    assert peaks[2] - peaks[1] < factors / 2
+    assert peaks[2] < 14 * 640 * 640 * 4
 
 
 # Refusals -----------------------------------------------------------------------------------------------------
