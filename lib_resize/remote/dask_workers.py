@@ -28,6 +28,10 @@ _LOCAL_CONFIG = {
 }
 """Settings for local workers: the defaults cost CPU time that the plain command does not need, and lose workers."""
 _COUNT_EVERY = 5.0  # seconds
+_KILLED = "KilledWorker"
+"""Name of Dask's error for a file that it gave up because workers died that had it."""
+_ALONE = "-alone"
+"""End of the key of a file that is tried with nothing else in flight."""
 
 Work = Callable[[WorkItem, Order], Line]
 
@@ -81,7 +85,6 @@ class _Flow:
         self._run = uuid.uuid4().hex[:8]
         self._flying: dict[str, WorkItem] = {}
         self._suspects: list[WorkItem] = []
-        self._alone = ""
         self._window = 0
         self._count_at = 0.0
         self._stream = as_completed()
@@ -95,14 +98,14 @@ class _Flow:
                     self._stream.add(future)
                     continue
                 item = self._flying.pop(future.key)
-                if _is_killed(future) and future.key != self._alone:
-                    self._suspects.append(item)
-                    self._fill()
-                    continue
                 line = self._line(future, item)
                 future.release()
+                is_suspect = line.get("kind") == _KILLED and not future.key.endswith(_ALONE)
+                if is_suspect:
+                    self._suspects.append(item)
                 self._fill()
-                yield item, line
+                if not is_suspect:
+                    yield item, line
         finally:
             with contextlib.suppress(Exception):  # of a connection that is lost
                 self._client.cancel(list(self._stream.futures), force=True)
@@ -111,7 +114,7 @@ class _Flow:
         """Submit files until the window is full, or one suspect once it is empty. Workers may join and leave."""
         if self._suspects:
             if not self._flying:
-                self._alone = self._submit(self._suspects.pop(), "-alone")
+                self._submit(self._suspects.pop(), _ALONE)
             return
         if time.monotonic() >= self._count_at:
             self._window = WINDOW * max(1, sum(self._client.nthreads().values()))
@@ -119,12 +122,11 @@ class _Flow:
         while len(self._flying) < self._window and (item := next(self._items, None)) is not None:
             self._submit(item)
 
-    def _submit(self, item: WorkItem, suffix: str = "") -> str:
-        """Submit a file under a key that Dask has not seen, and return the key."""
+    def _submit(self, item: WorkItem, suffix: str = "") -> None:
+        """Submit a file under a key that Dask has not seen."""
         key = f"resize-lora-{self._run}-{key_of(item, self._order)}{suffix}"
         self._flying[key] = item
         self._stream.add(self._client.submit(self._work, item, self._order, key=key, pure=False))
-        return key
 
     def _line(self, future: Any, item: WorkItem) -> Line:
         if future.status == "finished":
@@ -141,14 +143,9 @@ class _Flow:
         error = future.exception()
         kind = type(error).__name__
         text = f"{kind}: {error}"
-        if _is_killed(future):
+        if kind == _KILLED:
             text = "killed the workers that tried it. Is it too large for their memory?"
         return {"key": key_of(item, self._order), "source": item.url, "error": f"{item.url}: {text}", "kind": kind}
-
-
-def _is_killed(future: Any) -> bool:
-    """Whether Dask gave a file up because workers died that had it."""
-    return future.status == "error" and type(future.exception()).__name__ == "KilledWorker"
 
 
 @contextlib.contextmanager
